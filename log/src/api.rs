@@ -1,0 +1,199 @@
+//! The contract between a shard and whatever keeps its log.
+
+use std::any::Any;
+
+use longtail_model::{Durability, Lsn};
+
+/// One record to append: its payload is `head` followed by `body`.
+///
+/// Two slices, so that a message body goes from the connection's buffer into the log with one copy.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordParts<'a> {
+    /// The encoded event.
+    pub head: &'a [u8],
+    /// The bytes that follow it, often empty.
+    pub body: &'a [u8],
+    /// Whether an index will hold this record's position until [`ShardLog::retire`] is called for it. Other records
+    /// live only until a checkpoint covers them.
+    pub retained: bool,
+}
+
+/// What a frame may use of the last free space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// New messages: refused with [`AppendError::Full`] while a reserve is still left.
+    Message,
+    /// Settlements and definitions, which are what frees space: may use the reserve.
+    Control,
+}
+
+/// Whether the log accepts appends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// All is well.
+    Good,
+    /// No space for messages: [`Class::Message`] is refused until reclaiming or the operator frees some.
+    Full {
+        /// What ran out, for the operator.
+        why: String,
+    },
+    /// A write or a sync failed. Nothing more is acknowledged; only a restart, which reads back what the disk really
+    /// holds, ends this.
+    Poisoned {
+        /// The operation and the error of the system, for the operator.
+        why: String,
+    },
+}
+
+/// Why a frame was not appended. Nothing of it is in the log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// See [`Health::Full`].
+    #[error("the log has no space left: {why}")]
+    Full {
+        /// What ran out.
+        why: String,
+    },
+    /// See [`Health::Poisoned`].
+    #[error("the log stopped after a failed write: {why}")]
+    Poisoned {
+        /// The operation and the error.
+        why: String,
+    },
+    /// The frame is larger than the log can ever hold.
+    #[error("a frame of {bytes} bytes exceeds the limit of {limit}")]
+    TooLarge {
+        /// Size of the frame.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+}
+
+/// Why a record could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// No record starts at this position (it was retired and reclaimed, or never existed).
+    #[error("no record at position {0}")]
+    Missing(Lsn),
+    /// The bytes at this position fail their checksum.
+    #[error("the record at position {0} is damaged")]
+    Damaged(Lsn),
+    /// The disk refused.
+    #[error("cannot read the record at position {lsn}: {source}")]
+    Io {
+        /// The position.
+        lsn: Lsn,
+        /// The system's error.
+        source: std::io::Error,
+    },
+}
+
+/// A piece of slow work: runs anywhere, touches no state of the log.
+pub struct Job(Box<dyn FnOnce() -> Done + Send>);
+
+impl Job {
+    /// Wraps the work.
+    #[must_use]
+    pub fn new(work: impl FnOnce() -> Done + Send + 'static) -> Self {
+        Job(Box::new(work))
+    }
+
+    /// Does the work. Blocks on the disk.
+    #[must_use = "the log learns of the result only through `finish`"]
+    pub fn run(self) -> Done {
+        (self.0)()
+    }
+}
+
+/// What a [`Job`] brought back; only the log that handed it out can read it.
+pub struct Done(pub(crate) Box<dyn Any + Send>);
+
+/// A record found in a segment that is a candidate for rewriting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scanned {
+    /// Its position.
+    pub lsn: Lsn,
+    /// The first bytes of its payload (at most [`Scanned::HEAD`]), enough for the owner to say whether an index still
+    /// refers to it.
+    pub head: Vec<u8>,
+}
+
+impl Scanned {
+    /// How many bytes of a payload `head` holds at most.
+    pub const HEAD: usize = 32;
+}
+
+/// What [`ShardLog::finish`] leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing that the caller must act on beyond looking at the watermarks.
+    Done,
+    /// The caller must now call [`ShardLog::rewrite`] with the positions among these that are still referenced.
+    Candidates {
+        /// The segment, as `rewrite` wants it.
+        segment: Lsn,
+        /// Its retained records.
+        records: Vec<Scanned>,
+    },
+}
+
+/// One shard's log.
+///
+/// Positions ascend with every record and never change. A *frame* is the slice given to one `append`: after a crash
+/// either all of its records are there or none is.
+pub trait ShardLog: Send {
+    /// The position that the next record will get.
+    fn end(&self) -> Lsn;
+
+    /// Everything below this position is as safe as `level` says. `Memory` is always [`ShardLog::end`].
+    fn watermark(&self, level: Durability) -> Lsn;
+
+    /// Whether the log takes appends.
+    fn health(&self) -> Health;
+
+    /// Appends one frame to memory and returns its first record's position; the positions of the others follow by
+    /// [`ShardLog::span`].
+    ///
+    /// # Errors
+    /// When the frame is refused; the log is unchanged then.
+    fn append(&mut self, frame: &[RecordParts<'_>], class: Class) -> Result<Lsn, AppendError>;
+
+    /// How far a record with a payload of `payload` bytes moves the position.
+    fn span(&self, payload: usize) -> u64;
+
+    /// Calls `with` with the payload of the record at `lsn`.
+    ///
+    /// # Errors
+    /// When there is no such record, or it cannot be read.
+    fn read(&mut self, lsn: Lsn, with: &mut dyn FnMut(&[u8])) -> Result<(), ReadError>;
+
+    /// The retained record at `lsn` is no longer referenced.
+    fn retire(&mut self, lsn: Lsn);
+
+    /// The bytes that wait to be written, as a job; with `sync` the job also makes them durable. `None` when nothing
+    /// waits or a write is already under way.
+    fn next_write(&mut self, sync: bool) -> Option<Job>;
+
+    /// A job that makes everything written so far durable; independent of writes. `None` when there is nothing to do
+    /// or a sync is under way.
+    fn next_sync(&mut self) -> Option<Job>;
+
+    /// Housekeeping: preparing the next segment, writing a checkpoint, scanning, rewriting and dropping segments.
+    /// At most one at a time; `None` when there is nothing to do.
+    fn next_chore(&mut self) -> Option<Job>;
+
+    /// Takes a job's result back.
+    fn finish(&mut self, done: Done) -> Outcome;
+
+    /// Rewrites a segment without the records that are not in `live` (ascending). Answers
+    /// [`Outcome::Candidates`].
+    fn rewrite(&mut self, segment: Lsn, live: Vec<Lsn>);
+
+    /// Whether enough was appended since the last checkpoint to make a new one worth its cost.
+    fn wants_checkpoint(&self) -> bool;
+
+    /// Queues a checkpoint: `body` is the owner's whole state after applying everything below [`ShardLog::end`].
+    /// It becomes valid once the log is durable up to there.
+    fn checkpoint(&mut self, body: Vec<u8>);
+}
