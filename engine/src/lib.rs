@@ -1,1 +1,23 @@
-//! Placeholder.
+//! The shard: streams and groups as one pure, deterministic state machine over a log.
+//!
+//! ```text
+//! Command ──▶ Shard::step(now) ──▶ events ──▶ log
+//!                   │                          │ durable
+//!                   └──▶ Effect ── gated ──────┴──▶ session
+//! ```
+//!
+//! [`command`] and [`effect`] are the vocabulary, [`config`] what streams are made of. The state machine has no clock,
+//! no thread and no socket; [`runtime`] gives it those.
+
+pub mod command;
+pub mod config;
+pub mod effect;
+pub mod message;
+pub mod runtime;
+
+pub use command::{Command, Handle, NewMessage, Role, Settle, Start, Target, Token, Wait, Which};
+pub use config::{GroupConfig, Keep, Limits, Numbering, Order, Overflow, StreamConfig, StreamName};
+pub use effect::{
+    Counts, Delivery, Effect, Effects, Gate, MessageInfo, MessageState, Refusal, Reply, ShardInfo, StreamInfo,
+};
+pub use message::Message;

@@ -1,0 +1,287 @@
+//! What a session may ask of a shard. Plain data: a command can be queued, replayed, or sent to another machine.
+//!
+//! Commands of one session are carried out in the order in which they were submitted and each gets exactly one
+//! [`Reply`](crate::Reply), in that order, under the token it came with. A command that waits (a
+//! [`Command::Take`] with nothing to take) holds back the session's later commands, as a blocking request does on the
+//! wire; consumers that are fed continuously use [`Command::Credit`] instead.
+
+use bytes::Bytes;
+use longtail_model::{ConsumerTag, GroupId, Link, Priority, Seq, StreamId, Timestamp};
+
+use crate::config::{StreamConfig, StreamName};
+
+/// Chosen by the session to recognise the reply.
+pub type Token = u64;
+
+/// A stream as a command names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The stream that the session opened under this link.
+    Link(Link),
+    /// The stream itself.
+    Stream(StreamId),
+}
+
+/// A message to be appended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewMessage {
+    /// Urgency, where the group orders by priority.
+    pub priority: Priority,
+    /// Not delivered before this many milliseconds from now.
+    pub delay_ms: u64,
+    /// How long a consumer may hold the message before it is taken back, in milliseconds; 0: the group's default.
+    pub ack_timeout_ms: u64,
+    /// Dropped (or dead-lettered) when not settled this many milliseconds from now; 0: never.
+    pub expires_ms: u64,
+    /// Encoded headers, opaque here.
+    pub headers: Bytes,
+    /// The body.
+    pub payload: Bytes,
+}
+
+/// A message as somebody who may hold it names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Handle {
+    /// By group and sequence number, as it was delivered.
+    Group(GroupId, Seq),
+    /// By sequence number in the sequence space that the link's stream draws from.
+    Shared(Link, Seq),
+}
+
+/// How a session says what becomes of a message that it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settle {
+    /// Done with: never delivered again to this group.
+    Ack,
+    /// Back to ready at its original position, at once or later.
+    Release {
+        /// `None` keeps the priority that it was taken with.
+        priority: Option<Priority>,
+        /// Ready again after this many milliseconds.
+        delay_ms: u64,
+        /// Whether this counts as a failed delivery.
+        failed: bool,
+    },
+    /// Set aside until somebody kicks it.
+    Park {
+        /// `None` keeps the priority that it was taken with.
+        priority: Option<Priority>,
+    },
+    /// Refused for good: to the group's dead-letter stream, or dropped where it has none.
+    Reject,
+}
+
+/// How long a take waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Not at all.
+    No,
+    /// At most this many milliseconds.
+    Millis(u64),
+    /// Until there is a message.
+    Forever,
+}
+
+/// Which of a stream's messages to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The next to be delivered.
+    Ready,
+    /// The next to become ready.
+    Delayed,
+    /// The one set aside longest.
+    Parked,
+}
+
+/// Where a group starts reading a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// The oldest message that is still there.
+    #[default]
+    First,
+    /// Only what comes from now on.
+    Next,
+    /// The newest message, then what follows.
+    Last,
+    /// This sequence number, or the first after it.
+    At(Seq),
+    /// The first message appended at or after this moment.
+    Since(Timestamp),
+}
+
+/// What an open link is for; only counted, and it keeps an auto-deleting stream alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The session publishes to the stream.
+    Producer,
+    /// The session consumes from the stream.
+    Consumer,
+}
+
+/// A request to a shard.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Opens `link` on a stream, which is created from `create` if it does not exist. Reply: `Opened`.
+    Open {
+        /// The session's number for it; a link in use is moved to the new stream.
+        link: Link,
+        /// The stream.
+        name: StreamName,
+        /// What it is created from; `None`: refused as `NotFound` when it does not exist.
+        create: Option<Box<StreamConfig>>,
+        /// What for.
+        role: Role,
+    },
+    /// Closes a link. Reply: `Done`.
+    Close {
+        /// Which.
+        link: Link,
+    },
+    /// Appends a message to one stream or, as one atomic step with one copy of the body, to several.
+    /// Reply: `Published` with the sequence number in the first of them.
+    Publish {
+        /// Where to.
+        to: Target,
+        /// And to these as well.
+        also: Vec<StreamId>,
+        /// The message.
+        message: NewMessage,
+    },
+    /// Adds the default group of a stream to those that a consumer draws from. Reply: `Done`.
+    Subscribe {
+        /// The session's consumer.
+        consumer: ConsumerTag,
+        /// The stream.
+        link: Link,
+    },
+    /// Takes it away again. Reply: `Done`.
+    Unsubscribe {
+        /// The session's consumer.
+        consumer: ConsumerTag,
+        /// The stream.
+        link: Link,
+    },
+    /// Takes the best message (by priority, then sequence) of all groups that the consumer draws from.
+    /// Reply: `Delivered`, or `TimedOut`, or `DeadlineSoon`.
+    Take {
+        /// The session's consumer.
+        consumer: ConsumerTag,
+        /// How long to wait for one.
+        wait: Wait,
+        /// Answer `DeadlineSoon` when there is nothing to take and a message that the session holds will be taken
+        /// back within this many milliseconds; 0: never.
+        deadline_margin_ms: u64,
+    },
+    /// Takes one message whatever its place, if nobody holds it. Reply: `Delivered` or `NotFound`.
+    TakeOne {
+        /// Which.
+        message: Handle,
+    },
+    /// Lets the consumer have `add` messages more, pushed as they become ready. Reply: `Done`; deliveries follow
+    /// outside the order of replies.
+    Credit {
+        /// The session's consumer.
+        consumer: ConsumerTag,
+        /// How many more.
+        add: u32,
+        /// Whether settling a message gives its credit back.
+        renew: bool,
+    },
+    /// Settles a message that the session holds. Reply: `Done` or `NotFound`.
+    Settle {
+        /// Which.
+        message: Handle,
+        /// What becomes of it.
+        how: Settle,
+    },
+    /// Removes a message that the session holds, or that nobody holds. Reply: `Done` or `NotFound`.
+    Discard {
+        /// Which.
+        message: Handle,
+    },
+    /// Restarts the acknowledgement deadline of a held message. Reply: `Done` or `NotFound`.
+    Extend {
+        /// Which.
+        message: Handle,
+        /// The new time from now in milliseconds; `None`: the one it was taken with.
+        ms: Option<u64>,
+    },
+    /// Looks at a message without taking it. Reply: `Peeked` or `NotFound`.
+    Peek {
+        /// Which.
+        message: Handle,
+    },
+    /// Looks at the head of a stream's default group. Reply: `Peeked` or `NotFound`.
+    PeekHead {
+        /// The stream.
+        stream: Target,
+        /// Which head.
+        which: Which,
+    },
+    /// Makes up to `max` parked messages ready or, when there are none, delayed ones. Reply: `Count`.
+    Kick {
+        /// The stream.
+        stream: Target,
+        /// At most this many.
+        max: u64,
+    },
+    /// Makes one parked or delayed message ready. Reply: `Done` or `NotFound`.
+    KickOne {
+        /// Which.
+        message: Handle,
+    },
+    /// Delivers nothing from the stream's default group for a while; 0 ends a pause. Reply: `Done` or `NotFound`.
+    Pause {
+        /// The stream.
+        name: StreamName,
+        /// For how long, in milliseconds.
+        ms: u64,
+    },
+    /// Removes everything that nobody holds. Reply: `Count`.
+    Purge {
+        /// The stream.
+        name: StreamName,
+    },
+    /// Creates a stream, durably. Reply: `Done`, or `Exists` when one with another configuration is there.
+    Define {
+        /// Its name.
+        name: StreamName,
+        /// Its configuration.
+        config: Box<StreamConfig>,
+    },
+    /// Removes a stream with all its messages. Reply: `Done` or `NotFound`.
+    Delete {
+        /// Its name.
+        name: StreamName,
+    },
+    /// Reads messages in sequence order without consuming. Reply: `Batch`.
+    Read {
+        /// The stream.
+        name: StreamName,
+        /// From this sequence number on.
+        from: Seq,
+        /// At most this many messages.
+        max: u32,
+        /// Stop after this many bytes of payload (at least one message is read).
+        max_bytes: u64,
+        /// With nothing to read, wait this long for something.
+        wait: Wait,
+    },
+    /// Reply: `MessageInfo` or `NotFound`.
+    DescribeMessage {
+        /// Which.
+        message: Handle,
+    },
+    /// Reply: `StreamInfo` or `NotFound`.
+    DescribeStream {
+        /// Its name.
+        name: StreamName,
+    },
+    /// Reply: `Streams`: what exists in a space, in order of creation.
+    ListStreams {
+        /// The space; `None`: all of them.
+        space: Option<std::sync::Arc<str>>,
+    },
+    /// Reply: `ShardInfo`.
+    DescribeShard,
+}
