@@ -20,3 +20,11 @@ pub struct Corrupt {
     /// The rule that the bytes break.
     pub what: &'static str,
 }
+
+/// What the allocator adds to an allocation, in bytes, for estimates.
+const ALLOCATION: usize = 8;
+
+/// Estimate of what a `BTreeMap` of `len` entries takes: nodes are between half full and full.
+const fn btree_bytes<K, V>(len: usize) -> usize {
+    len * (size_of::<K>() + size_of::<V>()) * 3 / 2
+}
