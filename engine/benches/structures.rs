@@ -64,8 +64,14 @@ fn ordered_set() {
     };
     report("ordered: insert at the end", fill(|_| 1024));
     report("ordered: insert, 3 priorities", fill(|seq| seq % 3));
-    report("ordered: insert, 10 priorities", fill(|seq| scatter(seq) % 10));
-    report("ordered: insert, random 32-bit priority", fill(|seq| scatter(seq) >> 32));
+    report(
+        "ordered: insert, 10 priorities",
+        fill(|seq| scatter(seq) % 10),
+    );
+    report(
+        "ordered: insert, random 32-bit priority",
+        fill(|seq| scatter(seq) >> 32),
+    );
     report("ordered: pop_first", || {
         let mut set = filled(|_| 1024);
         let nanos = timed(|| while black_box(set.pop_first()).is_some() {});
@@ -87,19 +93,22 @@ fn ordered_set() {
         });
         (ENTRIES, nanos, None)
     });
-    report("ordered: insert at the end and pop_first, 10,000 waiting", || {
-        let mut set = OrderedSet::new();
-        for seq in 0..10_000 {
-            set.insert(1024, seq);
-        }
-        let nanos = timed(|| {
-            for seq in 10_000..10_000 + ENTRIES {
+    report(
+        "ordered: insert at the end and pop_first, 10,000 waiting",
+        || {
+            let mut set = OrderedSet::new();
+            for seq in 0..10_000 {
                 set.insert(1024, seq);
-                black_box(set.pop_first());
             }
-        });
-        (ENTRIES, nanos, None)
-    });
+            let nanos = timed(|| {
+                for seq in 10_000..10_000 + ENTRIES {
+                    set.insert(1024, seq);
+                    black_box(set.pop_first());
+                }
+            });
+            (ENTRIES, nanos, None)
+        },
+    );
     report("ordered: insert and pop_first, nothing waiting", || {
         let mut set = OrderedSet::new();
         let nanos = timed(|| {

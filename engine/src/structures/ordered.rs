@@ -5,7 +5,7 @@
 //! the end that is consumed is a queue. Behind it a few more are open, those used last; all others are packed into
 //! differences ([`packed`]). A chunk is packed once when it is left behind and unpacked once when it becomes the front,
 //! so queue-like use pays for packing once a chunk, not once an operation. An isolated change to a packed chunk is made
-//! in its packed form; the next one in short order opens it.
+//! in its packed form; more of them open it.
 
 mod packed;
 #[cfg(test)]
@@ -26,8 +26,11 @@ type Pair = (u64, u64);
 const CHUNK_MAX: usize = 512;
 /// The most open chunks behind the front.
 const OPEN_MAX: usize = 4;
-/// How many of the packed chunks changed last are remembered, to open those that are changed again.
-const RECENT: usize = 4;
+/// A packed chunk of more bytes is split, so that looking through it stays quick where differences are large.
+const PACKED_BYTES_MAX: usize = 1100;
+/// After this many changes in its packed form a chunk is opened. Opening one and packing another costs as much as
+/// several such changes, so this bounds what changes cost on average, wherever they go.
+const PACKED_CHANGES_MAX: u16 = 16;
 /// Up to this many entries of room are kept whatever the front holds.
 const KEEP_CAPACITY: usize = 32;
 /// Upper limit of a chunk that nothing follows.
@@ -56,9 +59,6 @@ struct Rest {
     /// In ascending order.
     open: Vec<Open>,
     packed: BTreeMap<Pair, Packed>,
-    /// The packed chunks changed last, as a ring. No chunk behind the front starts at (0, 0): that marks an unused place.
-    recent: [Pair; RECENT],
-    next_recent: usize,
     /// Ticks when another open chunk than the last one is used.
     clock: u64,
 }
@@ -366,8 +366,6 @@ impl Rest {
             bound,
             open: Vec::new(),
             packed: BTreeMap::new(),
-            recent: [(0, 0); RECENT],
-            next_recent: 0,
             clock: 0,
         }
     }
@@ -453,7 +451,7 @@ impl Rest {
                 entries: VecDeque::from([entry]),
             };
             let full = mem::replace(open, next);
-            self.pack(&full);
+            self.pack_open(full);
         } else {
             let mut upper = open.entries.split_off(CHUNK_MAX / 2);
             insert_sorted(
@@ -471,18 +469,20 @@ impl Rest {
     }
 
     fn insert_packed(&mut self, lo: Pair, entry: Pair) -> bool {
-        let again = self.is_recent(lo);
         let Some(chunk) = self.packed.get_mut(&lo) else {
             return false;
         };
         let full = chunk.len() >= CHUNK_MAX;
         if full && entry > chunk.last() {
             self.add_open(entry, VecDeque::from([entry]));
-        } else if full || again {
+        } else if full || chunk.changes() >= PACKED_CHANGES_MAX {
             let i = self.unpack(lo);
             return self.insert_open(i, entry);
         } else if !chunk.insert(entry) {
             return false;
+        } else if chunk.bytes().len() > PACKED_BYTES_MAX {
+            let entries: Vec<Pair> = chunk.iter().collect();
+            self.pack(lo, &entries);
         }
         self.len += 1;
         true
@@ -501,7 +501,6 @@ impl Rest {
     }
 
     fn remove_packed(&mut self, lo: Pair, entry: Pair) -> bool {
-        let again = self.is_recent(lo);
         let Some(chunk) = self.packed.get_mut(&lo) else {
             return false;
         };
@@ -510,7 +509,7 @@ impl Rest {
                 return false;
             }
             self.packed.remove(&lo);
-        } else if again {
+        } else if chunk.changes() >= PACKED_CHANGES_MAX {
             let i = self.unpack(lo);
             return self.remove_open(i, entry);
         } else if !chunk.remove(entry) {
@@ -520,19 +519,25 @@ impl Rest {
         true
     }
 
-    /// Whether the packed chunk at `lo` was changed a short while ago; if not, it is from now on.
-    fn is_recent(&mut self, lo: Pair) -> bool {
-        if self.recent.contains(&lo) {
-            return true;
+    /// Adds a packed chunk, in several parts when the bytes are too many for one.
+    fn pack(&mut self, lo: Pair, entries: &[Pair]) {
+        let whole = Packed::new(entries.iter().copied());
+        let parts = whole.bytes().len().div_ceil(PACKED_BYTES_MAX);
+        if parts <= 1 {
+            self.packed.insert(lo, whole);
+            return;
         }
-        self.recent[self.next_recent] = lo;
-        self.next_recent = (self.next_recent + 1) % RECENT;
-        false
+        let mut lo = Some(lo);
+        for part in entries.chunks(entries.len().div_ceil(parts)) {
+            self.packed.insert(
+                lo.take().unwrap_or(part[0]),
+                Packed::new(part.iter().copied()),
+            );
+        }
     }
 
-    fn pack(&mut self, open: &Open) {
-        self.packed
-            .insert(open.lo, Packed::new(open.entries.iter().copied()));
+    fn pack_open(&mut self, mut open: Open) {
+        self.pack(open.lo, open.entries.make_contiguous());
     }
 
     fn unpack(&mut self, lo: Pair) -> usize {
@@ -549,7 +554,7 @@ impl Rest {
             && let Some(oldest) = (0..self.open.len()).min_by_key(|&i| self.open[i].used)
         {
             let oldest = self.open.remove(oldest);
-            self.pack(&oldest);
+            self.pack_open(oldest);
         }
         self.clock += 1;
         let i = self.open.partition_point(|open| open.lo < lo);

@@ -12,6 +12,8 @@ use super::Pair;
 pub(super) struct Packed {
     last: Pair,
     len: u16,
+    /// Insertions and removals since this was packed.
+    changes: u16,
     bytes: Box<[u8]>,
 }
 
@@ -29,6 +31,7 @@ impl Packed {
         Packed {
             last: prev.unwrap_or_default(),
             len,
+            changes: 0,
             bytes: bytes.into_boxed_slice(),
         }
     }
@@ -47,6 +50,7 @@ impl Packed {
                 Packed {
                     last,
                     len,
+                    changes: 0,
                     bytes: bytes.into(),
                 },
             )
@@ -63,6 +67,11 @@ impl Packed {
 
     pub(super) fn last(&self) -> Pair {
         self.last
+    }
+
+    /// Insertions and removals since the chunk was packed.
+    pub(super) fn changes(&self) -> u16 {
+        self.changes
     }
 
     pub(super) fn iter(&self) -> Iter<'_> {
@@ -85,6 +94,7 @@ impl Packed {
         self.splice(from, to, before, &[Some(entry), after]);
         self.last = self.last.max(entry);
         self.len += 1;
+        self.changes += 1;
         true
     }
 
@@ -105,6 +115,7 @@ impl Packed {
             self.last = before.unwrap_or_default();
         }
         self.len -= 1;
+        self.changes += 1;
         true
     }
 
