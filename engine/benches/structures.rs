@@ -6,7 +6,8 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use longtail_engine::structures::OrderedSet;
+use longtail_engine::structures::{Index, OrderedSet};
+use longtail_model::{Lsn, Seq};
 
 const ENTRIES: u64 = 1_000_000;
 const ROUNDS: usize = 3;
@@ -150,7 +151,100 @@ fn ordered_set() {
     });
 }
 
+fn index() {
+    let filled = |size: u64| {
+        let mut index = Index::new();
+        for seq in 1..=ENTRIES {
+            index.push(Seq(seq), Lsn(seq * size));
+        }
+        index
+    };
+    let get = |seq_of: fn(u64) -> u64| {
+        let index = filled(1064);
+        move || {
+            let nanos = timed(|| {
+                for i in 0..ENTRIES {
+                    black_box(index.get(Seq(seq_of(i))));
+                }
+            });
+            (ENTRIES, nanos, None)
+        }
+    };
+    for (name, size) in [
+        ("index: push, records of 120 bytes", 120),
+        ("index: push, records of 1 KiB", 1064),
+        ("index: push, records of 64 KiB", 1 << 16),
+    ] {
+        report(name, || {
+            let mut index = Index::new();
+            let nanos = timed(|| {
+                for seq in 1..=ENTRIES {
+                    index.push(Seq(seq), Lsn(seq * size));
+                }
+            });
+            (ENTRIES, nanos, per_entry(index.heap_bytes(), ENTRIES))
+        });
+    }
+    report("index: get near the head", get(|i| 1 + i % 200));
+    report("index: get in sequence", get(|i| 1 + i));
+    report("index: get, random", get(|i| 1 + scatter(i) % ENTRIES));
+    report("index: first and remove, in sequence", || {
+        let mut index = filled(1064);
+        let nanos = timed(|| {
+            while let Some((seq, _)) = index.first() {
+                black_box(index.remove(seq));
+            }
+        });
+        (ENTRIES, nanos, None)
+    });
+    report("index: remove, random", || {
+        let mut index = filled(1064);
+        let nanos = timed(|| {
+            for i in 0..ENTRIES {
+                black_box(index.remove(Seq(1 + scatter(i) % ENTRIES)));
+            }
+        });
+        (
+            ENTRIES,
+            nanos,
+            per_entry(index.heap_bytes(), index.len() as u64),
+        )
+    });
+    report("index: push and remove, 100 waiting", || {
+        let mut index = Index::new();
+        for seq in 1..=100 {
+            index.push(Seq(seq), Lsn(seq * 1064));
+        }
+        let nanos = timed(|| {
+            for seq in 101..=100 + ENTRIES {
+                index.push(Seq(seq), Lsn(seq * 1064));
+                black_box(index.remove(Seq(seq - 100)));
+            }
+        });
+        (ENTRIES, nanos, None)
+    });
+    report("index: iterate, an entry", || {
+        let index = filled(1064);
+        let nanos = timed(|| {
+            black_box(index.iter().fold(0, |sum, (seq, lsn)| sum ^ seq.0 ^ lsn.0));
+        });
+        (ENTRIES, nanos, None)
+    });
+    let mut bytes = Vec::new();
+    let full = filled(1064);
+    report("index: encode, an entry", || {
+        bytes.clear();
+        let nanos = timed(|| full.encode(&mut bytes));
+        (ENTRIES, nanos, per_entry(bytes.len(), ENTRIES))
+    });
+    report("index: decode, an entry", || {
+        let nanos = timed(|| assert!(Index::decode(&mut bytes.as_slice()).is_ok()));
+        (ENTRIES, nanos, None)
+    });
+}
+
 fn main() {
     println!("{:<58}{:>10}{:>12}", "", "ns/op", "bytes/entry");
     ordered_set();
+    index();
 }

@@ -6,9 +6,11 @@
 //! mostly [`varint`]s; `decode` takes its own bytes off the front of the input, checks every invariant it relies on,
 //! and never allocates more than a small multiple of the bytes it was given.
 
+pub mod index;
 pub mod ordered;
 pub mod varint;
 
+pub use index::Index;
 pub use ordered::OrderedSet;
 
 /// The bytes given to a `decode` are not what `encode` writes.
