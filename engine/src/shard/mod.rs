@@ -418,7 +418,7 @@ impl Shard {
 
 /// A message that a handle named.
 #[derive(Clone, Copy, Debug)]
-struct Found {
+pub(crate) struct Found {
     stream: StreamId,
     at: usize,
     seq: Seq,

@@ -73,14 +73,6 @@ impl Session {
         self.links.retain(|entry| entry.1 != stream);
     }
 
-    pub(crate) fn consumer(&self, tag: ConsumerTag) -> Option<&Consumer> {
-        self.consumers.iter().find(|consumer| consumer.tag == tag)
-    }
-
-    pub(crate) fn consumer_mut(&mut self, tag: ConsumerTag) -> Option<&mut Consumer> {
-        self.consumers.iter_mut().find(|consumer| consumer.tag == tag)
-    }
-
     /// Whether this consumer is the one whose take blocks the session.
     pub(crate) fn takes(&self, tag: ConsumerTag) -> bool {
         matches!(self.blocked, Some(Blocked::Take { consumer, .. }) if consumer == tag)

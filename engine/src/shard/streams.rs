@@ -3,13 +3,13 @@
 use longtail_model::{Durability, GroupId, IndexId, Link, Seq, StreamId};
 
 use super::timers::Timer;
-use super::{Found, Outcome, Shard, now_reply};
+use super::{Outcome, Shard, now_reply};
 use crate::command::{Role, Start};
 use crate::config::{GroupConfig, GroupName, Numbering, StreamConfig, StreamName};
 use crate::definition;
 use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
 use crate::event;
-use crate::stream::{Alarm, Group, Place, SessionKey, Stream};
+use crate::stream::{Alarm, Group, SessionKey, Stream};
 use crate::structures::index::Index;
 use crate::structures::ordered::OrderedSet;
 
@@ -509,10 +509,5 @@ impl Shard {
     /// The catalog documents that live in this shard.
     pub fn documents(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.documents.iter().map(|(name, body)| (name.as_str(), body.as_slice()))
-    }
-
-    pub(crate) fn place_of(&mut self, stream: StreamId, at: usize, seq: Seq) -> Result<Option<Place>, Refusal> {
-        let hold = self.hold_by.get(&(self.domain(stream, at), seq.0)).copied();
-        self.locate(Found { stream, at, seq, hold })
     }
 }

@@ -7,7 +7,7 @@ use super::settle::DeathReason;
 use super::{Found, Shard};
 use crate::effect::{Counts, Effects, Gate, Reply};
 use crate::event;
-use crate::stream::{HoldKey, Meta, Place, SessionKey};
+use crate::stream::{HoldKey, Meta, SessionKey};
 
 /// How long until an expired message that somebody holds is looked at again.
 const HELD_RECHECK_MS: u64 = 1_000;
@@ -234,10 +234,5 @@ impl Shard {
             }
         }
         self.drop_if_idle(stream);
-    }
-
-    /// The place of a message in the default group, for reports.
-    pub(crate) fn default_place(&mut self, stream: StreamId, seq: Seq) -> Option<Place> {
-        self.place_of(stream, 0, seq).ok().flatten()
     }
 }
