@@ -6,8 +6,8 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use longtail_engine::structures::{Index, OrderedSet};
-use longtail_model::{Lsn, Seq};
+use longtail_engine::structures::{Index, OrderedSet, TimerId, TimerWheel, varint};
+use longtail_model::{Lsn, Seq, Timestamp};
 
 const ENTRIES: u64 = 1_000_000;
 const ROUNDS: usize = 3;
@@ -243,8 +243,105 @@ fn index() {
     });
 }
 
+fn timer_wheel() {
+    const START: u64 = 1_790_000_000_000;
+    let filled = |span: u64| {
+        let mut wheel = TimerWheel::new(Timestamp(START));
+        let names: Vec<TimerId> = (0..ENTRIES)
+            .map(|i| wheel.insert(Timestamp(START + 1 + scatter(i) % span), i))
+            .collect();
+        (wheel, names)
+    };
+    let empty = TimerWheel::<u64>::new(Timestamp(START)).heap_bytes();
+    for (name, span) in [
+        ("timers: insert, all due alike", 1),
+        ("timers: insert, due within a minute", 60_000),
+        ("timers: insert, due within 30 days", 30 * 86_400_000),
+    ] {
+        report(name, || {
+            let mut wheel = TimerWheel::new(Timestamp(START));
+            let nanos = timed(|| {
+                for i in 0..ENTRIES {
+                    wheel.insert(Timestamp(START + 120_000 + scatter(i) % span), i);
+                }
+            });
+            (
+                ENTRIES,
+                nanos,
+                per_entry(wheel.heap_bytes() - empty, ENTRIES),
+            )
+        });
+    }
+    report("timers: insert and cancel, none waiting", || {
+        let mut wheel = TimerWheel::new(Timestamp(START));
+        let nanos = timed(|| {
+            for i in 0..ENTRIES {
+                let id = wheel.insert(Timestamp(START + 120_000), i);
+                black_box(wheel.cancel(id));
+            }
+        });
+        (ENTRIES, nanos, None)
+    });
+    report("timers: cancel in the order of insertion", || {
+        let (mut wheel, names) = filled(60_000);
+        let nanos = timed(|| {
+            for &id in &names {
+                black_box(wheel.cancel(id));
+            }
+        });
+        (ENTRIES, nanos, None)
+    });
+    for (name, span, step) in [
+        ("timers: fire a million of a minute, 1 ms steps", 60_000, 1),
+        (
+            "timers: fire a million of 30 days, one jump",
+            30 * 86_400_000,
+            30 * 86_400_000,
+        ),
+    ] {
+        report(name, || {
+            let (mut wheel, _) = filled(span);
+            let mut fired = 0;
+            let nanos = timed(|| {
+                for now in (START..=START + span).step_by(step) {
+                    wheel.advance(Timestamp(now), &mut |_, key| {
+                        fired += u64::from(black_box(key) < ENTRIES);
+                    });
+                }
+            });
+            (fired, nanos, None)
+        });
+    }
+    report("timers: advance by 1 ms, nothing due", || {
+        let mut wheel = TimerWheel::new(Timestamp(START));
+        wheel.insert(Timestamp(START + 10 * ENTRIES), 0);
+        let nanos = timed(|| {
+            for i in 0..ENTRIES {
+                wheel.advance(Timestamp(START + i), &mut |_, key| {
+                    black_box(key);
+                });
+            }
+        });
+        (ENTRIES, nanos, None)
+    });
+    let mut bytes = Vec::new();
+    let (wheel, _) = filled(60_000);
+    report("timers: encode, an entry", || {
+        bytes.clear();
+        let nanos = timed(|| wheel.encode(&mut bytes, varint::put));
+        (ENTRIES, nanos, per_entry(bytes.len(), ENTRIES))
+    });
+    report("timers: decode, an entry", || {
+        let nanos = timed(|| {
+            assert!(TimerWheel::decode(&mut bytes.as_slice(), varint::get, |_, _, _| ()).is_ok());
+        });
+        (ENTRIES, nanos, None)
+    });
+}
+
 fn main() {
     println!("{:<58}{:>10}{:>12}", "", "ns/op", "bytes/entry");
     ordered_set();
     index();
+    timer_wheel();
 }

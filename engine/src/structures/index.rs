@@ -136,14 +136,13 @@ impl Index {
         } else if let Some(head) = self.head.as_mut().filter(|head| head.number == number) {
             let lsn = head.chunk.remove(slot)?;
             if slot == head.first {
-                match head.chunk.next(slot) {
-                    Some((first, _)) => head.first = first,
-                    None => {
-                        self.head = self
-                            .middle
-                            .pop_first()
-                            .map(|(number, chunk)| Head::new(number, chunk))
-                    }
+                if let Some((first, _)) = head.chunk.next(slot) {
+                    head.first = first;
+                } else {
+                    self.head = self
+                        .middle
+                        .pop_first()
+                        .map(|(number, chunk)| Head::new(number, chunk));
                 }
             }
             lsn

@@ -9,9 +9,11 @@
 pub mod index;
 pub mod ordered;
 pub mod varint;
+pub mod wheel;
 
 pub use index::Index;
 pub use ordered::OrderedSet;
+pub use wheel::{TimerId, TimerWheel};
 
 /// The bytes given to a `decode` are not what `encode` writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

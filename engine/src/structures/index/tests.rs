@@ -133,7 +133,8 @@ fn memory_goes_with_the_entries() {
 
 #[test]
 fn every_form_of_chunk_keeps_its_positions() {
-    let forms: [(&str, fn(u64) -> u64); 6] = [
+    type Position = fn(u64) -> u64;
+    let forms: [(&str, Position); 6] = [
         ("16 bits", |i| 4096 + i * 1064),
         ("32 bits", |i| 4096 + i * 10_000_000),
         ("too far apart", |i| i << 40),
