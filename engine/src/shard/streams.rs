@@ -14,7 +14,7 @@ use crate::structures::index::Index;
 use crate::structures::ordered::OrderedSet;
 
 impl Shard {
-    pub(crate) fn open(
+    pub(crate) fn open_link(
         &mut self,
         key: SessionKey,
         link: Link,
@@ -39,7 +39,7 @@ impl Shard {
         now_reply(Reply::Opened { stream })
     }
 
-    pub(crate) fn close(&mut self, key: SessionKey, link: Link) -> Outcome {
+    pub(crate) fn close_link(&mut self, key: SessionKey, link: Link) -> Outcome {
         if let Some((stream, role)) = self.sessions[key].remove_link(link) {
             self.link_closed(stream, role);
         }
