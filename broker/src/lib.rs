@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The API every protocol is written against: spaces, subjects and the router, streams and groups, accounts.
+
+pub mod router;
