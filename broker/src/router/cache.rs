@@ -9,7 +9,7 @@ use super::{Router, Routes};
 /// How much one [`RouteCache`] holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheLimits {
-    /// Subjects, rounded up to a power of two. Default 128, about 16 KiB with short answers.
+    /// Subjects, rounded up to a power of two. Default 256, about 30 KiB with short answers.
     pub subjects_max: usize,
     /// Targets in all answers together. Default 16,384. An answer that does not fit is looked up every time, which
     /// costs little beside delivering to so many.
@@ -19,7 +19,7 @@ pub struct CacheLimits {
 impl Default for CacheLimits {
     fn default() -> Self {
         CacheLimits {
-            subjects_max: 128,
+            subjects_max: 256,
             targets_max: 16_384,
         }
     }
@@ -35,7 +35,9 @@ pub struct RouteCache<K, O> {
     limits: CacheLimits,
     /// The router the contents are from.
     router: u64,
-    /// Pairs of slots: a subject may be in either of its pair.
+    /// The hash of the subject in each slot, 0 if there is none. A subject may be in any slot of its set of [`WAYS`];
+    /// the hashes of a set share a cache line.
+    tags: Vec<u64>,
     slots: Vec<Option<Slot<K, O>>>,
     /// Hashes of subjects that were looked up and not admitted.
     seen: Vec<u32>,
@@ -44,12 +46,14 @@ pub struct RouteCache<K, O> {
 }
 
 struct Slot<K, O> {
-    hash: u64,
     subject: Box<str>,
     bucket: usize,
     generation: u64,
     routes: Routes<K, O>,
 }
+
+/// Slots of a set: enough that a handful of hot subjects hardly ever crowd each other out.
+const WAYS: usize = 4;
 
 /// Room a scratch answer may keep between look-ups, in targets.
 const SCRATCH_KEPT: usize = 1_024;
@@ -67,6 +71,7 @@ impl<K, O> RouteCache<K, O> {
         RouteCache {
             limits,
             router: 0,
+            tags: Vec::new(),
             slots: Vec::new(),
             seen: Vec::new(),
             targets: 0,
@@ -76,6 +81,7 @@ impl<K, O> RouteCache<K, O> {
 
     /// Forgets everything, and so lets go of every target.
     pub fn clear(&mut self) {
+        self.tags.clear();
         self.slots.clear();
         self.seen.clear();
         self.targets = 0;
@@ -106,29 +112,35 @@ impl<K: Copy + Ord + Hash, O: Clone> RouteCache<K, O> {
         let Some(at) = self.find(hash, subject) else {
             return self.miss(router, subject, hash);
         };
-        let Some(slot) = &self.slots[at] else {
-            return &self.scratch;
+        let date = self.slots[at]
+            .as_ref()
+            .map(|slot| (slot.generation, router.generation(slot.bucket)));
+        let good = match date {
+            Some((then, now)) if then == now => true,
+            Some((_, now)) => self.refresh(router, subject, at, now),
+            None => false,
         };
-        let generation = router.generation(slot.bucket);
-        if slot.generation == generation || self.refresh(router, subject, at, generation) {
-            return self.slots[at]
-                .as_ref()
-                .map_or(&self.scratch, |slot| &slot.routes);
+        match &self.slots[at] {
+            Some(slot) if good => &slot.routes,
+            _ => &self.scratch,
         }
-        &self.scratch
     }
 
     fn find(&self, hash: u64, subject: SubjectRef<'_>) -> Option<usize> {
-        let pair = self.pair(hash);
-        (pair..pair + 2).find(|&at| match self.slots.get(at) {
-            Some(Some(slot)) => slot.hash == hash && *slot.subject == *subject.as_str(),
-            _ => false,
+        let set = self.set(hash);
+        let tags = self.tags.get(set..set + WAYS)?;
+        tags.iter().zip(set..).find_map(|(tag, at)| {
+            let same = *tag == hash | 1
+                && self.slots[at]
+                    .as_ref()
+                    .is_some_and(|slot| *slot.subject == *subject.as_str());
+            same.then_some(at)
         })
     }
 
-    fn pair(&self, hash: u64) -> usize {
-        let pairs = (self.slots.len() / 2).max(1);
-        (hash as usize & (pairs - 1)) * 2
+    /// The first slot of the set for this hash.
+    fn set(&self, hash: u64) -> usize {
+        (hash >> 8) as usize & self.tags.len().wrapping_sub(1) & !(WAYS - 1)
     }
 
     /// Looks an out-of-date slot up again. Afterwards the answer is in the slot (`true`), or in the scratch (`false`)
@@ -144,12 +156,13 @@ impl<K: Copy + Ord + Hash, O: Clone> RouteCache<K, O> {
             return false;
         };
         self.targets -= slot.routes.len();
-        router.routes_hashed(subject, slot.hash, &mut slot.routes);
+        router.routes(subject, &mut slot.routes);
         slot.generation = generation;
         if self.targets + slot.routes.len() <= self.limits.targets_max {
             self.targets += slot.routes.len();
             return true;
         }
+        self.tags[at] = 0;
         if let Some(slot) = self.slots[at].take() {
             self.scratch = slot.routes;
         }
@@ -171,8 +184,8 @@ impl<K: Copy + Ord + Hash, O: Clone> RouteCache<K, O> {
         }
         self.targets = self.targets - freed + self.scratch.len();
         let routes = std::mem::take(&mut self.scratch);
+        self.tags[at] = hash | 1;
         let slot = Slot {
-            hash,
             subject: subject.as_str().into(),
             bucket,
             generation,
@@ -184,8 +197,7 @@ impl<K: Copy + Ord + Hash, O: Clone> RouteCache<K, O> {
     /// Whether `hash` was looked up lately; remembers it if not.
     fn seen_before(&mut self, hash: u64) -> bool {
         if self.seen.is_empty() {
-            self.seen
-                .resize(self.limits.subjects_max.next_power_of_two().max(2), 0);
+            self.seen.resize(self.capacity(), 0);
         }
         // The upper half, as the lower chooses the slot; 0 is nothing.
         let mark = (hash >> 32) as u32 | 1;
@@ -193,19 +205,24 @@ impl<K: Copy + Ord + Hash, O: Clone> RouteCache<K, O> {
         std::mem::replace(&mut self.seen[at], mark) == mark
     }
 
-    /// The slot to give to a new subject: an empty or out-of-date one of its pair, else either.
+    /// The slot to give to a new subject: an empty or out-of-date one of its set, else one that its hash chooses.
     fn victim(&mut self, router: &Router<K, O>, hash: u64) -> usize {
         if self.slots.is_empty() {
-            self.slots
-                .resize_with(self.limits.subjects_max.next_power_of_two().max(2), || None);
+            let capacity = self.capacity();
+            self.tags.resize(capacity, 0);
+            self.slots.resize_with(capacity, || None);
         }
-        let pair = self.pair(hash);
+        let set = self.set(hash);
         let idle = |at: &usize| match &self.slots[*at] {
             None => true,
             Some(slot) => router.generation(slot.bucket) != slot.generation,
         };
-        (pair..pair + 2)
+        (set..set + WAYS)
             .find(idle)
-            .unwrap_or(pair + (hash >> 63) as usize)
+            .unwrap_or(set + hash as usize % WAYS)
+    }
+
+    fn capacity(&self) -> usize {
+        self.limits.subjects_max.next_power_of_two().max(WAYS)
     }
 }

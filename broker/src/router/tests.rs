@@ -24,8 +24,11 @@ fn group(name: &str, scope: GroupScope, strategy: Strategy) -> Option<GroupSpec>
     })
 }
 
+/// Targets with their options, groups with their members.
+type Found = (BTreeMap<u32, Vec<u32>>, Vec<(String, Vec<u32>)>);
+
 /// What a look-up found, in an order that can be compared.
-fn found(routes: &Routes<u32, u32>) -> (BTreeMap<u32, Vec<u32>>, Vec<(String, Vec<u32>)>) {
+fn found(routes: &Routes<u32, u32>) -> Found {
     let mut targets = BTreeMap::new();
     for route in routes.targets() {
         let mut options = route.options.to_vec();
@@ -407,7 +410,7 @@ impl Model {
         filter(text).matches_with(subject.as_ref(), rule)
     }
 
-    fn found(&self, subject: &Subject) -> (BTreeMap<u32, Vec<u32>>, Vec<(String, Vec<u32>)>) {
+    fn found(&self, subject: &Subject) -> Found {
         let mut targets: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for ((text, key), (hide, options)) in &self.plain {
             if Model::wants(text, *hide, subject) {
