@@ -1,3 +1,4 @@
 //! The API every protocol is written against: spaces, subjects and the router, streams and groups, accounts.
 
+pub mod auth;
 pub mod router;
