@@ -1,1 +1,4 @@
-//! Placeholder.
+//! The API every protocol is written against: spaces, subjects and the router, streams and groups, accounts.
+
+pub mod auth;
+pub mod router;
