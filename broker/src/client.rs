@@ -74,7 +74,7 @@ pub struct Client {
 }
 
 #[derive(Default)]
-struct Inbox {
+pub(crate) struct Inbox {
     state: Mutex<State>,
     arrived: Condvar,
 }
@@ -120,7 +120,19 @@ impl Sink for Inbox {
     }
 }
 
+impl Inbox {
+    /// Nothing comes any more: whoever waits learns it.
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+        self.flush();
+    }
+}
+
 impl Client {
+    pub(crate) fn inbox(&self) -> &Arc<Inbox> {
+        &self.inbox
+    }
+
     pub(crate) fn attach(shards: Arc<dyn Shards>, shard: ShardId) -> Self {
         let inbox = Arc::new(Inbox::default());
         let session = shards.attach(shard, Arc::clone(&inbox) as Arc<dyn Sink>);
@@ -154,8 +166,7 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         self.shards.detach(self.shard, self.session);
-        self.inbox.state.lock().closed = true;
-        self.inbox.flush();
+        self.inbox.close();
     }
 }
 

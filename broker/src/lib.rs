@@ -2,3 +2,13 @@
 
 pub mod auth;
 pub mod router;
+
+mod broker;
+pub mod client;
+mod config;
+mod shards;
+
+pub use broker::{Broker, BrokerError};
+pub use client::Client;
+pub use config::BrokerConfig;
+pub use shards::OpenError;

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longtail_model::{SessionId, ShardId};
+use parking_lot::Mutex;
 
 use crate::command::{Command, Token};
 use crate::effect::{Effect, ShardInfo};
@@ -77,7 +78,7 @@ impl Default for RuntimeConfig {
 /// The shards of this process and the threads beside them.
 pub struct Runtime {
     cells: Arc<[Arc<Cell>]>,
-    threads: Threads,
+    threads: Mutex<Option<Threads>>,
 }
 
 impl Runtime {
@@ -92,7 +93,7 @@ impl Runtime {
             .map(|shard| Arc::new(Cell::new(shard, Arc::clone(&clock), Arc::clone(&wake))))
             .collect();
         let threads = Threads::start(&cells, wake, Duration::from_millis(config.interval_ms.max(1)))?;
-        Ok(Runtime { cells, threads })
+        Ok(Runtime { cells, threads: Mutex::new(Some(threads)) })
     }
 
     /// What each shard holds.
@@ -107,8 +108,9 @@ impl Runtime {
     }
 
     /// Writes and syncs everything, writes a checkpoint, and stops the threads. Sessions get no more answers.
-    pub fn stop(&mut self) {
-        self.threads.stop();
+    pub fn stop(&self) {
+        let Some(mut threads) = self.threads.lock().take() else { return };
+        threads.stop();
         for cell in self.cells.iter() {
             cell.close();
         }
