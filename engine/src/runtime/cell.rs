@@ -21,7 +21,7 @@ use crate::stream::FixedHash;
 
 /// Something for the shard to do.
 pub(super) enum Work {
-    Commands(SessionId, Vec<(Token, Command)>),
+    Command(SessionId, Token, Command),
     Interrupt(SessionId),
     Detach(SessionId),
 }
@@ -111,8 +111,8 @@ impl Cell {
         session
     }
 
-    pub(super) fn enqueue(&self, work: Work) {
-        self.queue.lock().push(work);
+    pub(super) fn enqueue(&self, work: impl IntoIterator<Item = Work>) {
+        self.queue.lock().extend(work);
         self.has_work.store(true, Ordering::Relaxed);
     }
 
@@ -291,10 +291,8 @@ impl Core {
     fn carry_out(&mut self, now: Timestamp, work: &mut Vec<Work>) {
         for work in work.drain(..) {
             match work {
-                Work::Commands(session, commands) => {
-                    for (token, command) in commands {
-                        self.shard.step(now, session, token, command, &mut self.effects);
-                    }
+                Work::Command(session, token, command) => {
+                    self.shard.step(now, session, token, command, &mut self.effects);
                 }
                 Work::Interrupt(session) => self.shard.interrupt(now, session, &mut self.effects),
                 Work::Detach(session) => {

@@ -133,7 +133,9 @@ impl Shards for Runtime {
     }
 
     fn enqueue(&self, shard: ShardId, session: SessionId, commands: &mut Vec<(Token, Command)>) {
-        self.cells[usize::from(shard.0)].enqueue(Work::Commands(session, std::mem::take(commands)));
+        self.cells[usize::from(shard.0)].enqueue(
+            commands.drain(..).map(|(token, command)| Work::Command(session, token, command)),
+        );
     }
 
     fn run(&self) {
@@ -144,13 +146,13 @@ impl Shards for Runtime {
 
     fn interrupt(&self, shard: ShardId, session: SessionId) {
         let cell = &self.cells[usize::from(shard.0)];
-        cell.enqueue(Work::Interrupt(session));
+        cell.enqueue([Work::Interrupt(session)]);
         cell.run();
     }
 
     fn detach(&self, shard: ShardId, session: SessionId) {
         let cell = &self.cells[usize::from(shard.0)];
-        cell.enqueue(Work::Detach(session));
+        cell.enqueue([Work::Detach(session)]);
         cell.run();
     }
 }
