@@ -6,9 +6,10 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::conformance::{self, Target};
+use crate::random::Random;
 use crate::server::ServerCommand;
 use crate::tally::Tally;
-use crate::test;
+use crate::{differential, test};
 
 /// Longtail's test tooling.
 #[derive(Debug, Parser)]
@@ -45,6 +46,21 @@ enum Task {
         #[arg(long, default_value = "1.13")]
         flavour: String,
     },
+    /// The same random commands to the original beanstalkd and to Longtail, every reply compared.
+    Differential {
+        /// What the commands are made from; a fresh one when not given.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How many commands to send as fast as both answer.
+        #[arg(long, default_value_t = 100_000)]
+        commands: u64,
+        /// How many scenarios with timers to run.
+        #[arg(long, default_value_t = 24)]
+        scenarios: u64,
+        /// How to start another server than Longtail; {port} and {data} are replaced.
+        #[arg(long)]
+        server_cmd: Option<String>,
+    },
 }
 
 impl Cli {
@@ -78,6 +94,30 @@ impl Cli {
                     ),
                 };
                 Ok(finish(conformance::run(&suites, &target, &flavour)?))
+            }
+            Task::Differential {
+                seed,
+                commands,
+                scenarios,
+                server_cmd,
+            } => {
+                let reference = match differential::reference()? {
+                    Ok(reference) => reference,
+                    Err(why) => return Ok(finish(Tally::skip("differential", &why))),
+                };
+                let candidate = match server_cmd {
+                    Some(line) => ServerCommand::parse(&line)?,
+                    None => ServerCommand::longtail("beanstalk", None),
+                };
+                let seed = seed.unwrap_or_else(Random::fresh_seed);
+                let settings = differential::Settings {
+                    seed,
+                    commands,
+                    scenarios,
+                    reference,
+                    candidate,
+                };
+                Ok(finish(differential::run(&settings)))
             }
         }
     }

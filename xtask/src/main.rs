@@ -6,10 +6,13 @@
 
 mod cli;
 mod conformance;
+mod differential;
 mod process;
+mod random;
 mod server;
 mod tally;
 mod test;
+mod wire;
 mod workspace;
 
 use std::process::ExitCode;

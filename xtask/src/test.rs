@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::conformance::{self, Target};
+use crate::random::Random;
+use crate::server::ServerCommand;
 use crate::tally::Tally;
-use crate::{process, workspace};
+use crate::{differential, process, workspace};
 
 /// One step.
 pub(crate) struct Step {
@@ -76,6 +78,11 @@ pub(crate) const STEPS: &[Step] = &[
         name: "conformance",
         about: "client libraries and raw sockets against a server",
         run: |_| conformance(),
+    },
+    Step {
+        name: "differential",
+        about: "the same random commands to beanstalkd and to Longtail",
+        run: differential,
     },
 ];
 
@@ -216,4 +223,21 @@ fn conformance() -> Result<Tally> {
         return Ok(Tally::skip("conformance", &why));
     }
     conformance::run(&[], &Target::Start(None), "1.13")
+}
+
+fn differential(scale: Scale) -> Result<Tally> {
+    if let Some(why) = no_server() {
+        return Ok(Tally::skip("differential", &why));
+    }
+    let reference = match differential::reference()? {
+        Ok(reference) => reference,
+        Err(why) => return Ok(Tally::skip("differential", &why)),
+    };
+    Ok(differential::run(&differential::Settings {
+        seed: Random::fresh_seed(),
+        commands: scale.pick(100_000, 10_000),
+        scenarios: scale.pick(24, 6),
+        reference,
+        candidate: ServerCommand::longtail("beanstalk", None),
+    }))
 }
