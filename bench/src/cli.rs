@@ -122,7 +122,7 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_parser = rate)]
     pub(crate) rate: Option<f64>,
     /// Jobs that the producers of split may have in flight.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) window: u32,
     /// Queues (tubes) over which the connections are spread.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]

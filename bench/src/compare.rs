@@ -36,10 +36,15 @@ use crate::{report, table};
 /// [`BenchError`] when a server cannot be reached, started or understood, or the flags leave nothing to do. What was
 /// measured until then is printed all the same.
 pub fn run(args: BenchArgs) -> anyhow::Result<()> {
+    run_to(&mut std::io::stdout().lock(), args)
+}
+
+fn run_to(out: &mut dyn Write, args: BenchArgs) -> anyhow::Result<()> {
     match args.protocol {
         ProtocolArgs::Null(args) => {
             let tasks = matrix::tasks(&args.load, &[Durability::Memory], true);
             execute(
+                out,
                 &Beanstalk::default(),
                 &[Subject::null()],
                 &tasks,
@@ -61,7 +66,14 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
             let directory = args.data.clone().unwrap_or_else(std::env::temp_dir);
             let tasks = matrix::tasks(&args.load, &durabilities, started);
             let data = started.then_some(directory.as_path());
-            execute(&Beanstalk::default(), &subjects, &tasks, &args.load, data)
+            execute(
+                out,
+                &Beanstalk::default(),
+                &subjects,
+                &tasks,
+                &args.load,
+                data,
+            )
         }
     }
 }
@@ -96,12 +108,14 @@ fn subjects(args: &BeanstalkArgs) -> Result<Vec<Subject>, BenchError> {
 
 /// Runs the tasks, prints and writes the report, and only then fails if a task failed.
 fn execute<P: Protocol>(
+    out: &mut dyn Write,
     protocol: &P,
     subjects: &[Subject],
     tasks: &[Task],
     load: &LoadArgs,
     data: Option<&std::path::Path>,
 ) -> anyhow::Result<()> {
+    matrix::check(tasks)?;
     let connections = tasks
         .iter()
         .map(|task| u64::from(task.settings.connections))
@@ -144,8 +158,7 @@ fn execute<P: Protocol>(
                 .scenario
                 .is_some_and(|scenario| scenario != Scenario::Cycle);
         let text = table::markdown(&report, detail);
-        std::io::stdout()
-            .write_all(text.as_bytes())
+        out.write_all(text.as_bytes())
             .context("writing the table")?;
         if let Some(path) = &load.json {
             let json = serde_json::to_vec_pretty(&report).context("encoding the report")?;
@@ -248,3 +261,6 @@ fn fold(subjects: &[Subject], task: &Task, rounds: &[Vec<Outcome>]) -> Vec<Row> 
     };
     labels.into_iter().enumerate().map(row).collect()
 }
+
+#[cfg(test)]
+mod tests;

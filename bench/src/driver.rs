@@ -25,6 +25,7 @@ use connection::Connection;
 use crate::error::BenchError;
 use crate::latency::Latencies;
 use crate::load::{Flow, Seat};
+use crate::probe::own_waiting;
 use crate::protocol::{Next, Protocol, Replies, Session};
 
 /// Bytes read at once.
@@ -60,6 +61,8 @@ pub(crate) struct Tally {
     pub(crate) ended_ns: u64,
     /// Processor time it used between `measure_from` and `stop_at` (or its end).
     pub(crate) cpu: Duration,
+    /// Time within that in which it could run, but others had the processors.
+    pub(crate) waiting: Duration,
     /// The time between these two.
     pub(crate) elapsed: Duration,
     /// Bursts of an open loop begun more than a millisecond late although their connection was free.
@@ -166,24 +169,25 @@ impl<'a, S: Session> Driver<'a, S> {
             self.unpark()?;
             self.commands.store(self.answered, Ordering::Relaxed);
             if first_mark.is_none() && self.now_ns >= self.schedule.measure_from_ns {
-                first_mark = Some((self.now_ns, cpu_time()));
+                first_mark = Some(Mark::now(self.now_ns));
             }
             if last_mark.is_none() && self.now_ns >= self.schedule.stop_at_ns {
-                last_mark = Some((self.now_ns, cpu_time()));
+                last_mark = Some(Mark::now(self.now_ns));
             }
             if events.is_empty() && self.is_over()? {
                 break;
             }
         }
         self.tick();
-        let (from_ns, from_cpu) = first_mark.unwrap_or((0, Duration::ZERO));
-        let (to_ns, to_cpu) = last_mark.unwrap_or_else(|| (self.now_ns, cpu_time()));
+        let from = first_mark.unwrap_or_else(|| Mark::now(self.now_ns));
+        let to = last_mark.unwrap_or_else(|| Mark::now(self.now_ns));
         Ok(Tally {
             latencies: self.latencies,
             refusals: self.replies.refusals,
             ended_ns: self.replied_ns,
-            cpu: to_cpu.saturating_sub(from_cpu),
-            elapsed: Duration::from_nanos(to_ns.saturating_sub(from_ns)),
+            cpu: to.cpu.saturating_sub(from.cpu),
+            waiting: to.waiting.saturating_sub(from.waiting),
+            elapsed: Duration::from_nanos(to.at_ns.saturating_sub(from.at_ns)),
             late_bursts: self.late_bursts,
         })
     }
@@ -338,11 +342,12 @@ impl<'a, S: Session> Driver<'a, S> {
             return Ok(());
         };
         if count > 0 {
-            self.answered += u64::from(count);
+            // A refusal is quick and no work done: it counts neither as throughput nor as latency.
+            self.answered += u64::from(done);
             self.replied_ns = self.now_ns;
             let took_ns = self.now_ns.saturating_sub(connection.sent_ns);
-            if measured {
-                self.latencies.command(connection.command, took_ns, count);
+            if measured && done > 0 {
+                self.latencies.command(connection.command, took_ns, done);
             }
             connection.awaiting = connection.awaiting.saturating_sub(count);
             if measured && connection.awaiting == 0 {
@@ -361,10 +366,22 @@ impl<'a, S: Session> Driver<'a, S> {
     }
 }
 
-fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(
-        u64::try_from(time.tv_sec).unwrap_or(0),
-        u32::try_from(time.tv_nsec).unwrap_or(0),
-    )
+/// What the thread has used up to a moment.
+#[derive(Clone, Copy)]
+struct Mark {
+    at_ns: u64,
+    cpu: Duration,
+    waiting: Duration,
+}
+
+impl Mark {
+    fn now(at_ns: u64) -> Self {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+        Mark {
+            at_ns,
+            cpu: Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0)),
+            waiting: own_waiting(),
+        }
+    }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum BenchError {
     /// The target's text is no address and no name that resolves.
-    #[error("cannot resolve {target:?}: {source}")]
+    #[error("cannot resolve {target:?}")]
     Resolve {
         /// As given.
         target: String,
@@ -20,7 +20,7 @@ pub enum BenchError {
         source: io::Error,
     },
     /// Nobody listens there, or no further connection is accepted.
-    #[error("cannot connect to {target} (connection {connection}): {source}")]
+    #[error("cannot connect to {target} (connection {connection})")]
     Connect {
         /// The address.
         target: SocketAddr,
@@ -52,7 +52,7 @@ pub enum BenchError {
         after: Duration,
     },
     /// A socket, epoll or file operation of the generator itself failed.
-    #[error("{doing}: {source}")]
+    #[error("{doing}")]
     Io {
         /// What was being done.
         doing: &'static str,
@@ -68,7 +68,7 @@ pub enum BenchError {
         limit: u64,
     },
     /// A server to compare with cannot be started.
-    #[error("cannot start {program:?}: {source}")]
+    #[error("cannot start {program:?}")]
     Start {
         /// The program.
         program: PathBuf,
@@ -96,7 +96,7 @@ pub enum BenchError {
         after: Duration,
     },
     /// The system refused to tie a thread to the processors asked for.
-    #[error("cannot run on processors {cpus:?}: {source}")]
+    #[error("cannot run on processors {cpus:?}")]
     Pin {
         /// As asked for.
         cpus: Vec<usize>,
@@ -104,7 +104,7 @@ pub enum BenchError {
         source: io::Error,
     },
     /// What `/proc` says about the server cannot be read; it probably ended.
-    #[error("cannot read {path:?}: {source}")]
+    #[error("cannot read {path:?}")]
     Probe {
         /// The file.
         path: PathBuf,

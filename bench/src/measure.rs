@@ -88,7 +88,7 @@ pub(crate) fn run<P: Protocol>(
         drop(starts);
         let tallies = join(threads)?;
         match window {
-            Some(window) => Ok(merge(protocol, &tallies, window?)),
+            Some(window) => Ok(merge(protocol, load, &tallies, window?)),
             None => Err(BenchError::Usage(
                 "a generator thread ended before the load began".to_owned(),
             )),
@@ -257,17 +257,18 @@ fn elapsed_ns(origin: Instant) -> u64 {
     u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn merge<P: Protocol>(protocol: &P, tallies: &[Tally], window: Window) -> Measured {
+fn merge<P: Protocol>(protocol: &P, load: &Load, tallies: &[Tally], window: Window) -> Measured {
     let mut latencies = Latencies::new(protocol.commands().len());
     let mut refusals: BTreeMap<String, u64> = BTreeMap::new();
-    let (mut cpu, mut elapsed, mut ended_ns, mut late_bursts) =
-        (Duration::ZERO, Duration::ZERO, 0, 0);
+    let (mut cpu, mut waiting, mut elapsed) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+    let (mut ended_ns, mut late_bursts) = (0, 0);
     for tally in tallies {
         latencies.merge(&tally.latencies);
         for (name, count) in &tally.refusals {
             *refusals.entry((*name).to_owned()).or_insert(0) += count;
         }
         cpu += tally.cpu;
+        waiting += tally.waiting;
         elapsed += tally.elapsed;
         ended_ns = ended_ns.max(tally.ended_ns);
         late_bursts += tally.late_bursts;
@@ -287,7 +288,9 @@ fn merge<P: Protocol>(protocol: &P, tallies: &[Tally], window: Window) -> Measur
         system_us_per_command: per_command_us(to.system.saturating_sub(from.system)),
         resident_bytes: to.memory.map(|memory| memory.resident),
         peak_bytes: to.memory.map(|memory| memory.peak),
+        waiting: to.waiting.saturating_sub(from.waiting).as_secs_f64() / seconds,
     });
+    let share = |time: Duration| time.as_secs_f64() / elapsed.as_secs_f64().max(1e-9);
     Measured {
         seconds,
         commands,
@@ -309,7 +312,10 @@ fn merge<P: Protocol>(protocol: &P, tallies: &[Tally], window: Window) -> Measur
         refusals,
         server,
         generator: GeneratorUse {
-            busy: cpu.as_secs_f64() / elapsed.as_secs_f64().max(1e-9),
+            busy: share(cpu),
+            waiting: share(waiting),
+            // An open loop polls for due times, so that being occupied means nothing there; see `late_bursts`.
+            is_limit: load.rate.is_none() && share(cpu + waiting) > GeneratorUse::OCCUPIED_MAX,
             cpu_us_per_command: per_command_us(cpu),
             late_bursts,
         },

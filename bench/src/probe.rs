@@ -23,6 +23,8 @@ pub(crate) struct Usage {
     pub(crate) user: Duration,
     /// Processor time inside the kernel.
     pub(crate) system: Duration,
+    /// Time in which its threads could run, but others had the processors. Of threads that still live.
+    pub(crate) waiting: Duration,
     /// Resident memory now and at its highest, if it is a process.
     pub(crate) memory: Option<Memory>,
 }
@@ -56,9 +58,37 @@ impl Probe {
         Ok(Usage {
             user: ticks(user),
             system: ticks(system),
+            waiting: self.waiting(),
             memory,
         })
     }
+
+    fn waiting(&self) -> Duration {
+        let tasks = match self {
+            Probe::Process(pid) => format!("/proc/{pid}/task"),
+            Probe::Thread(tid) => return waiting(&format!("/proc/self/task/{tid}/schedstat")),
+        };
+        let tasks = fs::read_dir(tasks).into_iter().flatten().flatten();
+        tasks
+            .map(|task| waiting(&task.path().join("schedstat").to_string_lossy()))
+            .sum()
+    }
+}
+
+/// How long the calling thread could run, but others had the processors.
+pub(crate) fn own_waiting() -> Duration {
+    waiting("/proc/thread-self/schedstat")
+}
+
+/// The second number of a `schedstat` file; 0 where the kernel keeps none, as it only qualifies other figures.
+fn waiting(schedstat: &str) -> Duration {
+    let text = fs::read_to_string(schedstat).unwrap_or_default();
+    let ns = text
+        .split_ascii_whitespace()
+        .nth(1)
+        .and_then(|ns| ns.parse().ok())
+        .unwrap_or(0);
+    Duration::from_nanos(ns)
 }
 
 fn parse<T>(path: &Path, what: impl Fn(&str) -> Option<T>) -> Result<T, BenchError> {

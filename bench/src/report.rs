@@ -73,6 +73,8 @@ pub(crate) struct ServerUse {
     pub(crate) resident_bytes: Option<u64>,
     /// The highest since the process started.
     pub(crate) peak_bytes: Option<u64>,
+    /// Share of the time in which its threads could run, but others had the processors; above 1 with several threads.
+    pub(crate) waiting: f64,
 }
 
 impl ServerUse {
@@ -87,19 +89,19 @@ impl ServerUse {
 pub(crate) struct GeneratorUse {
     /// Share of the threads' time they were running, 0 to 1.
     pub(crate) busy: f64,
+    /// Share of it in which they could run, but others had the processors.
+    pub(crate) waiting: f64,
     pub(crate) cpu_us_per_command: f64,
+    /// In a closed loop: the threads had something to do nearly all the time, so that the figure may be the generator's
+    /// rather than the server's.
+    pub(crate) is_limit: bool,
     /// Bursts of an open loop begun over a millisecond late by the generator's own fault.
     pub(crate) late_bursts: u64,
 }
 
 impl GeneratorUse {
-    /// From here on the generator may be what limits the figure.
-    const BUSY_MAX: f64 = 0.9;
-
-    /// Whether the figure may be the generator's rather than the server's.
-    pub(crate) fn is_limit(&self) -> bool {
-        self.busy > Self::BUSY_MAX
-    }
+    /// From here on the generator may be what limits the figure: share of the time not spent waiting for the server.
+    pub(crate) const OCCUPIED_MAX: f64 = 0.9;
 }
 
 /// Memory that many things of one kind take in the server.
@@ -188,9 +190,17 @@ impl Measured {
                 .unwrap_or_default(),
                 resident_bytes: bytes(|server| server.resident_bytes),
                 peak_bytes: bytes(|server| server.peak_bytes),
+                waiting: median(servers.iter().map(|server| server.waiting)).unwrap_or_default(),
             }),
             generator: GeneratorUse {
                 busy: of(|round| round.generator.busy),
+                waiting: of(|round| round.generator.waiting),
+                is_limit: rounds
+                    .iter()
+                    .filter(|round| round.generator.is_limit)
+                    .count()
+                    * 2
+                    > rounds.len(),
                 cpu_us_per_command: of(|round| round.generator.cpu_us_per_command),
                 late_bursts: rounds.iter().map(|round| round.generator.late_bursts).sum(),
             },

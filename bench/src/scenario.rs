@@ -70,6 +70,7 @@ impl Settings {
     /// The label in tables.
     pub(crate) fn label(&self) -> String {
         let bytes = self.body_bytes;
+        let plural = if self.connections == 1 { "" } else { "s" };
         let depth = if self.depth > 1 {
             format!(", {} deep", self.depth)
         } else {
@@ -80,11 +81,11 @@ impl Settings {
             .map_or_else(String::new, |rate| format!(", {rate}/s"));
         match self.scenario {
             Scenario::Put => format!(
-                "put, {} connections{depth}, {bytes} B{rate}",
+                "put, {} connection{plural}{depth}, {bytes} B{rate}",
                 self.connections
             ),
             Scenario::Cycle => format!(
-                "cycle, {} connections{depth}, {bytes} B{rate}",
+                "cycle, {} connection{plural}{depth}, {bytes} B{rate}",
                 self.connections
             ),
             Scenario::Split => {
@@ -94,7 +95,7 @@ impl Settings {
                 )
             }
             Scenario::Backlog => format!("backlog, {} jobs, {bytes} B", self.jobs),
-            Scenario::Idle => format!("idle, {} connections", self.connections),
+            Scenario::Idle => format!("idle, {} connection{plural}", self.connections),
         }
     }
 

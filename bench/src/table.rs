@@ -6,6 +6,8 @@ use crate::latency::Percentiles;
 use crate::report::{Footprint, Measured, Report, Row, Subject};
 
 const MIB: f64 = 1024.0 * 1024.0;
+/// Waiting for a processor is mentioned from this share of the time on.
+const STARVED_MIN: f64 = 0.1;
 
 /// The whole report. `detail` adds a table of every kind of command.
 pub(crate) fn markdown(report: &Report, detail: bool) -> String {
@@ -22,7 +24,7 @@ pub(crate) fn markdown(report: &Report, detail: bool) -> String {
         Some([a, b, ..]) => side_by_side(&mut text, &loads, &a.name, &b.name),
         Some([]) | None => {}
     }
-    if detail {
+    if detail && !loads.is_empty() {
         operations(&mut text, &loads);
     }
     footprints(&mut text, report);
@@ -303,6 +305,17 @@ fn remarks(text: &mut String, report: &Report) {
                     "{place}: {count} commands were refused with {name}"
                 ));
             }
+            let waits = [
+                measured.server.map_or(0.0, |server| server.waiting),
+                measured.generator.waiting,
+            ];
+            if waits.iter().any(|&share| share > STARVED_MIN) {
+                let [server, generator] = waits.map(|share| share * 100.0);
+                remarks.push(format!(
+                    "{place}: others used the processors: the server waited for one {server:.0} % of the time, the \
+                     generator {generator:.0} %"
+                ));
+            }
             if measured.generator.late_bursts > 0 {
                 let count = measured.generator.late_bursts;
                 remarks.push(format!(
@@ -319,7 +332,7 @@ fn remarks(text: &mut String, report: &Report) {
         .any(is_limited)
     {
         remarks.push(
-            "* the generator was busy over 90 % of the time: the server may be faster than shown"
+            "* the generator hardly ever waited for the server, which may be faster than shown"
                 .to_owned(),
         );
     }
@@ -332,7 +345,7 @@ fn remarks(text: &mut String, report: &Report) {
 }
 
 fn is_limited(measured: &Measured) -> bool {
-    measured.generator.is_limit()
+    measured.generator.is_limit
 }
 
 fn rate(measured: &Measured) -> String {

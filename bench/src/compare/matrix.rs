@@ -3,7 +3,11 @@
 use longtail_model::Durability;
 
 use crate::cli::LoadArgs;
+use crate::error::BenchError;
 use crate::scenario::{Scenario, Settings};
+
+/// Largest burst of publishes in bytes: each is kept encoded in memory.
+const BURST_BYTES_MAX: u64 = 256 << 20;
 
 /// One line of work: a scenario at a durability.
 #[derive(Clone, Debug)]
@@ -72,4 +76,18 @@ fn standard(load: &LoadArgs, durability: Option<Durability>) -> Vec<Settings> {
         });
     }
     all
+}
+
+/// Refuses tasks whose bursts would not fit.
+pub(super) fn check(tasks: &[Task]) -> Result<(), BenchError> {
+    let largest = tasks
+        .iter()
+        .map(|task| u64::from(task.settings.depth) * task.settings.body_bytes as u64)
+        .max();
+    match largest {
+        Some(bytes) if bytes > BURST_BYTES_MAX => Err(BenchError::Usage(format!(
+            "a burst of {bytes} bytes (depth times body) exceeds the limit of {BURST_BYTES_MAX}"
+        ))),
+        _ => Ok(()),
+    }
 }

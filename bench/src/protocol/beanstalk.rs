@@ -4,6 +4,7 @@
 //! the RESERVED line. Bodies are skipped, not stored. Bodies of producers start with the time they were sent, so that
 //! workers can tell how long a job took from producer to worker.
 
+mod frames;
 mod parse;
 mod sink;
 #[cfg(test)]
@@ -11,8 +12,9 @@ mod tests;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use frames::{Frames, STAMP_BYTES, SharedPuts};
 use parse::{Line, line, refusal, reserved};
 
 use crate::error::BenchError;
@@ -25,72 +27,10 @@ const RESERVE: usize = 1;
 const DELETE: usize = 2;
 const COMMANDS: &[&str] = &["put", "reserve", "delete"];
 
-/// Seconds a worker may hold a job: longer than any run, so that no job comes back.
-const TTR_S: u32 = 3600;
-/// Priority of all jobs: not urgent, so that the server's count of urgent jobs stays out of it.
-const PRIORITY: u32 = 2048;
-/// Bytes of the sending time at the start of a producer's body: hexadecimal nanoseconds.
-const STAMP_BYTES: usize = 16;
-
 /// The protocol.
 #[derive(Debug, Default)]
 pub(crate) struct Beanstalk {
-    /// The last puts encoded, which all connections of a load share: bodies may be large.
-    puts: Mutex<Option<Puts>>,
-}
-
-#[derive(Clone, Debug)]
-struct Puts {
-    body_bytes: usize,
-    depth: u32,
-    frames: Arc<Frames>,
-}
-
-impl Beanstalk {
-    fn puts(&self, body_bytes: usize, depth: u32) -> Arc<Frames> {
-        let mut puts = self.puts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = puts
-            .as_ref()
-            .filter(|puts| puts.body_bytes == body_bytes && puts.depth == depth)
-        {
-            return Arc::clone(&known.frames);
-        }
-        let mut put = put_line(body_bytes).into_bytes();
-        put.resize(put.len() + body_bytes, b'x');
-        put.extend_from_slice(b"\r\n");
-        let frames = Arc::new(Frames::new(&put, depth));
-        *puts = Some(Puts {
-            body_bytes,
-            depth,
-            frames: Arc::clone(&frames),
-        });
-        frames
-    }
-}
-
-fn put_line(body_bytes: usize) -> String {
-    format!("put {PRIORITY} 0 {TTR_S} {body_bytes}\r\n")
-}
-
-/// Commands encoded once: as many copies as a burst has, and the length of one.
-#[derive(Debug)]
-struct Frames {
-    bytes: Vec<u8>,
-    each: usize,
-}
-
-impl Frames {
-    fn new(frame: &[u8], copies: u32) -> Self {
-        Frames {
-            bytes: frame.repeat(copies as usize),
-            each: frame.len(),
-        }
-    }
-
-    fn first(&self, count: u32) -> &[u8] {
-        let end = self.each * count as usize;
-        self.bytes.get(..end).unwrap_or(&self.bytes)
-    }
+    puts: SharedPuts,
 }
 
 /// Which bytes the current burst consists of.
@@ -107,10 +47,8 @@ pub(crate) struct BeanstalkSession {
     role: Role,
     depth: u32,
     budget: Option<u64>,
+    /// Shared by all connections; a producer, which writes times into them, gets its own copy.
     puts: Arc<Frames>,
-    /// A producer's own copy of `puts`, with times in it.
-    stamped: Vec<u8>,
-    stamp_at: Option<usize>,
     reserves: Frames,
     burst: Burst,
     /// Puts of the current cycle that the server took.
@@ -167,7 +105,7 @@ impl Protocol for Beanstalk {
         }
         Ok(BeanstalkSession::new(
             seat,
-            self.puts(seat.body_bytes, seat.depth),
+            self.puts.get(seat.body_bytes, seat.depth),
         ))
     }
 
@@ -190,17 +128,10 @@ impl BeanstalkSession {
         } else {
             b"reserve\r\n"
         };
-        let stamps = seat.role == Role::Produce && seat.body_bytes >= STAMP_BYTES;
         BeanstalkSession {
             role: seat.role,
             depth,
             budget: seat.budget,
-            stamped: if stamps {
-                puts.bytes.clone()
-            } else {
-                Vec::new()
-            },
-            stamp_at: stamps.then(|| put_line(seat.body_bytes).len()),
             puts,
             reserves: Frames::new(reserve, depth),
             burst: Burst::Delete,
@@ -223,17 +154,8 @@ impl BeanstalkSession {
             return Next::Park;
         }
         self.budget = self.budget.map(|left| left - u64::from(count));
-        if let Some(at) = self.stamp_at {
-            let stamp = stamp(now_ns);
-            for frame in self
-                .stamped
-                .chunks_exact_mut(self.puts.each)
-                .take(count as usize)
-            {
-                if let Some(place) = frame.get_mut(at..at + STAMP_BYTES) {
-                    place.copy_from_slice(&stamp);
-                }
-            }
+        if self.role == Role::Produce {
+            Arc::make_mut(&mut self.puts).stamp(count, now_ns);
         }
         self.accepted = 0;
         self.burst = Burst::Put(count);
@@ -315,10 +237,6 @@ impl Session for BeanstalkSession {
 
     fn outgoing(&self) -> &[u8] {
         match self.burst {
-            Burst::Put(count) if self.stamp_at.is_some() => {
-                let end = self.puts.each * count as usize;
-                self.stamped.get(..end).unwrap_or(&self.stamped)
-            }
             Burst::Put(count) => self.puts.first(count),
             Burst::Reserve(count) => self.reserves.first(count),
             Burst::Delete => &self.deletes,
@@ -394,16 +312,6 @@ impl BeanstalkSession {
             Burst::Delete => DELETE,
         }
     }
-}
-
-/// `ns` as sixteen hexadecimal digits.
-fn stamp(ns: u64) -> [u8; STAMP_BYTES] {
-    let mut digits = [b'0'; STAMP_BYTES];
-    for (place, digit) in digits.iter_mut().rev().enumerate() {
-        let nibble = (ns >> (4 * place)) & 0xf;
-        *digit = b"0123456789abcdef"[nibble as usize];
-    }
-    digits
 }
 
 fn unexpected(command: usize, reply: &[u8]) -> BenchError {

@@ -17,7 +17,7 @@ fn session(role: Role, depth: u32, body_bytes: usize) -> BeanstalkSession {
     let protocol = Beanstalk::default();
     BeanstalkSession::new(
         &seat(role, depth, body_bytes),
-        protocol.puts(body_bytes, depth),
+        protocol.puts.get(body_bytes, depth),
     )
 }
 
@@ -267,7 +267,7 @@ fn a_budget_ends_with_a_short_burst() {
         budget: Some(3),
         ..seat(Role::Put, 2, 1)
     };
-    let mut session = BeanstalkSession::new(&seat, protocol.puts(1, 2));
+    let mut session = BeanstalkSession::new(&seat, protocol.puts.get(1, 2));
     assert_eq!(
         session.next(0, false, &flow),
         Next::Burst {
