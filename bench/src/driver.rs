@@ -32,8 +32,6 @@ use crate::protocol::{Next, Protocol, Replies, Session};
 const READ_BYTES: usize = 256 * 1024;
 /// Events taken from epoll at once.
 const EVENTS_MAX: usize = 512;
-/// How long the server may answer nothing at all while commands wait.
-const GRACE: Duration = Duration::from_secs(15);
 /// Longest sleep, so that the end of the load and an abort are noticed.
 const TICK: Duration = Duration::from_millis(50);
 /// How often producers in front of a full window look again when only other threads settle.
@@ -50,6 +48,8 @@ pub(crate) struct Schedule {
     pub(crate) stop_at_ns: u64,
     /// Time between two bursts of a paced connection.
     pub(crate) pace_ns: Option<f64>,
+    /// How long nothing may be sent or answered while commands wait for replies.
+    pub(crate) stall_after: Duration,
 }
 
 /// What a thread brings back.
@@ -80,6 +80,8 @@ pub(crate) struct Driver<'a, S> {
     now_ns: u64,
     answered: u64,
     replied_ns: u64,
+    /// When anything was last sent or answered.
+    active_ns: u64,
     unfinished: usize,
     due: BinaryHeap<Reverse<(u64, usize)>>,
     parked: VecDeque<usize>,
@@ -120,6 +122,7 @@ impl<'a, S: Session> Driver<'a, S> {
             now_ns: 0,
             answered: 0,
             replied_ns: 0,
+            active_ns: 0,
             due: BinaryHeap::new(),
             parked: VecDeque::new(),
             latencies: Latencies::new(protocol.commands().len()),
@@ -244,11 +247,12 @@ impl<'a, S: Session> Driver<'a, S> {
             .filter(|connection| !connection.done && !connection.session.is_blocked())
             .map(|connection| u64::from(connection.awaiting))
             .sum();
-        let grace_ns = u64::try_from(GRACE.as_nanos()).unwrap_or(u64::MAX);
-        if missing > 0 && self.now_ns > self.replied_ns.saturating_add(grace_ns) {
+        let stall_after = self.schedule.stall_after;
+        let stall_ns = u64::try_from(stall_after.as_nanos()).unwrap_or(u64::MAX);
+        if missing > 0 && self.now_ns > self.active_ns.saturating_add(stall_ns) {
             return Err(BenchError::Stalled {
                 missing,
-                after: GRACE,
+                after: stall_after,
             });
         }
         Ok(missing == 0 && self.flow.is_drained())
@@ -299,6 +303,7 @@ impl<'a, S: Session> Driver<'a, S> {
         match connection.session.next(sent_ns, stopping, self.flow) {
             Next::Burst { command, count } => {
                 connection.due_ns += pace_ns.unwrap_or(0.0);
+                self.active_ns = self.now_ns;
                 connection.begin(command, count, sent_ns);
                 connection.flush(&self.epoll, token)
             }
@@ -345,6 +350,7 @@ impl<'a, S: Session> Driver<'a, S> {
             // A refusal is quick and no work done: it counts neither as throughput nor as latency.
             self.answered += u64::from(done);
             self.replied_ns = self.now_ns;
+            self.active_ns = self.now_ns;
             let took_ns = self.now_ns.saturating_sub(connection.sent_ns);
             if measured && done > 0 {
                 self.latencies.command(connection.command, took_ns, done);
@@ -385,3 +391,6 @@ impl Mark {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,9 @@ use crate::progress::Progress;
 use crate::protocol::Protocol;
 use crate::report::{GeneratorUse, Measured, OperationLatency, ServerUse};
 
+/// How long a server may answer nothing at all while commands wait: longer than any sync of a sane disk.
+const STALL_AFTER: Duration = Duration::from_secs(15);
+
 /// A server under load.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
@@ -133,6 +136,7 @@ fn schedule(load: &Load) -> Schedule {
         measure_from_ns,
         stop_at_ns,
         pace_ns: load.pace_ns(),
+        stall_after: STALL_AFTER,
     }
 }
 
