@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, Weak};
 
-use longtail_engine::runtime::{Clock, Runtime, RuntimeConfig, Shards, SystemClock};
+use longtail_engine::runtime::{Clock, LogFacts, Runtime, RuntimeConfig, Shards, SystemClock};
 use longtail_engine::{
-    Command, NewMessage, Numbering, Recovered, Refusal, Reply, ShardInfo, StreamConfig, StreamInfo, StreamName, Target,
+    Command, NewMessage, Numbering, Recovered, Refusal, Reply, ShardInfo, StreamConfig, StreamInfo,
+    StreamName, Target,
 };
 use longtail_model::{Durability, Seq, ShardId, StreamId};
 use parking_lot::Mutex;
@@ -39,7 +40,7 @@ pub enum BrokerError {
 /// Everything that outlives connections.
 pub struct Broker {
     config: BrokerConfig,
-    runtime: Mutex<Option<Arc<Runtime>>>,
+    runtime: Arc<Runtime>,
     shards: Arc<dyn Shards>,
     /// The broker's own session at each shard.
     clients: Vec<Client>,
@@ -57,16 +58,21 @@ impl Broker {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let opened = shards::open(&config, &clock)?;
         let (shards, recovered): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
-        let runtime_config = RuntimeConfig { interval_ms: config.interval_ms };
-        let runtime =
-            Arc::new(Runtime::start(shards, Arc::clone(&clock), &runtime_config).map_err(BrokerError::Thread)?);
+        let runtime_config = RuntimeConfig {
+            interval_ms: config.interval_ms,
+        };
+        let runtime = Arc::new(
+            Runtime::start(shards, &clock, &runtime_config)
+                .map_err(BrokerError::Thread)?,
+        );
         let shards: Arc<dyn Shards> = Arc::clone(&runtime) as Arc<dyn Shards>;
         let inboxes = Arc::new(Mutex::new(Vec::new()));
-        let clients =
-            (0..shards.count()).map(|shard| attach(&shards, &inboxes, ShardId(shard))).collect();
+        let clients = (0..shards.count())
+            .map(|shard| attach(&shards, &inboxes, ShardId(shard)))
+            .collect();
         Ok(Arc::new(Broker {
             config,
-            runtime: Mutex::new(Some(runtime)),
+            runtime,
             shards,
             clients,
             inboxes,
@@ -102,7 +108,11 @@ impl Broker {
     /// What acknowledgements mean where a stream does not say.
     #[must_use]
     pub fn durability(&self) -> Durability {
-        if self.config.directory().is_none() { Durability::Memory } else { self.config.durability }
+        if self.config.directory().is_none() {
+            Durability::Memory
+        } else {
+            self.config.durability
+        }
     }
 
     /// The shard that a new stream belongs to: streams that share their numbers are together.
@@ -124,9 +134,16 @@ impl Broker {
     }
 
     /// The shard where a stream lives, if it exists.
-    pub async fn find(&self, name: &StreamName) -> Result<Option<(ShardId, StreamInfo)>, BrokerError> {
+    pub async fn find(
+        &self,
+        name: &StreamName,
+    ) -> Result<Option<(ShardId, StreamInfo)>, BrokerError> {
         for client in &self.clients {
-            match client.call(Command::DescribeStream { name: name.clone() }).await?.reply {
+            match client
+                .call(Command::DescribeStream { name: name.clone() })
+                .await?
+                .reply
+            {
                 Reply::StreamInfo(info) => return Ok(Some((client.shard(), *info))),
                 Reply::NotFound => {}
                 other => return Err(BrokerError::Unexpected(format!("{other:?}"))),
@@ -139,21 +156,42 @@ impl Broker {
     ///
     /// # Errors
     /// When there is no such stream, or the shard refuses.
-    pub async fn at_stream(&self, name: &StreamName, command: Command) -> Result<Answer, BrokerError> {
-        let Some((shard, _)) = self.find(name).await? else { return Err(BrokerError::NoStream(name.clone())) };
+    pub async fn at_stream(
+        &self,
+        name: &StreamName,
+        command: Command,
+    ) -> Result<Answer, BrokerError> {
+        let Some((shard, _)) = self.find(name).await? else {
+            return Err(BrokerError::NoStream(name.clone()));
+        };
         let answer = accepted(self.clients[usize::from(shard.0)].call(command).await?)?;
-        if answer.reply == Reply::NotFound { Err(BrokerError::NoStream(name.clone())) } else { Ok(answer) }
+        if answer.reply == Reply::NotFound {
+            Err(BrokerError::NoStream(name.clone()))
+        } else {
+            Ok(answer)
+        }
     }
 
     /// Creates a stream, durably; nothing happens when it exists with the same configuration.
     ///
     /// # Errors
     /// When it exists with another one, or the shard refuses.
-    pub async fn define(&self, name: StreamName, config: StreamConfig) -> Result<StreamId, BrokerError> {
+    pub async fn define(
+        &self,
+        name: StreamName,
+        config: StreamConfig,
+    ) -> Result<StreamId, BrokerError> {
         let existing = self.find(&name).await?.map(|(shard, _)| shard);
         let shard = existing.unwrap_or_else(|| self.placement(&name, &config.numbering));
         let client = &self.clients[usize::from(shard.0)];
-        accepted(client.call(Command::Define { name: name.clone(), config: Box::new(config) }).await?)?;
+        accepted(
+            client
+                .call(Command::Define {
+                    name: name.clone(),
+                    config: Box::new(config),
+                })
+                .await?,
+        )?;
         match self.find(&name).await? {
             Some((_, info)) => Ok(info.stream),
             None => Err(BrokerError::NoStream(name)),
@@ -164,9 +202,19 @@ impl Broker {
     ///
     /// # Errors
     /// When there is no such stream, or the shard refuses.
-    pub async fn publish_to(&self, name: &StreamName, message: NewMessage) -> Result<Seq, BrokerError> {
-        let Some((shard, info)) = self.find(name).await? else { return Err(BrokerError::NoStream(name.clone())) };
-        let command = Command::Publish { to: Target::Stream(info.stream), also: Vec::new(), message };
+    pub async fn publish_to(
+        &self,
+        name: &StreamName,
+        message: NewMessage,
+    ) -> Result<Seq, BrokerError> {
+        let Some((shard, info)) = self.find(name).await? else {
+            return Err(BrokerError::NoStream(name.clone()));
+        };
+        let command = Command::Publish {
+            to: Target::Stream(info.stream),
+            also: Vec::new(),
+            message,
+        };
         match accepted(self.clients[usize::from(shard.0)].call(command).await?)?.reply {
             Reply::Published { seq } => Ok(seq),
             other => Err(BrokerError::Unexpected(format!("{other:?}"))),
@@ -177,15 +225,26 @@ impl Broker {
     ///
     /// # Errors
     /// When the broker is closing.
-    pub async fn streams(&self, space: Option<Arc<str>>) -> Result<Vec<(StreamName, StreamInfo)>, BrokerError> {
+    pub async fn streams(
+        &self,
+        space: Option<Arc<str>>,
+    ) -> Result<Vec<(StreamName, StreamInfo)>, BrokerError> {
         let mut all = Vec::new();
         for client in &self.clients {
-            let Reply::Streams(names) = client.call(Command::ListStreams { space: space.clone() }).await?.reply else {
+            let Reply::Streams(names) = client
+                .call(Command::ListStreams {
+                    space: space.clone(),
+                })
+                .await?
+                .reply
+            else {
                 continue;
             };
             for name in names {
-                if let Reply::StreamInfo(info) =
-                    client.call(Command::DescribeStream { name: name.clone() }).await?.reply
+                if let Reply::StreamInfo(info) = client
+                    .call(Command::DescribeStream { name: name.clone() })
+                    .await?
+                    .reply
                 {
                     all.push((name, *info));
                 }
@@ -198,16 +257,19 @@ impl Broker {
     /// What each shard holds.
     #[must_use]
     pub fn info(&self) -> Vec<ShardInfo> {
-        self.runtime.lock().as_ref().map(|runtime| runtime.info()).unwrap_or_default()
+        self.runtime.info()
+    }
+
+    /// What was known of a shard's log at its last batch. Takes no lock.
+    #[must_use]
+    pub fn log_facts(&self, shard: ShardId) -> LogFacts {
+        self.runtime.log_facts(shard)
     }
 
     /// Makes everything durable, writes checkpoints and stops the shards. Whoever still waits for an answer gets
     /// [`Closed`].
     pub fn close(&self) {
-        let runtime = self.runtime.lock().take();
-        if let Some(runtime) = runtime {
-            runtime.stop();
-        }
+        self.runtime.stop();
         for inbox in self.inboxes.lock().drain(..) {
             if let Some(inbox) = inbox.upgrade() {
                 inbox.close();
@@ -232,8 +294,12 @@ fn attach(shards: &Arc<dyn Shards>, inboxes: &Mutex<Vec<Weak<Inbox>>>, shard: Sh
 
 /// FNV-1a over the parts, each ended by a zero byte. Placement depends on it: it must never change.
 fn stable_hash(parts: &[&[u8]]) -> u64 {
-    let bytes = parts.iter().flat_map(|part| part.iter().copied().chain(std::iter::once(0)));
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    let bytes = parts
+        .iter()
+        .flat_map(|part| part.iter().copied().chain(std::iter::once(0)));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 #[cfg(test)]
@@ -242,7 +308,10 @@ mod tests {
 
     #[test]
     fn placement_never_changes() {
-        assert_eq!(stable_hash(&[b"default", b"beanstalk"]), stable_hash(&[b"default", b"beanstalk"]));
+        assert_eq!(
+            stable_hash(&[b"default", b"beanstalk"]),
+            stable_hash(&[b"default", b"beanstalk"])
+        );
         assert_ne!(stable_hash(&[b"ab", b"c"]), stable_hash(&[b"a", b"bc"]));
         assert_eq!(stable_hash(&[b""]), 0xaf63_bd4c_8601_b7df);
     }

@@ -60,7 +60,11 @@ impl Builder {
     /// Keeps everything in memory: nothing is written, nothing is left behind. The default.
     #[must_use]
     pub fn in_memory(mut self) -> Self {
-        self.broker = BrokerConfig { data: None, durability: Durability::Memory, ..self.broker };
+        self.broker = BrokerConfig {
+            data: None,
+            durability: Durability::Memory,
+            ..self.broker
+        };
         self
     }
 
@@ -68,7 +72,11 @@ impl Builder {
     /// [`Builder::durability`] says otherwise.
     #[must_use]
     pub fn at(mut self, dir: impl Into<PathBuf>) -> Self {
-        self.broker = BrokerConfig { data: Some(dir.into()), durability: Durability::Sync, ..self.broker };
+        self.broker = BrokerConfig {
+            data: Some(dir.into()),
+            durability: Durability::Sync,
+            ..self.broker
+        };
         self
     }
 
@@ -108,7 +116,11 @@ impl Builder {
 
     /// Speaks beanstalkd's protocol at a listener, for those whom `admission` lets in.
     #[must_use]
-    pub fn beanstalk_listener(mut self, config: ListenerConfig, admission: Arc<dyn Admission>) -> Self {
+    pub fn beanstalk_listener(
+        mut self,
+        config: ListenerConfig,
+        admission: Arc<dyn Admission>,
+    ) -> Self {
         self.beanstalk_listeners.push((config, admission));
         self
     }

@@ -50,8 +50,17 @@ impl Longtail {
 
     pub(crate) fn start(builder: Builder, broker: Arc<Broker>) -> Result<Self, StartError> {
         let edge = Edge::start(builder.edge, RunShards(broker.shards()))?;
-        let mut running = Longtail { broker, edge: Some(edge), beanstalk: None, addresses: Vec::new() };
-        let exposure = Exposure::new(if builder.accounts { Accounts::Configured } else { Accounts::Absent });
+        let mut running = Longtail {
+            broker,
+            edge: Some(edge),
+            beanstalk: None,
+            addresses: Vec::new(),
+        };
+        let exposure = Exposure::new(if builder.accounts {
+            Accounts::Configured
+        } else {
+            Accounts::Absent
+        });
         if !builder.beanstalk_listeners.is_empty() {
             running.start_beanstalk(builder.beanstalk, builder.beanstalk_listeners, exposure)?;
         }
@@ -61,7 +70,10 @@ impl Longtail {
     fn start_beanstalk(
         &mut self,
         mut config: longtail_beanstalk::Config,
-        listeners: Vec<(longtail_edge::ListenerConfig, Arc<dyn longtail_beanstalk::Admission>)>,
+        listeners: Vec<(
+            longtail_edge::ListenerConfig,
+            Arc<dyn longtail_beanstalk::Admission>,
+        )>,
         exposure: Exposure,
     ) -> Result<(), StartError> {
         let numbering = Numbering::Shared(longtail_beanstalk::tenant::NUMBERING.into());
@@ -72,15 +84,34 @@ impl Longtail {
             broker: Arc::clone(&self.broker),
             shard: config.shard,
         };
-        let instance = self.broker.clock().now().0.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(std::process::id());
-        let tenant = Arc::new(Tenant::new(config, Identity::of_process(instance), Arc::new(host))?);
+        let instance = self
+            .broker
+            .clock()
+            .now()
+            .0
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            ^ u64::from(std::process::id());
+        let tenant = Arc::new(Tenant::new(
+            config,
+            Identity::of_process(instance),
+            Arc::new(host),
+        )?);
         for (listener, admission) in listeners {
             exposure.check(&listener.address)?;
             let service = Beanstalk::new(Arc::clone(&tenant), self.broker.shards(), admission);
-            let edge = self.edge.as_ref().ok_or(longtail_edge::ListenError::ShuttingDown);
+            let edge = self
+                .edge
+                .as_ref()
+                .ok_or(longtail_edge::ListenError::ShuttingDown);
             let open = edge.and_then(|edge| edge.listen(listener, service));
-            let open = open.map_err(|source| StartError::Listen { protocol: "beanstalk", source })?;
-            self.addresses.push(ListeningOn { protocol: "beanstalk", address: open.local().to_string() });
+            let open = open.map_err(|source| StartError::Listen {
+                protocol: "beanstalk",
+                source,
+            })?;
+            self.addresses.push(ListeningOn {
+                protocol: "beanstalk",
+                address: open.local().to_string(),
+            });
         }
         self.beanstalk = Some(tenant);
         Ok(())
@@ -114,7 +145,8 @@ impl Longtail {
     /// numbers of its own.
     #[must_use]
     pub fn client(&self, stream: &StreamName) -> Client {
-        self.broker.client(self.broker.placement(stream, &Numbering::Own))
+        self.broker
+            .client(self.broker.placement(stream, &Numbering::Own))
     }
 
     /// Lets clients finish for at most 10 seconds, then makes everything durable and stops.
@@ -126,7 +158,10 @@ impl Longtail {
     pub fn drain(mut self, within: Duration) -> DrainReport {
         let report = self.edge.as_ref().map(|edge| edge.drain(within));
         self.stop();
-        report.unwrap_or(DrainReport { finished: 0, cut: 0 })
+        report.unwrap_or(DrainReport {
+            finished: 0,
+            cut: 0,
+        })
     }
 
     fn stop(&mut self) {
@@ -182,4 +217,3 @@ const _: fn() = || {
     fn shared<T: Send + Sync>() {}
     shared::<Connection<Beanstalk>>();
 };
-
