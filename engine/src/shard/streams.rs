@@ -10,7 +10,6 @@ use crate::definition;
 use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
 use crate::event;
 use crate::stream::{Alarm, Group, SessionKey, Stream};
-use crate::structures::index::Index;
 use crate::structures::ordered::OrderedSet;
 
 impl Shard {
