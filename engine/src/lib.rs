@@ -10,14 +10,22 @@
 //! no thread and no socket; [`runtime`] gives it those.
 
 pub mod command;
+pub mod structures;
 pub mod config;
 pub mod effect;
+pub mod headers;
 pub mod message;
 pub mod runtime;
+
+mod definition;
+mod event;
+mod shard;
+mod stream;
 
 pub use command::{Command, Handle, NewMessage, Role, Settle, Start, Target, Token, Wait, Which};
 pub use config::{GroupConfig, Keep, Limits, Numbering, Order, Overflow, StreamConfig, StreamName};
 pub use effect::{
-    Counts, Delivery, Effect, Effects, Gate, MessageInfo, MessageState, Refusal, Reply, ShardInfo, StreamInfo,
+    Counts, Delivery, Effect, Effects, Gate, GroupInfo, MessageInfo, MessageState, Refusal, Reply, ShardInfo, StreamInfo,
 };
 pub use message::Message;
+pub use shard::{Logs, RecoverError, Shard, ShardConfig};

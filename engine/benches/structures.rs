@@ -1,0 +1,156 @@
+//! Time and memory of the structures in `longtail_engine::structures`: `cargo bench -p longtail-engine --bench structures`.
+//!
+//! Prints one line a case: nanoseconds an operation (the best of a few rounds) and bytes of heap an entry where that
+//! means something. The best round, because everything else on the machine only ever adds time.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use longtail_engine::structures::OrderedSet;
+
+const ENTRIES: u64 = 1_000_000;
+const ROUNDS: usize = 3;
+
+/// Runs `case` (which returns how many operations it timed, the nanoseconds they took, and the bytes of heap an entry)
+/// and prints the best round.
+fn report(name: &str, mut case: impl FnMut() -> (u64, u128, Option<f64>)) {
+    let mut best = f64::INFINITY;
+    let mut bytes = None;
+    for _ in 0..ROUNDS {
+        let (operations, nanos, heap) = case();
+        best = best.min(nanos as f64 / operations as f64);
+        bytes = heap;
+    }
+    let bytes = bytes.map_or(String::new(), |bytes| format!("{bytes:12.2}"));
+    println!("{name:<58}{best:10.1}{bytes}");
+}
+
+fn timed(work: impl FnOnce()) -> u128 {
+    let start = Instant::now();
+    work();
+    start.elapsed().as_nanos()
+}
+
+/// Scatters `i` over 64 bits (the finaliser of SplitMix64).
+fn scatter(i: u64) -> u64 {
+    let mut z = i.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn per_entry(heap: usize, entries: u64) -> Option<f64> {
+    Some(heap as f64 / entries as f64)
+}
+
+fn ordered_set() {
+    let filled = |key: fn(u64) -> u64| {
+        let mut set = OrderedSet::new();
+        for seq in 1..=ENTRIES {
+            set.insert(key(seq), seq);
+        }
+        set
+    };
+    let fill = |key: fn(u64) -> u64| {
+        move || {
+            let mut set = OrderedSet::new();
+            let nanos = timed(|| {
+                for seq in 1..=ENTRIES {
+                    set.insert(key(seq), seq);
+                }
+            });
+            (ENTRIES, nanos, per_entry(set.heap_bytes(), ENTRIES))
+        }
+    };
+    report("ordered: insert at the end", fill(|_| 1024));
+    report("ordered: insert, 3 priorities", fill(|seq| seq % 3));
+    report(
+        "ordered: insert, 10 priorities",
+        fill(|seq| scatter(seq) % 10),
+    );
+    report(
+        "ordered: insert, random 32-bit priority",
+        fill(|seq| scatter(seq) >> 32),
+    );
+    report("ordered: pop_first", || {
+        let mut set = filled(|_| 1024);
+        let nanos = timed(|| while black_box(set.pop_first()).is_some() {});
+        (ENTRIES, nanos, None)
+    });
+    report("ordered: pop_first, random priority", || {
+        let mut set = filled(|seq| scatter(seq) >> 32);
+        let nanos = timed(|| while black_box(set.pop_first()).is_some() {});
+        (ENTRIES, nanos, None)
+    });
+    report("ordered: pop_first, then insert it again", || {
+        let mut set = filled(|_| 1024);
+        let nanos = timed(|| {
+            for _ in 0..ENTRIES {
+                if let Some((key, seq)) = set.pop_first() {
+                    set.insert(black_box(key), seq);
+                }
+            }
+        });
+        (ENTRIES, nanos, None)
+    });
+    report(
+        "ordered: insert at the end and pop_first, 10,000 waiting",
+        || {
+            let mut set = OrderedSet::new();
+            for seq in 0..10_000 {
+                set.insert(1024, seq);
+            }
+            let nanos = timed(|| {
+                for seq in 10_000..10_000 + ENTRIES {
+                    set.insert(1024, seq);
+                    black_box(set.pop_first());
+                }
+            });
+            (ENTRIES, nanos, None)
+        },
+    );
+    report("ordered: insert and pop_first, nothing waiting", || {
+        let mut set = OrderedSet::new();
+        let nanos = timed(|| {
+            for seq in 0..ENTRIES {
+                set.insert(1024, seq);
+                black_box(set.pop_first());
+            }
+        });
+        (ENTRIES, nanos, None)
+    });
+    report("ordered: contains, random", || {
+        let set = filled(|_| 1024);
+        let nanos = timed(|| {
+            for i in 0..ENTRIES {
+                black_box(set.contains(1024, scatter(i) % ENTRIES));
+            }
+        });
+        (ENTRIES, nanos, None)
+    });
+    report("ordered: remove, random", || {
+        let mut set = filled(|_| 1024);
+        let nanos = timed(|| {
+            for i in 0..ENTRIES {
+                black_box(set.remove(1024, scatter(i) % ENTRIES));
+            }
+        });
+        (ENTRIES, nanos, None)
+    });
+    let mut bytes = Vec::new();
+    let set = filled(|_| 1024);
+    report("ordered: encode, an entry", || {
+        bytes.clear();
+        let nanos = timed(|| set.encode(&mut bytes));
+        (ENTRIES, nanos, per_entry(bytes.len(), ENTRIES))
+    });
+    report("ordered: decode, an entry", || {
+        let nanos = timed(|| assert!(OrderedSet::decode(&mut bytes.as_slice()).is_ok()));
+        (ENTRIES, nanos, None)
+    });
+}
+
+fn main() {
+    println!("{:<58}{:>10}{:>12}", "", "ns/op", "bytes/entry");
+    ordered_set();
+}
