@@ -1,0 +1,254 @@
+//! The edge as the server sees it: start, listen, look, drain, stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tracing::info;
+
+use crate::accept::Acceptor;
+use crate::address::Endpoint;
+use crate::bind::Bound;
+use crate::close::CloseReason;
+use crate::config::{EdgeConfig, ListenerConfig};
+use crate::connection::ConnectionId;
+use crate::error::{ListenError, StartError};
+use crate::metrics::ListenerSnapshot;
+use crate::protocol::Protocol;
+use crate::shared::{ListenerShared, Shared};
+use crate::sweep;
+use crate::table::ConnectionInfo;
+use crate::tick::Tick;
+use crate::worker::Worker;
+
+/// How long cut connections may take to be gone.
+const CUT_WITHIN: Duration = Duration::from_secs(2);
+
+/// The running edge. Dropping it ends everything at once; [`drain`](Self::drain) first is kinder.
+pub struct Edge {
+    shared: Arc<Shared>,
+    listeners: Mutex<Vec<Arc<ListenerShared>>>,
+    stop_accepting: watch::Sender<bool>,
+    stop_workers: watch::Sender<bool>,
+    hurry: AtomicBool,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// An open listener.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    local: Endpoint,
+    number: usize,
+}
+
+impl Listener {
+    /// Where it is bound; the real port if 0 was asked for.
+    #[must_use]
+    pub fn local(&self) -> &Endpoint {
+        &self.local
+    }
+
+    /// Its number, from 0, in the order of opening.
+    #[must_use]
+    pub fn number(&self) -> usize {
+        self.number
+    }
+}
+
+/// How a drain went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainReport {
+    /// Connections that finished by themselves.
+    pub finished: usize,
+    /// Connections that were cut at the deadline, or by [`Edge::hurry`].
+    pub cut: usize,
+}
+
+impl Edge {
+    /// Starts the workers; `hook` runs in every tick of each of them.
+    ///
+    /// # Errors
+    /// [`StartError`] when the system gives no thread or no descriptor for one of them.
+    pub fn start(config: EdgeConfig, hook: impl Tick) -> Result<Edge, StartError> {
+        let count = match config.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            count => count,
+        };
+        let hook: Arc<dyn Tick> = Arc::new(hook);
+        let failed = |worker| move |source| StartError::Worker { worker, source };
+        let workers: Vec<Worker> = (0..count)
+            .map(|number| Worker::new(number).map_err(failed(number)))
+            .collect::<Result<_, _>>()?;
+        let handles: Vec<Handle> = workers
+            .iter()
+            .map(|worker| worker.handle().clone())
+            .collect();
+        let shared = Arc::new(Shared::new(config, handles));
+        let (stop_workers, stop) = watch::channel(false);
+        let mut edge = Edge {
+            shared: shared.clone(),
+            listeners: Mutex::default(),
+            stop_accepting: watch::channel(false).0,
+            stop_workers,
+            hurry: AtomicBool::new(false),
+            threads: Vec::with_capacity(count),
+        };
+        for (number, worker) in workers.into_iter().enumerate() {
+            let thread = worker
+                .start(hook.clone(), stop.clone())
+                .map_err(failed(number))?;
+            edge.threads.push(thread);
+        }
+        edge.shared.workers[0].handle.spawn(sweep::run(shared));
+        Ok(edge)
+    }
+
+    /// Opens a listener for `protocol`. Connections are accepted from now on.
+    ///
+    /// # Errors
+    /// [`ListenError`] when the address cannot be bound.
+    pub fn listen<P: Protocol>(
+        &self,
+        config: ListenerConfig,
+        protocol: Arc<P>,
+    ) -> Result<Listener, ListenError> {
+        if self.shared.draining.load(Ordering::Acquire) {
+            return Err(ListenError::ShuttingDown);
+        }
+        let mut listeners = self.listeners.lock();
+        let number = listeners.len();
+        // The acceptors too are spread over the workers.
+        let worker = &self.shared.workers[number % self.shared.workers.len()].handle;
+        let bound = {
+            let _runtime = worker.enter();
+            Bound::open(&config.address, config.backlog)?
+        };
+        let local = bound.endpoint().map_err(|source| ListenError::Bind {
+            address: config.address.clone(),
+            source,
+        })?;
+        let listener = Arc::new(ListenerShared::new(
+            number,
+            protocol.name(),
+            local.to_string(),
+            config,
+        ));
+        listeners.push(listener.clone());
+        info!(protocol = protocol.name(), address = %local, "listening");
+        let acceptor = Acceptor {
+            bound,
+            local: local.clone(),
+            shared: self.shared.clone(),
+            listener,
+            protocol,
+        };
+        worker.spawn(acceptor.run(self.stop_accepting.subscribe()));
+        Ok(Listener { local, number })
+    }
+
+    /// The runtime of a worker, for background work that belongs to its thread.
+    #[must_use]
+    pub fn runtime(&self, worker: usize) -> Option<&Handle> {
+        self.shared.workers.get(worker).map(|worker| &worker.handle)
+    }
+
+    /// How many workers there are.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.shared.workers.len()
+    }
+
+    /// The open connections, in no particular order.
+    #[must_use]
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        let mut all = Vec::new();
+        self.shared.table.for_each(|entry| all.push(entry.info()));
+        all
+    }
+
+    /// Ends a connection now; tells whether it was there.
+    pub fn kick(&self, id: ConnectionId) -> bool {
+        let entry = self.shared.table.get(id);
+        if let Some(entry) = &entry {
+            entry.cut(CloseReason::Kicked);
+        }
+        entry.is_some()
+    }
+
+    /// Bytes that wait in the outboxes and half-read messages of all connections.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.shared.memory.held()
+    }
+
+    /// The counters of every listener.
+    #[must_use]
+    pub fn metrics(&self) -> Vec<ListenerSnapshot> {
+        let mut all: Vec<ListenerSnapshot> = self
+            .listeners
+            .lock()
+            .iter()
+            .map(|listener| listener.snapshot())
+            .collect();
+        self.shared.table.for_each(|entry| {
+            let info = entry.info();
+            if let Some(listener) = all.get_mut(info.listener) {
+                listener.bytes_in += info.bytes_in;
+                listener.bytes_out += info.bytes_out;
+            }
+        });
+        all
+    }
+
+    /// Stops accepting, asks every connection to finish ([`Protocol::draining`]), and cuts those that are left after
+    /// `within` or after [`hurry`](Self::hurry). Blocks the calling thread, which must not be a worker.
+    pub fn drain(&self, within: Duration) -> DrainReport {
+        self.shared.draining.store(true, Ordering::Release);
+        self.stop_accepting.send_replace(true);
+        let before = self.shared.table.len();
+        self.shared.table.for_each(|entry| entry.drain());
+        let hurried = || self.hurry.load(Ordering::Acquire);
+        let cut = if self.shared.table.wait_until_empty(within, hurried) {
+            0
+        } else {
+            self.cut_all()
+        };
+        DrainReport {
+            finished: before.saturating_sub(cut),
+            cut,
+        }
+    }
+
+    /// Makes a running or coming [`drain`](Self::drain) wait no longer.
+    pub fn hurry(&self) {
+        self.hurry.store(true, Ordering::Release);
+        self.shared.table.interrupt_wait();
+    }
+
+    fn cut_all(&self) -> usize {
+        let mut cut = 0;
+        self.shared.table.for_each(|entry| {
+            cut += 1;
+            entry.cut(CloseReason::Shutdown);
+        });
+        self.shared.table.wait_until_empty(CUT_WITHIN, || false);
+        cut
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        self.shared.draining.store(true, Ordering::Release);
+        self.stop_accepting.send_replace(true);
+        self.cut_all();
+        self.stop_workers.send_replace(true);
+        for thread in self.threads.drain(..) {
+            // A worker that panicked has told so already.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The outbox: bytes on their way to one peer.
+//!
+//! Small replies are copied together into one tail buffer; large bodies are queued as reference-counted [`Bytes`] and
+//! leave with a vectored write. An empty outbox keeps at most [`KEPT_CAPACITY`] bytes, so that idle connections are cheap.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Write};
+
+use bytes::{Buf, Bytes};
+
+/// From this size on, [`Out::put_bytes`] queues a reference instead of copying.
+pub const SHARED_BYTES_MIN: usize = 16 * 1024;
+
+/// Buffer an empty outbox may keep.
+const KEPT_CAPACITY: usize = 1024;
+
+/// First allocation of a tail: most replies of a tick fit.
+const FIRST_CAPACITY: usize = 512;
+
+/// A tail of this size is set aside and a new one begun, so that a long queue is never copied by growing.
+const TAIL_MAX: usize = 64 * 1024;
+
+/// Bytes on their way to one peer, in order.
+#[derive(Debug, Default)]
+pub struct Out {
+    sealed: VecDeque<Bytes>,
+    sealed_len: usize,
+    tail: Vec<u8>,
+    /// How much of `tail` is already written.
+    tail_start: usize,
+    soft_limit: usize,
+}
+
+impl Out {
+    /// An empty outbox that calls itself over its soft limit above `soft_limit` bytes.
+    #[must_use]
+    pub const fn new(soft_limit: usize) -> Self {
+        Out {
+            sealed: VecDeque::new(),
+            sealed_len: 0,
+            tail: Vec::new(),
+            tail_start: 0,
+            soft_limit,
+        }
+    }
+
+    /// Appends a copy of `bytes`.
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.make_room();
+        self.tail.extend_from_slice(bytes);
+    }
+
+    /// Appends `bytes`, without copying them when there are [`SHARED_BYTES_MIN`] or more.
+    pub fn put_bytes(&mut self, bytes: Bytes) {
+        if bytes.len() < SHARED_BYTES_MIN {
+            self.put(&bytes);
+        } else {
+            self.seal();
+            self.sealed_len += bytes.len();
+            self.sealed.push_back(bytes);
+        }
+    }
+
+    /// The buffer whose end is the end of the outbox, for encoders that append to a vector. What is in it already must
+    /// stay as it is.
+    pub fn tail(&mut self) -> &mut Vec<u8> {
+        self.make_room();
+        &mut self.tail
+    }
+
+    /// Bytes not yet written.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sealed_len + self.tail.len() - self.tail_start
+    }
+
+    /// Whether everything is written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether more is queued than the soft limit: the edge reads nothing more from this peer until half of that is
+    /// written, and a protocol that is about to produce much should stop too ([`crate::Then::Drain`]).
+    #[must_use]
+    pub fn is_over_soft_limit(&self) -> bool {
+        self.len() > self.soft_limit
+    }
+
+    /// Fills `slices` with the front of the queue; returns how many are used.
+    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let rest = &self.tail[self.tail_start..];
+        let tail = Some(rest).filter(|rest| !rest.is_empty());
+        let parts = self.sealed.iter().map(|bytes| &bytes[..]).chain(tail);
+        let mut used = 0;
+        for (slice, part) in slices.iter_mut().zip(parts) {
+            *slice = IoSlice::new(part);
+            used += 1;
+        }
+        used
+    }
+
+    /// The first contiguous piece.
+    pub(crate) fn front(&self) -> &[u8] {
+        self.sealed
+            .front()
+            .map_or(&self.tail[self.tail_start..], |bytes| &bytes[..])
+    }
+
+    /// Whether one plain write covers everything.
+    pub(crate) fn is_contiguous(&self) -> bool {
+        self.sealed.is_empty()
+    }
+
+    /// Forgets the first `written` bytes, which are out.
+    pub(crate) fn advance(&mut self, mut written: usize) {
+        while let Some(front) = self.sealed.front_mut() {
+            let step = front.len().min(written);
+            written -= step;
+            self.sealed_len -= step;
+            if step < front.len() {
+                front.advance(step);
+                return;
+            }
+            self.sealed.pop_front();
+            if written == 0 {
+                break;
+            }
+        }
+        self.tail_start += written;
+        debug_assert!(self.tail_start <= self.tail.len());
+        if self.is_empty() {
+            self.clear();
+        }
+    }
+
+    /// Forgets everything and keeps little memory.
+    pub(crate) fn clear(&mut self) {
+        self.sealed = VecDeque::new();
+        self.sealed_len = 0;
+        self.tail_start = 0;
+        if self.tail.capacity() > KEPT_CAPACITY {
+            self.tail = Vec::new();
+        } else {
+            self.tail.clear();
+        }
+    }
+
+    fn make_room(&mut self) {
+        if self.tail.capacity() == 0 {
+            self.tail.reserve(FIRST_CAPACITY);
+        } else if self.tail.len() >= TAIL_MAX {
+            self.seal();
+        }
+    }
+
+    fn seal(&mut self) {
+        let start = std::mem::take(&mut self.tail_start);
+        let mut sealed = Bytes::from(std::mem::take(&mut self.tail));
+        sealed.advance(start);
+        if !sealed.is_empty() {
+            self.sealed_len += sealed.len();
+            self.sealed.push_back(sealed);
+        }
+    }
+}
+
+/// Never fails; for `write!`.
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.put(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes everything out in steps of `step` bytes.
+    fn drain(out: &mut Out, step: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while !out.is_empty() {
+            let mut slices = [IoSlice::new(&[]); 8];
+            let used = out.slices(&mut slices);
+            let mut piece: Vec<u8> = slices[..used]
+                .iter()
+                .flat_map(|slice| slice.iter().copied())
+                .collect();
+            assert!(piece.starts_with(out.front()));
+            piece.truncate(step);
+            out.advance(piece.len());
+            all.extend(piece);
+        }
+        all
+    }
+
+    #[test]
+    fn order_holds_across_copies_and_references() {
+        for step in [700, 4096, usize::MAX] {
+            let mut out = Out::new(10);
+            let body = Bytes::from(vec![b'x'; SHARED_BYTES_MIN]);
+            out.put(b"head ");
+            out.put_bytes(body.clone());
+            out.put_bytes(Bytes::from_static(b" small "));
+            out.tail().extend_from_slice(b"tail");
+            write!(out, "{}", 7).unwrap();
+            assert!(out.is_over_soft_limit());
+            let expected = [b"head ".as_slice(), &body, b" small tail7"].concat();
+            assert_eq!(out.len(), expected.len());
+            assert_eq!(drain(&mut out, step), expected);
+            assert_eq!((out.len(), out.is_contiguous()), (0, true));
+        }
+    }
+
+    #[test]
+    fn a_long_queue_is_cut_into_pieces_and_an_empty_one_keeps_little() {
+        let mut out = Out::new(0);
+        let mut expected = Vec::new();
+        for n in 0..40_000_u32 {
+            let line = format!("line {n}\n");
+            out.put(line.as_bytes());
+            expected.extend_from_slice(line.as_bytes());
+            if n == 20_000 {
+                out.advance(1000);
+                expected.drain(..1000);
+            }
+        }
+        assert!(!out.is_contiguous());
+        assert_eq!(drain(&mut out, 100_000), expected);
+        assert!(out.tail.capacity() <= KEPT_CAPACITY);
+    }
+}

@@ -1,0 +1,187 @@
+//! What all connections of an edge, and all of one listener, have in common.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+
+use crate::config::{EdgeConfig, ListenerConfig};
+use crate::limits::MemoryBudget;
+use crate::metrics::{ListenerMetrics, ListenerSnapshot, RefusalCause};
+use crate::table::Table;
+
+/// One per edge.
+pub(crate) struct Shared {
+    pub(crate) config: EdgeConfig,
+    pub(crate) clock: Clock,
+    pub(crate) memory: MemoryBudget,
+    pub(crate) table: Table,
+    pub(crate) draining: AtomicBool,
+    open: AtomicUsize,
+    next_connection: AtomicU64,
+    next_worker: AtomicUsize,
+    pub(crate) workers: Vec<WorkerSeat>,
+}
+
+/// What others know of a worker.
+pub(crate) struct WorkerSeat {
+    pub(crate) handle: Handle,
+    open: AtomicUsize,
+}
+
+/// One per listener.
+pub(crate) struct ListenerShared {
+    pub(crate) number: usize,
+    pub(crate) protocol: &'static str,
+    pub(crate) address: String,
+    pub(crate) config: ListenerConfig,
+    pub(crate) metrics: ListenerMetrics,
+    open: AtomicUsize,
+}
+
+/// Milliseconds since the edge started. [`Clock::coarse_ms`] is as old as the last sweep at most, and free.
+pub(crate) struct Clock {
+    start: Instant,
+    coarse_ms: AtomicU64,
+}
+
+impl Clock {
+    fn new() -> Self {
+        Clock {
+            start: Instant::now(),
+            coarse_ms: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn since_start(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    pub(crate) fn update(&self) -> u64 {
+        let now = u64::try_from(self.since_start().as_millis()).unwrap_or(u64::MAX);
+        self.coarse_ms.store(now, Ordering::Relaxed);
+        now
+    }
+
+    pub(crate) fn coarse_ms(&self) -> u64 {
+        self.coarse_ms.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(config: EdgeConfig, workers: Vec<Handle>) -> Self {
+        Shared {
+            clock: Clock::new(),
+            memory: MemoryBudget::new(config.memory_max_bytes),
+            table: Table::default(),
+            draining: AtomicBool::new(false),
+            open: AtomicUsize::new(0),
+            next_connection: AtomicU64::new(1),
+            next_worker: AtomicUsize::new(0),
+            workers: workers
+                .into_iter()
+                .map(|handle| WorkerSeat {
+                    handle,
+                    open: AtomicUsize::new(0),
+                })
+                .collect(),
+            config,
+        }
+    }
+
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next_connection.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The worker with the fewest connections; turn by turn among equals.
+    pub(crate) fn least_loaded_worker(&self) -> usize {
+        let count = self.workers.len();
+        let first = self.next_worker.fetch_add(1, Ordering::Relaxed);
+        (0..count)
+            .map(|step| first.wrapping_add(step) % count)
+            .min_by_key(|&worker| self.workers[worker].open.load(Ordering::Relaxed))
+            .unwrap_or(0)
+    }
+}
+
+impl ListenerShared {
+    pub(crate) fn new(
+        number: usize,
+        protocol: &'static str,
+        address: String,
+        config: ListenerConfig,
+    ) -> Self {
+        let metrics = ListenerMetrics::default();
+        ListenerShared {
+            number,
+            protocol,
+            address,
+            config,
+            metrics,
+            open: AtomicUsize::new(0),
+        }
+    }
+
+    /// The counters, with the bytes of connections that are gone.
+    pub(crate) fn snapshot(&self) -> ListenerSnapshot {
+        let metrics = &self.metrics;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        ListenerSnapshot {
+            listener: self.number,
+            protocol: self.protocol,
+            address: self.address.clone(),
+            accepted: read(&metrics.accepted),
+            refused: metrics.refusals(),
+            accept_errors: read(&metrics.accept_errors),
+            open: self.open.load(Ordering::Relaxed),
+            bytes_in: read(&metrics.bytes_in),
+            bytes_out: read(&metrics.bytes_out),
+            slow_consumers: read(&metrics.slow_consumers),
+            stalled: read(&metrics.stalled),
+        }
+    }
+}
+
+/// A connection's place under the limits, given back when dropped.
+pub(crate) struct Slot {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) listener: Arc<ListenerShared>,
+    pub(crate) worker: usize,
+}
+
+impl Slot {
+    /// Takes a place for one more connection.
+    pub(crate) fn take(
+        shared: &Arc<Shared>,
+        listener: &Arc<ListenerShared>,
+    ) -> Result<Slot, RefusalCause> {
+        let worker = shared.least_loaded_worker();
+        let on_server = shared.open.fetch_add(1, Ordering::Relaxed);
+        let on_listener = listener.open.fetch_add(1, Ordering::Relaxed);
+        shared.workers[worker].open.fetch_add(1, Ordering::Relaxed);
+        // Dropped, and so given back, if one of the limits is passed.
+        let slot = Slot {
+            shared: shared.clone(),
+            listener: listener.clone(),
+            worker,
+        };
+        if on_server >= shared.config.connections_max {
+            return Err(RefusalCause::ServerFull);
+        }
+        if on_listener >= listener.config.connections_max {
+            return Err(RefusalCause::ListenerFull);
+        }
+        Ok(slot)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.shared.workers[self.worker]
+            .open
+            .fetch_sub(1, Ordering::Relaxed);
+        self.listener.open.fetch_sub(1, Ordering::Relaxed);
+        self.shared.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
