@@ -6,7 +6,8 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use longtail_engine::structures::OrderedSet;
+use longtail_engine::structures::{Index, OrderedSet, TimerId, TimerWheel, varint};
+use longtail_model::{Lsn, Seq, Timestamp};
 
 const ENTRIES: u64 = 1_000_000;
 const ROUNDS: usize = 3;
@@ -150,7 +151,197 @@ fn ordered_set() {
     });
 }
 
+fn index() {
+    let filled = |size: u64| {
+        let mut index = Index::new();
+        for seq in 1..=ENTRIES {
+            index.push(Seq(seq), Lsn(seq * size));
+        }
+        index
+    };
+    let get = |seq_of: fn(u64) -> u64| {
+        let index = filled(1064);
+        move || {
+            let nanos = timed(|| {
+                for i in 0..ENTRIES {
+                    black_box(index.get(Seq(seq_of(i))));
+                }
+            });
+            (ENTRIES, nanos, None)
+        }
+    };
+    for (name, size) in [
+        ("index: push, records of 120 bytes", 120),
+        ("index: push, records of 1 KiB", 1064),
+        ("index: push, records of 64 KiB", 1 << 16),
+    ] {
+        report(name, || {
+            let mut index = Index::new();
+            let nanos = timed(|| {
+                for seq in 1..=ENTRIES {
+                    index.push(Seq(seq), Lsn(seq * size));
+                }
+            });
+            (ENTRIES, nanos, per_entry(index.heap_bytes(), ENTRIES))
+        });
+    }
+    report("index: get near the head", get(|i| 1 + i % 200));
+    report("index: get in sequence", get(|i| 1 + i));
+    report("index: get, random", get(|i| 1 + scatter(i) % ENTRIES));
+    report("index: first and remove, in sequence", || {
+        let mut index = filled(1064);
+        let nanos = timed(|| {
+            while let Some((seq, _)) = index.first() {
+                black_box(index.remove(seq));
+            }
+        });
+        (ENTRIES, nanos, None)
+    });
+    report("index: remove, random", || {
+        let mut index = filled(1064);
+        let nanos = timed(|| {
+            for i in 0..ENTRIES {
+                black_box(index.remove(Seq(1 + scatter(i) % ENTRIES)));
+            }
+        });
+        (
+            ENTRIES,
+            nanos,
+            per_entry(index.heap_bytes(), index.len() as u64),
+        )
+    });
+    report("index: push and remove, 100 waiting", || {
+        let mut index = Index::new();
+        for seq in 1..=100 {
+            index.push(Seq(seq), Lsn(seq * 1064));
+        }
+        let nanos = timed(|| {
+            for seq in 101..=100 + ENTRIES {
+                index.push(Seq(seq), Lsn(seq * 1064));
+                black_box(index.remove(Seq(seq - 100)));
+            }
+        });
+        (ENTRIES, nanos, None)
+    });
+    report("index: iterate, an entry", || {
+        let index = filled(1064);
+        let nanos = timed(|| {
+            black_box(index.iter().fold(0, |sum, (seq, lsn)| sum ^ seq.0 ^ lsn.0));
+        });
+        (ENTRIES, nanos, None)
+    });
+    let mut bytes = Vec::new();
+    let full = filled(1064);
+    report("index: encode, an entry", || {
+        bytes.clear();
+        let nanos = timed(|| full.encode(&mut bytes));
+        (ENTRIES, nanos, per_entry(bytes.len(), ENTRIES))
+    });
+    report("index: decode, an entry", || {
+        let nanos = timed(|| assert!(Index::decode(&mut bytes.as_slice()).is_ok()));
+        (ENTRIES, nanos, None)
+    });
+}
+
+fn timer_wheel() {
+    const START: u64 = 1_790_000_000_000;
+    let filled = |span: u64| {
+        let mut wheel = TimerWheel::new(Timestamp(START));
+        let names: Vec<TimerId> = (0..ENTRIES)
+            .map(|i| wheel.insert(Timestamp(START + 1 + scatter(i) % span), i))
+            .collect();
+        (wheel, names)
+    };
+    let empty = TimerWheel::<u64>::new(Timestamp(START)).heap_bytes();
+    for (name, span) in [
+        ("timers: insert, all due alike", 1),
+        ("timers: insert, due within a minute", 60_000),
+        ("timers: insert, due within 30 days", 30 * 86_400_000),
+    ] {
+        report(name, || {
+            let mut wheel = TimerWheel::new(Timestamp(START));
+            let nanos = timed(|| {
+                for i in 0..ENTRIES {
+                    wheel.insert(Timestamp(START + 120_000 + scatter(i) % span), i);
+                }
+            });
+            (
+                ENTRIES,
+                nanos,
+                per_entry(wheel.heap_bytes() - empty, ENTRIES),
+            )
+        });
+    }
+    report("timers: insert and cancel, none waiting", || {
+        let mut wheel = TimerWheel::new(Timestamp(START));
+        let nanos = timed(|| {
+            for i in 0..ENTRIES {
+                let id = wheel.insert(Timestamp(START + 120_000), i);
+                black_box(wheel.cancel(id));
+            }
+        });
+        (ENTRIES, nanos, None)
+    });
+    report("timers: cancel in the order of insertion", || {
+        let (mut wheel, names) = filled(60_000);
+        let nanos = timed(|| {
+            for &id in &names {
+                black_box(wheel.cancel(id));
+            }
+        });
+        (ENTRIES, nanos, None)
+    });
+    for (name, span, step) in [
+        ("timers: fire a million of a minute, 1 ms steps", 60_000, 1),
+        (
+            "timers: fire a million of 30 days, one jump",
+            30 * 86_400_000,
+            30 * 86_400_000,
+        ),
+    ] {
+        report(name, || {
+            let (mut wheel, _) = filled(span);
+            let mut fired = 0;
+            let nanos = timed(|| {
+                for now in (START..=START + span).step_by(step) {
+                    wheel.advance(Timestamp(now), &mut |_, key| {
+                        fired += u64::from(black_box(key) < ENTRIES);
+                    });
+                }
+            });
+            (fired, nanos, None)
+        });
+    }
+    report("timers: advance by 1 ms, nothing due", || {
+        let mut wheel = TimerWheel::new(Timestamp(START));
+        wheel.insert(Timestamp(START + 10 * ENTRIES), 0);
+        let nanos = timed(|| {
+            for i in 0..ENTRIES {
+                wheel.advance(Timestamp(START + i), &mut |_, key| {
+                    black_box(key);
+                });
+            }
+        });
+        (ENTRIES, nanos, None)
+    });
+    let mut bytes = Vec::new();
+    let (wheel, _) = filled(60_000);
+    report("timers: encode, an entry", || {
+        bytes.clear();
+        let nanos = timed(|| wheel.encode(&mut bytes, varint::put));
+        (ENTRIES, nanos, per_entry(bytes.len(), ENTRIES))
+    });
+    report("timers: decode, an entry", || {
+        let nanos = timed(|| {
+            assert!(TimerWheel::decode(&mut bytes.as_slice(), varint::get, |_, _, _| ()).is_ok());
+        });
+        (ENTRIES, nanos, None)
+    });
+}
+
 fn main() {
     println!("{:<58}{:>10}{:>12}", "", "ns/op", "bytes/entry");
     ordered_set();
+    index();
+    timer_wheel();
 }

@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use longtail_model::{ConsumerTag, GroupId, Link, Priority, Seq, StreamId, Timestamp};
 
-use crate::config::{StreamConfig, StreamName};
+use crate::config::{GroupConfig, GroupName, StreamConfig, StreamName};
 
 /// Chosen by the session to recognise the reply.
 pub type Token = u64;
@@ -147,12 +147,15 @@ pub enum Command {
         /// The message.
         message: NewMessage,
     },
-    /// Adds the default group of a stream to those that a consumer draws from. Reply: `Done`.
+    /// Adds a group of a stream to those that a consumer draws from. Reply: `Done`, or `NotFound` when the stream
+    /// has no such group.
     Subscribe {
         /// The session's consumer.
         consumer: ConsumerTag,
         /// The stream.
         link: Link,
+        /// The group; `""` is the default one.
+        group: GroupName,
     },
     /// Takes it away again. Reply: `Done`.
     Unsubscribe {
@@ -160,6 +163,8 @@ pub enum Command {
         consumer: ConsumerTag,
         /// The stream.
         link: Link,
+        /// The group.
+        group: GroupName,
     },
     /// Takes the best message (by priority, then sequence) of all groups that the consumer draws from.
     /// Reply: `Delivered`, or `TimedOut`, or `DeadlineSoon`.
@@ -254,6 +259,23 @@ pub enum Command {
         /// Its name.
         name: StreamName,
     },
+    /// Adds a named group to a stream, durably. Reply: `Done`, or `Exists` when one with another configuration is
+    /// there.
+    DefineGroup {
+        /// The stream.
+        stream: StreamName,
+        /// The group.
+        group: GroupName,
+        /// Its configuration.
+        config: Box<GroupConfig>,
+    },
+    /// Removes a named group. Reply: `Done` or `NotFound`.
+    DeleteGroup {
+        /// The stream.
+        stream: StreamName,
+        /// The group.
+        group: GroupName,
+    },
     /// Reads messages in sequence order without consuming. Reply: `Batch`.
     Read {
         /// The stream.
@@ -267,6 +289,13 @@ pub enum Command {
         /// With nothing to read, wait this long for something.
         wait: Wait,
     },
+    /// Writes or, with no body, removes a document of the catalog, durably. Reply: `Done`.
+    PutDocument {
+        /// Its name, 1 to 1024 bytes.
+        name: String,
+        /// Its content.
+        body: Option<Bytes>,
+    },
     /// Reply: `MessageInfo` or `NotFound`.
     DescribeMessage {
         /// Which.
@@ -276,6 +305,11 @@ pub enum Command {
     DescribeStream {
         /// Its name.
         name: StreamName,
+    },
+    /// Reply: `Groups` or `NotFound`.
+    DescribeGroups {
+        /// The stream.
+        stream: StreamName,
     },
     /// Reply: `Streams`: what exists in a space, in order of creation.
     ListStreams {

@@ -3,7 +3,7 @@
 use longtail_model::{ConsumerTag, Durability, GroupId, Lsn, Priority, Seq, SessionId, StreamId, Timestamp};
 
 use crate::command::Token;
-use crate::config::StreamName;
+use crate::config::{GroupName, StreamName};
 
 /// What must be durable before an effect may leave the shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +105,8 @@ pub enum Reply {
     MessageInfo(Box<MessageInfo>),
     /// See [`StreamInfo`].
     StreamInfo(Box<StreamInfo>),
+    /// The groups of a stream, the default one first.
+    Groups(Vec<GroupInfo>),
     /// Names of streams, in order of creation.
     Streams(Vec<StreamName>),
     /// See [`ShardInfo`].
@@ -191,6 +193,27 @@ pub struct Counts {
     pub kicks: u32,
     /// Times a delivery of it failed.
     pub failures: u32,
+}
+
+/// A group as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupInfo {
+    /// Its number.
+    pub group: GroupId,
+    /// Its name; empty for the default one.
+    pub name: GroupName,
+    /// Messages ready.
+    pub ready: u64,
+    /// Messages held by consumers.
+    pub held: u64,
+    /// Messages delayed.
+    pub delayed: u64,
+    /// Messages parked.
+    pub parked: u64,
+    /// Consumers that wait for a message.
+    pub waiting: u64,
+    /// What is left of a pause, in milliseconds.
+    pub pause_left_ms: u64,
 }
 
 /// A stream with its default group as an operator sees it.

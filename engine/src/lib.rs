@@ -19,6 +19,7 @@ pub mod runtime;
 
 mod definition;
 mod event;
+mod open;
 mod shard;
 mod stream;
 
@@ -28,4 +29,5 @@ pub use effect::{
     Counts, Delivery, Effect, Effects, Gate, GroupInfo, MessageInfo, MessageState, Refusal, Reply, ShardInfo, StreamInfo,
 };
 pub use message::Message;
+pub use open::{MemoryLimits, OpenShardError, Recovered};
 pub use shard::{Logs, RecoverError, Shard, ShardConfig};

@@ -143,7 +143,8 @@ pub enum Outcome {
 /// Positions ascend with every record and never change. A *frame* is the slice given to one `append`: after a crash
 /// either all of its records are there or none is.
 pub trait ShardLog: Send {
-    /// The position that the next record will get.
+    /// The position that the next record will get. Besides `append`, [`ShardLog::next_write`] may move it, by a record
+    /// of the log's own.
     fn end(&self) -> Lsn;
 
     /// Everything below this position is as safe as `level` says. `Memory` is always [`ShardLog::end`].
@@ -152,8 +153,8 @@ pub trait ShardLog: Send {
     /// Whether the log takes appends.
     fn health(&self) -> Health;
 
-    /// Appends one frame to memory and returns its first record's position; the positions of the others follow by
-    /// [`ShardLog::span`].
+    /// Appends one frame to memory and returns its first record's position, which is what [`ShardLog::end`] was; the
+    /// positions of the others follow by [`ShardLog::span`].
     ///
     /// # Errors
     /// When the frame is refused; the log is unchanged then.
@@ -168,7 +169,8 @@ pub trait ShardLog: Send {
     /// When there is no such record, or it cannot be read.
     fn read(&mut self, lsn: Lsn, with: &mut dyn FnMut(&[u8])) -> Result<(), ReadError>;
 
-    /// The retained record at `lsn` is no longer referenced.
+    /// The retained record at `lsn` is no longer referenced. Exactly once for each retained record, also while
+    /// replaying: the log counts, and a segment whose count is zero is dropped.
     fn retire(&mut self, lsn: Lsn);
 
     /// The bytes that wait to be written, as a job; with `sync` the job also makes them durable. `None` when nothing
@@ -187,7 +189,7 @@ pub trait ShardLog: Send {
     fn finish(&mut self, done: Done) -> Outcome;
 
     /// Rewrites a segment without the records that are not in `live` (ascending). Answers
-    /// [`Outcome::Candidates`].
+    /// [`Outcome::Candidates`], which may bring a segment in several parts.
     fn rewrite(&mut self, segment: Lsn, live: Vec<Lsn>);
 
     /// Whether enough was appended since the last checkpoint to make a new one worth its cost.
@@ -196,4 +198,15 @@ pub trait ShardLog: Send {
     /// Queues a checkpoint: `body` is the owner's whole state after applying everything below [`ShardLog::end`].
     /// It becomes valid once the log is durable up to there.
     fn checkpoint(&mut self, body: Vec<u8>);
+
+    /// Bytes appended and not yet written.
+    fn pending_bytes(&self) -> u64 {
+        self.end().0 - self.watermark(Durability::Interval).0
+    }
+
+    /// The number of pending bytes from which publishers should be held back. Appending beyond it works: memory grows
+    /// then.
+    fn pending_limit(&self) -> u64 {
+        64 << 20
+    }
 }

@@ -12,5 +12,30 @@
 //! ```
 
 mod api;
+mod checkpoint;
+mod cold;
+mod disk;
+mod error;
+mod file;
+mod mem;
+mod open;
+mod options;
+mod record;
+mod replay;
+mod scan;
+mod segment;
+mod stamp;
+mod tail;
 
-pub use api::{AppendError, Class, Done, Health, Job, Outcome, ReadError, RecordParts, Scanned, ShardLog};
+pub use api::{
+    AppendError, Class, Done, Health, Job, Outcome, ReadError, RecordParts, Scanned, ShardLog,
+};
+pub use disk::{Disk, File, FsDisk, Lock, LockError};
+pub use error::{Damage, OpenError};
+pub use file::FileLog;
+pub use mem::MemLog;
+pub use open::Opened;
+pub use options::Options;
+pub use record::{Record, Records};
+pub use replay::Replay;
+pub use scan::Frame;

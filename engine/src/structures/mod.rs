@@ -6,10 +6,14 @@
 //! mostly [`varint`]s; `decode` takes its own bytes off the front of the input, checks every invariant it relies on,
 //! and never allocates more than a small multiple of the bytes it was given.
 
+pub mod index;
 pub mod ordered;
 pub mod varint;
+pub mod wheel;
 
+pub use index::Index;
 pub use ordered::OrderedSet;
+pub use wheel::{TimerId, TimerWheel};
 
 /// The bytes given to a `decode` are not what `encode` writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,0 +1,343 @@
+//! Log events: how a shard's transitions are written, and read back on recovery.
+//!
+//! An event is one record. The first byte is its kind, numbers are varints. Every change of durable state is one of
+//! these; the functions that apply them are the same live and on recovery.
+
+use longtail_model::{GroupId, IndexId, Priority, Seq, StreamId, Timestamp};
+
+use crate::effect::Counts;
+use crate::message::Message;
+use crate::structures::varint;
+
+/// The bytes of an event do not decode: the log holds something that this version did not write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an event of the log does not decode")]
+pub struct Malformed;
+
+const APPEND: u8 = 1;
+const SETTLED: u8 = 2;
+const REMOVED: u8 = 3;
+const RETURNED: u8 = 4;
+const PARKED: u8 = 5;
+const TAKEN: u8 = 6;
+const STREAM_DEFINED: u8 = 7;
+const STREAM_DELETED: u8 = 8;
+const GROUP_DEFINED: u8 = 9;
+const GROUP_DELETED: u8 = 10;
+const DOCUMENT: u8 = 11;
+
+/// One decoded event.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Event<'a> {
+    /// A message was appended to one or several streams.
+    Append { targets: Targets<'a>, message: Message<'a> },
+    /// A group is done with a message.
+    Settled { group: GroupId, seq: Seq },
+    /// A message left its stream, whatever its groups thought of it.
+    Removed { stream: StreamId, seq: Seq },
+    /// A message is ready again, now or when `due`.
+    Returned { group: GroupId, seq: Seq, priority: Priority, due: Option<Timestamp>, delay_ms: u64, counts: Counts },
+    /// A message was set aside.
+    Parked { group: GroupId, seq: Seq, priority: Priority, counts: Counts },
+    /// A message was delivered. Written with the next frame that has to be written anyway.
+    Taken { group: GroupId, seq: Seq, deliveries: u32 },
+    /// A stream came to be; the rest is its name and configuration, see `definition`.
+    StreamDefined { stream: StreamId, index: IndexId, definition: &'a [u8] },
+    /// A stream and all it held is gone.
+    StreamDeleted { stream: StreamId },
+    /// A stream got another group.
+    GroupDefined { stream: StreamId, group: GroupId, start: Seq, definition: &'a [u8] },
+    /// It is gone again.
+    GroupDeleted { group: GroupId },
+    /// A document of the catalog was written (or removed, when `body` is absent).
+    Document { name: &'a str, body: Option<&'a [u8]> },
+}
+
+/// The streams that an appended message goes to, with its number in each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Targets<'a> {
+    count: u64,
+    bytes: &'a [u8],
+}
+
+impl Iterator for Targets<'_> {
+    type Item = (StreamId, Seq);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.count = self.count.checked_sub(1)?;
+        let stream = varint::get(&mut self.bytes)?;
+        let seq = varint::get(&mut self.bytes)?;
+        Some((StreamId(stream), Seq(seq)))
+    }
+}
+
+/// Encodes the head of an append; the payload follows it as the record's body.
+pub(crate) fn put_append(out: &mut Vec<u8>, targets: &[(StreamId, Seq)], message: &Message<'_>) {
+    out.push(APPEND);
+    varint::put(out, targets.len() as u64);
+    for (stream, seq) in targets {
+        varint::put(out, stream.0);
+        varint::put(out, seq.0);
+    }
+    varint::put(out, message.created.0);
+    varint::put(out, u64::from(message.priority.0));
+    varint::put(out, message.delay_ms);
+    varint::put(out, message.ack_timeout_ms);
+    let expires = if message.expires == Timestamp::NEVER { 0 } else { message.expires.0 };
+    varint::put(out, expires);
+    varint::put(out, message.headers.len() as u64);
+    out.extend_from_slice(message.headers);
+}
+
+pub(crate) fn put_settled(out: &mut Vec<u8>, group: GroupId, seq: Seq) {
+    out.push(SETTLED);
+    varint::put(out, group.0);
+    varint::put(out, seq.0);
+}
+
+pub(crate) fn put_removed(out: &mut Vec<u8>, stream: StreamId, seq: Seq) {
+    out.push(REMOVED);
+    varint::put(out, stream.0);
+    varint::put(out, seq.0);
+}
+
+pub(crate) fn put_returned(
+    out: &mut Vec<u8>,
+    group: GroupId,
+    seq: Seq,
+    priority: Priority,
+    due: Option<Timestamp>,
+    delay_ms: u64,
+    counts: &Counts,
+) {
+    out.push(RETURNED);
+    varint::put(out, group.0);
+    varint::put(out, seq.0);
+    varint::put(out, u64::from(priority.0));
+    varint::put(out, due.map_or(0, |due| due.0));
+    varint::put(out, delay_ms);
+    put_counts(out, counts);
+}
+
+pub(crate) fn put_parked(out: &mut Vec<u8>, group: GroupId, seq: Seq, priority: Priority, counts: &Counts) {
+    out.push(PARKED);
+    varint::put(out, group.0);
+    varint::put(out, seq.0);
+    varint::put(out, u64::from(priority.0));
+    put_counts(out, counts);
+}
+
+pub(crate) fn put_taken(out: &mut Vec<u8>, group: GroupId, seq: Seq, deliveries: u32) {
+    out.push(TAKEN);
+    varint::put(out, group.0);
+    varint::put(out, seq.0);
+    varint::put(out, u64::from(deliveries));
+}
+
+pub(crate) fn put_stream_defined(out: &mut Vec<u8>, stream: StreamId, index: IndexId, definition: &[u8]) {
+    out.push(STREAM_DEFINED);
+    varint::put(out, stream.0);
+    varint::put(out, index.0);
+    out.extend_from_slice(definition);
+}
+
+pub(crate) fn put_stream_deleted(out: &mut Vec<u8>, stream: StreamId) {
+    out.push(STREAM_DELETED);
+    varint::put(out, stream.0);
+}
+
+pub(crate) fn put_group_defined(out: &mut Vec<u8>, stream: StreamId, group: GroupId, start: Seq, definition: &[u8]) {
+    out.push(GROUP_DEFINED);
+    varint::put(out, stream.0);
+    varint::put(out, group.0);
+    varint::put(out, start.0);
+    out.extend_from_slice(definition);
+}
+
+pub(crate) fn put_group_deleted(out: &mut Vec<u8>, group: GroupId) {
+    out.push(GROUP_DELETED);
+    varint::put(out, group.0);
+}
+
+pub(crate) fn put_document(out: &mut Vec<u8>, name: &str, body: Option<&[u8]>) {
+    out.push(DOCUMENT);
+    out.push(u8::from(body.is_some()));
+    varint::put(out, name.len() as u64);
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(body.unwrap_or_default());
+}
+
+pub(crate) fn put_counts(out: &mut Vec<u8>, counts: &Counts) {
+    for n in [counts.deliveries, counts.timeouts, counts.releases, counts.parks, counts.kicks, counts.failures] {
+        varint::put(out, u64::from(n));
+    }
+}
+
+pub(crate) fn get_counts(input: &mut &[u8]) -> Result<Counts, Malformed> {
+    Ok(Counts {
+        deliveries: get_u32(input)?,
+        timeouts: get_u32(input)?,
+        releases: get_u32(input)?,
+        parks: get_u32(input)?,
+        kicks: get_u32(input)?,
+        failures: get_u32(input)?,
+    })
+}
+
+pub(crate) fn get(input: &mut &[u8]) -> Result<u64, Malformed> {
+    varint::get(input).ok_or(Malformed)
+}
+
+pub(crate) fn get_u32(input: &mut &[u8]) -> Result<u32, Malformed> {
+    u32::try_from(get(input)?).map_err(|_| Malformed)
+}
+
+pub(crate) fn take<'a>(input: &mut &'a [u8], len: u64) -> Result<&'a [u8], Malformed> {
+    let len = usize::try_from(len).map_err(|_| Malformed)?;
+    let (bytes, rest) = input.split_at_checked(len).ok_or(Malformed)?;
+    *input = rest;
+    Ok(bytes)
+}
+
+fn priority(input: &mut &[u8]) -> Result<Priority, Malformed> {
+    Ok(Priority(get_u32(input)?))
+}
+
+impl<'a> Event<'a> {
+    /// Decodes one record's payload.
+    pub(crate) fn decode(payload: &'a [u8]) -> Result<Self, Malformed> {
+        let (&kind, mut input) = payload.split_first().ok_or(Malformed)?;
+        let input = &mut input;
+        Ok(match kind {
+            APPEND => {
+                let count = get(input)?;
+                let start = *input;
+                for _ in 0..count {
+                    get(input)?;
+                    get(input)?;
+                }
+                let bytes = &start[..start.len() - input.len()];
+                let created = Timestamp(get(input)?);
+                let priority = priority(input)?;
+                let delay_ms = get(input)?;
+                let ack_timeout_ms = get(input)?;
+                let expires = match get(input)? {
+                    0 => Timestamp::NEVER,
+                    ms => Timestamp(ms),
+                };
+                let headers_len = get(input)?;
+                let headers = take(input, headers_len)?;
+                Event::Append {
+                    targets: Targets { count, bytes },
+                    message: Message {
+                        created,
+                        priority,
+                        delay_ms,
+                        ack_timeout_ms,
+                        expires,
+                        headers,
+                        payload: input,
+                    },
+                }
+            }
+            SETTLED => Event::Settled { group: GroupId(get(input)?), seq: Seq(get(input)?) },
+            REMOVED => Event::Removed { stream: StreamId(get(input)?), seq: Seq(get(input)?) },
+            RETURNED => Event::Returned {
+                group: GroupId(get(input)?),
+                seq: Seq(get(input)?),
+                priority: priority(input)?,
+                due: match get(input)? {
+                    0 => None,
+                    ms => Some(Timestamp(ms)),
+                },
+                delay_ms: get(input)?,
+                counts: get_counts(input)?,
+            },
+            PARKED => Event::Parked {
+                group: GroupId(get(input)?),
+                seq: Seq(get(input)?),
+                priority: priority(input)?,
+                counts: get_counts(input)?,
+            },
+            TAKEN => Event::Taken {
+                group: GroupId(get(input)?),
+                seq: Seq(get(input)?),
+                deliveries: get_u32(input)?,
+            },
+            STREAM_DEFINED => Event::StreamDefined {
+                stream: StreamId(get(input)?),
+                index: IndexId(get(input)?),
+                definition: input,
+            },
+            STREAM_DELETED => Event::StreamDeleted { stream: StreamId(get(input)?) },
+            GROUP_DEFINED => Event::GroupDefined {
+                stream: StreamId(get(input)?),
+                group: GroupId(get(input)?),
+                start: Seq(get(input)?),
+                definition: input,
+            },
+            GROUP_DELETED => Event::GroupDeleted { group: GroupId(get(input)?) },
+            DOCUMENT => {
+                let present = match take(input, 1)? {
+                    [0] => false,
+                    [1] => true,
+                    _ => return Err(Malformed),
+                };
+                let len = get(input)?;
+                let name = std::str::from_utf8(take(input, len)?).map_err(|_| Malformed)?;
+                Event::Document { name, body: present.then_some(*input) }
+            }
+            _ => return Err(Malformed),
+        })
+    }
+}
+
+/// The first target of an append, from the first bytes of its record; `None` for any other event, or when there are
+/// several.
+pub(crate) fn sole_target(head: &[u8]) -> Option<(StreamId, Seq)> {
+    let (&APPEND, mut input) = head.split_first()? else { return None };
+    if varint::get(&mut input)? != 1 {
+        return None;
+    }
+    let stream = varint::get(&mut input)?;
+    let seq = varint::get(&mut input)?;
+    Some((StreamId(stream), Seq(seq)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn append_round_trips() {
+        let message = Message {
+            created: Timestamp(1_700_000_000_123),
+            priority: Priority(u32::MAX),
+            delay_ms: 5,
+            ack_timeout_ms: 120_000,
+            expires: Timestamp::NEVER,
+            headers: b"hh",
+            payload: b"body",
+        };
+        let targets = [(StreamId(1), Seq(900)), (StreamId(77_000), Seq(1))];
+        let mut record = Vec::new();
+        put_append(&mut record, &targets, &message);
+        record.extend_from_slice(message.payload);
+        let Event::Append { targets: decoded, message: back } = Event::decode(&record).unwrap() else {
+            panic!("not an append")
+        };
+        assert_eq!(decoded.collect::<Vec<_>>(), targets);
+        assert_eq!(back, message);
+        assert_eq!(sole_target(&record), None);
+    }
+
+    #[test]
+    fn every_truncation_is_malformed_or_another_event() {
+        let mut record = Vec::new();
+        put_returned(&mut record, GroupId(9), Seq(300), Priority(4), Some(Timestamp(9)), 7, &Counts::default());
+        for end in 0..record.len() {
+            assert_eq!(Event::decode(&record[..end]), Err(Malformed), "cut at {end}");
+        }
+        assert!(Event::decode(&record).is_ok());
+    }
+}

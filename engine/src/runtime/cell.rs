@@ -1,0 +1,471 @@
+//! One shard with the queue in front of it and the effects behind it.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+
+use hashbrown::HashMap;
+use longtail_log::{Job, Outcome, ShardLog};
+use longtail_model::{Durability, Lsn, SessionId, Timestamp};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::clock::Clock;
+use super::threads::Wake;
+use super::Sink;
+use crate::command::{Command, Token};
+use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
+use crate::message::Message;
+use crate::shard::Shard;
+use crate::stream::FixedHash;
+
+/// Something for the shard to do.
+pub(super) enum Work {
+    Commands(SessionId, Vec<(Token, Command)>),
+    Interrupt(SessionId),
+    Detach(SessionId),
+}
+
+pub(super) struct Cell {
+    queue: Mutex<Vec<Work>>,
+    has_work: AtomicBool,
+    core: Mutex<Core>,
+    /// Signalled when there is something to commit; waits on `core`.
+    commit: Condvar,
+    /// When the shard next needs the time, in milliseconds.
+    due: AtomicU64,
+    clock: Arc<dyn Clock>,
+    wake: Arc<Wake>,
+}
+
+struct Core {
+    shard: Shard,
+    spare: Vec<Work>,
+    effects: Collected,
+    outlets: HashMap<SessionId, Outlet, FixedHash>,
+    /// Effects whose gate has not been passed, in order.
+    pending: VecDeque<Pending>,
+    /// Number of the next effect.
+    ordinal: u64,
+    /// Positions to retire once every effect before this number has left: it may still have to be read.
+    retiring: VecDeque<(u64, Lsn)>,
+    /// Sessions that got something since the sockets were last written to.
+    touched: Vec<SessionId>,
+    /// An effect waits for a sync although the server's durability asks for less.
+    wants_sync: bool,
+    stopping: bool,
+}
+
+struct Pending {
+    ordinal: u64,
+    session: SessionId,
+    gate: Gate,
+    effect: Effect,
+}
+
+struct Outlet {
+    sink: Arc<dyn Sink>,
+    /// How many of its effects are pending: later ones must wait behind them.
+    pending: u32,
+    touched: bool,
+}
+
+#[derive(Default)]
+struct Collected(Vec<(SessionId, Gate, Effect)>);
+
+impl Effects for Collected {
+    fn emit(&mut self, session: SessionId, gate: Gate, effect: Effect) {
+        self.0.push((session, gate, effect));
+    }
+}
+
+impl Cell {
+    pub(super) fn new(shard: Shard, clock: Arc<dyn Clock>, wake: Arc<Wake>) -> Self {
+        let due = shard.next_due().map_or(u64::MAX, |due| due.0);
+        Cell {
+            queue: Mutex::new(Vec::new()),
+            has_work: AtomicBool::new(false),
+            core: Mutex::new(Core {
+                shard,
+                spare: Vec::new(),
+                effects: Collected::default(),
+                outlets: HashMap::default(),
+                pending: VecDeque::new(),
+                ordinal: 0,
+                retiring: VecDeque::new(),
+                touched: Vec::new(),
+                wants_sync: false,
+                stopping: false,
+            }),
+            commit: Condvar::new(),
+            due: AtomicU64::new(due),
+            clock,
+            wake,
+        }
+    }
+
+    pub(super) fn attach(&self, sink: Arc<dyn Sink>) -> SessionId {
+        let mut core = self.core.lock();
+        let session = core.shard.attach();
+        core.outlets.insert(session, Outlet { sink, pending: 0, touched: false });
+        session
+    }
+
+    pub(super) fn enqueue(&self, work: Work) {
+        self.queue.lock().push(work);
+        self.has_work.store(true, Ordering::Relaxed);
+    }
+
+    /// Runs what is queued, unless another thread does.
+    pub(super) fn run(&self) {
+        loop {
+            // Pairs with the fence after unlocking: either this thread gets the lock, or the one that holds it sees
+            // the flag when it looks again.
+            fence(Ordering::SeqCst);
+            if !self.has_work.load(Ordering::Relaxed) {
+                return;
+            }
+            let Some(mut core) = self.core.try_lock() else { return };
+            let now = self.clock.now();
+            core.advance(now);
+            while self.has_work.swap(false, Ordering::Relaxed) {
+                let mut work = mem::take(&mut core.spare);
+                mem::swap(&mut work, &mut *self.queue.lock());
+                core.carry_out(now, &mut work);
+                core.spare = work;
+            }
+            core.finish_batch();
+            self.leave(core);
+        }
+    }
+
+    /// Lets time pass.
+    pub(super) fn tick(&self) {
+        let mut core = self.core.lock();
+        let now = self.clock.now();
+        core.advance(now);
+        core.finish_batch();
+        self.leave(core);
+    }
+
+    /// Unlocks, wakes whom it must, and writes to the sockets.
+    fn leave(&self, mut core: MutexGuard<'_, Core>) {
+        let touched = core.touched_sinks();
+        let must_commit = core.must_commit();
+        let dirty = core.shard.logs_ref().durable_ref().is_some_and(|log| log.watermark(Durability::Sync) < log.end());
+        let due = core.shard.next_due().unwrap_or(Timestamp::NEVER).0;
+        drop(core);
+        if must_commit {
+            self.commit.notify_one();
+        }
+        let earlier = due < self.due.swap(due, Ordering::Relaxed);
+        if earlier {
+            self.wake.time(due);
+        }
+        if dirty {
+            self.wake.dirty();
+        }
+        for sink in touched {
+            sink.flush();
+        }
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        self.clock.now().0
+    }
+
+    pub(super) fn due(&self) -> u64 {
+        self.due.load(Ordering::Relaxed)
+    }
+
+    /// One turn of a commit thread: waits for something to commit, makes it durable, delivers what waited for it.
+    /// `false` when the shard stops.
+    pub(super) fn commit(&self) -> bool {
+        let mut core = self.core.lock();
+        let job = loop {
+            if core.stopping {
+                return false;
+            }
+            if let Some(job) = core.next_commit() {
+                break job;
+            }
+            self.commit.wait(&mut core);
+        };
+        drop(core);
+        let done = job.run();
+        let mut core = self.core.lock();
+        if let Some(log) = core.shard.logs().durable() {
+            log.finish(done);
+        }
+        core.release();
+        self.leave(core);
+        true
+    }
+
+    /// Writes and syncs what nobody waits for, and does one piece of the log's housekeeping. `true` when there may be
+    /// more of that.
+    pub(super) fn keep_house(&self) -> bool {
+        let mut core = self.core.lock();
+        if core.shard.logs_ref().durable_ref().is_some_and(ShardLog::wants_checkpoint) && !core.shard.logs_ref().poisoned()
+        {
+            core.shard.end_batch();
+            let body = core.shard.encode_checkpoint();
+            if let Some(log) = core.shard.logs().durable() {
+                log.checkpoint(body);
+            }
+        }
+        core.write_now();
+        let (sync, chore) = match core.shard.logs().durable() {
+            Some(log) => (log.next_sync(), log.next_chore()),
+            None => (None, None),
+        };
+        drop(core);
+        let more = chore.is_some();
+        for job in sync.into_iter().chain(chore) {
+            let done = job.run();
+            let mut core = self.core.lock();
+            core.finish_durable(done);
+            core.release();
+            self.leave(core);
+        }
+        self.keep_memory_house();
+        more
+    }
+
+    fn keep_memory_house(&self) {
+        let mut core = self.core.lock();
+        let Some(job) = core.shard.logs().memory().next_chore() else { return };
+        drop(core);
+        let done = job.run();
+        let mut core = self.core.lock();
+        if let Outcome::Candidates { segment, records } = core.shard.logs().memory().finish(done) {
+            let live = core.shard.live(&records);
+            core.shard.logs().memory().rewrite(segment, live);
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        self.core.lock().stopping = true;
+        self.commit.notify_all();
+    }
+
+    /// Makes everything durable and writes a checkpoint, with no other thread left.
+    pub(super) fn close(&self) {
+        let mut core = self.core.lock();
+        core.shard.end_batch();
+        loop {
+            let Some(log) = core.shard.logs().durable() else { return };
+            let Some(job) = log.next_write(true).or_else(|| log.next_sync()) else { break };
+            let done = job.run();
+            log.finish(done);
+            core.release();
+        }
+        if core.shard.logs_ref().poisoned() {
+            return;
+        }
+        let body = core.shard.encode_checkpoint();
+        if let Some(log) = core.shard.logs().durable() {
+            log.checkpoint(body);
+        }
+        while let Some(job) = core.shard.logs().durable().and_then(ShardLog::next_chore) {
+            let done = job.run();
+            core.finish_durable(done);
+        }
+        let touched = core.touched_sinks();
+        drop(core);
+        for sink in touched {
+            sink.flush();
+        }
+    }
+
+    pub(super) fn with_shard<R>(&self, with: impl FnOnce(&mut Shard) -> R) -> R {
+        with(&mut self.core.lock().shard)
+    }
+}
+
+impl Core {
+    fn advance(&mut self, now: Timestamp) {
+        self.shard.advance(now, &mut self.effects);
+    }
+
+    fn carry_out(&mut self, now: Timestamp, work: &mut Vec<Work>) {
+        for work in work.drain(..) {
+            match work {
+                Work::Commands(session, commands) => {
+                    for (token, command) in commands {
+                        self.shard.step(now, session, token, command, &mut self.effects);
+                    }
+                }
+                Work::Interrupt(session) => self.shard.interrupt(now, session, &mut self.effects),
+                Work::Detach(session) => {
+                    self.outlets.remove(&session);
+                    self.shard.detach(now, session, &mut self.effects);
+                }
+            }
+        }
+    }
+
+    /// After the last command: log, write where that is enough, let out what may leave.
+    fn finish_batch(&mut self) {
+        self.shard.end_batch();
+        let written = self.shard.logs_ref().durable_ref().map(|log| log.watermark(Durability::Interval));
+        if self.shard.durability() == Durability::Interval
+            && written.is_some_and(|written| written < self.shard.logs_ref().awaited())
+        {
+            self.write_now();
+        }
+        self.sort_effects();
+        self.release();
+    }
+
+    /// Hands the system what waits to be written.
+    fn write_now(&mut self) {
+        let Some(log) = self.shard.logs().durable() else { return };
+        while let Some(job) = log.next_write(false) {
+            let done = job.run();
+            log.finish(done);
+        }
+    }
+
+    fn finish_durable(&mut self, done: longtail_log::Done) {
+        let Some(log) = self.shard.logs().durable() else { return };
+        if let Outcome::Candidates { segment, records } = log.finish(done) {
+            let live = self.shard.live(&records);
+            if let Some(log) = self.shard.logs().durable() {
+                log.rewrite(segment, live);
+            }
+        }
+    }
+
+    /// Lets out the effects that may leave and queues the others.
+    fn sort_effects(&mut self) {
+        let mut effects = mem::take(&mut self.effects.0);
+        for (session, gate, effect) in effects.drain(..) {
+            let ordinal = self.ordinal;
+            self.ordinal += 1;
+            let Some(outlet) = self.outlets.get_mut(&session) else { continue };
+            if outlet.pending == 0 && self.shard.logs_ref().passed(gate) {
+                self.deliver(session, &effect);
+            } else {
+                outlet.pending += 1;
+                self.wants_sync |= gate.level == Durability::Sync;
+                self.pending.push_back(Pending { ordinal, session, gate, effect });
+            }
+        }
+        self.effects.0 = effects;
+        let ordinal = self.ordinal;
+        self.retiring.extend(self.shard.take_retired().map(|position| (ordinal, position)));
+    }
+
+    /// Lets out what the log has caught up with; after a failure of the log, says so instead.
+    fn release(&mut self) {
+        let poisoned = self.shard.logs_ref().poisoned();
+        while let Some(first) = self.pending.front() {
+            let passed = self.shard.logs_ref().passed(first.gate);
+            if !passed && !poisoned {
+                break;
+            }
+            let Some(Pending { session, effect, .. }) = self.pending.pop_front() else { break };
+            let Some(outlet) = self.outlets.get_mut(&session) else { continue };
+            outlet.pending -= 1;
+            if passed {
+                self.deliver(session, &effect);
+            } else if let Effect::Reply(token, _) = effect {
+                let why = self.shard.logs_ref().trouble().unwrap_or_default();
+                self.deliver(session, &Effect::Reply(token, Reply::Refused(Refusal::Failed(why))));
+            }
+        }
+        if self.pending.is_empty() {
+            self.wants_sync = false;
+        }
+        let oldest = self.pending.front().map_or(u64::MAX, |pending| pending.ordinal);
+        while let Some(&(ordinal, position)) = self.retiring.front() {
+            if ordinal > oldest {
+                break;
+            }
+            self.retiring.pop_front();
+            self.shard.reclaim(position);
+        }
+    }
+
+    fn deliver(&mut self, session: SessionId, effect: &Effect) {
+        let Some(outlet) = self.outlets.get_mut(&session) else { return };
+        let sink = Arc::clone(&outlet.sink);
+        if !outlet.touched {
+            outlet.touched = true;
+            self.touched.push(session);
+        }
+        let shard = &mut self.shard;
+        let one = match effect {
+            Effect::Push(delivery) | Effect::Reply(_, Reply::Delivered(delivery)) => Some(delivery.position),
+            Effect::Reply(_, Reply::Peeked { position, .. }) => Some(*position),
+            Effect::Reply(_, Reply::Batch { messages, .. }) => {
+                let copies: Vec<_> = messages
+                    .iter()
+                    .map(|&(_, position)| shard.with_message(position, |message| Copied::of(&message)).ok())
+                    .collect();
+                let views: Vec<_> = copies.iter().map(|copy| copy.as_ref().map(Copied::view)).collect();
+                return sink.deliver(effect, &views);
+            }
+            Effect::Reply(..) | Effect::Cancelled { .. } => None,
+        };
+        match one {
+            None => sink.deliver(effect, &[]),
+            Some(position) => {
+                let shown = shard.with_message(position, |message| sink.deliver(effect, &[Some(message)]));
+                if let Err(error) = shown {
+                    tracing::error!(%position, %error, "cannot read a message that is to be delivered");
+                    sink.deliver(effect, &[None]);
+                }
+            }
+        }
+    }
+
+    fn touched_sinks(&mut self) -> Vec<Arc<dyn Sink>> {
+        let mut sinks = Vec::with_capacity(self.touched.len());
+        for session in self.touched.drain(..) {
+            if let Some(outlet) = self.outlets.get_mut(&session) {
+                outlet.touched = false;
+                sinks.push(Arc::clone(&outlet.sink));
+            }
+        }
+        sinks
+    }
+
+    fn must_commit(&self) -> bool {
+        if self.shard.durability() != Durability::Sync && !self.wants_sync {
+            return false;
+        }
+        let logs = self.shard.logs_ref();
+        logs.durable_ref().is_some_and(|log| log.watermark(Durability::Sync) < logs.awaited())
+    }
+
+    fn next_commit(&mut self) -> Option<Job> {
+        if !self.must_commit() {
+            return None;
+        }
+        let log = self.shard.logs().durable()?;
+        log.next_write(true).or_else(|| log.next_sync())
+    }
+}
+
+/// A message taken out of the log's buffers, for effects that show several.
+struct Copied {
+    message: Message<'static>,
+    headers: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+impl Copied {
+    fn of(message: &Message<'_>) -> Self {
+        Copied {
+            message: Message { headers: &[], payload: &[], ..*message },
+            headers: message.headers.to_vec(),
+            payload: message.payload.to_vec(),
+        }
+    }
+
+    fn view(&self) -> Message<'_> {
+        Message { headers: &self.headers, payload: &self.payload, ..self.message }
+    }
+}

@@ -1,0 +1,154 @@
+//! Runs shards: whoever submits while a shard is free runs it (flat combining), so that no request is handed from
+//! thread to thread.
+//!
+//! ```text
+//! session ── enqueue ──▶ queue ── run ──▶ Shard::step ──▶ log (memory) ──▶ write ──▶ effects ──▶ Sink
+//!                                                             └─ sync: the commit threads write, sync and deliver
+//! ```
+//!
+//! [`cell`] is one shard with its queue and its lock; [`threads`] are the few threads beside it: two for commits (one
+//! delivers while the other syncs), one for time, one for the log's housekeeping.
+
+mod cell;
+mod clock;
+mod threads;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use longtail_model::{SessionId, ShardId};
+
+use crate::command::{Command, Token};
+use crate::effect::{Effect, ShardInfo};
+use crate::message::Message;
+use crate::shard::Shard;
+use cell::{Cell, Work};
+use threads::Threads;
+
+pub use clock::{Clock, SystemClock};
+
+/// Where a session's effects go.
+pub trait Sink: Send + Sync + 'static {
+    /// Takes one effect, in order. Called with the shard's lock held, from any thread: must only format and buffer,
+    /// never block, submit or run.
+    ///
+    /// `messages` has the record of a delivery or peek, and the records of a batch in its order; one that could not
+    /// be read is `None`.
+    fn deliver(&self, effect: &Effect, messages: &[Option<Message<'_>>]);
+
+    /// Called after the lock is released, once for any number of effects: the time to write to the socket.
+    fn flush(&self);
+}
+
+/// Access to the shards of this process.
+pub trait Shards: Send + Sync + 'static {
+    /// How many there are.
+    fn count(&self) -> u16;
+
+    /// Attaches a session; its effects go to `sink`.
+    fn attach(&self, shard: ShardId, sink: Arc<dyn Sink>) -> SessionId;
+
+    /// Queues commands of a session, in order, without running them; empties `commands`.
+    fn enqueue(&self, shard: ShardId, session: SessionId, commands: &mut Vec<(Token, Command)>);
+
+    /// Runs what is queued, unless somebody already does.
+    fn run(&self);
+
+    /// The client will send nothing more: a take that waits, and every later one, ends with `TimedOut`.
+    fn interrupt(&self, shard: ShardId, session: SessionId);
+
+    /// Ends a session: what it holds goes back at once, waiting takes are forgotten.
+    fn detach(&self, shard: ShardId, session: SessionId);
+}
+
+/// Settings of the runtime.
+#[derive(Clone, Debug)]
+pub struct RuntimeConfig {
+    /// How long written data may wait for its sync where nobody waits for it, in milliseconds.
+    pub interval_ms: u64,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        RuntimeConfig { interval_ms: 50 }
+    }
+}
+
+/// The shards of this process and the threads beside them.
+pub struct Runtime {
+    cells: Arc<[Arc<Cell>]>,
+    threads: Threads,
+}
+
+impl Runtime {
+    /// Starts to run shards.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn start(shards: Vec<Shard>, clock: Arc<dyn Clock>, config: &RuntimeConfig) -> std::io::Result<Self> {
+        let wake = Arc::new(threads::Wake::default());
+        let cells: Arc<[Arc<Cell>]> = shards
+            .into_iter()
+            .map(|shard| Arc::new(Cell::new(shard, Arc::clone(&clock), Arc::clone(&wake))))
+            .collect();
+        let threads = Threads::start(&cells, wake, Duration::from_millis(config.interval_ms.max(1)))?;
+        Ok(Runtime { cells, threads })
+    }
+
+    /// What each shard holds.
+    #[must_use]
+    pub fn info(&self) -> Vec<ShardInfo> {
+        self.cells.iter().map(|cell| cell.with_shard(|shard| shard.info())).collect()
+    }
+
+    /// Looks at a shard's state, between batches. Keep it short: the shard stands still meanwhile.
+    pub fn with_shard<R>(&self, shard: ShardId, with: impl FnOnce(&mut Shard) -> R) -> Option<R> {
+        self.cells.get(usize::from(shard.0)).map(|cell| cell.with_shard(with))
+    }
+
+    /// Writes and syncs everything, writes a checkpoint, and stops the threads. Sessions get no more answers.
+    pub fn stop(&mut self) {
+        self.threads.stop();
+        for cell in self.cells.iter() {
+            cell.close();
+        }
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shards for Runtime {
+    fn count(&self) -> u16 {
+        u16::try_from(self.cells.len()).unwrap_or(u16::MAX)
+    }
+
+    fn attach(&self, shard: ShardId, sink: Arc<dyn Sink>) -> SessionId {
+        self.cells[usize::from(shard.0)].attach(sink)
+    }
+
+    fn enqueue(&self, shard: ShardId, session: SessionId, commands: &mut Vec<(Token, Command)>) {
+        self.cells[usize::from(shard.0)].enqueue(Work::Commands(session, std::mem::take(commands)));
+    }
+
+    fn run(&self) {
+        for cell in self.cells.iter() {
+            cell.run();
+        }
+    }
+
+    fn interrupt(&self, shard: ShardId, session: SessionId) {
+        let cell = &self.cells[usize::from(shard.0)];
+        cell.enqueue(Work::Interrupt(session));
+        cell.run();
+    }
+
+    fn detach(&self, shard: ShardId, session: SessionId) {
+        let cell = &self.cells[usize::from(shard.0)];
+        cell.enqueue(Work::Detach(session));
+        cell.run();
+    }
+}

@@ -1,0 +1,249 @@
+//! Changes of state that commands and recovery share: the same function applies an event whether it has just been
+//! decided or is read back from the log.
+
+use longtail_model::{Durability, GroupId, Lsn, Priority, Seq, StreamId, Timestamp};
+
+use super::timers::Timer;
+use super::{Found, Head, Shard};
+use crate::config::Keep;
+use crate::effect::Counts;
+use crate::stream::{Alarm, Aside, Meta, Place};
+
+impl Shard {
+    /// A message is in the log: give it its number in the stream and its place in the groups.
+    pub(crate) fn apply_append(&mut self, stream: StreamId, seq: Seq, position: Lsn, head: &Head) {
+        let now = self.now;
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let Some(index) = self.indexes.get_mut(&state.index) else { return };
+        index.push(seq, position);
+        state.messages += 1;
+        state.bytes += head.bytes;
+        let due = head.created.plus_millis(head.delay_ms);
+        let delayed = head.delay_ms > 0 && due > now;
+        for group in &mut state.groups {
+            if group.deleted || (group.implicit && seq < group.cursor) {
+                continue;
+            }
+            if delayed {
+                if group.implicit {
+                    group.passed.insert(seq.0);
+                }
+                group.delayed.insert(due.0, seq.0);
+            } else if group.implicit {
+                group.ahead += 1;
+            } else {
+                let key = group.key(head.priority);
+                group.add_ready(key, seq);
+            }
+        }
+        if head.expires != Timestamp::NEVER {
+            state.expiry.insert(head.expires.0, seq.0);
+        }
+        if delayed {
+            for at in 0..self.streams.get(&stream).map_or(0, |state| state.groups.len()) {
+                self.set_delay_alarm(stream, at);
+            }
+        }
+        if head.expires != Timestamp::NEVER {
+            self.set_expiry_alarm(stream);
+        }
+        self.set_age_alarm(stream, head.created);
+    }
+
+    /// A group is done with a message; when all are, the message goes.
+    pub(crate) fn apply_settled(&mut self, found: Found, place: Option<Place>, bytes: Option<u64>) {
+        let Found { stream, at, seq, .. } = found;
+        if let (Some(place), Some(group)) = (place, self.group_mut(stream, at)) {
+            group.forget(place, seq);
+        }
+        let Some(state) = self.streams.get(&stream) else { return };
+        if state.config.keep == Keep::UntilLimit {
+            return;
+        }
+        let only = state.groups.iter().filter(|group| !group.deleted).count() == 1;
+        if only || !self.wanted(stream, seq) {
+            self.take_out(stream, seq, bytes);
+        }
+    }
+
+    /// Whether a group still has to settle a message.
+    pub(crate) fn wanted(&mut self, stream: StreamId, seq: Seq) -> bool {
+        let groups = self.streams.get(&stream).map_or(0, |stream| stream.groups.len());
+        (0..groups).any(|at| {
+            if self.group(stream, at).is_none_or(|group| group.deleted) {
+                return false;
+            }
+            let hold = self.hold_by.get(&(self.domain(stream, at), seq.0)).copied();
+            // A record that cannot be read is kept: better twice than never.
+            self.locate(Found { stream, at, seq, hold }).map_or(true, |place| place.is_some())
+        })
+    }
+
+    /// A message leaves its stream, whatever its groups thought of it.
+    pub(crate) fn remove_message(&mut self, stream: StreamId, seq: Seq) {
+        let groups = self.streams.get(&stream).map_or(0, |stream| stream.groups.len());
+        for at in 0..groups {
+            let hold = self.hold_by.get(&(self.domain(stream, at), seq.0)).copied();
+            let place = self.locate(Found { stream, at, seq, hold }).ok().flatten();
+            if let Some(Place::Held(hold)) = place {
+                self.release_hold(hold);
+            }
+            if let (Some(place), Some(group)) = (place, self.group_mut(stream, at)) {
+                group.forget(place, seq);
+            }
+        }
+        self.take_out(stream, seq, None);
+    }
+
+    /// Takes a message that stands in no group out of the index.
+    fn take_out(&mut self, stream: StreamId, seq: Seq, bytes: Option<u64>) {
+        let Some(position) = self.position(stream, seq) else { return };
+        let (bytes, expires) = match bytes {
+            Some(bytes) if self.streams.get(&stream).is_some_and(|state| state.expiry.is_empty()) => {
+                (bytes, Timestamp::NEVER)
+            }
+            _ => self.head(position).map_or((0, Timestamp::NEVER), |head| (head.bytes, head.expires)),
+        };
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        state.messages = state.messages.saturating_sub(1);
+        state.bytes = if state.messages == 0 { 0 } else { state.bytes.saturating_sub(bytes) };
+        if expires != Timestamp::NEVER {
+            state.expiry.remove(expires.0, seq.0);
+        }
+        if let Some(index) = self.indexes.get_mut(&state.index) {
+            index.remove(seq);
+        }
+        self.retire(position);
+    }
+
+    /// One reference to a record is gone.
+    pub(crate) fn retire(&mut self, position: Lsn) {
+        match self.references.get_mut(&position) {
+            Some(count) if *count > 1 => *count -= 1,
+            Some(_) => {
+                self.references.remove(&position);
+                self.let_go(position);
+            }
+            None => self.let_go(position),
+        }
+    }
+
+    fn let_go(&mut self, position: Lsn) {
+        if self.live {
+            self.retired.push(position);
+        } else {
+            self.logs.retire(position);
+        }
+    }
+
+    /// A message that stands nowhere (or at `place`) is ready again, or will be at `due`.
+    pub(crate) fn apply_returned(
+        &mut self,
+        found: Found,
+        priority: Priority,
+        due: Option<Timestamp>,
+        delay_ms: u64,
+        counts: Counts,
+    ) {
+        let Found { stream, at, seq, .. } = found;
+        let now = self.now;
+        let Some(group) = self.group_mut(stream, at) else { return };
+        let aside = due.filter(|&due| due > now).map(Aside::Delayed);
+        group.meta.insert(seq.0, Meta { priority: priority.0, aside, delay_ms, counts });
+        match aside {
+            Some(Aside::Delayed(due)) => {
+                group.delayed.insert(due.0, seq.0);
+                self.set_delay_alarm(stream, at);
+            }
+            _ => {
+                let key = group.key(priority.0);
+                group.add_ready(key, seq);
+            }
+        }
+    }
+
+    /// A message that stands nowhere is set aside, behind those already there.
+    pub(crate) fn apply_parked(&mut self, found: Found, priority: Priority, delay_ms: u64, counts: Counts) {
+        let Found { stream, at, seq, .. } = found;
+        let Some(group) = self.group_mut(stream, at) else { return };
+        let ticket = group.next_ticket;
+        group.next_ticket += 1;
+        group.parked.insert(ticket, seq.0);
+        group.meta.insert(seq.0, Meta { priority: priority.0, aside: Some(Aside::Parked(ticket)), delay_ms, counts });
+    }
+
+    /// The first message of a stream at or after `from`. In a shared index the numbers in between are others'.
+    pub(crate) fn next_of_stream(&mut self, stream: StreamId, from: Seq) -> Option<(Seq, Lsn)> {
+        let state = self.streams.get(&stream)?;
+        let (index, shared) = (state.index, state.shares_numbers());
+        let mut from = from;
+        loop {
+            let (seq, position) = self.indexes.get(&index)?.next_at_or_after(from)?;
+            if !shared || self.head(position).is_ok_and(|head| head.stream == stream) {
+                return Some((seq, position));
+            }
+            from = seq.next();
+        }
+    }
+
+    /// Whether a consumer of any group holds the message.
+    pub(crate) fn is_held(&self, stream: StreamId, seq: Seq) -> bool {
+        let groups = self.streams.get(&stream).map_or(0, |stream| stream.groups.len());
+        (0..groups).any(|at| self.hold_by.contains_key(&(self.domain(stream, at), seq.0)))
+    }
+
+    /// A message at the head cannot be read: out of the way, where an operator finds it.
+    pub(crate) fn set_aside_unreadable(&mut self, found: Found, place: Place) {
+        if let Some(group) = self.group_mut(found.stream, found.at) {
+            group.forget(place, found.seq);
+            self.apply_parked(found, Priority(0), 0, Counts::default());
+        }
+    }
+
+    pub(crate) fn set_delay_alarm(&mut self, stream: StreamId, at: usize) {
+        let Some(group) = self.streams.get_mut(&stream).and_then(|stream| stream.groups.get_mut(at)) else { return };
+        let first = group.delayed.first().map(|(due, _)| Timestamp(due));
+        let timers = &mut self.timers;
+        group.delay_timer.move_to(first, timers, Timer::Delay(stream, at));
+    }
+
+    pub(crate) fn set_expiry_alarm(&mut self, stream: StreamId) {
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let first = state.expiry.first().map(|(due, _)| Timestamp(due));
+        state.expiry_timer.move_to(first, &mut self.timers, Timer::Expiry(stream));
+    }
+
+    /// Sets the alarm for the age limit, unless it is set: it looks at the oldest message when it rings.
+    pub(crate) fn set_age_alarm(&mut self, stream: StreamId, created: Timestamp) {
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let age = state.config.limits.max_age_ms;
+        if age > 0 && state.age_timer.set.is_none() {
+            state.age_timer.move_to(Some(created.plus_millis(age)), &mut self.timers, Timer::Age(stream));
+        }
+    }
+
+    /// The level of a group's stream.
+    pub(crate) fn level_of(&self, group: GroupId) -> Durability {
+        self.group_at(group)
+            .and_then(|(stream, _)| self.streams.get(&stream))
+            .map_or(Durability::Memory, |stream| stream.level)
+    }
+}
+
+impl Alarm {
+    /// Sets the alarm to `when`, earlier or later than it was; `None` switches it off.
+    pub(crate) fn move_to(
+        &mut self,
+        when: Option<Timestamp>,
+        timers: &mut crate::structures::wheel::TimerWheel<Timer>,
+        timer: Timer,
+    ) {
+        if self.set.map(|(due, _)| due) == when {
+            return;
+        }
+        if let Some((_, id)) = self.set.take() {
+            timers.cancel(id);
+        }
+        self.set = when.map(|due| (due, timers.insert(due, timer)));
+    }
+}

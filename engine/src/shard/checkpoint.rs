@@ -1,0 +1,230 @@
+//! The whole state as bytes. Streams kept in memory are not part of it; what consumers hold is stored as ready, as it
+//! will be after a restart.
+
+use longtail_model::{Durability, GroupId, IndexId, Lsn, Seq, StreamId, Timestamp};
+
+use super::logs::in_memory;
+use super::{RecoverError, Shard};
+use crate::config::StreamName;
+use crate::definition;
+use crate::event::{get, get_counts, get_u32, put_counts, take};
+use crate::stream::{Aside, Group, Meta};
+use crate::structures::index::Index;
+use crate::structures::interval::IntervalSet;
+use crate::structures::ordered::OrderedSet;
+use crate::structures::varint;
+
+const FORMAT: u8 = 1;
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    varint::put(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn get_bytes<'a>(input: &mut &'a [u8]) -> Result<&'a [u8], RecoverError> {
+    let len = get(input)?;
+    Ok(take(input, len)?)
+}
+
+fn get_text<'a>(input: &mut &'a [u8]) -> Result<&'a str, RecoverError> {
+    std::str::from_utf8(get_bytes(input)?).map_err(|_| RecoverError::Checkpoint)
+}
+
+impl Shard {
+    /// The state after everything in the log, for [`ShardLog::checkpoint`](longtail_log::ShardLog::checkpoint).
+    #[must_use]
+    pub fn encode_checkpoint(&self) -> Vec<u8> {
+        let mut out = vec![FORMAT];
+        varint::put(&mut out, self.next_id);
+
+        let mut indexes: Vec<_> = self.indexes.iter().collect();
+        indexes.sort_unstable_by_key(|(id, _)| **id);
+        varint::put(&mut out, indexes.len() as u64);
+        for (id, index) in indexes {
+            varint::put(&mut out, id.0);
+            index.encode(&mut out);
+        }
+        varint::put(&mut out, self.shared_indexes.len() as u64);
+        for (name, id) in &self.shared_indexes {
+            put_bytes(&mut out, name.space.as_bytes());
+            put_bytes(&mut out, name.name.as_bytes());
+            varint::put(&mut out, id.0);
+        }
+
+        let durable = || {
+            self.listing
+                .keys()
+                .filter_map(|id| self.streams.get(id))
+                .filter(|stream| stream.defined && stream.level != Durability::Memory)
+        };
+        varint::put(&mut out, durable().count() as u64);
+        for stream in durable() {
+            varint::put(&mut out, stream.id.0);
+            varint::put(&mut out, stream.index.0);
+            definition::put_stream(&mut out, &stream.name, &stream.config);
+            varint::put(&mut out, stream.messages);
+            varint::put(&mut out, stream.bytes);
+            stream.expiry.encode(&mut out);
+            let groups: Vec<_> = stream.groups.iter().filter(|group| !group.deleted).collect();
+            varint::put(&mut out, groups.len() as u64);
+            for group in groups {
+                self.encode_group(group, &mut out);
+            }
+        }
+
+        let mut references: Vec<_> = self.references.iter().filter(|(position, _)| !in_memory(**position)).collect();
+        references.sort_unstable();
+        varint::put(&mut out, references.len() as u64);
+        for (position, count) in references {
+            varint::put(&mut out, position.0);
+            varint::put(&mut out, u64::from(*count));
+        }
+        varint::put(&mut out, self.documents.len() as u64);
+        for (name, body) in &self.documents {
+            put_bytes(&mut out, name.as_bytes());
+            put_bytes(&mut out, body);
+        }
+        out
+    }
+
+    fn encode_group(&self, group: &Group, out: &mut Vec<u8>) {
+        varint::put(out, group.id.0);
+        put_bytes(out, group.name.as_bytes());
+        definition::put_group(out, &group.config);
+        varint::put(out, group.cursor.0);
+        varint::put(out, group.ahead);
+        varint::put(out, group.urgent);
+        varint::put(out, group.next_ticket);
+        group.passed.encode(out);
+        group.ready.encode(out);
+        group.delayed.encode(out);
+        group.parked.encode(out);
+        let mut meta: Vec<_> = group.meta.iter().collect();
+        meta.sort_unstable_by_key(|(seq, _)| **seq);
+        varint::put(out, meta.len() as u64);
+        for (seq, meta) in meta {
+            varint::put(out, *seq);
+            varint::put(out, u64::from(meta.priority));
+            let (kind, value) = match meta.aside {
+                None => (0, 0),
+                Some(Aside::Delayed(due)) => (1, due.0),
+                Some(Aside::Parked(ticket)) => (2, ticket),
+            };
+            out.push(kind);
+            varint::put(out, value);
+            varint::put(out, meta.delay_ms);
+            put_counts(out, &meta.counts);
+        }
+        let held: Vec<_> = if group.held == 0 {
+            Vec::new()
+        } else {
+            let mut held: Vec<_> =
+                self.holds.iter().map(|(_, hold)| hold).filter(|hold| hold.group == group.id).collect();
+            held.sort_unstable_by_key(|hold| hold.seq);
+            held
+        };
+        varint::put(out, held.len() as u64);
+        for hold in held {
+            varint::put(out, hold.seq.0);
+            varint::put(out, u64::from(hold.priority));
+            varint::put(out, hold.delay_ms);
+            put_counts(out, &hold.counts);
+        }
+    }
+
+    pub(crate) fn decode_checkpoint(&mut self, body: &[u8]) -> Result<(), RecoverError> {
+        let input = &mut &*body;
+        if take(input, 1)? != [FORMAT] {
+            return Err(RecoverError::Checkpoint);
+        }
+        self.next_id = get(input)?;
+        for _ in 0..get(input)? {
+            let id = IndexId(get(input)?);
+            let mut index = Index::decode(input)?;
+            let gone: Vec<Seq> = index.iter().filter(|(_, at)| in_memory(*at)).map(|(seq, _)| seq).collect();
+            for seq in gone {
+                index.remove(seq);
+            }
+            self.indexes.insert(id, index);
+        }
+        for _ in 0..get(input)? {
+            let space = get_text(input)?;
+            let name = get_text(input)?;
+            self.shared_indexes.insert(StreamName::new(space, name), IndexId(get(input)?));
+        }
+        for _ in 0..get(input)? {
+            let stream = StreamId(get(input)?);
+            let index = IndexId(get(input)?);
+            let (name, config) = definition::get_stream(input)?;
+            self.insert_stream(stream, index, name, config, true);
+            let messages = get(input)?;
+            let bytes = get(input)?;
+            let expiry = OrderedSet::decode(input)?;
+            let groups = get(input)?;
+            for at in 0..groups {
+                let group = decode_group(input, self.streams[&stream].shares_numbers())?;
+                if at > 0 {
+                    self.groups.insert(group.id, (stream, usize::try_from(at).unwrap_or(usize::MAX)));
+                }
+                let state = self.streams.get_mut(&stream).ok_or(RecoverError::Checkpoint)?;
+                if at == 0 {
+                    state.groups.clear();
+                }
+                state.groups.push(group);
+            }
+            let state = self.streams.get_mut(&stream).ok_or(RecoverError::Checkpoint)?;
+            state.messages = messages;
+            state.bytes = bytes;
+            state.expiry = expiry;
+        }
+        for _ in 0..get(input)? {
+            let position = Lsn(get(input)?);
+            self.references.insert(position, get_u32(input)?);
+        }
+        for _ in 0..get(input)? {
+            let name = get_text(input)?.to_owned();
+            self.documents.insert(name, get_bytes(input)?.to_vec());
+        }
+        if input.is_empty() { Ok(()) } else { Err(RecoverError::Checkpoint) }
+    }
+}
+
+fn decode_group(input: &mut &[u8], shared: bool) -> Result<Group, RecoverError> {
+    let id = GroupId(get(input)?);
+    let name = get_text(input)?;
+    let config = definition::get_group(input)?;
+    let cursor = Seq(get(input)?);
+    let mut group = Group::new(id, name.into(), config, shared, cursor);
+    group.ahead = get(input)?;
+    group.urgent = get(input)?;
+    group.next_ticket = get(input)?;
+    group.passed = IntervalSet::decode(input)?;
+    group.ready = OrderedSet::decode(input)?;
+    group.delayed = OrderedSet::decode(input)?;
+    group.parked = OrderedSet::decode(input)?;
+    for _ in 0..get(input)? {
+        let seq = get(input)?;
+        let priority = get_u32(input)?;
+        let kind = take(input, 1)?[0];
+        let value = get(input)?;
+        let aside = match kind {
+            0 => None,
+            1 => Some(Aside::Delayed(Timestamp(value))),
+            2 => Some(Aside::Parked(value)),
+            _ => return Err(RecoverError::Checkpoint),
+        };
+        let delay_ms = get(input)?;
+        let counts = get_counts(input)?;
+        group.meta.insert(seq, Meta { priority, aside, delay_ms, counts });
+    }
+    for _ in 0..get(input)? {
+        let seq = get(input)?;
+        let priority = get_u32(input)?;
+        let delay_ms = get(input)?;
+        let counts = get_counts(input)?;
+        group.meta.insert(seq, Meta { priority, aside: None, delay_ms, counts });
+        let key = group.key(priority);
+        group.add_ready(key, Seq(seq));
+    }
+    Ok(group)
+}

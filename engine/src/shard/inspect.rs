@@ -1,0 +1,190 @@
+//! What only looks: peeking and describing.
+
+use longtail_model::{Durability, Seq, StreamId, Timestamp};
+
+use super::logs::Logs;
+use super::{Found, Outcome, Shard, now_reply};
+use crate::command::{Handle, Target, Which};
+use crate::config::StreamName;
+use crate::effect::{
+    Counts, GroupInfo, MessageInfo, MessageState, Refusal, Reply, ShardInfo, StreamInfo,
+};
+use crate::stream::{Group, Place, SessionKey};
+
+impl Shard {
+    pub(crate) fn peek(&mut self, key: SessionKey, message: Handle) -> Outcome {
+        match self.resolve(key, message)? {
+            Some(found) => self.show(found.stream, found.seq),
+            None => now_reply(Reply::NotFound),
+        }
+    }
+
+    pub(crate) fn peek_head(&mut self, key: SessionKey, stream: Target, which: Which) -> Outcome {
+        let stream = self.target(key, stream)?;
+        let Some(state) = self.streams.get(&stream) else { return now_reply(Reply::NotFound) };
+        let Some(group) = state.groups.first() else { return now_reply(Reply::NotFound) };
+        let seq = match which {
+            Which::Ready => self.indexes.get(&state.index).and_then(|index| group.head(index)).map(|(_, seq)| seq),
+            Which::Delayed => group.delayed.first().map(|(_, seq)| Seq(seq)),
+            Which::Parked => group.parked.first().map(|(_, seq)| Seq(seq)),
+        };
+        match seq {
+            Some(seq) => self.show(stream, seq),
+            None => now_reply(Reply::NotFound),
+        }
+    }
+
+    fn show(&mut self, stream: StreamId, seq: Seq) -> Outcome {
+        let Some(position) = self.position(stream, seq) else { return now_reply(Reply::NotFound) };
+        let level = self.streams.get(&stream).map_or(Durability::Memory, |state| state.level);
+        Ok((Logs::gate_of(position, level), Reply::Peeked { seq, position }))
+    }
+
+    pub(crate) fn describe_message(&mut self, key: SessionKey, message: Handle) -> Outcome {
+        let Some(found) = self.resolve(key, message)? else { return now_reply(Reply::NotFound) };
+        let Some(place) = self.locate(found)? else { return now_reply(Reply::NotFound) };
+        let Found { stream, at, seq, .. } = found;
+        let position = self.position(stream, seq).ok_or(Refusal::Unsupported("the message is gone"))?;
+        let head = self.head(position)?;
+        let Some(state) = self.streams.get(&stream) else { return now_reply(Reply::NotFound) };
+        let meta = state.groups.get(at).and_then(|group| group.meta.get(&seq.0)).copied();
+        let mut info = MessageInfo {
+            seq,
+            stream: state.name.clone(),
+            state: MessageState::Ready,
+            priority: longtail_model::Priority(meta.map_or(head.priority, |meta| meta.priority)),
+            created: head.created,
+            due: None,
+            delay_ms: meta.map_or(head.delay_ms, |meta| meta.delay_ms),
+            ack_timeout_ms: head.ack_timeout_ms,
+            counts: meta.map_or_else(Counts::default, |meta| meta.counts),
+            bytes: head.bytes,
+            position,
+        };
+        match place {
+            Place::Ready(_) | Place::Ahead => {}
+            Place::Delayed(due) => {
+                info.state = MessageState::Delayed;
+                info.due = Some(due);
+            }
+            Place::Parked(_) => info.state = MessageState::Parked,
+            Place::Held(hold) => {
+                let held = &self.holds[hold];
+                info.state = MessageState::Held;
+                info.due = Some(held.deadline).filter(|&due| due != Timestamp::NEVER);
+                info.priority = longtail_model::Priority(held.priority);
+                info.delay_ms = held.delay_ms;
+                info.counts = held.counts;
+            }
+        }
+        now_reply(Reply::MessageInfo(Box::new(info)))
+    }
+
+    pub(crate) fn describe_stream(&mut self, name: &StreamName) -> Outcome {
+        let Some(&stream) = self.names.get(name) else { return now_reply(Reply::NotFound) };
+        let mut info = self.stream_info(stream);
+        info.first = self.next_of_stream(stream, Seq::FIRST).map_or(info.next, |(seq, _)| seq);
+        now_reply(Reply::StreamInfo(Box::new(info)))
+    }
+
+    fn pause_left(&self, group: &Group) -> u64 {
+        group.paused_until.map_or(0, |until| until.millis_since(self.now))
+    }
+
+    fn stream_info(&self, stream: StreamId) -> StreamInfo {
+        let Some(state) = self.streams.get(&stream) else { return StreamInfo::default() };
+        let next = self.indexes.get(&state.index).map_or(Seq::FIRST, |index| index.last_seq().next());
+        let mut info = StreamInfo {
+            stream,
+            messages: state.messages,
+            bytes: state.bytes,
+            appended: state.appended,
+            removed: state.removed,
+            producers: state.producers,
+            consumers: state.consumers,
+            first: next,
+            next,
+            durability: state.level,
+            ..StreamInfo::default()
+        };
+        if let Some(group) = state.groups.first() {
+            info.ready = group.ready_len();
+            info.urgent = if group.implicit { group.ready_len() } else { group.urgent };
+            info.held = group.held;
+            info.delayed = group.delayed.len() as u64;
+            info.parked = group.parked.len() as u64;
+            info.pauses = group.pauses;
+            info.waiting = group.waiters.len() as u64;
+            info.pause_ms = group.pause_ms;
+            info.pause_left_ms = self.pause_left(group);
+        }
+        info
+    }
+
+    pub(crate) fn describe_groups(&mut self, stream: &StreamName) -> Outcome {
+        let Some(state) = self.names.get(stream).and_then(|stream| self.streams.get(stream)) else {
+            return now_reply(Reply::NotFound);
+        };
+        let describe = |group: &Group| GroupInfo {
+            group: group.id,
+            name: group.name.clone(),
+            ready: group.ready_len(),
+            held: group.held,
+            delayed: group.delayed.len() as u64,
+            parked: group.parked.len() as u64,
+            waiting: group.waiters.len() as u64,
+            pause_left_ms: self.pause_left(group),
+        };
+        now_reply(Reply::Groups(state.groups.iter().filter(|group| !group.deleted).map(describe).collect()))
+    }
+
+    pub(crate) fn list_streams(&self, space: Option<&str>) -> Outcome {
+        let names = self
+            .listing
+            .keys()
+            .filter_map(|stream| self.streams.get(stream))
+            .filter(|state| space.is_none_or(|space| *state.name.space == *space))
+            .map(|state| state.name.clone())
+            .collect();
+        now_reply(Reply::Streams(names))
+    }
+
+    pub(crate) fn describe_shard(&self) -> Outcome {
+        now_reply(Reply::ShardInfo(Box::new(self.info())))
+    }
+
+    /// Totals over the shard.
+    #[must_use]
+    pub fn info(&self) -> ShardInfo {
+        let mut totals = StreamInfo::default();
+        let mut index_bytes = 0;
+        for &stream in self.listing.keys() {
+            let info = self.stream_info(stream);
+            totals.messages += info.messages;
+            totals.bytes += info.bytes;
+            totals.ready += info.ready;
+            totals.urgent += info.urgent;
+            totals.held += info.held;
+            totals.delayed += info.delayed;
+            totals.parked += info.parked;
+            totals.appended += info.appended;
+            totals.removed += info.removed;
+            totals.producers += info.producers;
+            totals.consumers += info.consumers;
+            totals.waiting += info.waiting;
+            if let Some(state) = self.streams.get(&stream) {
+                index_bytes += state.expiry.heap_bytes() + state.groups.iter().map(Group::heap_bytes).sum::<usize>();
+            }
+        }
+        index_bytes += self.indexes.values().map(crate::structures::index::Index::heap_bytes).sum::<usize>();
+        ShardInfo {
+            totals,
+            streams: self.streams.len() as u64,
+            sessions: self.sessions.len() as u64,
+            timeouts: self.timeouts,
+            index_bytes: index_bytes as u64,
+            log_end: self.logs.durable_ref().map_or(longtail_model::Lsn::ZERO, longtail_log::ShardLog::end),
+            trouble: self.logs.trouble(),
+        }
+    }
+}

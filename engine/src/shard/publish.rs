@@ -1,0 +1,174 @@
+//! Publishing: one record, one body, however many streams it goes to.
+
+use longtail_log::RecordParts;
+use longtail_model::{Durability, Seq, StreamId, Timestamp};
+use smallvec::{SmallVec, smallvec};
+
+use super::{Head, Outcome, Shard};
+use crate::command::{NewMessage, Target};
+use crate::config::Overflow;
+use crate::effect::{Effects, Gate, Refusal, Reply};
+use crate::event;
+use crate::message::Message;
+use crate::stream::SessionKey;
+
+impl Shard {
+    pub(crate) fn publish(
+        &mut self,
+        key: SessionKey,
+        to: Target,
+        also: &[StreamId],
+        message: &NewMessage,
+        fx: &mut dyn Effects,
+    ) -> Outcome {
+        let first = self.target(key, to)?;
+        let (gate, seq) = self.append(first, also, message, self.now, fx)?;
+        Ok((gate, Reply::Published { seq }))
+    }
+
+    /// Appends a message to `first` and `also`, makes room where a stream's overflow rule says so, and dispatches.
+    pub(crate) fn append(
+        &mut self,
+        first: StreamId,
+        also: &[StreamId],
+        message: &NewMessage,
+        created: Timestamp,
+        fx: &mut dyn Effects,
+    ) -> Result<(Gate, Seq), Refusal> {
+        let bytes = (message.headers.len() + message.payload.len()) as u64;
+        let mut targets: SmallVec<[(StreamId, Seq); 2]> = smallvec![];
+        let mut evictions: Vec<(StreamId, Seq)> = Vec::new();
+        let mut level = Durability::Memory;
+        for &stream in std::iter::once(&first).chain(also) {
+            if targets.iter().any(|&(known, _)| known == stream) {
+                continue;
+            }
+            let state = self.streams.get(&stream).ok_or(Refusal::UnknownLink)?;
+            level = level.max(state.level);
+            let index = self.indexes.get(&state.index).ok_or(Refusal::UnknownLink)?;
+            let given = targets
+                .iter()
+                .filter(|(known, _)| self.streams.get(known).is_some_and(|known| known.index == state.index))
+                .count() as u64;
+            targets.push((stream, Seq(index.last_seq().0 + given + 1)));
+            if state.config.limits.max_messages > 0 || state.config.limits.max_bytes > 0 {
+                self.make_room(stream, bytes, &mut evictions)?;
+            }
+        }
+
+        let record = Message {
+            created,
+            priority: message.priority,
+            delay_ms: message.delay_ms,
+            ack_timeout_ms: message.ack_timeout_ms,
+            expires: match message.expires_ms {
+                0 => Timestamp::NEVER,
+                ms => created.plus_millis(ms),
+            },
+            headers: &message.headers,
+            payload: &message.payload,
+        };
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        let mut cuts: SmallVec<[usize; 4]> = smallvec![];
+        if level != Durability::Memory {
+            for (stream, _) in &targets {
+                if self.put_definition(*stream, &mut scratch) {
+                    cuts.push(scratch.len());
+                }
+            }
+            for &(stream, seq) in &evictions {
+                event::put_removed(&mut scratch, stream, seq);
+                cuts.push(scratch.len());
+            }
+        }
+        let before_end = scratch.len();
+        event::put_append(&mut scratch, &targets, &record);
+        let mut before: SmallVec<[RecordParts<'_>; 4]> = smallvec![];
+        let mut start = 0;
+        for &cut in &cuts {
+            before.push(RecordParts { head: &scratch[start..cut], body: &[], retained: false });
+            start = cut;
+        }
+        let parts = RecordParts { head: &scratch[before_end..], body: &message.payload, retained: true };
+        let appended = self.logs.append_message(level, &before, parts);
+        drop(before);
+        self.scratch = scratch;
+        let (position, gate) = appended?;
+
+        for (stream, seq) in evictions {
+            self.remove_message(stream, seq);
+        }
+        let head = Head {
+            stream: first,
+            created,
+            priority: message.priority.0,
+            delay_ms: message.delay_ms,
+            ack_timeout_ms: message.ack_timeout_ms,
+            expires: record.expires,
+            bytes,
+        };
+        if targets.len() > 1 {
+            self.references.insert(position, u32::try_from(targets.len()).unwrap_or(u32::MAX));
+        }
+        for &(stream, seq) in &targets {
+            if let Some(state) = self.streams.get_mut(&stream) {
+                state.defined = state.defined || state.level != Durability::Memory;
+                state.appended += 1;
+            }
+            self.apply_append(stream, seq, position, &head);
+        }
+        for &(stream, _) in &targets {
+            for at in 0..self.streams.get(&stream).map_or(0, |stream| stream.groups.len()) {
+                self.dispatch(stream, at, fx);
+            }
+            self.wake_readers(stream, fx);
+        }
+        let seq = targets.first().map_or(Seq(0), |target| target.1);
+        Ok((gate, seq))
+    }
+
+    /// Applies a stream's limits to a message about to be appended: refuses it, or chooses what goes.
+    fn make_room(
+        &mut self,
+        stream: StreamId,
+        bytes: u64,
+        evictions: &mut Vec<(StreamId, Seq)>,
+    ) -> Result<(), Refusal> {
+        let Some(state) = self.streams.get(&stream) else { return Ok(()) };
+        let limits = state.config.limits;
+        let over = |messages: u64, held: u64| {
+            (limits.max_messages > 0 && messages + 1 > limits.max_messages)
+                || (limits.max_bytes > 0 && held.saturating_add(bytes) > limits.max_bytes)
+        };
+        let (mut messages, mut held) = (state.messages, state.bytes);
+        if !over(messages, held) {
+            return Ok(());
+        }
+        let refuse = || {
+            Err(Refusal::Limit(format!(
+                "stream {} is full ({messages} messages, {held} bytes; limits {} and {})",
+                state.name, limits.max_messages, limits.max_bytes
+            )))
+        };
+        if state.config.overflow == Overflow::RefuseNew {
+            return refuse();
+        }
+        let mut from = Seq::FIRST;
+        while over(messages, held) {
+            let Some((seq, position)) = self.next_of_stream(stream, from) else { break };
+            from = seq.next();
+            if self.is_held(stream, seq) {
+                continue;
+            }
+            let size = self.head(position)?.bytes;
+            evictions.push((stream, seq));
+            messages -= 1;
+            held = held.saturating_sub(size);
+        }
+        if over(messages, held) {
+            return Err(Refusal::Limit("the stream is full of messages that consumers hold".to_owned()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! Reading a stream in sequence order without consuming it, and following it as it grows.
+
+use longtail_model::{Lsn, Seq, StreamId};
+
+use super::session::Blocked;
+use super::timers::Timer;
+use super::Shard;
+use super::logs::Logs;
+use crate::command::{Token, Wait};
+use crate::config::StreamName;
+use crate::effect::{Effect, Effects, Gate, Reply};
+use crate::stream::SessionKey;
+
+/// Records looked at by one read before it answers with what it has: in a shared sequence space most may belong to
+/// other streams.
+const SCAN_MAX: usize = 65_536;
+
+/// Messages in one batch at most.
+const BATCH_MAX: u32 = 4_096;
+
+impl Shard {
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn read(
+        &mut self,
+        key: SessionKey,
+        token: Token,
+        name: StreamName,
+        from: Seq,
+        max: u32,
+        max_bytes: u64,
+        wait: Wait,
+        fx: &mut dyn Effects,
+    ) {
+        let Some(id) = self.sessions.get(key).map(|state| state.id) else { return };
+        let Some(&stream) = self.names.get(&name) else {
+            return fx.emit(id, Gate::OPEN, Effect::Reply(token, Reply::NotFound));
+        };
+        let (gate, messages, next) = self.collect(stream, from, max, max_bytes);
+        let timeout = match wait {
+            Wait::Millis(ms) if messages.is_empty() => {
+                Some(self.timers.insert(self.now.plus_millis(ms), Timer::Take(key)))
+            }
+            Wait::Forever if messages.is_empty() => None,
+            _ => return fx.emit(id, gate, Effect::Reply(token, Reply::Batch { messages, next })),
+        };
+        self.sessions[key].blocked = Some(Blocked::Read { token, stream, from: next, max, max_bytes, timeout });
+        if let Some(state) = self.streams.get_mut(&stream) {
+            state.readers.push(key);
+        }
+    }
+
+    fn collect(&mut self, stream: StreamId, from: Seq, max: u32, max_bytes: u64) -> (Gate, Vec<(Seq, Lsn)>, Seq) {
+        let mut messages = Vec::new();
+        let mut next = from.max(Seq::FIRST);
+        let mut gate = Gate::OPEN;
+        let Some(state) = self.streams.get(&stream) else { return (gate, messages, next) };
+        let (index, level) = (state.index, state.level);
+        let mut bytes = 0;
+        for _ in 0..SCAN_MAX {
+            if messages.len() >= max.clamp(1, BATCH_MAX) as usize {
+                break;
+            }
+            let Some((seq, position)) = self.indexes.get(&index).and_then(|index| index.next_at_or_after(next)) else {
+                break;
+            };
+            if let Ok(head) = self.read_head(position)
+                && head.stream == stream
+            {
+                bytes += head.bytes;
+                if !messages.is_empty() && bytes > max_bytes {
+                    break;
+                }
+                let behind = Logs::gate_of(position, level);
+                if behind.lsn > gate.lsn {
+                    gate = behind;
+                }
+                messages.push((seq, position));
+            }
+            next = seq.next();
+        }
+        (gate, messages, next)
+    }
+
+    /// Something was appended: whoever waits to read it goes on.
+    pub(crate) fn wake_readers(&mut self, stream: StreamId, fx: &mut dyn Effects) {
+        let Some(state) = self.streams.get_mut(&stream).filter(|state| !state.readers.is_empty()) else { return };
+        for key in std::mem::take(&mut state.readers) {
+            let Some(Blocked::Read { from, max, max_bytes, .. }) =
+                self.sessions.get(key).and_then(|state| state.blocked.as_ref())
+            else {
+                continue;
+            };
+            let (from, max, max_bytes) = (*from, *max, *max_bytes);
+            let (gate, messages, next) = self.collect(stream, from, max, max_bytes);
+            if messages.is_empty() {
+                if let Some(state) = self.streams.get_mut(&stream) {
+                    state.readers.push(key);
+                }
+                continue;
+            }
+            self.end_take(key, Reply::Batch { messages, next }, gate, fx);
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Recovery: the last checkpoint, then every event after it, through the functions that applied them the first time.
+
+use longtail_log::ReadError;
+use longtail_model::{ConsumerTag, Lsn, Seq, SessionId, StreamId, Timestamp};
+
+use super::{Found, Head, Logs, Shard, ShardConfig};
+use crate::config::StreamName;
+use crate::definition;
+use crate::effect::{Counts, Effect, Effects, Gate};
+use crate::event::{Event, Malformed};
+use crate::stream::{Aside, Meta, Place};
+use crate::structures::Corrupt;
+
+/// Why a shard could not be brought back.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The checkpoint does not decode although its checksum holds: written by another version, or a bug.
+    #[error("the checkpoint does not decode; it was written by another version of the server")]
+    Checkpoint,
+    /// An event does not decode although its checksum holds.
+    #[error("the event at position {0} does not decode; it was written by another version of the server")]
+    Event(Lsn),
+    /// A record could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl From<Malformed> for RecoverError {
+    fn from(_: Malformed) -> Self {
+        RecoverError::Checkpoint
+    }
+}
+
+impl From<Corrupt> for RecoverError {
+    fn from(_: Corrupt) -> Self {
+        RecoverError::Checkpoint
+    }
+}
+
+/// Nobody is connected while a shard recovers.
+struct Nobody;
+
+impl Effects for Nobody {
+    fn emit(&mut self, _: SessionId, _: Gate, _: Effect) {}
+}
+
+impl Shard {
+    /// A shard as its checkpoint describes it; `replay` must then be called for what follows in the log, and
+    /// `recovered` at the end.
+    ///
+    /// # Errors
+    /// When the checkpoint does not decode.
+    pub fn restore(
+        config: ShardConfig,
+        logs: Logs,
+        now: Timestamp,
+        checkpoint: Option<&[u8]>,
+    ) -> Result<Self, RecoverError> {
+        let mut shard = Shard::new(config, logs, now);
+        shard.live = false;
+        if let Some(body) = checkpoint {
+            shard.decode_checkpoint(body)?;
+        }
+        Ok(shard)
+    }
+
+    /// Applies one record of the log.
+    ///
+    /// # Errors
+    /// When the event does not decode.
+    pub fn replay(&mut self, position: Lsn, payload: &[u8]) -> Result<(), RecoverError> {
+        let event = Event::decode(payload).map_err(|_| RecoverError::Event(position))?;
+        let undecodable = |_: Malformed| RecoverError::Event(position);
+        match event {
+            Event::Append { targets, message } => {
+                let mut head = Head {
+                    stream: StreamId(0),
+                    created: message.created,
+                    priority: message.priority.0,
+                    delay_ms: message.delay_ms,
+                    ack_timeout_ms: message.ack_timeout_ms,
+                    expires: message.expires,
+                    bytes: (message.headers.len() + message.payload.len()) as u64,
+                };
+                let mut references = 0;
+                for (stream, seq) in targets {
+                    if self.streams.contains_key(&stream) {
+                        head.stream = stream;
+                        references += 1;
+                        self.apply_append(stream, seq, position, &head);
+                    }
+                }
+                match references {
+                    0 => self.logs.retire(position),
+                    1 => {}
+                    references => {
+                        self.references.insert(position, references);
+                    }
+                }
+            }
+            Event::Settled { group, seq } => {
+                if let Some((found, place)) = self.place_in(group, seq) {
+                    self.apply_settled(found, Some(place), None);
+                }
+            }
+            Event::Removed { stream, seq } => self.remove_message(stream, seq),
+            Event::Returned { group, seq, priority, due, delay_ms, counts } => {
+                if let Some((found, place)) = self.place_in(group, seq) {
+                    if let Some(group) = self.group_mut(found.stream, found.at) {
+                        group.forget(place, seq);
+                    }
+                    self.apply_returned(found, priority, due, delay_ms, counts);
+                }
+            }
+            Event::Parked { group, seq, priority, counts } => {
+                if let Some((found, place)) = self.place_in(group, seq) {
+                    let delay_ms = self
+                        .group(found.stream, found.at)
+                        .and_then(|group| group.meta.get(&seq.0))
+                        .map_or(0, |meta| meta.delay_ms);
+                    if let Some(group) = self.group_mut(found.stream, found.at) {
+                        group.forget(place, seq);
+                    }
+                    self.apply_parked(found, priority, delay_ms, counts);
+                }
+            }
+            Event::Taken { group, seq, deliveries } => self.apply_taken(group, seq, deliveries),
+            Event::StreamDefined { stream, index, mut definition } => {
+                let (name, config) = definition::get_stream(&mut definition).map_err(undecodable)?;
+                if let Some(&old) = self.names.get(&name) {
+                    // An auto-deleting stream whose end the log was not told of.
+                    self.apply_deleted(old, &mut Nobody);
+                }
+                self.insert_stream(stream, index, name, config, true);
+            }
+            Event::StreamDeleted { stream } => self.apply_deleted(stream, &mut Nobody),
+            Event::GroupDefined { stream, group, start, definition } => {
+                let (len, rest) = definition.split_first_chunk::<4>().ok_or(RecoverError::Event(position))?;
+                let (name, mut rest) =
+                    rest.split_at_checked(u32::from_le_bytes(*len) as usize).ok_or(RecoverError::Event(position))?;
+                let name = std::str::from_utf8(name).map_err(|_| RecoverError::Event(position))?;
+                let config = definition::get_group(&mut rest).map_err(undecodable)?;
+                if self.streams.contains_key(&stream) {
+                    self.insert_group(stream, group, name.into(), config, start);
+                }
+            }
+            Event::GroupDeleted { group } => self.apply_group_deleted(group, &mut Nobody),
+            Event::Document { name, body } => self.apply_document(name, body),
+        }
+        Ok(())
+    }
+
+    fn place_in(&mut self, group: longtail_model::GroupId, seq: Seq) -> Option<(Found, Place)> {
+        let (stream, at) = self.group_at(group)?;
+        let found = Found { stream, at, seq, hold: None };
+        let place = self.locate(found).ok().flatten()?;
+        Some((found, place))
+    }
+
+    /// A message had been delivered: the count stays, the consumer does not.
+    fn apply_taken(&mut self, group: longtail_model::GroupId, seq: Seq, deliveries: u32) {
+        let Some((found, place)) = self.place_in(group, seq) else { return };
+        let Some(position) = self.position(found.stream, seq) else { return };
+        let known = self.group(found.stream, found.at).and_then(|group| group.meta.get(&seq.0)).copied();
+        let (priority, delay_ms, mut counts) = match known {
+            Some(meta) => (meta.priority, meta.delay_ms, meta.counts),
+            None => match self.head(position) {
+                Ok(head) => (head.priority, head.delay_ms, Counts::default()),
+                Err(_) => return,
+            },
+        };
+        counts.deliveries = deliveries;
+        let Some(group) = self.group_mut(found.stream, found.at) else { return };
+        // A delivered message that was delayed or parked has come back since.
+        group.forget(place, seq);
+        group.meta.insert(seq.0, Meta { priority, aside: None::<Aside>, delay_ms, counts });
+        let key = group.key(priority);
+        group.add_ready(key, seq);
+    }
+
+    /// The log is replayed: sets alarms, and drops streams that nothing keeps.
+    pub fn recovered(&mut self, now: Timestamp) {
+        self.now = self.now.max(now);
+        self.live = true;
+        let streams: Vec<StreamId> = self.listing.keys().copied().collect();
+        for stream in streams {
+            for at in 0..self.streams.get(&stream).map_or(0, |state| state.groups.len()) {
+                self.set_delay_alarm(stream, at);
+            }
+            self.set_expiry_alarm(stream);
+            if let Some((_, position)) = self
+                .streams
+                .get(&stream)
+                .filter(|state| state.config.limits.max_age_ms > 0)
+                .map(|_| ())
+                .and_then(|()| self.next_of_stream(stream, Seq::FIRST))
+                && let Ok(head) = self.read_head(position)
+            {
+                self.set_age_alarm(stream, head.created);
+            }
+            self.drop_if_idle(stream);
+        }
+    }
+
+    /// Names of all streams, in order of creation.
+    pub fn stream_names(&self) -> impl Iterator<Item = &StreamName> {
+        self.listing.keys().filter_map(|stream| self.streams.get(stream)).map(|stream| &stream.name)
+    }
+
+    /// The consumer tag under which [`Command::TakeOne`](crate::Command::TakeOne) delivers.
+    pub const TAKE_ONE: ConsumerTag = ConsumerTag(0);
+}

@@ -1,0 +1,265 @@
+//! Sessions: links, consumers, what they hold, and what they wait for.
+
+use std::collections::VecDeque;
+
+use longtail_model::{ConsumerTag, Link, Seq, SessionId, StreamId, Timestamp};
+use smallvec::SmallVec;
+
+use super::{Outcome, Shard, now_reply};
+use crate::command::{Command, Role, Token};
+use crate::config::GroupName;
+use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
+use crate::stream::{HoldKey, SessionKey};
+use crate::structures::wheel::TimerId;
+
+/// One client's attachment.
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    links: Vec<(Link, StreamId, Role)>,
+    pub(crate) consumers: SmallVec<[Consumer; 1]>,
+    pub(crate) blocked: Option<Blocked>,
+    pub(crate) backlog: VecDeque<(Token, Command)>,
+    /// Ends of the list of what it holds, in order of taking.
+    pub(crate) first_hold: Option<HoldKey>,
+    pub(crate) last_hold: Option<HoldKey>,
+    /// Takes no longer wait: the client has said that it will send nothing more.
+    pub(crate) interrupted: bool,
+}
+
+/// What a session waits for before it goes on with its commands.
+pub(crate) enum Blocked {
+    Take { token: Token, consumer: ConsumerTag, margin_ms: u64, timeout: Option<TimerId>, soon: Option<TimerId> },
+    Read { token: Token, stream: StreamId, from: Seq, max: u32, max_bytes: u64, timeout: Option<TimerId> },
+}
+
+/// A consumer within a session.
+pub(crate) struct Consumer {
+    pub(crate) tag: ConsumerTag,
+    /// Streams, and the group's place in each.
+    pub(crate) sources: SmallVec<[(StreamId, usize); 2]>,
+    pub(crate) credit: u32,
+    pub(crate) renew: bool,
+    /// Its place among those who wait, while it waits.
+    pub(crate) ticket: Option<u64>,
+}
+
+impl Session {
+    pub(crate) fn link(&self, link: Link) -> Option<StreamId> {
+        let at = self.links.binary_search_by_key(&link, |entry| entry.0).ok()?;
+        Some(self.links[at].1)
+    }
+
+    pub(crate) fn set_link(&mut self, link: Link, stream: StreamId, role: Role) -> Option<(StreamId, Role)> {
+        match self.links.binary_search_by_key(&link, |entry| entry.0) {
+            Ok(at) => {
+                let old = (self.links[at].1, self.links[at].2);
+                self.links[at] = (link, stream, role);
+                Some(old)
+            }
+            Err(at) => {
+                self.links.insert(at, (link, stream, role));
+                None
+            }
+        }
+    }
+
+    pub(crate) fn remove_link(&mut self, link: Link) -> Option<(StreamId, Role)> {
+        let at = self.links.binary_search_by_key(&link, |entry| entry.0).ok()?;
+        let (_, stream, role) = self.links.remove(at);
+        Some((stream, role))
+    }
+
+    pub(crate) fn forget_stream(&mut self, stream: StreamId) {
+        self.links.retain(|entry| entry.1 != stream);
+    }
+
+    /// Whether this consumer is the one whose take blocks the session.
+    pub(crate) fn takes(&self, tag: ConsumerTag) -> bool {
+        matches!(self.blocked, Some(Blocked::Take { consumer, .. }) if consumer == tag)
+    }
+}
+
+impl Shard {
+    /// Attaches a session.
+    pub fn attach(&mut self) -> SessionId {
+        let id = SessionId(self.next_session);
+        self.next_session += 1;
+        let key = self.sessions.insert(Session {
+            id,
+            links: Vec::new(),
+            consumers: SmallVec::new(),
+            blocked: None,
+            backlog: VecDeque::new(),
+            first_hold: None,
+            last_hold: None,
+            interrupted: false,
+        });
+        self.session_by.insert(id, key);
+        id
+    }
+
+    /// Ends a session: what it holds is ready again at once, in its place.
+    pub fn detach(&mut self, now: Timestamp, session: SessionId, fx: &mut dyn Effects) {
+        self.now = self.now.max(now);
+        let Some(key) = self.session_by.remove(&session) else { return };
+        self.stop_waiting(key);
+        for at in 0..self.sessions[key].consumers.len() {
+            self.stop_queueing(key, at);
+        }
+        let mut state = self.sessions.remove(key);
+        let mut next = state.first_hold.take();
+        while let Some(hold) = next {
+            next = self.holds.get(hold).and_then(|held| held.next);
+            self.abandon(hold, fx);
+        }
+        for (_, stream, role) in std::mem::take(&mut state.links) {
+            self.link_closed(stream, role);
+        }
+        self.run_unblocked(fx);
+    }
+
+    /// The client sends nothing more: a take that waits, and every later one, ends at once with `TimedOut`.
+    pub fn interrupt(&mut self, now: Timestamp, session: SessionId, fx: &mut dyn Effects) {
+        self.now = self.now.max(now);
+        let Some(&key) = self.session_by.get(&session) else { return };
+        let Some(state) = self.sessions.get_mut(key) else { return };
+        state.interrupted = true;
+        if matches!(state.blocked, Some(Blocked::Take { .. })) {
+            self.end_take(key, Reply::TimedOut, Gate::OPEN, fx);
+            self.run_unblocked(fx);
+        }
+    }
+
+    /// Forgets what a session waits for, without an answer.
+    pub(crate) fn stop_waiting(&mut self, key: SessionKey) -> Option<Token> {
+        let state = self.sessions.get_mut(key)?;
+        match state.blocked.take()? {
+            Blocked::Take { token, consumer, timeout, soon, .. } => {
+                for timer in [timeout, soon].into_iter().flatten() {
+                    self.timers.cancel(timer);
+                }
+                if let Some(at) = self.sessions[key].consumers.iter().position(|c| c.tag == consumer)
+                    && self.sessions[key].consumers[at].credit == 0
+                {
+                    self.stop_queueing(key, at);
+                }
+                Some(token)
+            }
+            Blocked::Read { token, stream, timeout, .. } => {
+                if let Some(timer) = timeout {
+                    self.timers.cancel(timer);
+                }
+                if let Some(stream) = self.streams.get_mut(&stream) {
+                    stream.readers.retain(|&reader| reader != key);
+                }
+                Some(token)
+            }
+        }
+    }
+
+    /// Ends a blocking take with an answer and lets the session go on.
+    pub(crate) fn end_take(&mut self, key: SessionKey, reply: Reply, gate: Gate, fx: &mut dyn Effects) {
+        if let Some(token) = self.stop_waiting(key) {
+            fx.emit(self.sessions[key].id, gate, Effect::Reply(token, reply));
+            self.runnable.push_back(key);
+        }
+    }
+
+    /// Puts a consumer into the queues of its groups.
+    pub(crate) fn start_queueing(&mut self, key: SessionKey, at: usize) {
+        let consumer = &mut self.sessions[key].consumers[at];
+        if consumer.ticket.is_some() {
+            return;
+        }
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        consumer.ticket = Some(ticket);
+        let tag = consumer.tag;
+        for at in 0..consumer.sources.len() {
+            let (stream, group) = self.sessions[key].consumers.iter().find(|c| c.tag == tag).map_or(
+                (StreamId(0), 0),
+                |consumer| consumer.sources[at],
+            );
+            if let Some(group) = self.group_mut(stream, group) {
+                group.waiters.insert(ticket, (key, tag));
+            }
+        }
+    }
+
+    /// Takes a consumer out of the queues of its groups.
+    pub(crate) fn stop_queueing(&mut self, key: SessionKey, at: usize) {
+        let consumer = &mut self.sessions[key].consumers[at];
+        let Some(ticket) = consumer.ticket.take() else { return };
+        for &(stream, group) in &consumer.sources {
+            if let Some(group) = self.streams.get_mut(&stream).and_then(|stream| stream.groups.get_mut(group)) {
+                group.waiters.remove(&ticket);
+            }
+        }
+    }
+
+    pub(crate) fn subscribe(
+        &mut self,
+        key: SessionKey,
+        tag: ConsumerTag,
+        link: Link,
+        group: &GroupName,
+        fx: &mut dyn Effects,
+    ) -> Outcome {
+        let Some(state) = self.sessions.get_mut(key) else { return now_reply(Reply::NotFound) };
+        let stream = state.link(link).ok_or(Refusal::UnknownLink)?;
+        let place = self
+            .streams
+            .get(&stream)
+            .and_then(|stream| stream.groups.iter().position(|candidate| candidate.name == *group));
+        let Some(place) = place else { return now_reply(Reply::NotFound) };
+        let state = &mut self.sessions[key];
+        let at = match state.consumers.iter().position(|consumer| consumer.tag == tag) {
+            Some(at) => at,
+            None => {
+                state.consumers.push(Consumer {
+                    tag,
+                    sources: SmallVec::new(),
+                    credit: 0,
+                    renew: false,
+                    ticket: None,
+                });
+                state.consumers.len() - 1
+            }
+        };
+        let source = (stream, place);
+        if !state.consumers[at].sources.contains(&source) {
+            // A consumer that waits joins the queue of the new group as well.
+            self.stop_queueing(key, at);
+            self.sessions[key].consumers[at].sources.push(source);
+            if self.sessions[key].consumers[at].credit > 0 {
+                self.serve(key, at, fx);
+            }
+        }
+        now_reply(Reply::Done)
+    }
+
+    pub(crate) fn unsubscribe(
+        &mut self,
+        key: SessionKey,
+        tag: ConsumerTag,
+        link: Link,
+        group: &GroupName,
+    ) -> Outcome {
+        let Some(state) = self.sessions.get(key) else { return now_reply(Reply::NotFound) };
+        let stream = state.link(link).ok_or(Refusal::UnknownLink)?;
+        let Some(at) = state.consumers.iter().position(|consumer| consumer.tag == tag) else {
+            return Err(Refusal::UnknownLink);
+        };
+        let place = self
+            .streams
+            .get(&stream)
+            .and_then(|stream| stream.groups.iter().position(|candidate| candidate.name == *group));
+        let waited = state.consumers[at].ticket.is_some();
+        self.stop_queueing(key, at);
+        self.sessions[key].consumers[at].sources.retain(|source| source.0 != stream || Some(source.1) != place);
+        if waited {
+            self.start_queueing(key, at);
+        }
+        now_reply(Reply::Done)
+    }
+}

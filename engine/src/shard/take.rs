@@ -1,0 +1,354 @@
+//! Taking: who gets which message.
+//!
+//! A consumer that finds nothing joins the queues of all its groups with one ticket; whatever becomes ready in one of
+//! them goes to the oldest ticket there. A consumer that waits has nothing ready in any of its groups, so what becomes
+//! ready first is its best.
+
+use longtail_model::{ConsumerTag, Lsn, Seq, StreamId, Timestamp};
+
+use super::session::{Blocked, Session};
+use super::timers::Timer;
+use super::{Found, Head, Outcome, Shard, now_reply};
+use crate::command::{Handle, Token, Wait};
+use crate::effect::{Delivery, Effect, Effects, Gate, Refusal, Reply};
+use crate::stream::{Hold, HoldKey, Meta, Place, SessionKey};
+use crate::shard::logs::Logs;
+
+impl Shard {
+    pub(crate) fn take(
+        &mut self,
+        key: SessionKey,
+        token: Token,
+        tag: ConsumerTag,
+        wait: Wait,
+        margin_ms: u64,
+        fx: &mut dyn Effects,
+    ) {
+        let (id, interrupted) = match self.sessions.get(key) {
+            Some(state) => (state.id, state.interrupted),
+            None => return,
+        };
+        let Some(at) = self.sessions[key].consumers.iter().position(|consumer| consumer.tag == tag) else {
+            return fx.emit(id, Gate::OPEN, Effect::Reply(token, Reply::Refused(Refusal::UnknownLink)));
+        };
+        if let Some((stream, group, seq)) = self.best(key, at) {
+            let (gate, reply) = match self.deliver(key, tag, stream, group, seq) {
+                Ok((gate, delivery)) => (gate, Reply::Delivered(delivery)),
+                Err(refusal) => (Gate::OPEN, Reply::Refused(refusal)),
+            };
+            return fx.emit(id, gate, Effect::Reply(token, reply));
+        }
+        let soonest = if margin_ms > 0 { self.soonest_deadline(key) } else { None };
+        if let Some(deadline) = soonest
+            && deadline <= self.now.plus_millis(margin_ms)
+            && !self.ready_but_paused(key, at)
+        {
+            return fx.emit(id, Gate::OPEN, Effect::Reply(token, Reply::DeadlineSoon));
+        }
+        if wait == Wait::No || interrupted {
+            return fx.emit(id, Gate::OPEN, Effect::Reply(token, Reply::TimedOut));
+        }
+        let timeout = match wait {
+            Wait::Millis(ms) => Some(self.timers.insert(self.now.plus_millis(ms), Timer::Take(key))),
+            Wait::No | Wait::Forever => None,
+        };
+        let soon = soonest.map(|deadline| {
+            let when = Timestamp(deadline.0.saturating_sub(margin_ms));
+            self.timers.insert(when, Timer::Soon(key))
+        });
+        self.sessions[key].blocked = Some(Blocked::Take { token, consumer: tag, margin_ms, timeout, soon });
+        self.start_queueing(key, at);
+    }
+
+    /// Lets a consumer have more messages without asking for each.
+    pub(crate) fn credit(
+        &mut self,
+        key: SessionKey,
+        tag: ConsumerTag,
+        add: u32,
+        renew: bool,
+        fx: &mut dyn Effects,
+    ) -> Outcome {
+        let Some(state) = self.sessions.get_mut(key) else { return now_reply(Reply::NotFound) };
+        let Some(at) = state.consumers.iter().position(|consumer| consumer.tag == tag) else {
+            return Err(Refusal::UnknownLink);
+        };
+        let consumer = &mut state.consumers[at];
+        consumer.credit = consumer.credit.saturating_add(add);
+        consumer.renew = renew;
+        self.serve(key, at, fx);
+        now_reply(Reply::Done)
+    }
+
+    /// Pushes to a consumer while it has credit and there is something; then lets it wait for more.
+    pub(crate) fn serve(&mut self, key: SessionKey, at: usize, fx: &mut dyn Effects) {
+        while self.sessions[key].consumers[at].credit > 0 {
+            let Some((stream, group, seq)) = self.best(key, at) else {
+                return self.start_queueing(key, at);
+            };
+            self.push(key, at, stream, group, seq, fx);
+        }
+        self.stop_queueing(key, at);
+    }
+
+    fn push(
+        &mut self,
+        key: SessionKey,
+        at: usize,
+        stream: StreamId,
+        group: usize,
+        seq: Seq,
+        fx: &mut dyn Effects,
+    ) {
+        let tag = self.sessions[key].consumers[at].tag;
+        match self.deliver(key, tag, stream, group, seq) {
+            Ok((gate, delivery)) => {
+                self.sessions[key].consumers[at].credit -= 1;
+                fx.emit(self.sessions[key].id, gate, Effect::Push(delivery));
+            }
+            // Parked by `deliver`, reported by `head`: the consumer gets the next one.
+            Err(_) => {}
+        }
+    }
+
+    /// Gives what is ready in a group to those who wait for it.
+    pub(crate) fn dispatch(&mut self, stream: StreamId, at: usize, fx: &mut dyn Effects) {
+        loop {
+            let Some(state) = self.streams.get(&stream) else { return };
+            let Some(group) = state.groups.get(at) else { return };
+            if group.waiters.is_empty() || group.paused_until.is_some() {
+                return;
+            }
+            let Some(index) = self.indexes.get(&state.index) else { return };
+            let Some((_, seq)) = group.head(index) else { return };
+            let Some((_, &(key, tag))) = group.waiters.first_key_value() else { return };
+            if self.sessions.get(key).is_some_and(|state| state.takes(tag)) {
+                match self.deliver(key, tag, stream, at, seq) {
+                    Ok((gate, delivery)) => self.end_take(key, Reply::Delivered(delivery), gate, fx),
+                    Err(_) => {}
+                }
+            } else if let Some(consumer) = self.sessions[key].consumers.iter().position(|c| c.tag == tag) {
+                // To the end of the queue: consumers take turns.
+                self.stop_queueing(key, consumer);
+                self.push(key, consumer, stream, at, seq, fx);
+                if self.sessions[key].consumers[consumer].credit > 0 {
+                    self.start_queueing(key, consumer);
+                }
+            }
+        }
+    }
+
+    /// The best message of all groups that a consumer draws from.
+    fn best(&self, key: SessionKey, at: usize) -> Option<(StreamId, usize, Seq)> {
+        let consumer = self.sessions.get(key)?.consumers.get(at)?;
+        let mut best: Option<(u64, Seq, StreamId, usize)> = None;
+        for &(stream, group) in &consumer.sources {
+            let Some(state) = self.streams.get(&stream) else { continue };
+            let Some(found) = state.groups.get(group) else { continue };
+            if found.paused_until.is_some() {
+                continue;
+            }
+            let Some(index) = self.indexes.get(&state.index) else { continue };
+            if let Some((key, seq)) = found.head(index) {
+                let candidate = (key, seq, stream, group);
+                if best.is_none_or(|best| candidate < best) {
+                    best = Some(candidate);
+                }
+            }
+        }
+        best.map(|(_, seq, stream, group)| (stream, group, seq))
+    }
+
+    /// Whether a paused group of the consumer has something ready.
+    pub(crate) fn ready_but_paused(&self, key: SessionKey, at: usize) -> bool {
+        self.sessions.get(key).and_then(|state| state.consumers.get(at)).is_some_and(|consumer| {
+            consumer.sources.iter().any(|&(stream, group)| {
+                self.group(stream, group).is_some_and(|group| group.paused_until.is_some() && group.ready_len() > 0)
+            })
+        })
+    }
+
+    /// The first deadline among what a session holds.
+    pub(crate) fn soonest_deadline(&self, key: SessionKey) -> Option<Timestamp> {
+        let mut soonest = None;
+        let mut next = self.sessions.get(key)?.first_hold;
+        while let Some(hold) = next.and_then(|hold| self.holds.get(hold)) {
+            next = hold.next;
+            if hold.timer.is_some() && soonest.is_none_or(|soonest| hold.deadline < soonest) {
+                soonest = Some(hold.deadline);
+            }
+        }
+        soonest
+    }
+
+    /// Takes one message out of its order.
+    pub(crate) fn take_one(&mut self, key: SessionKey, message: Handle) -> Outcome {
+        let Some(found) = self.resolve(key, message)? else { return now_reply(Reply::NotFound) };
+        match self.locate(found)? {
+            None | Some(Place::Held(_)) => now_reply(Reply::NotFound),
+            Some(place) => {
+                let (gate, delivery) = self.hold(key, ConsumerTag(0), found, place)?;
+                Ok((gate, Reply::Delivered(delivery)))
+            }
+        }
+    }
+
+    /// Hands the head of a group to a consumer.
+    fn deliver(
+        &mut self,
+        key: SessionKey,
+        tag: ConsumerTag,
+        stream: StreamId,
+        at: usize,
+        seq: Seq,
+    ) -> Result<(Gate, Delivery), Refusal> {
+        let found = Found { stream, at, seq, hold: None };
+        let place = self
+            .streams
+            .get(&stream)
+            .and_then(|state| {
+                let group = state.groups.get(at)?;
+                let (ready, head) = group.head(self.indexes.get(&state.index)?)?;
+                debug_assert_eq!(head, seq);
+                Some(if group.ready.first() == Some((ready, head.0)) { Place::Ready(ready) } else { Place::Ahead })
+            })
+            .ok_or(Refusal::Unsupported("nothing to deliver"))?;
+        let taken = self.hold(key, tag, found, place);
+        if taken.is_err() {
+            // A message that cannot be read must not stop those behind it.
+            self.set_aside_unreadable(found, place);
+        }
+        taken
+    }
+
+    /// Moves a message from its place into the hands of a session.
+    fn hold(
+        &mut self,
+        key: SessionKey,
+        tag: ConsumerTag,
+        found: Found,
+        place: Place,
+    ) -> Result<(Gate, Delivery), Refusal> {
+        let Found { stream, at, seq, .. } = found;
+        let position = self.position(stream, seq).ok_or(Refusal::Unsupported("the message is gone"))?;
+        let head = self.head(position)?;
+        let now = self.now;
+        let domain = self.domain(stream, at);
+        let state = self.streams.get_mut(&stream).ok_or(Refusal::UnknownLink)?;
+        let level = state.level;
+        let group = state.groups.get_mut(at).ok_or(Refusal::UnknownLink)?;
+        let meta = group.meta.remove(&seq.0);
+        match place {
+            Place::Ready(ready) if group.ready.first() == Some((ready, seq.0)) => group.pop_head(ready, seq),
+            Place::Ready(_) | Place::Ahead => {
+                if place == Place::Ahead && group.head_is_ahead(seq, self.indexes.get(&state.index)) {
+                    group.pop_head(0, seq);
+                } else {
+                    group.remove_ready(place, seq);
+                }
+            }
+            Place::Delayed(due) => {
+                group.delayed.remove(due.0, seq.0);
+            }
+            Place::Parked(ticket) => {
+                group.parked.remove(ticket, seq.0);
+            }
+            Place::Held(_) => {}
+        }
+        let mut counts = meta.map_or_else(Default::default, |meta: Meta| meta.counts);
+        let redeliveries = counts.deliveries;
+        counts.deliveries = counts.deliveries.saturating_add(1);
+        let ack_timeout_ms = if head.ack_timeout_ms > 0 { head.ack_timeout_ms } else { group.config.ack_timeout_ms };
+        group.held += 1;
+        let group_id = group.id;
+        let previous = self.sessions[key].last_hold;
+        let hold = self.holds.insert(Hold {
+            stream,
+            group: group_id,
+            seq,
+            position,
+            session: key,
+            consumer: tag,
+            priority: meta.map_or(head.priority, |meta| meta.priority),
+            delay_ms: meta.map_or(head.delay_ms, |meta| meta.delay_ms),
+            ack_timeout_ms,
+            deadline: if ack_timeout_ms > 0 { now.plus_millis(ack_timeout_ms) } else { Timestamp::NEVER },
+            timer: None,
+            bytes: head.bytes,
+            counts,
+            previous,
+            next: None,
+        });
+        if ack_timeout_ms > 0 {
+            let timer = self.timers.insert(now.plus_millis(ack_timeout_ms), Timer::Hold(hold));
+            self.holds[hold].timer = Some(timer);
+        }
+        match previous {
+            Some(previous) => self.holds[previous].next = Some(hold),
+            None => self.sessions[key].first_hold = Some(hold),
+        }
+        self.sessions[key].last_hold = Some(hold);
+        self.hold_by.insert((domain, seq.0), hold);
+        self.taken.push((group_id, seq));
+        let delivery = Delivery { consumer: tag, stream, group: group_id, seq, position, redeliveries };
+        Ok((Logs::gate_of(position, level), delivery))
+    }
+
+    /// Takes a hold off its session's list and out of the tables; the message is nowhere until the caller places it.
+    pub(crate) fn release_hold(&mut self, hold: HoldKey) -> Option<Hold> {
+        let held = self.holds.try_remove(hold)?;
+        if let Some(timer) = held.timer {
+            self.timers.cancel(timer);
+        }
+        match held.previous {
+            Some(previous) => {
+                if let Some(previous) = self.holds.get_mut(previous) {
+                    previous.next = held.next;
+                }
+            }
+            None => {
+                if let Some(state) = self.sessions.get_mut(held.session) {
+                    state.first_hold = held.next;
+                }
+            }
+        }
+        match held.next {
+            Some(next) => {
+                if let Some(next) = self.holds.get_mut(next) {
+                    next.previous = held.previous;
+                }
+            }
+            None => {
+                if let Some(state) = self.sessions.get_mut(held.session) {
+                    state.last_hold = held.previous;
+                }
+            }
+        }
+        if let Some((stream, at)) = self.group_at(held.group) {
+            let domain = self.domain(stream, at);
+            self.hold_by.remove(&(domain, held.seq.0));
+            if let Some(group) = self.group_mut(stream, at) {
+                group.held -= 1;
+            }
+        }
+        Some(held)
+    }
+
+    /// Gives a consumer back the credit of a message that it has settled.
+    pub(crate) fn renew_credit(&mut self, session: SessionKey, tag: ConsumerTag, fx: &mut dyn Effects) {
+        let Some(state) = self.sessions.get_mut(session) else { return };
+        let Some(at) = state.consumers.iter().position(|consumer| consumer.tag == tag && consumer.renew) else {
+            return;
+        };
+        state.consumers[at].credit = state.consumers[at].credit.saturating_add(1);
+        self.serve(session, at, fx);
+    }
+
+    pub(crate) fn session(&self, key: SessionKey) -> Option<&Session> {
+        self.sessions.get(key)
+    }
+
+    pub(crate) fn read_head(&mut self, position: Lsn) -> Result<Head, Refusal> {
+        self.head(position)
+    }
+}

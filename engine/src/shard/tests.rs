@@ -1,0 +1,294 @@
+//! The state machine without a runtime: commands in, effects out, time by hand.
+
+use longtail_model::{ConsumerTag, Durability, Link, Priority, Seq, SessionId, Timestamp};
+
+use crate::command::{Command, Handle, NewMessage, Role, Settle, Target, Wait, Which};
+use crate::config::{GroupConfig, Numbering, Order, StreamConfig, StreamName};
+use crate::effect::{Effect, Effects, Gate, MessageState, Reply};
+use crate::open::MemoryLimits;
+use crate::shard::{Shard, ShardConfig};
+
+const ME: ConsumerTag = ConsumerTag(0);
+
+#[derive(Default)]
+struct Seen(Vec<(SessionId, Effect)>);
+
+impl Effects for Seen {
+    fn emit(&mut self, session: SessionId, _: Gate, effect: Effect) {
+        self.0.push((session, effect));
+    }
+}
+
+struct Bench {
+    shard: Shard,
+    now: Timestamp,
+    token: u64,
+    seen: Seen,
+}
+
+fn tube() -> StreamConfig {
+    StreamConfig {
+        numbering: Numbering::Shared("jobs".into()),
+        auto_delete: true,
+        group: GroupConfig { order: Order::Priority, ..GroupConfig::default() },
+        ..StreamConfig::default()
+    }
+}
+
+impl Bench {
+    fn new() -> Self {
+        let now = Timestamp(1_000_000);
+        let config = ShardConfig { durability: Durability::Memory, ..ShardConfig::default() };
+        Bench { shard: Shard::in_memory(MemoryLimits::default(), config, now), now, token: 0, seen: Seen::default() }
+    }
+
+    fn send(&mut self, session: SessionId, command: Command) -> u64 {
+        self.token += 1;
+        self.shard.step(self.now, session, self.token, command, &mut self.seen);
+        self.token
+    }
+
+    /// The reply to the last command sent; `None` while it waits.
+    fn ask(&mut self, session: SessionId, command: Command) -> Option<Reply> {
+        let token = self.send(session, command);
+        self.reply(session, token)
+    }
+
+    fn reply(&mut self, session: SessionId, token: u64) -> Option<Reply> {
+        let at = self.seen.0.iter().position(
+            |(to, effect)| *to == session && matches!(effect, Effect::Reply(answered, _) if *answered == token),
+        )?;
+        match self.seen.0.remove(at).1 {
+            Effect::Reply(_, reply) => Some(reply),
+            _ => None,
+        }
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now = self.now.plus_millis(ms);
+        self.shard.advance(self.now, &mut self.seen);
+    }
+
+    /// A session that uses and watches tubes, under links 0, 1, ...
+    fn worker(&mut self, tubes: &[&str]) -> SessionId {
+        let session = self.shard.attach();
+        for (link, tube_name) in (0..).map(Link).zip(tubes) {
+            let name = StreamName::new("default", *tube_name);
+            self.ask(session, Command::Open { link, name, create: Some(Box::new(tube())), role: Role::Consumer });
+            let done = self.ask(session, Command::Subscribe { consumer: ME, link, group: "".into() });
+            assert_eq!(done, Some(Reply::Done));
+        }
+        session
+    }
+
+    fn put(&mut self, session: SessionId, link: u32, priority: u32, delay_ms: u64) -> Seq {
+        let message = NewMessage {
+            priority: Priority(priority),
+            delay_ms,
+            ack_timeout_ms: 10_000,
+            payload: format!("{priority}").into(),
+            ..NewMessage::default()
+        };
+        let to = Target::Link(Link(link));
+        match self.ask(session, Command::Publish { to, also: vec![], message }) {
+            Some(Reply::Published { seq }) => seq,
+            other => panic!("not published: {other:?}"),
+        }
+    }
+
+    fn take(&mut self, session: SessionId) -> Option<Seq> {
+        match self.ask(session, reserve(Wait::No)) {
+            Some(Reply::Delivered(delivery)) => Some(delivery.seq),
+            Some(Reply::TimedOut) => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn settle(&mut self, session: SessionId, seq: Seq, how: Settle) -> Option<Reply> {
+        self.ask(session, Command::Settle { message: Handle::Shared(Link(0), seq), how })
+    }
+}
+
+fn reserve(wait: Wait) -> Command {
+    Command::Take { consumer: ME, wait, deadline_margin_ms: 1_000 }
+}
+
+fn delivered(reply: Option<Reply>) -> Seq {
+    match reply {
+        Some(Reply::Delivered(delivery)) => delivery.seq,
+        other => panic!("not delivered: {other:?}"),
+    }
+}
+
+#[test]
+fn the_best_of_all_watched_streams_comes_first() {
+    let mut b = Bench::new();
+    let session = b.worker(&["a", "b"]);
+    let low = b.put(session, 0, 10, 0);
+    let high = b.put(session, 1, 1, 0);
+    let middle = b.put(session, 0, 5, 0);
+    let second_high = b.put(session, 0, 1, 0);
+    let order: Vec<_> = std::iter::from_fn(|| b.take(session)).collect();
+    assert_eq!(order, [high, second_high, middle, low]);
+}
+
+#[test]
+fn a_released_message_returns_to_its_place() {
+    let mut b = Bench::new();
+    let session = b.worker(&["a"]);
+    let (first, second) = (b.put(session, 0, 0, 0), b.put(session, 0, 0, 0));
+    assert_eq!(b.take(session), Some(first));
+    let how = Settle::Release { priority: None, delay_ms: 0, failed: false };
+    assert_eq!(b.settle(session, first, how), Some(Reply::Done));
+    assert_eq!((b.take(session), b.take(session)), (Some(first), Some(second)));
+}
+
+#[test]
+fn whoever_waits_longest_is_served_first_and_later_commands_wait_behind() {
+    let mut b = Bench::new();
+    let (one, two) = (b.worker(&["a"]), b.worker(&["a"]));
+    let waits_one = b.send(one, reserve(Wait::Forever));
+    let behind = b.send(one, Command::DescribeShard);
+    let waits_two = b.send(two, reserve(Wait::Forever));
+    assert_eq!(b.reply(one, behind), None);
+    let producer = b.worker(&["a"]);
+    let first = b.put(producer, 0, 0, 0);
+    assert_eq!(delivered(b.reply(one, waits_one)), first);
+    assert!(b.reply(one, behind).is_some());
+    assert_eq!(b.reply(two, waits_two), None);
+    let second = b.put(producer, 0, 0, 0);
+    assert_eq!(delivered(b.reply(two, waits_two)), second);
+}
+
+#[test]
+fn a_deadline_takes_the_message_back_and_warns_before() {
+    let mut b = Bench::new();
+    let session = b.worker(&["a"]);
+    let seq = b.put(session, 0, 0, 0);
+    assert_eq!(b.take(session), Some(seq));
+    let waits = b.send(session, reserve(Wait::Forever));
+    b.pass(8_999);
+    assert_eq!(b.reply(session, waits), None);
+    b.pass(1);
+    assert_eq!(b.reply(session, waits), Some(Reply::DeadlineSoon));
+    assert_eq!(b.ask(session, reserve(Wait::Forever)), Some(Reply::DeadlineSoon));
+    b.pass(1_000);
+    assert_eq!(b.settle(session, seq, Settle::Park { priority: None }), Some(Reply::NotFound));
+    let message = Handle::Shared(Link(0), seq);
+    match b.ask(session, Command::DescribeMessage { message }) {
+        Some(Reply::MessageInfo(info)) => {
+            assert_eq!((info.state, info.counts.timeouts, info.counts.deliveries), (MessageState::Ready, 1, 1));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(b.ask(session, Command::Discard { message }), Some(Reply::Done));
+    assert_eq!(b.ask(session, Command::Peek { message }), Some(Reply::NotFound));
+}
+
+#[test]
+fn a_touched_message_gets_its_whole_time_again() {
+    let mut b = Bench::new();
+    let session = b.worker(&["a"]);
+    let seq = b.put(session, 0, 0, 0);
+    b.take(session);
+    b.pass(9_500);
+    let message = Handle::Shared(Link(0), seq);
+    assert_eq!(b.ask(session, Command::Extend { message, ms: None }), Some(Reply::Done));
+    b.pass(9_000);
+    assert_eq!(b.settle(session, seq, Settle::Ack), Some(Reply::Done));
+}
+
+#[test]
+fn delays_end_in_time_and_kicks_end_them_early() {
+    let mut b = Bench::new();
+    let session = b.worker(&["a"]);
+    let later = b.put(session, 0, 0, 5_000);
+    let soon = b.put(session, 0, 0, 1_000);
+    assert_eq!(b.take(session), None);
+    let head = b.ask(session, Command::PeekHead { stream: Target::Link(Link(0)), which: Which::Delayed });
+    assert!(matches!(head, Some(Reply::Peeked { seq, .. }) if seq == soon));
+    b.pass(1_000);
+    assert_eq!(b.take(session), Some(soon));
+    let kick = Command::Kick { stream: Target::Link(Link(0)), max: 10 };
+    assert_eq!(b.ask(session, kick.clone()), Some(Reply::Count(1)));
+    assert_eq!(b.take(session), Some(later));
+    b.settle(session, later, Settle::Park { priority: Some(Priority(7)) });
+    b.settle(session, soon, Settle::Park { priority: None });
+    assert_eq!(b.ask(session, Command::Kick { stream: Target::Link(Link(0)), max: 1 }), Some(Reply::Count(1)));
+    assert_eq!(b.take(session), Some(later), "parked first, kicked first");
+    assert_eq!(b.ask(session, kick), Some(Reply::Count(1)));
+    assert_eq!(b.take(session), Some(soon));
+}
+
+#[test]
+fn what_a_session_held_comes_back_when_it_ends() {
+    let mut b = Bench::new();
+    let (one, two) = (b.worker(&["a"]), b.worker(&["a"]));
+    let seq = b.put(one, 0, 3, 0);
+    assert_eq!(b.take(one), Some(seq));
+    let waits = b.send(two, reserve(Wait::Forever));
+    b.shard.detach(b.now, one, &mut b.seen);
+    assert_eq!(delivered(b.reply(two, waits)), seq);
+}
+
+#[test]
+fn a_paused_stream_delivers_when_the_pause_ends() {
+    let mut b = Bench::new();
+    let session = b.worker(&["a"]);
+    let seq = b.put(session, 0, 0, 0);
+    let name = StreamName::new("default", "a");
+    assert_eq!(b.ask(session, Command::Pause { name, ms: 2_000 }), Some(Reply::Done));
+    let waits = b.send(session, reserve(Wait::Millis(5_000)));
+    b.pass(1_999);
+    assert_eq!(b.reply(session, waits), None);
+    b.pass(1);
+    assert_eq!(delivered(b.reply(session, waits)), seq);
+}
+
+#[test]
+fn streams_disappear_when_nothing_needs_them() {
+    let mut b = Bench::new();
+    let session = b.worker(&["a", "b"]);
+    let seq = b.put(session, 1, 0, 0);
+    b.ask(session, Command::Unsubscribe { consumer: ME, link: Link(1), group: "".into() });
+    b.ask(session, Command::Close { link: Link(1) });
+    let all = |b: &mut Bench| match b.ask(session, Command::ListStreams { space: None }) {
+        Some(Reply::Streams(names)) => names.len(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(all(&mut b), 2);
+    b.ask(session, Command::Discard { message: Handle::Shared(Link(0), seq) });
+    assert_eq!(all(&mut b), 1);
+}
+
+#[test]
+fn an_interrupted_take_times_out_at_once() {
+    let mut b = Bench::new();
+    let session = b.worker(&["a"]);
+    let waits = b.send(session, reserve(Wait::Forever));
+    b.shard.interrupt(b.now, session, &mut b.seen);
+    assert_eq!(b.reply(session, waits), Some(Reply::TimedOut));
+    assert_eq!(b.ask(session, reserve(Wait::Forever)), Some(Reply::TimedOut));
+}
+
+#[test]
+fn credit_pushes_in_turn_and_comes_back_with_settlement() {
+    let mut b = Bench::new();
+    let (one, two) = (b.worker(&["a"]), b.worker(&["a"]));
+    for session in [one, two] {
+        b.ask(session, Command::Credit { consumer: ME, add: 1, renew: true });
+    }
+    let seqs: Vec<_> = (0..3).map(|_| b.put(one, 0, 0, 0)).collect();
+    let pushed = |b: &mut Bench| -> Vec<(SessionId, Seq)> {
+        let all = std::mem::take(&mut b.seen.0);
+        all.into_iter()
+            .filter_map(|(to, effect)| match effect {
+                Effect::Push(delivery) => Some((to, delivery.seq)),
+                _ => None,
+            })
+            .collect()
+    };
+    assert_eq!(pushed(&mut b), [(one, seqs[0]), (two, seqs[1])]);
+    b.settle(two, seqs[1], Settle::Ack);
+    assert_eq!(pushed(&mut b), [(two, seqs[2])]);
+}

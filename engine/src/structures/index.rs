@@ -1,0 +1,378 @@
+//! Where the messages of one sequence space lie in the log: a map from [`Seq`] to [`Lsn`].
+//!
+//! Sequence numbers are handed out in ascending order and their messages are settled in any order, so the map is cut
+//! into chunks of 256 consecutive numbers ([`chunk`]). The newest chunk, the tail, grows as a plain array; it is sealed
+//! into its smallest form when a number beyond it arrives. The oldest sealed chunk, the head, is kept beside the
+//! others, because that is where most messages are read and removed. An empty chunk is dropped.
+
+mod chunk;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use longtail_model::{Lsn, Seq};
+
+use super::{Corrupt, varint};
+use chunk::{ABSENT, Chunk, SLOTS};
+
+/// Room for so many positions is kept when the tail runs empty.
+const KEEP_CAPACITY: usize = 16;
+
+/// The map `Seq -> Lsn` of one sequence space.
+///
+/// About 2.3 bytes an entry while 256 consecutive messages lie within 512 KiB of log, about 4.3 within 32 GiB. A look-up
+/// near either end takes a few nanoseconds.
+#[derive(Clone, Debug, Default)]
+pub struct Index {
+    /// The highest number ever pushed; its chunk is the tail.
+    last: u64,
+    len: usize,
+    /// The oldest sealed chunk; there is one whenever `middle` is not empty.
+    head: Option<Head>,
+    /// The other sealed chunks by chunk number.
+    middle: BTreeMap<u64, Chunk>,
+    tail: Tail,
+}
+
+#[derive(Clone, Debug)]
+struct Head {
+    number: u64,
+    /// The first slot in use.
+    first: u8,
+    chunk: Chunk,
+}
+
+/// The positions of consecutive slots from `base` on, [`ABSENT`] where there is none. Has no slots when it has no entry.
+#[derive(Clone, Debug, Default)]
+struct Tail {
+    lsns: Vec<u64>,
+    base: u8,
+    /// Slots with a position.
+    live: u16,
+    /// Place in `lsns` of the first of them.
+    first: u16,
+}
+
+const fn split(seq: u64) -> (u64, u8) {
+    (seq / SLOTS as u64, (seq % SLOTS as u64) as u8)
+}
+
+const fn join(number: u64, slot: u8) -> Seq {
+    Seq(number * SLOTS as u64 + slot as u64)
+}
+
+impl Index {
+    /// An empty map of a sequence space that has handed out nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Index::default()
+    }
+
+    /// Number of entries.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no entry.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The highest number ever pushed, removed or not; 0 when nothing was.
+    #[must_use]
+    pub fn last_seq(&self) -> Seq {
+        Seq(self.last)
+    }
+
+    /// Adds the position of the message `seq`.
+    ///
+    /// # Panics
+    ///
+    /// `seq` is not above [`Index::last_seq`], or `lsn` is `u64::MAX`, which is no position.
+    pub fn push(&mut self, seq: Seq, lsn: Lsn) {
+        assert!(
+            seq.0 > self.last,
+            "sequence number {seq} pushed after {}",
+            self.last
+        );
+        assert!(lsn.0 != ABSENT, "not a position");
+        let (number, slot) = split(seq.0);
+        if number != split(self.last).0 {
+            self.seal_tail();
+        }
+        self.last = seq.0;
+        self.len += 1;
+        self.tail.push(slot, lsn.0);
+    }
+
+    /// The position of a message.
+    #[must_use]
+    #[inline]
+    pub fn get(&self, seq: Seq) -> Option<Lsn> {
+        let (number, slot) = split(seq.0);
+        if number == split(self.last).0 {
+            return self.tail.get(slot).map(Lsn);
+        }
+        match &self.head {
+            Some(head) if head.number == number => head.chunk.get(slot).map(Lsn),
+            _ => self.middle.get(&number)?.get(slot).map(Lsn),
+        }
+    }
+
+    /// Whether a message has a position.
+    #[must_use]
+    pub fn contains(&self, seq: Seq) -> bool {
+        self.get(seq).is_some()
+    }
+
+    /// Takes out the position of a message.
+    pub fn remove(&mut self, seq: Seq) -> Option<Lsn> {
+        let (number, slot) = split(seq.0);
+        let lsn = if number == split(self.last).0 {
+            self.tail.remove(slot)?
+        } else if let Some(head) = self.head.as_mut().filter(|head| head.number == number) {
+            let lsn = head.chunk.remove(slot)?;
+            if slot == head.first {
+                if let Some((first, _)) = head.chunk.next(slot) {
+                    head.first = first;
+                } else {
+                    self.head = self
+                        .middle
+                        .pop_first()
+                        .map(|(number, chunk)| Head::new(number, chunk));
+                }
+            }
+            lsn
+        } else {
+            let chunk = self.middle.get_mut(&number)?;
+            let lsn = chunk.remove(slot)?;
+            if chunk.len() == 0 {
+                self.middle.remove(&number);
+            }
+            lsn
+        };
+        self.len -= 1;
+        Some(Lsn(lsn))
+    }
+
+    /// The lowest entry.
+    #[must_use]
+    pub fn first(&self) -> Option<(Seq, Lsn)> {
+        match &self.head {
+            Some(head) => Some((
+                join(head.number, head.first),
+                Lsn(head.chunk.get(head.first)?),
+            )),
+            None => {
+                let slot = self.tail.base + self.tail.first as u8;
+                Some((join(split(self.last).0, slot), Lsn(self.tail.get(slot)?)))
+            }
+        }
+    }
+
+    /// The lowest entry that is not below `seq`.
+    #[must_use]
+    pub fn next_at_or_after(&self, seq: Seq) -> Option<(Seq, Lsn)> {
+        match self.first() {
+            Some((first, lsn)) if first >= seq => Some((first, lsn)),
+            _ => match self.get(seq) {
+                Some(lsn) => Some((seq, lsn)),
+                None => self.range(seq).next(),
+            },
+        }
+    }
+
+    /// The entries in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = (Seq, Lsn)> + '_ {
+        self.range(Seq(0))
+    }
+
+    /// The entries from `from` on, in ascending order.
+    pub fn range(&self, from: Seq) -> impl Iterator<Item = (Seq, Lsn)> + '_ {
+        let (start, start_slot) = split(from.0);
+        let last = split(self.last).0;
+        let tail = (last >= start)
+            .then(|| {
+                self.tail
+                    .iter()
+                    .filter(move |&(slot, _)| last > start || slot >= start_slot)
+            })
+            .into_iter()
+            .flatten()
+            .map(move |(slot, lsn)| (join(last, slot), Lsn(lsn)));
+        self.sealed(start)
+            .flat_map(move |(number, chunk)| {
+                let slot = if number == start { start_slot } else { 0 };
+                chunk
+                    .iter_from(slot)
+                    .map(move |(slot, lsn)| (join(number, slot), Lsn(lsn)))
+            })
+            .chain(tail)
+    }
+
+    /// Estimate of the heap in use, in bytes. Looks at every chunk.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.tail.lsns.capacity() * size_of::<u64>()
+            + self
+                .sealed(0)
+                .map(|(_, chunk)| chunk.heap_bytes())
+                .sum::<usize>()
+            + super::btree_bytes::<u64, Chunk>(self.middle.len())
+    }
+
+    /// Appends the map: the highest number ever pushed, the number of chunks, then for each the difference of its number
+    /// to the one before and its entries as [`Chunk::encode`] has them.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let tail = Chunk::new(self.tail.iter());
+        let sealed = self.middle.len() + usize::from(self.head.is_some());
+        varint::put(out, self.last);
+        varint::put(out, sealed as u64 + u64::from(tail.is_some()));
+        let mut prev = 0;
+        for (number, chunk) in self
+            .sealed(0)
+            .chain(tail.iter().map(|chunk| (split(self.last).0, chunk)))
+        {
+            varint::put(out, number - prev);
+            prev = number;
+            chunk.encode(out);
+        }
+    }
+
+    /// Takes a map off the front of `input`.
+    ///
+    /// # Errors
+    ///
+    /// The bytes break a rule of the format; how much of `input` was taken is then unspecified.
+    pub fn decode(input: &mut &[u8]) -> Result<Self, Corrupt> {
+        let corrupt = |what| Corrupt {
+            structure: "index",
+            what,
+        };
+        let last = varint::get(input).ok_or(corrupt("the last number is missing"))?;
+        let count = varint::get(input).ok_or(corrupt("the number of chunks is missing"))?;
+        let mut index = Index {
+            last,
+            ..Index::default()
+        };
+        let (last_number, last_slot) = split(last);
+        let mut sealed = Vec::new();
+        let mut prev = None;
+        for _ in 0..count {
+            let number = varint::get(input)
+                .and_then(|difference| prev.unwrap_or(0u64).checked_add(difference))
+                .filter(|&number| number <= last_number && prev.is_none_or(|prev| prev < number))
+                .ok_or(corrupt("the number of a chunk is missing or out of order"))?;
+            let chunk = Chunk::decode(input)
+                .ok_or(corrupt("the entries of a chunk are cut or out of range"))?;
+            prev = Some(number);
+            index.len += chunk.len();
+            if number < last_number {
+                sealed.push((number, chunk));
+                continue;
+            }
+            for (slot, lsn) in chunk.iter_from(0) {
+                if slot > last_slot {
+                    return Err(corrupt("an entry is above the last number"));
+                }
+                index.tail.push(slot, lsn);
+            }
+        }
+        let mut sealed = sealed.into_iter();
+        index.head = sealed
+            .next()
+            .map(|(number, chunk)| Head::new(number, chunk));
+        index.middle = sealed.collect();
+        Ok(index)
+    }
+
+    /// The sealed chunks from number `start` on.
+    fn sealed(&self, start: u64) -> impl Iterator<Item = (u64, &Chunk)> + '_ {
+        self.head
+            .iter()
+            .map(|head| (head.number, &head.chunk))
+            .filter(move |&(number, _)| number >= start)
+            .chain(
+                self.middle
+                    .range(start..)
+                    .map(|(&number, chunk)| (number, chunk)),
+            )
+    }
+
+    fn seal_tail(&mut self) {
+        let number = split(self.last).0;
+        if let Some(chunk) = Chunk::new(self.tail.iter()) {
+            if self.head.is_none() {
+                self.head = Some(Head::new(number, chunk));
+            } else {
+                self.middle.insert(number, chunk);
+            }
+        }
+        self.tail.clear();
+    }
+}
+
+impl Head {
+    fn new(number: u64, chunk: Chunk) -> Head {
+        let first = chunk.next(0).map_or(0, |(slot, _)| slot);
+        Head {
+            number,
+            first,
+            chunk,
+        }
+    }
+}
+
+impl Tail {
+    /// `slot` is above every slot that has a place.
+    fn push(&mut self, slot: u8, lsn: u64) {
+        if self.lsns.is_empty() {
+            self.base = slot;
+        }
+        self.lsns.resize(usize::from(slot - self.base), ABSENT);
+        self.lsns.push(lsn);
+        self.live += 1;
+    }
+
+    fn get(&self, slot: u8) -> Option<u64> {
+        let at = slot.checked_sub(self.base)?;
+        self.lsns
+            .get(usize::from(at))
+            .copied()
+            .filter(|&lsn| lsn != ABSENT)
+    }
+
+    fn remove(&mut self, slot: u8) -> Option<u64> {
+        let lsn = self.get(slot)?;
+        self.live -= 1;
+        if self.live == 0 {
+            self.clear();
+            self.lsns.shrink_to(KEEP_CAPACITY);
+            return Some(lsn);
+        }
+        let at = u16::from(slot - self.base);
+        self.lsns[usize::from(at)] = ABSENT;
+        if at == self.first {
+            let next = self.lsns[usize::from(at)..]
+                .iter()
+                .position(|&lsn| lsn != ABSENT);
+            self.first += next.unwrap_or(0) as u16;
+        }
+        Some(lsn)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (u8, u64)> + Clone + '_ {
+        (self.base..=u8::MAX)
+            .zip(self.lsns.iter().copied())
+            .filter(|&(_, lsn)| lsn != ABSENT)
+    }
+
+    fn clear(&mut self) {
+        self.lsns.clear();
+        self.live = 0;
+        self.first = 0;
+    }
+}
