@@ -74,7 +74,7 @@ pub struct Client {
 }
 
 #[derive(Default)]
-struct Inbox {
+pub(crate) struct Inbox {
     state: Mutex<State>,
     arrived: Condvar,
 }
@@ -92,21 +92,39 @@ struct State {
 
 impl Sink for Inbox {
     fn deliver(&self, effect: &Effect, messages: &[Option<Message<'_>>]) {
-        let owned = || messages.iter().map(|message| message.map(OwnedMessage::from));
+        let owned = || {
+            messages
+                .iter()
+                .map(|message| message.map(OwnedMessage::from))
+        };
         let mut state = self.state.lock();
         match effect {
             Effect::Reply(token, reply) => {
-                if let Some(at) = state.abandoned.iter().position(|abandoned| abandoned == token) {
+                if let Some(at) = state
+                    .abandoned
+                    .iter()
+                    .position(|abandoned| abandoned == token)
+                {
                     state.abandoned.swap_remove(at);
                 } else {
-                    state.answers.push((*token, Answer { reply: reply.clone(), messages: owned().collect() }));
+                    state.answers.push((
+                        *token,
+                        Answer {
+                            reply: reply.clone(),
+                            messages: owned().collect(),
+                        },
+                    ));
                 }
             }
             Effect::Push(delivery) => {
-                state.pushed.push_back(Pushed::Message(*delivery, owned().next().flatten()));
+                state
+                    .pushed
+                    .push_back(Pushed::Message(*delivery, owned().next().flatten()));
             }
             Effect::Cancelled { consumer, stream } => {
-                state.pushed.push_back(Pushed::Cancelled(*consumer, *stream));
+                state
+                    .pushed
+                    .push_back(Pushed::Cancelled(*consumer, *stream));
             }
         }
     }
@@ -120,11 +138,28 @@ impl Sink for Inbox {
     }
 }
 
+impl Inbox {
+    /// Nothing comes any more: whoever waits learns it.
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+        self.flush();
+    }
+}
+
 impl Client {
+    pub(crate) fn inbox(&self) -> &Arc<Inbox> {
+        &self.inbox
+    }
+
     pub(crate) fn attach(shards: Arc<dyn Shards>, shard: ShardId) -> Self {
         let inbox = Arc::new(Inbox::default());
         let session = shards.attach(shard, Arc::clone(&inbox) as Arc<dyn Sink>);
-        Client { shards, shard, session, inbox }
+        Client {
+            shards,
+            shard,
+            session,
+            inbox,
+        }
     }
 
     /// The shard this session is attached to.
@@ -140,9 +175,14 @@ impl Client {
             state.next_token += 1;
             state.next_token
         };
-        self.shards.enqueue(self.shard, self.session, &mut vec![(token, command)]);
+        self.shards
+            .enqueue(self.shard, self.session, &mut vec![(token, command)]);
         self.shards.run();
-        Call { inbox: Arc::clone(&self.inbox), token, fetched: false }
+        Call {
+            inbox: Arc::clone(&self.inbox),
+            token,
+            fetched: false,
+        }
     }
 
     /// What was pushed next; waits for it.
@@ -154,8 +194,7 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         self.shards.detach(self.shard, self.session);
-        self.inbox.state.lock().closed = true;
-        self.inbox.flush();
+        self.inbox.close();
     }
 }
 
@@ -169,7 +208,11 @@ pub struct Call {
 
 impl Call {
     fn fetch(&mut self, state: &mut State) -> Option<Result<Answer, Closed>> {
-        if let Some(at) = state.answers.iter().position(|(token, _)| *token == self.token) {
+        if let Some(at) = state
+            .answers
+            .iter()
+            .position(|(token, _)| *token == self.token)
+        {
             self.fetched = true;
             return Some(Ok(state.answers.swap_remove(at).1));
         }
@@ -212,7 +255,11 @@ impl Drop for Call {
     fn drop(&mut self) {
         if !self.fetched {
             let mut state = self.inbox.state.lock();
-            match state.answers.iter().position(|(token, _)| *token == self.token) {
+            match state
+                .answers
+                .iter()
+                .position(|(token, _)| *token == self.token)
+            {
                 Some(at) => drop(state.answers.swap_remove(at)),
                 None => state.abandoned.push(self.token),
             }

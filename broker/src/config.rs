@@ -47,17 +47,27 @@ impl BrokerConfig {
     /// Everything in memory, for tests and caches.
     #[must_use]
     pub fn in_memory() -> Self {
-        BrokerConfig { durability: Durability::Memory, ..BrokerConfig::default() }
+        BrokerConfig {
+            durability: Durability::Memory,
+            ..BrokerConfig::default()
+        }
     }
 
     /// Everything in a directory.
     #[must_use]
     pub fn at(dir: impl Into<PathBuf>) -> Self {
-        BrokerConfig { data: Some(dir.into()), ..BrokerConfig::default() }
+        BrokerConfig {
+            data: Some(dir.into()),
+            ..BrokerConfig::default()
+        }
     }
 
     pub(crate) fn directory(&self) -> Option<&Path> {
-        if self.durability == Durability::Memory { None } else { self.data.as_deref() }
+        if self.durability == Durability::Memory {
+            None
+        } else {
+            self.data.as_deref()
+        }
     }
 }
 

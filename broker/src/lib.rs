@@ -1,1 +1,14 @@
-//! Placeholder.
+//! The API every protocol is written against: spaces, subjects and the router, streams and groups, accounts.
+
+pub mod auth;
+pub mod router;
+
+mod broker;
+pub mod client;
+mod config;
+mod shards;
+
+pub use broker::{Broker, BrokerError};
+pub use client::Client;
+pub use config::BrokerConfig;
+pub use shards::OpenError;

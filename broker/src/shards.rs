@@ -72,7 +72,10 @@ impl OpenError {
     pub fn is_locked(&self) -> bool {
         matches!(
             self,
-            OpenError::Shard { source: OpenShardError::Log(longtail_log::OpenError::Locked { .. }), .. }
+            OpenError::Shard {
+                source: OpenShardError::Log(longtail_log::OpenError::Locked { .. }),
+                ..
+            }
         )
     }
 }
@@ -94,8 +97,12 @@ pub(crate) fn open(config: &BrokerConfig, clock: &Arc<dyn Clock>) -> Result<Open
         frame_bytes: config.max_message_bytes.saturating_add(FRAME_MARGIN),
     };
     let Some(dir) = config.directory() else {
-        let shards = (0..count)
-            .map(|number| (Shard::in_memory(memory, shard_config(number), clock.now()), Recovered::default()));
+        let shards = (0..count).map(|number| {
+            (
+                Shard::in_memory(memory, shard_config(number), clock.now()),
+                Recovered::default(),
+            )
+        });
         return Ok(shards.collect());
     };
     let layout = layout(dir, count)?;
@@ -105,8 +112,18 @@ pub(crate) fn open(config: &BrokerConfig, clock: &Arc<dyn Clock>) -> Result<Open
         options.tail_bytes = config.tail_bytes;
         options.max_frame_bytes = config.max_message_bytes.saturating_add(FRAME_MARGIN);
         let path = dir.join(format!("shard-{number}"));
-        Shard::open(Arc::new(FsDisk), &path, options, memory, shard_config(number), clock.now())
-            .map_err(|source| OpenError::Shard { shard: ShardId(number), source })
+        Shard::open(
+            Arc::new(FsDisk),
+            &path,
+            options,
+            memory,
+            shard_config(number),
+            clock.now(),
+        )
+        .map_err(|source| OpenError::Shard {
+            shard: ShardId(number),
+            source,
+        })
     };
     thread::scope(|scope| {
         let open_one = &open_one;
@@ -121,7 +138,9 @@ pub(crate) fn open(config: &BrokerConfig, clock: &Arc<dyn Clock>) -> Result<Open
         threads
             .into_iter()
             .map(|thread| {
-                thread.join().unwrap_or_else(|_| Err(OpenError::Thread(io::Error::other("it panicked"))))
+                thread
+                    .join()
+                    .unwrap_or_else(|_| Err(OpenError::Thread(io::Error::other("it panicked"))))
             })
             .collect()
     })
@@ -132,14 +151,24 @@ const FRAME_MARGIN: u64 = 1 << 20;
 
 /// Reads how the directory is divided; writes it for a new one.
 fn layout(dir: &Path, shards: u16) -> Result<Layout, OpenError> {
-    let directory = |source| OpenError::Directory { dir: dir.to_owned(), source };
+    let directory = |source| OpenError::Directory {
+        dir: dir.to_owned(),
+        source,
+    };
     let file = dir.join(LAYOUT_FILE);
     match fs::read(&file) {
         Ok(bytes) => {
-            let damaged = |why: String| OpenError::Layout { file: file.clone(), why };
-            let layout: Layout = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+            let damaged = |why: String| OpenError::Layout {
+                file: file.clone(),
+                why,
+            };
+            let layout: Layout =
+                serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
             if layout.format > FORMAT {
-                return Err(OpenError::Newer { dir: dir.to_owned(), found: layout.format });
+                return Err(OpenError::Newer {
+                    dir: dir.to_owned(),
+                    found: layout.format,
+                });
             }
             if layout.shards == 0 {
                 return Err(damaged("it has no shards".to_owned()));
@@ -148,13 +177,20 @@ fn layout(dir: &Path, shards: u16) -> Result<Layout, OpenError> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             fs::create_dir_all(dir).map_err(directory)?;
-            let layout = Layout { format: FORMAT, shards };
+            let layout = Layout {
+                format: FORMAT,
+                shards,
+            };
             let bytes = serde_json::to_vec(&layout).map_err(|error| directory(error.into()))?;
             let fresh = dir.join("layout.json.new");
             fs::write(&fresh, bytes).map_err(directory)?;
-            fs::File::open(&fresh).and_then(|file| file.sync_all()).map_err(directory)?;
+            fs::File::open(&fresh)
+                .and_then(|file| file.sync_all())
+                .map_err(directory)?;
             fs::rename(&fresh, &file).map_err(directory)?;
-            fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(directory)?;
+            fs::File::open(dir)
+                .and_then(|dir| dir.sync_all())
+                .map_err(directory)?;
             Ok(layout)
         }
         Err(source) => Err(directory(source)),

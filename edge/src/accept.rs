@@ -13,10 +13,11 @@ use crate::address::Endpoint;
 use crate::bind::{Accepted, Bound};
 use crate::connection::Connection;
 use crate::driver::Driver;
+use crate::handshake::{self, Ready};
+use crate::limits::TokenBucket;
 use crate::metrics::{ListenerMetrics, RefusalCause};
 use crate::protocol::Protocol;
 use crate::shared::{ListenerShared, Shared, Slot};
-use crate::stream::{split_tcp, split_unix};
 
 /// Connections accepted in one go before other tasks of the worker have their turn.
 const BURST: usize = 64;
@@ -37,15 +38,29 @@ impl<P: Protocol> Acceptor<P> {
     /// Accepts until `stop` says so; then the socket is closed.
     pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut back_off_ms = 0;
+        let clock = &self.shared.clock;
+        let rate = self.listener.config.accept_rate_per_second.map(u64::from);
+        let mut bucket = rate.map(|rate| TokenBucket::new(rate, rate, clock.since_start()));
         loop {
+            let mut count_max = BURST;
+            if let Some(bucket) = &mut bucket {
+                count_max = 1;
+                let wait = bucket.until_one(clock.since_start());
+                if !wait.is_zero() && self.stopped_within(wait, &mut stop).await {
+                    return;
+                }
+            }
             let accepted = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
-                accepted = self.accept_burst() => accepted,
+                accepted = self.accept_burst(count_max) => accepted,
             };
             match accepted {
                 Ok(()) => {
                     back_off_ms = 0;
+                    if let Some(bucket) = &mut bucket {
+                        bucket.take(1, clock.since_start());
+                    }
                     tokio::task::yield_now().await;
                 }
                 Err(error) => {
@@ -55,21 +70,29 @@ impl<P: Protocol> Acceptor<P> {
                         warn!(listener = self.listener.address, %error, "cannot accept connections for now");
                     }
                     back_off_ms = (back_off_ms * 2).clamp(BACK_OFF_MS.0, BACK_OFF_MS.1);
-                    let rest = tokio::time::sleep(Duration::from_millis(back_off_ms));
-                    tokio::select! {
-                        _ = stop.wait_for(|stop| *stop) => return,
-                        () = rest => {}
+                    if self
+                        .stopped_within(Duration::from_millis(back_off_ms), &mut stop)
+                        .await
+                    {
+                        return;
                     }
                 }
             }
         }
     }
 
-    /// Waits for connections and takes some. An error means that the system has run out of something.
-    async fn accept_burst(&self) -> io::Result<()> {
+    /// Rests, and tells whether the end came meanwhile.
+    async fn stopped_within(&self, rest: Duration, stop: &mut watch::Receiver<bool>) -> bool {
+        tokio::time::timeout(rest, stop.wait_for(|stop| *stop))
+            .await
+            .is_ok()
+    }
+
+    /// Waits for connections and takes up to `count_max`. An error means that the system has run out of something.
+    async fn accept_burst(&self, count_max: usize) -> io::Result<()> {
         let mut count = 0;
         std::future::poll_fn(|cx| {
-            while count < BURST {
+            while count < count_max {
                 count += 1;
                 match self.bound.poll_accept(cx) {
                     Poll::Ready(Ok(accepted)) => self.dispatch(accepted),
@@ -118,27 +141,51 @@ fn is_exhaustion(error: &io::Error) -> bool {
 }
 
 /// Serves one connection on its worker, from the socket to the end.
-async fn serve<P: Protocol>(protocol: Arc<P>, accepted: Accepted, local: Endpoint, slot: Slot) {
-    let socket = accepted.move_here().and_then(|accepted| {
-        Ok(match accepted {
-            Accepted::Tcp(stream, peer) => {
-                stream.set_nodelay(true)?;
-                (Endpoint::Tcp(peer), split_tcp(stream))
-            }
-            Accepted::Unix(stream) => (local.clone(), split_unix(stream)),
-        })
-    });
-    let (peer, (reader, writer)) = match socket {
-        Ok(socket) => socket,
-        Err(error) => {
-            debug!(listener = slot.listener.address, %error, "a connection was lost before it was served");
-            slot.listener.metrics.refuse(RefusalCause::Lost);
+async fn serve<P: Protocol>(protocol: Arc<P>, accepted: Accepted, local: Endpoint, mut slot: Slot) {
+    let listener = slot.listener.clone();
+    let ready = if listener.config.has_handshake() {
+        let limit = Duration::from_millis(listener.config.handshake_timeout_ms);
+        let handshake = handshake::full(
+            accepted,
+            &local,
+            &listener,
+            protocol.websocket_subprotocols(),
+        );
+        // In a box of its own, so that the connection's task does not keep room for it.
+        Box::pin(tokio::time::timeout(limit, handshake)).await
+    } else {
+        Ok(handshake::plain(accepted, &local))
+    };
+    let ready = match ready {
+        Ok(Ok(ready)) => ready,
+        Ok(Err(error)) => {
+            debug!(listener = listener.address, %error, "a connection was refused");
+            listener.metrics.refuse(error.cause());
+            return;
+        }
+        Err(_elapsed) => {
+            debug!(listener = listener.address, "a handshake took too long");
+            listener.metrics.refuse(RefusalCause::HandshakeTimeout);
             return;
         }
     };
+    if let Err(cause) = slot.take_address(ready.peer.ip()) {
+        listener.metrics.refuse(cause);
+        return;
+    }
     if slot.shared.draining.load(Ordering::Acquire) {
         return;
     }
-    let conn = Arc::new(Connection::new(protocol, slot, peer, local, writer));
-    Driver::open(conn, reader, &[]).await;
+    let Ready {
+        peer,
+        identity,
+        reader,
+        writer,
+        first,
+    } = ready;
+    drop(listener);
+    let conn = Arc::new(Connection::new(
+        protocol, slot, local, peer, identity, writer,
+    ));
+    Driver::open(conn, reader, &first).await;
 }

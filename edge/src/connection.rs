@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use crate::address::Endpoint;
 use crate::close::CloseReason;
+use crate::identity::TlsIdentity;
 use crate::metrics::ListenerMetrics;
 use crate::out::Out;
 use crate::protocol::Protocol;
@@ -61,6 +62,7 @@ pub(crate) struct Core {
     id: ConnectionId,
     peer: Endpoint,
     local: Endpoint,
+    identity: Option<Arc<TlsIdentity>>,
     since: SystemTime,
     pub(crate) slot: Slot,
     pub(crate) signals: AtomicU32,
@@ -107,8 +109,9 @@ impl<P: Protocol> Connection<P> {
     pub(crate) fn new(
         protocol: Arc<P>,
         slot: Slot,
-        peer: Endpoint,
         local: Endpoint,
+        peer: Endpoint,
+        identity: Option<Arc<TlsIdentity>>,
         writer: Writer,
     ) -> Self {
         let now = slot.shared.clock.coarse_ms();
@@ -118,6 +121,7 @@ impl<P: Protocol> Connection<P> {
             id: ConnectionId(slot.shared.next_id()),
             peer,
             local,
+            identity,
             since: SystemTime::now(),
             slot,
             signals: AtomicU32::new(0),
@@ -167,6 +171,24 @@ impl<P: Protocol> Connection<P> {
     #[must_use]
     pub fn local(&self) -> &Endpoint {
         &self.core.local
+    }
+
+    /// Whom a verified client certificate names, if one was shown.
+    #[must_use]
+    pub fn identity(&self) -> Option<&TlsIdentity> {
+        self.core.identity.as_deref()
+    }
+
+    /// Bytes the protocol was given so far.
+    #[must_use]
+    pub fn bytes_in(&self) -> u64 {
+        self.core.bytes_in.load(Ordering::Relaxed)
+    }
+
+    /// Bytes handed to the socket so far.
+    #[must_use]
+    pub fn bytes_out(&self) -> u64 {
+        self.core.bytes_out.load(Ordering::Relaxed)
     }
 
     /// The protocol it speaks.
@@ -436,6 +458,10 @@ impl<P: Protocol> Entry for Connection<P> {
             .load(Ordering::Relaxed)
             .max(core.active_out_ms.load(Ordering::Relaxed));
         (held, moved)
+    }
+
+    fn count_stalled(&self) {
+        ListenerMetrics::count(&self.core.listener().metrics.stalled);
     }
 }
 

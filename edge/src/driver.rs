@@ -10,12 +10,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::ReadBuf;
+use tokio::time::Sleep;
 use tracing::debug;
 
 use crate::close::CloseReason;
 use crate::connection::{Connection, signal};
+use crate::limits::TokenBucket;
 use crate::metrics::RefusalCause;
 use crate::protocol::{Draining, Ended, Idle, Protocol, Then};
 use crate::stream::Reader;
@@ -49,6 +52,7 @@ pub(crate) struct Driver<P: Protocol> {
     writing: bool,
     end: End,
     closing: Closing,
+    pace: Option<Box<Pace>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -110,6 +114,17 @@ impl<P: Protocol> Driver<P> {
         conn.enlist();
         let mut kept = Kept::default();
         kept.push(first);
+        conn.core
+            .bytes_in
+            .fetch_add(first.len() as u64, Ordering::Relaxed);
+        let rate = conn.core.listener().config.read_rate_bytes_per_second;
+        let now = conn.core.shared().clock.since_start();
+        let pace = rate.map(|rate| {
+            Box::new(Pace {
+                bucket: TokenBucket::new(rate, rate, now),
+                rest: None,
+            })
+        });
         Driver {
             conn,
             reader,
@@ -119,6 +134,7 @@ impl<P: Protocol> Driver<P> {
             writing: false,
             end: End::NotYet,
             closing: Closing::Writing,
+            pace,
         }
     }
 
@@ -238,6 +254,11 @@ impl<P: Protocol> Driver<P> {
             self.conn.core.awaits_memory.store(true, Ordering::Release);
             return Step::Wait;
         }
+        if let Some(pace) = &mut self.pace
+            && pace.poll_rest(cx).is_pending()
+        {
+            return Step::Wait;
+        }
         self.read(cx, local, budget)
     }
 
@@ -286,6 +307,9 @@ impl<P: Protocol> Driver<P> {
         core.bytes_in.fetch_add(count as u64, Ordering::Relaxed);
         core.active_in_ms
             .store(core.shared().clock.coarse_ms(), Ordering::Relaxed);
+        if let Some(pace) = &mut self.pace {
+            pace.took(count, core.shared().clock.since_start());
+        }
         *budget = budget.saturating_sub(count);
         if paused {
             self.kept.push(&scratch[..count]);
@@ -460,6 +484,29 @@ impl<P: Protocol> Drop for Driver<P> {
         }
         self.conn.core.gone();
         self.conn.core.shared().table.remove(self.conn.id());
+    }
+}
+
+/// Holds a connection to its read rate.
+struct Pace {
+    bucket: TokenBucket,
+    rest: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pace {
+    fn took(&mut self, bytes: usize, now: Duration) {
+        let wait = self.bucket.take(bytes as u64, now);
+        if !wait.is_zero() {
+            self.rest = Some(Box::pin(tokio::time::sleep(wait)));
+        }
+    }
+
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(rest) = &mut self.rest {
+            ready!(rest.as_mut().poll(cx));
+            self.rest = None;
+        }
+        Poll::Ready(())
     }
 }
 

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tracing::info;
@@ -23,6 +22,7 @@ use crate::shared::{ListenerShared, Shared};
 use crate::sweep;
 use crate::table::ConnectionInfo;
 use crate::tick::Tick;
+use crate::tls::{Tls, TlsError};
 use crate::worker::Worker;
 
 /// How long cut connections may take to be gone.
@@ -31,7 +31,6 @@ const CUT_WITHIN: Duration = Duration::from_secs(2);
 /// The running edge. Dropping it ends everything at once; [`drain`](Self::drain) first is kinder.
 pub struct Edge {
     shared: Arc<Shared>,
-    listeners: Mutex<Vec<Arc<ListenerShared>>>,
     stop_accepting: watch::Sender<bool>,
     stop_workers: watch::Sender<bool>,
     hurry: AtomicBool,
@@ -91,7 +90,6 @@ impl Edge {
         let (stop_workers, stop) = watch::channel(false);
         let mut edge = Edge {
             shared: shared.clone(),
-            listeners: Mutex::default(),
             stop_accepting: watch::channel(false).0,
             stop_workers,
             hurry: AtomicBool::new(false),
@@ -119,7 +117,12 @@ impl Edge {
         if self.shared.draining.load(Ordering::Acquire) {
             return Err(ListenError::ShuttingDown);
         }
-        let mut listeners = self.listeners.lock();
+        let tls = config.tls.clone().map(Tls::open).transpose();
+        let tls = tls.map_err(|source| ListenError::Tls {
+            address: config.address.clone(),
+            source,
+        })?;
+        let mut listeners = self.shared.listeners.lock();
         let number = listeners.len();
         // The acceptors too are spread over the workers.
         let worker = &self.shared.workers[number % self.shared.workers.len()].handle;
@@ -136,6 +139,7 @@ impl Edge {
             protocol.name(),
             local.to_string(),
             config,
+            tls,
         ));
         listeners.push(listener.clone());
         info!(protocol = protocol.name(), address = %local, "listening");
@@ -189,6 +193,7 @@ impl Edge {
     #[must_use]
     pub fn metrics(&self) -> Vec<ListenerSnapshot> {
         let mut all: Vec<ListenerSnapshot> = self
+            .shared
             .listeners
             .lock()
             .iter()
@@ -202,6 +207,25 @@ impl Edge {
             }
         });
         all
+    }
+
+    /// Reads the certificates of all TLS listeners again, for new connections; a listener whose files cannot be used
+    /// keeps the ones it has.
+    ///
+    /// # Errors
+    /// Every listener that failed, by number.
+    pub fn reload_tls(&self) -> Result<(), Vec<(usize, TlsError)>> {
+        let mut failed = Vec::new();
+        for listener in self.shared.listeners.lock().iter() {
+            if let Some(Err(error)) = listener.tls.as_ref().map(Tls::reload) {
+                failed.push((listener.number, error));
+            }
+        }
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(failed)
+        }
     }
 
     /// Stops accepting, asks every connection to finish ([`Protocol::draining`]), and cuts those that are left after

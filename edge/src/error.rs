@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::address::Address;
+use crate::tls::TlsError;
 
 /// The workers could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,14 @@ pub enum ListenError {
     NotASocket {
         /// The path.
         path: PathBuf,
+    },
+    /// The TLS settings cannot be used.
+    #[error("cannot listen on {address}: {source}")]
+    Tls {
+        /// The address.
+        address: Address,
+        /// What is wrong with them.
+        source: TlsError,
     },
     /// The edge is draining or stopped.
     #[error("the server is shutting down")]

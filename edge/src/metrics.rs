@@ -10,6 +10,18 @@ pub enum RefusalCause {
     ServerFull,
     /// [`crate::ListenerConfig::connections_max`].
     ListenerFull,
+    /// [`crate::ListenerConfig::connections_per_ip_max`].
+    AddressFull,
+    /// A PROXY header was due, and the peer is not a trusted proxy.
+    UntrustedProxy,
+    /// The PROXY header was missing, malformed or too long.
+    Proxy,
+    /// The TLS handshake failed.
+    Tls,
+    /// The WebSocket handshake failed.
+    WebSocket,
+    /// [`crate::ListenerConfig::handshake_timeout_ms`].
+    HandshakeTimeout,
     /// [`crate::Protocol::open`] said no.
     Protocol,
     /// The socket failed before anything was said.
@@ -18,9 +30,15 @@ pub enum RefusalCause {
 
 impl RefusalCause {
     /// Every cause, in the order of [`Refusals`].
-    pub const ALL: [RefusalCause; 4] = [
+    pub const ALL: [RefusalCause; 10] = [
         RefusalCause::ServerFull,
         RefusalCause::ListenerFull,
+        RefusalCause::AddressFull,
+        RefusalCause::UntrustedProxy,
+        RefusalCause::Proxy,
+        RefusalCause::Tls,
+        RefusalCause::WebSocket,
+        RefusalCause::HandshakeTimeout,
         RefusalCause::Protocol,
         RefusalCause::Lost,
     ];
@@ -31,6 +49,12 @@ impl RefusalCause {
         match self {
             RefusalCause::ServerFull => "server_full",
             RefusalCause::ListenerFull => "listener_full",
+            RefusalCause::AddressFull => "address_full",
+            RefusalCause::UntrustedProxy => "untrusted_proxy",
+            RefusalCause::Proxy => "proxy",
+            RefusalCause::Tls => "tls",
+            RefusalCause::WebSocket => "websocket",
+            RefusalCause::HandshakeTimeout => "handshake_timeout",
             RefusalCause::Protocol => "protocol",
             RefusalCause::Lost => "lost",
         }

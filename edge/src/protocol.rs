@@ -29,6 +29,12 @@ pub trait Protocol: Send + Sync + Sized + 'static {
     /// The name in logs, metrics and the connection list, for example `beanstalk`.
     fn name(&self) -> &'static str;
 
+    /// The WebSocket subprotocols it goes by. With some, a client that offers only others is refused; a client that
+    /// offers none never is.
+    fn websocket_subprotocols(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// A connection was accepted (after PROXY header, TLS and WebSocket). A greeting goes to `out`.
     ///
     /// # Errors

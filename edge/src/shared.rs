@@ -1,15 +1,20 @@
 //! What all connections of an edge, and all of one listener, have in common.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::config::{EdgeConfig, ListenerConfig};
 use crate::limits::MemoryBudget;
 use crate::metrics::{ListenerMetrics, ListenerSnapshot, RefusalCause};
 use crate::table::Table;
+use crate::tls::Tls;
 
 /// One per edge.
 pub(crate) struct Shared {
@@ -22,6 +27,7 @@ pub(crate) struct Shared {
     next_connection: AtomicU64,
     next_worker: AtomicUsize,
     pub(crate) workers: Vec<WorkerSeat>,
+    pub(crate) listeners: Mutex<Vec<Arc<ListenerShared>>>,
 }
 
 /// What others know of a worker.
@@ -37,7 +43,10 @@ pub(crate) struct ListenerShared {
     pub(crate) address: String,
     pub(crate) config: ListenerConfig,
     pub(crate) metrics: ListenerMetrics,
+    pub(crate) tls: Option<Tls>,
     open: AtomicUsize,
+    /// Connections by address; empty without a limit for them.
+    by_ip: Mutex<HashMap<IpAddr, usize>>,
 }
 
 /// Milliseconds since the edge started. [`Clock::coarse_ms`] is as old as the last sweep at most, and free.
@@ -86,6 +95,7 @@ impl Shared {
                     open: AtomicUsize::new(0),
                 })
                 .collect(),
+            listeners: Mutex::default(),
             config,
         }
     }
@@ -111,6 +121,7 @@ impl ListenerShared {
         protocol: &'static str,
         address: String,
         config: ListenerConfig,
+        tls: Option<Tls>,
     ) -> Self {
         let metrics = ListenerMetrics::default();
         ListenerShared {
@@ -119,7 +130,9 @@ impl ListenerShared {
             address,
             config,
             metrics,
+            tls,
             open: AtomicUsize::new(0),
+            by_ip: Mutex::default(),
         }
     }
 
@@ -148,6 +161,7 @@ pub(crate) struct Slot {
     pub(crate) shared: Arc<Shared>,
     pub(crate) listener: Arc<ListenerShared>,
     pub(crate) worker: usize,
+    ip: Option<IpAddr>,
 }
 
 impl Slot {
@@ -165,6 +179,7 @@ impl Slot {
             shared: shared.clone(),
             listener: listener.clone(),
             worker,
+            ip: None,
         };
         if on_server >= shared.config.connections_max {
             return Err(RefusalCause::ServerFull);
@@ -174,10 +189,33 @@ impl Slot {
         }
         Ok(slot)
     }
+
+    /// Takes a place for an address too, if those are limited.
+    pub(crate) fn take_address(&mut self, ip: Option<IpAddr>) -> Result<(), RefusalCause> {
+        let (Some(ip), Some(limit)) = (ip, self.listener.config.connections_per_ip_max) else {
+            return Ok(());
+        };
+        let mut by_ip = self.listener.by_ip.lock();
+        let count = by_ip.get(&ip).copied().unwrap_or(0);
+        if count >= limit {
+            return Err(RefusalCause::AddressFull);
+        }
+        by_ip.insert(ip, count + 1);
+        self.ip = Some(ip);
+        Ok(())
+    }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        if let Some(ip) = self.ip
+            && let Entry::Occupied(mut count) = self.listener.by_ip.lock().entry(ip)
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
         self.shared.workers[self.worker]
             .open
             .fetch_sub(1, Ordering::Relaxed);

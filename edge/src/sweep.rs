@@ -14,9 +14,19 @@ use crate::table::Sweep;
 pub(crate) async fn run(shared: Arc<Shared>) {
     let mut interval = tokio::time::interval(Duration::from_millis(shared.config.sweep_ms.max(1)));
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tls_due_ms = shared.config.tls_poll_ms;
     loop {
         interval.tick().await;
-        sweep(&shared, shared.clock.update());
+        let now_ms = shared.clock.update();
+        sweep(&shared, now_ms);
+        if now_ms >= tls_due_ms {
+            tls_due_ms = now_ms.saturating_add(shared.config.tls_poll_ms);
+            for listener in shared.listeners.lock().iter() {
+                if let Some(tls) = &listener.tls {
+                    tls.reload_if_changed(&listener.address);
+                }
+            }
+        }
     }
 }
 
@@ -42,5 +52,6 @@ fn sweep(shared: &Shared, now_ms: u64) {
         && let Some(entry) = shared.table.get(id)
     {
         entry.cut(CloseReason::Stalled { held });
+        entry.count_stalled();
     }
 }

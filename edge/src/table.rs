@@ -43,6 +43,8 @@ pub(crate) trait Entry: Send + Sync {
     fn sweep(&self, sweep: &Sweep);
     /// Bytes queued in and out, and when some of them last moved (milliseconds since start).
     fn held(&self) -> (usize, u64);
+    /// Counts that it is cut for the memory it holds.
+    fn count_stalled(&self);
 }
 
 /// What a sweep tells every connection.

@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use longtail_engine::structures::{Index, OrderedSet, TimerId, TimerWheel, varint};
+use longtail_engine::structures::{Index, IntervalSet, OrderedSet, TimerId, TimerWheel, varint};
 use longtail_model::{Lsn, Seq, Timestamp};
 
 const ENTRIES: u64 = 1_000_000;
@@ -339,9 +339,68 @@ fn timer_wheel() {
     });
 }
 
+fn interval_set() {
+    type Number = fn(u64) -> u64;
+    let cases: [(&str, Number); 6] = [
+        ("intervals: insert in order", |i| i),
+        ("intervals: insert in order above one hole", |i| i + 1),
+        ("intervals: insert swapped in pairs", |i| i ^ 1),
+        ("intervals: insert in reverse order", |i| ENTRIES - i),
+        ("intervals: insert every other number", |i| 2 * i + 1),
+        ("intervals: insert a random half of 2 million", |i| {
+            1 + scatter(i) % (2 * ENTRIES)
+        }),
+    ];
+    for (name, number) in &cases {
+        report(name, || {
+            let mut set = IntervalSet::new();
+            let nanos = timed(|| {
+                for i in 0..ENTRIES {
+                    black_box(set.insert(number(i)));
+                }
+            });
+            (ENTRIES, nanos, per_entry(set.heap_bytes(), ENTRIES))
+        });
+    }
+    let mut set = IntervalSet::new();
+    for i in 0..ENTRIES {
+        set.insert(1 + scatter(i) % (2 * ENTRIES));
+    }
+    report("intervals: contains, random", || {
+        let nanos = timed(|| {
+            for i in 0..ENTRIES {
+                black_box(set.contains(scatter(i) % (2 * ENTRIES)));
+            }
+        });
+        (ENTRIES, nanos, None)
+    });
+    report("intervals: runs, a run", || {
+        let mut runs = 0;
+        let nanos = timed(|| runs = set.runs().count());
+        (runs as u64, nanos, None)
+    });
+    let mut bytes = Vec::new();
+    report("intervals: encode, an entry", || {
+        bytes.clear();
+        let nanos = timed(|| set.encode(&mut bytes));
+        (
+            set.len_above_floor(),
+            nanos,
+            per_entry(bytes.len(), set.len_above_floor()),
+        )
+    });
+    report("intervals: decode, an entry", || {
+        let nanos = timed(|| {
+            assert!(IntervalSet::decode(&mut bytes.as_slice()).is_ok());
+        });
+        (set.len_above_floor(), nanos, None)
+    });
+}
+
 fn main() {
     println!("{:<58}{:>10}{:>12}", "", "ns/op", "bytes/entry");
     ordered_set();
     index();
     timer_wheel();
+    interval_set();
 }

@@ -23,7 +23,10 @@ impl StreamName {
     /// Names a stream.
     #[must_use]
     pub fn new(space: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
-        StreamName { space: space.into(), name: name.into() }
+        StreamName {
+            space: space.into(),
+            name: name.into(),
+        }
     }
 }
 

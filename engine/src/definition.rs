@@ -5,7 +5,9 @@ use std::sync::Arc;
 use longtail_model::{Durability, Seq, Timestamp};
 
 use crate::command::Start;
-use crate::config::{GroupConfig, Keep, Limits, Numbering, Order, Overflow, StreamConfig, StreamName};
+use crate::config::{
+    GroupConfig, Keep, Limits, Numbering, Order, Overflow, StreamConfig, StreamName,
+};
 use crate::event::{Malformed, get, get_u32, take};
 use crate::structures::varint;
 
@@ -36,7 +38,11 @@ fn get_flag(input: &mut &[u8]) -> Result<bool, Malformed> {
 }
 
 fn get_option_str(input: &mut &[u8]) -> Result<Option<Arc<str>>, Malformed> {
-    if get_flag(input)? { get_str(input).map(Some) } else { Ok(None) }
+    if get_flag(input)? {
+        get_str(input).map(Some)
+    } else {
+        Ok(None)
+    }
 }
 
 pub(crate) fn put_stream(out: &mut Vec<u8>, name: &StreamName, config: &StreamConfig) {
@@ -68,7 +74,10 @@ pub(crate) fn put_stream(out: &mut Vec<u8>, name: &StreamName, config: &StreamCo
 }
 
 pub(crate) fn get_stream(input: &mut &[u8]) -> Result<(StreamName, StreamConfig), Malformed> {
-    let name = StreamName { space: get_str(input)?, name: get_str(input)? };
+    let name = StreamName {
+        space: get_str(input)?,
+        name: get_str(input)?,
+    };
     let config = StreamConfig {
         numbering: match get_option_str(input)? {
             None => Numbering::Own,
@@ -79,7 +88,11 @@ pub(crate) fn get_stream(input: &mut &[u8]) -> Result<(StreamName, StreamConfig)
             [1] => Keep::UntilLimit,
             _ => return Err(Malformed),
         },
-        limits: Limits { max_messages: get(input)?, max_bytes: get(input)?, max_age_ms: get(input)? },
+        limits: Limits {
+            max_messages: get(input)?,
+            max_bytes: get(input)?,
+            max_age_ms: get(input)?,
+        },
         overflow: match take(input, 1)? {
             [0] => Overflow::RefuseNew,
             [1] => Overflow::DropOldest,
@@ -164,7 +177,11 @@ mod tests {
         let config = StreamConfig {
             numbering: Numbering::Shared("beanstalk".into()),
             keep: Keep::UntilLimit,
-            limits: Limits { max_messages: 1, max_bytes: 2, max_age_ms: 3 },
+            limits: Limits {
+                max_messages: 1,
+                max_bytes: 2,
+                max_age_ms: 3,
+            },
             overflow: Overflow::DropOldest,
             durability: Some(Durability::Interval),
             auto_delete: true,

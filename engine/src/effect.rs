@@ -1,6 +1,8 @@
 //! What a shard answers. Plain data again: message bodies are named by position and read when the effect leaves.
 
-use longtail_model::{ConsumerTag, Durability, GroupId, Lsn, Priority, Seq, SessionId, StreamId, Timestamp};
+use longtail_model::{
+    ConsumerTag, Durability, GroupId, Lsn, Priority, Seq, SessionId, StreamId, Timestamp,
+};
 
 use crate::command::Token;
 use crate::config::{GroupName, StreamName};
@@ -16,7 +18,10 @@ pub struct Gate {
 
 impl Gate {
     /// Nothing to wait for.
-    pub const OPEN: Gate = Gate { lsn: Lsn::ZERO, level: Durability::Memory };
+    pub const OPEN: Gate = Gate {
+        lsn: Lsn::ZERO,
+        level: Durability::Memory,
+    };
 }
 
 /// A message on its way to a consumer.

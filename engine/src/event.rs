@@ -30,27 +30,58 @@ const DOCUMENT: u8 = 11;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Event<'a> {
     /// A message was appended to one or several streams.
-    Append { targets: Targets<'a>, message: Message<'a> },
+    Append {
+        targets: Targets<'a>,
+        message: Message<'a>,
+    },
     /// A group is done with a message.
     Settled { group: GroupId, seq: Seq },
     /// A message left its stream, whatever its groups thought of it.
     Removed { stream: StreamId, seq: Seq },
     /// A message is ready again, now or when `due`.
-    Returned { group: GroupId, seq: Seq, priority: Priority, due: Option<Timestamp>, delay_ms: u64, counts: Counts },
+    Returned {
+        group: GroupId,
+        seq: Seq,
+        priority: Priority,
+        due: Option<Timestamp>,
+        delay_ms: u64,
+        counts: Counts,
+    },
     /// A message was set aside.
-    Parked { group: GroupId, seq: Seq, priority: Priority, counts: Counts },
+    Parked {
+        group: GroupId,
+        seq: Seq,
+        priority: Priority,
+        counts: Counts,
+    },
     /// A message was delivered. Written with the next frame that has to be written anyway.
-    Taken { group: GroupId, seq: Seq, deliveries: u32 },
+    Taken {
+        group: GroupId,
+        seq: Seq,
+        deliveries: u32,
+    },
     /// A stream came to be; the rest is its name and configuration, see `definition`.
-    StreamDefined { stream: StreamId, index: IndexId, definition: &'a [u8] },
+    StreamDefined {
+        stream: StreamId,
+        index: IndexId,
+        definition: &'a [u8],
+    },
     /// A stream and all it held is gone.
     StreamDeleted { stream: StreamId },
     /// A stream got another group.
-    GroupDefined { stream: StreamId, group: GroupId, start: Seq, definition: &'a [u8] },
+    GroupDefined {
+        stream: StreamId,
+        group: GroupId,
+        start: Seq,
+        definition: &'a [u8],
+    },
     /// It is gone again.
     GroupDeleted { group: GroupId },
     /// A document of the catalog was written (or removed, when `body` is absent).
-    Document { name: &'a str, body: Option<&'a [u8]> },
+    Document {
+        name: &'a str,
+        body: Option<&'a [u8]>,
+    },
 }
 
 /// The streams that an appended message goes to, with its number in each.
@@ -83,7 +114,11 @@ pub(crate) fn put_append(out: &mut Vec<u8>, targets: &[(StreamId, Seq)], message
     varint::put(out, u64::from(message.priority.0));
     varint::put(out, message.delay_ms);
     varint::put(out, message.ack_timeout_ms);
-    let expires = if message.expires == Timestamp::NEVER { 0 } else { message.expires.0 };
+    let expires = if message.expires == Timestamp::NEVER {
+        0
+    } else {
+        message.expires.0
+    };
     varint::put(out, expires);
     varint::put(out, message.headers.len() as u64);
     out.extend_from_slice(message.headers);
@@ -119,7 +154,13 @@ pub(crate) fn put_returned(
     put_counts(out, counts);
 }
 
-pub(crate) fn put_parked(out: &mut Vec<u8>, group: GroupId, seq: Seq, priority: Priority, counts: &Counts) {
+pub(crate) fn put_parked(
+    out: &mut Vec<u8>,
+    group: GroupId,
+    seq: Seq,
+    priority: Priority,
+    counts: &Counts,
+) {
     out.push(PARKED);
     varint::put(out, group.0);
     varint::put(out, seq.0);
@@ -134,7 +175,12 @@ pub(crate) fn put_taken(out: &mut Vec<u8>, group: GroupId, seq: Seq, deliveries:
     varint::put(out, u64::from(deliveries));
 }
 
-pub(crate) fn put_stream_defined(out: &mut Vec<u8>, stream: StreamId, index: IndexId, definition: &[u8]) {
+pub(crate) fn put_stream_defined(
+    out: &mut Vec<u8>,
+    stream: StreamId,
+    index: IndexId,
+    definition: &[u8],
+) {
     out.push(STREAM_DEFINED);
     varint::put(out, stream.0);
     varint::put(out, index.0);
@@ -146,7 +192,13 @@ pub(crate) fn put_stream_deleted(out: &mut Vec<u8>, stream: StreamId) {
     varint::put(out, stream.0);
 }
 
-pub(crate) fn put_group_defined(out: &mut Vec<u8>, stream: StreamId, group: GroupId, start: Seq, definition: &[u8]) {
+pub(crate) fn put_group_defined(
+    out: &mut Vec<u8>,
+    stream: StreamId,
+    group: GroupId,
+    start: Seq,
+    definition: &[u8],
+) {
     out.push(GROUP_DEFINED);
     varint::put(out, stream.0);
     varint::put(out, group.0);
@@ -168,7 +220,14 @@ pub(crate) fn put_document(out: &mut Vec<u8>, name: &str, body: Option<&[u8]>) {
 }
 
 pub(crate) fn put_counts(out: &mut Vec<u8>, counts: &Counts) {
-    for n in [counts.deliveries, counts.timeouts, counts.releases, counts.parks, counts.kicks, counts.failures] {
+    for n in [
+        counts.deliveries,
+        counts.timeouts,
+        counts.releases,
+        counts.parks,
+        counts.kicks,
+        counts.failures,
+    ] {
         varint::put(out, u64::from(n));
     }
 }
@@ -240,8 +299,14 @@ impl<'a> Event<'a> {
                     },
                 }
             }
-            SETTLED => Event::Settled { group: GroupId(get(input)?), seq: Seq(get(input)?) },
-            REMOVED => Event::Removed { stream: StreamId(get(input)?), seq: Seq(get(input)?) },
+            SETTLED => Event::Settled {
+                group: GroupId(get(input)?),
+                seq: Seq(get(input)?),
+            },
+            REMOVED => Event::Removed {
+                stream: StreamId(get(input)?),
+                seq: Seq(get(input)?),
+            },
             RETURNED => Event::Returned {
                 group: GroupId(get(input)?),
                 seq: Seq(get(input)?),
@@ -269,14 +334,18 @@ impl<'a> Event<'a> {
                 index: IndexId(get(input)?),
                 definition: input,
             },
-            STREAM_DELETED => Event::StreamDeleted { stream: StreamId(get(input)?) },
+            STREAM_DELETED => Event::StreamDeleted {
+                stream: StreamId(get(input)?),
+            },
             GROUP_DEFINED => Event::GroupDefined {
                 stream: StreamId(get(input)?),
                 group: GroupId(get(input)?),
                 start: Seq(get(input)?),
                 definition: input,
             },
-            GROUP_DELETED => Event::GroupDeleted { group: GroupId(get(input)?) },
+            GROUP_DELETED => Event::GroupDeleted {
+                group: GroupId(get(input)?),
+            },
             DOCUMENT => {
                 let present = match take(input, 1)? {
                     [0] => false,
@@ -285,7 +354,10 @@ impl<'a> Event<'a> {
                 };
                 let len = get(input)?;
                 let name = std::str::from_utf8(take(input, len)?).map_err(|_| Malformed)?;
-                Event::Document { name, body: present.then_some(*input) }
+                Event::Document {
+                    name,
+                    body: present.then_some(*input),
+                }
             }
             _ => return Err(Malformed),
         })
@@ -295,7 +367,9 @@ impl<'a> Event<'a> {
 /// The first target of an append, from the first bytes of its record; `None` for any other event, or when there are
 /// several.
 pub(crate) fn sole_target(head: &[u8]) -> Option<(StreamId, Seq)> {
-    let (&APPEND, mut input) = head.split_first()? else { return None };
+    let (&APPEND, mut input) = head.split_first()? else {
+        return None;
+    };
     if varint::get(&mut input)? != 1 {
         return None;
     }
@@ -323,7 +397,11 @@ mod tests {
         let mut record = Vec::new();
         put_append(&mut record, &targets, &message);
         record.extend_from_slice(message.payload);
-        let Event::Append { targets: decoded, message: back } = Event::decode(&record).unwrap() else {
+        let Event::Append {
+            targets: decoded,
+            message: back,
+        } = Event::decode(&record).unwrap()
+        else {
             panic!("not an append")
         };
         assert_eq!(decoded.collect::<Vec<_>>(), targets);
@@ -334,9 +412,21 @@ mod tests {
     #[test]
     fn every_truncation_is_malformed_or_another_event() {
         let mut record = Vec::new();
-        put_returned(&mut record, GroupId(9), Seq(300), Priority(4), Some(Timestamp(9)), 7, &Counts::default());
+        put_returned(
+            &mut record,
+            GroupId(9),
+            Seq(300),
+            Priority(4),
+            Some(Timestamp(9)),
+            7,
+            &Counts::default(),
+        );
         for end in 0..record.len() {
-            assert_eq!(Event::decode(&record[..end]), Err(Malformed), "cut at {end}");
+            assert_eq!(
+                Event::decode(&record[..end]),
+                Err(Malformed),
+                "cut at {end}"
+            );
         }
         assert!(Event::decode(&record).is_ok());
     }

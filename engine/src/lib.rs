@@ -10,12 +10,12 @@
 //! no thread and no socket; [`runtime`] gives it those.
 
 pub mod command;
-pub mod structures;
 pub mod config;
 pub mod effect;
 pub mod headers;
 pub mod message;
 pub mod runtime;
+pub mod structures;
 
 mod definition;
 mod event;
@@ -26,7 +26,8 @@ mod stream;
 pub use command::{Command, Handle, NewMessage, Role, Settle, Start, Target, Token, Wait, Which};
 pub use config::{GroupConfig, Keep, Limits, Numbering, Order, Overflow, StreamConfig, StreamName};
 pub use effect::{
-    Counts, Delivery, Effect, Effects, Gate, GroupInfo, MessageInfo, MessageState, Refusal, Reply, ShardInfo, StreamInfo,
+    Counts, Delivery, Effect, Effects, Gate, GroupInfo, MessageInfo, MessageState, Refusal, Reply,
+    ShardInfo, StreamInfo,
 };
 pub use message::Message;
 pub use open::{MemoryLimits, OpenShardError, Recovered};

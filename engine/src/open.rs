@@ -30,7 +30,10 @@ pub struct MemoryLimits {
 
 impl Default for MemoryLimits {
     fn default() -> Self {
-        MemoryLimits { bytes: 4 << 30, frame_bytes: 1 << 30 }
+        MemoryLimits {
+            bytes: 4 << 30,
+            frame_bytes: 1 << 30,
+        }
     }
 }
 
@@ -60,9 +63,16 @@ impl Shard {
         let mut replay = opened.replay;
         let log: Box<dyn ShardLog> = Box::new(opened.log);
         let level = config.durability;
-        let logs = Logs::new(Some(log), Box::new(MemLog::new(memory.bytes, memory.frame_bytes)), level);
+        let logs = Logs::new(
+            Some(log),
+            Box::new(MemLog::new(memory.bytes, memory.frame_bytes)),
+            level,
+        );
         let checkpoint = opened.checkpoint.as_ref().map(|(_, body)| body.as_slice());
-        let mut found = Recovered { checkpoint_bytes: checkpoint.map_or(0, |body| body.len() as u64), records: 0 };
+        let mut found = Recovered {
+            checkpoint_bytes: checkpoint.map_or(0, |body| body.len() as u64),
+            records: 0,
+        };
         let mut shard = Shard::restore(config, logs, now, checkpoint)?;
         while let Some(frame) = replay.next_frame()? {
             for record in frame.records() {
@@ -77,7 +87,11 @@ impl Shard {
     /// A shard that keeps everything in memory.
     #[must_use]
     pub fn in_memory(memory: MemoryLimits, config: ShardConfig, now: Timestamp) -> Shard {
-        let logs = Logs::new(None, Box::new(MemLog::new(memory.bytes, memory.frame_bytes)), config.durability);
+        let logs = Logs::new(
+            None,
+            Box::new(MemLog::new(memory.bytes, memory.frame_bytes)),
+            config.durability,
+        );
         Shard::new(config, logs, now)
     }
 }

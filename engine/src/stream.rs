@@ -128,7 +128,13 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    pub(crate) fn new(id: GroupId, name: GroupName, config: GroupConfig, shared: bool, cursor: Seq) -> Self {
+    pub(crate) fn new(
+        id: GroupId,
+        name: GroupName,
+        config: GroupConfig,
+        shared: bool,
+        cursor: Seq,
+    ) -> Self {
         let implicit = !shared && config.order == Order::Sequence;
         Group {
             id,

@@ -147,6 +147,11 @@ pub trait ShardLog: Send {
     /// of the log's own.
     fn end(&self) -> Lsn;
 
+    /// The position of the oldest record that may still be there.
+    fn start(&self) -> Lsn {
+        Lsn::ZERO
+    }
+
     /// Everything below this position is as safe as `level` says. `Memory` is always [`ShardLog::end`].
     fn watermark(&self, level: Durability) -> Lsn;
 

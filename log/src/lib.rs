@@ -27,6 +27,11 @@ mod segment;
 mod stamp;
 mod tail;
 
+/// A simulated disk, for tests of the log and of everything above it.
+pub mod sim {
+    pub use crate::disk::{Failure, Operation, SimDisk};
+}
+
 pub use api::{
     AppendError, Class, Done, Health, Job, Outcome, ReadError, RecordParts, Scanned, ShardLog,
 };

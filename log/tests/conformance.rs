@@ -5,9 +5,11 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use common::{Rng, control, flush, put, read, retained, settle};
+use longtail_log::sim::SimDisk;
 use longtail_log::{
     AppendError, Class, FileLog, FsDisk, Health, MemLog, Options, ReadError, RecordParts, ShardLog,
 };
@@ -196,6 +198,16 @@ fn files_on_the_file_system() {
         n += 1;
         let path = dir.path().join(n.to_string());
         FileLog::open(Arc::new(FsDisk), &path, options())
+            .unwrap()
+            .log
+    };
+    all(fresh, FileLog::disk_bytes);
+}
+
+#[test]
+fn files_on_a_simulated_disk() {
+    let fresh = || {
+        FileLog::open(Arc::new(SimDisk::new()), Path::new("/log"), options())
             .unwrap()
             .log
     };

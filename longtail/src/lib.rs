@@ -1,1 +1,23 @@
-//! Placeholder.
+//! Longtail inside a Rust program: the whole broker, with or without its protocols, in a few lines.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use longtail::Longtail;
+//!
+//! // Everything in memory, beanstalkd's protocol on a free port.
+//! let broker = Longtail::builder().in_memory().beanstalk("127.0.0.1:0".parse()?).start()?;
+//! println!("beanstalkd clients connect to {}", broker.addresses()[0].address);
+//! broker.shut_down();
+//! # Ok(())
+//! # }
+//! ```
+
+mod builder;
+mod running;
+
+pub use builder::{Builder, StartError};
+pub use longtail_broker::{Broker, BrokerConfig, BrokerError, Client};
+pub use longtail_edge::{Address, ListenerConfig};
+pub use longtail_engine as engine;
+pub use longtail_model as model;
+pub use running::{ListeningOn, Longtail};

@@ -5,8 +5,15 @@
 
 mod durability;
 mod ids;
+mod subject;
 mod time;
 
 pub use durability::{Durability, UnknownDurability};
-pub use ids::{ConsumerTag, GroupId, IndexId, Link, Lsn, Priority, Seq, SessionId, ShardId, StreamId};
+pub use ids::{
+    ConsumerTag, GroupId, IndexId, Link, Lsn, Priority, Seq, SessionId, ShardId, StreamId,
+};
+pub use subject::{
+    DollarRule, Filter, FilterToken, SEPARATOR, Subject, SubjectError, SubjectLimits, SubjectRef,
+    Syntax, swap_separators, swap_separators_into,
+};
 pub use time::Timestamp;

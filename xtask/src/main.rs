@@ -1,2 +1,31 @@
-//! Placeholder.
-fn main() {}
+//! The project's own tooling: `cargo xtask test` is the whole test run, the other commands are its parts with all
+//! their settings.
+//!
+//! The parts that need a server start one themselves: Longtail's release binary, or whatever `--server-cmd` says, so
+//! that the tooling itself can be checked against the system it imitates.
+
+mod cli;
+mod conformance;
+mod differential;
+mod process;
+mod random;
+mod server;
+mod tally;
+mod test;
+mod wire;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match cli::Cli::parse().run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

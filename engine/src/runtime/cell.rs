@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::clock::Clock;
 use super::threads::Wake;
-use super::Sink;
+use super::{LogFacts, Sink};
 use crate::command::{Command, Token};
 use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
 use crate::message::Message;
@@ -21,7 +21,7 @@ use crate::stream::FixedHash;
 
 /// Something for the shard to do.
 pub(super) enum Work {
-    Commands(SessionId, Vec<(Token, Command)>),
+    Command(SessionId, Token, Command),
     Interrupt(SessionId),
     Detach(SessionId),
 }
@@ -34,8 +34,18 @@ pub(super) struct Cell {
     commit: Condvar,
     /// When the shard next needs the time, in milliseconds.
     due: AtomicU64,
+    facts: Facts,
     clock: Arc<dyn Clock>,
     wake: Arc<Wake>,
+}
+
+/// What may be asked of the log by whoever is called with the lock held.
+#[derive(Default)]
+struct Facts {
+    start: AtomicU64,
+    end: AtomicU64,
+    appended: AtomicU64,
+    rewritten: AtomicU64,
 }
 
 struct Core {
@@ -54,6 +64,8 @@ struct Core {
     /// An effect waits for a sync although the server's durability asks for less.
     wants_sync: bool,
     stopping: bool,
+    /// Records copied out of sparse segments.
+    rewritten: u64,
 }
 
 struct Pending {
@@ -96,9 +108,11 @@ impl Cell {
                 touched: Vec::new(),
                 wants_sync: false,
                 stopping: false,
+                rewritten: 0,
             }),
             commit: Condvar::new(),
             due: AtomicU64::new(due),
+            facts: Facts::default(),
             clock,
             wake,
         }
@@ -107,12 +121,19 @@ impl Cell {
     pub(super) fn attach(&self, sink: Arc<dyn Sink>) -> SessionId {
         let mut core = self.core.lock();
         let session = core.shard.attach();
-        core.outlets.insert(session, Outlet { sink, pending: 0, touched: false });
+        core.outlets.insert(
+            session,
+            Outlet {
+                sink,
+                pending: 0,
+                touched: false,
+            },
+        );
         session
     }
 
-    pub(super) fn enqueue(&self, work: Work) {
-        self.queue.lock().push(work);
+    pub(super) fn enqueue(&self, work: impl IntoIterator<Item = Work>) {
+        self.queue.lock().extend(work);
         self.has_work.store(true, Ordering::Relaxed);
     }
 
@@ -125,7 +146,9 @@ impl Cell {
             if !self.has_work.load(Ordering::Relaxed) {
                 return;
             }
-            let Some(mut core) = self.core.try_lock() else { return };
+            let Some(mut core) = self.core.try_lock() else {
+                return;
+            };
             let now = self.clock.now();
             core.advance(now);
             while self.has_work.swap(false, Ordering::Relaxed) {
@@ -152,8 +175,22 @@ impl Cell {
     fn leave(&self, mut core: MutexGuard<'_, Core>) {
         let touched = core.touched_sinks();
         let must_commit = core.must_commit();
-        let dirty = core.shard.logs_ref().durable_ref().is_some_and(|log| log.watermark(Durability::Sync) < log.end());
+        let dirty = core
+            .shard
+            .logs_ref()
+            .durable_ref()
+            .is_some_and(|log| log.watermark(Durability::Sync) < log.end());
         let due = core.shard.next_due().unwrap_or(Timestamp::NEVER).0;
+        if let Some(log) = core.shard.logs_ref().durable_ref() {
+            self.facts.start.store(log.start().0, Ordering::Relaxed);
+            self.facts.end.store(log.end().0, Ordering::Relaxed);
+            self.facts
+                .appended
+                .store(core.shard.logs_ref().appended(), Ordering::Relaxed);
+            self.facts
+                .rewritten
+                .store(core.rewritten, Ordering::Relaxed);
+        }
         drop(core);
         if must_commit {
             self.commit.notify_one();
@@ -172,6 +209,16 @@ impl Cell {
 
     pub(super) fn now(&self) -> u64 {
         self.clock.now().0
+    }
+
+    /// Facts about the log as of the last batch; takes no lock.
+    pub(super) fn log_facts(&self) -> LogFacts {
+        LogFacts {
+            start: Lsn(self.facts.start.load(Ordering::Relaxed)),
+            end: Lsn(self.facts.end.load(Ordering::Relaxed)),
+            records_appended: self.facts.appended.load(Ordering::Relaxed),
+            records_rewritten: self.facts.rewritten.load(Ordering::Relaxed),
+        }
     }
 
     pub(super) fn due(&self) -> u64 {
@@ -206,7 +253,12 @@ impl Cell {
     /// more of that.
     pub(super) fn keep_house(&self) -> bool {
         let mut core = self.core.lock();
-        if core.shard.logs_ref().durable_ref().is_some_and(ShardLog::wants_checkpoint) && !core.shard.logs_ref().poisoned()
+        if core
+            .shard
+            .logs_ref()
+            .durable_ref()
+            .is_some_and(ShardLog::wants_checkpoint)
+            && !core.shard.logs_ref().poisoned()
         {
             core.shard.end_batch();
             let body = core.shard.encode_checkpoint();
@@ -234,7 +286,9 @@ impl Cell {
 
     fn keep_memory_house(&self) {
         let mut core = self.core.lock();
-        let Some(job) = core.shard.logs().memory().next_chore() else { return };
+        let Some(job) = core.shard.logs().memory().next_chore() else {
+            return;
+        };
         drop(core);
         let done = job.run();
         let mut core = self.core.lock();
@@ -254,8 +308,12 @@ impl Cell {
         let mut core = self.core.lock();
         core.shard.end_batch();
         loop {
-            let Some(log) = core.shard.logs().durable() else { return };
-            let Some(job) = log.next_write(true).or_else(|| log.next_sync()) else { break };
+            let Some(log) = core.shard.logs().durable() else {
+                return;
+            };
+            let Some(job) = log.next_write(true).or_else(|| log.next_sync()) else {
+                break;
+            };
             let done = job.run();
             log.finish(done);
             core.release();
@@ -291,10 +349,9 @@ impl Core {
     fn carry_out(&mut self, now: Timestamp, work: &mut Vec<Work>) {
         for work in work.drain(..) {
             match work {
-                Work::Commands(session, commands) => {
-                    for (token, command) in commands {
-                        self.shard.step(now, session, token, command, &mut self.effects);
-                    }
+                Work::Command(session, token, command) => {
+                    self.shard
+                        .step(now, session, token, command, &mut self.effects);
                 }
                 Work::Interrupt(session) => self.shard.interrupt(now, session, &mut self.effects),
                 Work::Detach(session) => {
@@ -308,7 +365,11 @@ impl Core {
     /// After the last command: log, write where that is enough, let out what may leave.
     fn finish_batch(&mut self) {
         self.shard.end_batch();
-        let written = self.shard.logs_ref().durable_ref().map(|log| log.watermark(Durability::Interval));
+        let written = self
+            .shard
+            .logs_ref()
+            .durable_ref()
+            .map(|log| log.watermark(Durability::Interval));
         if self.shard.durability() == Durability::Interval
             && written.is_some_and(|written| written < self.shard.logs_ref().awaited())
         {
@@ -320,7 +381,9 @@ impl Core {
 
     /// Hands the system what waits to be written.
     fn write_now(&mut self) {
-        let Some(log) = self.shard.logs().durable() else { return };
+        let Some(log) = self.shard.logs().durable() else {
+            return;
+        };
         while let Some(job) = log.next_write(false) {
             let done = job.run();
             log.finish(done);
@@ -328,9 +391,12 @@ impl Core {
     }
 
     fn finish_durable(&mut self, done: longtail_log::Done) {
-        let Some(log) = self.shard.logs().durable() else { return };
+        let Some(log) = self.shard.logs().durable() else {
+            return;
+        };
         if let Outcome::Candidates { segment, records } = log.finish(done) {
             let live = self.shard.live(&records);
+            self.rewritten += live.len() as u64;
             if let Some(log) = self.shard.logs().durable() {
                 log.rewrite(segment, live);
             }
@@ -343,18 +409,29 @@ impl Core {
         for (session, gate, effect) in effects.drain(..) {
             let ordinal = self.ordinal;
             self.ordinal += 1;
-            let Some(outlet) = self.outlets.get_mut(&session) else { continue };
+            let Some(outlet) = self.outlets.get_mut(&session) else {
+                continue;
+            };
             if outlet.pending == 0 && self.shard.logs_ref().passed(gate) {
                 self.deliver(session, &effect);
             } else {
                 outlet.pending += 1;
                 self.wants_sync |= gate.level == Durability::Sync;
-                self.pending.push_back(Pending { ordinal, session, gate, effect });
+                self.pending.push_back(Pending {
+                    ordinal,
+                    session,
+                    gate,
+                    effect,
+                });
             }
         }
         self.effects.0 = effects;
         let ordinal = self.ordinal;
-        self.retiring.extend(self.shard.take_retired().map(|position| (ordinal, position)));
+        self.retiring.extend(
+            self.shard
+                .take_retired()
+                .map(|position| (ordinal, position)),
+        );
     }
 
     /// Lets out what the log has caught up with; after a failure of the log, says so instead.
@@ -365,20 +442,33 @@ impl Core {
             if !passed && !poisoned {
                 break;
             }
-            let Some(Pending { session, effect, .. }) = self.pending.pop_front() else { break };
-            let Some(outlet) = self.outlets.get_mut(&session) else { continue };
+            let Some(Pending {
+                session, effect, ..
+            }) = self.pending.pop_front()
+            else {
+                break;
+            };
+            let Some(outlet) = self.outlets.get_mut(&session) else {
+                continue;
+            };
             outlet.pending -= 1;
             if passed {
                 self.deliver(session, &effect);
             } else if let Effect::Reply(token, _) = effect {
                 let why = self.shard.logs_ref().trouble().unwrap_or_default();
-                self.deliver(session, &Effect::Reply(token, Reply::Refused(Refusal::Failed(why))));
+                self.deliver(
+                    session,
+                    &Effect::Reply(token, Reply::Refused(Refusal::Failed(why))),
+                );
             }
         }
         if self.pending.is_empty() {
             self.wants_sync = false;
         }
-        let oldest = self.pending.front().map_or(u64::MAX, |pending| pending.ordinal);
+        let oldest = self
+            .pending
+            .front()
+            .map_or(u64::MAX, |pending| pending.ordinal);
         while let Some(&(ordinal, position)) = self.retiring.front() {
             if ordinal > oldest {
                 break;
@@ -389,7 +479,9 @@ impl Core {
     }
 
     fn deliver(&mut self, session: SessionId, effect: &Effect) {
-        let Some(outlet) = self.outlets.get_mut(&session) else { return };
+        let Some(outlet) = self.outlets.get_mut(&session) else {
+            return;
+        };
         let sink = Arc::clone(&outlet.sink);
         if !outlet.touched {
             outlet.touched = true;
@@ -397,14 +489,23 @@ impl Core {
         }
         let shard = &mut self.shard;
         let one = match effect {
-            Effect::Push(delivery) | Effect::Reply(_, Reply::Delivered(delivery)) => Some(delivery.position),
+            Effect::Push(delivery) | Effect::Reply(_, Reply::Delivered(delivery)) => {
+                Some(delivery.position)
+            }
             Effect::Reply(_, Reply::Peeked { position, .. }) => Some(*position),
             Effect::Reply(_, Reply::Batch { messages, .. }) => {
                 let copies: Vec<_> = messages
                     .iter()
-                    .map(|&(_, position)| shard.with_message(position, |message| Copied::of(&message)).ok())
+                    .map(|&(_, position)| {
+                        shard
+                            .with_message(position, |message| Copied::of(&message))
+                            .ok()
+                    })
                     .collect();
-                let views: Vec<_> = copies.iter().map(|copy| copy.as_ref().map(Copied::view)).collect();
+                let views: Vec<_> = copies
+                    .iter()
+                    .map(|copy| copy.as_ref().map(Copied::view))
+                    .collect();
                 return sink.deliver(effect, &views);
             }
             Effect::Reply(..) | Effect::Cancelled { .. } => None,
@@ -412,7 +513,8 @@ impl Core {
         match one {
             None => sink.deliver(effect, &[]),
             Some(position) => {
-                let shown = shard.with_message(position, |message| sink.deliver(effect, &[Some(message)]));
+                let shown =
+                    shard.with_message(position, |message| sink.deliver(effect, &[Some(message)]));
                 if let Err(error) = shown {
                     tracing::error!(%position, %error, "cannot read a message that is to be delivered");
                     sink.deliver(effect, &[None]);
@@ -437,7 +539,8 @@ impl Core {
             return false;
         }
         let logs = self.shard.logs_ref();
-        logs.durable_ref().is_some_and(|log| log.watermark(Durability::Sync) < logs.awaited())
+        logs.durable_ref()
+            .is_some_and(|log| log.watermark(Durability::Sync) < logs.awaited())
     }
 
     fn next_commit(&mut self) -> Option<Job> {
@@ -459,13 +562,21 @@ struct Copied {
 impl Copied {
     fn of(message: &Message<'_>) -> Self {
         Copied {
-            message: Message { headers: &[], payload: &[], ..*message },
+            message: Message {
+                headers: &[],
+                payload: &[],
+                ..*message
+            },
             headers: message.headers.to_vec(),
             payload: message.payload.to_vec(),
         }
     }
 
     fn view(&self) -> Message<'_> {
-        Message { headers: &self.headers, payload: &self.payload, ..self.message }
+        Message {
+            headers: &self.headers,
+            payload: &self.payload,
+            ..self.message
+        }
     }
 }

@@ -22,8 +22,13 @@ impl SystemClock {
     /// Reads the wall clock once.
     #[must_use]
     pub fn new() -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        SystemClock { wall: since_epoch.into(), start: Instant::now() }
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        SystemClock {
+            wall: since_epoch.into(),
+            start: Instant::now(),
+        }
     }
 }
 

@@ -16,7 +16,8 @@ mod threads;
 use std::sync::Arc;
 use std::time::Duration;
 
-use longtail_model::{SessionId, ShardId};
+use longtail_model::{Lsn, SessionId, ShardId};
+use parking_lot::Mutex;
 
 use crate::command::{Command, Token};
 use crate::effect::{Effect, ShardInfo};
@@ -61,6 +62,19 @@ pub trait Shards: Send + Sync + 'static {
     fn detach(&self, shard: ShardId, session: SessionId);
 }
 
+/// What is known of a shard's durable log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogFacts {
+    /// Position of the oldest record that may still be there.
+    pub start: Lsn,
+    /// Position of the next record.
+    pub end: Lsn,
+    /// Records appended since the log was opened.
+    pub records_appended: u64,
+    /// Records copied out of sparse segments since the log was opened.
+    pub records_rewritten: u64,
+}
+
 /// Settings of the runtime.
 #[derive(Clone, Debug)]
 pub struct RuntimeConfig {
@@ -77,7 +91,7 @@ impl Default for RuntimeConfig {
 /// The shards of this process and the threads beside them.
 pub struct Runtime {
     cells: Arc<[Arc<Cell>]>,
-    threads: Threads,
+    threads: Mutex<Option<Threads>>,
 }
 
 impl Runtime {
@@ -85,30 +99,58 @@ impl Runtime {
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub fn start(shards: Vec<Shard>, clock: Arc<dyn Clock>, config: &RuntimeConfig) -> std::io::Result<Self> {
+    pub fn start(
+        shards: Vec<Shard>,
+        clock: &Arc<dyn Clock>,
+        config: &RuntimeConfig,
+    ) -> std::io::Result<Self> {
         let wake = Arc::new(threads::Wake::default());
         let cells: Arc<[Arc<Cell>]> = shards
             .into_iter()
-            .map(|shard| Arc::new(Cell::new(shard, Arc::clone(&clock), Arc::clone(&wake))))
+            .map(|shard| Arc::new(Cell::new(shard, Arc::clone(clock), Arc::clone(&wake))))
             .collect();
-        let threads = Threads::start(&cells, wake, Duration::from_millis(config.interval_ms.max(1)))?;
-        Ok(Runtime { cells, threads })
+        let threads = Threads::start(
+            &cells,
+            wake,
+            Duration::from_millis(config.interval_ms.max(1)),
+        )?;
+        Ok(Runtime {
+            cells,
+            threads: Mutex::new(Some(threads)),
+        })
     }
 
     /// What each shard holds.
     #[must_use]
     pub fn info(&self) -> Vec<ShardInfo> {
-        self.cells.iter().map(|cell| cell.with_shard(|shard| shard.info())).collect()
+        self.cells
+            .iter()
+            .map(|cell| cell.with_shard(|shard| shard.info()))
+            .collect()
+    }
+
+    /// What was known of a shard's log at its last batch. Takes no lock: may be called from a [`Sink`].
+    #[must_use]
+    pub fn log_facts(&self, shard: ShardId) -> LogFacts {
+        self.cells
+            .get(usize::from(shard.0))
+            .map(|cell| cell.log_facts())
+            .unwrap_or_default()
     }
 
     /// Looks at a shard's state, between batches. Keep it short: the shard stands still meanwhile.
     pub fn with_shard<R>(&self, shard: ShardId, with: impl FnOnce(&mut Shard) -> R) -> Option<R> {
-        self.cells.get(usize::from(shard.0)).map(|cell| cell.with_shard(with))
+        self.cells
+            .get(usize::from(shard.0))
+            .map(|cell| cell.with_shard(with))
     }
 
     /// Writes and syncs everything, writes a checkpoint, and stops the threads. Sessions get no more answers.
-    pub fn stop(&mut self) {
-        self.threads.stop();
+    pub fn stop(&self) {
+        let Some(mut threads) = self.threads.lock().take() else {
+            return;
+        };
+        threads.stop();
         for cell in self.cells.iter() {
             cell.close();
         }
@@ -131,7 +173,11 @@ impl Shards for Runtime {
     }
 
     fn enqueue(&self, shard: ShardId, session: SessionId, commands: &mut Vec<(Token, Command)>) {
-        self.cells[usize::from(shard.0)].enqueue(Work::Commands(session, std::mem::take(commands)));
+        self.cells[usize::from(shard.0)].enqueue(
+            commands
+                .drain(..)
+                .map(|(token, command)| Work::Command(session, token, command)),
+        );
     }
 
     fn run(&self) {
@@ -142,13 +188,13 @@ impl Shards for Runtime {
 
     fn interrupt(&self, shard: ShardId, session: SessionId) {
         let cell = &self.cells[usize::from(shard.0)];
-        cell.enqueue(Work::Interrupt(session));
+        cell.enqueue([Work::Interrupt(session)]);
         cell.run();
     }
 
     fn detach(&self, shard: ShardId, session: SessionId) {
         let cell = &self.cells[usize::from(shard.0)];
-        cell.enqueue(Work::Detach(session));
+        cell.enqueue([Work::Detach(session)]);
         cell.run();
     }
 }

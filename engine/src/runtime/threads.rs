@@ -60,8 +60,16 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    pub(super) fn start(cells: &Arc<[Arc<Cell>]>, wake: Arc<Wake>, interval: Duration) -> io::Result<Self> {
-        let mut threads = Threads { cells: Arc::clone(cells), wake, handles: Vec::new() };
+    pub(super) fn start(
+        cells: &Arc<[Arc<Cell>]>,
+        wake: Arc<Wake>,
+        interval: Duration,
+    ) -> io::Result<Self> {
+        let mut threads = Threads {
+            cells: Arc::clone(cells),
+            wake,
+            handles: Vec::new(),
+        };
         for (number, cell) in cells.iter().enumerate() {
             if !cell.with_shard(|shard| shard.logs_ref().durable_ref().is_some()) {
                 continue;
@@ -74,7 +82,9 @@ impl Threads {
         let (cells, wake) = (Arc::clone(cells), Arc::clone(&threads.wake));
         threads.spawn("time".to_owned(), move || mind_time(&cells, &wake))?;
         let (cells, wake) = (Arc::clone(&threads.cells), Arc::clone(&threads.wake));
-        threads.spawn("house".to_owned(), move || keep_house(&cells, &wake, interval))?;
+        threads.spawn("house".to_owned(), move || {
+            keep_house(&cells, &wake, interval);
+        })?;
         Ok(threads)
     }
 
@@ -107,7 +117,11 @@ fn mind_time(cells: &[Arc<Cell>], wake: &Wake) {
         // Set before looking at the due times: a cell that gets an earlier one meanwhile sees it and wakes us.
         schedule.sleeps_until = u64::MAX;
         drop(schedule);
-        let due = cells.iter().map(|cell| cell.due()).min().unwrap_or(u64::MAX);
+        let due = cells
+            .iter()
+            .map(|cell| cell.due())
+            .min()
+            .unwrap_or(u64::MAX);
         let now = cells.first().map_or(0, |cell| cell.now());
         if due <= now {
             for cell in cells.iter().filter(|cell| cell.due() <= now) {

@@ -13,8 +13,12 @@ impl Shard {
     /// A message is in the log: give it its number in the stream and its place in the groups.
     pub(crate) fn apply_append(&mut self, stream: StreamId, seq: Seq, position: Lsn, head: &Head) {
         let now = self.now;
-        let Some(state) = self.streams.get_mut(&stream) else { return };
-        let Some(index) = self.indexes.get_mut(&state.index) else { return };
+        let Some(state) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        let Some(index) = self.indexes.get_mut(&state.index) else {
+            return;
+        };
         index.push(seq, position);
         state.messages += 1;
         state.bytes += head.bytes;
@@ -40,7 +44,11 @@ impl Shard {
             state.expiry.insert(head.expires.0, seq.0);
         }
         if delayed {
-            for at in 0..self.streams.get(&stream).map_or(0, |state| state.groups.len()) {
+            for at in 0..self
+                .streams
+                .get(&stream)
+                .map_or(0, |state| state.groups.len())
+            {
                 self.set_delay_alarm(stream, at);
             }
         }
@@ -52,11 +60,15 @@ impl Shard {
 
     /// A group is done with a message; when all are, the message goes.
     pub(crate) fn apply_settled(&mut self, found: Found, place: Option<Place>, bytes: Option<u64>) {
-        let Found { stream, at, seq, .. } = found;
+        let Found {
+            stream, at, seq, ..
+        } = found;
         if let (Some(place), Some(group)) = (place, self.group_mut(stream, at)) {
             group.forget(place, seq);
         }
-        let Some(state) = self.streams.get(&stream) else { return };
+        let Some(state) = self.streams.get(&stream) else {
+            return;
+        };
         if state.config.keep == Keep::UntilLimit {
             return;
         }
@@ -68,23 +80,43 @@ impl Shard {
 
     /// Whether a group still has to settle a message.
     pub(crate) fn wanted(&mut self, stream: StreamId, seq: Seq) -> bool {
-        let groups = self.streams.get(&stream).map_or(0, |stream| stream.groups.len());
+        let groups = self
+            .streams
+            .get(&stream)
+            .map_or(0, |stream| stream.groups.len());
         (0..groups).any(|at| {
             if self.group(stream, at).is_none_or(|group| group.deleted) {
                 return false;
             }
             let hold = self.hold_by.get(&(self.domain(stream, at), seq.0)).copied();
             // A record that cannot be read is kept: better twice than never.
-            self.locate(Found { stream, at, seq, hold }).map_or(true, |place| place.is_some())
+            self.locate(Found {
+                stream,
+                at,
+                seq,
+                hold,
+            })
+            .map_or(true, |place| place.is_some())
         })
     }
 
     /// A message leaves its stream, whatever its groups thought of it.
     pub(crate) fn remove_message(&mut self, stream: StreamId, seq: Seq) {
-        let groups = self.streams.get(&stream).map_or(0, |stream| stream.groups.len());
+        let groups = self
+            .streams
+            .get(&stream)
+            .map_or(0, |stream| stream.groups.len());
         for at in 0..groups {
             let hold = self.hold_by.get(&(self.domain(stream, at), seq.0)).copied();
-            let place = self.locate(Found { stream, at, seq, hold }).ok().flatten();
+            let place = self
+                .locate(Found {
+                    stream,
+                    at,
+                    seq,
+                    hold,
+                })
+                .ok()
+                .flatten();
             if let Some(Place::Held(hold)) = place {
                 self.release_hold(hold);
             }
@@ -97,16 +129,31 @@ impl Shard {
 
     /// Takes a message that stands in no group out of the index.
     fn take_out(&mut self, stream: StreamId, seq: Seq, bytes: Option<u64>) {
-        let Some(position) = self.position(stream, seq) else { return };
+        let Some(position) = self.position(stream, seq) else {
+            return;
+        };
         let (bytes, expires) = match bytes {
-            Some(bytes) if self.streams.get(&stream).is_some_and(|state| state.expiry.is_empty()) => {
+            Some(bytes)
+                if self
+                    .streams
+                    .get(&stream)
+                    .is_some_and(|state| state.expiry.is_empty()) =>
+            {
                 (bytes, Timestamp::NEVER)
             }
-            _ => self.head(position).map_or((0, Timestamp::NEVER), |head| (head.bytes, head.expires)),
+            _ => self
+                .head(position)
+                .map_or((0, Timestamp::NEVER), |head| (head.bytes, head.expires)),
         };
-        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let Some(state) = self.streams.get_mut(&stream) else {
+            return;
+        };
         state.messages = state.messages.saturating_sub(1);
-        state.bytes = if state.messages == 0 { 0 } else { state.bytes.saturating_sub(bytes) };
+        state.bytes = if state.messages == 0 {
+            0
+        } else {
+            state.bytes.saturating_sub(bytes)
+        };
         if expires != Timestamp::NEVER {
             state.expiry.remove(expires.0, seq.0);
         }
@@ -145,11 +192,23 @@ impl Shard {
         delay_ms: u64,
         counts: Counts,
     ) {
-        let Found { stream, at, seq, .. } = found;
+        let Found {
+            stream, at, seq, ..
+        } = found;
         let now = self.now;
-        let Some(group) = self.group_mut(stream, at) else { return };
+        let Some(group) = self.group_mut(stream, at) else {
+            return;
+        };
         let aside = due.filter(|&due| due > now).map(Aside::Delayed);
-        group.meta.insert(seq.0, Meta { priority: priority.0, aside, delay_ms, counts });
+        group.meta.insert(
+            seq.0,
+            Meta {
+                priority: priority.0,
+                aside,
+                delay_ms,
+                counts,
+            },
+        );
         match aside {
             Some(Aside::Delayed(due)) => {
                 group.delayed.insert(due.0, seq.0);
@@ -163,13 +222,31 @@ impl Shard {
     }
 
     /// A message that stands nowhere is set aside, behind those already there.
-    pub(crate) fn apply_parked(&mut self, found: Found, priority: Priority, delay_ms: u64, counts: Counts) {
-        let Found { stream, at, seq, .. } = found;
-        let Some(group) = self.group_mut(stream, at) else { return };
+    pub(crate) fn apply_parked(
+        &mut self,
+        found: Found,
+        priority: Priority,
+        delay_ms: u64,
+        counts: Counts,
+    ) {
+        let Found {
+            stream, at, seq, ..
+        } = found;
+        let Some(group) = self.group_mut(stream, at) else {
+            return;
+        };
         let ticket = group.next_ticket;
         group.next_ticket += 1;
         group.parked.insert(ticket, seq.0);
-        group.meta.insert(seq.0, Meta { priority: priority.0, aside: Some(Aside::Parked(ticket)), delay_ms, counts });
+        group.meta.insert(
+            seq.0,
+            Meta {
+                priority: priority.0,
+                aside: Some(Aside::Parked(ticket)),
+                delay_ms,
+                counts,
+            },
+        );
     }
 
     /// The first message of a stream at or after `from`. In a shared index the numbers in between are others'.
@@ -188,7 +265,10 @@ impl Shard {
 
     /// Whether a consumer of any group holds the message.
     pub(crate) fn is_held(&self, stream: StreamId, seq: Seq) -> bool {
-        let groups = self.streams.get(&stream).map_or(0, |stream| stream.groups.len());
+        let groups = self
+            .streams
+            .get(&stream)
+            .map_or(0, |stream| stream.groups.len());
         (0..groups).any(|at| self.hold_by.contains_key(&(self.domain(stream, at), seq.0)))
     }
 
@@ -201,24 +281,42 @@ impl Shard {
     }
 
     pub(crate) fn set_delay_alarm(&mut self, stream: StreamId, at: usize) {
-        let Some(group) = self.streams.get_mut(&stream).and_then(|stream| stream.groups.get_mut(at)) else { return };
+        let Some(group) = self
+            .streams
+            .get_mut(&stream)
+            .and_then(|stream| stream.groups.get_mut(at))
+        else {
+            return;
+        };
         let first = group.delayed.first().map(|(due, _)| Timestamp(due));
         let timers = &mut self.timers;
-        group.delay_timer.move_to(first, timers, Timer::Delay(stream, at));
+        group
+            .delay_timer
+            .move_to(first, timers, Timer::Delay(stream, at));
     }
 
     pub(crate) fn set_expiry_alarm(&mut self, stream: StreamId) {
-        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let Some(state) = self.streams.get_mut(&stream) else {
+            return;
+        };
         let first = state.expiry.first().map(|(due, _)| Timestamp(due));
-        state.expiry_timer.move_to(first, &mut self.timers, Timer::Expiry(stream));
+        state
+            .expiry_timer
+            .move_to(first, &mut self.timers, Timer::Expiry(stream));
     }
 
     /// Sets the alarm for the age limit, unless it is set: it looks at the oldest message when it rings.
     pub(crate) fn set_age_alarm(&mut self, stream: StreamId, created: Timestamp) {
-        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let Some(state) = self.streams.get_mut(&stream) else {
+            return;
+        };
         let age = state.config.limits.max_age_ms;
         if age > 0 && state.age_timer.set.is_none() {
-            state.age_timer.move_to(Some(created.plus_millis(age)), &mut self.timers, Timer::Age(stream));
+            state.age_timer.move_to(
+                Some(created.plus_millis(age)),
+                &mut self.timers,
+                Timer::Age(stream),
+            );
         }
     }
 

@@ -65,14 +65,22 @@ impl Shard {
             varint::put(&mut out, stream.messages);
             varint::put(&mut out, stream.bytes);
             stream.expiry.encode(&mut out);
-            let groups: Vec<_> = stream.groups.iter().filter(|group| !group.deleted).collect();
+            let groups: Vec<_> = stream
+                .groups
+                .iter()
+                .filter(|group| !group.deleted)
+                .collect();
             varint::put(&mut out, groups.len() as u64);
             for group in groups {
                 self.encode_group(group, &mut out);
             }
         }
 
-        let mut references: Vec<_> = self.references.iter().filter(|(position, _)| !in_memory(**position)).collect();
+        let mut references: Vec<_> = self
+            .references
+            .iter()
+            .filter(|(position, _)| !in_memory(**position))
+            .collect();
         references.sort_unstable();
         varint::put(&mut out, references.len() as u64);
         for (position, count) in references {
@@ -118,8 +126,12 @@ impl Shard {
         let held: Vec<_> = if group.held == 0 {
             Vec::new()
         } else {
-            let mut held: Vec<_> =
-                self.holds.iter().map(|(_, hold)| hold).filter(|hold| hold.group == group.id).collect();
+            let mut held: Vec<_> = self
+                .holds
+                .iter()
+                .map(|(_, hold)| hold)
+                .filter(|hold| hold.group == group.id)
+                .collect();
             held.sort_unstable_by_key(|hold| hold.seq);
             held
         };
@@ -141,7 +153,11 @@ impl Shard {
         for _ in 0..get(input)? {
             let id = IndexId(get(input)?);
             let mut index = Index::decode(input)?;
-            let gone: Vec<Seq> = index.iter().filter(|(_, at)| in_memory(*at)).map(|(seq, _)| seq).collect();
+            let gone: Vec<Seq> = index
+                .iter()
+                .filter(|(_, at)| in_memory(*at))
+                .map(|(seq, _)| seq)
+                .collect();
             for seq in gone {
                 index.remove(seq);
             }
@@ -150,7 +166,8 @@ impl Shard {
         for _ in 0..get(input)? {
             let space = get_text(input)?;
             let name = get_text(input)?;
-            self.shared_indexes.insert(StreamName::new(space, name), IndexId(get(input)?));
+            self.shared_indexes
+                .insert(StreamName::new(space, name), IndexId(get(input)?));
         }
         for _ in 0..get(input)? {
             let stream = StreamId(get(input)?);
@@ -164,15 +181,24 @@ impl Shard {
             for at in 0..groups {
                 let group = decode_group(input, self.streams[&stream].shares_numbers())?;
                 if at > 0 {
-                    self.groups.insert(group.id, (stream, usize::try_from(at).unwrap_or(usize::MAX)));
+                    self.groups.insert(
+                        group.id,
+                        (stream, usize::try_from(at).unwrap_or(usize::MAX)),
+                    );
                 }
-                let state = self.streams.get_mut(&stream).ok_or(RecoverError::Checkpoint)?;
+                let state = self
+                    .streams
+                    .get_mut(&stream)
+                    .ok_or(RecoverError::Checkpoint)?;
                 if at == 0 {
                     state.groups.clear();
                 }
                 state.groups.push(group);
             }
-            let state = self.streams.get_mut(&stream).ok_or(RecoverError::Checkpoint)?;
+            let state = self
+                .streams
+                .get_mut(&stream)
+                .ok_or(RecoverError::Checkpoint)?;
             state.messages = messages;
             state.bytes = bytes;
             state.expiry = expiry;
@@ -185,7 +211,11 @@ impl Shard {
             let name = get_text(input)?.to_owned();
             self.documents.insert(name, get_bytes(input)?.to_vec());
         }
-        if input.is_empty() { Ok(()) } else { Err(RecoverError::Checkpoint) }
+        if input.is_empty() {
+            Ok(())
+        } else {
+            Err(RecoverError::Checkpoint)
+        }
     }
 }
 
@@ -215,14 +245,30 @@ fn decode_group(input: &mut &[u8], shared: bool) -> Result<Group, RecoverError> 
         };
         let delay_ms = get(input)?;
         let counts = get_counts(input)?;
-        group.meta.insert(seq, Meta { priority, aside, delay_ms, counts });
+        group.meta.insert(
+            seq,
+            Meta {
+                priority,
+                aside,
+                delay_ms,
+                counts,
+            },
+        );
     }
     for _ in 0..get(input)? {
         let seq = get(input)?;
         let priority = get_u32(input)?;
         let delay_ms = get(input)?;
         let counts = get_counts(input)?;
-        group.meta.insert(seq, Meta { priority, aside: None, delay_ms, counts });
+        group.meta.insert(
+            seq,
+            Meta {
+                priority,
+                aside: None,
+                delay_ms,
+                counts,
+            },
+        );
         let key = group.key(priority);
         group.add_ready(key, Seq(seq));
     }

@@ -21,10 +21,18 @@ impl Shard {
 
     pub(crate) fn peek_head(&mut self, key: SessionKey, stream: Target, which: Which) -> Outcome {
         let stream = self.target(key, stream)?;
-        let Some(state) = self.streams.get(&stream) else { return now_reply(Reply::NotFound) };
-        let Some(group) = state.groups.first() else { return now_reply(Reply::NotFound) };
+        let Some(state) = self.streams.get(&stream) else {
+            return now_reply(Reply::NotFound);
+        };
+        let Some(group) = state.groups.first() else {
+            return now_reply(Reply::NotFound);
+        };
         let seq = match which {
-            Which::Ready => self.indexes.get(&state.index).and_then(|index| group.head(index)).map(|(_, seq)| seq),
+            Which::Ready => self
+                .indexes
+                .get(&state.index)
+                .and_then(|index| group.head(index))
+                .map(|(_, seq)| seq),
             Which::Delayed => group.delayed.first().map(|(_, seq)| Seq(seq)),
             Which::Parked => group.parked.first().map(|(_, seq)| Seq(seq)),
         };
@@ -35,19 +43,41 @@ impl Shard {
     }
 
     fn show(&mut self, stream: StreamId, seq: Seq) -> Outcome {
-        let Some(position) = self.position(stream, seq) else { return now_reply(Reply::NotFound) };
-        let level = self.streams.get(&stream).map_or(Durability::Memory, |state| state.level);
-        Ok((Logs::gate_of(position, level), Reply::Peeked { seq, position }))
+        let Some(position) = self.position(stream, seq) else {
+            return now_reply(Reply::NotFound);
+        };
+        let level = self
+            .streams
+            .get(&stream)
+            .map_or(Durability::Memory, |state| state.level);
+        Ok((
+            Logs::gate_of(position, level),
+            Reply::Peeked { seq, position },
+        ))
     }
 
     pub(crate) fn describe_message(&mut self, key: SessionKey, message: Handle) -> Outcome {
-        let Some(found) = self.resolve(key, message)? else { return now_reply(Reply::NotFound) };
-        let Some(place) = self.locate(found)? else { return now_reply(Reply::NotFound) };
-        let Found { stream, at, seq, .. } = found;
-        let position = self.position(stream, seq).ok_or(Refusal::Unsupported("the message is gone"))?;
+        let Some(found) = self.resolve(key, message)? else {
+            return now_reply(Reply::NotFound);
+        };
+        let Some(place) = self.locate(found)? else {
+            return now_reply(Reply::NotFound);
+        };
+        let Found {
+            stream, at, seq, ..
+        } = found;
+        let position = self
+            .position(stream, seq)
+            .ok_or(Refusal::Unsupported("the message is gone"))?;
         let head = self.head(position)?;
-        let Some(state) = self.streams.get(&stream) else { return now_reply(Reply::NotFound) };
-        let meta = state.groups.get(at).and_then(|group| group.meta.get(&seq.0)).copied();
+        let Some(state) = self.streams.get(&stream) else {
+            return now_reply(Reply::NotFound);
+        };
+        let meta = state
+            .groups
+            .get(at)
+            .and_then(|group| group.meta.get(&seq.0))
+            .copied();
         let mut info = MessageInfo {
             seq,
             stream: state.name.clone(),
@@ -81,19 +111,30 @@ impl Shard {
     }
 
     pub(crate) fn describe_stream(&mut self, name: &StreamName) -> Outcome {
-        let Some(&stream) = self.names.get(name) else { return now_reply(Reply::NotFound) };
+        let Some(&stream) = self.names.get(name) else {
+            return now_reply(Reply::NotFound);
+        };
         let mut info = self.stream_info(stream);
-        info.first = self.next_of_stream(stream, Seq::FIRST).map_or(info.next, |(seq, _)| seq);
+        info.first = self
+            .next_of_stream(stream, Seq::FIRST)
+            .map_or(info.next, |(seq, _)| seq);
         now_reply(Reply::StreamInfo(Box::new(info)))
     }
 
     fn pause_left(&self, group: &Group) -> u64 {
-        group.paused_until.map_or(0, |until| until.millis_since(self.now))
+        group
+            .paused_until
+            .map_or(0, |until| until.millis_since(self.now))
     }
 
     fn stream_info(&self, stream: StreamId) -> StreamInfo {
-        let Some(state) = self.streams.get(&stream) else { return StreamInfo::default() };
-        let next = self.indexes.get(&state.index).map_or(Seq::FIRST, |index| index.last_seq().next());
+        let Some(state) = self.streams.get(&stream) else {
+            return StreamInfo::default();
+        };
+        let next = self
+            .indexes
+            .get(&state.index)
+            .map_or(Seq::FIRST, |index| index.last_seq().next());
         let mut info = StreamInfo {
             stream,
             messages: state.messages,
@@ -109,7 +150,11 @@ impl Shard {
         };
         if let Some(group) = state.groups.first() {
             info.ready = group.ready_len();
-            info.urgent = if group.implicit { group.ready_len() } else { group.urgent };
+            info.urgent = if group.implicit {
+                group.ready_len()
+            } else {
+                group.urgent
+            };
             info.held = group.held;
             info.delayed = group.delayed.len() as u64;
             info.parked = group.parked.len() as u64;
@@ -122,7 +167,11 @@ impl Shard {
     }
 
     pub(crate) fn describe_groups(&mut self, stream: &StreamName) -> Outcome {
-        let Some(state) = self.names.get(stream).and_then(|stream| self.streams.get(stream)) else {
+        let Some(state) = self
+            .names
+            .get(stream)
+            .and_then(|stream| self.streams.get(stream))
+        else {
             return now_reply(Reply::NotFound);
         };
         let describe = |group: &Group| GroupInfo {
@@ -135,7 +184,14 @@ impl Shard {
             waiting: group.waiters.len() as u64,
             pause_left_ms: self.pause_left(group),
         };
-        now_reply(Reply::Groups(state.groups.iter().filter(|group| !group.deleted).map(describe).collect()))
+        now_reply(Reply::Groups(
+            state
+                .groups
+                .iter()
+                .filter(|group| !group.deleted)
+                .map(describe)
+                .collect(),
+        ))
     }
 
     pub(crate) fn list_streams(&self, space: Option<&str>) -> Outcome {
@@ -173,17 +229,25 @@ impl Shard {
             totals.consumers += info.consumers;
             totals.waiting += info.waiting;
             if let Some(state) = self.streams.get(&stream) {
-                index_bytes += state.expiry.heap_bytes() + state.groups.iter().map(Group::heap_bytes).sum::<usize>();
+                index_bytes += state.expiry.heap_bytes()
+                    + state.groups.iter().map(Group::heap_bytes).sum::<usize>();
             }
         }
-        index_bytes += self.indexes.values().map(crate::structures::index::Index::heap_bytes).sum::<usize>();
+        index_bytes += self
+            .indexes
+            .values()
+            .map(crate::structures::index::Index::heap_bytes)
+            .sum::<usize>();
         ShardInfo {
             totals,
             streams: self.streams.len() as u64,
             sessions: self.sessions.len() as u64,
             timeouts: self.timeouts,
             index_bytes: index_bytes as u64,
-            log_end: self.logs.durable_ref().map_or(longtail_model::Lsn::ZERO, longtail_log::ShardLog::end),
+            log_end: self
+                .logs
+                .durable_ref()
+                .map_or(longtail_model::Lsn::ZERO, longtail_log::ShardLog::end),
             trouble: self.logs.trouble(),
         }
     }

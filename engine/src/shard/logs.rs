@@ -18,6 +18,8 @@ pub struct Logs {
     level: Durability,
     /// The end of the last record that somebody may be waiting for.
     awaited: Lsn,
+    /// Records appended to the durable log since it was opened.
+    appended: u64,
 }
 
 fn refusal(error: AppendError) -> Refusal {
@@ -37,9 +39,23 @@ impl Logs {
     /// A durable log (none: everything is kept in memory), the memory log, and what an acknowledgement means where a
     /// stream does not say.
     #[must_use]
-    pub fn new(durable: Option<Box<dyn ShardLog>>, memory: Box<dyn ShardLog>, level: Durability) -> Self {
-        let level = if durable.is_some() { level } else { Durability::Memory };
-        Logs { durable, memory, level, awaited: Lsn::ZERO }
+    pub fn new(
+        durable: Option<Box<dyn ShardLog>>,
+        memory: Box<dyn ShardLog>,
+        level: Durability,
+    ) -> Self {
+        let level = if durable.is_some() {
+            level
+        } else {
+            Durability::Memory
+        };
+        Logs {
+            durable,
+            memory,
+            level,
+            awaited: Lsn::ZERO,
+            appended: 0,
+        }
     }
 
     /// The durable log.
@@ -60,7 +76,11 @@ impl Logs {
 
     /// The level for a stream that asked for `wanted`.
     pub(crate) fn level(&self, wanted: Option<Durability>) -> Durability {
-        if self.durable.is_none() { Durability::Memory } else { wanted.unwrap_or(self.level) }
+        if self.durable.is_none() {
+            Durability::Memory
+        } else {
+            wanted.unwrap_or(self.level)
+        }
     }
 
     /// Up to where somebody may be waiting for a write.
@@ -75,12 +95,21 @@ impl Logs {
         if gate.level == Durability::Memory {
             return true;
         }
-        self.durable.as_deref().is_none_or(|log| log.watermark(gate.level) >= gate.lsn)
+        self.durable
+            .as_deref()
+            .is_none_or(|log| log.watermark(gate.level) >= gate.lsn)
     }
 
     /// The gate behind a message: it may be shown once its record is as durable as its stream asks.
     pub(crate) fn gate_of(position: Lsn, level: Durability) -> Gate {
-        if in_memory(position) { Gate::OPEN } else { Gate { lsn: Lsn(position.0 + 1), level } }
+        if in_memory(position) {
+            Gate::OPEN
+        } else {
+            Gate {
+                lsn: Lsn(position.0 + 1),
+                level,
+            }
+        }
     }
 
     /// Appends a frame whose last record is a message; returns that record's position and the gate of the frame.
@@ -90,9 +119,15 @@ impl Logs {
         before: &[RecordParts<'_>],
         message: RecordParts<'_>,
     ) -> Result<(Lsn, Gate), Refusal> {
-        let durable = self.durable.as_deref_mut().filter(|_| level != Durability::Memory);
+        let durable = self
+            .durable
+            .as_deref_mut()
+            .filter(|_| level != Durability::Memory);
         let Some(log) = durable else {
-            let lsn = self.memory.append(&[message], Class::Message).map_err(refusal)?;
+            let lsn = self
+                .memory
+                .append(&[message], Class::Message)
+                .map_err(refusal)?;
             return Ok((Lsn(lsn.0 | IN_MEMORY), Gate::OPEN));
         };
         let lsn = if before.is_empty() {
@@ -101,41 +136,75 @@ impl Logs {
             let mut frame = before.to_vec();
             frame.push(message);
             let first = log.append(&frame, Class::Message).map_err(refusal)?;
-            let ahead: u64 = before.iter().map(|record| log.span(record.head.len() + record.body.len())).sum();
+            let ahead: u64 = before
+                .iter()
+                .map(|record| log.span(record.head.len() + record.body.len()))
+                .sum();
             Lsn(first.0 + ahead)
         };
         self.awaited = log.end();
-        Ok((lsn, Gate { lsn: self.awaited, level }))
+        self.appended += 1 + before.len() as u64;
+        Ok((
+            lsn,
+            Gate {
+                lsn: self.awaited,
+                level,
+            },
+        ))
     }
 
     /// Appends a frame of events that somebody waits for.
     pub(crate) fn control(&mut self, level: Durability, events: &[&[u8]]) -> Result<Gate, Refusal> {
-        let Some(log) = self.durable.as_deref_mut().filter(|_| level != Durability::Memory) else {
+        let Some(log) = self
+            .durable
+            .as_deref_mut()
+            .filter(|_| level != Durability::Memory)
+        else {
             return Ok(Gate::OPEN);
         };
         match events {
             [event] => {
-                let record = RecordParts { head: event, body: &[], retained: false };
+                let record = RecordParts {
+                    head: event,
+                    body: &[],
+                    retained: false,
+                };
                 log.append(&[record], Class::Control).map_err(refusal)?;
             }
             events => {
-                let frame: Vec<_> =
-                    events.iter().map(|head| RecordParts { head, body: &[], retained: false }).collect();
+                let frame: Vec<_> = events
+                    .iter()
+                    .map(|head| RecordParts {
+                        head,
+                        body: &[],
+                        retained: false,
+                    })
+                    .collect();
                 log.append(&frame, Class::Control).map_err(refusal)?;
             }
         }
         self.awaited = log.end();
-        Ok(Gate { lsn: self.awaited, level })
+        self.appended += events.len() as u64;
+        Ok(Gate {
+            lsn: self.awaited,
+            level,
+        })
     }
 
     /// Appends an event that nobody waits for: it is written with whatever comes next. Losing it in a crash loses a
     /// count, not a message, so a log that is full or failed is not asked twice.
     pub(crate) fn note(&mut self, event: &[u8]) {
         if let Some(log) = self.durable.as_deref_mut() {
-            let record = RecordParts { head: event, body: &[], retained: false };
+            let record = RecordParts {
+                head: event,
+                body: &[],
+                retained: false,
+            };
             if let Err(error) = log.append(&[record], Class::Control) {
                 tracing::debug!(%error, "an event that nobody waits for was not logged");
+                return;
             }
+            self.appended += 1;
         }
     }
 
@@ -157,7 +226,10 @@ impl Logs {
         let mut with = Some(with);
         let mut result = None;
         let mut read = |payload: &[u8]| {
-            if let Ok(Event::Append { mut targets, message }) = Event::decode(payload)
+            if let Ok(Event::Append {
+                mut targets,
+                message,
+            }) = Event::decode(payload)
                 && let (Some((stream, _)), Some(with)) = (targets.next(), with.take())
             {
                 result = Some(with(stream, message));
@@ -171,10 +243,19 @@ impl Logs {
         result.ok_or(ReadError::Missing(position))
     }
 
+    /// Records appended to the durable log since it was opened.
+    #[must_use]
+    pub fn appended(&self) -> u64 {
+        self.appended
+    }
+
     /// Why messages are not accepted, if so.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        let health = self.durable.as_deref().map_or_else(|| self.memory.health(), ShardLog::health);
+        let health = self
+            .durable
+            .as_deref()
+            .map_or_else(|| self.memory.health(), ShardLog::health);
         match health {
             Health::Good => None,
             Health::Full { why } | Health::Poisoned { why } => Some(why),
@@ -184,6 +265,9 @@ impl Logs {
     /// Whether the durable log has failed for good.
     #[must_use]
     pub fn poisoned(&self) -> bool {
-        matches!(self.durable.as_deref().map(ShardLog::health), Some(Health::Poisoned { .. }))
+        matches!(
+            self.durable.as_deref().map(ShardLog::health),
+            Some(Health::Poisoned { .. })
+        )
     }
 }

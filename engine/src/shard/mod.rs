@@ -23,7 +23,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use hashbrown::HashMap;
 use longtail_log::Scanned;
-use longtail_model::{Durability, GroupId, IndexId, Lsn, Seq, SessionId, ShardId, StreamId, Timestamp};
+use longtail_model::{
+    Durability, GroupId, IndexId, Lsn, Seq, SessionId, ShardId, StreamId, Timestamp,
+};
 use slab::Slab;
 
 use crate::command::{Command, Handle, Target, Token};
@@ -179,17 +181,32 @@ impl Shard {
     }
 
     /// Carries out one command, and those of other sessions that it unblocks.
-    pub fn step(&mut self, now: Timestamp, session: SessionId, token: Token, command: Command, fx: &mut dyn Effects) {
+    pub fn step(
+        &mut self,
+        now: Timestamp,
+        session: SessionId,
+        token: Token,
+        command: Command,
+        fx: &mut dyn Effects,
+    ) {
         self.now = self.now.max(now);
-        let Some(&key) = self.session_by.get(&session) else { return };
-        let Some(state) = self.sessions.get_mut(key) else { return };
+        let Some(&key) = self.session_by.get(&session) else {
+            return;
+        };
+        let Some(state) = self.sessions.get_mut(key) else {
+            return;
+        };
         if state.blocked.is_some() {
             if state.backlog.len() < self.config.max_backlog {
                 state.backlog.push_back((token, command));
             } else {
                 // The protocol's own bound on pipelining is far below; this one only keeps memory finite.
                 let refusal = Refusal::Limit("too many commands behind one that waits".to_owned());
-                fx.emit(session, Gate::OPEN, Effect::Reply(token, Reply::Refused(refusal)));
+                fx.emit(
+                    session,
+                    Gate::OPEN,
+                    Effect::Reply(token, Reply::Refused(refusal)),
+                );
             }
             return;
         }
@@ -204,7 +221,9 @@ impl Shard {
                 if state.blocked.is_some() {
                     break;
                 }
-                let Some((token, command)) = state.backlog.pop_front() else { break };
+                let Some((token, command)) = state.backlog.pop_front() else {
+                    break;
+                };
                 self.execute(key, token, command, fx);
             }
         }
@@ -213,18 +232,39 @@ impl Shard {
     fn execute(&mut self, key: SessionKey, token: Token, command: Command, fx: &mut dyn Effects) {
         let outcome = match command {
             Command::Publish { to, also, message } => self.publish(key, to, &also, &message, fx),
-            Command::Take { consumer, wait, deadline_margin_ms } => {
+            Command::Take {
+                consumer,
+                wait,
+                deadline_margin_ms,
+            } => {
                 return self.take(key, token, consumer, wait, deadline_margin_ms, fx);
             }
             Command::Discard { message } => self.discard(key, message, fx),
             Command::Settle { message, how } => self.settle(key, message, how, fx),
             Command::Extend { message, ms } => self.extend(key, message, ms),
             Command::TakeOne { message } => self.take_one(key, message),
-            Command::Credit { consumer, add, renew } => self.credit(key, consumer, add, renew, fx),
-            Command::Open { link, name, create, role } => self.open(key, link, name, create.as_deref(), role),
-            Command::Close { link } => self.close(key, link),
-            Command::Subscribe { consumer, link, group } => self.subscribe(key, consumer, link, &group, fx),
-            Command::Unsubscribe { consumer, link, group } => self.unsubscribe(key, consumer, link, &group),
+            Command::Credit {
+                consumer,
+                add,
+                renew,
+            } => self.credit(key, consumer, add, renew, fx),
+            Command::Open {
+                link,
+                name,
+                create,
+                role,
+            } => self.open_link(key, link, name, create.as_deref(), role),
+            Command::Close { link } => self.close_link(key, link),
+            Command::Subscribe {
+                consumer,
+                link,
+                group,
+            } => self.subscribe(key, consumer, link, &group, fx),
+            Command::Unsubscribe {
+                consumer,
+                link,
+                group,
+            } => self.unsubscribe(key, consumer, link, &group),
             Command::Peek { message } => self.peek(key, message),
             Command::PeekHead { stream, which } => self.peek_head(key, stream, which),
             Command::Kick { stream, max } => self.kick(key, stream, max, fx),
@@ -233,10 +273,20 @@ impl Shard {
             Command::Purge { name } => self.purge(&name),
             Command::Define { name, config } => self.define(name, &config),
             Command::Delete { name } => self.delete(&name, fx),
-            Command::DefineGroup { stream, group, config } => self.define_group(&stream, group, &config),
+            Command::DefineGroup {
+                stream,
+                group,
+                config,
+            } => self.define_group(&stream, group, &config),
             Command::DeleteGroup { stream, group } => self.delete_group(&stream, &group, fx),
-            Command::Read { name, from, max, max_bytes, wait } => {
-                return self.read(key, token, name, from, max, max_bytes, wait, fx);
+            Command::Read {
+                name,
+                from,
+                max,
+                max_bytes,
+                wait,
+            } => {
+                return self.read(key, token, &name, from, max, max_bytes, wait, fx);
             }
             Command::PutDocument { name, body } => self.put_document(&name, body.as_deref()),
             Command::DescribeMessage { message } => self.describe_message(key, message),
@@ -258,14 +308,24 @@ impl Shard {
         }
         let taken = std::mem::take(&mut self.taken);
         for &(group, seq) in &taken {
-            let Some((stream, at)) = self.group_at(group) else { continue };
-            let Some(found) = self.streams.get(&stream) else { continue };
+            let Some((stream, at)) = self.group_at(group) else {
+                continue;
+            };
+            let Some(found) = self.streams.get(&stream) else {
+                continue;
+            };
             if found.level == Durability::Memory {
                 continue;
             }
             let domain = self.domain(stream, at);
             // Settled within the same batch: nothing left to remember.
-            let Some(hold) = self.hold_by.get(&(domain, seq.0)).and_then(|&key| self.holds.get(key)) else { continue };
+            let Some(hold) = self
+                .hold_by
+                .get(&(domain, seq.0))
+                .and_then(|&key| self.holds.get(key))
+            else {
+                continue;
+            };
             let deliveries = hold.counts.deliveries;
             self.scratch.clear();
             crate::event::put_taken(&mut self.scratch, group, seq, deliveries);
@@ -286,7 +346,11 @@ impl Shard {
                 .is_some_and(|index| index.get(seq) == Some(record.lsn)),
             None => self.references.contains_key(&record.lsn),
         };
-        records.iter().filter(|record| referenced(record)).map(|record| record.lsn).collect()
+        records
+            .iter()
+            .filter(|record| referenced(record))
+            .map(|record| record.lsn)
+            .collect()
     }
 
     /// Reads a message record.
@@ -320,9 +384,11 @@ impl Shard {
 
     fn target(&self, key: SessionKey, target: Target) -> Result<StreamId, Refusal> {
         match target {
-            Target::Link(link) => {
-                self.sessions.get(key).and_then(|state| state.link(link)).ok_or(Refusal::UnknownLink)
-            }
+            Target::Link(link) => self
+                .sessions
+                .get(key)
+                .and_then(|state| state.link(link))
+                .ok_or(Refusal::UnknownLink),
             Target::Stream(stream) if self.streams.contains_key(&stream) => Ok(stream),
             Target::Stream(_) => Err(Refusal::UnknownLink),
         }
@@ -358,21 +424,47 @@ impl Shard {
     fn resolve(&mut self, key: SessionKey, handle: Handle) -> Result<Option<Found>, Refusal> {
         match handle {
             Handle::Group(group, seq) => {
-                let Some((stream, at)) = self.group_at(group) else { return Ok(None) };
+                let Some((stream, at)) = self.group_at(group) else {
+                    return Ok(None);
+                };
                 let domain = self.domain(stream, at);
                 let hold = self.hold_by.get(&(domain, seq.0)).copied();
-                Ok(Some(Found { stream, at, seq, hold }))
+                Ok(Some(Found {
+                    stream,
+                    at,
+                    seq,
+                    hold,
+                }))
             }
             Handle::Shared(link, seq) => {
                 let via = self.target(key, Target::Link(link))?;
-                let Some(via) = self.streams.get(&via) else { return Ok(None) };
+                let Some(via) = self.streams.get(&via) else {
+                    return Ok(None);
+                };
                 let index = via.index;
                 if let Some(&hold) = self.hold_by.get(&(index.0, seq.0)) {
-                    return Ok(self.holds.get(hold).map(|held| Found { stream: held.stream, at: 0, seq, hold: Some(hold) }));
+                    return Ok(self.holds.get(hold).map(|held| Found {
+                        stream: held.stream,
+                        at: 0,
+                        seq,
+                        hold: Some(hold),
+                    }));
                 }
-                let Some(position) = self.indexes.get(&index).and_then(|index| index.get(seq)) else { return Ok(None) };
-                let stream = if via.shares_numbers() { self.head(position)?.stream } else { via.id };
-                Ok(self.streams.contains_key(&stream).then_some(Found { stream, at: 0, seq, hold: None }))
+                let Some(position) = self.indexes.get(&index).and_then(|index| index.get(seq))
+                else {
+                    return Ok(None);
+                };
+                let stream = if via.shares_numbers() {
+                    self.head(position)?.stream
+                } else {
+                    via.id
+                };
+                Ok(self.streams.contains_key(&stream).then_some(Found {
+                    stream,
+                    at: 0,
+                    seq,
+                    hold: None,
+                }))
             }
         }
     }
@@ -388,8 +480,12 @@ impl Shard {
             return Ok(Some(Place::Held(hold)));
         }
         let seq = found.seq;
-        let Some(position) = self.position(found.stream, seq) else { return Ok(None) };
-        let Some(group) = self.group(found.stream, found.at) else { return Ok(None) };
+        let Some(position) = self.position(found.stream, seq) else {
+            return Ok(None);
+        };
+        let Some(group) = self.group(found.stream, found.at) else {
+            return Ok(None);
+        };
         if let Some(meta) = group.meta.get(&seq.0) {
             let place = match meta.aside {
                 None => Place::Ready(group.key(meta.priority)),
@@ -406,13 +502,18 @@ impl Shard {
             return Ok(Some(Place::Ready(0)));
         }
         let head = self.head(position)?;
-        let Some(group) = self.group(found.stream, found.at) else { return Ok(None) };
+        let Some(group) = self.group(found.stream, found.at) else {
+            return Ok(None);
+        };
         let due = head.created.plus_millis(head.delay_ms);
         if head.delay_ms > 0 && group.delayed.contains(due.0, seq.0) {
             return Ok(Some(Place::Delayed(due)));
         }
         let key = group.key(head.priority);
-        Ok(group.ready.contains(key, seq.0).then_some(Place::Ready(key)))
+        Ok(group
+            .ready
+            .contains(key, seq.0)
+            .then_some(Place::Ready(key)))
     }
 }
 

@@ -48,7 +48,11 @@ impl Shard {
             let index = self.indexes.get(&state.index).ok_or(Refusal::UnknownLink)?;
             let given = targets
                 .iter()
-                .filter(|(known, _)| self.streams.get(known).is_some_and(|known| known.index == state.index))
+                .filter(|(known, _)| {
+                    self.streams
+                        .get(known)
+                        .is_some_and(|known| known.index == state.index)
+                })
                 .count() as u64;
             targets.push((stream, Seq(index.last_seq().0 + given + 1)));
             if state.config.limits.max_messages > 0 || state.config.limits.max_bytes > 0 {
@@ -87,10 +91,18 @@ impl Shard {
         let mut before: SmallVec<[RecordParts<'_>; 4]> = smallvec![];
         let mut start = 0;
         for &cut in &cuts {
-            before.push(RecordParts { head: &scratch[start..cut], body: &[], retained: false });
+            before.push(RecordParts {
+                head: &scratch[start..cut],
+                body: &[],
+                retained: false,
+            });
             start = cut;
         }
-        let parts = RecordParts { head: &scratch[before_end..], body: &message.payload, retained: true };
+        let parts = RecordParts {
+            head: &scratch[before_end..],
+            body: &message.payload,
+            retained: true,
+        };
         let appended = self.logs.append_message(level, &before, parts);
         drop(before);
         self.scratch = scratch;
@@ -109,7 +121,8 @@ impl Shard {
             bytes,
         };
         if targets.len() > 1 {
-            self.references.insert(position, u32::try_from(targets.len()).unwrap_or(u32::MAX));
+            self.references
+                .insert(position, u32::try_from(targets.len()).unwrap_or(u32::MAX));
         }
         for &(stream, seq) in &targets {
             if let Some(state) = self.streams.get_mut(&stream) {
@@ -119,7 +132,11 @@ impl Shard {
             self.apply_append(stream, seq, position, &head);
         }
         for &(stream, _) in &targets {
-            for at in 0..self.streams.get(&stream).map_or(0, |stream| stream.groups.len()) {
+            for at in 0..self
+                .streams
+                .get(&stream)
+                .map_or(0, |stream| stream.groups.len())
+            {
                 self.dispatch(stream, at, fx);
             }
             self.wake_readers(stream, fx);
@@ -135,7 +152,9 @@ impl Shard {
         bytes: u64,
         evictions: &mut Vec<(StreamId, Seq)>,
     ) -> Result<(), Refusal> {
-        let Some(state) = self.streams.get(&stream) else { return Ok(()) };
+        let Some(state) = self.streams.get(&stream) else {
+            return Ok(());
+        };
         let limits = state.config.limits;
         let over = |messages: u64, held: u64| {
             (limits.max_messages > 0 && messages + 1 > limits.max_messages)
@@ -156,7 +175,9 @@ impl Shard {
         }
         let mut from = Seq::FIRST;
         while over(messages, held) {
-            let Some((seq, position)) = self.next_of_stream(stream, from) else { break };
+            let Some((seq, position)) = self.next_of_stream(stream, from) else {
+                break;
+            };
             from = seq.next();
             if self.is_held(stream, seq) {
                 continue;
@@ -167,7 +188,9 @@ impl Shard {
             held = held.saturating_sub(size);
         }
         if over(messages, held) {
-            return Err(Refusal::Limit("the stream is full of messages that consumers hold".to_owned()));
+            return Err(Refusal::Limit(
+                "the stream is full of messages that consumers hold".to_owned(),
+            ));
         }
         Ok(())
     }

@@ -2,10 +2,10 @@
 
 use longtail_model::{Lsn, Seq, StreamId};
 
-use super::session::Blocked;
-use super::timers::Timer;
 use super::Shard;
 use super::logs::Logs;
+use super::session::Blocked;
+use super::timers::Timer;
 use crate::command::{Token, Wait};
 use crate::config::StreamName;
 use crate::effect::{Effect, Effects, Gate, Reply};
@@ -24,43 +24,71 @@ impl Shard {
         &mut self,
         key: SessionKey,
         token: Token,
-        name: StreamName,
+        name: &StreamName,
         from: Seq,
         max: u32,
         max_bytes: u64,
         wait: Wait,
         fx: &mut dyn Effects,
     ) {
-        let Some(id) = self.sessions.get(key).map(|state| state.id) else { return };
-        let Some(&stream) = self.names.get(&name) else {
+        let Some(id) = self.sessions.get(key).map(|state| state.id) else {
+            return;
+        };
+        let Some(&stream) = self.names.get(name) else {
             return fx.emit(id, Gate::OPEN, Effect::Reply(token, Reply::NotFound));
         };
         let (gate, messages, next) = self.collect(stream, from, max, max_bytes);
         let timeout = match wait {
-            Wait::Millis(ms) if messages.is_empty() => {
-                Some(self.timers.insert(self.now.plus_millis(ms), Timer::Take(key)))
-            }
+            Wait::Millis(ms) if messages.is_empty() => Some(
+                self.timers
+                    .insert(self.now.plus_millis(ms), Timer::Take(key)),
+            ),
             Wait::Forever if messages.is_empty() => None,
-            _ => return fx.emit(id, gate, Effect::Reply(token, Reply::Batch { messages, next })),
+            _ => {
+                return fx.emit(
+                    id,
+                    gate,
+                    Effect::Reply(token, Reply::Batch { messages, next }),
+                );
+            }
         };
-        self.sessions[key].blocked = Some(Blocked::Read { token, stream, from: next, max, max_bytes, timeout });
+        self.sessions[key].blocked = Some(Blocked::Read {
+            token,
+            stream,
+            from: next,
+            max,
+            max_bytes,
+            timeout,
+        });
         if let Some(state) = self.streams.get_mut(&stream) {
             state.readers.push(key);
         }
     }
 
-    fn collect(&mut self, stream: StreamId, from: Seq, max: u32, max_bytes: u64) -> (Gate, Vec<(Seq, Lsn)>, Seq) {
+    fn collect(
+        &mut self,
+        stream: StreamId,
+        from: Seq,
+        max: u32,
+        max_bytes: u64,
+    ) -> (Gate, Vec<(Seq, Lsn)>, Seq) {
         let mut messages = Vec::new();
         let mut next = from.max(Seq::FIRST);
         let mut gate = Gate::OPEN;
-        let Some(state) = self.streams.get(&stream) else { return (gate, messages, next) };
+        let Some(state) = self.streams.get(&stream) else {
+            return (gate, messages, next);
+        };
         let (index, level) = (state.index, state.level);
         let mut bytes = 0;
         for _ in 0..SCAN_MAX {
             if messages.len() >= max.clamp(1, BATCH_MAX) as usize {
                 break;
             }
-            let Some((seq, position)) = self.indexes.get(&index).and_then(|index| index.next_at_or_after(next)) else {
+            let Some((seq, position)) = self
+                .indexes
+                .get(&index)
+                .and_then(|index| index.next_at_or_after(next))
+            else {
                 break;
             };
             if let Ok(head) = self.read_head(position)
@@ -83,10 +111,23 @@ impl Shard {
 
     /// Something was appended: whoever waits to read it goes on.
     pub(crate) fn wake_readers(&mut self, stream: StreamId, fx: &mut dyn Effects) {
-        let Some(state) = self.streams.get_mut(&stream).filter(|state| !state.readers.is_empty()) else { return };
+        let Some(state) = self
+            .streams
+            .get_mut(&stream)
+            .filter(|state| !state.readers.is_empty())
+        else {
+            return;
+        };
         for key in std::mem::take(&mut state.readers) {
-            let Some(Blocked::Read { from, max, max_bytes, .. }) =
-                self.sessions.get(key).and_then(|state| state.blocked.as_ref())
+            let Some(Blocked::Read {
+                from,
+                max,
+                max_bytes,
+                ..
+            }) = self
+                .sessions
+                .get(key)
+                .and_then(|state| state.blocked.as_ref())
             else {
                 continue;
             };

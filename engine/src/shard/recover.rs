@@ -18,7 +18,9 @@ pub enum RecoverError {
     #[error("the checkpoint does not decode; it was written by another version of the server")]
     Checkpoint,
     /// An event does not decode although its checksum holds.
-    #[error("the event at position {0} does not decode; it was written by another version of the server")]
+    #[error(
+        "the event at position {0} does not decode; it was written by another version of the server"
+    )]
     Event(Lsn),
     /// A record could not be read.
     #[error(transparent)]
@@ -104,7 +106,14 @@ impl Shard {
                 }
             }
             Event::Removed { stream, seq } => self.remove_message(stream, seq),
-            Event::Returned { group, seq, priority, due, delay_ms, counts } => {
+            Event::Returned {
+                group,
+                seq,
+                priority,
+                due,
+                delay_ms,
+                counts,
+            } => {
                 if let Some((found, place)) = self.place_in(group, seq) {
                     if let Some(group) = self.group_mut(found.stream, found.at) {
                         group.forget(place, seq);
@@ -112,7 +121,12 @@ impl Shard {
                     self.apply_returned(found, priority, due, delay_ms, counts);
                 }
             }
-            Event::Parked { group, seq, priority, counts } => {
+            Event::Parked {
+                group,
+                seq,
+                priority,
+                counts,
+            } => {
                 if let Some((found, place)) = self.place_in(group, seq) {
                     let delay_ms = self
                         .group(found.stream, found.at)
@@ -124,9 +138,18 @@ impl Shard {
                     self.apply_parked(found, priority, delay_ms, counts);
                 }
             }
-            Event::Taken { group, seq, deliveries } => self.apply_taken(group, seq, deliveries),
-            Event::StreamDefined { stream, index, mut definition } => {
-                let (name, config) = definition::get_stream(&mut definition).map_err(undecodable)?;
+            Event::Taken {
+                group,
+                seq,
+                deliveries,
+            } => self.apply_taken(group, seq, deliveries),
+            Event::StreamDefined {
+                stream,
+                index,
+                mut definition,
+            } => {
+                let (name, config) =
+                    definition::get_stream(&mut definition).map_err(undecodable)?;
                 if let Some(&old) = self.names.get(&name) {
                     // An auto-deleting stream whose end the log was not told of.
                     self.apply_deleted(old, &mut Nobody);
@@ -134,10 +157,18 @@ impl Shard {
                 self.insert_stream(stream, index, name, config, true);
             }
             Event::StreamDeleted { stream } => self.apply_deleted(stream, &mut Nobody),
-            Event::GroupDefined { stream, group, start, definition } => {
-                let (len, rest) = definition.split_first_chunk::<4>().ok_or(RecoverError::Event(position))?;
-                let (name, mut rest) =
-                    rest.split_at_checked(u32::from_le_bytes(*len) as usize).ok_or(RecoverError::Event(position))?;
+            Event::GroupDefined {
+                stream,
+                group,
+                start,
+                definition,
+            } => {
+                let (len, rest) = definition
+                    .split_first_chunk::<4>()
+                    .ok_or(RecoverError::Event(position))?;
+                let (name, mut rest) = rest
+                    .split_at_checked(u32::from_le_bytes(*len) as usize)
+                    .ok_or(RecoverError::Event(position))?;
                 let name = std::str::from_utf8(name).map_err(|_| RecoverError::Event(position))?;
                 let config = definition::get_group(&mut rest).map_err(undecodable)?;
                 if self.streams.contains_key(&stream) {
@@ -152,16 +183,28 @@ impl Shard {
 
     fn place_in(&mut self, group: longtail_model::GroupId, seq: Seq) -> Option<(Found, Place)> {
         let (stream, at) = self.group_at(group)?;
-        let found = Found { stream, at, seq, hold: None };
+        let found = Found {
+            stream,
+            at,
+            seq,
+            hold: None,
+        };
         let place = self.locate(found).ok().flatten()?;
         Some((found, place))
     }
 
     /// A message had been delivered: the count stays, the consumer does not.
     fn apply_taken(&mut self, group: longtail_model::GroupId, seq: Seq, deliveries: u32) {
-        let Some((found, place)) = self.place_in(group, seq) else { return };
-        let Some(position) = self.position(found.stream, seq) else { return };
-        let known = self.group(found.stream, found.at).and_then(|group| group.meta.get(&seq.0)).copied();
+        let Some((found, place)) = self.place_in(group, seq) else {
+            return;
+        };
+        let Some(position) = self.position(found.stream, seq) else {
+            return;
+        };
+        let known = self
+            .group(found.stream, found.at)
+            .and_then(|group| group.meta.get(&seq.0))
+            .copied();
         let (priority, delay_ms, mut counts) = match known {
             Some(meta) => (meta.priority, meta.delay_ms, meta.counts),
             None => match self.head(position) {
@@ -170,10 +213,20 @@ impl Shard {
             },
         };
         counts.deliveries = deliveries;
-        let Some(group) = self.group_mut(found.stream, found.at) else { return };
+        let Some(group) = self.group_mut(found.stream, found.at) else {
+            return;
+        };
         // A delivered message that was delayed or parked has come back since.
         group.forget(place, seq);
-        group.meta.insert(seq.0, Meta { priority, aside: None::<Aside>, delay_ms, counts });
+        group.meta.insert(
+            seq.0,
+            Meta {
+                priority,
+                aside: None::<Aside>,
+                delay_ms,
+                counts,
+            },
+        );
         let key = group.key(priority);
         group.add_ready(key, seq);
     }
@@ -184,7 +237,11 @@ impl Shard {
         self.live = true;
         let streams: Vec<StreamId> = self.listing.keys().copied().collect();
         for stream in streams {
-            for at in 0..self.streams.get(&stream).map_or(0, |state| state.groups.len()) {
+            for at in 0..self
+                .streams
+                .get(&stream)
+                .map_or(0, |state| state.groups.len())
+            {
                 self.set_delay_alarm(stream, at);
             }
             self.set_expiry_alarm(stream);
@@ -204,7 +261,10 @@ impl Shard {
 
     /// Names of all streams, in order of creation.
     pub fn stream_names(&self) -> impl Iterator<Item = &StreamName> {
-        self.listing.keys().filter_map(|stream| self.streams.get(stream)).map(|stream| &stream.name)
+        self.listing
+            .keys()
+            .filter_map(|stream| self.streams.get(stream))
+            .map(|stream| &stream.name)
     }
 
     /// The consumer tag under which [`Command::TakeOne`](crate::Command::TakeOne) delivers.

@@ -28,8 +28,21 @@ pub(crate) struct Session {
 
 /// What a session waits for before it goes on with its commands.
 pub(crate) enum Blocked {
-    Take { token: Token, consumer: ConsumerTag, margin_ms: u64, timeout: Option<TimerId>, soon: Option<TimerId> },
-    Read { token: Token, stream: StreamId, from: Seq, max: u32, max_bytes: u64, timeout: Option<TimerId> },
+    Take {
+        token: Token,
+        consumer: ConsumerTag,
+        margin_ms: u64,
+        timeout: Option<TimerId>,
+        soon: Option<TimerId>,
+    },
+    Read {
+        token: Token,
+        stream: StreamId,
+        from: Seq,
+        max: u32,
+        max_bytes: u64,
+        timeout: Option<TimerId>,
+    },
 }
 
 /// A consumer within a session.
@@ -45,11 +58,19 @@ pub(crate) struct Consumer {
 
 impl Session {
     pub(crate) fn link(&self, link: Link) -> Option<StreamId> {
-        let at = self.links.binary_search_by_key(&link, |entry| entry.0).ok()?;
+        let at = self
+            .links
+            .binary_search_by_key(&link, |entry| entry.0)
+            .ok()?;
         Some(self.links[at].1)
     }
 
-    pub(crate) fn set_link(&mut self, link: Link, stream: StreamId, role: Role) -> Option<(StreamId, Role)> {
+    pub(crate) fn set_link(
+        &mut self,
+        link: Link,
+        stream: StreamId,
+        role: Role,
+    ) -> Option<(StreamId, Role)> {
         match self.links.binary_search_by_key(&link, |entry| entry.0) {
             Ok(at) => {
                 let old = (self.links[at].1, self.links[at].2);
@@ -64,7 +85,10 @@ impl Session {
     }
 
     pub(crate) fn remove_link(&mut self, link: Link) -> Option<(StreamId, Role)> {
-        let at = self.links.binary_search_by_key(&link, |entry| entry.0).ok()?;
+        let at = self
+            .links
+            .binary_search_by_key(&link, |entry| entry.0)
+            .ok()?;
         let (_, stream, role) = self.links.remove(at);
         Some((stream, role))
     }
@@ -101,7 +125,9 @@ impl Shard {
     /// Ends a session: what it holds is ready again at once, in its place.
     pub fn detach(&mut self, now: Timestamp, session: SessionId, fx: &mut dyn Effects) {
         self.now = self.now.max(now);
-        let Some(key) = self.session_by.remove(&session) else { return };
+        let Some(key) = self.session_by.remove(&session) else {
+            return;
+        };
         self.stop_waiting(key);
         for at in 0..self.sessions[key].consumers.len() {
             self.stop_queueing(key, at);
@@ -121,8 +147,12 @@ impl Shard {
     /// The client sends nothing more: a take that waits, and every later one, ends at once with `TimedOut`.
     pub fn interrupt(&mut self, now: Timestamp, session: SessionId, fx: &mut dyn Effects) {
         self.now = self.now.max(now);
-        let Some(&key) = self.session_by.get(&session) else { return };
-        let Some(state) = self.sessions.get_mut(key) else { return };
+        let Some(&key) = self.session_by.get(&session) else {
+            return;
+        };
+        let Some(state) = self.sessions.get_mut(key) else {
+            return;
+        };
         state.interrupted = true;
         if matches!(state.blocked, Some(Blocked::Take { .. })) {
             self.end_take(key, Reply::TimedOut, Gate::OPEN, fx);
@@ -134,18 +164,32 @@ impl Shard {
     pub(crate) fn stop_waiting(&mut self, key: SessionKey) -> Option<Token> {
         let state = self.sessions.get_mut(key)?;
         match state.blocked.take()? {
-            Blocked::Take { token, consumer, timeout, soon, .. } => {
+            Blocked::Take {
+                token,
+                consumer,
+                timeout,
+                soon,
+                ..
+            } => {
                 for timer in [timeout, soon].into_iter().flatten() {
                     self.timers.cancel(timer);
                 }
-                if let Some(at) = self.sessions[key].consumers.iter().position(|c| c.tag == consumer)
+                if let Some(at) = self.sessions[key]
+                    .consumers
+                    .iter()
+                    .position(|c| c.tag == consumer)
                     && self.sessions[key].consumers[at].credit == 0
                 {
                     self.stop_queueing(key, at);
                 }
                 Some(token)
             }
-            Blocked::Read { token, stream, timeout, .. } => {
+            Blocked::Read {
+                token,
+                stream,
+                timeout,
+                ..
+            } => {
                 if let Some(timer) = timeout {
                     self.timers.cancel(timer);
                 }
@@ -158,7 +202,13 @@ impl Shard {
     }
 
     /// Ends a blocking take with an answer and lets the session go on.
-    pub(crate) fn end_take(&mut self, key: SessionKey, reply: Reply, gate: Gate, fx: &mut dyn Effects) {
+    pub(crate) fn end_take(
+        &mut self,
+        key: SessionKey,
+        reply: Reply,
+        gate: Gate,
+        fx: &mut dyn Effects,
+    ) {
         if let Some(token) = self.stop_waiting(key) {
             fx.emit(self.sessions[key].id, gate, Effect::Reply(token, reply));
             self.runnable.push_back(key);
@@ -176,10 +226,11 @@ impl Shard {
         consumer.ticket = Some(ticket);
         let tag = consumer.tag;
         for at in 0..consumer.sources.len() {
-            let (stream, group) = self.sessions[key].consumers.iter().find(|c| c.tag == tag).map_or(
-                (StreamId(0), 0),
-                |consumer| consumer.sources[at],
-            );
+            let (stream, group) = self.sessions[key]
+                .consumers
+                .iter()
+                .find(|c| c.tag == tag)
+                .map_or((StreamId(0), 0), |consumer| consumer.sources[at]);
             if let Some(group) = self.group_mut(stream, group) {
                 group.waiters.insert(ticket, (key, tag));
             }
@@ -189,9 +240,15 @@ impl Shard {
     /// Takes a consumer out of the queues of its groups.
     pub(crate) fn stop_queueing(&mut self, key: SessionKey, at: usize) {
         let consumer = &mut self.sessions[key].consumers[at];
-        let Some(ticket) = consumer.ticket.take() else { return };
+        let Some(ticket) = consumer.ticket.take() else {
+            return;
+        };
         for &(stream, group) in &consumer.sources {
-            if let Some(group) = self.streams.get_mut(&stream).and_then(|stream| stream.groups.get_mut(group)) {
+            if let Some(group) = self
+                .streams
+                .get_mut(&stream)
+                .and_then(|stream| stream.groups.get_mut(group))
+            {
                 group.waiters.remove(&ticket);
             }
         }
@@ -205,15 +262,25 @@ impl Shard {
         group: &GroupName,
         fx: &mut dyn Effects,
     ) -> Outcome {
-        let Some(state) = self.sessions.get_mut(key) else { return now_reply(Reply::NotFound) };
+        let Some(state) = self.sessions.get_mut(key) else {
+            return now_reply(Reply::NotFound);
+        };
         let stream = state.link(link).ok_or(Refusal::UnknownLink)?;
-        let place = self
-            .streams
-            .get(&stream)
-            .and_then(|stream| stream.groups.iter().position(|candidate| candidate.name == *group));
-        let Some(place) = place else { return now_reply(Reply::NotFound) };
+        let place = self.streams.get(&stream).and_then(|stream| {
+            stream
+                .groups
+                .iter()
+                .position(|candidate| candidate.name == *group)
+        });
+        let Some(place) = place else {
+            return now_reply(Reply::NotFound);
+        };
         let state = &mut self.sessions[key];
-        let at = match state.consumers.iter().position(|consumer| consumer.tag == tag) {
+        let at = match state
+            .consumers
+            .iter()
+            .position(|consumer| consumer.tag == tag)
+        {
             Some(at) => at,
             None => {
                 state.consumers.push(Consumer {
@@ -245,18 +312,28 @@ impl Shard {
         link: Link,
         group: &GroupName,
     ) -> Outcome {
-        let Some(state) = self.sessions.get(key) else { return now_reply(Reply::NotFound) };
+        let Some(state) = self.sessions.get(key) else {
+            return now_reply(Reply::NotFound);
+        };
         let stream = state.link(link).ok_or(Refusal::UnknownLink)?;
-        let Some(at) = state.consumers.iter().position(|consumer| consumer.tag == tag) else {
+        let Some(at) = state
+            .consumers
+            .iter()
+            .position(|consumer| consumer.tag == tag)
+        else {
             return Err(Refusal::UnknownLink);
         };
-        let place = self
-            .streams
-            .get(&stream)
-            .and_then(|stream| stream.groups.iter().position(|candidate| candidate.name == *group));
+        let place = self.streams.get(&stream).and_then(|stream| {
+            stream
+                .groups
+                .iter()
+                .position(|candidate| candidate.name == *group)
+        });
         let waited = state.consumers[at].ticket.is_some();
         self.stop_queueing(key, at);
-        self.sessions[key].consumers[at].sources.retain(|source| source.0 != stream || Some(source.1) != place);
+        self.sessions[key].consumers[at]
+            .sources
+            .retain(|source| source.0 != stream || Some(source.1) != place);
         if waited {
             self.start_queueing(key, at);
         }

@@ -29,12 +29,24 @@ impl DeathReason {
 }
 
 impl Shard {
-    pub(crate) fn settle(&mut self, key: SessionKey, message: Handle, how: Settle, fx: &mut dyn Effects) -> Outcome {
-        let Some(hold) = self.own_hold(key, message)? else { return now_reply(Reply::NotFound) };
+    pub(crate) fn settle(
+        &mut self,
+        key: SessionKey,
+        message: Handle,
+        how: Settle,
+        fx: &mut dyn Effects,
+    ) -> Outcome {
+        let Some(hold) = self.own_hold(key, message)? else {
+            return now_reply(Reply::NotFound);
+        };
         let (tag, session) = (self.holds[hold].consumer, key);
         let gate = match how {
             Settle::Ack => self.ack(hold)?,
-            Settle::Release { priority, delay_ms, failed } => self.put_back(hold, priority, delay_ms, failed, fx)?,
+            Settle::Release {
+                priority,
+                delay_ms,
+                failed,
+            } => self.put_back(hold, priority, delay_ms, failed, fx)?,
             Settle::Park { priority } => self.park(hold, priority)?,
             Settle::Reject => self.reject(hold, fx)?,
         };
@@ -46,21 +58,32 @@ impl Shard {
     fn own_hold(&mut self, key: SessionKey, message: Handle) -> Result<Option<HoldKey>, Refusal> {
         let hold = match message {
             Handle::Group(group, seq) => {
-                let Some((stream, at)) = self.group_at(group) else { return Ok(None) };
+                let Some((stream, at)) = self.group_at(group) else {
+                    return Ok(None);
+                };
                 self.hold_by.get(&(self.domain(stream, at), seq.0))
             }
             Handle::Shared(link, seq) => {
                 let stream = self.target(key, Target::Link(link))?;
-                let Some(stream) = self.streams.get(&stream) else { return Ok(None) };
+                let Some(stream) = self.streams.get(&stream) else {
+                    return Ok(None);
+                };
                 self.hold_by.get(&(stream.index.0, seq.0))
             }
         };
-        Ok(hold.copied().filter(|&hold| self.holds.get(hold).is_some_and(|held| held.session == key)))
+        Ok(hold
+            .copied()
+            .filter(|&hold| self.holds.get(hold).is_some_and(|held| held.session == key)))
     }
 
     fn found(&self, held: &Hold) -> Option<Found> {
         let (stream, at) = self.group_at(held.group)?;
-        Some(Found { stream, at, seq: held.seq, hold: None })
+        Some(Found {
+            stream,
+            at,
+            seq: held.seq,
+            hold: None,
+        })
     }
 
     fn ack(&mut self, hold: HoldKey) -> Result<Gate, Refusal> {
@@ -95,9 +118,13 @@ impl Shard {
         let mut delay_ms = delay_ms;
         if failed {
             counts.failures = counts.failures.saturating_add(1);
-            let Some((stream, at)) = self.group_at(held.group) else { return Ok(Gate::OPEN) };
+            let Some((stream, at)) = self.group_at(held.group) else {
+                return Ok(Gate::OPEN);
+            };
             if let Some(group) = self.group(stream, at) {
-                if group.config.max_deliveries > 0 && counts.deliveries >= group.config.max_deliveries {
+                if group.config.max_deliveries > 0
+                    && counts.deliveries >= group.config.max_deliveries
+                {
                     return self.bury_dead(hold, DeathReason::Deliveries, fx);
                 }
                 let steps = &group.config.backoff_ms;
@@ -110,7 +137,15 @@ impl Shard {
         let priority = priority.unwrap_or(Priority(held.priority));
         let due = (delay_ms > 0).then(|| self.now.plus_millis(delay_ms));
         self.scratch.clear();
-        event::put_returned(&mut self.scratch, held.group, held.seq, priority, due, delay_ms, &counts);
+        event::put_returned(
+            &mut self.scratch,
+            held.group,
+            held.seq,
+            priority,
+            due,
+            delay_ms,
+            &counts,
+        );
         let gate = self.logs.control(level, &[&self.scratch])?;
         if let Some(held) = self.release_hold(hold)
             && let Some(found) = self.found(&held)
@@ -145,25 +180,47 @@ impl Shard {
             .group_at(group)
             .and_then(|(stream, at)| self.group(stream, at))
             .is_some_and(|group| group.config.dead_letter.is_some());
-        if has_dead_letter { self.bury_dead(hold, DeathReason::Rejected, fx) } else { self.ack(hold) }
+        if has_dead_letter {
+            self.bury_dead(hold, DeathReason::Rejected, fx)
+        } else {
+            self.ack(hold)
+        }
     }
 
     /// To the dead-letter stream, or aside where there is none.
-    fn bury_dead(&mut self, hold: HoldKey, reason: DeathReason, fx: &mut dyn Effects) -> Result<Gate, Refusal> {
+    fn bury_dead(
+        &mut self,
+        hold: HoldKey,
+        reason: DeathReason,
+        fx: &mut dyn Effects,
+    ) -> Result<Gate, Refusal> {
         let held = &self.holds[hold];
         let (seq, position, counts) = (held.seq, held.position, held.counts);
-        let Some(found) = self.found(held) else { return Ok(Gate::OPEN) };
-        let Some(target) = self.dead_letter_of(found) else { return self.park(hold, None) };
+        let Some(found) = self.found(held) else {
+            return Ok(Gate::OPEN);
+        };
+        let Some(target) = self.dead_letter_of(found) else {
+            return self.park(hold, None);
+        };
         let copied = self.copy_dead(found, seq, position, counts, reason, target, fx)?;
         let acked = self.ack(hold)?;
-        Ok(Gate { lsn: copied.lsn.max(acked.lsn), level: copied.level.max(acked.level) })
+        Ok(Gate {
+            lsn: copied.lsn.max(acked.lsn),
+            level: copied.level.max(acked.level),
+        })
     }
 
     pub(crate) fn dead_letter_of(&self, found: Found) -> Option<StreamId> {
         let stream = self.streams.get(&found.stream)?;
         let name = stream.groups.get(found.at)?.config.dead_letter.clone()?;
-        let target = StreamName { space: stream.name.space.clone(), name };
-        self.names.get(&target).copied().filter(|&target| target != found.stream)
+        let target = StreamName {
+            space: stream.name.space.clone(),
+            name,
+        };
+        self.names
+            .get(&target)
+            .copied()
+            .filter(|&target| target != found.stream)
     }
 
     /// Appends a message to a dead-letter stream with its history added to its headers.
@@ -180,7 +237,11 @@ impl Shard {
         target: StreamId,
         fx: &mut dyn Effects,
     ) -> Result<Gate, Refusal> {
-        let source = self.streams.get(&found.stream).map(|stream| stream.name.to_string()).unwrap_or_default();
+        let source = self
+            .streams
+            .get(&found.stream)
+            .map(|stream| stream.name.to_string())
+            .unwrap_or_default();
         let now = self.now;
         let copy = self
             .logs
@@ -190,7 +251,11 @@ impl Shard {
                 crate::headers::put(&mut headers, "lt-death-stream", source.as_bytes());
                 crate::headers::put(&mut headers, "lt-death-seq", seq.to_string().as_bytes());
                 crate::headers::put(&mut headers, "lt-death-time", now.to_string().as_bytes());
-                crate::headers::put(&mut headers, "lt-death-deliveries", counts.deliveries.to_string().as_bytes());
+                crate::headers::put(
+                    &mut headers,
+                    "lt-death-deliveries",
+                    counts.deliveries.to_string().as_bytes(),
+                );
                 NewMessage {
                     priority: message.priority,
                     delay_ms: 0,
@@ -206,14 +271,21 @@ impl Shard {
     }
 
     /// Removes a message that the session holds, or that nobody holds.
-    pub(crate) fn discard(&mut self, key: SessionKey, message: Handle, fx: &mut dyn Effects) -> Outcome {
+    pub(crate) fn discard(
+        &mut self,
+        key: SessionKey,
+        message: Handle,
+        fx: &mut dyn Effects,
+    ) -> Outcome {
         if let Some(hold) = self.own_hold(key, message)? {
             let tag = self.holds[hold].consumer;
             let gate = self.ack(hold)?;
             self.renew_credit(key, tag, fx);
             return Ok((gate, Reply::Done));
         }
-        let Some(found) = self.resolve(key, message)? else { return now_reply(Reply::NotFound) };
+        let Some(found) = self.resolve(key, message)? else {
+            return now_reply(Reply::NotFound);
+        };
         let place = match self.locate(found)? {
             None | Some(Place::Held(_)) => return now_reply(Reply::NotFound),
             Some(place) => place,
@@ -238,7 +310,9 @@ impl Shard {
 
     /// Restarts the deadline of a held message.
     pub(crate) fn extend(&mut self, key: SessionKey, message: Handle, ms: Option<u64>) -> Outcome {
-        let Some(hold) = self.own_hold(key, message)? else { return now_reply(Reply::NotFound) };
+        let Some(hold) = self.own_hold(key, message)? else {
+            return now_reply(Reply::NotFound);
+        };
         let now = self.now;
         let held = &mut self.holds[hold];
         let ms = ms.unwrap_or(held.ack_timeout_ms);
@@ -255,15 +329,25 @@ impl Shard {
 
     /// A held message whose holder is gone or too late is ready again, in its place.
     pub(crate) fn abandon(&mut self, hold: HoldKey, fx: &mut dyn Effects) {
-        let Some(held) = self.release_hold(hold) else { return };
-        let Some(found) = self.found(&held) else { return };
+        let Some(held) = self.release_hold(hold) else {
+            return;
+        };
+        let Some(found) = self.found(&held) else {
+            return;
+        };
         let over = self.group(found.stream, found.at).is_some_and(|group| {
             group.config.max_deliveries > 0 && held.counts.deliveries >= group.config.max_deliveries
         });
         if over && self.lay_dead(found, &held, fx) {
             return;
         }
-        self.apply_returned(found, Priority(held.priority), None, held.delay_ms, held.counts);
+        self.apply_returned(
+            found,
+            Priority(held.priority),
+            None,
+            held.delay_ms,
+            held.counts,
+        );
         self.dispatch(found.stream, found.at, fx);
     }
 
@@ -271,8 +355,15 @@ impl Shard {
     fn lay_dead(&mut self, found: Found, held: &Hold, fx: &mut dyn Effects) -> bool {
         match self.dead_letter_of(found) {
             Some(target) => {
-                let copied =
-                    self.copy_dead(found, held.seq, held.position, held.counts, DeathReason::Deliveries, target, fx);
+                let copied = self.copy_dead(
+                    found,
+                    held.seq,
+                    held.position,
+                    held.counts,
+                    DeathReason::Deliveries,
+                    target,
+                    fx,
+                );
                 if let Err(error) = copied {
                     tracing::warn!(seq = %held.seq, %error, "cannot dead-letter a message, it stays where it was");
                     return false;
@@ -287,8 +378,18 @@ impl Shard {
             }
             None => {
                 self.scratch.clear();
-                event::put_parked(&mut self.scratch, held.group, held.seq, Priority(held.priority), &held.counts);
-                if self.logs.control(self.level_of(held.group), &[&self.scratch]).is_err() {
+                event::put_parked(
+                    &mut self.scratch,
+                    held.group,
+                    held.seq,
+                    Priority(held.priority),
+                    &held.counts,
+                );
+                if self
+                    .logs
+                    .control(self.level_of(held.group), &[&self.scratch])
+                    .is_err()
+                {
                     return false;
                 }
                 self.apply_parked(found, Priority(held.priority), held.delay_ms, held.counts);
@@ -298,21 +399,43 @@ impl Shard {
     }
 
     /// Makes parked messages ready, or delayed ones when nothing is parked.
-    pub(crate) fn kick(&mut self, key: SessionKey, stream: Target, max: u64, fx: &mut dyn Effects) -> Outcome {
+    pub(crate) fn kick(
+        &mut self,
+        key: SessionKey,
+        stream: Target,
+        max: u64,
+        fx: &mut dyn Effects,
+    ) -> Outcome {
         let stream = self.target(key, stream)?;
         let mut gate = Gate::OPEN;
         let mut kicked = 0;
-        let parked = self.group(stream, 0).is_some_and(|group| !group.parked.is_empty());
+        let parked = self
+            .group(stream, 0)
+            .is_some_and(|group| !group.parked.is_empty());
         while kicked < max {
-            let Some(group) = self.group(stream, 0) else { break };
+            let Some(group) = self.group(stream, 0) else {
+                break;
+            };
             let (place, seq) = if parked {
-                let Some((ticket, seq)) = group.parked.first() else { break };
+                let Some((ticket, seq)) = group.parked.first() else {
+                    break;
+                };
                 (Place::Parked(ticket), Seq(seq))
             } else {
-                let Some((due, seq)) = group.delayed.first() else { break };
+                let Some((due, seq)) = group.delayed.first() else {
+                    break;
+                };
                 (Place::Delayed(Timestamp(due)), Seq(seq))
             };
-            gate = self.kick_from(Found { stream, at: 0, seq, hold: None }, place)?;
+            gate = self.kick_from(
+                Found {
+                    stream,
+                    at: 0,
+                    seq,
+                    hold: None,
+                },
+                place,
+            )?;
             kicked += 1;
         }
         self.set_delay_alarm(stream, 0);
@@ -320,8 +443,15 @@ impl Shard {
         Ok((gate, Reply::Count(kicked)))
     }
 
-    pub(crate) fn kick_one(&mut self, key: SessionKey, message: Handle, fx: &mut dyn Effects) -> Outcome {
-        let Some(found) = self.resolve(key, message)? else { return now_reply(Reply::NotFound) };
+    pub(crate) fn kick_one(
+        &mut self,
+        key: SessionKey,
+        message: Handle,
+        fx: &mut dyn Effects,
+    ) -> Outcome {
+        let Some(found) = self.resolve(key, message)? else {
+            return now_reply(Reply::NotFound);
+        };
         match self.locate(found)? {
             Some(place @ (Place::Parked(_) | Place::Delayed(_))) => {
                 let gate = self.kick_from(found, place)?;
@@ -334,13 +464,19 @@ impl Shard {
     }
 
     fn kick_from(&mut self, found: Found, place: Place) -> Result<Gate, Refusal> {
-        let Found { stream, at, seq, .. } = found;
-        let Some(group) = self.group(stream, at) else { return Ok(Gate::OPEN) };
+        let Found {
+            stream, at, seq, ..
+        } = found;
+        let Some(group) = self.group(stream, at) else {
+            return Ok(Gate::OPEN);
+        };
         let id = group.id;
         let (priority, delay_ms, mut counts) = match group.meta.get(&seq.0) {
             Some(meta) => (meta.priority, meta.delay_ms, meta.counts),
             None => {
-                let position = self.position(stream, seq).ok_or(Refusal::Unsupported("the message is gone"))?;
+                let position = self
+                    .position(stream, seq)
+                    .ok_or(Refusal::Unsupported("the message is gone"))?;
                 let head = self.head(position)?;
                 (head.priority, head.delay_ms, Counts::default())
             }
@@ -348,7 +484,15 @@ impl Shard {
         counts.kicks = counts.kicks.saturating_add(1);
         let level = self.level_of(id);
         self.scratch.clear();
-        event::put_returned(&mut self.scratch, id, seq, Priority(priority), None, delay_ms, &counts);
+        event::put_returned(
+            &mut self.scratch,
+            id,
+            seq,
+            Priority(priority),
+            None,
+            delay_ms,
+            &counts,
+        );
         let gate = self.logs.control(level, &[&self.scratch])?;
         if let Some(group) = self.group_mut(stream, at) {
             group.forget(place, seq);

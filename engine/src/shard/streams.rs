@@ -10,11 +10,10 @@ use crate::definition;
 use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
 use crate::event;
 use crate::stream::{Alarm, Group, SessionKey, Stream};
-use crate::structures::index::Index;
 use crate::structures::ordered::OrderedSet;
 
 impl Shard {
-    pub(crate) fn open(
+    pub(crate) fn open_link(
         &mut self,
         key: SessionKey,
         link: Link,
@@ -39,7 +38,7 @@ impl Shard {
         now_reply(Reply::Opened { stream })
     }
 
-    pub(crate) fn close(&mut self, key: SessionKey, link: Link) -> Outcome {
+    pub(crate) fn close_link(&mut self, key: SessionKey, link: Link) -> Outcome {
         if let Some((stream, role)) = self.sessions[key].remove_link(link) {
             self.link_closed(stream, role);
         }
@@ -59,7 +58,10 @@ impl Shard {
     /// Removes an auto-deleting stream that is empty and that no link needs.
     pub(crate) fn drop_if_idle(&mut self, stream: StreamId) {
         let idle = self.streams.get(&stream).is_some_and(|state| {
-            state.config.auto_delete && state.messages == 0 && state.producers == 0 && state.consumers == 0
+            state.config.auto_delete
+                && state.messages == 0
+                && state.producers == 0
+                && state.consumers == 0
         });
         if idle {
             self.forget_stream(stream);
@@ -68,7 +70,9 @@ impl Shard {
 
     /// Takes a stream without messages out of every table, and says so in the log.
     pub(crate) fn forget_stream(&mut self, stream: StreamId) {
-        let Some(mut state) = self.streams.remove(&stream) else { return };
+        let Some(mut state) = self.streams.remove(&stream) else {
+            return;
+        };
         if state.defined {
             self.scratch.clear();
             event::put_stream_deleted(&mut self.scratch, stream);
@@ -81,7 +85,9 @@ impl Shard {
         }
         for group in &mut state.groups {
             self.groups.remove(&group.id);
-            group.delay_timer.move_to(None, &mut self.timers, Timer::Expiry(stream));
+            group
+                .delay_timer
+                .move_to(None, &mut self.timers, Timer::Expiry(stream));
             if let Some(timer) = group.pause_timer.take() {
                 self.timers.cancel(timer);
             }
@@ -98,18 +104,28 @@ impl Shard {
     }
 
     /// Creates a stream in memory; the log hears of it with its first message, or from [`Shard::define`].
-    pub(crate) fn create(&mut self, name: StreamName, config: StreamConfig) -> Result<StreamId, Refusal> {
+    pub(crate) fn create(
+        &mut self,
+        name: StreamName,
+        config: StreamConfig,
+    ) -> Result<StreamId, Refusal> {
         if name.name.is_empty() || name.name.len() > StreamName::MAX {
             return Err(Refusal::Unsupported("a stream name has 1 to 255 bytes"));
         }
         if self.streams.len() as u64 >= self.config.max_streams {
-            return Err(Refusal::Limit(format!("the limit of {} streams is reached", self.config.max_streams)));
+            return Err(Refusal::Limit(format!(
+                "the limit of {} streams is reached",
+                self.config.max_streams
+            )));
         }
         let stream = StreamId(self.take_id());
         let index = match &config.numbering {
             Numbering::Own => IndexId(self.take_id()),
             Numbering::Shared(with) => {
-                let shared = StreamName { space: name.space.clone(), name: with.clone() };
+                let shared = StreamName {
+                    space: name.space.clone(),
+                    name: with.clone(),
+                };
                 match self.shared_indexes.get(&shared) {
                     Some(&index) => index,
                     None => IndexId(self.take_id()),
@@ -131,12 +147,21 @@ impl Shard {
     ) {
         self.next_id = self.next_id.max(stream.0 + 1).max(index.0 + 1);
         if let Numbering::Shared(with) = &config.numbering {
-            let shared = StreamName { space: name.space.clone(), name: with.clone() };
+            let shared = StreamName {
+                space: name.space.clone(),
+                name: with.clone(),
+            };
             self.shared_indexes.entry(shared).or_insert(index);
         }
-        self.indexes.entry(index).or_insert_with(Index::new);
+        self.indexes.entry(index).or_default();
         let shared = matches!(config.numbering, Numbering::Shared(_));
-        let group = Group::new(GroupId(stream.0), "".into(), config.group.clone(), shared, Seq::FIRST);
+        let group = Group::new(
+            GroupId(stream.0),
+            "".into(),
+            config.group.clone(),
+            shared,
+            Seq::FIRST,
+        );
         let level = self.logs.level(config.durability);
         self.names.insert(name.clone(), stream);
         self.listing.insert(stream, ());
@@ -166,7 +191,10 @@ impl Shard {
 
     /// Encodes a stream's definition event, unless the log has it.
     pub(crate) fn put_definition(&self, stream: StreamId, out: &mut Vec<u8>) -> bool {
-        let Some(state) = self.streams.get(&stream).filter(|state| !state.defined && state.level != Durability::Memory)
+        let Some(state) = self
+            .streams
+            .get(&stream)
+            .filter(|state| !state.defined && state.level != Durability::Memory)
         else {
             return false;
         };
@@ -179,7 +207,11 @@ impl Shard {
     pub(crate) fn define(&mut self, name: StreamName, config: &StreamConfig) -> Outcome {
         let stream = match self.names.get(&name) {
             Some(&stream) => {
-                if self.streams.get(&stream).is_some_and(|state| state.config != *config) {
+                if self
+                    .streams
+                    .get(&stream)
+                    .is_some_and(|state| state.config != *config)
+                {
                     return Err(Refusal::Exists);
                 }
                 stream
@@ -205,7 +237,9 @@ impl Shard {
     }
 
     pub(crate) fn delete(&mut self, name: &StreamName, fx: &mut dyn Effects) -> Outcome {
-        let Some(&stream) = self.names.get(name) else { return now_reply(Reply::NotFound) };
+        let Some(&stream) = self.names.get(name) else {
+            return now_reply(Reply::NotFound);
+        };
         let level = self.streams[&stream].level;
         let mut gate = Gate::OPEN;
         if self.streams[&stream].defined {
@@ -219,10 +253,17 @@ impl Shard {
 
     /// A stream goes, with all it holds and whoever used it.
     pub(crate) fn apply_deleted(&mut self, stream: StreamId, fx: &mut dyn Effects) {
-        let groups: Vec<_> =
-            self.streams.get(&stream).map(|s| s.groups.iter().map(|g| g.id).collect()).unwrap_or_default();
-        let held: Vec<_> =
-            self.holds.iter().filter(|(_, hold)| hold.stream == stream).map(|(key, _)| key).collect();
+        let groups: Vec<_> = self
+            .streams
+            .get(&stream)
+            .map(|s| s.groups.iter().map(|g| g.id).collect())
+            .unwrap_or_default();
+        let held: Vec<_> = self
+            .holds
+            .iter()
+            .filter(|(_, hold)| hold.stream == stream)
+            .map(|(key, _)| key)
+            .collect();
         for hold in held {
             self.release_hold(hold);
         }
@@ -240,7 +281,11 @@ impl Shard {
         for key in keys {
             self.sessions[key].forget_stream(stream);
             for at in 0..self.sessions[key].consumers.len() {
-                if self.sessions[key].consumers[at].sources.iter().any(|source| source.0 == stream) {
+                if self.sessions[key].consumers[at]
+                    .sources
+                    .iter()
+                    .any(|source| source.0 == stream)
+                {
                     let waited = self.sessions[key].consumers[at].ticket.is_some();
                     self.stop_queueing(key, at);
                     let consumer = &mut self.sessions[key].consumers[at];
@@ -249,7 +294,14 @@ impl Shard {
                     if waited {
                         self.start_queueing(key, at);
                     }
-                    fx.emit(self.sessions[key].id, Gate::OPEN, Effect::Cancelled { consumer: tag, stream });
+                    fx.emit(
+                        self.sessions[key].id,
+                        Gate::OPEN,
+                        Effect::Cancelled {
+                            consumer: tag,
+                            stream,
+                        },
+                    );
                 }
             }
         }
@@ -258,7 +310,11 @@ impl Shard {
             let readers = std::mem::take(&mut state.readers);
             for key in readers {
                 if let Some(token) = self.stop_waiting(key) {
-                    fx.emit(self.sessions[key].id, Gate::OPEN, Effect::Reply(token, Reply::NotFound));
+                    fx.emit(
+                        self.sessions[key].id,
+                        Gate::OPEN,
+                        Effect::Reply(token, Reply::NotFound),
+                    );
                     self.runnable.push_back(key);
                 }
             }
@@ -269,14 +325,31 @@ impl Shard {
         self.forget_stream(stream);
     }
 
-    pub(crate) fn define_group(&mut self, stream: &StreamName, name: GroupName, config: &GroupConfig) -> Outcome {
-        let Some(&stream) = self.names.get(stream) else { return now_reply(Reply::NotFound) };
+    pub(crate) fn define_group(
+        &mut self,
+        stream: &StreamName,
+        name: GroupName,
+        config: &GroupConfig,
+    ) -> Outcome {
+        let Some(&stream) = self.names.get(stream) else {
+            return now_reply(Reply::NotFound);
+        };
         let state = &self.streams[&stream];
         if state.shares_numbers() {
-            return Err(Refusal::Unsupported("a stream that shares its numbers has one group"));
+            return Err(Refusal::Unsupported(
+                "a stream that shares its numbers has one group",
+            ));
         }
-        if let Some(known) = state.groups.iter().find(|group| !group.deleted && group.name == name) {
-            return if known.config == *config { now_reply(Reply::Done) } else { Err(Refusal::Exists) };
+        if let Some(known) = state
+            .groups
+            .iter()
+            .find(|group| !group.deleted && group.name == name)
+        {
+            return if known.config == *config {
+                now_reply(Reply::Done)
+            } else {
+                Err(Refusal::Exists)
+            };
         }
         let level = state.level;
         let start = self.start_of(stream, config.start);
@@ -292,7 +365,8 @@ impl Shard {
         let gate = if cut == 0 {
             self.logs.control(level, &[&scratch])?
         } else {
-            self.logs.control(level, &[&scratch[..cut], &scratch[cut..]])?
+            self.logs
+                .control(level, &[&scratch[..cut], &scratch[cut..]])?
         };
         if let Some(state) = self.streams.get_mut(&stream) {
             state.defined = state.defined || level != Durability::Memory;
@@ -303,7 +377,11 @@ impl Shard {
 
     /// The number from which a group with this start delivers.
     fn start_of(&mut self, stream: StreamId, start: Start) -> Seq {
-        let Some(index) = self.streams.get(&stream).and_then(|state| self.indexes.get(&state.index)) else {
+        let Some(index) = self
+            .streams
+            .get(&stream)
+            .and_then(|state| self.indexes.get(&state.index))
+        else {
             return Seq::FIRST;
         };
         match start {
@@ -347,7 +425,10 @@ impl Shard {
         while let Some((seq, position)) = self.next_of_stream(stream, from) {
             from = seq.next();
             let (priority, due) = match self.head(position) {
-                Ok(head) => (head.priority, (head.delay_ms > 0).then(|| head.created.plus_millis(head.delay_ms))),
+                Ok(head) => (
+                    head.priority,
+                    (head.delay_ms > 0).then(|| head.created.plus_millis(head.delay_ms)),
+                ),
                 Err(_) => (0, None),
             };
             match due.filter(|&due| due > self.now) {
@@ -362,7 +443,9 @@ impl Shard {
                 }
             }
         }
-        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let Some(state) = self.streams.get_mut(&stream) else {
+            return;
+        };
         let at = match state.groups.iter().position(|group| group.deleted) {
             Some(at) => {
                 state.groups[at] = group;
@@ -377,11 +460,23 @@ impl Shard {
         self.set_delay_alarm(stream, at);
     }
 
-    pub(crate) fn delete_group(&mut self, stream: &StreamName, name: &str, fx: &mut dyn Effects) -> Outcome {
-        let Some(&stream) = self.names.get(stream) else { return now_reply(Reply::NotFound) };
+    pub(crate) fn delete_group(
+        &mut self,
+        stream: &StreamName,
+        name: &str,
+        fx: &mut dyn Effects,
+    ) -> Outcome {
+        let Some(&stream) = self.names.get(stream) else {
+            return now_reply(Reply::NotFound);
+        };
         let state = &self.streams[&stream];
-        let found = state.groups.iter().find(|group| !group.deleted && &*group.name == name && !name.is_empty());
-        let Some(group) = found.map(|group| group.id) else { return now_reply(Reply::NotFound) };
+        let found = state
+            .groups
+            .iter()
+            .find(|group| !group.deleted && &*group.name == name && !name.is_empty());
+        let Some(group) = found.map(|group| group.id) else {
+            return now_reply(Reply::NotFound);
+        };
         self.scratch.clear();
         event::put_group_deleted(&mut self.scratch, group);
         let gate = self.logs.control(state.level, &[&self.scratch])?;
@@ -390,32 +485,63 @@ impl Shard {
     }
 
     pub(crate) fn apply_group_deleted(&mut self, id: GroupId, fx: &mut dyn Effects) {
-        let Some((stream, at)) = self.groups.remove(&id) else { return };
-        let held: Vec<_> = self.holds.iter().filter(|(_, hold)| hold.group == id).map(|(key, _)| key).collect();
+        let Some((stream, at)) = self.groups.remove(&id) else {
+            return;
+        };
+        let held: Vec<_> = self
+            .holds
+            .iter()
+            .filter(|(_, hold)| hold.group == id)
+            .map(|(key, _)| key)
+            .collect();
         for hold in held {
             self.release_hold(hold);
         }
         let keys: Vec<_> = self.sessions.iter().map(|(key, _)| key).collect();
         for key in keys {
             for consumer in 0..self.sessions[key].consumers.len() {
-                if self.sessions[key].consumers[consumer].sources.contains(&(stream, at)) {
+                if self.sessions[key].consumers[consumer]
+                    .sources
+                    .contains(&(stream, at))
+                {
                     let waited = self.sessions[key].consumers[consumer].ticket.is_some();
                     self.stop_queueing(key, consumer);
-                    self.sessions[key].consumers[consumer].sources.retain(|source| *source != (stream, at));
+                    self.sessions[key].consumers[consumer]
+                        .sources
+                        .retain(|source| *source != (stream, at));
                     let tag = self.sessions[key].consumers[consumer].tag;
                     if waited {
                         self.start_queueing(key, consumer);
                     }
-                    fx.emit(self.sessions[key].id, Gate::OPEN, Effect::Cancelled { consumer: tag, stream });
+                    fx.emit(
+                        self.sessions[key].id,
+                        Gate::OPEN,
+                        Effect::Cancelled {
+                            consumer: tag,
+                            stream,
+                        },
+                    );
                 }
             }
         }
-        if let Some(group) = self.streams.get_mut(&stream).and_then(|state| state.groups.get_mut(at)) {
-            group.delay_timer.move_to(None, &mut self.timers, Timer::Delay(stream, at));
+        if let Some(group) = self
+            .streams
+            .get_mut(&stream)
+            .and_then(|state| state.groups.get_mut(at))
+        {
+            group
+                .delay_timer
+                .move_to(None, &mut self.timers, Timer::Delay(stream, at));
             if let Some(timer) = group.pause_timer.take() {
                 self.timers.cancel(timer);
             }
-            let mut gone = Group::new(id, group.name.clone(), GroupConfig::default(), true, Seq::FIRST);
+            let mut gone = Group::new(
+                id,
+                group.name.clone(),
+                GroupConfig::default(),
+                true,
+                Seq::FIRST,
+            );
             gone.deleted = true;
             *group = gone;
         }
@@ -423,16 +549,24 @@ impl Shard {
         let mut from = Seq::FIRST;
         while let Some((seq, _)) = self.next_of_stream(stream, from) {
             from = seq.next();
-            if self.streams[&stream].config.keep == crate::config::Keep::UntilSettled && !self.wanted(stream, seq) {
+            if self.streams[&stream].config.keep == crate::config::Keep::UntilSettled
+                && !self.wanted(stream, seq)
+            {
                 self.remove_message(stream, seq);
             }
         }
     }
 
     pub(crate) fn pause(&mut self, name: &StreamName, ms: u64, fx: &mut dyn Effects) -> Outcome {
-        let Some(&stream) = self.names.get(name) else { return now_reply(Reply::NotFound) };
+        let Some(&stream) = self.names.get(name) else {
+            return now_reply(Reply::NotFound);
+        };
         let until = self.now.plus_millis(ms);
-        let Some(group) = self.streams.get_mut(&stream).and_then(|stream| stream.groups.first_mut()) else {
+        let Some(group) = self
+            .streams
+            .get_mut(&stream)
+            .and_then(|stream| stream.groups.first_mut())
+        else {
             return now_reply(Reply::NotFound);
         };
         group.pauses += 1;
@@ -460,7 +594,9 @@ impl Shard {
 
     /// Removes everything that nobody holds.
     pub(crate) fn purge(&mut self, name: &StreamName) -> Outcome {
-        let Some(&stream) = self.names.get(name) else { return now_reply(Reply::NotFound) };
+        let Some(&stream) = self.names.get(name) else {
+            return now_reply(Reply::NotFound);
+        };
         let level = self.streams[&stream].level;
         let mut removed = 0;
         let mut gate = Gate::OPEN;
@@ -508,6 +644,8 @@ impl Shard {
 
     /// The catalog documents that live in this shard.
     pub fn documents(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.documents.iter().map(|(name, body)| (name.as_str(), body.as_slice()))
+        self.documents
+            .iter()
+            .map(|(name, body)| (name.as_str(), body.as_slice()))
     }
 }

@@ -11,8 +11,8 @@ use super::timers::Timer;
 use super::{Found, Head, Outcome, Shard, now_reply};
 use crate::command::{Handle, Token, Wait};
 use crate::effect::{Delivery, Effect, Effects, Gate, Refusal, Reply};
-use crate::stream::{Hold, HoldKey, Meta, Place, SessionKey};
 use crate::shard::logs::Logs;
+use crate::stream::{Hold, HoldKey, Meta, Place, SessionKey};
 
 impl Shard {
     pub(crate) fn take(
@@ -28,8 +28,16 @@ impl Shard {
             Some(state) => (state.id, state.interrupted),
             None => return,
         };
-        let Some(at) = self.sessions[key].consumers.iter().position(|consumer| consumer.tag == tag) else {
-            return fx.emit(id, Gate::OPEN, Effect::Reply(token, Reply::Refused(Refusal::UnknownLink)));
+        let Some(at) = self.sessions[key]
+            .consumers
+            .iter()
+            .position(|consumer| consumer.tag == tag)
+        else {
+            return fx.emit(
+                id,
+                Gate::OPEN,
+                Effect::Reply(token, Reply::Refused(Refusal::UnknownLink)),
+            );
         };
         if let Some((stream, group, seq)) = self.best(key, at) {
             let (gate, reply) = match self.deliver(key, tag, stream, group, seq) {
@@ -38,7 +46,11 @@ impl Shard {
             };
             return fx.emit(id, gate, Effect::Reply(token, reply));
         }
-        let soonest = if margin_ms > 0 { self.soonest_deadline(key) } else { None };
+        let soonest = if margin_ms > 0 {
+            self.soonest_deadline(key)
+        } else {
+            None
+        };
         if let Some(deadline) = soonest
             && deadline <= self.now.plus_millis(margin_ms)
             && !self.ready_but_paused(key, at)
@@ -49,14 +61,23 @@ impl Shard {
             return fx.emit(id, Gate::OPEN, Effect::Reply(token, Reply::TimedOut));
         }
         let timeout = match wait {
-            Wait::Millis(ms) => Some(self.timers.insert(self.now.plus_millis(ms), Timer::Take(key))),
+            Wait::Millis(ms) => Some(
+                self.timers
+                    .insert(self.now.plus_millis(ms), Timer::Take(key)),
+            ),
             Wait::No | Wait::Forever => None,
         };
         let soon = soonest.map(|deadline| {
             let when = Timestamp(deadline.0.saturating_sub(margin_ms));
             self.timers.insert(when, Timer::Soon(key))
         });
-        self.sessions[key].blocked = Some(Blocked::Take { token, consumer: tag, margin_ms, timeout, soon });
+        self.sessions[key].blocked = Some(Blocked::Take {
+            token,
+            consumer: tag,
+            margin_ms,
+            timeout,
+            soon,
+        });
         self.start_queueing(key, at);
     }
 
@@ -69,8 +90,14 @@ impl Shard {
         renew: bool,
         fx: &mut dyn Effects,
     ) -> Outcome {
-        let Some(state) = self.sessions.get_mut(key) else { return now_reply(Reply::NotFound) };
-        let Some(at) = state.consumers.iter().position(|consumer| consumer.tag == tag) else {
+        let Some(state) = self.sessions.get_mut(key) else {
+            return now_reply(Reply::NotFound);
+        };
+        let Some(at) = state
+            .consumers
+            .iter()
+            .position(|consumer| consumer.tag == tag)
+        else {
             return Err(Refusal::UnknownLink);
         };
         let consumer = &mut state.consumers[at];
@@ -101,33 +128,43 @@ impl Shard {
         fx: &mut dyn Effects,
     ) {
         let tag = self.sessions[key].consumers[at].tag;
-        match self.deliver(key, tag, stream, group, seq) {
-            Ok((gate, delivery)) => {
-                self.sessions[key].consumers[at].credit -= 1;
-                fx.emit(self.sessions[key].id, gate, Effect::Push(delivery));
-            }
-            // Parked by `deliver`, reported by `head`: the consumer gets the next one.
-            Err(_) => {}
+        // One that cannot be read was parked by `deliver` and reported: the consumer gets the next one.
+        if let Ok((gate, delivery)) = self.deliver(key, tag, stream, group, seq) {
+            self.sessions[key].consumers[at].credit -= 1;
+            fx.emit(self.sessions[key].id, gate, Effect::Push(delivery));
         }
     }
 
     /// Gives what is ready in a group to those who wait for it.
     pub(crate) fn dispatch(&mut self, stream: StreamId, at: usize, fx: &mut dyn Effects) {
         loop {
-            let Some(state) = self.streams.get(&stream) else { return };
-            let Some(group) = state.groups.get(at) else { return };
+            let Some(state) = self.streams.get(&stream) else {
+                return;
+            };
+            let Some(group) = state.groups.get(at) else {
+                return;
+            };
             if group.waiters.is_empty() || group.paused_until.is_some() {
                 return;
             }
-            let Some(index) = self.indexes.get(&state.index) else { return };
-            let Some((_, seq)) = group.head(index) else { return };
-            let Some((_, &(key, tag))) = group.waiters.first_key_value() else { return };
+            let Some(index) = self.indexes.get(&state.index) else {
+                return;
+            };
+            let Some((_, seq)) = group.head(index) else {
+                return;
+            };
+            let Some((_, &(key, tag))) = group.waiters.first_key_value() else {
+                return;
+            };
             if self.sessions.get(key).is_some_and(|state| state.takes(tag)) {
-                match self.deliver(key, tag, stream, at, seq) {
-                    Ok((gate, delivery)) => self.end_take(key, Reply::Delivered(delivery), gate, fx),
-                    Err(_) => {}
+                if let Ok((gate, delivery)) = self.deliver(key, tag, stream, at, seq) {
+                    self.end_take(key, Reply::Delivered(delivery), gate, fx);
                 }
-            } else if let Some(consumer) = self.sessions[key].consumers.iter().position(|c| c.tag == tag) {
+            } else if let Some(consumer) = self.sessions[key]
+                .consumers
+                .iter()
+                .position(|c| c.tag == tag)
+            {
                 // To the end of the queue: consumers take turns.
                 self.stop_queueing(key, consumer);
                 self.push(key, consumer, stream, at, seq, fx);
@@ -143,12 +180,18 @@ impl Shard {
         let consumer = self.sessions.get(key)?.consumers.get(at)?;
         let mut best: Option<(u64, Seq, StreamId, usize)> = None;
         for &(stream, group) in &consumer.sources {
-            let Some(state) = self.streams.get(&stream) else { continue };
-            let Some(found) = state.groups.get(group) else { continue };
+            let Some(state) = self.streams.get(&stream) else {
+                continue;
+            };
+            let Some(found) = state.groups.get(group) else {
+                continue;
+            };
             if found.paused_until.is_some() {
                 continue;
             }
-            let Some(index) = self.indexes.get(&state.index) else { continue };
+            let Some(index) = self.indexes.get(&state.index) else {
+                continue;
+            };
             if let Some((key, seq)) = found.head(index) {
                 let candidate = (key, seq, stream, group);
                 if best.is_none_or(|best| candidate < best) {
@@ -161,11 +204,15 @@ impl Shard {
 
     /// Whether a paused group of the consumer has something ready.
     pub(crate) fn ready_but_paused(&self, key: SessionKey, at: usize) -> bool {
-        self.sessions.get(key).and_then(|state| state.consumers.get(at)).is_some_and(|consumer| {
-            consumer.sources.iter().any(|&(stream, group)| {
-                self.group(stream, group).is_some_and(|group| group.paused_until.is_some() && group.ready_len() > 0)
+        self.sessions
+            .get(key)
+            .and_then(|state| state.consumers.get(at))
+            .is_some_and(|consumer| {
+                consumer.sources.iter().any(|&(stream, group)| {
+                    self.group(stream, group)
+                        .is_some_and(|group| group.paused_until.is_some() && group.ready_len() > 0)
+                })
             })
-        })
     }
 
     /// The first deadline among what a session holds.
@@ -183,7 +230,9 @@ impl Shard {
 
     /// Takes one message out of its order.
     pub(crate) fn take_one(&mut self, key: SessionKey, message: Handle) -> Outcome {
-        let Some(found) = self.resolve(key, message)? else { return now_reply(Reply::NotFound) };
+        let Some(found) = self.resolve(key, message)? else {
+            return now_reply(Reply::NotFound);
+        };
         match self.locate(found)? {
             None | Some(Place::Held(_)) => now_reply(Reply::NotFound),
             Some(place) => {
@@ -202,7 +251,12 @@ impl Shard {
         at: usize,
         seq: Seq,
     ) -> Result<(Gate, Delivery), Refusal> {
-        let found = Found { stream, at, seq, hold: None };
+        let found = Found {
+            stream,
+            at,
+            seq,
+            hold: None,
+        };
         let place = self
             .streams
             .get(&stream)
@@ -210,7 +264,11 @@ impl Shard {
                 let group = state.groups.get(at)?;
                 let (ready, head) = group.head(self.indexes.get(&state.index)?)?;
                 debug_assert_eq!(head, seq);
-                Some(if group.ready.first() == Some((ready, head.0)) { Place::Ready(ready) } else { Place::Ahead })
+                Some(if group.ready.first() == Some((ready, head.0)) {
+                    Place::Ready(ready)
+                } else {
+                    Place::Ahead
+                })
             })
             .ok_or(Refusal::Unsupported("nothing to deliver"))?;
         let taken = self.hold(key, tag, found, place);
@@ -229,8 +287,12 @@ impl Shard {
         found: Found,
         place: Place,
     ) -> Result<(Gate, Delivery), Refusal> {
-        let Found { stream, at, seq, .. } = found;
-        let position = self.position(stream, seq).ok_or(Refusal::Unsupported("the message is gone"))?;
+        let Found {
+            stream, at, seq, ..
+        } = found;
+        let position = self
+            .position(stream, seq)
+            .ok_or(Refusal::Unsupported("the message is gone"))?;
         let head = self.head(position)?;
         let now = self.now;
         let domain = self.domain(stream, at);
@@ -239,9 +301,12 @@ impl Shard {
         let group = state.groups.get_mut(at).ok_or(Refusal::UnknownLink)?;
         let meta = group.meta.remove(&seq.0);
         match place {
-            Place::Ready(ready) if group.ready.first() == Some((ready, seq.0)) => group.pop_head(ready, seq),
+            Place::Ready(ready) if group.ready.first() == Some((ready, seq.0)) => {
+                group.pop_head(ready, seq);
+            }
             Place::Ready(_) | Place::Ahead => {
-                if place == Place::Ahead && group.head_is_ahead(seq, self.indexes.get(&state.index)) {
+                if place == Place::Ahead && group.head_is_ahead(seq, self.indexes.get(&state.index))
+                {
                     group.pop_head(0, seq);
                 } else {
                     group.remove_ready(place, seq);
@@ -258,7 +323,11 @@ impl Shard {
         let mut counts = meta.map_or_else(Default::default, |meta: Meta| meta.counts);
         let redeliveries = counts.deliveries;
         counts.deliveries = counts.deliveries.saturating_add(1);
-        let ack_timeout_ms = if head.ack_timeout_ms > 0 { head.ack_timeout_ms } else { group.config.ack_timeout_ms };
+        let ack_timeout_ms = if head.ack_timeout_ms > 0 {
+            head.ack_timeout_ms
+        } else {
+            group.config.ack_timeout_ms
+        };
         group.held += 1;
         let group_id = group.id;
         let previous = self.sessions[key].last_hold;
@@ -272,7 +341,11 @@ impl Shard {
             priority: meta.map_or(head.priority, |meta| meta.priority),
             delay_ms: meta.map_or(head.delay_ms, |meta| meta.delay_ms),
             ack_timeout_ms,
-            deadline: if ack_timeout_ms > 0 { now.plus_millis(ack_timeout_ms) } else { Timestamp::NEVER },
+            deadline: if ack_timeout_ms > 0 {
+                now.plus_millis(ack_timeout_ms)
+            } else {
+                Timestamp::NEVER
+            },
             timer: None,
             bytes: head.bytes,
             counts,
@@ -280,7 +353,9 @@ impl Shard {
             next: None,
         });
         if ack_timeout_ms > 0 {
-            let timer = self.timers.insert(now.plus_millis(ack_timeout_ms), Timer::Hold(hold));
+            let timer = self
+                .timers
+                .insert(now.plus_millis(ack_timeout_ms), Timer::Hold(hold));
             self.holds[hold].timer = Some(timer);
         }
         match previous {
@@ -290,7 +365,14 @@ impl Shard {
         self.sessions[key].last_hold = Some(hold);
         self.hold_by.insert((domain, seq.0), hold);
         self.taken.push((group_id, seq));
-        let delivery = Delivery { consumer: tag, stream, group: group_id, seq, position, redeliveries };
+        let delivery = Delivery {
+            consumer: tag,
+            stream,
+            group: group_id,
+            seq,
+            position,
+            redeliveries,
+        };
         Ok((Logs::gate_of(position, level), delivery))
     }
 
@@ -335,9 +417,20 @@ impl Shard {
     }
 
     /// Gives a consumer back the credit of a message that it has settled.
-    pub(crate) fn renew_credit(&mut self, session: SessionKey, tag: ConsumerTag, fx: &mut dyn Effects) {
-        let Some(state) = self.sessions.get_mut(session) else { return };
-        let Some(at) = state.consumers.iter().position(|consumer| consumer.tag == tag && consumer.renew) else {
+    pub(crate) fn renew_credit(
+        &mut self,
+        session: SessionKey,
+        tag: ConsumerTag,
+        fx: &mut dyn Effects,
+    ) {
+        let Some(state) = self.sessions.get_mut(session) else {
+            return;
+        };
+        let Some(at) = state
+            .consumers
+            .iter()
+            .position(|consumer| consumer.tag == tag && consumer.renew)
+        else {
             return;
         };
         state.consumers[at].credit = state.consumers[at].credit.saturating_add(1);

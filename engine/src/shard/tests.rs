@@ -30,7 +30,10 @@ fn tube() -> StreamConfig {
     StreamConfig {
         numbering: Numbering::Shared("jobs".into()),
         auto_delete: true,
-        group: GroupConfig { order: Order::Priority, ..GroupConfig::default() },
+        group: GroupConfig {
+            order: Order::Priority,
+            ..GroupConfig::default()
+        },
         ..StreamConfig::default()
     }
 }
@@ -38,13 +41,22 @@ fn tube() -> StreamConfig {
 impl Bench {
     fn new() -> Self {
         let now = Timestamp(1_000_000);
-        let config = ShardConfig { durability: Durability::Memory, ..ShardConfig::default() };
-        Bench { shard: Shard::in_memory(MemoryLimits::default(), config, now), now, token: 0, seen: Seen::default() }
+        let config = ShardConfig {
+            durability: Durability::Memory,
+            ..ShardConfig::default()
+        };
+        Bench {
+            shard: Shard::in_memory(MemoryLimits::default(), config, now),
+            now,
+            token: 0,
+            seen: Seen::default(),
+        }
     }
 
     fn send(&mut self, session: SessionId, command: Command) -> u64 {
         self.token += 1;
-        self.shard.step(self.now, session, self.token, command, &mut self.seen);
+        self.shard
+            .step(self.now, session, self.token, command, &mut self.seen);
         self.token
     }
 
@@ -55,9 +67,9 @@ impl Bench {
     }
 
     fn reply(&mut self, session: SessionId, token: u64) -> Option<Reply> {
-        let at = self.seen.0.iter().position(
-            |(to, effect)| *to == session && matches!(effect, Effect::Reply(answered, _) if *answered == token),
-        )?;
+        let at = self.seen.0.iter().position(|(to, effect)| {
+            *to == session && matches!(effect, Effect::Reply(answered, _) if *answered == token)
+        })?;
         match self.seen.0.remove(at).1 {
             Effect::Reply(_, reply) => Some(reply),
             _ => None,
@@ -74,8 +86,23 @@ impl Bench {
         let session = self.shard.attach();
         for (link, tube_name) in (0..).map(Link).zip(tubes) {
             let name = StreamName::new("default", *tube_name);
-            self.ask(session, Command::Open { link, name, create: Some(Box::new(tube())), role: Role::Consumer });
-            let done = self.ask(session, Command::Subscribe { consumer: ME, link, group: "".into() });
+            self.ask(
+                session,
+                Command::Open {
+                    link,
+                    name,
+                    create: Some(Box::new(tube())),
+                    role: Role::Consumer,
+                },
+            );
+            let done = self.ask(
+                session,
+                Command::Subscribe {
+                    consumer: ME,
+                    link,
+                    group: "".into(),
+                },
+            );
             assert_eq!(done, Some(Reply::Done));
         }
         session
@@ -90,7 +117,14 @@ impl Bench {
             ..NewMessage::default()
         };
         let to = Target::Link(Link(link));
-        match self.ask(session, Command::Publish { to, also: vec![], message }) {
+        match self.ask(
+            session,
+            Command::Publish {
+                to,
+                also: vec![],
+                message,
+            },
+        ) {
             Some(Reply::Published { seq }) => seq,
             other => panic!("not published: {other:?}"),
         }
@@ -105,12 +139,22 @@ impl Bench {
     }
 
     fn settle(&mut self, session: SessionId, seq: Seq, how: Settle) -> Option<Reply> {
-        self.ask(session, Command::Settle { message: Handle::Shared(Link(0), seq), how })
+        self.ask(
+            session,
+            Command::Settle {
+                message: Handle::Shared(Link(0), seq),
+                how,
+            },
+        )
     }
 }
 
 fn reserve(wait: Wait) -> Command {
-    Command::Take { consumer: ME, wait, deadline_margin_ms: 1_000 }
+    Command::Take {
+        consumer: ME,
+        wait,
+        deadline_margin_ms: 1_000,
+    }
 }
 
 fn delivered(reply: Option<Reply>) -> Seq {
@@ -138,9 +182,16 @@ fn a_released_message_returns_to_its_place() {
     let session = b.worker(&["a"]);
     let (first, second) = (b.put(session, 0, 0, 0), b.put(session, 0, 0, 0));
     assert_eq!(b.take(session), Some(first));
-    let how = Settle::Release { priority: None, delay_ms: 0, failed: false };
+    let how = Settle::Release {
+        priority: None,
+        delay_ms: 0,
+        failed: false,
+    };
     assert_eq!(b.settle(session, first, how), Some(Reply::Done));
-    assert_eq!((b.take(session), b.take(session)), (Some(first), Some(second)));
+    assert_eq!(
+        (b.take(session), b.take(session)),
+        (Some(first), Some(second))
+    );
 }
 
 #[test]
@@ -171,18 +222,33 @@ fn a_deadline_takes_the_message_back_and_warns_before() {
     assert_eq!(b.reply(session, waits), None);
     b.pass(1);
     assert_eq!(b.reply(session, waits), Some(Reply::DeadlineSoon));
-    assert_eq!(b.ask(session, reserve(Wait::Forever)), Some(Reply::DeadlineSoon));
+    assert_eq!(
+        b.ask(session, reserve(Wait::Forever)),
+        Some(Reply::DeadlineSoon)
+    );
     b.pass(1_000);
-    assert_eq!(b.settle(session, seq, Settle::Park { priority: None }), Some(Reply::NotFound));
+    assert_eq!(
+        b.settle(session, seq, Settle::Park { priority: None }),
+        Some(Reply::NotFound)
+    );
     let message = Handle::Shared(Link(0), seq);
     match b.ask(session, Command::DescribeMessage { message }) {
         Some(Reply::MessageInfo(info)) => {
-            assert_eq!((info.state, info.counts.timeouts, info.counts.deliveries), (MessageState::Ready, 1, 1));
+            assert_eq!(
+                (info.state, info.counts.timeouts, info.counts.deliveries),
+                (MessageState::Ready, 1, 1)
+            );
         }
         other => panic!("{other:?}"),
     }
-    assert_eq!(b.ask(session, Command::Discard { message }), Some(Reply::Done));
-    assert_eq!(b.ask(session, Command::Peek { message }), Some(Reply::NotFound));
+    assert_eq!(
+        b.ask(session, Command::Discard { message }),
+        Some(Reply::Done)
+    );
+    assert_eq!(
+        b.ask(session, Command::Peek { message }),
+        Some(Reply::NotFound)
+    );
 }
 
 #[test]
@@ -193,7 +259,10 @@ fn a_touched_message_gets_its_whole_time_again() {
     b.take(session);
     b.pass(9_500);
     let message = Handle::Shared(Link(0), seq);
-    assert_eq!(b.ask(session, Command::Extend { message, ms: None }), Some(Reply::Done));
+    assert_eq!(
+        b.ask(session, Command::Extend { message, ms: None }),
+        Some(Reply::Done)
+    );
     b.pass(9_000);
     assert_eq!(b.settle(session, seq, Settle::Ack), Some(Reply::Done));
 }
@@ -205,16 +274,40 @@ fn delays_end_in_time_and_kicks_end_them_early() {
     let later = b.put(session, 0, 0, 5_000);
     let soon = b.put(session, 0, 0, 1_000);
     assert_eq!(b.take(session), None);
-    let head = b.ask(session, Command::PeekHead { stream: Target::Link(Link(0)), which: Which::Delayed });
+    let head = b.ask(
+        session,
+        Command::PeekHead {
+            stream: Target::Link(Link(0)),
+            which: Which::Delayed,
+        },
+    );
     assert!(matches!(head, Some(Reply::Peeked { seq, .. }) if seq == soon));
     b.pass(1_000);
     assert_eq!(b.take(session), Some(soon));
-    let kick = Command::Kick { stream: Target::Link(Link(0)), max: 10 };
+    let kick = Command::Kick {
+        stream: Target::Link(Link(0)),
+        max: 10,
+    };
     assert_eq!(b.ask(session, kick.clone()), Some(Reply::Count(1)));
     assert_eq!(b.take(session), Some(later));
-    b.settle(session, later, Settle::Park { priority: Some(Priority(7)) });
+    b.settle(
+        session,
+        later,
+        Settle::Park {
+            priority: Some(Priority(7)),
+        },
+    );
     b.settle(session, soon, Settle::Park { priority: None });
-    assert_eq!(b.ask(session, Command::Kick { stream: Target::Link(Link(0)), max: 1 }), Some(Reply::Count(1)));
+    assert_eq!(
+        b.ask(
+            session,
+            Command::Kick {
+                stream: Target::Link(Link(0)),
+                max: 1
+            }
+        ),
+        Some(Reply::Count(1))
+    );
     assert_eq!(b.take(session), Some(later), "parked first, kicked first");
     assert_eq!(b.ask(session, kick), Some(Reply::Count(1)));
     assert_eq!(b.take(session), Some(soon));
@@ -237,7 +330,10 @@ fn a_paused_stream_delivers_when_the_pause_ends() {
     let session = b.worker(&["a"]);
     let seq = b.put(session, 0, 0, 0);
     let name = StreamName::new("default", "a");
-    assert_eq!(b.ask(session, Command::Pause { name, ms: 2_000 }), Some(Reply::Done));
+    assert_eq!(
+        b.ask(session, Command::Pause { name, ms: 2_000 }),
+        Some(Reply::Done)
+    );
     let waits = b.send(session, reserve(Wait::Millis(5_000)));
     b.pass(1_999);
     assert_eq!(b.reply(session, waits), None);
@@ -250,14 +346,26 @@ fn streams_disappear_when_nothing_needs_them() {
     let mut b = Bench::new();
     let session = b.worker(&["a", "b"]);
     let seq = b.put(session, 1, 0, 0);
-    b.ask(session, Command::Unsubscribe { consumer: ME, link: Link(1), group: "".into() });
+    b.ask(
+        session,
+        Command::Unsubscribe {
+            consumer: ME,
+            link: Link(1),
+            group: "".into(),
+        },
+    );
     b.ask(session, Command::Close { link: Link(1) });
     let all = |b: &mut Bench| match b.ask(session, Command::ListStreams { space: None }) {
         Some(Reply::Streams(names)) => names.len(),
         other => panic!("{other:?}"),
     };
     assert_eq!(all(&mut b), 2);
-    b.ask(session, Command::Discard { message: Handle::Shared(Link(0), seq) });
+    b.ask(
+        session,
+        Command::Discard {
+            message: Handle::Shared(Link(0), seq),
+        },
+    );
     assert_eq!(all(&mut b), 1);
 }
 
@@ -268,7 +376,10 @@ fn an_interrupted_take_times_out_at_once() {
     let waits = b.send(session, reserve(Wait::Forever));
     b.shard.interrupt(b.now, session, &mut b.seen);
     assert_eq!(b.reply(session, waits), Some(Reply::TimedOut));
-    assert_eq!(b.ask(session, reserve(Wait::Forever)), Some(Reply::TimedOut));
+    assert_eq!(
+        b.ask(session, reserve(Wait::Forever)),
+        Some(Reply::TimedOut)
+    );
 }
 
 #[test]
@@ -276,7 +387,14 @@ fn credit_pushes_in_turn_and_comes_back_with_settlement() {
     let mut b = Bench::new();
     let (one, two) = (b.worker(&["a"]), b.worker(&["a"]));
     for session in [one, two] {
-        b.ask(session, Command::Credit { consumer: ME, add: 1, renew: true });
+        b.ask(
+            session,
+            Command::Credit {
+                consumer: ME,
+                add: 1,
+                renew: true,
+            },
+        );
     }
     let seqs: Vec<_> = (0..3).map(|_| b.put(one, 0, 0, 0)).collect();
     let pushed = |b: &mut Bench| -> Vec<(SessionId, Seq)> {

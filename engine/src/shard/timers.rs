@@ -36,7 +36,8 @@ impl Shard {
     pub fn advance(&mut self, now: Timestamp, fx: &mut dyn Effects) {
         self.now = self.now.max(now);
         let mut due = std::mem::take(&mut self.due);
-        self.timers.advance(self.now, &mut |_, timer| due.push(timer));
+        self.timers
+            .advance(self.now, &mut |_, timer| due.push(timer));
         for timer in due.drain(..) {
             self.fire(timer, fx);
         }
@@ -55,7 +56,11 @@ impl Shard {
             Timer::Hold(hold) => self.time_out(hold, fx),
             Timer::Delay(stream, at) => self.end_delays(stream, at, fx),
             Timer::Pause(stream, at) => {
-                if self.group(stream, at).and_then(|group| group.paused_until).is_some_and(|until| until <= self.now) {
+                if self
+                    .group(stream, at)
+                    .and_then(|group| group.paused_until)
+                    .is_some_and(|until| until <= self.now)
+                {
                     self.end_pause(stream, at, fx);
                 }
             }
@@ -63,7 +68,15 @@ impl Shard {
                 Some(Blocked::Take { .. }) => self.end_take(key, Reply::TimedOut, Gate::OPEN, fx),
                 Some(Blocked::Read { from, .. }) => {
                     let next = *from;
-                    self.end_take(key, Reply::Batch { messages: Vec::new(), next }, Gate::OPEN, fx);
+                    self.end_take(
+                        key,
+                        Reply::Batch {
+                            messages: Vec::new(),
+                            next,
+                        },
+                        Gate::OPEN,
+                        fx,
+                    );
                 }
                 None => {}
             },
@@ -76,17 +89,32 @@ impl Shard {
     /// Takes a message back from a consumer that has held it too long.
     fn time_out(&mut self, hold: HoldKey, fx: &mut dyn Effects) {
         let now = self.now;
-        let Some(held) = self.holds.get_mut(hold).filter(|held| held.deadline <= now) else { return };
+        let Some(held) = self.holds.get_mut(hold).filter(|held| held.deadline <= now) else {
+            return;
+        };
         held.timer = None;
         held.counts.timeouts = held.counts.timeouts.saturating_add(1);
         self.timeouts += 1;
-        let (group, seq, priority, delay_ms, counts) =
-            (held.group, held.seq, Priority(held.priority), held.delay_ms, held.counts);
+        let (group, seq, priority, delay_ms, counts) = (
+            held.group,
+            held.seq,
+            Priority(held.priority),
+            held.delay_ms,
+            held.counts,
+        );
         let (session, tag) = (held.session, held.consumer);
         if self.level_of(group) != longtail_model::Durability::Memory {
             // Nobody waits for this: after a crash the message is ready anyway, only the count would be lost.
             self.scratch.clear();
-            event::put_returned(&mut self.scratch, group, seq, priority, None, delay_ms, &counts);
+            event::put_returned(
+                &mut self.scratch,
+                group,
+                seq,
+                priority,
+                None,
+                delay_ms,
+                &counts,
+            );
             self.logs.note(&self.scratch);
         }
         self.abandon(hold, fx);
@@ -97,8 +125,12 @@ impl Shard {
     fn end_delays(&mut self, stream: StreamId, at: usize, fx: &mut dyn Effects) {
         let now = self.now;
         loop {
-            let Some(group) = self.group_mut(stream, at) else { return };
-            let Some((due, seq)) = group.delayed.first().filter(|&(due, _)| due <= now.0) else { break };
+            let Some(group) = self.group_mut(stream, at) else {
+                return;
+            };
+            let Some((due, seq)) = group.delayed.first().filter(|&(due, _)| due <= now.0) else {
+                break;
+            };
             let seq = Seq(seq);
             let priority = match group.meta.get_mut(&seq.0) {
                 Some(meta) => {
@@ -111,14 +143,26 @@ impl Shard {
                     None => Ok(0),
                 },
             };
-            let Some(group) = self.group_mut(stream, at) else { return };
+            let Some(group) = self.group_mut(stream, at) else {
+                return;
+            };
             group.delayed.remove(due, seq.0);
             match priority {
                 Ok(priority) => {
                     let key = group.key(priority);
                     group.add_ready(key, seq);
                 }
-                Err(_) => self.apply_parked(Found { stream, at, seq, hold: None }, Priority(0), 0, Counts::default()),
+                Err(_) => self.apply_parked(
+                    Found {
+                        stream,
+                        at,
+                        seq,
+                        hold: None,
+                    },
+                    Priority(0),
+                    0,
+                    Counts::default(),
+                ),
             }
         }
         if let Some(group) = self.group_mut(stream, at) {
@@ -129,16 +173,31 @@ impl Shard {
     }
 
     fn deadline_soon(&mut self, key: SessionKey, fx: &mut dyn Effects) {
-        let Some(Blocked::Take { consumer, margin_ms, soon, .. }) =
-            self.sessions.get_mut(key).and_then(|state| state.blocked.as_mut())
+        let Some(Blocked::Take {
+            consumer,
+            margin_ms,
+            soon,
+            ..
+        }) = self
+            .sessions
+            .get_mut(key)
+            .and_then(|state| state.blocked.as_mut())
         else {
             return;
         };
         *soon = None;
         let (tag, margin_ms) = (*consumer, *margin_ms);
-        let Some(deadline) = self.soonest_deadline(key) else { return };
+        let Some(deadline) = self.soonest_deadline(key) else {
+            return;
+        };
         let when = Timestamp(deadline.0.saturating_sub(margin_ms));
-        let Some(at) = self.sessions[key].consumers.iter().position(|consumer| consumer.tag == tag) else { return };
+        let Some(at) = self.sessions[key]
+            .consumers
+            .iter()
+            .position(|consumer| consumer.tag == tag)
+        else {
+            return;
+        };
         if when > self.now {
             let timer = self.timers.insert(when, Timer::Soon(key));
             if let Some(Blocked::Take { soon, .. }) = &mut self.sessions[key].blocked {
@@ -155,15 +214,20 @@ impl Shard {
         if let Some(state) = self.streams.get_mut(&stream) {
             state.expiry_timer.set = None;
         }
-        while let Some((due, seq)) =
-            self.streams.get(&stream).and_then(|state| state.expiry.first()).filter(|&(due, _)| due <= now.0)
+        while let Some((due, seq)) = self
+            .streams
+            .get(&stream)
+            .and_then(|state| state.expiry.first())
+            .filter(|&(due, _)| due <= now.0)
         {
             let seq = Seq(seq);
             if self.is_held(stream, seq) {
                 // It may still be settled; looked at again in a while, in case it comes back.
                 if let Some(state) = self.streams.get_mut(&stream) {
                     state.expiry.remove(due, seq.0);
-                    state.expiry.insert(now.plus_millis(HELD_RECHECK_MS).0, seq.0);
+                    state
+                        .expiry
+                        .insert(now.plus_millis(HELD_RECHECK_MS).0, seq.0);
                 }
                 continue;
             }
@@ -179,14 +243,34 @@ impl Shard {
     }
 
     /// `false` when the log does not take it: tried again at the next occasion.
-    pub(crate) fn drop_expired(&mut self, stream: StreamId, seq: Seq, fx: &mut dyn Effects) -> bool {
-        let found = Found { stream, at: 0, seq, hold: None };
-        if let (Some(target), Some(position)) = (self.dead_letter_of(found), self.position(stream, seq)) {
+    pub(crate) fn drop_expired(
+        &mut self,
+        stream: StreamId,
+        seq: Seq,
+        fx: &mut dyn Effects,
+    ) -> bool {
+        let found = Found {
+            stream,
+            at: 0,
+            seq,
+            hold: None,
+        };
+        if let (Some(target), Some(position)) =
+            (self.dead_letter_of(found), self.position(stream, seq))
+        {
             let counts = self
                 .group(stream, 0)
                 .and_then(|group| group.meta.get(&seq.0))
                 .map_or_else(Counts::default, |meta: &Meta| meta.counts);
-            let copied = self.copy_dead(found, seq, position, counts, DeathReason::Expired, target, fx);
+            let copied = self.copy_dead(
+                found,
+                seq,
+                position,
+                counts,
+                DeathReason::Expired,
+                target,
+                fx,
+            );
             if let Err(error) = copied {
                 tracing::warn!(%seq, %error, "cannot dead-letter an expired message");
                 return false;
@@ -197,7 +281,10 @@ impl Shard {
 
     /// Removes a message and says so in the log.
     fn remove_logged(&mut self, stream: StreamId, seq: Seq) -> bool {
-        let level = self.streams.get(&stream).map_or(longtail_model::Durability::Memory, |state| state.level);
+        let level = self
+            .streams
+            .get(&stream)
+            .map_or(longtail_model::Durability::Memory, |state| state.level);
         self.scratch.clear();
         event::put_removed(&mut self.scratch, stream, seq);
         if self.logs.control(level, &[&self.scratch]).is_err() {
@@ -214,9 +301,14 @@ impl Shard {
             state.age_timer.set = None;
         }
         let mut from = Seq::FIRST;
-        loop {
-            let Some((seq, position)) = self.next_of_stream(stream, from) else { break };
-            let Some(age) = self.streams.get(&stream).map(|state| state.config.limits.max_age_ms) else { return };
+        while let Some((seq, position)) = self.next_of_stream(stream, from) {
+            let Some(age) = self
+                .streams
+                .get(&stream)
+                .map(|state| state.config.limits.max_age_ms)
+            else {
+                return;
+            };
             let created = match self.read_head(position) {
                 Ok(head) => head.created,
                 Err(_) => {

@@ -7,11 +7,13 @@
 //! and never allocates more than a small multiple of the bytes it was given.
 
 pub mod index;
+pub mod interval;
 pub mod ordered;
 pub mod varint;
 pub mod wheel;
 
 pub use index::Index;
+pub use interval::IntervalSet;
 pub use ordered::OrderedSet;
 pub use wheel::{TimerId, TimerWheel};
 

@@ -5,6 +5,7 @@
 //! [`Disk::sync_dir`]; a rename is atomic. Nothing else is assumed about order.
 
 mod fs;
+mod sim;
 
 use std::any::Any;
 use std::io;
@@ -12,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use fs::FsDisk;
+pub use sim::{Failure, Operation, SimDisk};
 
 /// An open file. All operations are positional, so one handle serves any number of threads.
 pub trait File: Send + Sync {

@@ -174,6 +174,10 @@ impl ShardLog for FileLog {
         Lsn(self.tail.end())
     }
 
+    fn start(&self) -> Lsn {
+        Lsn(self.segments.0.first().map_or(self.tail.end(), |segment| segment.base))
+    }
+
     fn watermark(&self, level: Durability) -> Lsn {
         Lsn(match level {
             Durability::Memory => self.tail.end(),

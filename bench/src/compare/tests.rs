@@ -1,0 +1,109 @@
+use clap::Parser;
+
+use super::*;
+
+#[derive(Parser)]
+struct Program {
+    #[command(flatten)]
+    bench: BenchArgs,
+}
+
+fn bench(line: &str) -> (String, anyhow::Result<()>) {
+    let words = std::iter::once("bench").chain(line.split_whitespace());
+    let program = Program::try_parse_from(words).expect("legal flags");
+    let mut out = Vec::new();
+    let result = run_to(&mut out, program.bench);
+    (String::from_utf8(out).expect("text"), result)
+}
+
+#[test]
+fn the_null_sink_gives_a_table_and_the_same_as_json() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let json = directory.path().join("report.json");
+    let flags = format!(
+        "null --scenario cycle --count 60 -c 2 --depth 3 --rounds 2 --json {}",
+        json.display()
+    );
+    let (text, result) = bench(&flags);
+    result.expect("a run");
+    assert!(
+        text.contains("| memory | cycle, 2 connections, 3 deep, 64 B |"),
+        "{text}"
+    );
+    let report: serde_json::Value =
+        serde_json::from_slice(&fs::read(&json).expect("a file")).expect("JSON");
+    let subject = &report["rows"][0]["subjects"][0];
+    assert_eq!(subject["name"], "null sink");
+    assert_eq!(subject["rounds"].as_array().map(Vec::len), Some(2));
+    assert_eq!(subject["median"]["commands"], 180);
+    assert_eq!(subject["median"]["operations"][2]["name"], "delete");
+    assert_eq!(subject["median"]["operations"][2]["samples"], 120);
+}
+
+#[test]
+fn two_targets_stand_side_by_side() {
+    let protocol = Beanstalk::default();
+    let sink = || crate::null::NullSink::start(&protocol, 64, None).expect("a sink");
+    let (a, b) = (sink(), sink());
+    let (text, result) = bench(&format!(
+        "beanstalk --target {} --peer {} --count 20 --rounds 1 --durability sync",
+        a.address, b.address
+    ));
+    result.expect("a run");
+    assert!(
+        text.contains(&format!("A is {}, B is {}.", a.address, b.address)),
+        "{text}"
+    );
+    let row = text
+        .lines()
+        .find(|line| line.starts_with("| sync | cycle, 16 connections, 64 B |"))
+        .expect("a row");
+    assert_eq!(row.matches('|').count(), 15, "{row}");
+}
+
+#[test]
+fn a_backlog_is_filled_and_drained() {
+    let protocol = Beanstalk::default();
+    let sink = crate::null::NullSink::start(&protocol, 64, None).expect("a sink");
+    let (text, result) = bench(&format!(
+        "beanstalk --target {} --scenario backlog --jobs 100 --rounds 1",
+        sink.address
+    ));
+    result.expect("a run");
+    assert!(
+        text.contains("| not told | backlog, 100 jobs, 64 B: fill |"),
+        "{text}"
+    );
+    assert!(
+        text.contains("| not told | backlog, 100 jobs, 64 B: drain |"),
+        "{text}"
+    );
+    assert!(
+        text.contains("100 jobs |"),
+        "the sink runs in this process, whose memory is known: {text}"
+    );
+}
+
+#[test]
+fn contradictions_are_usage_errors() {
+    let (_, result) = bench("beanstalk --target 127.0.0.1:1 --durability sync,memory");
+    let error = result.expect_err("two durabilities of one target");
+    assert!(
+        matches!(error.downcast_ref(), Some(BenchError::Usage(_))),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_unreachable_target_is_named() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    drop(listener);
+    let (text, result) = bench(&format!("beanstalk --target {address}"));
+    let error = result.expect_err("nobody listens");
+    assert!(text.is_empty());
+    assert!(
+        format!("{error:#}").contains(&format!("cannot connect to {address}")),
+        "{error:#}"
+    );
+}

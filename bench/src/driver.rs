@@ -1,0 +1,396 @@
+//! One generator thread: its share of the connections on one epoll.
+//!
+//! Level-triggered and frugal: one read a readable socket, one write a burst, `EPOLLOUT` only after a short write. All
+//! connections share one read buffer; what is left of an incomplete reply is kept with its connection. In an open loop
+//! a burst counts as sent when it was due, however late its connection became free, so that a stalled server is charged
+//! for the commands it held up (no coordinated omission).
+
+mod connection;
+
+pub(crate) use connection::connect;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll;
+use rustix::fd::OwnedFd;
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+use connection::Connection;
+
+use crate::error::BenchError;
+use crate::latency::Latencies;
+use crate::load::{Flow, Seat};
+use crate::probe::own_waiting;
+use crate::protocol::{Next, Protocol, Replies, Session};
+
+/// Bytes read at once.
+const READ_BYTES: usize = 256 * 1024;
+/// Events taken from epoll at once.
+const EVENTS_MAX: usize = 512;
+/// Longest sleep, so that the end of the load and an abort are noticed.
+const TICK: Duration = Duration::from_millis(50);
+/// How often producers in front of a full window look again when only other threads settle.
+const PARKED_TICK: Duration = Duration::from_micros(500);
+/// A due burst this near is awaited by polling: epoll would wake some 50 µs late.
+const SPIN_NS: u64 = 100_000;
+
+/// The edges of a load in nanoseconds from its start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Schedule {
+    /// From here on latencies are recorded.
+    pub(crate) measure_from_ns: u64,
+    /// From here on nothing new is begun. `u64::MAX` when connections end by themselves.
+    pub(crate) stop_at_ns: u64,
+    /// Time between two bursts of a paced connection.
+    pub(crate) pace_ns: Option<f64>,
+    /// How long nothing may be sent or answered while commands wait for replies.
+    pub(crate) stall_after: Duration,
+}
+
+/// What a thread brings back.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    pub(crate) latencies: Latencies,
+    pub(crate) refusals: BTreeMap<&'static str, u64>,
+    /// When its last reply came.
+    pub(crate) ended_ns: u64,
+    /// Processor time it used between `measure_from` and `stop_at` (or its end).
+    pub(crate) cpu: Duration,
+    /// Time within that in which it could run, but others had the processors.
+    pub(crate) waiting: Duration,
+    /// The time between these two.
+    pub(crate) elapsed: Duration,
+    /// Bursts of an open loop begun more than a millisecond late although their connection was free.
+    pub(crate) late_bursts: u64,
+}
+
+/// A thread with its connections open and ready to start.
+pub(crate) struct Driver<'a, S> {
+    connections: Vec<Connection<S>>,
+    epoll: OwnedFd,
+    flow: &'a Flow,
+    schedule: Schedule,
+    commands: &'a AtomicU64,
+    started: Instant,
+    now_ns: u64,
+    answered: u64,
+    replied_ns: u64,
+    /// When anything was last sent or answered.
+    active_ns: u64,
+    unfinished: usize,
+    due: BinaryHeap<Reverse<(u64, usize)>>,
+    parked: VecDeque<usize>,
+    latencies: Latencies,
+    replies: Replies,
+    late_bursts: u64,
+}
+
+impl<'a, S: Session> Driver<'a, S> {
+    /// Connects and shakes hands, one connection after the other. `commands` is where the thread publishes how many
+    /// commands were answered.
+    pub(crate) fn open<P: Protocol<Session = S>>(
+        protocol: &P,
+        target: SocketAddr,
+        seats: &[Seat],
+        flow: &'a Flow,
+        schedule: Schedule,
+        commands: &'a AtomicU64,
+    ) -> Result<Self, BenchError> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|errno| BenchError::Io {
+            doing: "creating an epoll",
+            source: errno.into(),
+        })?;
+        let mut connections = Vec::with_capacity(seats.len());
+        for (token, seat) in seats.iter().enumerate() {
+            let connection = Connection::open(protocol, target, seat)?;
+            connection.register(&epoll, token)?;
+            connections.push(connection);
+        }
+        Ok(Driver {
+            unfinished: connections.len(),
+            connections,
+            epoll,
+            flow,
+            schedule,
+            commands,
+            started: Instant::now(),
+            now_ns: 0,
+            answered: 0,
+            replied_ns: 0,
+            active_ns: 0,
+            due: BinaryHeap::new(),
+            parked: VecDeque::new(),
+            latencies: Latencies::new(protocol.commands().len()),
+            replies: Replies::default(),
+            late_bursts: 0,
+        })
+    }
+
+    /// Drives the load to its end; time counts from `started`.
+    pub(crate) fn run(mut self, started: Instant) -> Result<Tally, BenchError> {
+        self.started = started;
+        self.tick();
+        self.stagger();
+        for token in 0..self.connections.len() {
+            self.proceed(token, false)?;
+        }
+        let mut buffer = vec![0; READ_BYTES];
+        let mut events = Vec::with_capacity(EVENTS_MAX);
+        let mut first_mark = None;
+        let mut last_mark = None;
+        while self.unfinished > 0 && !self.flow.is_aborted() {
+            events.clear();
+            let timeout = self.timeout();
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => {
+                    return Err(BenchError::Io {
+                        doing: "waiting for sockets",
+                        source: errno.into(),
+                    });
+                }
+            }
+            self.tick();
+            for event in &events {
+                let token = usize::try_from(event.data.u64()).unwrap_or(usize::MAX);
+                let flags = event.flags;
+                if flags.contains(epoll::EventFlags::OUT) {
+                    self.flush(token)?;
+                }
+                if flags.intersects(
+                    epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR,
+                ) {
+                    self.receive(token, &mut buffer)?;
+                }
+            }
+            self.start_due()?;
+            self.unpark()?;
+            self.commands.store(self.answered, Ordering::Relaxed);
+            if first_mark.is_none() && self.now_ns >= self.schedule.measure_from_ns {
+                first_mark = Some(Mark::now(self.now_ns));
+            }
+            if last_mark.is_none() && self.now_ns >= self.schedule.stop_at_ns {
+                last_mark = Some(Mark::now(self.now_ns));
+            }
+            if events.is_empty() && self.is_over()? {
+                break;
+            }
+        }
+        self.tick();
+        let from = first_mark.unwrap_or_else(|| Mark::now(self.now_ns));
+        let to = last_mark.unwrap_or_else(|| Mark::now(self.now_ns));
+        Ok(Tally {
+            latencies: self.latencies,
+            refusals: self.replies.refusals,
+            ended_ns: self.replied_ns,
+            cpu: to.cpu.saturating_sub(from.cpu),
+            waiting: to.waiting.saturating_sub(from.waiting),
+            elapsed: Duration::from_nanos(to.at_ns.saturating_sub(from.at_ns)),
+            late_bursts: self.late_bursts,
+        })
+    }
+
+    /// Spreads the first bursts of an open loop over one interval.
+    fn stagger(&mut self) {
+        let Some(pace_ns) = self.schedule.pace_ns else {
+            return;
+        };
+        let paced = self
+            .connections
+            .iter()
+            .filter(|connection| connection.publishes)
+            .count()
+            .max(1);
+        let step = pace_ns / paced as f64;
+        let now_ns = self.now_ns as f64;
+        for (place, connection) in self
+            .connections
+            .iter_mut()
+            .filter(|connection| connection.publishes)
+            .enumerate()
+        {
+            connection.due_ns = now_ns + step * place as f64;
+        }
+    }
+
+    fn tick(&mut self) {
+        self.now_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    }
+
+    fn timeout(&self) -> Timespec {
+        let mut wait = TICK;
+        if !self.parked.is_empty() {
+            wait = PARKED_TICK;
+        }
+        if let Some(Reverse((due_ns, _))) = self.due.peek() {
+            let left_ns = due_ns.saturating_sub(self.now_ns);
+            wait = wait.min(Duration::from_nanos(left_ns.saturating_sub(SPIN_NS)));
+        }
+        let wait_ns = i64::try_from(wait.as_nanos()).unwrap_or(i64::MAX);
+        Timespec {
+            tv_sec: wait_ns / 1_000_000_000,
+            tv_nsec: wait_ns % 1_000_000_000,
+        }
+    }
+
+    /// Whether the thread may end although connections are unfinished, asked when no socket had anything to say: only
+    /// workers are left, and no message will come for them.
+    fn is_over(&self) -> Result<bool, BenchError> {
+        let missing: u64 = self
+            .connections
+            .iter()
+            .filter(|connection| !connection.done && !connection.session.is_blocked())
+            .map(|connection| u64::from(connection.awaiting))
+            .sum();
+        let stall_after = self.schedule.stall_after;
+        let stall_ns = u64::try_from(stall_after.as_nanos()).unwrap_or(u64::MAX);
+        if missing > 0 && self.now_ns > self.active_ns.saturating_add(stall_ns) {
+            return Err(BenchError::Stalled {
+                missing,
+                after: stall_after,
+            });
+        }
+        Ok(missing == 0 && self.flow.is_drained())
+    }
+
+    fn start_due(&mut self) -> Result<(), BenchError> {
+        while let Some(&Reverse((due_ns, token))) = self.due.peek() {
+            let stopping = self.now_ns >= self.schedule.stop_at_ns;
+            if due_ns > self.now_ns && !stopping {
+                break;
+            }
+            self.due.pop();
+            if self.now_ns.saturating_sub(due_ns) > 1_000_000 && !stopping {
+                self.late_bursts += 1;
+            }
+            self.proceed(token, true)?;
+        }
+        Ok(())
+    }
+
+    fn unpark(&mut self) -> Result<(), BenchError> {
+        // Those that park again go to the new end of the list.
+        for _ in 0..self.parked.len() {
+            if let Some(token) = self.parked.pop_front() {
+                self.proceed(token, true)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks a free connection for its next burst and sends it, or waits for its due time. `waited` says that it came
+    /// from one of the waiting lists.
+    fn proceed(&mut self, token: usize, waited: bool) -> Result<(), BenchError> {
+        let stopping = self.now_ns >= self.schedule.stop_at_ns;
+        let Some(connection) = self.connections.get_mut(token) else {
+            return Ok(());
+        };
+        let mut sent_ns = self.now_ns;
+        let pace_ns = self.schedule.pace_ns.filter(|_| connection.publishes);
+        if pace_ns.is_some() && !stopping {
+            let due_ns = connection.due_ns as u64;
+            if due_ns > self.now_ns && !waited {
+                self.due.push(Reverse((due_ns, token)));
+                return Ok(());
+            }
+            sent_ns = due_ns;
+        }
+        match connection.session.next(sent_ns, stopping, self.flow) {
+            Next::Burst { command, count } => {
+                connection.due_ns += pace_ns.unwrap_or(0.0);
+                self.active_ns = self.now_ns;
+                connection.begin(command, count, sent_ns);
+                connection.flush(&self.epoll, token)
+            }
+            Next::Park => {
+                self.parked.push_back(token);
+                Ok(())
+            }
+            Next::Done => {
+                connection.done = true;
+                if connection.publishes {
+                    self.flow.publisher_done();
+                }
+                self.unfinished -= 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn flush(&mut self, token: usize) -> Result<(), BenchError> {
+        match self.connections.get_mut(token) {
+            Some(connection) => connection.flush(&self.epoll, token),
+            None => Ok(()),
+        }
+    }
+
+    fn receive(&mut self, token: usize, buffer: &mut [u8]) -> Result<(), BenchError> {
+        let Some(connection) = self.connections.get_mut(token) else {
+            return Ok(());
+        };
+        if !connection.receive(buffer, &mut self.replies, self.flow)? {
+            return Ok(());
+        }
+        // One clock reading a read: the replies of one read arrived together.
+        self.tick();
+        let measured = self.now_ns >= self.schedule.measure_from_ns;
+        let (done, refused) = (self.replies.done, self.replies.refused);
+        self.replies.done = 0;
+        self.replies.refused = 0;
+        let count = done + refused;
+        let Some(connection) = self.connections.get_mut(token) else {
+            return Ok(());
+        };
+        if count > 0 {
+            // A refusal is quick and no work done: it counts neither as throughput nor as latency.
+            self.answered += u64::from(done);
+            self.replied_ns = self.now_ns;
+            self.active_ns = self.now_ns;
+            let took_ns = self.now_ns.saturating_sub(connection.sent_ns);
+            if measured && done > 0 {
+                self.latencies.command(connection.command, took_ns, done);
+            }
+            connection.awaiting = connection.awaiting.saturating_sub(count);
+            if measured && connection.awaiting == 0 {
+                self.latencies.burst(took_ns);
+            }
+        }
+        for sent_ns in self.replies.sent_ns.drain(..) {
+            if measured {
+                self.latencies.message(self.now_ns.saturating_sub(sent_ns));
+            }
+        }
+        if count > 0 && connection.awaiting == 0 {
+            self.proceed(token, false)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the thread has used up to a moment.
+#[derive(Clone, Copy)]
+struct Mark {
+    at_ns: u64,
+    cpu: Duration,
+    waiting: Duration,
+}
+
+impl Mark {
+    fn now(at_ns: u64) -> Self {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+        Mark {
+            at_ns,
+            cpu: Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0)),
+            waiting: own_waiting(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,185 @@
+//! One connection of a generator thread: its socket, its session, and what is half written or half read.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use rustix::event::epoll;
+use rustix::fd::OwnedFd;
+
+use crate::error::BenchError;
+use crate::load::{Flow, Seat};
+use crate::protocol::{Protocol, Replies, Session};
+
+/// How long connecting and each step of the handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(super) struct Connection<S> {
+    pub(super) session: S,
+    /// Whether it publishes.
+    pub(super) publishes: bool,
+    /// When the next burst is due, in nanoseconds (a fraction, so that the rate is met exactly).
+    pub(super) due_ns: f64,
+    /// The kind of the current burst.
+    pub(super) command: usize,
+    /// Replies of it that are missing.
+    pub(super) awaiting: u32,
+    /// When it was sent, or was due.
+    pub(super) sent_ns: u64,
+    /// It wants nothing more.
+    pub(super) done: bool,
+    number: u32,
+    stream: TcpStream,
+    written: usize,
+    watches_out: bool,
+    tail: Vec<u8>,
+}
+
+impl<S: Session> Connection<S> {
+    pub(super) fn open<P: Protocol<Session = S>>(
+        protocol: &P,
+        target: SocketAddr,
+        seat: &Seat,
+    ) -> Result<Self, BenchError> {
+        let mut stream = connect(target, seat.connection)?;
+        let session = protocol.open(seat, &mut stream)?;
+        stream
+            .set_nonblocking(true)
+            .map_err(BenchError::io("making a socket non-blocking"))?;
+        Ok(Connection {
+            session,
+            publishes: seat.role.is_publisher(),
+            due_ns: 0.0,
+            command: 0,
+            awaiting: 0,
+            sent_ns: 0,
+            done: false,
+            number: seat.connection,
+            stream,
+            written: 0,
+            watches_out: false,
+            tail: Vec::new(),
+        })
+    }
+
+    pub(super) fn register(&self, epoll: &OwnedFd, token: usize) -> Result<(), BenchError> {
+        epoll::add(
+            epoll,
+            &self.stream,
+            epoll::EventData::new_u64(token as u64),
+            epoll::EventFlags::IN,
+        )
+        .map_err(|errno| BenchError::Io {
+            doing: "watching a socket",
+            source: errno.into(),
+        })
+    }
+
+    pub(super) fn begin(&mut self, command: usize, count: u32, sent_ns: u64) {
+        self.command = command;
+        self.awaiting = count;
+        self.sent_ns = sent_ns;
+        self.written = 0;
+    }
+
+    /// Writes what the socket takes of the current burst.
+    pub(super) fn flush(&mut self, epoll: &OwnedFd, token: usize) -> Result<(), BenchError> {
+        loop {
+            let rest = self
+                .session
+                .outgoing()
+                .get(self.written..)
+                .unwrap_or_default();
+            if rest.is_empty() {
+                return self.watch_out(false, epoll, token);
+            }
+            match self.stream.write(rest) {
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return self.watch_out(true, epoll, token);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.failed(error, "writing to the server")),
+            }
+        }
+    }
+
+    fn watch_out(&mut self, wanted: bool, epoll: &OwnedFd, token: usize) -> Result<(), BenchError> {
+        if self.watches_out == wanted {
+            return Ok(());
+        }
+        self.watches_out = wanted;
+        let flags = if wanted {
+            epoll::EventFlags::IN | epoll::EventFlags::OUT
+        } else {
+            epoll::EventFlags::IN
+        };
+        epoll::modify(
+            epoll,
+            &self.stream,
+            epoll::EventData::new_u64(token as u64),
+            flags,
+        )
+        .map_err(|errno| BenchError::Io {
+            doing: "watching a socket",
+            source: errno.into(),
+        })
+    }
+
+    /// One read, and what it completes. False when nothing was there to read.
+    pub(super) fn receive(
+        &mut self,
+        buffer: &mut [u8],
+        replies: &mut Replies,
+        flow: &Flow,
+    ) -> Result<bool, BenchError> {
+        let kept = self.tail.len();
+        if let Some(front) = buffer.get_mut(..kept) {
+            front.copy_from_slice(&self.tail);
+        }
+        let count = match self.stream.read(buffer.get_mut(kept..).unwrap_or_default()) {
+            Ok(0) => {
+                return Err(BenchError::Closed {
+                    connection: self.number,
+                });
+            }
+            Ok(count) => count,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                return Ok(false);
+            }
+            Err(error) => return Err(self.failed(error, "reading from the server")),
+        };
+        let input = buffer.get(..kept + count).unwrap_or_default();
+        let used = self.session.consume(input, replies, flow)?;
+        self.tail.clear();
+        self.tail
+            .extend_from_slice(input.get(used..).unwrap_or_default());
+        Ok(true)
+    }
+
+    fn failed(&self, source: std::io::Error, doing: &'static str) -> BenchError {
+        match source.kind() {
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => BenchError::Closed {
+                connection: self.number,
+            },
+            _ => BenchError::Io { doing, source },
+        }
+    }
+}
+
+/// A blocking connection with timeouts, ready for a handshake.
+pub(crate) fn connect(target: SocketAddr, connection: u32) -> Result<TcpStream, BenchError> {
+    let failed = |source| BenchError::Connect {
+        target,
+        connection,
+        source,
+    };
+    let stream = TcpStream::connect_timeout(&target, HANDSHAKE).map_err(failed)?;
+    stream.set_nodelay(true).map_err(failed)?;
+    stream.set_read_timeout(Some(HANDSHAKE)).map_err(failed)?;
+    stream.set_write_timeout(Some(HANDSHAKE)).map_err(failed)?;
+    Ok(stream)
+}

@@ -1,0 +1,233 @@
+//! A load: which connections do what, how deep, until when. Knows no protocol.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What one connection does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Publishes only; nobody consumes.
+    Put,
+    /// Publishes, takes and settles the same number, over and over.
+    Cycle,
+    /// Publishes for the workers, as far as the window allows.
+    Produce,
+    /// Blocks for one message, settles it, over and over.
+    Work,
+    /// Takes and settles without blocking until nothing is left.
+    Drain,
+    /// Subscribed and silent.
+    Idle,
+}
+
+/// How long a load runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Stop {
+    /// So long, after a warm-up that is not measured.
+    After {
+        warm_up: Duration,
+        measure: Duration,
+    },
+    /// When the connections together did so many publishes or cycles of one message; everything is measured.
+    Count(u64),
+    /// When every connection says so itself (draining); everything is measured.
+    Finished,
+}
+
+/// One load.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    /// One role a connection.
+    pub(crate) roles: Vec<Role>,
+    /// Commands in one write.
+    pub(crate) depth: u32,
+    /// Bytes of a message's body.
+    pub(crate) body_bytes: usize,
+    /// When it ends.
+    pub(crate) stop: Stop,
+    /// Open loop: commands a second over all connections that publish or cycle. None is a closed loop.
+    pub(crate) rate: Option<f64>,
+    /// Generator threads.
+    pub(crate) threads: usize,
+    /// Messages that producers may have in flight together.
+    pub(crate) window: i64,
+    /// Queues over which the connections are spread.
+    pub(crate) queues: u32,
+    /// Prefix of the queues' names; a fresh one a run, so that nothing left over from another run is met.
+    pub(crate) queue_prefix: String,
+}
+
+/// What a protocol needs to know about one connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Seat {
+    /// From 0, over all threads.
+    pub(crate) connection: u32,
+    /// What it does.
+    pub(crate) role: Role,
+    /// Commands in one write.
+    pub(crate) depth: u32,
+    /// Bytes of a message's body.
+    pub(crate) body_bytes: usize,
+    /// The queue it uses.
+    pub(crate) queue: String,
+    /// Publishes left to do; none is unlimited.
+    pub(crate) budget: Option<u64>,
+}
+
+impl Load {
+    /// The seats, in order of connection.
+    pub(crate) fn seats(&self) -> Vec<Seat> {
+        let publishers = self.publishers();
+        let mut publisher = 0..publishers;
+        let queues = self.queues.max(1);
+        (0u32..)
+            .zip(&self.roles)
+            .map(|(connection, &role)| Seat {
+                connection,
+                role,
+                depth: self.depth,
+                body_bytes: self.body_bytes,
+                queue: format!("{}-{}", self.queue_prefix, connection % queues),
+                budget: match self.stop {
+                    Stop::Count(total) if role.is_publisher() => publisher
+                        .next()
+                        .map(|number| total / publishers + u64::from(number < total % publishers)),
+                    Stop::Count(_) | Stop::After { .. } | Stop::Finished => None,
+                },
+            })
+            .collect()
+    }
+
+    /// Nanoseconds between two bursts of one paced connection.
+    pub(crate) fn pace_ns(&self) -> Option<f64> {
+        self.rate
+            .map(|rate| f64::from(self.depth) * self.publishers() as f64 * 1e9 / rate)
+    }
+
+    /// How many connections publish.
+    pub(crate) fn publishers(&self) -> u64 {
+        self.roles.iter().filter(|role| role.is_publisher()).count() as u64
+    }
+}
+
+impl Role {
+    /// Whether it publishes: then an open loop's rate and a count apply.
+    pub(crate) fn is_publisher(self) -> bool {
+        matches!(self, Role::Put | Role::Cycle | Role::Produce)
+    }
+}
+
+/// What the connections of one load share.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    in_flight: AtomicI64,
+    window: i64,
+    publishers: AtomicU64,
+    aborted: AtomicBool,
+}
+
+impl Flow {
+    pub(crate) fn new(window: i64, publishers: u64) -> Self {
+        Flow {
+            in_flight: AtomicI64::new(0),
+            window,
+            publishers: AtomicU64::new(publishers),
+            aborted: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes room for `messages` of a producer; false when the window is full. A window smaller than one burst still
+    /// lets one burst through at a time.
+    pub(crate) fn admit(&self, messages: u32) -> bool {
+        let messages = i64::from(messages);
+        let before = self.in_flight.fetch_add(messages, Ordering::Relaxed);
+        if before > 0 && before + messages > self.window {
+            self.in_flight.fetch_sub(messages, Ordering::Relaxed);
+            return false;
+        }
+        true
+    }
+
+    /// Gives back room: messages settled or refused.
+    pub(crate) fn leave(&self, messages: u32) {
+        self.in_flight
+            .fetch_sub(i64::from(messages), Ordering::Relaxed);
+    }
+
+    /// A publisher finished.
+    pub(crate) fn publisher_done(&self) {
+        self.publishers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether every message admitted has left and no more will come.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.publishers.load(Ordering::Relaxed) == 0 && self.in_flight.load(Ordering::Relaxed) <= 0
+    }
+
+    /// Tells all threads to give up because one failed.
+    pub(crate) fn abort(&self) {
+        self.aborted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a thread failed.
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.aborted.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(connections: usize, stop: Stop) -> Load {
+        Load {
+            roles: vec![Role::Put; connections],
+            depth: 4,
+            body_bytes: 10,
+            stop,
+            rate: Some(1000.0),
+            threads: 1,
+            window: 8,
+            queues: 2,
+            queue_prefix: "q".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_count_is_shared_out_without_loss() {
+        let budgets: Vec<_> = load(3, Stop::Count(11))
+            .seats()
+            .iter()
+            .map(|seat| seat.budget)
+            .collect();
+        assert_eq!(budgets, [Some(4), Some(4), Some(3)]);
+    }
+
+    #[test]
+    fn connections_alternate_between_queues() {
+        let queues: Vec<_> = load(3, Stop::Finished)
+            .seats()
+            .into_iter()
+            .map(|seat| seat.queue)
+            .collect();
+        assert_eq!(queues, ["q-0", "q-1", "q-0"]);
+    }
+
+    #[test]
+    fn the_rate_counts_commands_over_all_paced_connections() {
+        // 5 connections of bursts of 4 at 1000 a second: 250 bursts a second, 50 a connection.
+        assert_eq!(load(5, Stop::Finished).pace_ns(), Some(20e6));
+    }
+
+    #[test]
+    fn the_window_admits_one_oversized_burst_at_a_time() {
+        let flow = Flow::new(8, 1);
+        assert!(flow.admit(32));
+        assert!(!flow.admit(1));
+        flow.leave(32);
+        assert!(!flow.is_drained());
+        flow.publisher_done();
+        assert!(flow.is_drained());
+        assert!(flow.admit(6) && flow.admit(2) && !flow.admit(1));
+    }
+}

@@ -1,0 +1,29 @@
+//! Spaces, accounts and permissions: one model for all protocols.
+//!
+//! An operator's document ([`AuthDocument`]) lists spaces with their quotas and accounts with their passwords,
+//! certificate names and rules. A checked document is a [`Directory`]; the [`Authenticator`] holds the current one and
+//! answers logins. A login yields [`Grants`]: the account's rules for the chosen space, placeholders filled in,
+//! compiled once and from then on asked without locks or allocation.
+//!
+//! Protocols translate their operations to four actions on subjects: publish, consume, configure (declare, bind,
+//! delete named things) and manage (administration). Closed by default: without accounts only peers on this machine
+//! get in, and they may do everything.
+
+mod account;
+mod authenticator;
+mod password;
+mod permission;
+mod space;
+#[cfg(test)]
+mod tests;
+mod throttle;
+
+pub use account::{Account, AuthDocument, Directory, DirectoryError, SpacePermissions};
+pub use authenticator::{AuthError, Authenticator, Credentials, Login, LoginRequest, Peer};
+pub use password::{PasswordCost, PasswordError, PasswordHash};
+pub use permission::{
+    Action, CachedGrants, Effect, Grants, Identity, IdentityError, Pattern, PatternError, Rule,
+    Verdict,
+};
+pub use space::{QuotaExceeded, Quotas, Resource, Space, Usage};
+pub use throttle::{LoginThrottle, ThrottleLimits};

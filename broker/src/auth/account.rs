@@ -1,0 +1,253 @@
+//! Accounts, and the directory of all of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::password::PasswordHash;
+use super::permission::Rule;
+use super::space::{Quotas, Space};
+
+/// What an operator writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuthDocument {
+    /// Spaces beside [`Directory::DEFAULT_SPACE`], which is always there and may be listed to give it quotas.
+    pub spaces: Vec<Space>,
+    /// Accounts. None at all closes the server to everybody but peers on this machine.
+    pub accounts: Vec<Account>,
+}
+
+/// Who may log in, how, and what for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Account {
+    /// Unique, 1 to 255 bytes, no control characters.
+    pub name: String,
+    /// The hash of its password. Left out: no login by password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<PasswordHash>,
+    /// Names (common name or subject alternative names) of client certificates that are this account.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<String>,
+    /// Words for other tools, such as the roles of AMQP's management.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Whether it may log in. `true` if left out.
+    #[serde(default = "enabled")]
+    pub enabled: bool,
+    /// The spaces it may use, and its rules there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub permissions: Vec<SpacePermissions>,
+}
+
+fn enabled() -> bool {
+    true
+}
+
+/// An account's rules for one space.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpacePermissions {
+    /// The space's name.
+    pub space: String,
+    /// Its rules, in any order.
+    pub rules: Vec<Rule>,
+}
+
+/// Why a document is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DirectoryError {
+    /// A name that is empty, too long or contains control characters.
+    #[error("{0:?} is not a name: 1 to 255 bytes, no control characters")]
+    Name(String),
+    /// Two spaces of one name.
+    #[error("the space {0:?} is listed twice")]
+    DuplicateSpace(String),
+    /// Two accounts of one name.
+    #[error("the account {0:?} is listed twice")]
+    DuplicateAccount(String),
+    /// Two accounts with one certificate name.
+    #[error(
+        "the certificate name {certificate:?} belongs to the accounts {first:?} and {second:?}"
+    )]
+    DuplicateCertificate {
+        /// The name.
+        certificate: String,
+        /// One account.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// Permissions for a space that is not listed.
+    #[error("the account {account:?} has permissions for the unknown space {space:?}")]
+    UnknownSpace {
+        /// The account.
+        account: String,
+        /// The space.
+        space: String,
+    },
+    /// Two lists of rules for one space.
+    #[error("the account {account:?} has two lists of rules for the space {space:?}")]
+    DuplicatePermissions {
+        /// The account.
+        account: String,
+        /// The space.
+        space: String,
+    },
+    /// More rules than an account may have.
+    #[error("the account {account:?} has more than {limit} rules for one space")]
+    TooManyRules {
+        /// The account.
+        account: String,
+        /// The limit.
+        limit: usize,
+    },
+}
+
+/// A checked document, indexed.
+#[derive(Debug)]
+pub struct Directory {
+    spaces: HashMap<Arc<str>, Quotas>,
+    accounts: HashMap<Arc<str>, Arc<Account>>,
+    certificates: HashMap<String, Arc<Account>>,
+    /// The hash that a login to an account without one is checked against, so that it takes as long as any other.
+    decoy: Option<PasswordHash>,
+}
+
+impl Default for Directory {
+    /// No accounts, the default space.
+    fn default() -> Self {
+        Directory {
+            spaces: HashMap::from([(Arc::from(Directory::DEFAULT_SPACE), Quotas::default())]),
+            accounts: HashMap::new(),
+            certificates: HashMap::new(),
+            decoy: None,
+        }
+    }
+}
+
+impl Directory {
+    /// The space that is always there.
+    pub const DEFAULT_SPACE: &'static str = "default";
+    /// Most rules of one account for one space: each may be looked at for each decision.
+    pub const RULES_MAX: usize = 1_000;
+
+    /// Checks a document.
+    ///
+    /// # Errors
+    /// [`DirectoryError`], naming what is wrong.
+    pub fn new(document: AuthDocument) -> Result<Self, DirectoryError> {
+        let mut directory = Directory::default();
+        let mut listed_default = false;
+        for space in document.spaces {
+            check_name(&space.name)?;
+            let is_default = space.name == Directory::DEFAULT_SPACE;
+            let known = directory
+                .spaces
+                .insert(Arc::from(space.name.as_str()), space.quotas)
+                .is_some();
+            if known && (!is_default || listed_default) {
+                return Err(DirectoryError::DuplicateSpace(space.name));
+            }
+            listed_default |= is_default;
+        }
+        for account in document.accounts {
+            directory.add(account)?;
+        }
+        Ok(directory)
+    }
+
+    fn add(&mut self, account: Account) -> Result<(), DirectoryError> {
+        check_name(&account.name)?;
+        for (at, permissions) in account.permissions.iter().enumerate() {
+            let name = || account.name.clone();
+            let space = || permissions.space.clone();
+            if !self.spaces.contains_key(permissions.space.as_str()) {
+                return Err(DirectoryError::UnknownSpace {
+                    account: name(),
+                    space: space(),
+                });
+            }
+            if account.permissions[..at]
+                .iter()
+                .any(|earlier| earlier.space == permissions.space)
+            {
+                return Err(DirectoryError::DuplicatePermissions {
+                    account: name(),
+                    space: space(),
+                });
+            }
+            if permissions.rules.len() > Directory::RULES_MAX {
+                return Err(DirectoryError::TooManyRules {
+                    account: name(),
+                    limit: Directory::RULES_MAX,
+                });
+            }
+        }
+        if self.decoy.is_none() {
+            self.decoy.clone_from(&account.password);
+        }
+        let account = Arc::new(account);
+        for certificate in &account.certificates {
+            check_name(certificate)?;
+            if let Some(other) = self
+                .certificates
+                .insert(certificate.clone(), Arc::clone(&account))
+            {
+                return Err(DirectoryError::DuplicateCertificate {
+                    certificate: certificate.clone(),
+                    first: other.name.clone(),
+                    second: account.name.clone(),
+                });
+            }
+        }
+        let name = Arc::from(account.name.as_str());
+        match self.accounts.insert(name, account) {
+            Some(other) => Err(DirectoryError::DuplicateAccount(other.name.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether no account is configured.
+    #[must_use]
+    pub fn has_no_accounts(&self) -> bool {
+        self.accounts.is_empty()
+    }
+
+    /// The account of this name.
+    #[must_use]
+    pub fn account(&self, name: &str) -> Option<&Arc<Account>> {
+        self.accounts.get(name)
+    }
+
+    /// The account that a certificate with this name is.
+    #[must_use]
+    pub fn certificate(&self, name: &str) -> Option<&Arc<Account>> {
+        self.certificates.get(name)
+    }
+
+    /// The name, shared, and the quotas of a space.
+    #[must_use]
+    pub fn space(&self, name: &str) -> Option<(&Arc<str>, &Quotas)> {
+        self.spaces.get_key_value(name)
+    }
+
+    /// The names of all spaces, in no particular order.
+    pub fn spaces(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.spaces.keys()
+    }
+
+    pub(super) fn decoy(&self) -> Option<&PasswordHash> {
+        self.decoy.as_ref()
+    }
+}
+
+fn check_name(name: &str) -> Result<(), DirectoryError> {
+    if name.is_empty() || name.len() > 255 || name.chars().any(char::is_control) {
+        return Err(DirectoryError::Name(name.to_owned()));
+    }
+    Ok(())
+}

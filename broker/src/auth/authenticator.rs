@@ -1,0 +1,338 @@
+//! Logins.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use longtail_model::Timestamp;
+use parking_lot::{Condvar, Mutex};
+
+use super::account::{Account, Directory};
+use super::permission::{Grants, Identity, IdentityError};
+use super::space::Quotas;
+use super::throttle::{LoginThrottle, ThrottleLimits};
+
+/// How a client proves who it is.
+#[derive(Clone, Copy)]
+pub enum Credentials<'a> {
+    /// A name and a password.
+    Password {
+        /// The account's name.
+        user: &'a str,
+        /// The password.
+        password: &'a [u8],
+    },
+    /// A client certificate that the TLS layer has verified: its common name and subject alternative names.
+    Certificate {
+        /// The names.
+        names: &'a [String],
+    },
+    /// Nothing.
+    Anonymous,
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A network address; behind a proxy that is trusted to say so, the client's.
+    Address(IpAddr),
+    /// A Unix socket.
+    Unix,
+}
+
+impl Peer {
+    /// Whether it is this machine.
+    #[must_use]
+    pub fn is_local(self) -> bool {
+        match self {
+            Peer::Address(address) => address.to_canonical().is_loopback(),
+            Peer::Unix => true,
+        }
+    }
+}
+
+/// A login.
+#[derive(Clone, Copy)]
+pub struct LoginRequest<'a> {
+    /// The proof.
+    pub credentials: Credentials<'a>,
+    /// Where it comes from.
+    pub peer: Peer,
+    /// The space the client wants to work in.
+    pub space: &'a str,
+    /// The client id, empty where the protocol has none.
+    pub client_id: &'a str,
+}
+
+/// A client that was let in.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// The account; none on a server without accounts.
+    pub account: Option<Arc<Account>>,
+    /// The space's name.
+    pub space: Arc<str>,
+    /// The space's quotas.
+    pub quotas: Quotas,
+    /// What the client may do.
+    pub grants: Arc<Grants>,
+}
+
+impl Login {
+    /// The account's name; empty on a server without accounts.
+    #[must_use]
+    pub fn account_name(&self) -> &str {
+        self.account.as_ref().map_or("", |account| &account.name)
+    }
+}
+
+/// Why a client was not let in. Protocols should tell it no more than the text says.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthError {
+    /// Unknown account, wrong password, unknown certificate, disabled account, or no credentials: which of them stays
+    /// unsaid.
+    #[error("bad credentials")]
+    BadCredentials,
+    /// No accounts are configured, and the peer is not on this machine.
+    #[error("no accounts are configured: only local connections are accepted")]
+    Closed,
+    /// The space does not exist, or the account has no permissions there.
+    #[error("no access to the space {space:?}")]
+    NoAccess {
+        /// The space.
+        space: String,
+    },
+    /// The account's rules need a name that this client's cannot stand for.
+    #[error("{0}")]
+    Identity(#[from] IdentityError),
+    /// Too many failures from this address.
+    #[error("too many failed logins from this address")]
+    Throttled {
+        /// When the next is accepted.
+        until: Timestamp,
+    },
+    /// Too many logins at once.
+    #[error("too many logins are waiting")]
+    Busy,
+}
+
+/// Answers logins from the current [`Directory`].
+pub struct Authenticator {
+    directory: ArcSwap<Directory>,
+    throttle: Mutex<LoginThrottle>,
+    gate: Gate,
+}
+
+impl Authenticator {
+    /// Longest password that is looked at, in bytes.
+    pub const PASSWORD_BYTES_MAX: usize = 1_024;
+    /// Passwords verified at a time: each takes a core and the memory its hash asks for.
+    pub const VERIFYING_MAX: usize = 2;
+    /// Logins that wait for their turn to be verified.
+    pub const WAITING_MAX: usize = 512;
+
+    /// An authenticator.
+    #[must_use]
+    pub fn new(directory: Directory, throttle: ThrottleLimits) -> Self {
+        Authenticator {
+            directory: ArcSwap::from_pointee(directory),
+            throttle: Mutex::new(LoginThrottle::new(throttle)),
+            gate: Gate::default(),
+        }
+    }
+
+    /// The current directory.
+    #[must_use]
+    pub fn directory(&self) -> Arc<Directory> {
+        self.directory.load_full()
+    }
+
+    /// Replaces the directory. Logins that were granted keep their grants: whoever must not wait for clients to come
+    /// back asks [`Authenticator::grants`] again for each of them.
+    pub fn replace(&self, directory: Directory) {
+        self.directory.store(Arc::new(directory));
+    }
+
+    /// Whether the server may listen on addresses that other machines reach.
+    #[must_use]
+    pub fn may_listen_publicly(&self) -> bool {
+        !self.directory.load().has_no_accounts()
+    }
+
+    /// Checks a login.
+    ///
+    /// **Blocks** for tens of milliseconds to verify a password: call it from a thread that may, never from one that
+    /// moves messages. A login that fails takes as long whether the account exists or not, if all hashes cost the
+    /// same. Failures count against the address, except this machine's own, which a proxy may stand behind.
+    ///
+    /// # Errors
+    /// [`AuthError`].
+    pub fn authenticate(
+        &self,
+        request: &LoginRequest<'_>,
+        now: Timestamp,
+    ) -> Result<Login, AuthError> {
+        let directory = self.directory.load_full();
+        if directory.has_no_accounts() {
+            return open_login(&directory, request);
+        }
+        let remote = match request.peer {
+            Peer::Address(address) if !request.peer.is_local() => Some(address),
+            _ => None,
+        };
+        if let Some(address) = remote {
+            self.throttle
+                .lock()
+                .check(address, now)
+                .map_err(|until| AuthError::Throttled { until })?;
+        }
+        let account = match &request.credentials {
+            Credentials::Password { user, password } => {
+                self.by_password(&directory, user, password)?
+            }
+            Credentials::Certificate { names } => {
+                let account = names.iter().find_map(|name| directory.certificate(name));
+                account.filter(|account| account.enabled).cloned()
+            }
+            Credentials::Anonymous => None,
+        };
+        match account {
+            Some(account) => login(&directory, &account, request.space, request.client_id),
+            None => {
+                if let Some(address) = remote {
+                    self.throttle.lock().failed(address, now);
+                }
+                Err(AuthError::BadCredentials)
+            }
+        }
+    }
+
+    /// What an account may do now, without proof: for a client that is connected while the directory changes, or for
+    /// one whose session outlives its connection (a delayed will, say).
+    ///
+    /// # Errors
+    /// [`AuthError::BadCredentials`] if the account is gone or disabled, otherwise as [`Authenticator::authenticate`].
+    pub fn grants(&self, account: &str, space: &str, client_id: &str) -> Result<Login, AuthError> {
+        let directory = self.directory.load_full();
+        let account = directory.account(account).filter(|account| account.enabled);
+        login(
+            &directory,
+            account.ok_or(AuthError::BadCredentials)?,
+            space,
+            client_id,
+        )
+    }
+
+    fn by_password(
+        &self,
+        directory: &Directory,
+        user: &str,
+        password: &[u8],
+    ) -> Result<Option<Arc<Account>>, AuthError> {
+        if password.len() > Self::PASSWORD_BYTES_MAX {
+            return Ok(None);
+        }
+        let account = directory
+            .account(user)
+            .filter(|account| account.enabled && account.password.is_some());
+        let hash = account
+            .and_then(|account| account.password.as_ref())
+            .or(directory.decoy());
+        let Some(hash) = hash else { return Ok(None) };
+        let right = self
+            .gate
+            .pass(|| hash.verify(password))
+            .ok_or(AuthError::Busy)?;
+        Ok(account.filter(|_| right).cloned())
+    }
+}
+
+fn open_login(directory: &Directory, request: &LoginRequest<'_>) -> Result<Login, AuthError> {
+    if !request.peer.is_local() {
+        return Err(AuthError::Closed);
+    }
+    let Some((space, quotas)) = directory.space(request.space) else {
+        return Err(AuthError::NoAccess {
+            space: request.space.to_owned(),
+        });
+    };
+    let grants = Arc::new(Grants::full());
+    Ok(Login {
+        account: None,
+        space: Arc::clone(space),
+        quotas: *quotas,
+        grants,
+    })
+}
+
+fn login(
+    directory: &Directory,
+    account: &Arc<Account>,
+    space: &str,
+    client_id: &str,
+) -> Result<Login, AuthError> {
+    let permissions = account
+        .permissions
+        .iter()
+        .find(|permissions| permissions.space == space);
+    let (Some((space, quotas)), Some(permissions)) = (directory.space(space), permissions) else {
+        return Err(AuthError::NoAccess {
+            space: space.to_owned(),
+        });
+    };
+    let grants = Grants::compile(
+        &permissions.rules,
+        &Identity {
+            account: &account.name,
+            client_id,
+        },
+    )?;
+    Ok(Login {
+        account: Some(Arc::clone(account)),
+        space: Arc::clone(space),
+        quotas: *quotas,
+        grants: Arc::new(grants),
+    })
+}
+
+/// Lets a few through at a time, and a bounded number wait.
+#[derive(Default)]
+struct Gate {
+    state: Mutex<GateState>,
+    left: Condvar,
+}
+
+#[derive(Default)]
+struct GateState {
+    inside: usize,
+    waiting: usize,
+}
+
+impl Gate {
+    /// Runs `work` when there is room; `None` if too many wait already.
+    fn pass<R>(&self, work: impl FnOnce() -> R) -> Option<R> {
+        let mut state = self.state.lock();
+        if state.waiting >= Authenticator::WAITING_MAX {
+            return None;
+        }
+        state.waiting += 1;
+        while state.inside >= Authenticator::VERIFYING_MAX {
+            self.left.wait(&mut state);
+        }
+        state.waiting -= 1;
+        state.inside += 1;
+        drop(state);
+        let _inside = Inside(self);
+        Some(work())
+    }
+}
+
+/// A place inside the gate, given back also when the work panics.
+struct Inside<'g>(&'g Gate);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().inside -= 1;
+        self.0.left.notify_one();
+    }
+}

@@ -1,0 +1,338 @@
+//! Rules, and what they grant once a client has logged in.
+//!
+//! A rule allows or denies actions on the subjects that match a pattern. What no rule allows is denied; what a rule
+//! denies stays denied, whatever else allows it. Patterns are filters in canonical text (`sensors/+/temp`, `orders/#`)
+//! that may contain the placeholders `%u` (the account's name) and `%c` (the client id); `%%` is a percent sign. They
+//! know no exception for `$` subjects: `#` is everything.
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use longtail_model::{Filter, FilterToken, SubjectError, SubjectRef};
+use serde::{Deserialize, Serialize};
+
+/// What a client wants to do with a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Send messages to it.
+    Publish,
+    /// Receive messages from it: subscribe, consume, read.
+    Consume,
+    /// Create, bind, change or delete what is named by it.
+    Configure,
+    /// Administer the space: inspect, purge, close connections of others.
+    Manage,
+}
+
+impl Action {
+    const COUNT: usize = 4;
+}
+
+/// What a rule does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// Allows, unless another rule denies.
+    #[default]
+    Allow,
+    /// Denies, whatever others allow.
+    Deny,
+}
+
+/// One line of an account's permissions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// The actions it is about.
+    pub actions: Vec<Action>,
+    /// Allows if left out.
+    #[serde(default)]
+    pub effect: Effect,
+    /// The subjects it is about.
+    pub subject: Pattern,
+}
+
+/// Why a text is not a pattern.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    /// Not a filter.
+    #[error("{0}")]
+    Filter(#[from] SubjectError),
+    /// A `%` that is not part of `%u`, `%c` or `%%`.
+    #[error(
+        "unknown placeholder in {0:?}: use %u (account), %c (client id) or %% (a percent sign)"
+    )]
+    Placeholder(String),
+}
+
+/// A filter with placeholders.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Pattern(Filter);
+
+/// Who a client is: what the placeholders stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity<'a> {
+    /// The account's name.
+    pub account: &'a str,
+    /// The client id, empty where the protocol has none.
+    pub client_id: &'a str,
+}
+
+/// A name that a rule needs cannot stand in a subject.
+///
+/// A name with a separator would change the meaning of a rule, and an empty one would make a token that others share,
+/// so such a client is not let in. Wildcard characters in names are harmless: they are taken literally.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the rule {pattern:?} needs a {what} that is not empty and has no separator")]
+pub struct IdentityError {
+    /// The pattern.
+    pub pattern: String,
+    /// Which name.
+    pub what: &'static str,
+}
+
+impl Pattern {
+    /// Reads a pattern.
+    ///
+    /// # Errors
+    /// [`PatternError`].
+    pub fn new(text: &str) -> Result<Self, PatternError> {
+        let filter = Filter::new(text)?;
+        let mut rest = text;
+        while let Some(at) = rest.find('%') {
+            rest = &rest[at + 1..];
+            rest = rest
+                .strip_prefix(['u', 'c', '%'])
+                .ok_or_else(|| PatternError::Placeholder(text.to_owned()))?;
+        }
+        Ok(Pattern(filter))
+    }
+
+    /// Fills in the placeholders.
+    ///
+    /// # Errors
+    /// [`IdentityError`] if a name that is needed is unfit.
+    pub fn expand(&self, identity: &Identity<'_>) -> Result<Filter, IdentityError> {
+        if !self.0.as_str().contains('%') {
+            return Ok(self.0.clone());
+        }
+        let mut tokens = Vec::new();
+        for token in self.0.tokens() {
+            let literal = match token {
+                FilterToken::Literal(literal) => Some(self.fill(literal, identity)?),
+                _ => None,
+            };
+            tokens.push((token, literal));
+        }
+        let filled = tokens.iter().map(|(token, literal)| match literal {
+            Some(literal) => FilterToken::Literal(literal),
+            None => *token,
+        });
+        // Only its length can still be wrong.
+        Filter::from_tokens(filled).map_err(|_| self.unfit("shorter name"))
+    }
+
+    fn fill(&self, token: &str, identity: &Identity<'_>) -> Result<String, IdentityError> {
+        let mut filled = String::with_capacity(token.len());
+        let mut chars = token.chars();
+        while let Some(char) = chars.next() {
+            if char != '%' {
+                filled.push(char);
+                continue;
+            }
+            let (name, what) = match chars.next() {
+                Some('u') => (identity.account, "account name"),
+                Some('c') => (identity.client_id, "client id"),
+                _ => ("%", "percent sign"),
+            };
+            if name.is_empty() || name.contains(['/', '\0']) {
+                return Err(self.unfit(what));
+            }
+            filled.push_str(name);
+        }
+        Ok(filled)
+    }
+
+    fn unfit(&self, what: &'static str) -> IdentityError {
+        IdentityError {
+            pattern: self.0.as_str().to_owned(),
+            what,
+        }
+    }
+}
+
+impl TryFrom<String> for Pattern {
+    type Error = PatternError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Pattern::new(&text)
+    }
+}
+
+impl From<Pattern> for String {
+    fn from(pattern: Pattern) -> Self {
+        pattern.0.as_str().to_owned()
+    }
+}
+
+/// What may be done with a filter as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every subject it matches is allowed.
+    Allowed,
+    /// A rule allows it, but some subjects it matches are denied: each message has to be asked about.
+    Screened,
+    /// No single rule allows it, or one denies it as a whole.
+    Denied,
+}
+
+/// What a client may do: the rules of one account for one space, compiled. Immutable, shared, never locked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grants {
+    actions: [ActionGrants; Action::COUNT],
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct ActionGrants {
+    allow: Vec<Filter>,
+    deny: Vec<Filter>,
+    /// Everything is allowed and nothing denied: no need to look.
+    all: bool,
+}
+
+impl Grants {
+    /// Everything allowed.
+    #[must_use]
+    pub fn full() -> Self {
+        let all = ActionGrants {
+            allow: vec![Filter::everything()],
+            deny: Vec::new(),
+            all: true,
+        };
+        Grants {
+            actions: std::array::from_fn(|_| all.clone()),
+        }
+    }
+
+    /// Compiles rules for one client.
+    ///
+    /// # Errors
+    /// [`IdentityError`] if a rule needs a name that is unfit. Such a rule cannot just be left out: it may be one that
+    /// denies.
+    pub fn compile(rules: &[Rule], identity: &Identity<'_>) -> Result<Self, IdentityError> {
+        let mut grants = Grants::default();
+        for rule in rules {
+            let filter = rule.subject.expand(identity)?;
+            for action in &rule.actions {
+                let grants = &mut grants.actions[*action as usize];
+                match rule.effect {
+                    Effect::Allow => grants.allow.push(filter.clone()),
+                    Effect::Deny => grants.deny.push(filter.clone()),
+                }
+            }
+        }
+        let everything = Filter::everything();
+        for grants in &mut grants.actions {
+            grants.all = grants.deny.is_empty() && grants.allow.contains(&everything);
+        }
+        Ok(grants)
+    }
+
+    /// Whether `action` on `subject` is allowed. Allocates nothing.
+    #[must_use]
+    pub fn allows(&self, action: Action, subject: SubjectRef<'_>) -> bool {
+        let grants = &self.actions[action as usize];
+        let any = |filters: &[Filter]| filters.iter().any(|filter| filter.matches(subject));
+        grants.all || (any(&grants.allow) && !any(&grants.deny))
+    }
+
+    /// What `action` on everything that `filter` matches gets. One rule has to allow all of it: two that allow a half
+    /// each do not add up. Allocates nothing.
+    #[must_use]
+    pub fn judge(&self, action: Action, filter: &Filter) -> Verdict {
+        let grants = &self.actions[action as usize];
+        if grants.all {
+            return Verdict::Allowed;
+        }
+        let allowed = grants.allow.iter().any(|allow| allow.covers(filter));
+        if !allowed || grants.deny.iter().any(|deny| deny.covers(filter)) {
+            return Verdict::Denied;
+        }
+        if grants.deny.iter().any(|deny| deny.overlaps(filter)) {
+            return Verdict::Screened;
+        }
+        Verdict::Allowed
+    }
+
+    /// Whether `action` is allowed on every subject that `filter` matches. Allocates nothing.
+    #[must_use]
+    pub fn allows_filter(&self, action: Action, filter: &Filter) -> bool {
+        self.judge(action, filter) == Verdict::Allowed
+    }
+
+    fn is_trivial(&self, action: Action) -> bool {
+        let grants = &self.actions[action as usize];
+        grants.all || grants.allow.is_empty()
+    }
+}
+
+/// One connection's grants with a memory of recent decisions, for publishers that send to the same subjects again and
+/// again. At most [`CachedGrants::SLOTS`] subjects are remembered; none if the grants need no looking up.
+#[derive(Debug)]
+pub struct CachedGrants {
+    grants: Arc<Grants>,
+    hasher: foldhash::fast::RandomState,
+    slots: Vec<Decision>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Decision {
+    subject: String,
+    action: Option<Action>,
+    allowed: bool,
+}
+
+impl CachedGrants {
+    /// Decisions remembered.
+    pub const SLOTS: usize = 32;
+    /// Subjects longer than this are not remembered, in bytes.
+    pub const SUBJECT_BYTES_MAX: usize = 256;
+
+    /// Nothing remembered yet.
+    #[must_use]
+    pub fn new(grants: Arc<Grants>) -> Self {
+        CachedGrants {
+            grants,
+            hasher: foldhash::fast::RandomState::default(),
+            slots: Vec::new(),
+        }
+    }
+
+    /// The grants.
+    #[must_use]
+    pub fn grants(&self) -> &Arc<Grants> {
+        &self.grants
+    }
+
+    /// As [`Grants::allows`].
+    pub fn allows(&mut self, action: Action, subject: SubjectRef<'_>) -> bool {
+        let text = subject.as_str();
+        if self.grants.is_trivial(action) || text.len() > Self::SUBJECT_BYTES_MAX {
+            return self.grants.allows(action, subject);
+        }
+        if self.slots.is_empty() {
+            self.slots.resize(Self::SLOTS, Decision::default());
+        }
+        let hash = self.hasher.hash_one((action, text));
+        let slot = &mut self.slots[hash as usize % Self::SLOTS];
+        if slot.action != Some(action) || slot.subject != text {
+            slot.allowed = self.grants.allows(action, subject);
+            slot.action = Some(action);
+            slot.subject.clear();
+            slot.subject.push_str(text);
+        }
+        slot.allowed
+    }
+}

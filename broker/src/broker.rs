@@ -1,0 +1,318 @@
+//! The broker: shards, and the streams, subjects and accounts of every space on top of them.
+
+use std::sync::{Arc, Weak};
+
+use longtail_engine::runtime::{Clock, LogFacts, Runtime, RuntimeConfig, Shards, SystemClock};
+use longtail_engine::{
+    Command, NewMessage, Numbering, Recovered, Refusal, Reply, ShardInfo, StreamConfig, StreamInfo,
+    StreamName, Target,
+};
+use longtail_model::{Durability, Seq, ShardId, StreamId};
+use parking_lot::Mutex;
+
+use crate::client::{Answer, Client, Closed, Inbox, accepted};
+use crate::config::BrokerConfig;
+use crate::shards::{self, OpenError};
+
+/// Why the broker did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// There is no stream of this name.
+    #[error("there is no stream {0}")]
+    NoStream(StreamName),
+    /// The shard refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The broker is closing.
+    #[error(transparent)]
+    Closed(#[from] Closed),
+    /// A thread of the runtime could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    /// The data directory could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A shard answered what it must not: a bug.
+    #[error("unexpected answer of the shard: {0}")]
+    Unexpected(String),
+}
+
+/// Everything that outlives connections.
+pub struct Broker {
+    config: BrokerConfig,
+    runtime: Arc<Runtime>,
+    shards: Arc<dyn Shards>,
+    /// The broker's own session at each shard.
+    clients: Vec<Client>,
+    inboxes: Arc<Mutex<Vec<Weak<Inbox>>>>,
+    recovered: Vec<Recovered>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Broker {
+    /// Opens the data directory (or none) and starts the shards.
+    ///
+    /// # Errors
+    /// When the directory cannot be used, see [`OpenError`], or threads cannot be started.
+    pub fn open(config: BrokerConfig) -> Result<Arc<Broker>, BrokerError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let opened = shards::open(&config, &clock)?;
+        let (shards, recovered): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
+        let runtime_config = RuntimeConfig {
+            interval_ms: config.interval_ms,
+        };
+        let runtime = Arc::new(
+            Runtime::start(shards, &clock, &runtime_config)
+                .map_err(BrokerError::Thread)?,
+        );
+        let shards: Arc<dyn Shards> = Arc::clone(&runtime) as Arc<dyn Shards>;
+        let inboxes = Arc::new(Mutex::new(Vec::new()));
+        let clients = (0..shards.count())
+            .map(|shard| attach(&shards, &inboxes, ShardId(shard)))
+            .collect();
+        Ok(Arc::new(Broker {
+            config,
+            runtime,
+            shards,
+            clients,
+            inboxes,
+            recovered,
+            clock,
+        }))
+    }
+
+    /// The settings it was opened with.
+    #[must_use]
+    pub fn config(&self) -> &BrokerConfig {
+        &self.config
+    }
+
+    /// What was found in each shard when it was opened.
+    #[must_use]
+    pub fn recovered(&self) -> &[Recovered] {
+        &self.recovered
+    }
+
+    /// The shards, for sessions of protocols.
+    #[must_use]
+    pub fn shards(&self) -> Arc<dyn Shards> {
+        Arc::clone(&self.shards)
+    }
+
+    /// The clock that the shards go by.
+    #[must_use]
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock)
+    }
+
+    /// What acknowledgements mean where a stream does not say.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        if self.config.directory().is_none() {
+            Durability::Memory
+        } else {
+            self.config.durability
+        }
+    }
+
+    /// The shard that a new stream belongs to: streams that share their numbers are together.
+    #[must_use]
+    pub fn placement(&self, name: &StreamName, numbering: &Numbering) -> ShardId {
+        let key = match numbering {
+            Numbering::Own => &name.name,
+            Numbering::Shared(with) => with,
+        };
+        let hash = stable_hash(&[name.space.as_bytes(), key.as_bytes()]);
+        let shards = u64::from(self.shards.count().max(1));
+        ShardId(u16::try_from(hash % shards).unwrap_or(0))
+    }
+
+    /// A session of the process's own at a shard.
+    #[must_use]
+    pub fn client(&self, shard: ShardId) -> Client {
+        attach(&self.shards, &self.inboxes, shard)
+    }
+
+    /// The shard where a stream lives, if it exists.
+    pub async fn find(
+        &self,
+        name: &StreamName,
+    ) -> Result<Option<(ShardId, StreamInfo)>, BrokerError> {
+        for client in &self.clients {
+            match client
+                .call(Command::DescribeStream { name: name.clone() })
+                .await?
+                .reply
+            {
+                Reply::StreamInfo(info) => return Ok(Some((client.shard(), *info))),
+                Reply::NotFound => {}
+                other => return Err(BrokerError::Unexpected(format!("{other:?}"))),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Carries out a command about one existing stream at its shard.
+    ///
+    /// # Errors
+    /// When there is no such stream, or the shard refuses.
+    pub async fn at_stream(
+        &self,
+        name: &StreamName,
+        command: Command,
+    ) -> Result<Answer, BrokerError> {
+        let Some((shard, _)) = self.find(name).await? else {
+            return Err(BrokerError::NoStream(name.clone()));
+        };
+        let answer = accepted(self.clients[usize::from(shard.0)].call(command).await?)?;
+        if answer.reply == Reply::NotFound {
+            Err(BrokerError::NoStream(name.clone()))
+        } else {
+            Ok(answer)
+        }
+    }
+
+    /// Creates a stream, durably; nothing happens when it exists with the same configuration.
+    ///
+    /// # Errors
+    /// When it exists with another one, or the shard refuses.
+    pub async fn define(
+        &self,
+        name: StreamName,
+        config: StreamConfig,
+    ) -> Result<StreamId, BrokerError> {
+        let existing = self.find(&name).await?.map(|(shard, _)| shard);
+        let shard = existing.unwrap_or_else(|| self.placement(&name, &config.numbering));
+        let client = &self.clients[usize::from(shard.0)];
+        accepted(
+            client
+                .call(Command::Define {
+                    name: name.clone(),
+                    config: Box::new(config),
+                })
+                .await?,
+        )?;
+        match self.find(&name).await? {
+            Some((_, info)) => Ok(info.stream),
+            None => Err(BrokerError::NoStream(name)),
+        }
+    }
+
+    /// Appends a message to a stream; returns its number when it is as durable as the stream asks.
+    ///
+    /// # Errors
+    /// When there is no such stream, or the shard refuses.
+    pub async fn publish_to(
+        &self,
+        name: &StreamName,
+        message: NewMessage,
+    ) -> Result<Seq, BrokerError> {
+        let Some((shard, info)) = self.find(name).await? else {
+            return Err(BrokerError::NoStream(name.clone()));
+        };
+        let command = Command::Publish {
+            to: Target::Stream(info.stream),
+            also: Vec::new(),
+            message,
+        };
+        match accepted(self.clients[usize::from(shard.0)].call(command).await?)?.reply {
+            Reply::Published { seq } => Ok(seq),
+            other => Err(BrokerError::Unexpected(format!("{other:?}"))),
+        }
+    }
+
+    /// All streams of a space (or of all), shard by shard.
+    ///
+    /// # Errors
+    /// When the broker is closing.
+    pub async fn streams(
+        &self,
+        space: Option<Arc<str>>,
+    ) -> Result<Vec<(StreamName, StreamInfo)>, BrokerError> {
+        let mut all = Vec::new();
+        for client in &self.clients {
+            let Reply::Streams(names) = client
+                .call(Command::ListStreams {
+                    space: space.clone(),
+                })
+                .await?
+                .reply
+            else {
+                continue;
+            };
+            for name in names {
+                if let Reply::StreamInfo(info) = client
+                    .call(Command::DescribeStream { name: name.clone() })
+                    .await?
+                    .reply
+                {
+                    all.push((name, *info));
+                }
+            }
+        }
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(all)
+    }
+
+    /// What each shard holds.
+    #[must_use]
+    pub fn info(&self) -> Vec<ShardInfo> {
+        self.runtime.info()
+    }
+
+    /// What was known of a shard's log at its last batch. Takes no lock.
+    #[must_use]
+    pub fn log_facts(&self, shard: ShardId) -> LogFacts {
+        self.runtime.log_facts(shard)
+    }
+
+    /// Makes everything durable, writes checkpoints and stops the shards. Whoever still waits for an answer gets
+    /// [`Closed`].
+    pub fn close(&self) {
+        self.runtime.stop();
+        for inbox in self.inboxes.lock().drain(..) {
+            if let Some(inbox) = inbox.upgrade() {
+                inbox.close();
+            }
+        }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn attach(shards: &Arc<dyn Shards>, inboxes: &Mutex<Vec<Weak<Inbox>>>, shard: ShardId) -> Client {
+    let client = Client::attach(Arc::clone(shards), shard);
+    let mut inboxes = inboxes.lock();
+    inboxes.retain(|inbox| inbox.strong_count() > 0);
+    inboxes.push(Arc::downgrade(client.inbox()));
+    client
+}
+
+/// FNV-1a over the parts, each ended by a zero byte. Placement depends on it: it must never change.
+fn stable_hash(parts: &[&[u8]]) -> u64 {
+    let bytes = parts
+        .iter()
+        .flat_map(|part| part.iter().copied().chain(std::iter::once(0)));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placement_never_changes() {
+        assert_eq!(
+            stable_hash(&[b"default", b"beanstalk"]),
+            stable_hash(&[b"default", b"beanstalk"])
+        );
+        assert_ne!(stable_hash(&[b"ab", b"c"]), stable_hash(&[b"a", b"bc"]));
+        assert_eq!(stable_hash(&[b""]), 0xaf63_bd4c_8601_b7df);
+    }
+}

@@ -1,0 +1,143 @@
+//! What to start, and how.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use longtail_beanstalk::{Admission, AdmitAll};
+use longtail_broker::{Broker, BrokerConfig, BrokerError};
+use longtail_edge::{Address, EdgeConfig, Exposed, ListenError, ListenerConfig};
+use longtail_model::Durability;
+
+use crate::running::Longtail;
+
+/// Why nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The broker: its data directory, or its threads.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The workers that serve connections.
+    #[error(transparent)]
+    Edge(#[from] longtail_edge::StartError),
+    /// A listener.
+    #[error("{protocol}: {source}")]
+    Listen {
+        /// Whose.
+        protocol: &'static str,
+        /// Why.
+        source: ListenError,
+    },
+    /// A listener would let other machines in although there are no accounts.
+    #[error(transparent)]
+    Exposed(#[from] Exposed),
+    /// The settings of the beanstalk service.
+    #[error("beanstalk: {0}")]
+    Beanstalk(#[from] longtail_beanstalk::ConfigError),
+}
+
+/// Puts a broker together.
+pub struct Builder {
+    pub(crate) broker: BrokerConfig,
+    pub(crate) edge: EdgeConfig,
+    pub(crate) beanstalk: longtail_beanstalk::Config,
+    pub(crate) beanstalk_listeners: Vec<(ListenerConfig, Arc<dyn Admission>)>,
+    pub(crate) accounts: bool,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Builder {
+            broker: BrokerConfig::in_memory(),
+            edge: EdgeConfig::default(),
+            beanstalk: longtail_beanstalk::Config::default(),
+            beanstalk_listeners: Vec::new(),
+            accounts: false,
+        }
+    }
+}
+
+impl Builder {
+    /// Keeps everything in memory: nothing is written, nothing is left behind. The default.
+    #[must_use]
+    pub fn in_memory(mut self) -> Self {
+        self.broker = BrokerConfig {
+            data: None,
+            durability: Durability::Memory,
+            ..self.broker
+        };
+        self
+    }
+
+    /// Keeps everything in a directory, which is created when missing; acknowledged means synced, unless
+    /// [`Builder::durability`] says otherwise.
+    #[must_use]
+    pub fn at(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.broker = BrokerConfig {
+            data: Some(dir.into()),
+            durability: Durability::Sync,
+            ..self.broker
+        };
+        self
+    }
+
+    /// What an acknowledgement means.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.broker.durability = durability;
+        self
+    }
+
+    /// All settings of the broker at once.
+    #[must_use]
+    pub fn broker(mut self, config: BrokerConfig) -> Self {
+        self.broker = config;
+        self
+    }
+
+    /// Settings of the workers and of all listeners together.
+    #[must_use]
+    pub fn edge(mut self, config: EdgeConfig) -> Self {
+        self.edge = config;
+        self
+    }
+
+    /// Settings of the beanstalk service. Its shard is chosen by the broker.
+    #[must_use]
+    pub fn beanstalk_config(mut self, config: longtail_beanstalk::Config) -> Self {
+        self.beanstalk = config;
+        self
+    }
+
+    /// Speaks beanstalkd's protocol at an address, with everybody who can reach it allowed everything.
+    #[must_use]
+    pub fn beanstalk(self, address: Address) -> Self {
+        self.beanstalk_listener(ListenerConfig::new(address), Arc::new(AdmitAll))
+    }
+
+    /// Speaks beanstalkd's protocol at a listener, for those whom `admission` lets in.
+    #[must_use]
+    pub fn beanstalk_listener(
+        mut self,
+        config: ListenerConfig,
+        admission: Arc<dyn Admission>,
+    ) -> Self {
+        self.beanstalk_listeners.push((config, admission));
+        self
+    }
+
+    /// Says that clients have to prove who they are, so that listeners may be bound beyond this machine.
+    #[must_use]
+    pub fn with_accounts(mut self) -> Self {
+        self.accounts = true;
+        self
+    }
+
+    /// Opens the data directory, starts the shards, and listens.
+    ///
+    /// # Errors
+    /// When any part cannot start; what had started is stopped again.
+    pub fn start(self) -> Result<Longtail, StartError> {
+        let broker = Broker::open(self.broker.clone())?;
+        Longtail::start(self, broker)
+    }
+}

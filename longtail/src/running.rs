@@ -1,0 +1,219 @@
+//! A broker that runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use longtail_beanstalk::{Beanstalk, CpuTime, Host, Identity, LogFacts, Tenant};
+use longtail_broker::{Broker, Client};
+use longtail_edge::{Accounts, Connection, DrainReport, Edge, Exposure, Tick};
+use longtail_engine::runtime::{Clock, Shards};
+use longtail_engine::{Numbering, StreamName};
+use longtail_model::{Lsn, ShardId, Timestamp};
+
+use crate::builder::{Builder, StartError};
+
+/// How long [`Longtail::shut_down`] lets clients finish.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// A running broker with its listeners. Dropping it shuts it down, without waiting for clients.
+pub struct Longtail {
+    broker: Arc<Broker>,
+    edge: Option<Edge>,
+    beanstalk: Option<Arc<Tenant>>,
+    addresses: Vec<ListeningOn>,
+}
+
+/// Where a protocol is spoken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListeningOn {
+    /// The protocol.
+    pub protocol: &'static str,
+    /// The address, with the port that the system chose.
+    pub address: String,
+}
+
+/// Runs the shards at the end of every worker's tick.
+struct RunShards(Arc<dyn Shards>);
+
+impl Tick for RunShards {
+    fn run(&self, _worker: usize) {
+        self.0.run();
+    }
+}
+
+impl Longtail {
+    /// Starts to put a broker together.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) fn start(builder: Builder, broker: Arc<Broker>) -> Result<Self, StartError> {
+        let edge = Edge::start(builder.edge, RunShards(broker.shards()))?;
+        let mut running = Longtail {
+            broker,
+            edge: Some(edge),
+            beanstalk: None,
+            addresses: Vec::new(),
+        };
+        let exposure = Exposure::new(if builder.accounts {
+            Accounts::Configured
+        } else {
+            Accounts::Absent
+        });
+        if !builder.beanstalk_listeners.is_empty() {
+            running.start_beanstalk(builder.beanstalk, builder.beanstalk_listeners, exposure)?;
+        }
+        Ok(running)
+    }
+
+    fn start_beanstalk(
+        &mut self,
+        mut config: longtail_beanstalk::Config,
+        listeners: Vec<(
+            longtail_edge::ListenerConfig,
+            Arc<dyn longtail_beanstalk::Admission>,
+        )>,
+        exposure: Exposure,
+    ) -> Result<(), StartError> {
+        let numbering = Numbering::Shared(longtail_beanstalk::tenant::NUMBERING.into());
+        let any = StreamName::new(Arc::clone(&config.space), "");
+        config.shard = self.broker.placement(&any, &numbering);
+        let host = BrokerHost {
+            clock: self.broker.clock(),
+            broker: Arc::clone(&self.broker),
+            shard: config.shard,
+        };
+        let instance = self
+            .broker
+            .clock()
+            .now()
+            .0
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            ^ u64::from(std::process::id());
+        let tenant = Arc::new(Tenant::new(
+            config,
+            Identity::of_process(instance),
+            Arc::new(host),
+        )?);
+        for (listener, admission) in listeners {
+            exposure.check(&listener.address)?;
+            let service = Beanstalk::new(Arc::clone(&tenant), self.broker.shards(), admission);
+            let edge = self
+                .edge
+                .as_ref()
+                .ok_or(longtail_edge::ListenError::ShuttingDown);
+            let open = edge.and_then(|edge| edge.listen(listener, service));
+            let open = open.map_err(|source| StartError::Listen {
+                protocol: "beanstalk",
+                source,
+            })?;
+            self.addresses.push(ListeningOn {
+                protocol: "beanstalk",
+                address: open.local().to_string(),
+            });
+        }
+        self.beanstalk = Some(tenant);
+        Ok(())
+    }
+
+    /// The broker behind the listeners.
+    #[must_use]
+    pub fn broker(&self) -> &Arc<Broker> {
+        &self.broker
+    }
+
+    /// The sockets.
+    #[must_use]
+    pub fn edge(&self) -> Option<&Edge> {
+        self.edge.as_ref()
+    }
+
+    /// What beanstalk connections share, if there are any.
+    #[must_use]
+    pub fn beanstalk(&self) -> Option<&Arc<Tenant>> {
+        self.beanstalk.as_ref()
+    }
+
+    /// Where it listens, in the order in which the listeners were given.
+    #[must_use]
+    pub fn addresses(&self) -> &[ListeningOn] {
+        &self.addresses
+    }
+
+    /// A session in this process, at the shard of a stream that exists or would be created under this name with
+    /// numbers of its own.
+    #[must_use]
+    pub fn client(&self, stream: &StreamName) -> Client {
+        self.broker
+            .client(self.broker.placement(stream, &Numbering::Own))
+    }
+
+    /// Lets clients finish for at most 10 seconds, then makes everything durable and stops.
+    pub fn shut_down(self) -> DrainReport {
+        self.drain(DRAIN)
+    }
+
+    /// Lets clients finish for at most `within`, then makes everything durable and stops.
+    pub fn drain(mut self, within: Duration) -> DrainReport {
+        let report = self.edge.as_ref().map(|edge| edge.drain(within));
+        self.stop();
+        report.unwrap_or(DrainReport {
+            finished: 0,
+            cut: 0,
+        })
+    }
+
+    fn stop(&mut self) {
+        drop(self.edge.take());
+        self.broker.close();
+    }
+}
+
+impl Drop for Longtail {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// What the beanstalk service asks of the world around it.
+struct BrokerHost {
+    clock: Arc<dyn Clock>,
+    broker: Arc<Broker>,
+    shard: ShardId,
+}
+
+impl Host for BrokerHost {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn cpu_time(&self) -> CpuTime {
+        CpuTime::of_process()
+    }
+
+    fn log(&self) -> LogFacts {
+        let segment_bytes = self.broker.config().segment_bytes;
+        let facts = self.broker.log_facts(self.shard);
+        LogFacts {
+            oldest_segment: self.segment_of(facts.start),
+            current_segment: self.segment_of(facts.end),
+            records_migrated: facts.records_rewritten,
+            records_written: facts.records_appended,
+            segment_bytes,
+        }
+    }
+
+    fn segment_of(&self, position: Lsn) -> u64 {
+        if self.broker.durability() == longtail_model::Durability::Memory {
+            return 0;
+        }
+        position.0 / self.broker.config().segment_bytes.max(1) + 1
+    }
+}
+
+/// Checks at compile time that connections may be shared with the threads that deliver to them.
+const _: fn() = || {
+    fn shared<T: Send + Sync>() {}
+    shared::<Connection<Beanstalk>>();
+};

@@ -1,0 +1,138 @@
+//! The command line.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::conformance::{self, Target};
+use crate::random::Random;
+use crate::server::ServerCommand;
+use crate::tally::Tally;
+use crate::{differential, test};
+
+/// Longtail's test tooling.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", after_help = after_help())]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Run every step of the test run in order, or only those named; the last line is the result.
+    Test {
+        /// Names of steps.
+        steps: Vec<String>,
+        /// Shorter versions of the long steps.
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Client libraries and raw sockets against a real server.
+    Conformance {
+        /// Names of suites; all when none is given.
+        suites: Vec<String>,
+        /// Show the suites and what they cover.
+        #[arg(long)]
+        list: bool,
+        /// A server that runs already, as host:port.
+        #[arg(long, conflicts_with = "server_cmd")]
+        target: Option<SocketAddr>,
+        /// How to start another server than Longtail; {port} and {data} are replaced.
+        #[arg(long)]
+        server_cmd: Option<String>,
+        /// Whose behaviour to expect: beanstalkd 1.13 is what Longtail follows, Debian ships 1.12.
+        #[arg(long, default_value = "1.13")]
+        flavour: String,
+    },
+    /// The same random commands to the original beanstalkd and to Longtail, every reply compared.
+    Differential {
+        /// What the commands are made from; a fresh one when not given.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How many commands to send as fast as both answer.
+        #[arg(long, default_value_t = 100_000)]
+        commands: u64,
+        /// How many scenarios with timers to run.
+        #[arg(long, default_value_t = 24)]
+        scenarios: u64,
+        /// How to start another server than Longtail; {port} and {data} are replaced.
+        #[arg(long)]
+        server_cmd: Option<String>,
+    },
+}
+
+impl Cli {
+    /// Does what the command line says; whether everything passed.
+    ///
+    /// # Errors
+    /// When the task could not be carried out.
+    pub(crate) fn run(self) -> Result<bool> {
+        match self.task {
+            Task::Test { steps, quick } => test::run(&steps, quick),
+            Task::Conformance { list: true, .. } => {
+                for suite in conformance::suites()? {
+                    println!("{:24} {}", suite.name, suite.covers);
+                }
+                Ok(true)
+            }
+            Task::Conformance {
+                suites,
+                target,
+                server_cmd,
+                flavour,
+                ..
+            } => {
+                let target = match target {
+                    Some(address) => Target::Running(address),
+                    None => Target::Start(
+                        server_cmd
+                            .as_deref()
+                            .map(ServerCommand::parse)
+                            .transpose()?,
+                    ),
+                };
+                Ok(finish(conformance::run(&suites, &target, &flavour)?))
+            }
+            Task::Differential {
+                seed,
+                commands,
+                scenarios,
+                server_cmd,
+            } => {
+                let reference = match differential::reference()? {
+                    Ok(reference) => reference,
+                    Err(why) => return Ok(finish(Tally::skip("differential", &why))),
+                };
+                let candidate = match server_cmd {
+                    Some(line) => ServerCommand::parse(&line)?,
+                    None => ServerCommand::longtail("beanstalk", None),
+                };
+                let seed = seed.unwrap_or_else(Random::fresh_seed);
+                let settings = differential::Settings {
+                    seed,
+                    commands,
+                    scenarios,
+                    reference,
+                    candidate,
+                };
+                Ok(finish(differential::run(&settings)))
+            }
+        }
+    }
+}
+
+/// Prints the result of a single task.
+fn finish(tally: Tally) -> bool {
+    println!("{tally}");
+    tally.failed == 0
+}
+
+fn after_help() -> String {
+    let rows: Vec<String> = test::STEPS
+        .iter()
+        .map(|step| format!("  {:13} {}", step.name, step.about))
+        .collect();
+    format!("Steps of `cargo xtask test`:\n{}", rows.join("\n"))
+}

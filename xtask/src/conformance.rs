@@ -1,0 +1,179 @@
+//! Conformance: unmodified client libraries, and raw sockets, drive a real server.
+//!
+//! `conformance/suites.json` lists the suites. A suite is a program that takes `--target`, `--flavour` and `--pid` and
+//! prints one line a case and the totals last. Each gets a server of its own. What the suites need is installed into
+//! `.cache/`, by exact version.
+
+mod install;
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use crate::server::{Server, ServerCommand};
+use crate::tally::Tally;
+use crate::{process, workspace};
+
+/// One row of `suites.json`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Suite {
+    /// As the command line names it.
+    pub(crate) name: String,
+    /// The listener it needs.
+    protocol: String,
+    /// What runs it.
+    runtime: Runtime,
+    /// The program, below `conformance/`, or the name of a binary of `conformance/rust`.
+    entry: String,
+    /// What it covers, for people.
+    pub(crate) covers: String,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Runtime {
+    /// The system's Python, standard library only.
+    Python,
+    /// Python with the pinned clients.
+    PythonClients,
+    /// Node with the pinned clients.
+    Node,
+    /// A binary of `conformance/rust`.
+    Rust,
+}
+
+/// Where the suites find their server.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    /// Start one for each suite.
+    Start(Option<ServerCommand>),
+    /// One that runs already.
+    Running(SocketAddr),
+}
+
+/// All suites, in order.
+///
+/// # Errors
+/// When the list cannot be read.
+pub(crate) fn suites() -> Result<Vec<Suite>> {
+    let path = workspace::root().join("conformance/suites.json");
+    let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text)
+        .with_context(|| format!("{} is not a list of suites", path.display()))
+}
+
+/// Runs the suites named, or all.
+///
+/// # Errors
+/// When a name is unknown or a suite cannot be started at all.
+pub(crate) fn run(names: &[String], target: &Target, flavour: &str) -> Result<Tally> {
+    let suites = suites()?;
+    if let Some(unknown) = names
+        .iter()
+        .find(|name| suites.iter().all(|suite| suite.name != **name))
+    {
+        anyhow::bail!(
+            "no suite is called {unknown:?}; `cargo xtask conformance --list` shows them"
+        );
+    }
+    let mut total = Tally::default();
+    for suite in suites
+        .iter()
+        .filter(|suite| names.is_empty() || names.contains(&suite.name))
+    {
+        println!("--- {}: {}", suite.name, suite.covers);
+        total += match suite.run(target, flavour) {
+            Ok(tally) => tally,
+            Err(error) => {
+                println!("FAIL {}: {error:#}", suite.name);
+                Tally::FAIL
+            }
+        };
+    }
+    Ok(total)
+}
+
+impl Suite {
+    fn run(&self, target: &Target, flavour: &str) -> Result<Tally> {
+        let mut command = match self.program()? {
+            Ok(command) => command,
+            Err(why) => return Ok(Tally::skip(&self.name, &why)),
+        };
+        let home = tempfile::tempdir()?;
+        let server = match target {
+            Target::Running(address) => {
+                command.args(["--target", &address.to_string()]);
+                None
+            }
+            Target::Start(chosen) => {
+                let longtail = || ServerCommand::longtail(&self.protocol, None);
+                let server = Server::start(&chosen.clone().unwrap_or_else(longtail), home.path())?;
+                command.args([
+                    "--target",
+                    &server.address().to_string(),
+                    "--pid",
+                    &server.pid().to_string(),
+                ]);
+                Some(server)
+            }
+        };
+        command.args(["--flavour", flavour]);
+        let mut tally = None;
+        let ok = process::run_observed(&mut command, |line| tally = Tally::of_suite(line))?;
+        let mut tally = tally.unwrap_or_default();
+        if !ok && tally.failed == 0 {
+            println!("FAIL {}: it ended without a result", self.name);
+            tally += Tally::FAIL;
+        }
+        if tally.failed > 0
+            && let Some(server) = server
+        {
+            println!("the end of the server's log:\n{}", server.log_tail());
+        }
+        Ok(tally)
+    }
+
+    /// The program, with what it needs installed; or why it cannot run here.
+    fn program(&self) -> Result<Result<Command, String>> {
+        let entry = workspace::root()
+            .join("conformance")
+            .join(&self.entry)
+            .display()
+            .to_string();
+        match self.runtime {
+            Runtime::Python => Ok(Ok(process::command("python3", &[&entry]))),
+            Runtime::PythonClients => {
+                Ok(install::python()?.map(|python| process::command(python, &[&entry])))
+            }
+            Runtime::Node => Ok(install::node()?.map(|modules| {
+                let mut command = process::command("node", &[&entry]);
+                command.env("LONGTAIL_NODE_MODULES", modules);
+                command
+            })),
+            Runtime::Rust => {
+                Ok(install::rust(&self.entry)?.map(|program| process::command(program, &[])))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::suites;
+
+    #[test]
+    fn suites_have_one_name_each() {
+        let suites = suites().expect("the list is readable");
+        for (n, suite) in suites.iter().enumerate() {
+            assert!(
+                suites[..n].iter().all(|other| other.name != suite.name),
+                "{} twice",
+                suite.name
+            );
+        }
+        assert!(!suites.is_empty());
+    }
+}

@@ -1,0 +1,205 @@
+//! Starting and stopping a server under test: on a free port, with its own data directory and a captured log.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{process, workspace};
+
+/// How long a server may take from its start until it accepts connections.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// How often a port found free is tried again when another process took it meanwhile.
+const PORT_ATTEMPTS: usize = 5;
+
+/// How many of the log's last bytes are shown when a server fails.
+const LOG_TAIL: usize = 4000;
+
+/// How to start a server: words in which `{port}` and `{data}` are replaced.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerCommand {
+    words: Vec<String>,
+}
+
+impl ServerCommand {
+    /// Splits a command line at blanks.
+    ///
+    /// # Errors
+    /// When it is empty or does not mention `{port}`.
+    pub(crate) fn parse(line: &str) -> Result<Self> {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        if words.is_empty() || !line.contains("{port}") {
+            bail!(
+                "a server command needs a program and {{port}} among its arguments, got {line:?}"
+            );
+        }
+        Ok(ServerCommand { words })
+    }
+
+    /// Longtail's release binary with only the listener of `protocol`.
+    pub(crate) fn longtail(protocol: &str, durability: Option<&str>) -> Self {
+        let program = workspace::longtail().display().to_string();
+        let listen = format!("{protocol}=127.0.0.1:{{port}}");
+        let mut words: Vec<String> = [
+            &program, "serve", "--data", "{data}", "--listen", &listen, "--only",
+        ]
+        .map(str::to_owned)
+        .into();
+        if let Some(durability) = durability {
+            words.extend(["--durability".to_owned(), durability.to_owned()]);
+        }
+        ServerCommand { words }
+    }
+
+    fn with(&self, port: u16, data: &Path) -> Command {
+        let data = data.display().to_string();
+        let mut words = self.words.iter().map(|word| {
+            word.replace("{port}", &port.to_string())
+                .replace("{data}", &data)
+        });
+        let mut command = process::command(words.next().unwrap_or_default(), &[]);
+        command.args(words);
+        command
+    }
+}
+
+/// A running server. Killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    address: SocketAddr,
+    log: std::path::PathBuf,
+}
+
+impl Server {
+    /// Starts a server on a free port and waits until it accepts connections. Its log goes to `server.log` in `home`,
+    /// its data into `data` there; both are kept from an earlier start.
+    ///
+    /// # Errors
+    /// When it cannot be started, ends, or does not accept connections in time; with the end of its log.
+    pub(crate) fn start(command: &ServerCommand, home: &Path) -> Result<Server> {
+        let mut last = None;
+        for _ in 0..PORT_ATTEMPTS {
+            match Self::start_on(command, home, free_port()?) {
+                Ok(server) => return Ok(server),
+                // Somebody else may have taken the port between our look and the server's bind.
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| anyhow::anyhow!("no attempt to start the server was made")))
+    }
+
+    fn start_on(command: &ServerCommand, home: &Path, port: u16) -> Result<Server> {
+        let data = home.join("data");
+        std::fs::create_dir_all(&data)
+            .with_context(|| format!("cannot create {}", data.display()))?;
+        let log = home.join("server.log");
+        let output = File::options().create(true).append(true).open(&log)?;
+        let mut command = command.with(port, &data);
+        command
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .stdin(Stdio::null());
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))?;
+        let mut server = Server {
+            child,
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            log,
+        };
+        server.wait_until_it_accepts()?;
+        Ok(server)
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it at once (`SIGKILL`) and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        // Both fail only when the process is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// The end of its log.
+    pub(crate) fn log_tail(&self) -> String {
+        let text = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_TAIL)..]).into_owned()
+    }
+
+    fn wait_until_it_accepts(&mut self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!(
+                    "the server ended at its start ({status}); its log:\n{}",
+                    self.log_tail()
+                );
+            }
+            match TcpStream::connect_timeout(&self.address, Duration::from_secs(1)) {
+                Ok(_) => return Ok(()),
+                Err(error)
+                    if error.kind() == ErrorKind::ConnectionRefused
+                        && start.elapsed() < START_LIMIT =>
+                {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(error) => bail!(
+                    "the server does not accept connections after {:?}: {error}; its log:\n{}",
+                    start.elapsed(),
+                    self.log_tail()
+                ),
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Server, ServerCommand};
+
+    #[test]
+    fn a_command_must_say_where_the_port_goes() {
+        assert!(ServerCommand::parse("beanstalkd -p 11300").is_err());
+        assert!(ServerCommand::parse("").is_err());
+        assert!(ServerCommand::parse("beanstalkd -p {port}").is_ok());
+    }
+
+    #[test]
+    fn a_server_that_ends_is_reported_with_its_log() {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let command = ServerCommand::parse("ls {data} /nowhere-{port}").expect("a valid command");
+        let error = Server::start(&command, home.path())
+            .expect_err("ls is no server")
+            .to_string();
+        assert!(
+            error.contains("ended at its start") && error.contains("/nowhere-"),
+            "{error}"
+        );
+    }
+}
