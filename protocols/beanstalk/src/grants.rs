@@ -30,7 +30,11 @@ pub struct Grants {
 
 impl Grants {
     /// Everything.
-    pub const ALL: Grants = Grants { produce: true, consume: true, manage: true };
+    pub const ALL: Grants = Grants {
+        produce: true,
+        consume: true,
+        manage: true,
+    };
 
     /// Whether `right` is given.
     #[must_use]

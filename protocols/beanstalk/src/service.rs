@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use longtail_edge::{CloseReason, Connection, ConnectionId, Ended, Input, Out, Protocol, Refusal, Then};
+use longtail_edge::{
+    CloseReason, Connection, ConnectionId, Ended, Input, Out, Protocol, Refusal, Then,
+};
 use longtail_engine::command::Command;
 use longtail_engine::effect::{Effect, Reply};
 use longtail_engine::message::Message;
@@ -29,7 +31,7 @@ thread_local! {
 pub struct Beanstalk {
     tenant: Arc<Tenant>,
     shards: Arc<dyn Shards>,
-    admission: Box<dyn Admission>,
+    admission: Arc<dyn Admission>,
     /// Connections whose clients have closed their side, and of which the shard is still to be told.
     to_interrupt: AtomicUsize,
     /// The session that defined the default tube.
@@ -39,14 +41,26 @@ pub struct Beanstalk {
 impl Beanstalk {
     /// Plugs the protocol into `shards`, and makes sure that the default tube exists.
     #[must_use]
-    pub fn new(tenant: Arc<Tenant>, shards: Arc<dyn Shards>, admission: Box<dyn Admission>) -> Arc<Self> {
+    pub fn new(
+        tenant: Arc<Tenant>,
+        shards: Arc<dyn Shards>,
+        admission: Arc<dyn Admission>,
+    ) -> Arc<Self> {
         let shard = tenant.config().shard;
         let keeper = shards.attach(shard, Arc::new(Keeper));
-        let define =
-            Command::Define { name: tenant.stream(DEFAULT_TUBE.into()), config: tenant.template(DEFAULT_TUBE) };
+        let define = Command::Define {
+            name: tenant.stream(DEFAULT_TUBE.into()),
+            config: tenant.template(DEFAULT_TUBE),
+        };
         shards.enqueue(shard, keeper, &mut vec![(0, define)]);
         shards.run();
-        Arc::new(Beanstalk { tenant, shards, admission, to_interrupt: AtomicUsize::new(0), keeper })
+        Arc::new(Beanstalk {
+            tenant,
+            shards,
+            admission,
+            to_interrupt: AtomicUsize::new(0),
+            keeper,
+        })
     }
 
     /// What its connections share.
@@ -66,7 +80,8 @@ impl Beanstalk {
             let commands = &mut *commands.borrow_mut();
             let result = work(commands);
             if !commands.is_empty() {
-                self.shards.enqueue(self.tenant.config().shard, id, commands);
+                self.shards
+                    .enqueue(self.tenant.config().shard, id, commands);
             }
             result
         })
@@ -95,20 +110,34 @@ impl Protocol for Beanstalk {
         "beanstalk"
     }
 
-    fn open(self: &Arc<Self>, conn: &Arc<Connection<Self>>, _out: &mut Out) -> Result<Client, Refusal> {
+    fn open(
+        self: &Arc<Self>,
+        conn: &Arc<Connection<Self>>,
+        _out: &mut Out,
+    ) -> Result<Client, Refusal> {
         let peer = Peer::new(conn.peer(), conn.local());
-        let grants = self
-            .admission
-            .admit(peer)
-            .map_err(|denied| Refusal { why: denied.to_string().into(), farewell: Bytes::new() })?;
-        let id = self.shards.attach(self.tenant.config().shard, Arc::new(Replies { conn: conn.clone() }));
+        let grants = self.admission.admit(peer).map_err(|denied| Refusal {
+            why: denied.to_string().into(),
+            farewell: Bytes::new(),
+        })?;
+        let id = self.shards.attach(
+            self.tenant.config().shard,
+            Arc::new(Replies { conn: conn.clone() }),
+        );
         let session = self.enqueue(id, |commands| Session::open(&self.tenant, grants, commands));
-        Ok(Client { session, id, to_interrupt: false, was_interrupted: false })
+        Ok(Client {
+            session,
+            id,
+            to_interrupt: false,
+            was_interrupted: false,
+        })
     }
 
     fn input(&self, client: &mut Client, input: &[u8], out: &mut Out) -> Input {
         let Client { session, id, .. } = client;
-        let (consumed, next) = self.enqueue(*id, |commands| session.input(input, &self.tenant, commands, out));
+        let (consumed, next) = self.enqueue(*id, |commands| {
+            session.input(input, &self.tenant, commands, out)
+        });
         let then = match next {
             Next::Read => Then::Read,
             Next::Pause => Then::Pause,
@@ -123,7 +152,9 @@ impl Protocol for Beanstalk {
         if self.to_interrupt.load(Ordering::Relaxed) == 0 {
             return;
         }
-        let told = conn.with(|client, _| std::mem::take(&mut client.to_interrupt).then_some(client.id)).flatten();
+        let told = conn
+            .with(|client, _| std::mem::take(&mut client.to_interrupt).then_some(client.id))
+            .flatten();
         if let Some(id) = told {
             self.to_interrupt.fetch_sub(1, Ordering::Relaxed);
             self.shards.interrupt(self.tenant.config().shard, id);
@@ -148,7 +179,6 @@ impl Protocol for Beanstalk {
         }
         client.session.close(self.tenant.counters());
         self.shards.detach(self.tenant.config().shard, client.id);
-        self.shards.run();
     }
 }
 
@@ -160,13 +190,17 @@ struct Replies {
 impl Sink for Replies {
     fn deliver(&self, effect: &Effect, messages: &[Option<Message<'_>>]) {
         let tenant = &self.conn.protocol().tenant;
-        let answered = self.conn.with(|client, out| client.session.effect(effect, messages, tenant, out));
+        let answered = self
+            .conn
+            .with(|client, out| client.session.effect(effect, messages, tenant, out));
         match answered {
             None | Some(Answered::Stay) => {}
             Some(Answered::Resume) => self.conn.resume(),
             Some(Answered::Close) => self.conn.close(CloseReason::Finished),
             Some(Answered::TubeRemoved) => {
-                self.conn.close(CloseReason::Refused("a tube that it uses or watches was removed".into()));
+                self.conn.close(CloseReason::Refused(
+                    "a tube that it uses or watches was removed".into(),
+                ));
             }
             Some(Answered::Broken) => self.conn.close(CloseReason::Internal),
         }

@@ -71,7 +71,10 @@ pub(crate) fn job(info: &MessageInfo, now: Timestamp, file: u64) -> Vec<u8> {
         MessageState::Held => ("reserved", true),
         MessageState::Parked => ("buried", false),
     };
-    let left = info.due.filter(|_| is_timed).map_or(0, |due| due.millis_since(now) / 1000);
+    let left = info
+        .due
+        .filter(|_| is_timed)
+        .map_or(0, |due| due.millis_since(now) / 1000);
     let mut document = Document::new();
     document.number("id", info.seq.0);
     document.quoted("tube", &info.stream.name);
@@ -155,13 +158,23 @@ pub(crate) fn server(tenant: &Tenant, shard: &ShardInfo) -> Vec<u8> {
     document.quoted("version", VERSION);
     document.micros("rusage-utime", cpu.user_us);
     document.micros("rusage-stime", cpu.system_us);
-    document.number("uptime", tenant.host.now().millis_since(tenant.started) / 1000);
+    document.number(
+        "uptime",
+        tenant.host.now().millis_since(tenant.started) / 1000,
+    );
     document.number("binlog-oldest-index", log.oldest_segment);
     document.number("binlog-current-index", log.current_segment);
     document.number("binlog-records-migrated", log.records_migrated);
     document.number("binlog-records-written", log.records_written);
     document.number("binlog-max-size", log.segment_bytes);
-    document.plain("draining", if tenant.is_draining() { "true" } else { "false" });
+    document.plain(
+        "draining",
+        if tenant.is_draining() {
+            "true"
+        } else {
+            "false"
+        },
+    );
     document.plain("id", &format!("{:016x}", identity.instance));
     document.quoted("hostname", &identity.hostname);
     document.quoted("os", &identity.os);

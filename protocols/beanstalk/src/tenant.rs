@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use longtail_engine::config::{GroupConfig, Keep, Limits, Numbering, Order, StreamConfig, StreamName};
+use longtail_engine::config::{
+    GroupConfig, Keep, Limits, Numbering, Order, StreamConfig, StreamName,
+};
 use longtail_model::{Durability, Lsn, ShardId, Timestamp};
 
 use crate::codec::{JOB_SIZE_DEFAULT, JOB_SIZE_LIMIT, Op};
@@ -210,7 +212,10 @@ pub(crate) struct Tally {
     touched: u32,
 }
 
-const _: () = assert!(Op::COUNT <= u32::BITS as usize, "one bit of `touched` a command");
+const _: () = assert!(
+    Op::COUNT <= u32::BITS as usize,
+    "one bit of `touched` a command"
+);
 
 impl Tally {
     pub(crate) fn count(&mut self, op: Op) {
@@ -222,7 +227,10 @@ impl Tally {
     pub(crate) fn flush(&mut self, counters: &Counters) {
         while self.touched != 0 {
             let op = self.touched.trailing_zeros() as usize;
-            counters.ops[op].fetch_add(u64::from(std::mem::take(&mut self.counts[op])), Ordering::Relaxed);
+            counters.ops[op].fetch_add(
+                u64::from(std::mem::take(&mut self.counts[op])),
+                Ordering::Relaxed,
+            );
             self.touched &= self.touched - 1;
         }
     }
@@ -233,7 +241,7 @@ pub struct Tenant {
     pub(crate) config: Config,
     pub(crate) counters: Counters,
     pub(crate) identity: Identity,
-    pub(crate) host: Box<dyn Host>,
+    pub(crate) host: Arc<dyn Host>,
     pub(crate) started: Timestamp,
     draining: AtomicBool,
     tube: StreamConfig,
@@ -244,7 +252,11 @@ impl Tenant {
     ///
     /// # Errors
     /// When the settings contradict the protocol.
-    pub fn new(config: Config, identity: Identity, host: Box<dyn Host>) -> Result<Self, ConfigError> {
+    pub fn new(
+        config: Config,
+        identity: Identity,
+        host: Arc<dyn Host>,
+    ) -> Result<Self, ConfigError> {
         if config.job_size_max > JOB_SIZE_LIMIT {
             return Err(ConfigError::JobSize(config.job_size_max));
         }
@@ -263,12 +275,23 @@ impl Tenant {
             limits: config.tube_limits,
             durability: config.durability,
             auto_delete: true,
-            group: GroupConfig { order: Order::Priority, ..GroupConfig::default() },
+            group: GroupConfig {
+                order: Order::Priority,
+                ..GroupConfig::default()
+            },
             ..StreamConfig::default()
         };
         let started = host.now();
         let draining = AtomicBool::new(false);
-        Ok(Tenant { config, counters: Counters::default(), identity, host, started, draining, tube })
+        Ok(Tenant {
+            config,
+            counters: Counters::default(),
+            identity,
+            host,
+            started,
+            draining,
+            tube,
+        })
     }
 
     /// Accepts no more jobs: from now on `put` is answered with `DRAINING`. There is no way back.
@@ -296,11 +319,17 @@ impl Tenant {
 
     /// A tube's stream.
     pub(crate) fn stream(&self, tube: Arc<str>) -> StreamName {
-        StreamName { space: self.config.space.clone(), name: tube }
+        StreamName {
+            space: self.config.space.clone(),
+            name: tube,
+        }
     }
 
     /// What a tube's stream is made of. The default tube never goes away.
     pub(crate) fn template(&self, tube: &str) -> Box<StreamConfig> {
-        Box::new(StreamConfig { auto_delete: tube != DEFAULT_TUBE, ..self.tube.clone() })
+        Box::new(StreamConfig {
+            auto_delete: tube != DEFAULT_TUBE,
+            ..self.tube.clone()
+        })
     }
 }

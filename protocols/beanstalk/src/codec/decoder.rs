@@ -77,7 +77,10 @@ pub struct Decoded<'a> {
 
 impl Decoded<'_> {
     const fn incomplete(consumed: usize) -> Self {
-        Decoded { consumed, frame: None }
+        Decoded {
+            consumed,
+            frame: None,
+        }
     }
 }
 
@@ -108,7 +111,10 @@ impl Decoder {
     /// A decoder at the start of a connection. Bodies over `job_size_max` bytes are rejected.
     #[must_use]
     pub const fn new(job_size_max: u32) -> Self {
-        Decoder { state: State::Line, job_size_max }
+        Decoder {
+            state: State::Line,
+            job_size_max,
+        }
     }
 
     /// Bytes of an incomplete body that are kept here.
@@ -145,11 +151,16 @@ impl Decoder {
             Line::Rejected(rejected) => Frame::Rejected(rejected),
             Line::Put(line) => return self.body(line, input, consumed),
             Line::PutTooBig { body_bytes } => {
-                self.state = State::Discard { left: u64::from(body_bytes) + CRLF_LEN as u64 };
+                self.state = State::Discard {
+                    left: u64::from(body_bytes) + CRLF_LEN as u64,
+                };
                 return self.discard(input, consumed);
             }
         };
-        Decoded { consumed, frame: Some(frame) }
+        Decoded {
+            consumed,
+            frame: Some(frame),
+        }
     }
 
     /// A body begins at `from`.
@@ -157,12 +168,18 @@ impl Decoder {
         let length = line.body_bytes as usize;
         let rest = &input[from..];
         if rest.len() < length + CRLF_LEN {
-            self.state = State::Body { line, body: Vec::new() };
+            self.state = State::Body {
+                line,
+                body: Vec::new(),
+            };
             return self.more_body(input, from);
         }
         let body = Body::Borrowed(&rest[..length]);
         let trailer = &rest[length..length + CRLF_LEN];
-        Decoded { consumed: from + length + CRLF_LEN, frame: Some(put(line, body, trailer)) }
+        Decoded {
+            consumed: from + length + CRLF_LEN,
+            frame: Some(put(line, body, trailer)),
+        }
     }
 
     fn more_body<'a>(&mut self, input: &'a [u8], from: usize) -> Decoded<'a> {
@@ -176,7 +193,10 @@ impl Decoder {
         let piece = &rest[..rest.len().min(total - body.len())];
         let needed = body.len() + piece.len();
         if needed > body.capacity() {
-            let capacity = needed.max(body.capacity() * 2).max(BODY_FIRST_CAPACITY).min(total);
+            let capacity = needed
+                .max(body.capacity() * 2)
+                .max(BODY_FIRST_CAPACITY)
+                .min(total);
             body.reserve_exact(capacity - body.len());
         }
         body.extend_from_slice(piece);
@@ -188,14 +208,20 @@ impl Decoder {
         self.state = State::Line;
         let trailer = [body[length], body[length + 1]];
         body.truncate(length);
-        Decoded { consumed, frame: Some(put(line, Body::Owned(Bytes::from(body)), &trailer)) }
+        Decoded {
+            consumed,
+            frame: Some(put(line, Body::Owned(Bytes::from(body)), &trailer)),
+        }
     }
 
     fn skip_line<'a>(&mut self, input: &'a [u8], from: usize) -> Decoded<'a> {
         let rest = &input[from..];
         if let Some(end) = find_crlf(rest) {
             self.state = State::Line;
-            return Decoded { consumed: from + end + CRLF_LEN, frame: Some(Frame::Rejected(Rejected::BAD_FORMAT)) };
+            return Decoded {
+                consumed: from + end + CRLF_LEN,
+                frame: Some(Frame::Rejected(Rejected::BAD_FORMAT)),
+            };
         }
         // A CR at the end may be the first half of what is looked for.
         let kept = usize::from(rest.last() == Some(&b'\r'));
@@ -214,7 +240,10 @@ impl Decoder {
         let consumed = from + *left as usize;
         self.state = State::Line;
         let rejected = Rejected::counted(Rejection::JobTooBig, Op::Put);
-        Decoded { consumed, frame: Some(Frame::Rejected(rejected)) }
+        Decoded {
+            consumed,
+            frame: Some(Frame::Rejected(rejected)),
+        }
     }
 }
 

@@ -46,7 +46,10 @@ pub fn fuzz(bytes: &[u8]) {
         let mut at = 0;
         loop {
             let decoded = decoder.decode(&held[at..]);
-            assert!(decoded.consumed <= held.len() - at, "consumed more than there was");
+            assert!(
+                decoded.consumed <= held.len() - at,
+                "consumed more than there was"
+            );
             let frame = decoded.frame.is_some();
             if let Some(Frame::Put(put)) = &decoded.frame {
                 assert!(put.body.len() <= 1024, "a body over the limit came through");

@@ -106,7 +106,11 @@ pub fn ok(out: &mut Vec<u8>, document: &[u8]) {
 /// `OK <bytes>` and a YAML list of names.
 pub fn ok_list<'a>(out: &mut Vec<u8>, names: impl Iterator<Item = &'a str> + Clone) {
     const HEAD: &[u8] = b"---\n";
-    let bytes = HEAD.len() + names.clone().map(|name| name.len() + "- \n".len()).sum::<usize>();
+    let bytes = HEAD.len()
+        + names
+            .clone()
+            .map(|name| name.len() + "- \n".len())
+            .sum::<usize>();
     out.extend_from_slice(b"OK ");
     number(out, bytes as u64);
     out.extend_from_slice(b"\r\n");

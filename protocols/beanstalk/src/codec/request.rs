@@ -59,29 +59,63 @@ pub struct PutLine {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is the command of that name")]
 pub enum Request<'a> {
-    Use { tube: &'a str },
+    Use {
+        tube: &'a str,
+    },
     Reserve,
-    ReserveWithTimeout { seconds: u32 },
-    ReserveJob { id: u64 },
-    Delete { id: u64 },
-    Release { id: u64, priority: u32, delay_s: u32 },
-    Bury { id: u64, priority: u32 },
-    Touch { id: u64 },
-    Watch { tube: &'a str },
-    Ignore { tube: &'a str },
-    Peek { id: u64 },
+    ReserveWithTimeout {
+        seconds: u32,
+    },
+    ReserveJob {
+        id: u64,
+    },
+    Delete {
+        id: u64,
+    },
+    Release {
+        id: u64,
+        priority: u32,
+        delay_s: u32,
+    },
+    Bury {
+        id: u64,
+        priority: u32,
+    },
+    Touch {
+        id: u64,
+    },
+    Watch {
+        tube: &'a str,
+    },
+    Ignore {
+        tube: &'a str,
+    },
+    Peek {
+        id: u64,
+    },
     PeekReady,
     PeekDelayed,
     PeekBuried,
-    Kick { bound: u32 },
-    KickJob { id: u64 },
-    StatsJob { id: u64 },
-    StatsTube { tube: &'a str },
+    Kick {
+        bound: u32,
+    },
+    KickJob {
+        id: u64,
+    },
+    StatsJob {
+        id: u64,
+    },
+    StatsTube {
+        tube: &'a str,
+    },
     Stats,
     ListTubes,
     ListTubeUsed,
     ListTubesWatched,
-    PauseTube { tube: &'a str, seconds: u32 },
+    PauseTube {
+        tube: &'a str,
+        seconds: u32,
+    },
     Quit,
 }
 
@@ -158,10 +192,16 @@ pub struct Rejected {
 }
 
 impl Rejected {
-    pub(super) const BAD_FORMAT: Rejected = Rejected { why: Rejection::BadFormat, counted: None };
+    pub(super) const BAD_FORMAT: Rejected = Rejected {
+        why: Rejection::BadFormat,
+        counted: None,
+    };
 
     pub(super) const fn counted(why: Rejection, op: Op) -> Self {
-        Rejected { why, counted: Some(op) }
+        Rejected {
+            why,
+            counted: Some(op),
+        }
     }
 }
 
@@ -202,7 +242,9 @@ fn put(args: &[u8], job_size_max: u32) -> Line<'_> {
     };
     // The size is looked at before what follows it: an oversized body is skipped even when the line is malformed.
     if line.body_bytes > job_size_max {
-        Line::PutTooBig { body_bytes: line.body_bytes }
+        Line::PutTooBig {
+            body_bytes: line.body_bytes,
+        }
     } else if !rest.is_empty() {
         Line::Rejected(Rejected::counted(Rejection::BadFormat, Op::Put))
     } else {
@@ -215,12 +257,23 @@ fn put_line(args: &[u8]) -> Option<(PutLine, &[u8])> {
     let (delay_s, rest) = u32_at(rest)?;
     let (ttr_s, rest) = u32_at(rest)?;
     let (body_bytes, rest) = u32_at(rest)?;
-    Some((PutLine { priority, delay_s, ttr_s: ttr_s.max(1), body_bytes }, rest))
+    Some((
+        PutLine {
+            priority,
+            delay_s,
+            ttr_s: ttr_s.max(1),
+            body_bytes,
+        },
+        rest,
+    ))
 }
 
 /// Tries the prefixes of the commands that begin with the same letter, longest or most specific first.
 fn request(line: &[u8]) -> Result<Request<'_>, Rejected> {
-    let unknown = Rejected { why: Rejection::UnknownCommand, counted: None };
+    let unknown = Rejected {
+        why: Rejection::UnknownCommand,
+        counted: None,
+    };
     let Some(first) = line.first() else {
         return Err(unknown);
     };
@@ -255,16 +308,24 @@ fn request(line: &[u8]) -> Result<Request<'_>, Rejected> {
                 return Err(unknown);
             }
         }
-        b'd' => Request::Delete { id: id_of(after("delete ").ok_or(unknown)?)? },
+        b'd' => Request::Delete {
+            id: id_of(after("delete ").ok_or(unknown)?)?,
+        },
         b'b' => bury(after("bury ").ok_or(unknown)?).ok_or(Rejected::BAD_FORMAT)?,
         b'k' => {
             if let Some(rest) = after("kick ") {
-                Request::Kick { bound: kick_bound(rest).ok_or(Rejected::BAD_FORMAT)? }
+                Request::Kick {
+                    bound: kick_bound(rest).ok_or(Rejected::BAD_FORMAT)?,
+                }
             } else {
-                Request::KickJob { id: id_of(after("kick-job ").ok_or(unknown)?)? }
+                Request::KickJob {
+                    id: id_of(after("kick-job ").ok_or(unknown)?)?,
+                }
             }
         }
-        b't' => Request::Touch { id: id_of(after("touch ").ok_or(unknown)?)? },
+        b't' => Request::Touch {
+            id: id_of(after("touch ").ok_or(unknown)?)?,
+        },
         b's' => {
             if let Some(rest) = after("stats-job ") {
                 Request::StatsJob { id: id_of(rest)? }
@@ -274,9 +335,15 @@ fn request(line: &[u8]) -> Result<Request<'_>, Rejected> {
                 alone(after("stats").ok_or(unknown)?, Request::Stats)?
             }
         }
-        b'u' => Request::Use { tube: tube(after("use ").ok_or(unknown)?)? },
-        b'w' => Request::Watch { tube: tube(after("watch ").ok_or(unknown)?)? },
-        b'i' => Request::Ignore { tube: tube(after("ignore ").ok_or(unknown)?)? },
+        b'u' => Request::Use {
+            tube: tube(after("use ").ok_or(unknown)?)?,
+        },
+        b'w' => Request::Watch {
+            tube: tube(after("watch ").ok_or(unknown)?)?,
+        },
+        b'i' => Request::Ignore {
+            tube: tube(after("ignore ").ok_or(unknown)?)?,
+        },
         b'l' => {
             if let Some(rest) = after("list-tubes-watched") {
                 alone(rest, Request::ListTubesWatched)?
@@ -294,13 +361,19 @@ fn request(line: &[u8]) -> Result<Request<'_>, Rejected> {
 
 /// A command that takes no argument.
 fn alone<'a>(rest: &[u8], request: Request<'a>) -> Result<Request<'a>, Rejected> {
-    if rest.is_empty() { Ok(request) } else { Err(Rejected::BAD_FORMAT) }
+    if rest.is_empty() {
+        Ok(request)
+    } else {
+        Err(Rejected::BAD_FORMAT)
+    }
 }
 
 /// What follows the number is not looked at.
 fn reserve_with_timeout(args: &[u8]) -> Result<Request<'_>, Rejected> {
     match u32_at(args) {
-        Some((seconds, _)) if i32::try_from(seconds).is_ok() => Ok(Request::ReserveWithTimeout { seconds }),
+        Some((seconds, _)) if i32::try_from(seconds).is_ok() => {
+            Ok(Request::ReserveWithTimeout { seconds })
+        }
         _ => Err(Rejected::BAD_FORMAT),
     }
 }
@@ -308,12 +381,19 @@ fn reserve_with_timeout(args: &[u8]) -> Result<Request<'_>, Rejected> {
 fn release(args: &[u8]) -> Option<Request<'_>> {
     let (id, rest) = u64_at(args)?;
     let (priority, rest) = u32_at(rest)?;
-    Some(Request::Release { id, priority, delay_s: u32_to_end(rest)? })
+    Some(Request::Release {
+        id,
+        priority,
+        delay_s: u32_to_end(rest)?,
+    })
 }
 
 fn bury(args: &[u8]) -> Option<Request<'_>> {
     let (id, rest) = u64_at(args)?;
-    Some(Request::Bury { id, priority: u32_to_end(rest)? })
+    Some(Request::Bury {
+        id,
+        priority: u32_to_end(rest)?,
+    })
 }
 
 /// The prefix has no space at its end, and spaces before the name are skipped: unlike in the other commands.
@@ -332,10 +412,18 @@ fn tube(name: &[u8]) -> Result<&str, Rejected> {
     let valid = (1..=TUBE_NAME_MAX).contains(&name.len())
         && name.first() != Some(&b'-')
         && name.iter().all(|byte| is_name_byte(*byte));
-    let name = if valid { std::str::from_utf8(name).ok() } else { None };
+    let name = if valid {
+        std::str::from_utf8(name).ok()
+    } else {
+        None
+    };
     name.ok_or(Rejected::BAD_FORMAT)
 }
 
 fn is_name_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'/' | b';' | b'.' | b'$' | b'_' | b'(' | b')')
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'-' | b'+' | b'/' | b';' | b'.' | b'$' | b'_' | b'(' | b')'
+        )
 }

@@ -19,10 +19,17 @@ impl Session {
         tenant: &Tenant,
         out: &mut impl Outbox,
     ) {
-        if matches!(answer, Reply::Refused(Refusal::UnknownLink)) && !matches!(pending, Pending::Watch) {
+        if matches!(answer, Reply::Refused(Refusal::UnknownLink))
+            && !matches!(pending, Pending::Watch)
+        {
             self.is_cut_off = true;
         }
-        let body = || messages.first().and_then(Option::as_ref).map(|message| message.payload);
+        let body = || {
+            messages
+                .first()
+                .and_then(Option::as_ref)
+                .map(|message| message.payload)
+        };
         match (pending, answer) {
             (Pending::Put(_), Reply::Published { seq }) => reply::inserted(out.tail(), seq.0),
             (Pending::Reserve, Reply::Delivered(delivery)) => match body() {
@@ -41,7 +48,8 @@ impl Session {
                 self.used = tube;
                 reply::using(out.tail(), &self.used);
             }
-            (Pending::Open, Reply::Opened { .. }) | (Pending::Silent, Reply::Opened { .. } | Reply::Done) => {}
+            (Pending::Open, Reply::Opened { .. })
+            | (Pending::Silent, Reply::Opened { .. } | Reply::Done) => {}
             (Pending::Open, other) => {
                 if let Some(opening) = &mut self.opening {
                     opening.refused = Some(word_for(other));
@@ -53,19 +61,27 @@ impl Session {
                 let file = tenant.host.segment_of(info.position);
                 reply::ok(out.tail(), &stats::job(info, tenant.host.now(), file));
             }
-            (Pending::StatsTube(tube), Reply::StreamInfo(info)) => reply::ok(out.tail(), &stats::tube(&tube, info)),
-            (Pending::Stats, Reply::ShardInfo(info)) => reply::ok(out.tail(), &stats::server(tenant, info)),
+            (Pending::StatsTube(tube), Reply::StreamInfo(info)) => {
+                reply::ok(out.tail(), &stats::tube(&tube, info))
+            }
+            (Pending::Stats, Reply::ShardInfo(info)) => {
+                reply::ok(out.tail(), &stats::server(tenant, info))
+            }
             (Pending::ListTubes, Reply::Streams(names)) => {
                 reply::ok_list(out.tail(), names.iter().map(|name| &*name.name));
             }
-            (Pending::Silent, other) => tracing::warn!(answer = ?other, "a tube could not be opened or closed"),
+            (Pending::Silent, other) => {
+                tracing::warn!(answer = ?other, "a tube could not be opened or closed")
+            }
             (_, other) => reply::word(out.tail(), word_for(other)),
         }
     }
 
     /// The end of a `watch`.
     fn watched(&mut self, answer: &Reply, out: &mut impl Outbox) {
-        let Some(opening) = self.opening.take() else { return };
+        let Some(opening) = self.opening.take() else {
+            return;
+        };
         match (opening.refused, answer) {
             (None, Reply::Done) => {
                 self.watched.push(opening.watched);
@@ -86,9 +102,10 @@ fn word_for(answer: &Reply) -> Word {
         Reply::Refused(refusal) => match refusal {
             Refusal::Limit(_) | Refusal::Full(_) => Word::OutOfMemory,
             Refusal::TooLarge(_) => Word::JobTooBig,
-            Refusal::Failed(_) | Refusal::UnknownLink | Refusal::Exists | Refusal::Unsupported(_) => {
-                Word::InternalError
-            }
+            Refusal::Failed(_)
+            | Refusal::UnknownLink
+            | Refusal::Exists
+            | Refusal::Unsupported(_) => Word::InternalError,
         },
         other => {
             tracing::error!(answer = ?other, "the shard's reply does not fit the request");

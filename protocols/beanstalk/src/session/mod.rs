@@ -149,7 +149,10 @@ impl Session {
     /// A new connection: it uses and watches the default tube.
     pub fn open(tenant: &Tenant, grants: Grants, commands: &mut Commands) -> Self {
         tenant.counters.connections.fetch_add(1, Ordering::Relaxed);
-        tenant.counters.connections_total.fetch_add(1, Ordering::Relaxed);
+        tenant
+            .counters
+            .connections_total
+            .fetch_add(1, Ordering::Relaxed);
         let tube: Arc<str> = DEFAULT_TUBE.into();
         let mut session = Session {
             decoder: Decoder::new(tenant.config.job_size_max),
@@ -159,7 +162,10 @@ impl Session {
             asked: 0,
             answered: 0,
             used: tube.clone(),
-            watched: vec![Watched { link: FIRST_WATCHED, tube: tube.clone() }],
+            watched: vec![Watched {
+                link: FIRST_WATCHED,
+                tube: tube.clone(),
+            }],
             opening: None,
             free_links: Vec::new(),
             next_link: Link(FIRST_WATCHED.0 + 1),
@@ -169,10 +175,21 @@ impl Session {
             is_producer: false,
             is_worker: false,
         };
-        let mut turn = Turn { session: &mut session, tenant, commands };
+        let mut turn = Turn {
+            session: &mut session,
+            tenant,
+            commands,
+        };
         turn.open_link(USED, tube.clone(), Role::Producer, Pending::Silent);
         turn.open_link(FIRST_WATCHED, tube, Role::Consumer, Pending::Silent);
-        turn.ask(Command::Subscribe { consumer: WORKER, link: FIRST_WATCHED, group: the_group() }, Pending::Silent);
+        turn.ask(
+            Command::Subscribe {
+                consumer: WORKER,
+                link: FIRST_WATCHED,
+                group: the_group(),
+            },
+            Pending::Silent,
+        );
         session
     }
 
@@ -190,7 +207,11 @@ impl Session {
         let next = loop {
             if self.phase == Phase::Quitting {
                 consumed = input.len();
-                break if self.pending.is_empty() { Next::Close } else { Next::Pause };
+                break if self.pending.is_empty() {
+                    Next::Close
+                } else {
+                    Next::Pause
+                };
             }
             if consumed == input.len() {
                 break Next::Read;
@@ -204,8 +225,14 @@ impl Session {
             }
             let decoded = self.decoder.decode(&input[consumed..]);
             consumed += decoded.consumed;
-            let Some(frame) = decoded.frame else { break Next::Read };
-            let mut turn = Turn { session: self, tenant, commands };
+            let Some(frame) = decoded.frame else {
+                break Next::Read;
+            };
+            let mut turn = Turn {
+                session: self,
+                tenant,
+                commands,
+            };
             match frame {
                 Frame::Put(put) => turn.put(put, out),
                 Frame::Request(request) => turn.request(request, out),
@@ -230,7 +257,11 @@ impl Session {
         if self.phase == Phase::Open {
             self.phase = Phase::HalfClosed;
         }
-        if self.pending.is_empty() { Next::Close } else { Next::Pause }
+        if self.pending.is_empty() {
+            Next::Close
+        } else {
+            Next::Pause
+        }
     }
 
     /// Writes the answer that an effect of the shard brings. `messages` has the record of a delivery or peek.
@@ -250,7 +281,11 @@ impl Session {
             }
         };
         if *token != self.answered {
-            tracing::error!(token, expected = self.answered, "the shard answered out of order");
+            tracing::error!(
+                token,
+                expected = self.answered,
+                "the shard answered out of order"
+            );
             return Answered::Broken;
         }
         self.answered += 1;
@@ -310,7 +345,8 @@ impl Session {
 
     /// Writes the answers at the front of the queue that only waited for their turn.
     fn say_what_waited(&mut self, tenant: &Tenant, out: &mut impl Outbox) {
-        while let Some(Pending::Word(_) | Pending::Text(_) | Pending::Using) = self.pending.front() {
+        while let Some(Pending::Word(_) | Pending::Text(_) | Pending::Using) = self.pending.front()
+        {
             match self.pending.pop(tenant.config.job_size_max) {
                 Some(Pending::Word(word)) => reply::word(out.tail(), word),
                 Some(Pending::Text(text)) => out.tail().extend_from_slice(&text),
@@ -355,12 +391,22 @@ impl Turn<'_> {
     }
 
     fn wait(&mut self, pending: Pending) {
-        self.session.pending.push(pending, self.tenant.config.job_size_max);
+        self.session
+            .pending
+            .push(pending, self.tenant.config.job_size_max);
     }
 
     fn open_link(&mut self, link: Link, tube: Arc<str>, role: Role, pending: Pending) {
         let create = Some(self.tenant.template(&tube));
-        self.ask(Command::Open { link, name: self.tenant.stream(tube), create, role }, pending);
+        self.ask(
+            Command::Open {
+                link,
+                name: self.tenant.stream(tube),
+                create,
+                role,
+            },
+            pending,
+        );
     }
 
     /// Gives an answer that does not need the shard: now, or when what was asked before is answered.

@@ -98,12 +98,27 @@ impl Queue {
 impl Pending {
     fn weight(&self, job_size_max: u32) -> Weight {
         match self {
-            Pending::Text(text) => Weight { held: text.len() as u64, expected: 0 },
-            Pending::Put(bytes) => Weight { held: u64::from(*bytes), expected: 0 },
-            Pending::Reserve | Pending::Peek => Weight { held: 0, expected: u64::from(job_size_max) },
-            Pending::StatsJob | Pending::StatsTube(_) | Pending::Stats => Weight { held: 0, expected: 2048 },
+            Pending::Text(text) => Weight {
+                held: text.len() as u64,
+                expected: 0,
+            },
+            Pending::Put(bytes) => Weight {
+                held: u64::from(*bytes),
+                expected: 0,
+            },
+            Pending::Reserve | Pending::Peek => Weight {
+                held: 0,
+                expected: u64::from(job_size_max),
+            },
+            Pending::StatsJob | Pending::StatsTube(_) | Pending::Stats => Weight {
+                held: 0,
+                expected: 2048,
+            },
             // Nobody knows how long it will be: one at a time.
-            Pending::ListTubes => Weight { held: 0, expected: crate::tenant::REPLY_BYTES_MAX },
+            Pending::ListTubes => Weight {
+                held: 0,
+                expected: crate::tenant::REPLY_BYTES_MAX,
+            },
             Pending::Silent
             | Pending::Word(_)
             | Pending::Using
