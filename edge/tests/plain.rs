@@ -1,5 +1,10 @@
 //! Plain TCP and Unix sockets: bytes in, bytes out, in order, whatever way they arrive.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, its helpers too"
+)]
+
 mod support;
 
 use std::io::{Read, Write};

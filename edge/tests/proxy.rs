@@ -1,5 +1,10 @@
 //! The PROXY protocol on listeners that ask for it.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, its helpers too"
+)]
+
 mod support;
 
 use std::io::Write;

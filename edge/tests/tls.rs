@@ -1,5 +1,10 @@
 //! TLS listeners: handshake, client certificates, reload.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, its helpers too"
+)]
+
 mod support;
 
 use std::io::{Read, Write};

@@ -1,5 +1,10 @@
 //! WebSocket listeners, driven by an independent client.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, its helpers too"
+)]
+
 mod support;
 
 use std::net::SocketAddr;

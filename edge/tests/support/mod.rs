@@ -1,13 +1,14 @@
 //! What the tests share: an edge on a free loopback port, and waiting on conditions.
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use longtail_edge::{
-    Address, Edge, EdgeConfig, Endpoint, Listener, ListenerConfig, NoTick, Protocol,
+    Address, CloseReason, Edge, EdgeConfig, Endpoint, Listener, ListenerConfig, NoTick, Protocol,
 };
 
 /// Longer than anything takes; only a failing test waits so long.
@@ -39,9 +40,21 @@ pub(crate) fn listen_with<P: Protocol>(
     protocol: P,
     change: impl FnOnce(&mut ListenerConfig),
 ) -> SocketAddr {
+    listen_arc_with(edge, Arc::new(protocol), change)
+}
+
+pub(crate) fn listen_arc<P: Protocol>(edge: &Edge, protocol: Arc<P>) -> SocketAddr {
+    listen_arc_with(edge, protocol, |_| {})
+}
+
+pub(crate) fn listen_arc_with<P: Protocol>(
+    edge: &Edge,
+    protocol: Arc<P>,
+    change: impl FnOnce(&mut ListenerConfig),
+) -> SocketAddr {
     let mut config = ListenerConfig::new(loopback());
     change(&mut config);
-    tcp(&edge.listen(config, Arc::new(protocol)).unwrap())
+    tcp(&edge.listen(config, protocol).unwrap())
 }
 
 pub(crate) fn tcp(listener: &Listener) -> SocketAddr {
@@ -103,5 +116,25 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(Instant::now() < deadline, "never happened: {what}");
         std::thread::yield_now();
+    }
+}
+
+/// Why sessions ended, in order.
+#[derive(Clone, Default)]
+pub(crate) struct Endings(Arc<Mutex<Vec<CloseReason>>>);
+
+impl Endings {
+    pub(crate) fn push(&self, why: &CloseReason) {
+        self.0.lock().unwrap().push(why.clone());
+    }
+
+    pub(crate) fn all(&self) -> Vec<CloseReason> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// Waits for the first and returns it.
+    pub(crate) fn first(&self) -> CloseReason {
+        eventually("a session ends", || !self.all().is_empty());
+        self.all().remove(0)
     }
 }

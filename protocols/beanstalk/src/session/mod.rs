@@ -1,0 +1,435 @@
+//! One connection's conversation: requests become commands of the engine, its effects become replies.
+//!
+//! ```text
+//! bytes ──▶ input() ──▶ commands ──▶ shard
+//!              │ pending, in order     │
+//! bytes ◀── local answers        effect() ──▶ bytes
+//! ```
+//!
+//! The shard answers every command once and in order, so that a queue of what is [`Pending`] is all that is needed to
+//! know what an effect answers. Answers that do not need the shard wait in the same queue behind those that do. No
+//! I/O, and no clock but the one that the tenant lends to `stats`.
+
+mod answer;
+mod pending;
+mod request;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use longtail_engine::command::{Command, Role, Token};
+use longtail_engine::config::GroupName;
+use longtail_engine::effect::Effect;
+use longtail_engine::message::Message;
+use longtail_model::{ConsumerTag, Link};
+
+use crate::codec::{Decoder, Frame, Op, Rejection, Word, reply};
+use crate::grants::Grants;
+use crate::tenant::{Counters, DEFAULT_TUBE, REPLY_BYTES_MAX, Tally, Tenant};
+use pending::{Pending, Queue};
+
+/// The link on the used tube.
+const USED: Link = Link(0);
+
+/// The first link on a watched tube.
+const FIRST_WATCHED: Link = Link(1);
+
+/// The only consumer of a session: it draws from all watched tubes.
+const WORKER: ConsumerTag = ConsumerTag(0);
+
+/// The name of the only group that a tube has.
+fn the_group() -> GroupName {
+    GroupName::default()
+}
+
+/// Where replies are appended.
+pub trait Outbox {
+    /// The buffer to append to. What is in it already stays as it is.
+    fn tail(&mut self) -> &mut Vec<u8>;
+
+    /// Whether so much waits to be read by the client that nothing more should be produced for now.
+    fn is_full(&self) -> bool;
+}
+
+/// Commands on their way to the shard.
+pub type Commands = Vec<(Token, Command)>;
+
+/// What follows [`Session::input`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// More input is welcome.
+    Read,
+    /// No input until [`Answered::Resume`].
+    Pause,
+    /// No input until the outbox is no longer full.
+    Drain,
+    /// The client has said goodbye and everything is answered.
+    Close,
+}
+
+/// What follows [`Session::effect`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// Nothing particular.
+    Stay,
+    /// Show the input again that was left when [`Next::Pause`] was said.
+    Resume,
+    /// Everything is answered and the client wants nothing more.
+    Close,
+    /// A tube that the client uses or watches was removed by an operator. The client has to connect again, as the
+    /// protocol has no other way to say that its list of tubes is no longer what it thinks.
+    TubeRemoved,
+    /// The shard answered what was not asked. The connection cannot go on.
+    Broken,
+}
+
+/// Whether the client will ask for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// It has closed its side; what it sent before is still carried out.
+    HalfClosed,
+    /// It has said `quit`: what follows is not looked at.
+    Quitting,
+}
+
+/// Whether input is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    Free,
+    /// Some was left because too much is under way.
+    Paused,
+    /// It was asked for again, and is still to come.
+    Resuming,
+}
+
+/// A watched tube.
+#[derive(Debug)]
+struct Watched {
+    link: Link,
+    tube: Arc<str>,
+}
+
+/// A `watch` whose stream is being opened. Nothing more is read meanwhile, so that there is one at a time and the
+/// list of watched tubes is never ahead of the shard.
+#[derive(Debug)]
+struct Opening {
+    watched: Watched,
+    refused: Option<Word>,
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub struct Session {
+    decoder: Decoder,
+    grants: Grants,
+    phase: Phase,
+    pending: Queue,
+    /// Token of the next command.
+    asked: Token,
+    /// Token of the next reply.
+    answered: Token,
+    used: Arc<str>,
+    watched: Vec<Watched>,
+    opening: Option<Opening>,
+    /// Links given back by `ignore`.
+    free_links: Vec<Link>,
+    next_link: Link,
+    tally: Tally,
+    flow: Flow,
+    /// Whether the shard knows a link of this session no longer.
+    is_cut_off: bool,
+    is_producer: bool,
+    is_worker: bool,
+}
+
+impl Session {
+    /// A new connection: it uses and watches the default tube.
+    pub fn open(tenant: &Tenant, grants: Grants, commands: &mut Commands) -> Self {
+        tenant.counters.connections.fetch_add(1, Ordering::Relaxed);
+        tenant
+            .counters
+            .connections_total
+            .fetch_add(1, Ordering::Relaxed);
+        let tube: Arc<str> = DEFAULT_TUBE.into();
+        let mut session = Session {
+            decoder: Decoder::new(tenant.config.job_size_max),
+            grants,
+            phase: Phase::Open,
+            pending: Queue::default(),
+            asked: 0,
+            answered: 0,
+            used: tube.clone(),
+            watched: vec![Watched {
+                link: FIRST_WATCHED,
+                tube: tube.clone(),
+            }],
+            opening: None,
+            free_links: Vec::new(),
+            next_link: Link(FIRST_WATCHED.0 + 1),
+            tally: Tally::default(),
+            flow: Flow::Free,
+            is_cut_off: false,
+            is_producer: false,
+            is_worker: false,
+        };
+        let mut turn = Turn {
+            session: &mut session,
+            tenant,
+            commands,
+        };
+        turn.open_link(USED, tube.clone(), Role::Producer, Pending::Silent);
+        turn.open_link(FIRST_WATCHED, tube, Role::Consumer, Pending::Silent);
+        turn.ask(
+            Command::Subscribe {
+                consumer: WORKER,
+                link: FIRST_WATCHED,
+                group: the_group(),
+            },
+            Pending::Silent,
+        );
+        session
+    }
+
+    /// Carries out what is in `input`, which holds every byte not consumed yet. Commands for the shard are appended to
+    /// `commands`, answers that can be given at once to `out`. Returns how many bytes are done with.
+    pub fn input(
+        &mut self,
+        input: &[u8],
+        tenant: &Tenant,
+        commands: &mut Commands,
+        out: &mut impl Outbox,
+    ) -> (usize, Next) {
+        let mut consumed = 0;
+        self.flow = Flow::Free;
+        let next = loop {
+            if self.phase == Phase::Quitting {
+                consumed = input.len();
+                break if self.pending.is_empty() {
+                    Next::Close
+                } else {
+                    Next::Pause
+                };
+            }
+            if consumed == input.len() {
+                break Next::Read;
+            }
+            if !self.has_room(tenant, Room::More) {
+                self.flow = Flow::Paused;
+                break Next::Pause;
+            }
+            if out.is_full() {
+                break Next::Drain;
+            }
+            let decoded = self.decoder.decode(&input[consumed..]);
+            consumed += decoded.consumed;
+            let Some(frame) = decoded.frame else {
+                break Next::Read;
+            };
+            let mut turn = Turn {
+                session: self,
+                tenant,
+                commands,
+            };
+            match frame {
+                Frame::Put(put) => turn.put(put, out),
+                Frame::Request(request) => turn.request(request, out),
+                Frame::Rejected(rejected) => {
+                    if let Some(op) = rejected.counted {
+                        turn.session.tally.count(op);
+                    }
+                    if rejected.why == Rejection::ExpectedCrlf {
+                        turn.session.became_producer(&tenant.counters);
+                    }
+                    turn.say(rejected.why.word(), out);
+                }
+            }
+        };
+        self.tally.flush(&tenant.counters);
+        (consumed, next)
+    }
+
+    /// The client has closed its side. With [`Next::Pause`] something is still to be answered: the shard has to be told
+    /// that this session no longer waits for jobs.
+    pub fn end_of_input(&mut self) -> Next {
+        if self.phase == Phase::Open {
+            self.phase = Phase::HalfClosed;
+        }
+        if self.pending.is_empty() {
+            Next::Close
+        } else {
+            Next::Pause
+        }
+    }
+
+    /// Writes the answer that an effect of the shard brings. `messages` has the record of a delivery or peek.
+    pub fn effect(
+        &mut self,
+        effect: &Effect,
+        messages: &[Option<Message<'_>>],
+        tenant: &Tenant,
+        out: &mut impl Outbox,
+    ) -> Answered {
+        let (token, answer) = match effect {
+            Effect::Reply(token, answer) => (token, answer),
+            Effect::Cancelled { .. } => return Answered::TubeRemoved,
+            Effect::Push(_) => {
+                tracing::error!("the shard delivered without being asked");
+                return Answered::Broken;
+            }
+        };
+        if *token != self.answered {
+            tracing::error!(
+                token,
+                expected = self.answered,
+                "the shard answered out of order"
+            );
+            return Answered::Broken;
+        }
+        self.answered += 1;
+        let Some(pending) = self.pending.pop(tenant.config.job_size_max) else {
+            tracing::error!(token, "the shard answered what nobody asked");
+            return Answered::Broken;
+        };
+        self.answer(pending, answer, messages, tenant, out);
+        self.say_what_waited(tenant, out);
+        if self.is_cut_off {
+            return Answered::TubeRemoved;
+        }
+        let is_over = match self.phase {
+            Phase::Open => false,
+            Phase::HalfClosed => self.flow == Flow::Free,
+            Phase::Quitting => true,
+        };
+        if is_over && self.pending.is_empty() {
+            return Answered::Close;
+        }
+        if self.flow == Flow::Paused && self.has_room(tenant, Room::Half) {
+            self.flow = Flow::Resuming;
+            return Answered::Resume;
+        }
+        Answered::Stay
+    }
+
+    /// The connection is gone.
+    pub fn close(self, counters: &Counters) {
+        counters.connections.fetch_sub(1, Ordering::Relaxed);
+        if self.is_producer {
+            counters.producers.fetch_sub(1, Ordering::Relaxed);
+        }
+        if self.is_worker {
+            counters.workers.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes of a job that has not arrived whole.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.decoder.held_bytes()
+    }
+
+    /// Whether another request may be taken up now, or whether enough is answered to go on after a pause.
+    fn has_room(&self, tenant: &Tenant, room: Room) -> bool {
+        let part = match room {
+            Room::More => 1,
+            Room::Half => 2,
+        };
+        let weight = self.pending.weight();
+        self.opening.is_none()
+            && self.pending.len() < (tenant.config.outstanding_max / part).max(1)
+            && weight.held < (tenant.config.outstanding_bytes_max / part as u64).max(1)
+            && weight.expected < REPLY_BYTES_MAX / part as u64
+    }
+
+    /// Writes the answers at the front of the queue that only waited for their turn.
+    fn say_what_waited(&mut self, tenant: &Tenant, out: &mut impl Outbox) {
+        while let Some(Pending::Word(_) | Pending::Text(_) | Pending::Using) = self.pending.front()
+        {
+            match self.pending.pop(tenant.config.job_size_max) {
+                Some(Pending::Word(word)) => reply::word(out.tail(), word),
+                Some(Pending::Text(text)) => out.tail().extend_from_slice(&text),
+                _ => reply::using(out.tail(), &self.used),
+            }
+        }
+    }
+
+    fn became_producer(&mut self, counters: &Counters) {
+        if !std::mem::replace(&mut self.is_producer, true) {
+            counters.producers.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn became_worker(&mut self, counters: &Counters) {
+        if !std::mem::replace(&mut self.is_worker, true) {
+            counters.workers.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// How much of the limits must be free.
+#[derive(Clone, Copy)]
+enum Room {
+    More,
+    Half,
+}
+
+/// A session while it works through its input.
+struct Turn<'a> {
+    session: &'a mut Session,
+    tenant: &'a Tenant,
+    commands: &'a mut Commands,
+}
+
+impl Turn<'_> {
+    /// Sends a command to the shard, and remembers what its answer is for.
+    fn ask(&mut self, command: Command, pending: Pending) {
+        self.commands.push((self.session.asked, command));
+        self.session.asked += 1;
+        self.wait(pending);
+    }
+
+    fn wait(&mut self, pending: Pending) {
+        self.session
+            .pending
+            .push(pending, self.tenant.config.job_size_max);
+    }
+
+    fn open_link(&mut self, link: Link, tube: Arc<str>, role: Role, pending: Pending) {
+        let create = Some(self.tenant.template(&tube));
+        self.ask(
+            Command::Open {
+                link,
+                name: self.tenant.stream(tube),
+                create,
+                role,
+            },
+            pending,
+        );
+    }
+
+    /// Gives an answer that does not need the shard: now, or when what was asked before is answered.
+    fn say(&mut self, word: Word, out: &mut impl Outbox) {
+        if self.session.pending.is_empty() {
+            reply::word(out.tail(), word);
+        } else {
+            self.wait(Pending::Word(word));
+        }
+    }
+
+    /// As [`Turn::say`], for an answer that is not one of the fixed lines.
+    fn say_text(&mut self, out: &mut impl Outbox, write: impl FnOnce(&Session, &mut Vec<u8>)) {
+        if self.session.pending.is_empty() {
+            write(self.session, out.tail());
+        } else {
+            let mut text = Vec::new();
+            write(self.session, &mut text);
+            self.wait(Pending::Text(text.into_boxed_slice()));
+        }
+    }
+
+    fn count(&mut self, op: Op) {
+        self.session.tally.count(op);
+    }
+}
