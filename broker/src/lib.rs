@@ -1,4 +1,6 @@
 //! The API every protocol is written against: spaces, subjects and the router, streams and groups, accounts.
 
 pub mod auth;
+pub mod ephemeral;
+pub mod message;
 pub mod router;
