@@ -3,4 +3,5 @@
 pub mod auth;
 pub mod ephemeral;
 pub mod message;
+pub mod retained;
 pub mod router;
