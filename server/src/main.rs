@@ -1,2 +1,55 @@
-//! Placeholder.
-fn main() {}
+//! The `longtail` binary: settings, command line, lifecycle.
+//!
+//! [`cli`] says what can be typed, [`commands`] does it, [`config`] is where settings come from and [`serve`] runs the
+//! server until a signal ends it. Everything fallible ends in [`exit_codes`].
+
+mod cli;
+mod commands;
+mod config;
+mod exit_codes;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use cli::{Cli, Command};
+use exit_codes::{Exit, Failure};
+
+/// Message bodies are allocated on one thread and freed on another all day long; mimalloc gives such pages back to
+/// their owner without a lock, and keeps resident memory near what is live.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers, the rest are mistakes. Printing fails only when nobody listens.
+            let _ = error.print();
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return if asked { Exit::Ok.into() } else { Exit::Usage.into() };
+        }
+    };
+    match run(cli) {
+        Ok(exit) => exit.into(),
+        Err(failure) if is_closed_pipe(&failure) => Exit::Ok.into(),
+        Err(failure) => {
+            eprintln!("longtail: {:#}", failure.error);
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<Exit, Failure> {
+    match cli.command.unwrap_or(Command::Serve(cli.settings)) {
+        Command::Serve(args) => serve::run(commands::config::load(args)?),
+        Command::Config(command) => commands::config::run(command).map(|()| Exit::Ok),
+    }
+}
+
+/// `longtail streams | head` is not a failure.
+fn is_closed_pipe(failure: &Failure) -> bool {
+    failure.error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
