@@ -16,6 +16,8 @@ pub(crate) enum Exit {
     Data = 3,
     /// Stopped, but connections were cut at the drain deadline or by a second signal.
     DrainCut = 5,
+    /// No server answers at the URL.
+    Unreachable = 6,
 }
 
 impl From<Exit> for ExitCode {

@@ -46,6 +46,17 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
     match cli.command.unwrap_or(Command::Serve(cli.settings)) {
         Command::Serve(args) => serve::run(commands::config::load(args)?),
         Command::Config(command) => commands::config::run(command).map(|()| Exit::Ok),
+        Command::Top(args) => commands::top::run(&args).map(|()| Exit::Ok),
+        Command::Publish(args) => commands::messages::publish(&args).map(|()| Exit::Ok),
+        Command::Tail(args) => commands::messages::tail(&args).map(|()| Exit::Ok),
+        Command::Browse(args) => commands::messages::browse(&args).map(|()| Exit::Ok),
+        Command::Status(client) => commands::inspect::status(&client).map(|()| Exit::Ok),
+        Command::Streams { space, client } => commands::inspect::streams(space.as_deref(), &client).map(|()| Exit::Ok),
+        Command::Groups(stream) => commands::inspect::groups(&stream).map(|()| Exit::Ok),
+        Command::Connections(client) => commands::inspect::connections(&client).map(|()| Exit::Ok),
+        Command::Kick { id, client } => commands::manage::kick(id, &client).map(|()| Exit::Ok),
+        Command::Purge { yes, stream } => commands::manage::purge(yes, &stream).map(|()| Exit::Ok),
+        Command::Pause { stream, time } => commands::manage::pause(&stream, time).map(|()| Exit::Ok),
     }
 }
 

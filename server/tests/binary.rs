@@ -1,5 +1,7 @@
 //! The built binary: exit codes, and what goes to which stream.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 

@@ -3,7 +3,7 @@
 use toml::{Table, Value};
 
 use super::address::ListenAddress;
-use super::schema::{Key, Kind, LISTENER_KEYS, TLS_KEYS};
+use super::schema::{Key, Kind, LISTENER_KEYS};
 use super::suggest::hint;
 
 /// Checks `value`, written at `path`, against `kind`.
@@ -41,7 +41,9 @@ pub(crate) fn canonical(path: &str, kind: Kind, value: Value) -> Result<Value, S
             Ok(Value::String(text))
         }
         (Kind::Listeners, value) => listeners(path, value),
-        (Kind::Documents, value @ (Value::Table(_) | Value::Array(_))) => Ok(value),
+        (Kind::Texts, Value::Array(items)) if items.iter().all(Value::is_str) => Ok(Value::Array(items)),
+        (Kind::Table(keys), Value::Table(table)) => Ok(Value::Table(known(path, table, keys)?)),
+        (Kind::Documents, Value::Array(items)) if items.iter().all(Value::is_table) => Ok(Value::Array(items)),
         (kind, value) => Err(format!("`{path}` must be {}, not {}", wanted(kind), shown(&value))),
     }
 }
@@ -60,9 +62,14 @@ pub(crate) fn from_text(kind: Kind, text: &str) -> Value {
                 plain()
             }
         }
-        Kind::Switch | Kind::Number(..) | Kind::Bytes(..) | Kind::Millis(..) | Kind::Listeners | Kind::Documents => {
-            as_toml().unwrap_or_else(plain)
-        }
+        Kind::Switch
+        | Kind::Number(..)
+        | Kind::Bytes(..)
+        | Kind::Millis(..)
+        | Kind::Listeners
+        | Kind::Texts
+        | Kind::Table(_)
+        | Kind::Documents => as_toml().unwrap_or_else(plain),
     }
 }
 
@@ -140,19 +147,18 @@ fn listener(at: &str, table: Table) -> Result<Table, String> {
         }
         _ => return Err(format!("`{at}` needs an `address`")),
     }
-    if let Some(Value::Table(tls)) = table.get("tls") {
-        let at = format!("{at}.tls");
-        let tls = known(&at, tls.clone(), TLS_KEYS)?;
-        for needed in ["cert", "key"] {
-            if !tls.contains_key(needed) {
-                return Err(format!("`{at}` needs `{needed}`"));
-            }
+    let part = |name: &str| table.get(name).and_then(Value::as_table);
+    if let Some(tls) = part("tls") {
+        if let Some(needed) = ["certificate", "key"].into_iter().find(|name| !tls.contains_key(*name)) {
+            return Err(format!("`{at}.tls` needs `{needed}`"));
         }
-        if tls.get("require") == Some(&Value::Boolean(true)) && !tls.contains_key("client_ca") {
-            return Err(format!("`{at}.require` needs `client_ca` to check certificates against"));
+        let asks = tls.get("client_certificates").is_some_and(|value| value.as_str() != Some("off"));
+        if asks && !tls.contains_key("client_authorities") {
+            return Err(format!("`{at}.tls.client_certificates` needs `client_authorities` to check them against"));
         }
-    } else if table.contains_key("tls") {
-        return Err(format!("`{at}.tls` must be a table with cert and key"));
+    }
+    if part("proxy").is_some_and(|proxy| !proxy.contains_key("trusted")) {
+        return Err(format!("`{at}.proxy` needs `trusted`, the addresses of the proxies"));
     }
     Ok(table)
 }
@@ -181,7 +187,9 @@ fn wanted(kind: Kind) -> &'static str {
         Kind::Choice(_) => "a word",
         Kind::AddressOrOff => "an address or \"off\"",
         Kind::Listeners => "a list of listeners",
-        Kind::Documents => "a table",
+        Kind::Texts => "a list of texts",
+        Kind::Table(_) => "a table",
+        Kind::Documents => "a list of tables",
     }
 }
 
@@ -191,4 +199,14 @@ fn shown(value: &Value) -> String {
         Value::Array(_) => "a list".to_owned(),
         other => other.to_string(),
     }
+}
+
+/// Reads a time such as `50`, `50ms`, `10s` or `5m`, in milliseconds.
+///
+/// # Errors
+/// When it is none.
+pub(crate) fn milliseconds(text: &str) -> Result<u64, String> {
+    quantity(&Value::String(text.to_owned()), MILLI_UNITS)
+        .and_then(|ms| u64::try_from(ms).ok())
+        .ok_or_else(|| format!("`{text}` is no time: write milliseconds, or 50ms, 10s, 5m, 1h"))
 }

@@ -26,6 +26,7 @@ mod suggest;
 mod tests;
 
 pub(crate) use address::{ListenAddress, ListenFlag};
+pub(crate) use check::milliseconds;
 pub(crate) use error::ConfigError;
 pub(crate) use layer::{Overrides, Sources};
 pub(crate) use render::{default_document, effective_document};

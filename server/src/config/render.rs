@@ -6,7 +6,7 @@ use toml::{Table, Value};
 
 use super::Loaded;
 use super::origin::Origin;
-use super::schema::{KEYS, Key, Kind, LISTENER_KEYS, PROTOCOLS, TLS_KEYS};
+use super::schema::{KEYS, Kind, LISTENER_KEYS, PROTOCOLS};
 
 /// Width of comments.
 const WIDTH: usize = 100;
@@ -37,7 +37,7 @@ pub(crate) fn default_document() -> String {
                 let _ = writeln!(out, "{name} = {default}");
             }
             None => {
-                let _ = writeln!(out, "# [{name}.NAME]");
+                let _ = writeln!(out, "# [[{name}]]");
             }
         }
     }
@@ -47,20 +47,22 @@ pub(crate) fn default_document() -> String {
             "\n# Where {protocol} is spoken; repeat the table for more. None at all: listeners.{protocol} = []\n"
         );
         let _ = writeln!(out, "[[listeners.{protocol}]]");
-        for key in LISTENER_KEYS.iter().filter(|key| key.kind != Kind::Documents) {
+        for key in LISTENER_KEYS {
             comment(&mut out, key.help);
-            match key.path {
-                "address" => {
+            match (key.path, key.kind) {
+                ("address", _) => {
                     let _ = writeln!(out, "address = \"{address}\"");
                 }
-                name => {
-                    let _ = writeln!(out, "# {name} = {}", example(key));
+                (table, Kind::Table(keys)) => {
+                    for key in keys {
+                        comment(&mut out, &format!("    {table}.{}: {}", key.path, key.help));
+                    }
+                    let _ = writeln!(out, "# {table} = {{}}");
+                }
+                (name, _) => {
+                    let _ = writeln!(out, "# {name} = {}", key.default.unwrap_or("..."));
                 }
             }
-        }
-        for key in TLS_KEYS {
-            comment(&mut out, key.help);
-            let _ = writeln!(out, "# tls.{} = {}", key.path, example(key));
         }
     }
     out
@@ -140,14 +142,6 @@ fn unit(kind: Kind) -> Option<String> {
         Kind::Millis(low, high) => Some(format!("Milliseconds, {low} to {high}.")),
         Kind::Choice(words) => Some(format!("One of {}.", words.join(", "))),
         _ => None,
-    }
-}
-
-fn example(key: &Key) -> &'static str {
-    match key.kind {
-        Kind::Switch => "false",
-        Kind::Path => "\"/etc/longtail/NAME.pem\"",
-        _ => "\"NAME\"",
     }
 }
 

@@ -14,18 +14,14 @@ pub(super) fn check(settings: &Settings, values: &BTreeMap<String, (Value, Origi
     let mut problems = Vec::new();
 
     // Closed by default: nobody may reach a server from outside that asks nobody who they are.
-    let accounts = match &settings.accounts {
-        Some(Value::Table(table)) => !table.is_empty(),
-        Some(Value::Array(list)) => !list.is_empty(),
-        _ => false,
-    };
+    let accounts = !settings.accounts.is_empty();
     for (protocol, listeners) in &settings.listeners {
         for listener in listeners.iter().filter(|listener| !accounts && !listener.address.is_local()) {
             problems.push(Problem::new(
                 origin(&format!("listeners.{protocol}")),
                 format!(
                     "{protocol} cannot listen on {}: without accounts only this machine may connect; configure \
-                     [accounts], or listen on 127.0.0.1, [::1] or unix:PATH",
+                     [[accounts]], or listen on 127.0.0.1, [::1] or unix:PATH",
                     listener.address
                 ),
             ));
@@ -44,15 +40,6 @@ pub(super) fn check(settings: &Settings, values: &BTreeMap<String, (Value, Origi
         problems.push(Problem::new(
             origin("admin.listen"),
             "every listener is off: name one with --listen, or leave --only out",
-        ));
-    }
-    if settings.log.segment_bytes < settings.limits.message_bytes as u64 {
-        problems.push(Problem::new(
-            origin("log.segment_bytes"),
-            format!(
-                "log.segment_bytes ({}) must hold a message of limits.message_bytes ({})",
-                settings.log.segment_bytes, settings.limits.message_bytes
-            ),
         ));
     }
     problems

@@ -26,12 +26,16 @@ pub(crate) enum Kind {
     AddressOrOff,
     /// One or more listeners: text, table, or a list of either.
     Listeners,
-    /// Tables that the broker reads itself.
+    /// A list of words.
+    Texts,
+    /// A table with these keys.
+    Table(&'static [Key]),
+    /// A list of tables that the broker reads itself.
     Documents,
 }
 
 /// One setting.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Key {
     /// Its path, with dots.
     pub(crate) path: &'static str,
@@ -86,13 +90,19 @@ pub(crate) const KEYS: &[Key] = &[
         "log.segment_bytes",
         Kind::Bytes(MIB, 4 * GIB),
         Some("67108864"),
-        "Size of a log file. Space is given back in units of it.",
+        "Size of a log file, but for a frame that is larger. Space is given back in units of it.",
     ),
     key(
-        "log.tail_cache_bytes",
+        "log.tail_bytes",
         Kind::Bytes(MIB, 16 * GIB),
-        Some("16777216"),
+        Some("8388608"),
         "Memory, for each shard, that keeps the newest records for readers that follow closely.",
+    ),
+    key(
+        "log.pending_bytes",
+        Kind::Bytes(MIB, 16 * GIB),
+        Some("67108864"),
+        "Bytes, for each shard, that may wait to be written. Beyond it publishers are held back.",
     ),
     key(
         "log.checkpoint_bytes",
@@ -102,14 +112,15 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key(
         "log.reserve_bytes",
-        Kind::Bytes(0, 1024 * GIB),
-        Some("67108864"),
-        "Free disk space below which new messages are refused, so that consumers can still settle what they hold.",
+        Kind::Bytes(64 * KIB, 16 * GIB),
+        Some("1048576"),
+        "Space, for each shard, kept for settlements and checkpoints when the disk is full: new messages are refused \
+         first, and consumers can still settle what they hold.",
     ),
     key(
         "limits.connections_max",
         Kind::Number(1, 10_000_000),
-        Some("16384"),
+        Some("65536"),
         "Connections over all protocols. Further ones are closed at once.",
     ),
     key(
@@ -119,17 +130,11 @@ pub(crate) const KEYS: &[Key] = &[
         "Largest message in any protocol. A protocol's own limit may be lower.",
     ),
     key(
-        "limits.outbox_bytes",
-        Kind::Bytes(4 * KIB, GIB),
-        Some("4194304"),
-        "Answers and deliveries that wait for a client that does not read. Beyond it nothing more is read from that \
-         client.",
-    ),
-    key(
-        "limits.handshake_ms",
-        Kind::Millis(100, HOUR),
-        Some("10000"),
-        "Time a new connection has to finish TLS, PROXY and WebSocket handshakes.",
+        "limits.memory_bytes",
+        Kind::Bytes(MIB, 1024 * GIB),
+        Some("536870912"),
+        "Answers that wait and messages half read, of all connections together. Beyond it nothing more is read until \
+         clients have taken theirs.",
     ),
     key(
         "limits.drain_ms",
@@ -188,17 +193,69 @@ pub(crate) const KEYS: &[Key] = &[
 pub(crate) const LISTENER_KEYS: &[Key] = &[
     key("address", Kind::Text, None, "HOST:PORT, [IPV6]:PORT or unix:PATH."),
     key("account", Kind::Text, None, "Account that every connection of this listener belongs to."),
-    key("websocket", Kind::Switch, None, "Whether the protocol is spoken inside WebSocket frames."),
-    key("proxy_protocol", Kind::Switch, None, "Whether a PROXY protocol header (v1 or v2) precedes each connection."),
-    key("tls", Kind::Documents, None, "Speak TLS; see the keys tls.*."),
+    key("backlog", Kind::Number(1, 65_535), Some("1024"), "Connections the system queues before they are accepted."),
+    key("connections_max", Kind::Number(1, 10_000_000), Some("65536"), "Connections; one more is closed at once."),
+    key("connections_per_ip_max", Kind::Number(1, 10_000_000), None, "Connections from one IP address. No limit."),
+    key("accept_rate_per_second", Kind::Number(1, 10_000_000), None, "New connections a second. No limit."),
+    key("read_rate_bytes_per_second", Kind::Bytes(1, 1024 * GIB), None, "Bytes a second from a client. No limit."),
+    key(
+        "handshake_timeout_ms",
+        Kind::Millis(100, HOUR),
+        Some("10000"),
+        "Time for PROXY header, TLS and WebSocket handshake together.",
+    ),
+    key(
+        "outbox_soft_bytes",
+        Kind::Bytes(4 * KIB, 4 * GIB),
+        Some("1048576"),
+        "Waiting answers above which nothing more is read from a client.",
+    ),
+    key(
+        "outbox_hard_bytes",
+        Kind::Bytes(64 * KIB, 4 * GIB),
+        Some("67108864"),
+        "Waiting answers above which a client that does not read is closed. More than the largest message.",
+    ),
+    key(
+        "input_max_bytes",
+        Kind::Bytes(64 * KIB, 4 * GIB),
+        Some("67108864"),
+        "Input that may wait for one message to be complete.",
+    ),
+    key("proxy", Kind::Table(PROXY_KEYS), None, "Ask for a PROXY protocol header (v1 or v2) on every connection."),
+    key("tls", Kind::Table(TLS_KEYS), None, "Speak TLS."),
+    key("websocket", Kind::Table(WEBSOCKET_KEYS), None, "Speak the protocol inside WebSocket frames."),
+];
+
+/// The keys of `proxy` in a listener.
+const PROXY_KEYS: &[Key] = &[
+    key("trusted", Kind::Texts, None, "The proxies, as in [\"10.0.0.0/8\"]. Anybody else is refused."),
+    key("header_max_bytes", Kind::Bytes(16, 64 * KIB), Some("4096"), "Longest version 2 header."),
 ];
 
 /// The keys of `tls` in a listener.
-pub(crate) const TLS_KEYS: &[Key] = &[
-    key("cert", Kind::Path, None, "PEM file with the certificate chain. Read again on SIGHUP."),
-    key("key", Kind::Path, None, "PEM file with the private key. Read again on SIGHUP."),
-    key("client_ca", Kind::Path, None, "PEM file with the authorities that sign client certificates."),
-    key("require", Kind::Switch, None, "Whether a client must present a certificate (needs client_ca)."),
+const TLS_KEYS: &[Key] = &[
+    key(
+        "certificate",
+        Kind::Path,
+        None,
+        "PEM file with the certificate chain. Read again when it changes, and on SIGHUP.",
+    ),
+    key("key", Kind::Path, None, "PEM file with the private key. Read again likewise."),
+    key(
+        "client_certificates",
+        Kind::Choice(&["off", "optional", "required"]),
+        Some("\"off\""),
+        "Whether clients show a certificate.",
+    ),
+    key("client_authorities", Kind::Path, None, "PEM file with the authorities that sign client certificates."),
+    key("alpn", Kind::Texts, None, "Protocols offered by ALPN, the preferred first."),
+];
+
+/// The keys of `websocket` in a listener.
+const WEBSOCKET_KEYS: &[Key] = &[
+    key("frame_max_bytes", Kind::Bytes(KIB, GIB), Some("16777216"), "Largest incoming frame or message."),
+    key("origins", Kind::Texts, None, "Web pages that may connect, as in [\"https://app.example.org\"]; \"*\": all."),
 ];
 
 const fn key(path: &'static str, kind: Kind, default: Option<&'static str>, help: &'static str) -> Key {

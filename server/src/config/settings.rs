@@ -7,7 +7,7 @@ use longtail_model::Durability;
 use serde::{Deserialize, Deserializer, de};
 use toml::{Table, Value};
 
-use super::address::ListenAddress;
+use super::address::{AddressError, ListenAddress};
 use super::error::Problem;
 use super::origin::Origin;
 
@@ -39,12 +39,12 @@ pub(crate) struct Settings {
     pub(crate) beanstalk: BeanstalkSettings,
     /// The server's own log.
     pub(crate) logging: LoggingSettings,
-    /// Accounts, as written: a table by name, or a list.
+    /// Accounts, as written; the broker's `AuthDocument` knows what is in them.
     #[serde(default)]
-    pub(crate) accounts: Option<Value>,
-    /// Spaces, as written: a table by name, or a list.
+    pub(crate) accounts: Vec<Table>,
+    /// Spaces, as written; likewise.
     #[serde(default)]
-    pub(crate) spaces: Option<Value>,
+    pub(crate) spaces: Vec<Table>,
 }
 
 /// `log.*`; for every shard.
@@ -52,7 +52,8 @@ pub(crate) struct Settings {
 #[serde(deny_unknown_fields)]
 pub(crate) struct LogSettings {
     pub(crate) segment_bytes: u64,
-    pub(crate) tail_cache_bytes: u64,
+    pub(crate) tail_bytes: u64,
+    pub(crate) pending_bytes: u64,
     pub(crate) checkpoint_bytes: u64,
     pub(crate) reserve_bytes: u64,
 }
@@ -63,8 +64,7 @@ pub(crate) struct LogSettings {
 pub(crate) struct LimitSettings {
     pub(crate) connections_max: usize,
     pub(crate) message_bytes: usize,
-    pub(crate) outbox_bytes: usize,
-    pub(crate) handshake_ms: u64,
+    pub(crate) memory_bytes: usize,
     pub(crate) drain_ms: u64,
 }
 
@@ -110,36 +110,29 @@ pub(crate) enum LogFormat {
 
 /// One listener of a protocol.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Table")]
 pub(crate) struct Listener {
     /// Where.
-    #[serde(deserialize_with = "address")]
     pub(crate) address: ListenAddress,
     /// Account of every connection; `None`: as the client authenticates.
-    #[serde(default)]
     pub(crate) account: Option<String>,
-    /// Inside WebSocket frames.
-    #[serde(default)]
-    pub(crate) websocket: bool,
-    /// Behind a PROXY header.
-    #[serde(default)]
-    pub(crate) proxy_protocol: bool,
-    /// Inside TLS.
-    #[serde(default)]
-    pub(crate) tls: Option<TlsSettings>,
+    /// All keys but the account, `address` included: what the edge's `ListenerConfig` is made of.
+    pub(crate) edge: Table,
 }
 
-/// `tls` of a listener: PEM files.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct TlsSettings {
-    pub(crate) cert: PathBuf,
-    pub(crate) key: PathBuf,
-    #[serde(default)]
-    pub(crate) client_ca: Option<PathBuf>,
-    /// Whether clients must present a certificate.
-    #[serde(default)]
-    pub(crate) require: bool,
+impl TryFrom<Table> for Listener {
+    type Error = String;
+
+    fn try_from(mut table: Table) -> Result<Self, String> {
+        let account = match table.remove("account") {
+            None => None,
+            Some(Value::String(account)) => Some(account),
+            Some(other) => return Err(format!("account: {other}")),
+        };
+        let address = table.get("address").and_then(Value::as_str).unwrap_or_default();
+        let address = address.parse().map_err(|error: AddressError| error.to_string())?;
+        Ok(Listener { address, account, edge: table })
+    }
 }
 
 /// Nests the flat values and reads them strictly. A problem here is a key that the schema has and the types have not;
@@ -163,10 +156,6 @@ pub(super) fn assemble(values: &BTreeMap<String, (Value, Origin)>) -> Result<Set
 }
 
 fn durability<'de, D: Deserializer<'de>>(from: D) -> Result<Durability, D::Error> {
-    String::deserialize(from)?.parse().map_err(de::Error::custom)
-}
-
-fn address<'de, D: Deserializer<'de>>(from: D) -> Result<ListenAddress, D::Error> {
     String::deserialize(from)?.parse().map_err(de::Error::custom)
 }
 

@@ -126,16 +126,16 @@ fn a_file_that_is_no_toml_names_its_line() {
 fn sizes_and_times_take_units() {
     let settings = load(&with_set(&[
         "log.segment_bytes=1GiB",
-        "log.tail_cache_bytes=33_554_432",
+        "log.tail_bytes=33_554_432",
         "interval_ms=2s",
-        "limits.handshake_ms=1 min",
+        "limits.drain_ms=1 min",
     ]))
     .unwrap()
     .settings;
     assert_eq!(settings.log.segment_bytes, 1 << 30);
-    assert_eq!(settings.log.tail_cache_bytes, 33_554_432);
+    assert_eq!(settings.log.tail_bytes, 33_554_432);
     assert_eq!(settings.interval_ms, 2000);
-    assert_eq!(settings.limits.handshake_ms, 60_000);
+    assert_eq!(settings.limits.drain_ms, 60_000);
     assert!(complaint(&with_set(&["interval_ms=2 fortnights"])).contains("must be milliseconds"));
     assert!(complaint(&with_set(&["log.segment_bytes=99999999999GiB"])).contains("must be a size"));
     assert!(complaint(&with_set(&["log.segment_bytes=1"])).contains("must be 1048576 to"));
@@ -145,20 +145,22 @@ fn sizes_and_times_take_units() {
 #[test]
 fn listeners_take_text_tables_and_lists() {
     let (_dir, sources) = with_file(
-        "[[listeners.beanstalk]]\naddress = \"[::1]:11300\"\nproxy_protocol = true\n\
-         tls = { cert = \"c.pem\", key = \"k.pem\", client_ca = \"ca.pem\", require = true }\n\
+        "[[listeners.beanstalk]]\naddress = \"[::1]:11300\"\nproxy = { trusted = [\"10.0.0.0/8\"] }\n\
+         input_max_bytes = \"1MiB\"\ntls = { certificate = \"c.pem\", key = \"k.pem\" }\n\
          [[listeners.beanstalk]]\naddress = \"unix:/run/lt.sock\"\naccount = \"local\"\n",
     );
     let settings = load(&sources).unwrap().settings;
     let listeners = &settings.listeners["beanstalk"];
-    assert!(listeners[0].proxy_protocol && listeners[0].tls.as_ref().is_some_and(|tls| tls.require));
+    assert_eq!(listeners[0].edge["input_max_bytes"], toml::Value::Integer(1 << 20), "in canonical units");
+    assert!(listeners[0].edge.contains_key("tls") && listeners[0].edge.contains_key("proxy"));
     assert_eq!(listeners[1].address, ListenAddress::Unix(PathBuf::from("/run/lt.sock")));
     assert_eq!(listeners[1].account.as_deref(), Some("local"));
 
     let (_dir, sources) = with_file("[[listeners.beanstalk]]\nadress = \"127.0.0.1:1\"\n");
     let text = complaint(&sources);
     assert!(text.contains("`listeners.beanstalk[0].adress`: did you mean `address`?"), "{text}");
-    let (_dir, sources) = with_file("[[listeners.beanstalk]]\naddress = \"127.0.0.1:1\"\ntls = { cert = \"c\" }\n");
+    let (_dir, sources) =
+        with_file("[[listeners.beanstalk]]\naddress = \"127.0.0.1:1\"\ntls = { certificate = \"c\" }\n");
     assert!(complaint(&sources).contains("`listeners.beanstalk[0].tls` needs `key`"));
 }
 
@@ -206,14 +208,15 @@ fn without_accounts_only_this_machine_may_connect() {
     assert!(text.contains("without accounts only this machine may connect"), "{text}");
     let text = complaint(&with_listen(&["admin=0.0.0.0:9400"], false));
     assert!(text.contains("without admin.token"), "{text}");
-    let (_dir, mut sources) = with_file("[accounts.worker]\npassword = \"x\"\n");
+    let (_dir, mut sources) = with_file("[[accounts]]\nname = \"worker\"\npassword = \"x\"\n");
     sources.overrides.listen = vec!["beanstalk=0.0.0.0:11300".parse().unwrap()];
     assert!(load(&sources).is_ok());
 }
 
 #[test]
 fn secrets_are_not_shown() {
-    let (_dir, sources) = with_file("[admin]\ntoken = \"hunter2\"\n[accounts.worker]\npassword = \"hunter2\"\n");
+    let (_dir, sources) =
+        with_file("[admin]\ntoken = \"hunter2\"\n[[accounts]]\nname = \"worker\"\npassword = \"hunter2\"\n");
     let document = effective_document(&load(&sources).unwrap());
     assert!(!document.contains("hunter2"), "{document}");
     assert!(document.contains("worker"), "{document}");
