@@ -260,6 +260,12 @@ impl Broker {
         self.runtime.info()
     }
 
+    /// Why messages are not accepted, if so.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.info().into_iter().find_map(|shard| shard.trouble)
+    }
+
     /// What was known of a shard's log at its last batch. Takes no lock.
     #[must_use]
     pub fn log_facts(&self, shard: ShardId) -> LogFacts {

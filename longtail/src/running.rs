@@ -18,7 +18,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// A running broker with its listeners. Dropping it shuts it down, without waiting for clients.
 pub struct Longtail {
     broker: Arc<Broker>,
-    edge: Option<Edge>,
+    edge: Arc<Edge>,
     beanstalk: Option<Arc<Tenant>>,
     addresses: Vec<ListeningOn>,
 }
@@ -30,6 +30,8 @@ pub struct ListeningOn {
     pub protocol: &'static str,
     /// The address, with the port that the system chose.
     pub address: String,
+    /// Whether it speaks TLS.
+    pub tls: bool,
 }
 
 /// Runs the shards at the end of every worker's tick.
@@ -52,7 +54,7 @@ impl Longtail {
         let edge = Edge::start(builder.edge, RunShards(broker.shards()))?;
         let mut running = Longtail {
             broker,
-            edge: Some(edge),
+            edge: Arc::new(edge),
             beanstalk: None,
             addresses: Vec::new(),
         };
@@ -98,20 +100,15 @@ impl Longtail {
         )?);
         for (listener, admission) in listeners {
             exposure.check(&listener.address)?;
+            let tls = listener.tls.is_some();
             let service = Beanstalk::new(Arc::clone(&tenant), self.broker.shards(), admission);
-            let edge = self
-                .edge
-                .as_ref()
-                .ok_or(longtail_edge::ListenError::ShuttingDown);
-            let open = edge.and_then(|edge| edge.listen(listener, service));
-            let open = open.map_err(|source| StartError::Listen {
+            let open = self.edge.listen(listener, service).map_err(|source| StartError::Listen {
                 protocol: "beanstalk",
                 source,
             })?;
             self.addresses.push(ListeningOn {
                 protocol: "beanstalk",
-                address: open.local().to_string(),
-            });
+                address: open.local().to_string(), tls });
         }
         self.beanstalk = Some(tenant);
         Ok(())
@@ -125,8 +122,8 @@ impl Longtail {
 
     /// The sockets.
     #[must_use]
-    pub fn edge(&self) -> Option<&Edge> {
-        self.edge.as_ref()
+    pub fn edge(&self) -> &Arc<Edge> {
+        &self.edge
     }
 
     /// What beanstalk connections share, if there are any.
@@ -151,28 +148,26 @@ impl Longtail {
 
     /// Lets clients finish for at most 10 seconds, then makes everything durable and stops.
     pub fn shut_down(self) -> DrainReport {
-        self.drain(DRAIN)
+        let report = self.drain(DRAIN);
+        self.close();
+        report
     }
 
-    /// Lets clients finish for at most `within`, then makes everything durable and stops.
-    pub fn drain(mut self, within: Duration) -> DrainReport {
-        let report = self.edge.as_ref().map(|edge| edge.drain(within));
-        self.stop();
-        report.unwrap_or(DrainReport {
-            finished: 0,
-            cut: 0,
-        })
+    /// Accepts no more connections and lets those there are finish for at most `within`; then cuts them. Blocks.
+    pub fn drain(&self, within: Duration) -> DrainReport {
+        self.edge.drain(within)
     }
 
-    fn stop(&mut self) {
-        drop(self.edge.take());
+    /// Makes everything durable and stops the shards. Connections that are left get no more answers.
+    pub fn close(&self) {
         self.broker.close();
     }
 }
 
 impl Drop for Longtail {
     fn drop(&mut self) {
-        self.stop();
+        self.edge.drain(Duration::ZERO);
+        self.close();
     }
 }
 

@@ -14,6 +14,8 @@ pub(crate) enum Exit {
     Usage = 2,
     /// The data directory cannot be used: locked by another server, damaged, written by a newer version.
     Data = 3,
+    /// A listener cannot be bound.
+    Bind = 4,
     /// Stopped, but connections were cut at the drain deadline or by a second signal.
     DrainCut = 5,
     /// No server answers at the URL.

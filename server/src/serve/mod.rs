@@ -11,7 +11,6 @@
 //! down is tested without a socket.
 
 mod banner;
-mod data_dir;
 mod lifecycle;
 mod logging;
 mod signals;

@@ -1,68 +1,172 @@
-//! Puts the server together: data directory, broker, listeners, admin service.
+//! Puts the server together: broker, listeners, admin service.
 
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::data_dir::{DataDir, DataDirError};
+use longtail::{BrokerConfig, BrokerError, ListenerConfig, Longtail};
+use longtail_beanstalk::AdmitAll;
+
 use super::lifecycle::{Listening, Running};
 use crate::config::Settings;
 use crate::exit_codes::Exit;
 
+/// The protocols that can be listened for.
+const BEANSTALK: &str = "beanstalk";
+
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
-    /// The data directory cannot be used.
+    /// The broker or a listener.
     #[error(transparent)]
-    Data(#[from] DataDirError),
-    /// This build cannot serve yet.
-    #[error("this build has no broker to serve with")]
-    NoBroker,
+    Start(#[from] longtail::StartError),
+    /// A listener's settings.
+    #[error("listeners.{protocol}: {why}")]
+    Listener {
+        /// Whose.
+        protocol: String,
+        /// What is wrong.
+        why: String,
+    },
 }
 
 impl StartError {
     /// The exit code that says the same.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            StartError::Data(_) => Exit::Data,
-            StartError::NoBroker => Exit::Failure,
+            StartError::Start(longtail::StartError::Broker(BrokerError::Open(_))) => Exit::Data,
+            StartError::Start(longtail::StartError::Listen { .. } | longtail::StartError::Exposed(_)) => Exit::Bind,
+            StartError::Start(_) => Exit::Failure,
+            StartError::Listener { .. } => Exit::Usage,
         }
     }
 }
 
 /// A running server.
-#[derive(Debug)]
-pub(crate) enum Server {}
+pub(crate) struct Server {
+    longtail: Arc<Longtail>,
+    listening: Vec<Listening>,
+}
 
 /// Starts everything that `settings` name. When this returns, the data is recovered and all listeners are bound.
 ///
 /// # Errors
 /// When the data directory cannot be used or a listener cannot be bound; whatever was started is stopped again.
 pub(crate) async fn start(settings: &Settings) -> Result<Server, StartError> {
-    let _lock = DataDir::open(&settings.data)?;
-    Err(StartError::NoBroker)
+    let builder = builder(settings)?;
+    // Recovery reads the disk and may take a while: not on the thread that minds the signals.
+    let started = tokio::task::spawn_blocking(move || builder.start()).await;
+    let longtail = Arc::new(started.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?);
+    if settings.beanstalk.drain
+        && let Some(tenant) = longtail.beanstalk()
+    {
+        tenant.drain();
+    }
+    let mut listening = Vec::new();
+    for on in longtail.addresses() {
+        listening.push(Listening {
+            protocol: on.protocol.to_owned(),
+            address: parse(on.protocol, &on.address)?,
+            tls: on.tls,
+        });
+    }
+    Ok(Server { longtail, listening })
 }
+
+fn parse(protocol: &str, address: &str) -> Result<crate::config::ListenAddress, StartError> {
+    let wrong = |why: String| StartError::Listener { protocol: protocol.to_owned(), why };
+    address.parse::<crate::config::ListenAddress>().map_err(|error| wrong(error.to_string()))
+}
+
+/// The settings as the library takes them.
+fn builder(settings: &Settings) -> Result<longtail::Builder, StartError> {
+    let config = BrokerConfig {
+        data: Some(settings.data.clone()),
+        durability: settings.durability,
+        interval_ms: settings.interval_ms,
+        segment_bytes: settings.log.segment_bytes,
+        tail_bytes: settings.log.tail_bytes,
+        max_message_bytes: settings.limits.message_bytes as u64,
+        ..BrokerConfig::default()
+    };
+    let config = match settings.shards {
+        0 => config,
+        shards => BrokerConfig { shards, ..config },
+    };
+    let edge = longtail_edge::EdgeConfig {
+        workers: settings.workers,
+        connections_max: settings.limits.connections_max,
+        memory_max_bytes: settings.limits.memory_bytes,
+        ..longtail_edge::EdgeConfig::default()
+    };
+    let beanstalk = longtail_beanstalk::Config {
+        space: settings.beanstalk.space.as_str().into(),
+        job_size_max: u32::try_from(settings.beanstalk.job_bytes).unwrap_or(u32::MAX),
+        ..longtail_beanstalk::Config::default()
+    };
+    let mut builder = Longtail::builder().broker(config).edge(edge).beanstalk_config(beanstalk);
+    for (protocol, listeners) in &settings.listeners {
+        for listener in listeners {
+            let wrong = |why: String| StartError::Listener { protocol: protocol.clone(), why };
+            let config: ListenerConfig = listener
+                .edge
+                .clone()
+                .try_into()
+                .map_err(|error: toml::de::Error| wrong(error.message().to_owned()))?;
+            match protocol.as_str() {
+                BEANSTALK => builder = builder.beanstalk_listener(config, Arc::new(AdmitAll)),
+                _ => return Err(wrong("this release does not speak this protocol".to_owned())),
+            }
+        }
+    }
+    Ok(builder)
+}
+
+/// Longer than anybody waits for a drain; the lifecycle has its own deadline.
+const DRAIN_MAX: Duration = Duration::from_secs(24 * 3600);
 
 impl Running for Server {
     fn listening(&self) -> &[Listening] {
-        match *self {}
+        &self.listening
     }
 
     async fn drain(&self) {
-        match *self {}
+        let edge = Arc::clone(self.longtail.edge());
+        // A failed join means that the drain panicked: the connections are cut next.
+        let _ = tokio::task::spawn_blocking(move || edge.drain(DRAIN_MAX)).await;
     }
 
     async fn stop(&self) -> io::Result<()> {
-        match *self {}
+        let longtail = Arc::clone(&self.longtail);
+        let stopped = tokio::task::spawn_blocking(move || {
+            longtail.edge().hurry();
+            longtail.drain(Duration::ZERO);
+            longtail.close();
+            longtail.broker().trouble()
+        });
+        match stopped.await.map_err(io::Error::other)? {
+            None => Ok(()),
+            Some(why) => Err(io::Error::other(why)),
+        }
     }
 
     async fn failed(&self) -> String {
-        match *self {}
+        std::future::pending().await
     }
 
     fn refuse_new_jobs(&self) {
-        match *self {}
+        if let Some(tenant) = self.longtail.beanstalk() {
+            tenant.drain();
+        }
     }
 
     fn reload_certificates(&self) -> io::Result<usize> {
-        match *self {}
+        match self.longtail.edge().reload_tls() {
+            Ok(()) => Ok(self.listening.iter().filter(|listener| listener.tls).count()),
+            Err(errors) => {
+                let why: Vec<_> = errors.iter().map(|(listener, error)| format!("listener {listener}: {error}")).collect();
+                Err(io::Error::other(why.join("; ")))
+            }
+        }
     }
 }
