@@ -14,7 +14,10 @@ pub(crate) fn run(command: ConfigCommand) -> Result<(), Failure> {
             config::load(&sources).map_err(|error| Failure::new(Exit::Usage, error))?;
             match file {
                 Some(path) => writeln!(io::stdout(), "{}: ok", path.display())?,
-                None => writeln!(io::stdout(), "no configuration file; defaults, environment and flags: ok")?,
+                None => writeln!(
+                    io::stdout(),
+                    "no configuration file; defaults, environment and flags: ok"
+                )?,
             }
         }
         ConfigCommand::Show(args) => {

@@ -1,8 +1,10 @@
-//! Puts the server together: data directory, broker, listeners, admin service.
+//! Puts the server together: broker, listeners, admin service.
 
 use std::io;
 
-use super::data_dir::{DataDir, DataDirError};
+use longtail_broker::{Broker, BrokerError};
+use tracing::debug;
+
 use super::lifecycle::{Listening, Running};
 use crate::config::Settings;
 use crate::exit_codes::Exit;
@@ -10,20 +12,20 @@ use crate::exit_codes::Exit;
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
-    /// The data directory cannot be used.
+    /// The broker: its data directory, or its threads.
     #[error(transparent)]
-    Data(#[from] DataDirError),
+    Broker(#[from] BrokerError),
     /// This build cannot serve yet.
-    #[error("this build has no broker to serve with")]
-    NoBroker,
+    #[error("this build has no protocol to serve")]
+    NoProtocol,
 }
 
 impl StartError {
     /// The exit code that says the same.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            StartError::Data(_) => Exit::Data,
-            StartError::NoBroker => Exit::Failure,
+            StartError::Broker(BrokerError::Open(_)) => Exit::Data,
+            StartError::Broker(_) | StartError::NoProtocol => Exit::Failure,
         }
     }
 }
@@ -37,8 +39,10 @@ pub(crate) enum Server {}
 /// # Errors
 /// When the data directory cannot be used or a listener cannot be bound; whatever was started is stopped again.
 pub(crate) async fn start(settings: &Settings) -> Result<Server, StartError> {
-    let _lock = DataDir::open(&settings.data)?;
-    Err(StartError::NoBroker)
+    debug!(broker = ?settings.broker(), edge = ?settings.edge(), "starting");
+    let broker = Broker::open(settings.broker())?;
+    broker.close();
+    Err(StartError::NoProtocol)
 }
 
 impl Running for Server {
