@@ -247,4 +247,6 @@ pub(crate) enum ConfigCommand {
     Show(SettingsArgs),
     /// Print all settings at their defaults as commented TOML
     Default,
+    /// Read a password from standard input and print its hash for [[accounts]]
+    HashPassword,
 }

@@ -324,17 +324,40 @@ fn without_accounts_only_this_machine_may_connect() {
     );
     let text = complaint(&with_listen(&["admin=0.0.0.0:9400"], false));
     assert!(text.contains("without admin.token"), "{text}");
-    let (_dir, mut sources) = with_file("[[accounts]]\nname = \"worker\"\npassword = \"x\"\n");
+    let (_dir, mut sources) = with_file(&account());
     sources.overrides.listen = vec!["beanstalk=0.0.0.0:11300".parse().unwrap()];
     assert!(load(&sources).is_ok());
 }
 
 #[test]
 fn secrets_are_not_shown() {
-    let (_dir, sources) = with_file(
-        "[admin]\ntoken = \"hunter2\"\n[[accounts]]\nname = \"worker\"\npassword = \"hunter2\"\n",
-    );
+    let account = account();
+    let (_dir, sources) = with_file(&format!("[admin]\ntoken = \"hunter2\"\n{account}"));
     let document = effective_document(&load(&sources).unwrap());
-    assert!(!document.contains("hunter2"), "{document}");
+    assert!(
+        !document.contains("hunter2") && !document.contains("argon2"),
+        "{document}"
+    );
     assert!(document.contains("worker"), "{document}");
+}
+
+#[test]
+fn accounts_are_checked_by_the_broker() {
+    let (_dir, sources) = with_file("[[accounts]]\nname = \"worker\"\npassword = \"plain\"\n");
+    let text = complaint(&sources);
+    assert!(
+        text.contains("longtail.toml:1: accounts or spaces: not a password hash"),
+        "{text}"
+    );
+}
+
+/// An account that may log in.
+fn account() -> String {
+    use longtail_broker::auth::{PasswordCost, PasswordHash};
+    let cost = PasswordCost {
+        memory_kib: 8,
+        passes: 1,
+    };
+    let hash = String::from(PasswordHash::create(b"hunter2", cost).unwrap());
+    format!("[[accounts]]\nname = \"worker\"\npassword = \"{hash}\"\n")
 }
