@@ -30,7 +30,7 @@ pub(crate) fn run(command: ConfigCommand) -> Result<(), Failure> {
             io::stdout().write_all(config::effective_document(&load(args)?).as_bytes())?;
         }
         ConfigCommand::HashPassword => {
-            writeln!(io::stdout(), "{}", hashed(&mut io::stdin().lock())?)?
+            writeln!(io::stdout(), "{}", hashed(&mut io::stdin().lock())?)?;
         }
         ConfigCommand::Default => io::stdout().write_all(config::default_document().as_bytes())?,
     }
