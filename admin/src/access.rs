@@ -69,10 +69,21 @@ pub(crate) enum Denied {
 }
 
 impl Access {
-    pub(crate) fn check(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<(), Denied> {
-        let host = headers.get(header::HOST).and_then(|value| value.to_str().ok());
+    pub(crate) fn check(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<(), Denied> {
+        let host = headers
+            .get(header::HOST)
+            .and_then(|value| value.to_str().ok());
         if let Some(origin) = headers.get(header::ORIGIN) {
-            let ours = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
+            let ours = origin
+                .to_str()
+                .ok()
+                .and_then(|origin| origin.split_once("://"))
+                .map(|(_, host)| host);
             if ours.is_none() || ours != host {
                 return Err(Denied::ForeignOrigin);
             }
@@ -110,12 +121,18 @@ fn is_loopback_host(host: &str) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or(rest),
         None => host.split(':').next().unwrap_or(host),
     };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    name.eq_ignore_ascii_case("localhost")
+        || name
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 /// Compares in a time that does not tell how much is right.
 fn same(left: &[u8], right: &[u8]) -> bool {
-    let different = left.iter().zip(right).fold(0, |different, (l, r)| different | (l ^ r));
+    let different = left
+        .iter()
+        .zip(right)
+        .fold(0, |different, (l, r)| different | (l ^ r));
     std::hint::black_box(different) == 0 && left.len() == right.len()
 }
 
@@ -133,30 +150,73 @@ mod tests {
 
     #[test]
     fn local_only_wants_a_loopback_host() {
-        for host in ["127.0.0.1:9400", "localhost:9400", "[::1]:9400", "127.8.8.8"] {
-            assert_eq!(check(&Access::LocalOnly, &[("host", host)]), Ok(()), "{host}");
+        for host in [
+            "127.0.0.1:9400",
+            "localhost:9400",
+            "[::1]:9400",
+            "127.8.8.8",
+        ] {
+            assert_eq!(
+                check(&Access::LocalOnly, &[("host", host)]),
+                Ok(()),
+                "{host}"
+            );
         }
-        for host in ["evil.example", "evil.example:9400", "10.0.0.1", "localhost.evil.example"] {
-            assert_eq!(check(&Access::LocalOnly, &[("host", host)]), Err(Denied::ForeignHost), "{host}");
+        for host in [
+            "evil.example",
+            "evil.example:9400",
+            "10.0.0.1",
+            "localhost.evil.example",
+        ] {
+            assert_eq!(
+                check(&Access::LocalOnly, &[("host", host)]),
+                Err(Denied::ForeignHost),
+                "{host}"
+            );
         }
     }
 
     #[test]
     fn pages_of_other_sites_are_refused() {
         let host = ("host", "127.0.0.1:9400");
-        assert_eq!(check(&Access::LocalOnly, &[host, ("origin", "http://127.0.0.1:9400")]), Ok(()));
+        assert_eq!(
+            check(
+                &Access::LocalOnly,
+                &[host, ("origin", "http://127.0.0.1:9400")]
+            ),
+            Ok(())
+        );
         for origin in ["http://evil.example", "null", "http://127.0.0.1:8080"] {
-            assert_eq!(check(&Access::LocalOnly, &[host, ("origin", origin)]), Err(Denied::ForeignOrigin));
+            assert_eq!(
+                check(&Access::LocalOnly, &[host, ("origin", origin)]),
+                Err(Denied::ForeignOrigin)
+            );
         }
     }
 
     #[test]
     fn a_token_has_to_match_whole() {
         let access = Access::Token("secret".into());
-        assert_eq!(check(&access, &[("authorization", "Bearer secret")]), Ok(()));
-        assert_eq!(check(&access, &[("authorization", "bearer secret")]), Ok(()));
-        for value in ["Bearer secre", "Bearer secrets", "Bearer ", "Basic secret", "secret"] {
-            assert_eq!(check(&access, &[("authorization", value)]), Err(Denied::Unknown), "{value}");
+        assert_eq!(
+            check(&access, &[("authorization", "Bearer secret")]),
+            Ok(())
+        );
+        assert_eq!(
+            check(&access, &[("authorization", "bearer secret")]),
+            Ok(())
+        );
+        for value in [
+            "Bearer secre",
+            "Bearer secrets",
+            "Bearer ",
+            "Basic secret",
+            "secret",
+        ] {
+            assert_eq!(
+                check(&access, &[("authorization", value)]),
+                Err(Denied::Unknown),
+                "{value}"
+            );
         }
         assert_eq!(check(&access, &[]), Err(Denied::Unknown));
     }
@@ -176,8 +236,14 @@ mod tests {
         let access = Access::Accounts(Arc::new(ReadersMayLook));
         let mut headers = HeaderMap::new();
         headers.insert("authorization", "Bearer reader".parse().unwrap());
-        assert_eq!(access.check(&Method::GET, "/api/v1/status", &headers), Ok(()));
+        assert_eq!(
+            access.check(&Method::GET, "/api/v1/status", &headers),
+            Ok(())
+        );
         assert_eq!(access.check(&Method::GET, "/metrics", &headers), Ok(()));
-        assert_eq!(access.check(&Method::POST, "/api/v1/x", &headers), Err(Denied::Forbidden));
+        assert_eq!(
+            access.check(&Method::POST, "/api/v1/x", &headers),
+            Err(Denied::Forbidden)
+        );
     }
 }

@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 
 use crate::metrics::Metrics;
 use crate::shapes::{
-    Batch, ConnectionStatus, GroupStatus, Health, Listing, LiveMessage, Published, Purged, Status, StreamStatus,
+    Batch, ConnectionStatus, GroupStatus, Health, Listing, LiveMessage, Published, Purged, Status,
+    StreamStatus,
 };
 
 /// Names a stream.
@@ -104,7 +105,11 @@ pub struct AdminError {
 impl AdminError {
     /// An error without a hint.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        AdminError { kind, message: message.into(), hint: None }
+        AdminError {
+            kind,
+            message: message.into(),
+            hint: None,
+        }
     }
 
     /// Says what to do about it.
@@ -136,7 +141,11 @@ pub trait AdminBackend: Send + Sync + 'static {
     fn status(&self) -> impl Future<Output = Answer<Status>> + Send;
 
     /// Streams in order of creation; of all spaces when `space` is `None`.
-    fn streams(&self, space: Option<&str>, page: Page) -> impl Future<Output = Answer<Listing<StreamStatus>>> + Send;
+    fn streams(
+        &self,
+        space: Option<&str>,
+        page: Page,
+    ) -> impl Future<Output = Answer<Listing<StreamStatus>>> + Send;
 
     /// One stream.
     fn stream(&self, stream: &StreamRef) -> impl Future<Output = Answer<StreamStatus>> + Send;
@@ -156,11 +165,18 @@ pub trait AdminBackend: Send + Sync + 'static {
 
     /// Messages published to a subject (wildcards `*` and `>`) from now on. The channel is bounded; the backend drops
     /// what does not fit and counts it in [`LiveMessage::dropped`].
-    fn subscribe(&self, space: &str, subject: &str)
-    -> impl Future<Output = Answer<mpsc::Receiver<LiveMessage>>> + Send;
+    fn subscribe(
+        &self,
+        space: &str,
+        subject: &str,
+    ) -> impl Future<Output = Answer<mpsc::Receiver<LiveMessage>>> + Send;
 
     /// Publishes; answers when the message is as safe as the durability setting says.
-    fn publish(&self, target: Target, message: NewMessage) -> impl Future<Output = Answer<Published>> + Send;
+    fn publish(
+        &self,
+        target: Target,
+        message: NewMessage,
+    ) -> impl Future<Output = Answer<Published>> + Send;
 
     /// Removes all messages that nobody holds.
     fn purge(&self, stream: &StreamRef) -> impl Future<Output = Answer<Purged>> + Send;
@@ -169,7 +185,10 @@ pub trait AdminBackend: Send + Sync + 'static {
     fn pause(&self, stream: &StreamRef, ms: u64) -> impl Future<Output = Answer<()>> + Send;
 
     /// Open connections, oldest first.
-    fn connections(&self, page: Page) -> impl Future<Output = Answer<Listing<ConnectionStatus>>> + Send;
+    fn connections(
+        &self,
+        page: Page,
+    ) -> impl Future<Output = Answer<Listing<ConnectionStatus>>> + Send;
 
     /// Closes a connection.
     fn kick(&self, connection: u64) -> impl Future<Output = Answer<()>> + Send;

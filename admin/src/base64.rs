@@ -12,7 +12,11 @@ pub fn encode(bytes: &[u8]) -> String {
         let bits = u32::from_be_bytes([0, group[0], group[1], group[2]]);
         for place in 0..4 {
             let digit = (bits >> (18 - 6 * place)) & 63;
-            out.push(if place <= chunk.len() { char::from(ALPHABET[digit as usize]) } else { '=' });
+            out.push(if place <= chunk.len() {
+                char::from(ALPHABET[digit as usize])
+            } else {
+                '='
+            });
         }
     }
     out
@@ -21,7 +25,10 @@ pub fn encode(bytes: &[u8]) -> String {
 /// Decodes; `None` for anything that [`encode`] does not produce.
 #[must_use]
 pub fn decode(text: &str) -> Option<Vec<u8>> {
-    let digits = text.strip_suffix("==").or_else(|| text.strip_suffix('=')).unwrap_or(text);
+    let digits = text
+        .strip_suffix("==")
+        .or_else(|| text.strip_suffix('='))
+        .unwrap_or(text);
     if !text.len().is_multiple_of(4) || digits.len() % 4 == 1 {
         return None;
     }
@@ -73,7 +80,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for text in ["Z", "Zg", "Zg=", "Zh==", "Z===", "Zm9v!", "Zm 9", "====", "Zg==Zg=="] {
+        for text in [
+            "Z", "Zg", "Zg=", "Zh==", "Z===", "Zm9v!", "Zm 9", "====", "Zg==Zg==",
+        ] {
             assert_eq!(decode(text), None, "{text}");
         }
     }

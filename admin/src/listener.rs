@@ -43,8 +43,16 @@ pub async fn serve<B: AdminBackend>(
         stop.send_replace(true);
     };
     match listener {
-        AdminListener::Tcp(inner) => axum::serve(Bounded::new(inner), router).with_graceful_shutdown(shutdown).await,
-        AdminListener::Unix(inner) => axum::serve(Bounded::new(inner), router).with_graceful_shutdown(shutdown).await,
+        AdminListener::Tcp(inner) => {
+            axum::serve(Bounded::new(inner), router)
+                .with_graceful_shutdown(shutdown)
+                .await
+        }
+        AdminListener::Unix(inner) => {
+            axum::serve(Bounded::new(inner), router)
+                .with_graceful_shutdown(shutdown)
+                .await
+        }
     }
 }
 
@@ -56,7 +64,10 @@ struct Bounded<L> {
 
 impl<L> Bounded<L> {
     fn new(inner: L) -> Self {
-        Bounded { inner, permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+        Bounded {
+            inner,
+            permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        }
     }
 }
 
@@ -71,7 +82,13 @@ where
         // The semaphore is never closed, so there always is a permit in the end.
         let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
         let (io, address) = self.inner.accept().await;
-        (Counted { io, _permit: permit }, address)
+        (
+            Counted {
+                io,
+                _permit: permit,
+            },
+            address,
+        )
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -86,13 +103,21 @@ struct Counted<T> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 

@@ -10,9 +10,16 @@ use crate::config::{ListenFlag, Overrides, Sources, milliseconds};
 ///
 /// Without a command this is `longtail serve`: it listens on loopback and keeps its data in ./longtail-data.
 #[derive(Debug, Parser)]
-#[command(name = "longtail", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 data directory, 4 cannot bind, \
-    5 connections cut at shutdown, 6 no server answers")]
+#[command(
+    name = "longtail",
+    version,
+    args_conflicts_with_subcommands = true,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 data directory, 4 cannot bind, \
+    5 connections cut at shutdown, 6 no server answers"
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -74,6 +81,8 @@ pub(crate) enum Command {
     /// Check, show or print settings
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Measure a server, alone or side by side with the real peer
+    Bench(longtail_bench::BenchArgs),
     /// Show what a running server does: listeners, totals, health
     Status(ClientArgs),
     /// List streams and what they hold
@@ -125,10 +134,20 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ClientArgs {
     /// The server's admin service
-    #[arg(long, value_name = "URL", env = "LONGTAIL_URL", default_value = "http://127.0.0.1:9400")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "LONGTAIL_URL",
+        default_value = "http://127.0.0.1:9400"
+    )]
     pub(crate) url: String,
     /// Its token, if it asks for one
-    #[arg(long, value_name = "TOKEN", env = "LONGTAIL_TOKEN", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "LONGTAIL_TOKEN",
+        hide_env_values = true
+    )]
     pub(crate) token: Option<String>,
     /// Print JSON for scripts
     #[arg(long)]
@@ -228,4 +247,6 @@ pub(crate) enum ConfigCommand {
     Show(SettingsArgs),
     /// Print all settings at their defaults as commented TOML
     Default,
+    /// Read a password from standard input and print its hash for [[accounts]]
+    HashPassword,
 }

@@ -40,7 +40,10 @@ pub(crate) struct Failure {
 impl Failure {
     /// Ends with `exit`, saying `error`.
     pub(crate) fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
-        Failure { exit, error: error.into() }
+        Failure {
+            exit,
+            error: error.into(),
+        }
     }
 }
 

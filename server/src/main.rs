@@ -28,8 +28,15 @@ fn main() -> ExitCode {
         Err(error) => {
             // Help and version are answers, the rest are mistakes. Printing fails only when nobody listens.
             let _ = error.print();
-            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            return if asked { Exit::Ok.into() } else { Exit::Usage.into() };
+            let asked = matches!(
+                error.kind(),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+            );
+            return if asked {
+                Exit::Ok.into()
+            } else {
+                Exit::Usage.into()
+            };
         }
     };
     match run(cli) {
@@ -46,21 +53,31 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
     match cli.command.unwrap_or(Command::Serve(cli.settings)) {
         Command::Serve(args) => serve::run(commands::config::load(args)?),
         Command::Config(command) => commands::config::run(command).map(|()| Exit::Ok),
+        Command::Bench(args) => longtail_bench::run(args)
+            .map(|()| Exit::Ok)
+            .map_err(Failure::from),
         Command::Top(args) => commands::top::run(&args).map(|()| Exit::Ok),
         Command::Publish(args) => commands::messages::publish(&args).map(|()| Exit::Ok),
         Command::Tail(args) => commands::messages::tail(&args).map(|()| Exit::Ok),
         Command::Browse(args) => commands::messages::browse(&args).map(|()| Exit::Ok),
         Command::Status(client) => commands::inspect::status(&client).map(|()| Exit::Ok),
-        Command::Streams { space, client } => commands::inspect::streams(space.as_deref(), &client).map(|()| Exit::Ok),
+        Command::Streams { space, client } => {
+            commands::inspect::streams(space.as_deref(), &client).map(|()| Exit::Ok)
+        }
         Command::Groups(stream) => commands::inspect::groups(&stream).map(|()| Exit::Ok),
         Command::Connections(client) => commands::inspect::connections(&client).map(|()| Exit::Ok),
         Command::Kick { id, client } => commands::manage::kick(id, &client).map(|()| Exit::Ok),
         Command::Purge { yes, stream } => commands::manage::purge(yes, &stream).map(|()| Exit::Ok),
-        Command::Pause { stream, time } => commands::manage::pause(&stream, time).map(|()| Exit::Ok),
+        Command::Pause { stream, time } => {
+            commands::manage::pause(&stream, time).map(|()| Exit::Ok)
+        }
     }
 }
 
 /// `longtail streams | head` is not a failure.
 fn is_closed_pipe(failure: &Failure) -> bool {
-    failure.error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    failure
+        .error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }

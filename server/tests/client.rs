@@ -20,15 +20,20 @@ fn serve(answers: Vec<(u16, &'static str)>) -> (String, thread::JoinHandle<Vec<S
             while !head.ends_with("\r\n\r\n") {
                 let start = head.len();
                 assert!(reader.read_line(&mut head).unwrap() > 0, "{head}");
-                if let Some(value) = head[start..].to_ascii_lowercase().strip_prefix("content-length:") {
+                if let Some(value) = head[start..]
+                    .to_ascii_lowercase()
+                    .strip_prefix("content-length:")
+                {
                     length = value.trim().parse().unwrap();
                 }
             }
             let mut sent = vec![0; length];
             reader.read_exact(&mut sent).unwrap();
             requests.push(head + &String::from_utf8(sent).unwrap());
-            let answer =
-                format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+            let answer = format!(
+                "HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
+            );
             reader.get_mut().write_all(answer.as_bytes()).unwrap();
         }
         requests
@@ -46,7 +51,12 @@ fn longtail(url: &str, args: &[&str], input: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
     child.wait_with_output().unwrap()
 }
 
@@ -57,26 +67,54 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn without_a_server_the_answer_is_code_6_and_what_to_do() {
     // A port that was just given back: nobody listens there.
-    let url = format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
-    for args in [&["status"][..], &["streams"], &["tail", "x"], &["publish", "x", "y"], &["top", "--once"]] {
+    let url = format!(
+        "http://{}",
+        TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+    );
+    for args in [
+        &["status"][..],
+        &["streams"],
+        &["tail", "x"],
+        &["publish", "x", "y"],
+        &["top", "--once"],
+    ] {
         let output = longtail(&url, args, "");
         assert_eq!(output.status.code(), Some(6), "{args:?}");
-        assert!(text(&output.stderr).contains("longtail serve"), "{}", text(&output.stderr));
+        assert!(
+            text(&output.stderr).contains("longtail serve"),
+            "{}",
+            text(&output.stderr)
+        );
     }
 }
 
 #[test]
 fn streams_are_a_table_or_documents_over_all_pages() {
     let pages = vec![
-        (200, r#"{"items":[{"space":"default","name":"a","ready":3}],"next":"default/a"}"#),
-        (200, r#"{"items":[{"space":"default","name":"b","ready":40}]}"#),
+        (
+            200,
+            r#"{"items":[{"space":"default","name":"a","ready":3}],"next":"default/a"}"#,
+        ),
+        (
+            200,
+            r#"{"items":[{"space":"default","name":"b","ready":40}]}"#,
+        ),
     ];
     let (url, requests) = serve(pages.clone());
     let output = longtail(&url, &["streams"], "");
     let table = text(&output.stdout);
-    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
     assert_eq!(rows[0][..3], ["SPACE", "STREAM", "READY"]);
-    assert_eq!((rows[1][1], rows[1][2], rows[2][1], rows[2][2]), ("a", "3", "b", "40"));
+    assert_eq!(
+        (rows[1][1], rows[1][2], rows[2][1], rows[2][2]),
+        ("a", "3", "b", "40")
+    );
     assert!(requests.join().unwrap()[1].contains("after=default%2Fa"));
 
     let (url, _requests) = serve(pages);
@@ -87,15 +125,37 @@ fn streams_are_a_table_or_documents_over_all_pages() {
 #[test]
 fn publish_sends_arguments_or_standard_input() {
     let (url, requests) = serve(vec![(201, r#"{"seq":7}"#)]);
-    let output = longtail(&url, &["publish", "a/b", "hello", "--priority", "5", "--delay", "2s"], "");
+    let output = longtail(
+        &url,
+        &[
+            "publish",
+            "a/b",
+            "hello",
+            "--priority",
+            "5",
+            "--delay",
+            "2s",
+        ],
+        "",
+    );
     assert_eq!(text(&output.stdout), "published as 7\n");
     let request = &requests.join().unwrap()[0];
-    assert!(request.starts_with("POST /api/v1/spaces/default/streams/a%2Fb/messages?"), "{request}");
-    assert!(request.contains("priority=5") && request.contains("delay_ms=2000"), "{request}");
+    assert!(
+        request.starts_with("POST /api/v1/spaces/default/streams/a%2Fb/messages?"),
+        "{request}"
+    );
+    assert!(
+        request.contains("priority=5") && request.contains("delay_ms=2000"),
+        "{request}"
+    );
     assert!(request.ends_with("\r\n\r\nhello"), "{request}");
 
     let (url, requests) = serve(vec![(201, r#"{"seq":8}"#)]);
-    let output = longtail(&url, &["publish", "jobs", "--json", "--token", "secret"], "from a pipe");
+    let output = longtail(
+        &url,
+        &["publish", "jobs", "--json", "--token", "secret"],
+        "from a pipe",
+    );
     assert_eq!(text(&output.stdout), "{\"seq\":8}\n");
     let request = &requests.join().unwrap()[0];
     assert!(request.ends_with("\r\n\r\nfrom a pipe"), "{request}");
@@ -104,18 +164,33 @@ fn publish_sends_arguments_or_standard_input() {
 
 #[test]
 fn tail_prints_bodies_until_the_server_ends() {
-    let (url, requests) = serve(vec![(200, "{\"seq\":4,\"body\":\"one\"}\n\n{\"seq\":5,\"body_base64\":\"dHdv\"}\n")]);
+    let (url, requests) = serve(vec![(
+        200,
+        "{\"seq\":4,\"body\":\"one\"}\n\n{\"seq\":5,\"body_base64\":\"dHdv\"}\n",
+    )]);
     let output = longtail(&url, &["tail", "jobs", "--from", "4"], "");
-    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "one\ntwo\n"));
-    assert!(requests.join().unwrap()[0].starts_with("GET /api/v1/spaces/default/streams/jobs/follow?from=4 "));
+    assert_eq!(
+        (output.status.code(), text(&output.stdout).as_str()),
+        (Some(0), "one\ntwo\n")
+    );
+    assert!(
+        requests.join().unwrap()[0]
+            .starts_with("GET /api/v1/spaces/default/streams/jobs/follow?from=4 ")
+    );
 }
 
 #[test]
 fn the_servers_errors_come_with_their_hints() {
-    let (url, _requests) = serve(vec![(404, r#"{"error":"there is no stream","hint":"list them"}"#)]);
+    let (url, _requests) = serve(vec![(
+        404,
+        r#"{"error":"there is no stream","hint":"list them"}"#,
+    )]);
     let output = longtail(&url, &["groups", "nothing"], "");
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(text(&output.stderr), "longtail: there is no stream\n  list them\n");
+    assert_eq!(
+        text(&output.stderr),
+        "longtail: there is no stream\n  list them\n"
+    );
 }
 
 #[test]
@@ -125,7 +200,9 @@ fn purge_wants_to_be_sure() {
     let (url, requests) = serve(vec![(200, r#"{"messages":3}"#)]);
     let output = longtail(&url, &["purge", "jobs", "--yes"], "");
     assert_eq!(text(&output.stdout), "3 messages removed from jobs\n");
-    assert!(requests.join().unwrap()[0].starts_with("POST /api/v1/spaces/default/streams/jobs/purge "));
+    assert!(
+        requests.join().unwrap()[0].starts_with("POST /api/v1/spaces/default/streams/jobs/purge ")
+    );
 }
 
 #[test]
@@ -134,5 +211,8 @@ fn pause_takes_a_time() {
     let output = longtail(&url, &["pause", "jobs", "5m"], "");
     assert_eq!(text(&output.stdout), "jobs delivers nothing for 5m 00s\n");
     assert!(requests.join().unwrap()[0].contains("duration_ms=300000"));
-    assert_eq!(longtail(&url, &["pause", "jobs", "soon"], "").status.code(), Some(2));
+    assert_eq!(
+        longtail(&url, &["pause", "jobs", "soon"], "").status.code(),
+        Some(2)
+    );
 }

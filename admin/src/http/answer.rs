@@ -46,34 +46,63 @@ impl From<BytesRejection> for Failed {
 
 impl IntoResponse for Failed {
     fn into_response(self) -> Response {
-        let fixed = |error: &str, hint: &str| Problem { error: error.to_owned(), hint: Some(hint.to_owned()) };
+        let fixed = |error: &str, hint: &str| Problem {
+            error: error.to_owned(),
+            hint: Some(hint.to_owned()),
+        };
         let (status, problem) = match self {
             Failed::Denied(Denied::Unknown) => (
                 StatusCode::UNAUTHORIZED,
-                fixed("a valid token is needed", "send `Authorization: Bearer TOKEN` with the token of admin.token"),
+                fixed(
+                    "a valid token is needed",
+                    "send `Authorization: Bearer TOKEN` with the token of admin.token",
+                ),
             ),
-            Failed::Denied(Denied::Forbidden) => {
-                (StatusCode::FORBIDDEN, fixed("this token may not do that", "use one of an account that may"))
-            }
+            Failed::Denied(Denied::Forbidden) => (
+                StatusCode::FORBIDDEN,
+                fixed(
+                    "this token may not do that",
+                    "use one of an account that may",
+                ),
+            ),
             Failed::Denied(Denied::ForeignHost) => (
                 StatusCode::FORBIDDEN,
-                fixed("without a token only this machine may ask", "use http://127.0.0.1, or configure admin.token"),
+                fixed(
+                    "without a token only this machine may ask",
+                    "use http://127.0.0.1, or configure admin.token",
+                ),
             ),
-            Failed::Denied(Denied::ForeignOrigin) => {
-                (StatusCode::FORBIDDEN, fixed("pages of other sites may not ask", "use a client that is no browser"))
-            }
-            Failed::Method => {
-                (StatusCode::METHOD_NOT_ALLOWED, fixed("this path has no such method", "see docs/admin-api.md"))
-            }
+            Failed::Denied(Denied::ForeignOrigin) => (
+                StatusCode::FORBIDDEN,
+                fixed(
+                    "pages of other sites may not ask",
+                    "use a client that is no browser",
+                ),
+            ),
+            Failed::Method => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                fixed("this path has no such method", "see docs/admin-api.md"),
+            ),
             Failed::TooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,
-                fixed("the body is too large", "limits.message_bytes sets the largest message"),
+                fixed(
+                    "the body is too large",
+                    "limits.message_bytes sets the largest message",
+                ),
             ),
-            Failed::Admin(error) => (status_of(error.kind), Problem { error: error.message, hint: error.hint }),
+            Failed::Admin(error) => (
+                status_of(error.kind),
+                Problem {
+                    error: error.message,
+                    hint: error.hint,
+                },
+            ),
         };
         let mut response = (status, Json(problem)).into_response();
         if status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }

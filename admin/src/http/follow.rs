@@ -39,8 +39,15 @@ pub(super) async fn stream<B: AdminBackend>(
     let stream = named(path);
     let info = shared.backend.stream(&stream).await?;
     let from = query.from.unwrap_or(info.next);
-    let state = Some(Following { shared, stream, from });
-    Ok(lines(Body::from_stream(stream::unfold(state, |state| async move { state?.next().await }))))
+    let state = Some(Following {
+        shared,
+        stream,
+        from,
+    });
+    Ok(lines(Body::from_stream(stream::unfold(
+        state,
+        |state| async move { state?.next().await },
+    ))))
 }
 
 struct Following<B> {
@@ -55,7 +62,10 @@ type Step<S> = Option<(Result<Bytes, std::convert::Infallible>, Option<S>)>;
 impl<B: AdminBackend> Following<B> {
     async fn next(mut self) -> Step<Self> {
         let read = {
-            let read = self.shared.backend.browse(&self.stream, self.from, BATCH, ALIVE);
+            let read = self
+                .shared
+                .backend
+                .browse(&self.stream, self.from, BATCH, ALIVE);
             tokio::select! {
                 read = read => read,
                 () = stopped(&mut self.shared.stopping) => return None,
@@ -84,19 +94,29 @@ pub(super) async fn subject<B: AdminBackend>(
 ) -> Answer {
     let Query(query) = query?;
     let Some(subject) = query.subject.filter(|subject| !subject.is_empty()) else {
-        return Err(AdminError::new(ErrorKind::Invalid, "the query needs a subject").hint("`>` means all").into());
+        return Err(
+            AdminError::new(ErrorKind::Invalid, "the query needs a subject")
+                .hint("`>` means all")
+                .into(),
+        );
     };
     let messages = shared.backend.subscribe(&space, &subject).await?;
     let state = Some((messages, shared.stopping.clone()));
-    Ok(lines(Body::from_stream(stream::unfold(state, |state| async move {
-        let (messages, stopping) = state?;
-        next_live(messages, stopping).await
-    }))))
+    Ok(lines(Body::from_stream(stream::unfold(
+        state,
+        |state| async move {
+            let (messages, stopping) = state?;
+            next_live(messages, stopping).await
+        },
+    ))))
 }
 
 type Live = (mpsc::Receiver<LiveMessage>, watch::Receiver<bool>);
 
-async fn next_live(mut messages: mpsc::Receiver<LiveMessage>, mut stopping: watch::Receiver<bool>) -> Step<Live> {
+async fn next_live(
+    mut messages: mpsc::Receiver<LiveMessage>,
+    mut stopping: watch::Receiver<bool>,
+) -> Step<Live> {
     let received = tokio::select! {
         received = timeout(ALIVE, messages.recv()) => received,
         () = stopped(&mut stopping) => return None,
@@ -104,7 +124,10 @@ async fn next_live(mut messages: mpsc::Receiver<LiveMessage>, mut stopping: watc
     match received {
         Ok(Some(first)) => {
             let mut batch = vec![first];
-            while let Some(more) = (batch.len() < BATCH).then(|| messages.try_recv().ok()).flatten() {
+            while let Some(more) = (batch.len() < BATCH)
+                .then(|| messages.try_recv().ok())
+                .flatten()
+            {
                 batch.push(more);
             }
             Some((Ok(documents(&batch)), Some((messages, stopping))))
@@ -134,5 +157,8 @@ fn documents<T: Serialize>(items: &[T]) -> Bytes {
 }
 
 fn last_words(error: AdminError) -> Bytes {
-    documents(&[Problem { error: error.message, hint: error.hint }])
+    documents(&[Problem {
+        error: error.message,
+        hint: error.hint,
+    }])
 }

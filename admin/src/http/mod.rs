@@ -54,16 +54,28 @@ struct Shared<B> {
 
 impl<B> Clone for Shared<B> {
     fn clone(&self) -> Self {
-        Shared { backend: Arc::clone(&self.backend), options: self.options.clone(), stopping: self.stopping.clone() }
+        Shared {
+            backend: Arc::clone(&self.backend),
+            options: self.options.clone(),
+            stopping: self.stopping.clone(),
+        }
     }
 }
 
 type Answer<T = Response> = Result<T, Failed>;
 
 /// All routes over `backend`. Endless answers end when `stopping` becomes true.
-pub(crate) fn router<B: AdminBackend>(backend: Arc<B>, options: Options, stopping: watch::Receiver<bool>) -> Router {
+pub(crate) fn router<B: AdminBackend>(
+    backend: Arc<B>,
+    options: Options,
+    stopping: watch::Receiver<bool>,
+) -> Router {
     let body_bytes = options.body_bytes;
-    let shared = Shared { backend, options, stopping };
+    let shared = Shared {
+        backend,
+        options,
+        stopping,
+    };
     let stream = Router::new()
         .route("/", get(stream::<B>))
         .route("/groups", get(groups::<B>))
@@ -87,12 +99,24 @@ pub(crate) fn router<B: AdminBackend>(backend: Arc<B>, options: Options, stoppin
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(shared.clone(), admit::<B>));
     // Probes come from a supervisor that has no token and says nothing anybody could misuse.
-    let open = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz::<B>));
-    open.merge(closed).layer(DefaultBodyLimit::max(body_bytes)).with_state(shared)
+    let open = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz::<B>));
+    open.merge(closed)
+        .layer(DefaultBodyLimit::max(body_bytes))
+        .with_state(shared)
 }
 
-async fn admit<B: AdminBackend>(State(shared): State<Shared<B>>, request: Request, next: Next) -> Response {
-    match shared.options.access.check(request.method(), request.uri().path(), request.headers()) {
+async fn admit<B: AdminBackend>(
+    State(shared): State<Shared<B>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match shared
+        .options
+        .access
+        .check(request.method(), request.uri().path(), request.headers())
+    {
         Ok(()) => next.run(request).await,
         Err(denied) => Failed::Denied(denied).into_response(),
     }
@@ -118,15 +142,23 @@ async fn healthz() -> &'static str {
 
 async fn readyz<B: AdminBackend>(State(shared): State<Shared<B>>) -> Response {
     let health = shared.backend.health();
-    let status = if health.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if health.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (status, Json(health)).into_response()
 }
 
 async fn metrics_page<B: AdminBackend>(State(shared): State<Shared<B>>) -> Answer {
     let mut snapshot = shared.backend.metrics(shared.options.streams_max).await?;
     snapshot.cap_streams(shared.options.streams_max);
-    let text = metrics::render(snapshot)
-        .map_err(|error| AdminError::new(ErrorKind::Internal, format!("cannot write the metrics: {error}")))?;
+    let text = metrics::render(snapshot).map_err(|error| {
+        AdminError::new(
+            ErrorKind::Internal,
+            format!("cannot write the metrics: {error}"),
+        )
+    })?;
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
@@ -144,8 +176,15 @@ struct ListQuery {
 
 impl ListQuery {
     fn page(&self) -> Answer<Page> {
-        let limit = bounded("limit", self.limit.unwrap_or(Page::LIMIT_DEFAULT), Page::LIMIT_MAX)?;
-        Ok(Page { after: self.after.clone(), limit })
+        let limit = bounded(
+            "limit",
+            self.limit.unwrap_or(Page::LIMIT_DEFAULT),
+            Page::LIMIT_MAX,
+        )?;
+        Ok(Page {
+            after: self.after.clone(),
+            limit,
+        })
     }
 }
 
@@ -153,7 +192,11 @@ fn bounded(name: &str, value: usize, max: usize) -> Answer<usize> {
     if (1..=max).contains(&value) {
         Ok(value)
     } else {
-        Err(AdminError::new(ErrorKind::Invalid, format!("{name} must be 1 to {max}, not {value}")).into())
+        Err(AdminError::new(
+            ErrorKind::Invalid,
+            format!("{name} must be 1 to {max}, not {value}"),
+        )
+        .into())
     }
 }
 
@@ -221,7 +264,12 @@ struct PublishQuery {
 
 impl PublishQuery {
     fn message(&self, body: Bytes) -> NewMessage {
-        NewMessage { body, priority: self.priority, delay_ms: self.delay_ms, ack_timeout_ms: self.ack_timeout_ms }
+        NewMessage {
+            body,
+            priority: self.priority,
+            delay_ms: self.delay_ms,
+            ack_timeout_ms: self.ack_timeout_ms,
+        }
     }
 }
 
@@ -233,12 +281,17 @@ async fn publish_to_stream<B: AdminBackend>(
 ) -> Answer {
     let Query(query) = query?;
     if query.subject.is_some() {
-        return Err(AdminError::new(ErrorKind::Invalid, "a stream takes no subject")
-            .hint("POST /api/v1/spaces/SPACE/publish?subject=...")
-            .into());
+        return Err(
+            AdminError::new(ErrorKind::Invalid, "a stream takes no subject")
+                .hint("POST /api/v1/spaces/SPACE/publish?subject=...")
+                .into(),
+        );
     }
     let message = query.message(body?);
-    let published = shared.backend.publish(Target::Stream(named(path)), message).await?;
+    let published = shared
+        .backend
+        .publish(Target::Stream(named(path)), message)
+        .await?;
     Ok((StatusCode::CREATED, Json(published)).into_response())
 }
 
@@ -253,7 +306,10 @@ async fn publish_to_subject<B: AdminBackend>(
     let Some(subject) = query.subject.filter(|subject| !subject.is_empty()) else {
         return Err(AdminError::new(ErrorKind::Invalid, "the query needs a subject").into());
     };
-    let published = shared.backend.publish(Target::Subject { space, subject }, message).await?;
+    let published = shared
+        .backend
+        .publish(Target::Subject { space, subject }, message)
+        .await?;
     Ok((StatusCode::CREATED, Json(published)).into_response())
 }
 
@@ -305,5 +361,12 @@ async fn kick<B: AdminBackend>(
 
 /// An answer of one JSON document a line.
 fn lines(body: Body) -> Response {
-    ([(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-store")], body).into_response()
+    (
+        [
+            (header::CONTENT_TYPE, "application/x-ndjson"),
+            (header::CACHE_CONTROL, "no-store"),
+        ],
+        body,
+    )
+        .into_response()
 }

@@ -10,8 +10,8 @@ use super::*;
 use crate::listener::{AdminListener, serve};
 use crate::metrics::Metrics;
 use crate::shapes::{
-    Batch, Body as MessageBody, BrowsedMessage, ConnectionStatus, GroupStatus, Health, Listing, LiveMessage, Published,
-    Purged, Status, StreamCounts, StreamStatus,
+    Batch, Body as MessageBody, BrowsedMessage, ConnectionStatus, GroupStatus, Health, Listing,
+    LiveMessage, Published, Purged, Status, StreamCounts, StreamStatus,
 };
 
 /// One space, streams by name, messages in order.
@@ -31,7 +31,11 @@ impl Fake {
         StreamStatus {
             space: "default".to_owned(),
             name: name.to_owned(),
-            counts: StreamCounts { messages: count, ready: count, ..StreamCounts::default() },
+            counts: StreamCounts {
+                messages: count,
+                ready: count,
+                ..StreamCounts::default()
+            },
             first: 1,
             next: count + 1,
             ..StreamStatus::default()
@@ -40,8 +44,10 @@ impl Fake {
 
     fn read(&self, stream: &StreamRef, from: u64, max: usize) -> Result<Batch, AdminError> {
         let streams = self.streams.lock().unwrap();
-        let (_, messages) =
-            streams.iter().find(|(name, _)| *name == stream.name).ok_or_else(|| AdminError::no_stream(stream))?;
+        let (_, messages) = streams
+            .iter()
+            .find(|(name, _)| *name == stream.name)
+            .ok_or_else(|| AdminError::no_stream(stream))?;
         let from = from.max(1);
         let messages: Vec<BrowsedMessage> = messages
             .iter()
@@ -65,37 +71,69 @@ impl Fake {
 impl AdminBackend for Fake {
     fn health(&self) -> Health {
         let reasons = self.unready.lock().unwrap().clone();
-        Health { ready: reasons.is_empty(), reasons }
+        Health {
+            ready: reasons.is_empty(),
+            reasons,
+        }
     }
 
     async fn status(&self) -> Result<Status, AdminError> {
-        Ok(Status { version: "test".to_owned(), health: self.health(), ..Status::default() })
+        Ok(Status {
+            version: "test".to_owned(),
+            health: self.health(),
+            ..Status::default()
+        })
     }
 
-    async fn streams(&self, space: Option<&str>, page: Page) -> Result<Listing<StreamStatus>, AdminError> {
+    async fn streams(
+        &self,
+        space: Option<&str>,
+        page: Page,
+    ) -> Result<Listing<StreamStatus>, AdminError> {
         if space.is_some_and(|space| space != "default") {
-            return Ok(Listing { items: Vec::new(), next: None });
+            return Ok(Listing {
+                items: Vec::new(),
+                next: None,
+            });
         }
         let streams = self.streams.lock().unwrap();
-        let rest = streams.iter().skip_while(|(name, _)| page.after.as_ref().is_some_and(|after| name <= after));
-        let items: Vec<StreamStatus> =
-            rest.take(page.limit).map(|(name, messages)| Fake::describe(name, messages)).collect();
-        let next = items.last().filter(|_| items.len() == page.limit).map(|stream| stream.name.clone());
+        let rest = streams
+            .iter()
+            .skip_while(|(name, _)| page.after.as_ref().is_some_and(|after| name <= after));
+        let items: Vec<StreamStatus> = rest
+            .take(page.limit)
+            .map(|(name, messages)| Fake::describe(name, messages))
+            .collect();
+        let next = items
+            .last()
+            .filter(|_| items.len() == page.limit)
+            .map(|stream| stream.name.clone());
         Ok(Listing { items, next })
     }
 
     async fn stream(&self, stream: &StreamRef) -> Result<StreamStatus, AdminError> {
         let streams = self.streams.lock().unwrap();
         let found = streams.iter().find(|(name, _)| *name == stream.name);
-        found.map(|(name, messages)| Fake::describe(name, messages)).ok_or_else(|| AdminError::no_stream(stream))
+        found
+            .map(|(name, messages)| Fake::describe(name, messages))
+            .ok_or_else(|| AdminError::no_stream(stream))
     }
 
     async fn groups(&self, stream: &StreamRef) -> Result<Vec<GroupStatus>, AdminError> {
         let stream = self.stream(stream).await?;
-        Ok(vec![GroupStatus { ready: stream.counts.ready, ..GroupStatus::default() }])
+        Ok(vec![GroupStatus {
+            ready: stream.counts.ready,
+            ..GroupStatus::default()
+        }])
     }
 
-    async fn browse(&self, stream: &StreamRef, from: u64, max: usize, wait: Duration) -> Result<Batch, AdminError> {
+    async fn browse(
+        &self,
+        stream: &StreamRef,
+        from: u64,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Batch, AdminError> {
         loop {
             let published = self.published.notified();
             let batch = self.read(stream, from, max)?;
@@ -106,14 +144,21 @@ impl AdminBackend for Fake {
         }
     }
 
-    async fn subscribe(&self, _: &str, subject: &str) -> Result<mpsc::Receiver<LiveMessage>, AdminError> {
+    async fn subscribe(
+        &self,
+        _: &str,
+        subject: &str,
+    ) -> Result<mpsc::Receiver<LiveMessage>, AdminError> {
         if subject == "unsupported" {
             return Err(AdminError::new(ErrorKind::Unsupported, "no subjects here"));
         }
         let (sender, receiver) = mpsc::channel(4);
         for n in 0..2 {
-            let message =
-                LiveMessage { subject: subject.to_owned(), dropped: n, body: MessageBody::new(&[0xff, 0xfe]) };
+            let message = LiveMessage {
+                subject: subject.to_owned(),
+                dropped: n,
+                body: MessageBody::new(&[0xff, 0xfe]),
+            };
             sender.try_send(message).unwrap();
         }
         Ok(receiver)
@@ -121,20 +166,32 @@ impl AdminBackend for Fake {
 
     async fn publish(&self, target: Target, message: NewMessage) -> Result<Published, AdminError> {
         *self.last.lock().unwrap() = Some(message.clone());
-        let Target::Stream(stream) = target else { return Ok(Published { seq: None }) };
+        let Target::Stream(stream) = target else {
+            return Ok(Published { seq: None });
+        };
         let mut streams = self.streams.lock().unwrap();
-        let index = streams.iter().position(|(name, _)| *name == stream.name).unwrap_or(streams.len());
+        let index = streams
+            .iter()
+            .position(|(name, _)| *name == stream.name)
+            .unwrap_or(streams.len());
         if index == streams.len() {
             streams.push((stream.name, Vec::new()));
         }
         streams[index].1.push(message.body);
         self.published.notify_waiters();
-        Ok(Published { seq: Some(streams[index].1.len() as u64) })
+        Ok(Published {
+            seq: Some(streams[index].1.len() as u64),
+        })
     }
 
     async fn purge(&self, stream: &StreamRef) -> Result<Purged, AdminError> {
         let messages = self.stream(stream).await?.counts.messages;
-        self.streams.lock().unwrap().iter_mut().filter(|(name, _)| *name == stream.name).for_each(|(_, m)| m.clear());
+        self.streams
+            .lock()
+            .unwrap()
+            .iter_mut()
+            .filter(|(name, _)| *name == stream.name)
+            .for_each(|(_, m)| m.clear());
         Ok(Purged { messages })
     }
 
@@ -144,21 +201,41 @@ impl AdminBackend for Fake {
     }
 
     async fn connections(&self, _: Page) -> Result<Listing<ConnectionStatus>, AdminError> {
-        let connection = ConnectionStatus { id: 7, protocol: "beanstalk".to_owned(), ..ConnectionStatus::default() };
-        Ok(Listing { items: vec![connection], next: None })
+        let connection = ConnectionStatus {
+            id: 7,
+            protocol: "beanstalk".to_owned(),
+            ..ConnectionStatus::default()
+        };
+        Ok(Listing {
+            items: vec![connection],
+            next: None,
+        })
     }
 
     async fn kick(&self, connection: u64) -> Result<(), AdminError> {
         if connection != 7 {
-            return Err(AdminError::new(ErrorKind::NotFound, "there is no such connection"));
+            return Err(AdminError::new(
+                ErrorKind::NotFound,
+                "there is no such connection",
+            ));
         }
         self.kicked.lock().unwrap().push(connection);
         Ok(())
     }
 
     async fn metrics(&self, _: usize) -> Result<Metrics, AdminError> {
-        let streams = self.streams.lock().unwrap().iter().map(|(name, m)| Fake::describe(name, m)).collect();
-        Ok(Metrics { ready: self.health().ready, streams, ..Metrics::default() })
+        let streams = self
+            .streams
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(name, m)| Fake::describe(name, m))
+            .collect();
+        Ok(Metrics {
+            ready: self.health().ready,
+            streams,
+            ..Metrics::default()
+        })
     }
 }
 
@@ -176,11 +253,25 @@ impl Service {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let options = Options { access, body_bytes: 1024, streams_max: 2 };
-        let task = tokio::spawn(serve(AdminListener::Tcp(listener), Arc::clone(&fake), options, async {
-            let _ = stopped.await;
-        }));
-        Service { fake, address, stop: Some(stop), task }
+        let options = Options {
+            access,
+            body_bytes: 1024,
+            streams_max: 2,
+        };
+        let task = tokio::spawn(serve(
+            AdminListener::Tcp(listener),
+            Arc::clone(&fake),
+            options,
+            async {
+                let _ = stopped.await;
+            },
+        ));
+        Service {
+            fake,
+            address,
+            stop: Some(stop),
+            task,
+        }
     }
 
     async fn send(&self, request: &str) -> TcpStream {
@@ -197,9 +288,16 @@ impl Service {
             body.len()
         );
         let mut text = String::new();
-        self.send(&request).await.read_to_string(&mut text).await.unwrap();
+        self.send(&request)
+            .await
+            .read_to_string(&mut text)
+            .await
+            .unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+        (
+            head.split(' ').nth(1).unwrap().parse().unwrap(),
+            body.to_owned(),
+        )
     }
 
     async fn get(&self, path: &str) -> (u16, String) {
@@ -216,8 +314,16 @@ async fn probes_need_no_token_and_say_why() {
     let service = Service::start(Access::Token("secret".into())).await;
     assert_eq!(service.get("/healthz").await, (200, "ok\n".to_owned()));
     assert_eq!(service.get("/readyz").await.0, 200);
-    service.fake.unready.lock().unwrap().push("draining".to_owned());
-    assert_eq!(service.get("/readyz").await, (503, r#"{"ready":false,"reasons":["draining"]}"#.to_owned()));
+    service
+        .fake
+        .unready
+        .lock()
+        .unwrap()
+        .push("draining".to_owned());
+    assert_eq!(
+        service.get("/readyz").await,
+        (503, r#"{"ready":false,"reasons":["draining"]}"#.to_owned())
+    );
     assert_eq!(service.get("/healthz").await.0, 200, "alive all the same");
 }
 
@@ -228,7 +334,9 @@ async fn everything_else_needs_the_token() {
         let (status, body) = service.get(path).await;
         assert_eq!(status, 401, "{path}");
         assert!(body.contains("\"hint\""), "{body}");
-        let (status, _) = service.ask("GET", path, "authorization: Bearer secret\r\n", "").await;
+        let (status, _) = service
+            .ask("GET", path, "authorization: Bearer secret\r\n", "")
+            .await;
         assert_ne!(status, 401, "{path}");
     }
 }
@@ -238,35 +346,75 @@ async fn what_is_published_can_be_browsed_and_purged() {
     let service = Service::start(Access::LocalOnly).await;
     let base = "/api/v1/spaces/default/streams/a%2Fb";
     let path = format!("{base}/messages?priority=3&delay_ms=50&ack_timeout_ms=9");
-    assert_eq!(service.post(&path, "hello").await, (201, r#"{"seq":1}"#.to_owned()));
+    assert_eq!(
+        service.post(&path, "hello").await,
+        (201, r#"{"seq":1}"#.to_owned())
+    );
     let last = service.fake.last.lock().unwrap().clone().unwrap();
-    assert_eq!((last.priority, last.delay_ms, last.ack_timeout_ms), (Some(3), 50, 9));
+    assert_eq!(
+        (last.priority, last.delay_ms, last.ack_timeout_ms),
+        (Some(3), 50, 9)
+    );
 
     let (status, body) = service.get(&format!("{base}/messages")).await;
     assert_eq!(status, 200);
     let batch: Batch = serde_json::from_str(&body).unwrap();
-    assert_eq!((batch.messages[0].body.clone(), batch.next), (MessageBody::Body("hello".to_owned()), 2));
+    assert_eq!(
+        (batch.messages[0].body.clone(), batch.next),
+        (MessageBody::Body("hello".to_owned()), 2)
+    );
     assert_eq!(service.get(base).await.0, 200);
-    assert!(service.get(&format!("{base}/groups")).await.1.contains(r#""ready":1"#));
-    assert_eq!(service.post(&format!("{base}/purge"), "").await, (200, r#"{"messages":1}"#.to_owned()));
-    assert_eq!(service.post(&format!("{base}/pause?duration_ms=60"), "").await.0, 204);
-    assert_eq!(*service.fake.pauses.lock().unwrap(), [("a/b".to_owned(), 60)]);
+    assert!(
+        service
+            .get(&format!("{base}/groups"))
+            .await
+            .1
+            .contains(r#""ready":1"#)
+    );
+    assert_eq!(
+        service.post(&format!("{base}/purge"), "").await,
+        (200, r#"{"messages":1}"#.to_owned())
+    );
+    assert_eq!(
+        service
+            .post(&format!("{base}/pause?duration_ms=60"), "")
+            .await
+            .0,
+        204
+    );
+    assert_eq!(
+        *service.fake.pauses.lock().unwrap(),
+        [("a/b".to_owned(), 60)]
+    );
 }
 
 #[tokio::test]
 async fn listings_come_in_pages() {
     let service = Service::start(Access::LocalOnly).await;
     for name in ["a", "b", "c"] {
-        service.post(&format!("/api/v1/spaces/default/streams/{name}/messages"), "x").await;
+        service
+            .post(
+                &format!("/api/v1/spaces/default/streams/{name}/messages"),
+                "x",
+            )
+            .await;
     }
     let (_, body) = service.get("/api/v1/streams?limit=2").await;
     let page: Listing<StreamStatus> = serde_json::from_str(&body).unwrap();
     assert_eq!(page.items.len(), 2);
-    let (_, body) = service.get(&format!("/api/v1/streams?limit=2&after={}", page.next.unwrap())).await;
+    let (_, body) = service
+        .get(&format!(
+            "/api/v1/streams?limit=2&after={}",
+            page.next.unwrap()
+        ))
+        .await;
     let page: Listing<StreamStatus> = serde_json::from_str(&body).unwrap();
     assert_eq!((page.items[0].name.as_str(), page.next), ("c", None));
     let (_, body) = service.get("/metrics").await;
-    assert!(body.contains("stream=\"b\"") && !body.contains("stream=\"c\""), "{body}");
+    assert!(
+        body.contains("stream=\"b\"") && !body.contains("stream=\"c\""),
+        "{body}"
+    );
     assert!(body.contains("stream=\"other\""), "{body}");
 }
 
@@ -279,21 +427,59 @@ async fn mistakes_are_answered_with_what_is_wrong() {
         (404, service.get("/api/v1/nonsense").await),
         (400, service.get("/api/v1/streams?limit=0").await),
         (400, service.get("/api/v1/streams?limt=5").await),
-        (400, service.get(&format!("{base}/messages?limit=100000")).await),
+        (
+            400,
+            service.get(&format!("{base}/messages?limit=100000")).await,
+        ),
         (400, service.post(&format!("{base}/pause"), "").await),
-        (400, service.post("/api/v1/spaces/default/publish", "x").await),
+        (
+            400,
+            service.post("/api/v1/spaces/default/publish", "x").await,
+        ),
         (405, service.post("/api/v1/status", "").await),
-        (413, service.post(&format!("{base}/messages"), &"x".repeat(1025)).await),
-        (501, service.get("/api/v1/spaces/default/follow?subject=unsupported").await),
-        (400, service.ask("DELETE", "/api/v1/connections/x", "", "").await),
-        (404, service.ask("DELETE", "/api/v1/connections/8", "", "").await),
-        (403, service.ask("GET", "/api/v1/status", "origin: http://evil.example\r\n", "").await),
+        (
+            413,
+            service
+                .post(&format!("{base}/messages"), &"x".repeat(1025))
+                .await,
+        ),
+        (
+            501,
+            service
+                .get("/api/v1/spaces/default/follow?subject=unsupported")
+                .await,
+        ),
+        (
+            400,
+            service.ask("DELETE", "/api/v1/connections/x", "", "").await,
+        ),
+        (
+            404,
+            service.ask("DELETE", "/api/v1/connections/8", "", "").await,
+        ),
+        (
+            403,
+            service
+                .ask(
+                    "GET",
+                    "/api/v1/status",
+                    "origin: http://evil.example\r\n",
+                    "",
+                )
+                .await,
+        ),
     ] {
         assert_eq!(got, status, "{body}");
         let problem: crate::shapes::Problem = serde_json::from_str(&body).unwrap();
         assert!(!problem.error.is_empty());
     }
-    assert_eq!(service.ask("DELETE", "/api/v1/connections/7", "", "").await.0, 204);
+    assert_eq!(
+        service
+            .ask("DELETE", "/api/v1/connections/7", "", "")
+            .await
+            .0,
+        204
+    );
     assert_eq!(*service.fake.kicked.lock().unwrap(), [7]);
 }
 
@@ -337,7 +523,9 @@ async fn following_a_stream_goes_on_until_the_service_stops() {
 #[tokio::test]
 async fn following_a_subject_carries_bytes_that_are_no_text() {
     let service = Service::start(Access::LocalOnly).await;
-    let (status, body) = service.get("/api/v1/spaces/default/follow?subject=a.%3E").await;
+    let (status, body) = service
+        .get("/api/v1/spaces/default/follow?subject=a.%3E")
+        .await;
     assert_eq!(status, 200);
     let line = r#"{"subject":"a.>","dropped":1,"body_base64":"//4="}"#;
     assert!(body.contains(line), "{body}");

@@ -46,7 +46,12 @@ impl Client {
 
     /// Asks for a document.
     pub(super) fn get(&self, path: &str, query: Query<'_>) -> Result<Value, Failure> {
-        let mut request = self.agent.get(self.at(path)).config().timeout_global(Some(ANSWER)).build();
+        let mut request = self
+            .agent
+            .get(self.at(path))
+            .config()
+            .timeout_global(Some(ANSWER))
+            .build();
         for (name, value) in query {
             request = request.query(*name, value);
         }
@@ -58,7 +63,12 @@ impl Client {
 
     /// Asks for something to be done.
     pub(super) fn post(&self, path: &str, query: Query<'_>, body: &[u8]) -> Result<Value, Failure> {
-        let mut request = self.agent.post(self.at(path)).config().timeout_global(Some(ANSWER)).build();
+        let mut request = self
+            .agent
+            .post(self.at(path))
+            .config()
+            .timeout_global(Some(ANSWER))
+            .build();
         for (name, value) in query {
             request = request.query(*name, value);
         }
@@ -70,7 +80,12 @@ impl Client {
 
     /// Asks for something to be ended.
     pub(super) fn delete(&self, path: &str) -> Result<Value, Failure> {
-        let mut request = self.agent.delete(self.at(path)).config().timeout_global(Some(ANSWER)).build();
+        let mut request = self
+            .agent
+            .delete(self.at(path))
+            .config()
+            .timeout_global(Some(ANSWER))
+            .build();
         if let Some(token) = self.bearer() {
             request = request.header("authorization", token);
         }
@@ -78,7 +93,11 @@ impl Client {
     }
 
     /// Asks for documents as they come, one a line. Empty lines are signs of life.
-    pub(super) fn follow(&self, path: &str, query: Query<'_>) -> Result<impl BufRead + use<>, Failure> {
+    pub(super) fn follow(
+        &self,
+        path: &str,
+        query: Query<'_>,
+    ) -> Result<impl BufRead + use<>, Failure> {
         let mut request = self.agent.get(self.at(path));
         for (name, value) in query {
             request = request.query(*name, value);
@@ -101,13 +120,20 @@ impl Client {
 
     fn document(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<Value, Failure> {
         let mut response = refused(answer.map_err(|error| self.unreachable(&error))?)?;
-        let text = response.body_mut().with_config().limit(ANSWER_MAX).read_to_string();
+        let text = response
+            .body_mut()
+            .with_config()
+            .limit(ANSWER_MAX)
+            .read_to_string();
         let text = text.map_err(|error| self.unreachable(&error))?;
         if text.is_empty() {
             return Ok(Value::Null);
         }
         serde_json::from_str(&text).map_err(|_| {
-            let what = anyhow!("{} does not answer like a Longtail admin service: is --url right?", self.url);
+            let what = anyhow!(
+                "{} does not answer like a Longtail admin service: is --url right?",
+                self.url
+            );
             Failure::new(Exit::Failure, what)
         })
     }
@@ -130,7 +156,10 @@ fn refused(mut response: Response<Body>) -> Result<Response<Body>, Failure> {
     }
     let text = response.body_mut().read_to_string().unwrap_or_default();
     let what = match serde_json::from_str::<Problem>(&text) {
-        Ok(Problem { error, hint: Some(hint) }) => anyhow!("{error}\n  {hint}"),
+        Ok(Problem {
+            error,
+            hint: Some(hint),
+        }) => anyhow!("{error}\n  {hint}"),
         Ok(Problem { error, hint: None }) => anyhow!("{error}"),
         Err(_) => anyhow!("the server answers {status}"),
     };
@@ -140,13 +169,20 @@ fn refused(mut response: Response<Body>) -> Result<Response<Body>, Failure> {
 /// Reads a document as what it should be.
 pub(super) fn shaped<T: DeserializeOwned>(document: Value) -> Result<T, Failure> {
     serde_json::from_value(document).map_err(|error| {
-        Failure::new(Exit::Failure, anyhow!("the server answers something this version does not understand: {error}"))
+        Failure::new(
+            Exit::Failure,
+            anyhow!("the server answers something this version does not understand: {error}"),
+        )
     })
 }
 
 /// The path of a stream.
 pub(super) fn stream_path(space: &str, stream: &str, rest: &str) -> String {
-    format!("spaces/{}/streams/{}{rest}", escaped(space), escaped(stream))
+    format!(
+        "spaces/{}/streams/{}{rest}",
+        escaped(space),
+        escaped(stream)
+    )
 }
 
 /// One segment of a path, percent-encoded.
@@ -154,7 +190,9 @@ pub(super) fn escaped(segment: &str) -> String {
     let mut out = String::with_capacity(segment.len());
     for byte in segment.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' => out.push(char::from(byte)),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' => {
+                out.push(char::from(byte));
+            }
             // A dot alone would be taken for a step in the path.
             b'.' if segment.bytes().any(|byte| byte != b'.') => out.push('.'),
             other => {
@@ -171,7 +209,10 @@ mod tests {
 
     #[test]
     fn names_survive_the_path() {
-        assert_eq!(stream_path("default", "a/b c.d", "/purge"), "spaces/default/streams/a%2Fb%20c.d/purge");
+        assert_eq!(
+            stream_path("default", "a/b c.d", "/purge"),
+            "spaces/default/streams/a%2Fb%20c.d/purge"
+        );
         assert_eq!(escaped(".."), "%2E%2E");
         assert_eq!(escaped("é?#%"), "%C3%A9%3F%23%25");
     }

@@ -1,10 +1,16 @@
 //! `longtail config`: look at settings without running anything.
 
-use std::io::{self, Write};
+use std::io::{self, BufRead, Read, Write};
+
+use anyhow::anyhow;
+use longtail_broker::auth::{PasswordCost, PasswordHash};
 
 use crate::cli::{ConfigCommand, SettingsArgs};
 use crate::config::{self, Loaded};
 use crate::exit_codes::{Exit, Failure};
+
+/// Longest password, in bytes.
+const PASSWORD_MAX: u64 = 4096;
 
 pub(crate) fn run(command: ConfigCommand) -> Result<(), Failure> {
     match command {
@@ -14,15 +20,35 @@ pub(crate) fn run(command: ConfigCommand) -> Result<(), Failure> {
             config::load(&sources).map_err(|error| Failure::new(Exit::Usage, error))?;
             match file {
                 Some(path) => writeln!(io::stdout(), "{}: ok", path.display())?,
-                None => writeln!(io::stdout(), "no configuration file; defaults, environment and flags: ok")?,
+                None => writeln!(
+                    io::stdout(),
+                    "no configuration file; defaults, environment and flags: ok"
+                )?,
             }
         }
         ConfigCommand::Show(args) => {
             io::stdout().write_all(config::effective_document(&load(args)?).as_bytes())?;
         }
+        ConfigCommand::HashPassword => {
+            writeln!(io::stdout(), "{}", hashed(&mut io::stdin().lock())?)?;
+        }
         ConfigCommand::Default => io::stdout().write_all(config::default_document().as_bytes())?,
     }
     Ok(())
+}
+
+/// The hash of the first line of `input`.
+fn hashed(input: &mut impl BufRead) -> Result<String, Failure> {
+    let mut line = String::new();
+    input.take(PASSWORD_MAX).read_line(&mut line)?;
+    let password = line.trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        return Err(Failure::new(
+            Exit::Usage,
+            anyhow!("no password: write one line to standard input"),
+        ));
+    }
+    Ok(PasswordHash::create(password.as_bytes(), PasswordCost::default())?.into())
 }
 
 /// Loads the settings that `args` lead to; a mistake in them is a usage error.

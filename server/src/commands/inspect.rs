@@ -25,11 +25,21 @@ fn overview(status: &Status) -> String {
     let mut rows = vec![
         row("version", &status.version),
         row("up", &span(status.uptime_ms)),
-        row("ready", &if status.health.ready { "yes".to_owned() } else { status.health.reasons.join("; ") }),
+        row(
+            "ready",
+            &if status.health.ready {
+                "yes".to_owned()
+            } else {
+                status.health.reasons.join("; ")
+            },
+        ),
     ];
     for listener in &status.listeners {
         let tls = if listener.tls { " (TLS)" } else { "" };
-        rows.push(row(&listener.protocol, &format!("{}{tls}", listener.address)));
+        rows.push(row(
+            &listener.protocol,
+            &format!("{}{tls}", listener.address),
+        ));
     }
     let totals = &status.totals;
     rows.extend([
@@ -58,7 +68,9 @@ fn overview(status: &Status) -> String {
             rows.push(row(&format!("shard {}", shard.shard), &printable(trouble)));
         }
     }
-    rows.iter().map(|[name, value]| format!("{name:<12} {value}\n")).collect()
+    rows.iter()
+        .map(|[name, value]| format!("{name:<12} {value}\n"))
+        .collect()
 }
 
 fn row(name: &str, value: &str) -> [String; 2] {
@@ -66,7 +78,10 @@ fn row(name: &str, value: &str) -> [String; 2] {
 }
 
 pub(crate) fn streams(space: Option<&str>, args: &ClientArgs) -> Result<(), Failure> {
-    let query: Vec<(&str, String)> = space.map(|space| ("space", space.to_owned())).into_iter().collect();
+    let query: Vec<(&str, String)> = space
+        .map(|space| ("space", space.to_owned()))
+        .into_iter()
+        .collect();
     let items = all(&Client::new(args), "streams", &query)?;
     if args.json {
         return print_lines(&items);
@@ -75,7 +90,11 @@ pub(crate) fn streams(space: Option<&str>, args: &ClientArgs) -> Result<(), Fail
         .iter()
         .map(|stream| {
             let counts = &stream.counts;
-            let paused = if stream.pause_left_ms > 0 { span(stream.pause_left_ms) } else { String::new() };
+            let paused = if stream.pause_left_ms > 0 {
+                span(stream.pause_left_ms)
+            } else {
+                String::new()
+            };
             vec![
                 printable(&stream.space),
                 printable(&stream.name),
@@ -114,9 +133,22 @@ pub(crate) fn groups(args: &StreamArgs) -> Result<(), Failure> {
     let rows: Vec<Vec<String>> = shaped::<Vec<GroupStatus>>(Value::Array(listing.items))?
         .iter()
         .map(|group| {
-            let name = if group.name.is_empty() { "(default)".to_owned() } else { printable(&group.name) };
-            let counts = [group.ready, group.held, group.delayed, group.parked, group.consumers, group.waiting];
-            std::iter::once(name).chain(counts.iter().map(ToString::to_string)).collect()
+            let name = if group.name.is_empty() {
+                "(default)".to_owned()
+            } else {
+                printable(&group.name)
+            };
+            let counts = [
+                group.ready,
+                group.held,
+                group.delayed,
+                group.parked,
+                group.consumers,
+                group.waiting,
+            ];
+            std::iter::once(name)
+                .chain(counts.iter().map(ToString::to_string))
+                .collect()
         })
         .collect();
     let head = [
@@ -181,7 +213,12 @@ fn all(client: &Client, path: &str, query: &[(&str, String)]) -> Result<Vec<Valu
 
 /// One document a line, whatever the number of pages.
 fn print_lines(items: &[Value]) -> Result<(), Failure> {
-    print(&items.iter().map(|item| format!("{item}\n")).collect::<String>())
+    print(
+        &items
+            .iter()
+            .map(|item| format!("{item}\n"))
+            .collect::<String>(),
+    )
 }
 
 fn print(text: &str) -> Result<(), Failure> {
@@ -191,7 +228,11 @@ fn print(text: &str) -> Result<(), Failure> {
 /// Prints the outcome of a command that changed something.
 pub(super) fn done(json: bool, document: Value, sentence: &str) -> Result<(), Failure> {
     if json {
-        let document = if document.is_null() { json!({}) } else { document };
+        let document = if document.is_null() {
+            json!({})
+        } else {
+            document
+        };
         print(&format!("{document}\n"))
     } else {
         print(&format!("{sentence}\n"))

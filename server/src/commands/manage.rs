@@ -18,11 +18,22 @@ pub(crate) fn kick(id: u64, args: &ClientArgs) -> Result<(), Failure> {
 
 pub(crate) fn purge(yes: bool, args: &StreamArgs) -> Result<(), Failure> {
     if !yes && !confirmed(&args.stream)? {
-        return Err(Failure::new(Exit::Usage, anyhow!("nothing purged: confirm, or say --yes")));
+        return Err(Failure::new(
+            Exit::Usage,
+            anyhow!("nothing purged: confirm, or say --yes"),
+        ));
     }
-    let answer = Client::new(&args.client).post(&stream_path(&args.space, &args.stream, "/purge"), &[], b"")?;
+    let answer = Client::new(&args.client).post(
+        &stream_path(&args.space, &args.stream, "/purge"),
+        &[],
+        b"",
+    )?;
     let purged: Purged = shaped(answer.clone())?;
-    done(args.client.json, answer, &format!("{} messages removed from {}", purged.messages, args.stream))
+    done(
+        args.client.json,
+        answer,
+        &format!("{} messages removed from {}", purged.messages, args.stream),
+    )
 }
 
 /// Asks a person; a script is expected to know what it does and say so.
@@ -30,7 +41,10 @@ fn confirmed(stream: &str) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() {
         return Ok(false);
     }
-    write!(io::stderr(), "remove all messages of {stream} that nobody holds? [y/N] ")?;
+    write!(
+        io::stderr(),
+        "remove all messages of {stream} that nobody holds? [y/N] "
+    )?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
@@ -38,7 +52,11 @@ fn confirmed(stream: &str) -> Result<bool, Failure> {
 
 pub(crate) fn pause(args: &StreamArgs, ms: u64) -> Result<(), Failure> {
     let query = [("duration_ms", ms.to_string())];
-    let answer = Client::new(&args.client).post(&stream_path(&args.space, &args.stream, "/pause"), &query, b"")?;
+    let answer = Client::new(&args.client).post(
+        &stream_path(&args.space, &args.stream, "/pause"),
+        &query,
+        b"",
+    )?;
     let sentence = if ms == 0 {
         format!("{} delivers again", args.stream)
     } else {

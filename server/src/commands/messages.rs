@@ -16,8 +16,14 @@ const BODY_MAX: u64 = 1 << 30;
 
 pub(crate) fn publish(args: &PublishArgs) -> Result<(), Failure> {
     let body = body(args)?;
-    let mut query = vec![("delay_ms", args.delay.to_string()), ("ack_timeout_ms", args.ack_timeout.to_string())];
-    query.extend(args.priority.map(|priority| ("priority", priority.to_string())));
+    let mut query = vec![
+        ("delay_ms", args.delay.to_string()),
+        ("ack_timeout_ms", args.ack_timeout.to_string()),
+    ];
+    query.extend(
+        args.priority
+            .map(|priority| ("priority", priority.to_string())),
+    );
     let path = if args.subject {
         query.push(("subject", args.target.clone()));
         format!("spaces/{}/publish", escaped(&args.space))
@@ -36,9 +42,14 @@ pub(crate) fn publish(args: &PublishArgs) -> Result<(), Failure> {
 fn body(args: &PublishArgs) -> Result<Vec<u8>, Failure> {
     let read = |from: &mut dyn Read, what: &str| -> Result<Vec<u8>, Failure> {
         let mut body = Vec::new();
-        from.take(BODY_MAX + 1).read_to_end(&mut body).with_context(|| format!("cannot read {what}"))?;
+        from.take(BODY_MAX + 1)
+            .read_to_end(&mut body)
+            .with_context(|| format!("cannot read {what}"))?;
         if body.len() as u64 > BODY_MAX {
-            return Err(Failure::new(Exit::Usage, anyhow!("{what} is larger than {BODY_MAX} bytes")));
+            return Err(Failure::new(
+                Exit::Usage,
+                anyhow!("{what} is larger than {BODY_MAX} bytes"),
+            ));
         }
         Ok(body)
     };
@@ -71,16 +82,33 @@ struct Message {
 pub(crate) fn tail(args: &TailArgs) -> Result<(), Failure> {
     let client = Client::new(&args.client);
     let lines = if args.subject {
-        client.follow(&format!("spaces/{}/follow", escaped(&args.space)), &[("subject", args.target.clone())])?
+        client.follow(
+            &format!("spaces/{}/follow", escaped(&args.space)),
+            &[("subject", args.target.clone())],
+        )?
     } else {
-        let query: Vec<(&str, String)> = args.from.map(|from| ("from", from.to_string())).into_iter().collect();
+        let query: Vec<(&str, String)> = args
+            .from
+            .map(|from| ("from", from.to_string()))
+            .into_iter()
+            .collect();
         client.follow(&stream_path(&args.space, &args.target, "/follow"), &query)?
     };
-    print_messages(lines, args.client.json, args.count, &mut io::stdout().lock())
+    print_messages(
+        lines,
+        args.client.json,
+        args.count,
+        &mut io::stdout().lock(),
+    )
 }
 
 /// Prints messages until `lines` end or `count` are printed.
-fn print_messages(lines: impl BufRead, json: bool, count: Option<u64>, out: &mut impl Write) -> Result<(), Failure> {
+fn print_messages(
+    lines: impl BufRead,
+    json: bool,
+    count: Option<u64>,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
     let mut left = count.unwrap_or(u64::MAX);
     if left == 0 {
         return Ok(());
@@ -90,7 +118,9 @@ fn print_messages(lines: impl BufRead, json: bool, count: Option<u64>, out: &mut
         if line.is_empty() {
             continue;
         }
-        match serde_json::from_str(&line).context("the server sent something this version does not understand")? {
+        match serde_json::from_str(&line)
+            .context("the server sent something this version does not understand")?
+        {
             Line::Problem { error } => return Err(Failure::new(Exit::Failure, anyhow!("{error}"))),
             Line::Message(_) if json => writeln!(out, "{line}")?,
             Line::Message(message) => write_body(&message.body, out)?,
@@ -113,15 +143,25 @@ fn write_body(body: &Body, out: &mut impl Write) -> Result<(), Failure> {
 
 pub(crate) fn browse(args: &BrowseArgs) -> Result<(), Failure> {
     let stream = &args.stream;
-    let query = [("from", args.from.to_string()), ("limit", args.limit.to_string())];
-    let document = Client::new(&stream.client).get(&stream_path(&stream.space, &stream.stream, "/messages"), &query)?;
+    let query = [
+        ("from", args.from.to_string()),
+        ("limit", args.limit.to_string()),
+    ];
+    let document = Client::new(&stream.client).get(
+        &stream_path(&stream.space, &stream.stream, "/messages"),
+        &query,
+    )?;
     let mut out = io::stdout().lock();
     if stream.client.json {
         return Ok(writeln!(out, "{document}")?);
     }
     for message in shaped::<Batch>(document)?.messages {
         let state = message.state.as_deref().unwrap_or("-");
-        write!(out, "{:>8}  {state:<8} {:>10}  ", message.seq, message.priority)?;
+        write!(
+            out,
+            "{:>8}  {state:<8} {:>10}  ",
+            message.seq, message.priority
+        )?;
         write_body(&message.body, &mut out)?;
     }
     Ok(())
@@ -141,13 +181,27 @@ mod tests {
     fn bodies_are_printed_as_they_are() {
         let lines = "{\"seq\":1,\"body\":\"one\"}\n\n{\"seq\":2,\"body_base64\":\"dHdv\"}\n";
         assert_eq!(printed(lines, false, None).unwrap(), "one\ntwo\n");
-        assert_eq!(printed(lines, true, Some(1)).unwrap(), "{\"seq\":1,\"body\":\"one\"}\n");
+        assert_eq!(
+            printed(lines, true, Some(1)).unwrap(),
+            "{\"seq\":1,\"body\":\"one\"}\n"
+        );
     }
 
     #[test]
     fn the_servers_last_words_are_a_failure() {
-        let failure = printed("{\"body\":\"one\"}\n{\"error\":\"stream gone\"}\n", false, None).unwrap_err();
-        assert_eq!((failure.exit, failure.error.to_string().as_str()), (Exit::Failure, "stream gone"));
-        assert!(printed("{\"body\":\"one\"}\n{\"error\":\"x\"}\n", false, Some(1)).is_ok(), "enough is enough");
+        let failure = printed(
+            "{\"body\":\"one\"}\n{\"error\":\"stream gone\"}\n",
+            false,
+            None,
+        )
+        .unwrap_err();
+        assert_eq!(
+            (failure.exit, failure.error.to_string().as_str()),
+            (Exit::Failure, "stream gone")
+        );
+        assert!(
+            printed("{\"body\":\"one\"}\n{\"error\":\"x\"}\n", false, Some(1)).is_ok(),
+            "enough is enough"
+        );
     }
 }

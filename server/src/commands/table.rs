@@ -12,7 +12,10 @@ pub(super) enum Align {
 /// Lines up `rows` under `head`.
 pub(super) fn table(head: &[(&str, Align)], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        let cells = rows
+            .iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count());
         cells.chain([head[column].0.len()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
@@ -34,7 +37,15 @@ pub(super) fn table(head: &[(&str, Align)], rows: &[Vec<String>]) -> String {
 
 /// Text from a server, safe for a terminal.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text.chars()
+        .map(|c| {
+            if c.is_control() {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                c
+            }
+        })
+        .collect()
 }
 
 /// A size as people read it.
@@ -70,15 +81,24 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let rows = [vec!["a".to_owned(), "1".to_owned()], vec!["long".to_owned(), "1000".to_owned()]];
+        let rows = [
+            vec!["a".to_owned(), "1".to_owned()],
+            vec!["long".to_owned(), "1000".to_owned()],
+        ];
         let text = table(&[("NAME", Align::Left), ("N", Align::Right)], &rows);
         assert_eq!(text, "NAME     N\na        1\nlong  1000\n");
     }
 
     #[test]
     fn numbers_are_readable() {
-        assert_eq!([bytes(0), bytes(1023), bytes(1536), bytes(5 << 30)], ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]);
-        assert_eq!([span(9), span(59_999), span(61_000), span(90_061_000)], ["9 ms", "59s", "1m 01s", "1d 01h"]);
+        assert_eq!(
+            [bytes(0), bytes(1023), bytes(1536), bytes(5 << 30)],
+            ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]
+        );
+        assert_eq!(
+            [span(9), span(59_999), span(61_000), span(90_061_000)],
+            ["9 ms", "59s", "1m 01s", "1d 01h"]
+        );
         assert_eq!(printable("a\x1b[2Jb"), "a\u{fffd}[2Jb");
     }
 }

@@ -25,7 +25,10 @@ impl ListenAddress {
         match self {
             ListenAddress::Unix(_) => true,
             ListenAddress::Tcp { host, .. } => {
-                host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+                host == "localhost"
+                    || host
+                        .parse::<IpAddr>()
+                        .is_ok_and(|address| address.is_loopback())
             }
         }
     }
@@ -51,7 +54,9 @@ pub(crate) enum AddressError {
     #[error("`{0}` has no port: write HOST:PORT, [IPV6]:PORT or unix:PATH")]
     NoPort(String),
     /// No host.
-    #[error("`{0}` has no host: write 127.0.0.1{0} for this machine only, 0.0.0.0{0} for all interfaces")]
+    #[error(
+        "`{0}` has no host: write 127.0.0.1{0} for this machine only, 0.0.0.0{0} for all interfaces"
+    )]
     NoHost(String),
     /// Not a port number.
     #[error("`{0}` is not a port: 0 to 65535")]
@@ -74,9 +79,20 @@ impl FromStr for ListenAddress {
             }
             return Ok(ListenAddress::Unix(PathBuf::from(path)));
         }
-        let (host, port) = text.rsplit_once(':').ok_or_else(|| AddressError::NoPort(text.to_owned()))?;
-        let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            Some(inner) if inner.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6()) => inner,
+        let (host, port) = text
+            .rsplit_once(':')
+            .ok_or_else(|| AddressError::NoPort(text.to_owned()))?;
+        let host = match host
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+        {
+            Some(inner)
+                if inner
+                    .parse::<IpAddr>()
+                    .is_ok_and(|address| address.is_ipv6()) =>
+            {
+                inner
+            }
             Some(_) => return Err(AddressError::NoPort(text.to_owned())),
             None if host.contains(':') => return Err(AddressError::Brackets(text.to_owned())),
             None => host,
@@ -84,8 +100,13 @@ impl FromStr for ListenAddress {
         if host.is_empty() {
             return Err(AddressError::NoHost(text.to_owned()));
         }
-        let port = port.parse().map_err(|_| AddressError::Port(port.to_owned()))?;
-        Ok(ListenAddress::Tcp { host: host.to_owned(), port })
+        let port = port
+            .parse()
+            .map_err(|_| AddressError::Port(port.to_owned()))?;
+        Ok(ListenAddress::Tcp {
+            host: host.to_owned(),
+            port,
+        })
     }
 }
 
@@ -102,10 +123,15 @@ impl FromStr for ListenFlag {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (protocol, address) = text.split_once('=').ok_or_else(|| AddressError::NoProtocol(text.to_owned()))?;
+        let (protocol, address) = text
+            .split_once('=')
+            .ok_or_else(|| AddressError::NoProtocol(text.to_owned()))?;
         if protocol.is_empty() {
             return Err(AddressError::NoProtocol(text.to_owned()));
         }
-        Ok(ListenFlag { protocol: protocol.to_owned(), address: address.parse()? })
+        Ok(ListenFlag {
+            protocol: protocol.to_owned(),
+            address: address.parse()?,
+        })
     }
 }

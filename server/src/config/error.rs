@@ -15,7 +15,10 @@ pub(crate) struct Problem {
 
 impl Problem {
     pub(crate) fn new(origin: Origin, message: impl Into<String>) -> Self {
-        Problem { origin, message: message.into() }
+        Problem {
+            origin,
+            message: message.into(),
+        }
     }
 }
 

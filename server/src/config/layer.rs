@@ -55,10 +55,19 @@ impl Sources {
     pub(crate) fn of_process(file: Option<PathBuf>, overrides: Overrides) -> Self {
         let file = file.or_else(|| FILES.iter().map(PathBuf::from).find(|path| path.is_file()));
         let environment = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+            .filter_map(|(name, value)| {
+                Some((
+                    name.into_string().ok()?,
+                    value.to_string_lossy().into_owned(),
+                ))
+            })
             .filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX))
             .collect();
-        Sources { file, environment, overrides }
+        Sources {
+            file,
+            environment,
+            overrides,
+        }
     }
 }
 
@@ -70,16 +79,35 @@ pub(super) fn entries(sources: &Sources, problems: &mut Vec<Problem>) -> Vec<Ent
         file(path, &mut entries, problems);
     }
     for (name, text) in &sources.environment {
-        let path = name.strip_prefix(ENVIRONMENT_PREFIX).unwrap_or(name).to_lowercase().replace("__", ".");
-        from_text(&path, text, Origin::Environment(name.clone()), &mut entries, problems);
+        let path = name
+            .strip_prefix(ENVIRONMENT_PREFIX)
+            .unwrap_or(name)
+            .to_lowercase()
+            .replace("__", ".");
+        from_text(
+            &path,
+            text,
+            Origin::Environment(name.clone()),
+            &mut entries,
+            problems,
+        );
     }
     for setting in &sources.overrides.set {
         match setting.split_once('=') {
             Some((key, text)) => {
                 let key = key.trim();
-                from_text(key, text.trim(), Origin::Set(key.to_owned()), &mut entries, problems);
+                from_text(
+                    key,
+                    text.trim(),
+                    Origin::Set(key.to_owned()),
+                    &mut entries,
+                    problems,
+                );
             }
-            None => problems.push(Problem::new(Origin::Set(setting.clone()), "write --set section.key=value")),
+            None => problems.push(Problem::new(
+                Origin::Set(setting.clone()),
+                "write --set section.key=value",
+            )),
         }
     }
     flags(&sources.overrides, &mut entries, problems);
@@ -94,29 +122,70 @@ fn defaults(entries: &mut Vec<Entry>, problems: &mut Vec<Problem>) {
         }
     }
     for (protocol, address) in PROTOCOLS {
-        from_text(&format!("listeners.{protocol}"), address, Origin::Default, entries, problems);
+        from_text(
+            &format!("listeners.{protocol}"),
+            address,
+            Origin::Default,
+            entries,
+            problems,
+        );
     }
 }
 
-fn from_text(path: &str, text: &str, origin: Origin, entries: &mut Vec<Entry>, problems: &mut Vec<Problem>) {
+fn from_text(
+    path: &str,
+    text: &str,
+    origin: Origin,
+    entries: &mut Vec<Entry>,
+    problems: &mut Vec<Problem>,
+) {
     match schema::kind_of(path) {
-        Some(kind) => push(path, kind, check::from_text(kind, text), origin, entries, problems),
+        Some(kind) => push(
+            path,
+            kind,
+            check::from_text(kind, text),
+            origin,
+            entries,
+            problems,
+        ),
         None if schema::is_section(path) => {
-            problems.push(Problem::new(origin, format!("`{path}` is a section, not a key")));
+            problems.push(Problem::new(
+                origin,
+                format!("`{path}` is a section, not a key"),
+            ));
         }
         None => problems.push(Problem::new(origin, schema::unknown(path))),
     }
 }
 
-fn push(path: &str, kind: Kind, value: Value, origin: Origin, entries: &mut Vec<Entry>, problems: &mut Vec<Problem>) {
+fn push(
+    path: &str,
+    kind: Kind,
+    value: Value,
+    origin: Origin,
+    entries: &mut Vec<Entry>,
+    problems: &mut Vec<Problem>,
+) {
     match check::canonical(path, kind, value) {
-        Ok(value) => entries.push(Entry { path: path.to_owned(), value, origin }),
+        Ok(value) => entries.push(Entry {
+            path: path.to_owned(),
+            value,
+            origin,
+        }),
         Err(message) => problems.push(Problem::new(origin, message)),
     }
 }
 
 fn file(path: &Path, entries: &mut Vec<Entry>, problems: &mut Vec<Problem>) {
-    let whole = |message: String| Problem::new(Origin::File { path: path.to_owned(), line: 0 }, message);
+    let whole = |message: String| {
+        Problem::new(
+            Origin::File {
+                path: path.to_owned(),
+                line: 0,
+            },
+            message,
+        )
+    };
     let text = match read(path) {
         Ok(text) => text,
         Err(error) => return problems.push(whole(format!("cannot be read: {error}"))),
@@ -125,23 +194,38 @@ fn file(path: &Path, entries: &mut Vec<Entry>, problems: &mut Vec<Problem>) {
         (Ok(table), Ok(spans)) => (table, spans),
         (Err(error), _) | (_, Err(error)) => {
             let line = error.span().map_or(0, |span| line_at(&text, span.start));
-            let origin = Origin::File { path: path.to_owned(), line };
+            let origin = Origin::File {
+                path: path.to_owned(),
+                line,
+            };
             return problems.push(Problem::new(origin, error.message()));
         }
     };
-    FileWalk { path, text: &text, entries, problems }.table("", table, spans.get_ref());
+    FileWalk {
+        path,
+        text: &text,
+        entries,
+        problems,
+    }
+    .table("", table, spans.get_ref());
 }
 
 fn read(path: &Path) -> std::io::Result<String> {
     let bytes = std::fs::metadata(path)?.len();
     if bytes > FILE_MAX {
-        return Err(std::io::Error::other(format!("{bytes} bytes are more than the limit of {FILE_MAX}")));
+        return Err(std::io::Error::other(format!(
+            "{bytes} bytes are more than the limit of {FILE_MAX}"
+        )));
     }
     std::fs::read_to_string(path)
 }
 
 fn line_at(text: &str, offset: usize) -> usize {
-    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+    text.bytes()
+        .take(offset)
+        .filter(|byte| *byte == b'\n')
+        .count()
+        + 1
 }
 
 /// Walks a parsed file beside its spans, so that every complaint names its line.
@@ -155,29 +239,44 @@ struct FileWalk<'a> {
 impl FileWalk<'_> {
     fn table(&mut self, prefix: &str, table: Table, spans: &DeTable<'_>) {
         for (name, value) in table {
-            let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+            let path = if prefix.is_empty() {
+                name.clone()
+            } else {
+                format!("{prefix}.{name}")
+            };
             let found = spans.iter().find(|(key, _)| key.get_ref().as_ref() == name);
             let line = found.map_or(0, |(key, _)| line_at(self.text, key.span().start));
-            let origin = Origin::File { path: self.path.to_owned(), line };
+            let origin = Origin::File {
+                path: self.path.to_owned(),
+                line,
+            };
             match (schema::kind_of(&path), value) {
-                (Some(kind), value) => push(&path, kind, value, origin, self.entries, self.problems),
+                (Some(kind), value) => {
+                    push(&path, kind, value, origin, self.entries, self.problems);
+                }
                 (None, Value::Table(inner)) if schema::is_section(&path) => {
                     if let Some(DeValue::Table(spans)) = found.map(|(_, value)| value.get_ref()) {
                         self.table(&path, inner, spans);
                     }
                 }
                 (None, value) if schema::is_section(&path) => {
-                    let message = format!("`{path}` is a section: write [{path}], not {path} = {value}");
+                    let message =
+                        format!("`{path}` is a section: write [{path}], not {path} = {value}");
                     self.problems.push(Problem::new(origin, message));
                 }
-                (None, _) => self.problems.push(Problem::new(origin, schema::unknown(&path))),
+                (None, _) => self
+                    .problems
+                    .push(Problem::new(origin, schema::unknown(&path))),
             }
         }
     }
 }
 
 fn flags(overrides: &Overrides, entries: &mut Vec<Entry>, problems: &mut Vec<Problem>) {
-    let data = overrides.data.as_ref().map(|path| path.to_string_lossy().into_owned());
+    let data = overrides
+        .data
+        .as_ref()
+        .map(|path| path.to_string_lossy().into_owned());
     let plain = [
         ("data", "--data", &data),
         ("durability", "--durability", &overrides.durability),
@@ -186,40 +285,77 @@ fn flags(overrides: &Overrides, entries: &mut Vec<Entry>, problems: &mut Vec<Pro
     ];
     for (path, flag, value) in plain {
         if let (Some(text), Some(kind)) = (value, schema::kind_of(path)) {
-            push(path, kind, Value::String(text.clone()), Origin::Flag(flag), entries, problems);
+            push(
+                path,
+                kind,
+                Value::String(text.clone()),
+                Origin::Flag(flag),
+                entries,
+                problems,
+            );
         }
     }
     let mut listeners: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
     for flag in &overrides.listen {
-        listeners.entry(&flag.protocol).or_default().push(Value::String(flag.address.to_string()));
+        listeners
+            .entry(&flag.protocol)
+            .or_default()
+            .push(Value::String(flag.address.to_string()));
     }
     for (protocol, addresses) in listeners {
         let origin = Origin::Flag("--listen");
         if protocol == schema::ADMIN {
             // One port: the last one named counts, as with every other setting.
             if let Some(address) = addresses.into_iter().next_back() {
-                push("admin.listen", Kind::AddressOrOff, address, origin, entries, problems);
+                push(
+                    "admin.listen",
+                    Kind::AddressOrOff,
+                    address,
+                    origin,
+                    entries,
+                    problems,
+                );
             }
         } else if schema::is_protocol(protocol) {
             let path = format!("listeners.{protocol}");
-            push(&path, Kind::Listeners, Value::Array(addresses), origin, entries, problems);
+            push(
+                &path,
+                Kind::Listeners,
+                Value::Array(addresses),
+                origin,
+                entries,
+                problems,
+            );
         } else {
-            problems.push(Problem::new(origin, schema::unknown(&format!("listeners.{protocol}"))));
+            problems.push(Problem::new(
+                origin,
+                schema::unknown(&format!("listeners.{protocol}")),
+            ));
         }
     }
 }
 
 /// `--only`: switches off whatever `--listen` does not name.
-pub(super) fn apply_only(only: bool, listen: &[ListenFlag], values: &mut BTreeMap<String, (Value, Origin)>) {
+pub(super) fn apply_only(
+    only: bool,
+    listen: &[ListenFlag],
+    values: &mut BTreeMap<String, (Value, Origin)>,
+) {
     if !only {
         return;
     }
     let named = |name: &str| listen.iter().any(|flag| flag.protocol == name);
     let origin = || Origin::Flag("--only");
     for (protocol, _) in PROTOCOLS.iter().filter(|(protocol, _)| !named(protocol)) {
-        values.insert(format!("listeners.{protocol}"), (Value::Array(Vec::new()), origin()));
+        values.insert(
+            format!("listeners.{protocol}"),
+            (Value::Array(Vec::new()), origin()),
+        );
     }
     if !named(schema::ADMIN) {
-        values.insert("admin.listen".to_owned(), (Value::String("off".to_owned()), origin()));
+        values.insert(
+            "admin.listen".to_owned(),
+            (Value::String("off".to_owned()), origin()),
+        );
     }
 }

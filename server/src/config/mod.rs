@@ -67,15 +67,23 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     for entry in layer::entries(sources, &mut problems) {
         values.insert(entry.path, (entry.value, entry.origin));
     }
-    layer::apply_only(sources.overrides.only, &sources.overrides.listen, &mut values);
+    layer::apply_only(
+        sources.overrides.only,
+        &sources.overrides.listen,
+        &mut values,
+    );
     if !problems.is_empty() {
         return Err(ConfigError { problems });
     }
-    let settings = settings::assemble(&values).map_err(|problem| ConfigError { problems: vec![problem] })?;
+    let settings = settings::assemble(&values).map_err(|problem| ConfigError {
+        problems: vec![problem],
+    })?;
     let contradictions = rules::check(&settings, &values);
     if contradictions.is_empty() {
         Ok(Loaded { settings, values })
     } else {
-        Err(ConfigError { problems: contradictions })
+        Err(ConfigError {
+            problems: contradictions,
+        })
     }
 }

@@ -73,7 +73,9 @@ pub(crate) fn effective_document(loaded: &Loaded) -> String {
     let mut out = String::new();
     let mut section = "";
     for key in KEYS.iter().filter(|key| key.kind != Kind::Documents) {
-        let Some((value, origin)) = loaded.values.get(key.path) else { continue };
+        let Some((value, origin)) = loaded.values.get(key.path) else {
+            continue;
+        };
         let (of, name) = key.path.split_once('.').unwrap_or(("", key.path));
         if of != section {
             section = of;
@@ -86,7 +88,9 @@ pub(crate) fn effective_document(loaded: &Loaded) -> String {
         let _ = writeln!(out, "{name} = {shown}{}", from(origin));
     }
     for (protocol, _) in PROTOCOLS {
-        let Some((Value::Array(listeners), origin)) = loaded.values.get(&format!("listeners.{protocol}")) else {
+        let Some((Value::Array(listeners), origin)) =
+            loaded.values.get(&format!("listeners.{protocol}"))
+        else {
             continue;
         };
         if listeners.is_empty() {
@@ -104,7 +108,11 @@ pub(crate) fn effective_document(loaded: &Loaded) -> String {
     for key in KEYS.iter().filter(|key| key.kind == Kind::Documents) {
         if let Some((value, origin)) = loaded.values.get(key.path) {
             let table = Table::from_iter([(key.path.to_owned(), masked(value))]);
-            let _ = write!(out, "\n#{}\n{table}", from(origin).trim_start_matches("  #"));
+            let _ = write!(
+                out,
+                "\n#{}\n{table}",
+                from(origin).trim_start_matches("  #")
+            );
         }
     }
     out
@@ -124,8 +132,14 @@ fn masked(value: &Value) -> Value {
             table
                 .iter()
                 .map(|(name, value)| {
-                    let secret = ["password", "secret", "token", "hash"].iter().any(|word| name.contains(word));
-                    let value = if secret { Value::String("***".to_owned()) } else { masked(value) };
+                    let secret = ["password", "secret", "token", "hash"]
+                        .iter()
+                        .any(|word| name.contains(word));
+                    let value = if secret {
+                        Value::String("***".to_owned())
+                    } else {
+                        masked(value)
+                    };
                     (name.clone(), value)
                 })
                 .collect(),
@@ -138,10 +152,22 @@ fn masked(value: &Value) -> Value {
 fn unit(kind: Kind) -> Option<String> {
     match kind {
         Kind::Number(low, high) => Some(format!("{low} to {high}.")),
-        Kind::Bytes(low, high) => Some(format!("Bytes, {low} to {high}.")),
+        Kind::Bytes(low, high) => Some(format!("Bytes, {} to {}.", size(low), size(high))),
         Kind::Millis(low, high) => Some(format!("Milliseconds, {low} to {high}.")),
         Kind::Choice(words) => Some(format!("One of {}.", words.join(", "))),
         _ => None,
+    }
+}
+
+/// The largest unit that leaves a whole number.
+fn size(bytes: i64) -> String {
+    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match units
+        .iter()
+        .find(|(unit, _)| bytes > 0 && bytes % unit == 0)
+    {
+        Some((unit, name)) => format!("{}{name}", bytes / unit),
+        None => bytes.to_string(),
     }
 }
 

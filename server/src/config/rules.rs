@@ -9,14 +9,36 @@ use super::origin::Origin;
 use super::settings::Settings;
 
 /// All contradictions in `settings`, each with the origin of the value that causes it.
-pub(super) fn check(settings: &Settings, values: &BTreeMap<String, (Value, Origin)>) -> Vec<Problem> {
-    let origin = |path: &str| values.get(path).map_or(Origin::Default, |(_, origin)| origin.clone());
+pub(super) fn check(
+    settings: &Settings,
+    values: &BTreeMap<String, (Value, Origin)>,
+) -> Vec<Problem> {
+    let origin = |path: &str| {
+        values
+            .get(path)
+            .map_or(Origin::Default, |(_, origin)| origin.clone())
+    };
     let mut problems = Vec::new();
+
+    if let Err(why) = settings.directory() {
+        let path = if settings.accounts.is_empty() {
+            "spaces"
+        } else {
+            "accounts"
+        };
+        problems.push(Problem::new(
+            origin(path),
+            format!("accounts or spaces: {why}"),
+        ));
+    }
 
     // Closed by default: nobody may reach a server from outside that asks nobody who they are.
     let accounts = !settings.accounts.is_empty();
     for (protocol, listeners) in &settings.listeners {
-        for listener in listeners.iter().filter(|listener| !accounts && !listener.address.is_local()) {
+        for listener in listeners
+            .iter()
+            .filter(|listener| !accounts && !listener.address.is_local())
+        {
             problems.push(Problem::new(
                 origin(&format!("listeners.{protocol}")),
                 format!(
@@ -40,6 +62,15 @@ pub(super) fn check(settings: &Settings, values: &BTreeMap<String, (Value, Origi
         problems.push(Problem::new(
             origin("admin.listen"),
             "every listener is off: name one with --listen, or leave --only out",
+        ));
+    }
+    if settings.beanstalk.job_bytes > settings.limits.message_bytes {
+        problems.push(Problem::new(
+            origin("beanstalk.job_bytes"),
+            format!(
+                "beanstalk.job_bytes ({}) is more than limits.message_bytes ({})",
+                settings.beanstalk.job_bytes, settings.limits.message_bytes
+            ),
         ));
     }
     problems

@@ -76,46 +76,33 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "interval_ms",
         Kind::Millis(1, 60_000),
-        Some("50"),
+        Some("\"50ms\""),
         "With durability = \"interval\": how often the log is synced, and so how much a power cut can take.",
     ),
     key(
         "shards",
-        Kind::Number(1, 256),
-        Some("1"),
-        "Number of logs that streams are spread over. Fixed when the data directory is created.",
+        Kind::Number(0, 256),
+        Some("0"),
+        "Number of logs that streams are spread over. Fixed when the data directory is created. 0: one for every core, \
+         at most 8.",
     ),
-    key("workers", Kind::Number(0, 1024), Some("0"), "Threads that serve connections. 0: one for every core."),
+    key(
+        "workers",
+        Kind::Number(0, 1024),
+        Some("0"),
+        "Threads that serve connections. 0: one for every core.",
+    ),
     key(
         "log.segment_bytes",
         Kind::Bytes(MIB, 4 * GIB),
-        Some("67108864"),
+        Some("\"64MiB\""),
         "Size of a log file, but for a frame that is larger. Space is given back in units of it.",
     ),
     key(
         "log.tail_bytes",
         Kind::Bytes(MIB, 16 * GIB),
-        Some("8388608"),
+        Some("\"8MiB\""),
         "Memory, for each shard, that keeps the newest records for readers that follow closely.",
-    ),
-    key(
-        "log.pending_bytes",
-        Kind::Bytes(MIB, 16 * GIB),
-        Some("67108864"),
-        "Bytes, for each shard, that may wait to be written. Beyond it publishers are held back.",
-    ),
-    key(
-        "log.checkpoint_bytes",
-        Kind::Bytes(MIB, 64 * GIB),
-        Some("67108864"),
-        "Log written between two checkpoints: bounds what has to be read at a start.",
-    ),
-    key(
-        "log.reserve_bytes",
-        Kind::Bytes(64 * KIB, 16 * GIB),
-        Some("1048576"),
-        "Space, for each shard, kept for settlements and checkpoints when the disk is full: new messages are refused \
-         first, and consumers can still settle what they hold.",
     ),
     key(
         "limits.connections_max",
@@ -126,20 +113,32 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "limits.message_bytes",
         Kind::Bytes(KIB, GIB),
-        Some("16777216"),
+        Some("\"16MiB\""),
         "Largest message in any protocol. A protocol's own limit may be lower.",
+    ),
+    key(
+        "limits.streams_max",
+        Kind::Number(1, 100_000_000),
+        Some("1000000"),
+        "Streams that may exist, for each shard.",
+    ),
+    key(
+        "limits.memory_streams_bytes",
+        Kind::Bytes(MIB, 1024 * GIB),
+        Some("\"4GiB\""),
+        "What streams that are kept in memory only may hold together.",
     ),
     key(
         "limits.memory_bytes",
         Kind::Bytes(MIB, 1024 * GIB),
-        Some("536870912"),
+        Some("\"512MiB\""),
         "Answers that wait and messages half read, of all connections together. Beyond it nothing more is read until \
          clients have taken theirs.",
     ),
     key(
         "limits.drain_ms",
         Kind::Millis(0, HOUR),
-        Some("10000"),
+        Some("\"10s\""),
         "Time that connections have to finish after SIGTERM before they are closed.",
     ),
     key(
@@ -160,7 +159,12 @@ pub(crate) const KEYS: &[Key] = &[
         Some("200"),
         "Streams with time series of their own in /metrics. The rest is summed up under stream=\"other\".",
     ),
-    key("beanstalk.space", Kind::Text, Some("\"default\""), "Space in which tubes are streams."),
+    key(
+        "beanstalk.space",
+        Kind::Text,
+        Some("\"default\""),
+        "Space in which tubes are streams.",
+    ),
     key(
         "beanstalk.job_bytes",
         Kind::Bytes(1, GIB),
@@ -185,52 +189,117 @@ pub(crate) const KEYS: &[Key] = &[
         Some("\"info\""),
         "error, warn, info, debug or trace; or filters as in \"info,longtail_edge=debug\".",
     ),
-    key("accounts", Kind::Documents, None, "Who may connect. Without any, listeners accept this machine only."),
-    key("spaces", Kind::Documents, None, "Tenants, and what each may use."),
+    key(
+        "accounts",
+        Kind::Documents,
+        None,
+        "Who may connect. Without any, listeners accept this machine only.",
+    ),
+    key(
+        "spaces",
+        Kind::Documents,
+        None,
+        "Tenants, and what each may use.",
+    ),
 ];
 
 /// The keys of one listener.
 pub(crate) const LISTENER_KEYS: &[Key] = &[
-    key("address", Kind::Text, None, "HOST:PORT, [IPV6]:PORT or unix:PATH."),
-    key("account", Kind::Text, None, "Account that every connection of this listener belongs to."),
-    key("backlog", Kind::Number(1, 65_535), Some("1024"), "Connections the system queues before they are accepted."),
-    key("connections_max", Kind::Number(1, 10_000_000), Some("65536"), "Connections; one more is closed at once."),
-    key("connections_per_ip_max", Kind::Number(1, 10_000_000), None, "Connections from one IP address. No limit."),
-    key("accept_rate_per_second", Kind::Number(1, 10_000_000), None, "New connections a second. No limit."),
-    key("read_rate_bytes_per_second", Kind::Bytes(1, 1024 * GIB), None, "Bytes a second from a client. No limit."),
+    key(
+        "address",
+        Kind::Text,
+        None,
+        "HOST:PORT, [IPV6]:PORT or unix:PATH.",
+    ),
+    key(
+        "account",
+        Kind::Text,
+        None,
+        "Account that every connection of this listener belongs to.",
+    ),
+    key(
+        "backlog",
+        Kind::Number(1, 65_535),
+        Some("1024"),
+        "Connections the system queues before they are accepted.",
+    ),
+    key(
+        "connections_max",
+        Kind::Number(1, 10_000_000),
+        Some("65536"),
+        "Connections; one more is closed at once.",
+    ),
+    key(
+        "connections_per_ip_max",
+        Kind::Number(1, 10_000_000),
+        None,
+        "Connections from one IP address. No limit.",
+    ),
+    key(
+        "accept_rate_per_second",
+        Kind::Number(1, 10_000_000),
+        None,
+        "New connections a second. No limit.",
+    ),
+    key(
+        "read_rate_bytes_per_second",
+        Kind::Bytes(1, 1024 * GIB),
+        None,
+        "Bytes a second from a client. No limit.",
+    ),
     key(
         "handshake_timeout_ms",
         Kind::Millis(100, HOUR),
-        Some("10000"),
+        Some("\"10s\""),
         "Time for PROXY header, TLS and WebSocket handshake together.",
     ),
     key(
         "outbox_soft_bytes",
         Kind::Bytes(4 * KIB, 4 * GIB),
-        Some("1048576"),
+        Some("\"1MiB\""),
         "Waiting answers above which nothing more is read from a client.",
     ),
     key(
         "outbox_hard_bytes",
         Kind::Bytes(64 * KIB, 4 * GIB),
-        Some("67108864"),
+        Some("\"64MiB\""),
         "Waiting answers above which a client that does not read is closed. More than the largest message.",
     ),
     key(
         "input_max_bytes",
         Kind::Bytes(64 * KIB, 4 * GIB),
-        Some("67108864"),
+        Some("\"64MiB\""),
         "Input that may wait for one message to be complete.",
     ),
-    key("proxy", Kind::Table(PROXY_KEYS), None, "Ask for a PROXY protocol header (v1 or v2) on every connection."),
+    key(
+        "proxy",
+        Kind::Table(PROXY_KEYS),
+        None,
+        "Ask for a PROXY protocol header (v1 or v2) on every connection.",
+    ),
     key("tls", Kind::Table(TLS_KEYS), None, "Speak TLS."),
-    key("websocket", Kind::Table(WEBSOCKET_KEYS), None, "Speak the protocol inside WebSocket frames."),
+    key(
+        "websocket",
+        Kind::Table(WEBSOCKET_KEYS),
+        None,
+        "Speak the protocol inside WebSocket frames.",
+    ),
 ];
 
 /// The keys of `proxy` in a listener.
 const PROXY_KEYS: &[Key] = &[
-    key("trusted", Kind::Texts, None, "The proxies, as in [\"10.0.0.0/8\"]. Anybody else is refused."),
-    key("header_max_bytes", Kind::Bytes(16, 64 * KIB), Some("4096"), "Longest version 2 header."),
+    key(
+        "trusted",
+        Kind::Texts,
+        None,
+        "The proxies, as in [\"10.0.0.0/8\"]. Anybody else is refused.",
+    ),
+    key(
+        "header_max_bytes",
+        Kind::Bytes(16, 64 * KIB),
+        Some("4096"),
+        "Longest version 2 header.",
+    ),
 ];
 
 /// The keys of `tls` in a listener.
@@ -241,25 +310,60 @@ const TLS_KEYS: &[Key] = &[
         None,
         "PEM file with the certificate chain. Read again when it changes, and on SIGHUP.",
     ),
-    key("key", Kind::Path, None, "PEM file with the private key. Read again likewise."),
+    key(
+        "key",
+        Kind::Path,
+        None,
+        "PEM file with the private key. Read again likewise.",
+    ),
     key(
         "client_certificates",
         Kind::Choice(&["off", "optional", "required"]),
         Some("\"off\""),
         "Whether clients show a certificate.",
     ),
-    key("client_authorities", Kind::Path, None, "PEM file with the authorities that sign client certificates."),
-    key("alpn", Kind::Texts, None, "Protocols offered by ALPN, the preferred first."),
+    key(
+        "client_authorities",
+        Kind::Path,
+        None,
+        "PEM file with the authorities that sign client certificates.",
+    ),
+    key(
+        "alpn",
+        Kind::Texts,
+        None,
+        "Protocols offered by ALPN, the preferred first.",
+    ),
 ];
 
 /// The keys of `websocket` in a listener.
 const WEBSOCKET_KEYS: &[Key] = &[
-    key("frame_max_bytes", Kind::Bytes(KIB, GIB), Some("16777216"), "Largest incoming frame or message."),
-    key("origins", Kind::Texts, None, "Web pages that may connect, as in [\"https://app.example.org\"]; \"*\": all."),
+    key(
+        "frame_max_bytes",
+        Kind::Bytes(KIB, GIB),
+        Some("\"16MiB\""),
+        "Largest incoming frame or message.",
+    ),
+    key(
+        "origins",
+        Kind::Texts,
+        None,
+        "Web pages that may connect, as in [\"https://app.example.org\"]; \"*\": all.",
+    ),
 ];
 
-const fn key(path: &'static str, kind: Kind, default: Option<&'static str>, help: &'static str) -> Key {
-    Key { path, kind, default, help }
+const fn key(
+    path: &'static str,
+    kind: Kind,
+    default: Option<&'static str>,
+    help: &'static str,
+) -> Key {
+    Key {
+        path,
+        kind,
+        default,
+        help,
+    }
 }
 
 /// Paths below this section name protocols.
@@ -280,12 +384,21 @@ pub(crate) fn is_protocol(name: &str) -> bool {
 
 /// The protocols of this build, for messages.
 pub(crate) fn protocol_names() -> String {
-    PROTOCOLS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+    PROTOCOLS
+        .iter()
+        .map(|(name, _)| *name)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Whether settings lie below `path`.
 pub(crate) fn is_section(path: &str) -> bool {
-    path == LISTENERS || KEYS.iter().any(|key| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
+    path == LISTENERS
+        || KEYS.iter().any(|key| {
+            key.path
+                .strip_prefix(path)
+                .is_some_and(|rest| rest.starts_with('.'))
+        })
 }
 
 /// What to say about a path that does not exist.
@@ -293,7 +406,11 @@ pub(crate) fn unknown(path: &str) -> String {
     use super::suggest::{hint, nearest};
     if let Some(protocol) = path.strip_prefix("listeners.") {
         let near = hint(protocol, PROTOCOLS.iter().map(|(name, _)| *name));
-        let known = if near.is_empty() { format!(": this build speaks {}", protocol_names()) } else { near };
+        let known = if near.is_empty() {
+            format!(": this build speaks {}", protocol_names())
+        } else {
+            near
+        };
         return format!("unknown protocol `{protocol}`{known}");
     }
     let leaf = |path: &'static str| path.rsplit('.').next().unwrap_or(path);
@@ -304,7 +421,9 @@ pub(crate) fn unknown(path: &str) -> String {
         .find(|candidate| leaf(candidate) == name)
         .or_else(|| nearest(path, paths()))
         .or_else(|| paths().find(|candidate| nearest(name, [leaf(candidate)]).is_some()));
-    let sections = KEYS.iter().filter_map(|key| key.path.split_once('.').map(|(section, _)| section));
+    let sections = KEYS
+        .iter()
+        .filter_map(|key| key.path.split_once('.').map(|(section, _)| section));
     match found {
         Some(found) => format!("unknown key `{path}`: did you mean `{found}`?"),
         None => format!("unknown key `{path}`{}", hint(path, sections)),

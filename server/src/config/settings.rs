@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use longtail_broker::BrokerConfig;
+use longtail_broker::auth::{AuthDocument, Directory};
+use longtail_edge::{EdgeConfig, ListenerConfig};
 use longtail_model::Durability;
 use serde::{Deserialize, Deserializer, de};
 use toml::{Table, Value};
@@ -22,7 +25,7 @@ pub(crate) struct Settings {
     pub(crate) durability: Durability,
     /// Milliseconds between syncs with [`Durability::Interval`].
     pub(crate) interval_ms: u64,
-    /// Number of logs.
+    /// Number of logs of a new data directory; 0: one a core.
     pub(crate) shards: u16,
     /// Threads for connections; 0: one a core.
     pub(crate) workers: usize,
@@ -53,9 +56,6 @@ pub(crate) struct Settings {
 pub(crate) struct LogSettings {
     pub(crate) segment_bytes: u64,
     pub(crate) tail_bytes: u64,
-    pub(crate) pending_bytes: u64,
-    pub(crate) checkpoint_bytes: u64,
-    pub(crate) reserve_bytes: u64,
 }
 
 /// `limits.*`.
@@ -65,6 +65,8 @@ pub(crate) struct LimitSettings {
     pub(crate) connections_max: usize,
     pub(crate) message_bytes: usize,
     pub(crate) memory_bytes: usize,
+    pub(crate) memory_streams_bytes: u64,
+    pub(crate) streams_max: u64,
     pub(crate) drain_ms: u64,
 }
 
@@ -116,8 +118,57 @@ pub(crate) struct Listener {
     pub(crate) address: ListenAddress,
     /// Account of every connection; `None`: as the client authenticates.
     pub(crate) account: Option<String>,
-    /// All keys but the account, `address` included: what the edge's `ListenerConfig` is made of.
-    pub(crate) edge: Table,
+    /// Everything else, as the edge wants it.
+    pub(crate) edge: ListenerConfig,
+}
+
+impl Settings {
+    /// What the broker is opened with.
+    pub(crate) fn broker(&self) -> BrokerConfig {
+        let defaults = BrokerConfig::default();
+        BrokerConfig {
+            data: Some(self.data.clone()),
+            durability: self.durability,
+            interval_ms: self.interval_ms,
+            shards: if self.shards == 0 {
+                defaults.shards
+            } else {
+                self.shards
+            },
+            segment_bytes: self.log.segment_bytes,
+            tail_bytes: self.log.tail_bytes,
+            memory_bytes: self.limits.memory_streams_bytes,
+            max_message_bytes: self.limits.message_bytes as u64,
+            max_streams: self.limits.streams_max,
+        }
+    }
+
+    /// What the edge is started with.
+    pub(crate) fn edge(&self) -> EdgeConfig {
+        EdgeConfig {
+            workers: self.workers,
+            connections_max: self.limits.connections_max,
+            memory_max_bytes: self.limits.memory_bytes,
+            ..EdgeConfig::default()
+        }
+    }
+
+    /// Accounts and spaces, checked by the broker's own rules.
+    ///
+    /// # Errors
+    /// What the broker says about a document it does not like.
+    pub(crate) fn directory(&self) -> Result<Directory, String> {
+        let list =
+            |tables: &[Table]| Value::Array(tables.iter().cloned().map(Value::Table).collect());
+        let document = Table::from_iter([
+            ("accounts".to_owned(), list(&self.accounts)),
+            ("spaces".to_owned(), list(&self.spaces)),
+        ]);
+        let document: AuthDocument = Value::Table(document)
+            .try_into()
+            .map_err(|error: toml::de::Error| error.message().to_owned())?;
+        Directory::new(document).map_err(|error| error.to_string())
+    }
 }
 
 impl TryFrom<Table> for Listener {
@@ -129,9 +180,21 @@ impl TryFrom<Table> for Listener {
             Some(Value::String(account)) => Some(account),
             Some(other) => return Err(format!("account: {other}")),
         };
-        let address = table.get("address").and_then(Value::as_str).unwrap_or_default();
-        let address = address.parse().map_err(|error: AddressError| error.to_string())?;
-        Ok(Listener { address, account, edge: table })
+        let address = table
+            .get("address")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let address = address
+            .parse()
+            .map_err(|error: AddressError| error.to_string())?;
+        let edge = Value::Table(table)
+            .try_into()
+            .map_err(|error: toml::de::Error| error.message().to_owned())?;
+        Ok(Listener {
+            address,
+            account,
+            edge,
+        })
     }
 }
 
@@ -145,21 +208,31 @@ pub(super) fn assemble(values: &BTreeMap<String, (Value, Origin)>) -> Result<Set
                 root.insert(path.clone(), value.clone());
             }
             Some((section, name)) => {
-                let table = root.entry(section).or_insert_with(|| Value::Table(Table::new()));
+                let table = root
+                    .entry(section)
+                    .or_insert_with(|| Value::Table(Table::new()));
                 if let Value::Table(table) = table {
                     table.insert(name.to_owned(), value.clone());
                 }
             }
         }
     }
-    Value::Table(root).try_into::<Settings>().map_err(|error| Problem::new(Origin::Default, error.message().to_owned()))
+    Value::Table(root)
+        .try_into::<Settings>()
+        .map_err(|error| Problem::new(Origin::Default, error.message().to_owned()))
 }
 
 fn durability<'de, D: Deserializer<'de>>(from: D) -> Result<Durability, D::Error> {
-    String::deserialize(from)?.parse().map_err(de::Error::custom)
+    String::deserialize(from)?
+        .parse()
+        .map_err(de::Error::custom)
 }
 
 fn address_or_off<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ListenAddress>, D::Error> {
     let text = String::deserialize(from)?;
-    if text == "off" { Ok(None) } else { text.parse().map(Some).map_err(de::Error::custom) }
+    if text == "off" {
+        Ok(None)
+    } else {
+        text.parse().map(Some).map_err(de::Error::custom)
+    }
 }

@@ -4,7 +4,10 @@
 ///
 /// Near enough is an edit distance of at most a third of the word (at least one): `segmnt_bytes` finds
 /// `segment_bytes`, `colour` finds nothing.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     let limit = (word.chars().count() / 3).max(1);
     candidates
         .into_iter()
@@ -16,5 +19,7 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
 
 /// The text to append to a message about an unknown `word`; empty when nothing is near.
 pub(crate) fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
-    nearest(word, candidates).map(|found| format!(": did you mean `{found}`?")).unwrap_or_default()
+    nearest(word, candidates)
+        .map(|found| format!(": did you mean `{found}`?"))
+        .unwrap_or_default()
 }

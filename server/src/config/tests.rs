@@ -9,13 +9,26 @@ fn sources() -> Sources {
 }
 
 fn with_set(settings: &[&str]) -> Sources {
-    let overrides = Overrides { set: settings.iter().map(ToString::to_string).collect(), ..Overrides::default() };
-    Sources { overrides, ..Sources::default() }
+    let overrides = Overrides {
+        set: settings.iter().map(ToString::to_string).collect(),
+        ..Overrides::default()
+    };
+    Sources {
+        overrides,
+        ..Sources::default()
+    }
 }
 
 fn with_listen(flags: &[&str], only: bool) -> Sources {
     let listen = flags.iter().map(|flag| flag.parse().unwrap()).collect();
-    Sources { overrides: Overrides { listen, only, ..Overrides::default() }, ..Sources::default() }
+    Sources {
+        overrides: Overrides {
+            listen,
+            only,
+            ..Overrides::default()
+        },
+        ..Sources::default()
+    }
 }
 
 /// A file that disappears with the returned guard.
@@ -23,7 +36,13 @@ fn with_file(text: &str) -> (tempfile::TempDir, Sources) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("longtail.toml");
     std::fs::write(&path, text).unwrap();
-    (dir, Sources { file: Some(path), ..Sources::default() })
+    (
+        dir,
+        Sources {
+            file: Some(path),
+            ..Sources::default()
+        },
+    )
 }
 
 fn complaint(sources: &Sources) -> String {
@@ -35,7 +54,10 @@ fn the_defaults_are_valid() {
     let settings = load(&sources()).unwrap().settings;
     assert_eq!(settings.data, PathBuf::from("./longtail-data"));
     assert_eq!(settings.durability, longtail_model::Durability::Sync);
-    assert_eq!(settings.listeners["beanstalk"][0].address.to_string(), "127.0.0.1:11300");
+    assert_eq!(
+        settings.listeners["beanstalk"][0].address.to_string(),
+        "127.0.0.1:11300"
+    );
     assert_eq!(settings.admin.listen.unwrap().to_string(), "127.0.0.1:9400");
 }
 
@@ -44,28 +66,52 @@ fn the_default_document_parses_to_the_defaults() {
     let (_dir, from_document) = with_file(&default_document());
     let loaded = load(&from_document).unwrap();
     assert_eq!(loaded.settings, load(&sources()).unwrap().settings);
-    let read = loaded.values.values().filter(|(_, origin)| matches!(origin, Origin::File { .. })).count();
-    let written = schema::KEYS.iter().filter(|key| key.default.is_some()).count() + schema::PROTOCOLS.len();
-    assert_eq!(read, written, "the document names every setting that has a default");
+    let read = loaded
+        .values
+        .values()
+        .filter(|(_, origin)| matches!(origin, Origin::File { .. }))
+        .count();
+    let written = schema::KEYS
+        .iter()
+        .filter(|key| key.default.is_some())
+        .count()
+        + schema::PROTOCOLS.len();
+    assert_eq!(
+        read, written,
+        "the document names every setting that has a default"
+    );
 }
 
 #[test]
 fn the_effective_document_parses_to_the_same_settings() {
-    let mut changed = with_set(&["log.segment_bytes=128MiB", "listeners.beanstalk=127.0.0.1:1,unix:/tmp/x"]);
+    let mut changed = with_set(&[
+        "log.segment_bytes=128MiB",
+        "listeners.beanstalk=127.0.0.1:1,unix:/tmp/x",
+    ]);
     changed.overrides.durability = Some("interval".to_owned());
     let loaded = load(&changed).unwrap();
     let document = effective_document(&loaded);
-    assert!(document.contains("segment_bytes = 134217728  # --set log.segment_bytes"), "{document}");
-    assert!(document.contains("durability = \"interval\"  # --durability"), "{document}");
+    assert!(
+        document.contains("segment_bytes = 134217728  # --set log.segment_bytes"),
+        "{document}"
+    );
+    assert!(
+        document.contains("durability = \"interval\"  # --durability"),
+        "{document}"
+    );
     let (_dir, again) = with_file(&document);
     assert_eq!(load(&again).unwrap().settings, loaded.settings);
 }
 
 #[test]
 fn stronger_sources_win() {
-    let (_dir, mut sources) = with_file("interval_ms = 1\nworkers = 1\nshards = 2\n[limits]\ndrain_ms = \"1s\"\n");
+    let (_dir, mut sources) =
+        with_file("interval_ms = 1\nworkers = 1\nshards = 2\n[limits]\ndrain_ms = \"1s\"\n");
     let loaded = load(&sources).unwrap();
-    assert_eq!((loaded.settings.interval_ms, loaded.settings.limits.drain_ms), (1, 1000));
+    assert_eq!(
+        (loaded.settings.interval_ms, loaded.settings.limits.drain_ms),
+        (1, 1000)
+    );
     sources.environment = vec![
         ("LONGTAIL__WORKERS".to_owned(), "2".to_owned()),
         ("LONGTAIL__SHARDS".to_owned(), "3".to_owned()),
@@ -79,7 +125,11 @@ fn stronger_sources_win() {
     assert_eq!(settings.workers, 2, "the environment beats the file");
     assert_eq!(settings.limits.drain_ms, 2000);
     assert_eq!(settings.shards, 4, "--set beats the environment");
-    assert_eq!(settings.data, PathBuf::from("/from/flag"), "a flag beats --set");
+    assert_eq!(
+        settings.data,
+        PathBuf::from("/from/flag"),
+        "a flag beats --set"
+    );
 }
 
 #[test]
@@ -87,38 +137,70 @@ fn unknown_keys_are_refused_with_line_and_suggestion() {
     let (_dir, sources) = with_file("data = \"x\"\n\n[log]\nsegmnt_bytes = 1\n");
     let text = complaint(&sources);
     assert!(
-        text.contains("longtail.toml:4: unknown key `log.segmnt_bytes`: did you mean `log.segment_bytes`?"),
+        text.contains(
+            "longtail.toml:4: unknown key `log.segmnt_bytes`: did you mean `log.segment_bytes`?"
+        ),
         "{text}"
     );
 
     let text = complaint(&with_set(&["beanstalk.segment_bytes=1"]));
-    assert!(text.contains("--set beanstalk.segment_bytes") && text.contains("`log.segment_bytes`"), "{text}");
+    assert!(
+        text.contains("--set beanstalk.segment_bytes") && text.contains("`log.segment_bytes`"),
+        "{text}"
+    );
 
     let text = complaint(&with_set(&["colour=blue"]));
-    assert!(text.contains("unknown key `colour`") && !text.contains("did you mean"), "{text}");
+    assert!(
+        text.contains("unknown key `colour`") && !text.contains("did you mean"),
+        "{text}"
+    );
 
     let environment = vec![("LONGTAIL__DURABILTY".to_owned(), "sync".to_owned())];
-    let sources = Sources { environment, ..Sources::default() };
+    let sources = Sources {
+        environment,
+        ..Sources::default()
+    };
     let text = complaint(&sources);
-    assert!(text.contains("environment LONGTAIL__DURABILTY") && text.contains("`durability`"), "{text}");
+    assert!(
+        text.contains("environment LONGTAIL__DURABILTY") && text.contains("`durability`"),
+        "{text}"
+    );
 }
 
 #[test]
 fn all_mistakes_are_reported_at_once() {
-    let (_dir, sources) = with_file("shards = \"many\"\nworkers = -1\nnonsense = 1\n[listeners]\nbeanstak = \"x:1\"\n");
+    let (_dir, sources) = with_file(
+        "shards = \"many\"\nworkers = -1\nnonsense = 1\n[listeners]\nbeanstak = \"x:1\"\n",
+    );
     let error = load(&sources).unwrap_err();
     assert_eq!(error.problems.len(), 4, "{error}");
     let text = error.to_string();
-    assert!(text.contains(":1: `shards` must be a whole number, not \"many\""), "{text}");
-    assert!(text.contains(":2: `workers` must be 0 to 1024, not -1"), "{text}");
-    assert!(text.contains("unknown protocol `beanstak`: did you mean `beanstalk`?"), "{text}");
+    assert!(
+        text.contains(":1: `shards` must be a whole number, not \"many\""),
+        "{text}"
+    );
+    assert!(
+        text.contains(":2: `workers` must be 0 to 1024, not -1"),
+        "{text}"
+    );
+    assert!(
+        text.contains("unknown protocol `beanstak`: did you mean `beanstalk`?"),
+        "{text}"
+    );
 }
 
 #[test]
 fn a_file_that_is_no_toml_names_its_line() {
     let (_dir, sources) = with_file("data = \"x\"\nworkers = = 2\n");
-    assert!(complaint(&sources).contains("longtail.toml:2: "), "{}", complaint(&sources));
-    let missing = Sources { file: Some(PathBuf::from("/nowhere/longtail.toml")), ..Sources::default() };
+    assert!(
+        complaint(&sources).contains("longtail.toml:2: "),
+        "{}",
+        complaint(&sources)
+    );
+    let missing = Sources {
+        file: Some(PathBuf::from("/nowhere/longtail.toml")),
+        ..Sources::default()
+    };
     assert!(complaint(&missing).contains("/nowhere/longtail.toml: cannot be read"));
 }
 
@@ -151,36 +233,61 @@ fn listeners_take_text_tables_and_lists() {
     );
     let settings = load(&sources).unwrap().settings;
     let listeners = &settings.listeners["beanstalk"];
-    assert_eq!(listeners[0].edge["input_max_bytes"], toml::Value::Integer(1 << 20), "in canonical units");
-    assert!(listeners[0].edge.contains_key("tls") && listeners[0].edge.contains_key("proxy"));
-    assert_eq!(listeners[1].address, ListenAddress::Unix(PathBuf::from("/run/lt.sock")));
+    assert_eq!(listeners[0].edge.input_max_bytes, 1 << 20);
+    assert!(listeners[0].edge.tls.is_some() && listeners[0].edge.proxy.is_some());
+    assert_eq!(
+        listeners[1].address,
+        ListenAddress::Unix(PathBuf::from("/run/lt.sock"))
+    );
     assert_eq!(listeners[1].account.as_deref(), Some("local"));
 
     let (_dir, sources) = with_file("[[listeners.beanstalk]]\nadress = \"127.0.0.1:1\"\n");
     let text = complaint(&sources);
-    assert!(text.contains("`listeners.beanstalk[0].adress`: did you mean `address`?"), "{text}");
-    let (_dir, sources) =
-        with_file("[[listeners.beanstalk]]\naddress = \"127.0.0.1:1\"\ntls = { certificate = \"c\" }\n");
+    assert!(
+        text.contains("`listeners.beanstalk[0].adress`: did you mean `address`?"),
+        "{text}"
+    );
+    let (_dir, sources) = with_file(
+        "[[listeners.beanstalk]]\naddress = \"127.0.0.1:1\"\ntls = { certificate = \"c\" }\n",
+    );
     assert!(complaint(&sources).contains("`listeners.beanstalk[0].tls` needs `key`"));
 }
 
 #[test]
 fn listen_flags_replace_what_was_configured() {
-    let settings = load(&with_listen(&["beanstalk=127.0.0.1:1", "beanstalk=unix:/tmp/lt"], false)).unwrap().settings;
-    let addresses: Vec<String> = settings.listeners["beanstalk"].iter().map(|l| l.address.to_string()).collect();
+    let settings = load(&with_listen(
+        &["beanstalk=127.0.0.1:1", "beanstalk=unix:/tmp/lt"],
+        false,
+    ))
+    .unwrap()
+    .settings;
+    let addresses: Vec<String> = settings.listeners["beanstalk"]
+        .iter()
+        .map(|l| l.address.to_string())
+        .collect();
     assert_eq!(addresses, ["127.0.0.1:1", "unix:/tmp/lt"]);
-    assert!(settings.admin.listen.is_some(), "what is not named stays as configured");
+    assert!(
+        settings.admin.listen.is_some(),
+        "what is not named stays as configured"
+    );
     let text = complaint(&with_listen(&["mqtt=127.0.0.1:1883"], false));
-    assert!(text.contains("unknown protocol `mqtt`: this build speaks beanstalk"), "{text}");
+    assert!(
+        text.contains("unknown protocol `mqtt`: this build speaks beanstalk"),
+        "{text}"
+    );
 }
 
 #[test]
 fn only_switches_off_what_is_not_named() {
-    let settings = load(&with_listen(&["beanstalk=127.0.0.1:1"], true)).unwrap().settings;
+    let settings = load(&with_listen(&["beanstalk=127.0.0.1:1"], true))
+        .unwrap()
+        .settings;
     assert_eq!(settings.listeners["beanstalk"].len(), 1);
     assert_eq!(settings.admin.listen, None);
 
-    let settings = load(&with_listen(&["admin=127.0.0.1:2"], true)).unwrap().settings;
+    let settings = load(&with_listen(&["admin=127.0.0.1:2"], true))
+        .unwrap()
+        .settings;
     assert!(settings.listeners["beanstalk"].is_empty());
     assert_eq!(settings.admin.listen.unwrap().to_string(), "127.0.0.1:2");
 
@@ -198,26 +305,59 @@ fn listen_flags_say_what_is_wrong_with_them() {
     assert!(error("beanstalk=localhost:99999").contains("not a port"));
     assert!(error("beanstalk=unix:").contains("needs a path"));
     let ok: ListenFlag = "beanstalk=[::1]:11300".parse().unwrap();
-    assert_eq!(ok.address, ListenAddress::Tcp { host: "::1".to_owned(), port: 11300 });
+    assert_eq!(
+        ok.address,
+        ListenAddress::Tcp {
+            host: "::1".to_owned(),
+            port: 11300
+        }
+    );
     assert_eq!(ok.address.to_string(), "[::1]:11300");
 }
 
 #[test]
 fn without_accounts_only_this_machine_may_connect() {
     let text = complaint(&with_listen(&["beanstalk=0.0.0.0:11300"], false));
-    assert!(text.contains("without accounts only this machine may connect"), "{text}");
+    assert!(
+        text.contains("without accounts only this machine may connect"),
+        "{text}"
+    );
     let text = complaint(&with_listen(&["admin=0.0.0.0:9400"], false));
     assert!(text.contains("without admin.token"), "{text}");
-    let (_dir, mut sources) = with_file("[[accounts]]\nname = \"worker\"\npassword = \"x\"\n");
+    let (_dir, mut sources) = with_file(&account());
     sources.overrides.listen = vec!["beanstalk=0.0.0.0:11300".parse().unwrap()];
     assert!(load(&sources).is_ok());
 }
 
 #[test]
 fn secrets_are_not_shown() {
-    let (_dir, sources) =
-        with_file("[admin]\ntoken = \"hunter2\"\n[[accounts]]\nname = \"worker\"\npassword = \"hunter2\"\n");
+    let account = account();
+    let (_dir, sources) = with_file(&format!("[admin]\ntoken = \"hunter2\"\n{account}"));
     let document = effective_document(&load(&sources).unwrap());
-    assert!(!document.contains("hunter2"), "{document}");
+    assert!(
+        !document.contains("hunter2") && !document.contains("argon2"),
+        "{document}"
+    );
     assert!(document.contains("worker"), "{document}");
+}
+
+#[test]
+fn accounts_are_checked_by_the_broker() {
+    let (_dir, sources) = with_file("[[accounts]]\nname = \"worker\"\npassword = \"plain\"\n");
+    let text = complaint(&sources);
+    assert!(
+        text.contains("longtail.toml:1: accounts or spaces: not a password hash"),
+        "{text}"
+    );
+}
+
+/// An account that may log in.
+fn account() -> String {
+    use longtail_broker::auth::{PasswordCost, PasswordHash};
+    let cost = PasswordCost {
+        memory_kib: 8,
+        passes: 1,
+    };
+    let hash = String::from(PasswordHash::create(b"hunter2", cost).unwrap());
+    format!("[[accounts]]\nname = \"worker\"\npassword = \"{hash}\"\n")
 }

@@ -13,7 +13,10 @@ pub(super) fn announce(settings: &Settings, listening: &[Listening]) {
     match settings.logging.format {
         LogFormat::Human => eprint!("{}", text(settings, listening)),
         LogFormat::Json => {
-            let listeners: Vec<String> = listening.iter().map(|l| format!("{}={}", l.protocol, l.address)).collect();
+            let listeners: Vec<String> = listening
+                .iter()
+                .map(|l| format!("{}={}", l.protocol, l.address))
+                .collect();
             info!(
                 version = env!("CARGO_PKG_VERSION"),
                 listeners = listeners.join(" "),
@@ -32,7 +35,10 @@ fn text(settings: &Settings, listening: &[Listening]) -> String {
     };
     for listener in listening {
         let value = match (listener.protocol.as_str(), listener.tls) {
-            (ADMIN, _) => format!("http://{}  (/metrics /healthz /readyz /api/v1)", listener.address),
+            (ADMIN, _) => format!(
+                "http://{}  (/metrics /healthz /readyz /api/v1)",
+                listener.address
+            ),
             (_, true) => format!("{} (TLS)", listener.address),
             (_, false) => listener.address.to_string(),
         };
@@ -41,7 +47,10 @@ fn text(settings: &Settings, listening: &[Listening]) -> String {
     let promise = match settings.durability {
         Durability::Sync => "sync: acknowledged means on the disk".to_owned(),
         Durability::Interval => {
-            format!("interval: acknowledged means written, synced every {} ms", settings.interval_ms)
+            format!(
+                "interval: acknowledged means written, synced every {} ms",
+                settings.interval_ms
+            )
         }
         Durability::Memory => "memory: nothing is written, a restart starts empty".to_owned(),
     };
@@ -58,29 +67,48 @@ mod tests {
     use crate::config::{Overrides, Sources, load};
 
     fn settings(durability: &str) -> Settings {
-        let overrides = Overrides { durability: Some(durability.to_owned()), ..Overrides::default() };
-        load(&Sources { overrides, ..Sources::default() }).unwrap().settings
+        let overrides = Overrides {
+            durability: Some(durability.to_owned()),
+            ..Overrides::default()
+        };
+        load(&Sources {
+            overrides,
+            ..Sources::default()
+        })
+        .unwrap()
+        .settings
     }
 
     #[test]
     fn it_says_what_listens_where_the_data_is_and_what_is_promised() {
-        let listening = [("beanstalk", "127.0.0.1:11300", true), ("admin", "127.0.0.1:9400", false)].map(
-            |(protocol, address, tls)| Listening {
-                protocol: protocol.to_owned(),
-                address: address.parse().unwrap(),
-                tls,
-            },
-        );
+        let listening = [
+            ("beanstalk", "127.0.0.1:11300", true),
+            ("admin", "127.0.0.1:9400", false),
+        ]
+        .map(|(protocol, address, tls)| Listening {
+            protocol: protocol.to_owned(),
+            address: address.parse().unwrap(),
+            tls,
+        });
         let banner = text(&settings("sync"), &listening);
-        assert!(banner.contains("  beanstalk   127.0.0.1:11300 (TLS)\n"), "{banner}");
+        assert!(
+            banner.contains("  beanstalk   127.0.0.1:11300 (TLS)\n"),
+            "{banner}"
+        );
         assert!(banner.contains("http://127.0.0.1:9400"), "{banner}");
-        assert!(banner.contains("  data        ./longtail-data\n"), "{banner}");
+        assert!(
+            banner.contains("  data        ./longtail-data\n"),
+            "{banner}"
+        );
         assert!(banner.contains("on the disk"), "{banner}");
     }
 
     #[test]
     fn memory_names_no_directory() {
         let banner = text(&settings("memory"), &[]);
-        assert!(!banner.contains("longtail-data") && banner.contains("starts empty"), "{banner}");
+        assert!(
+            !banner.contains("longtail-data") && banner.contains("starts empty"),
+            "{banner}"
+        );
     }
 }

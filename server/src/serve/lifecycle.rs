@@ -69,7 +69,10 @@ pub(crate) async fn supervise<R: Running>(
             }
         }
     }
-    info!(deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX), "draining; a second signal hurries");
+    info!(
+        deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+        "draining; a second signal hurries"
+    );
     let cut = !drain(running, &mut signals, deadline).await;
     match (stop(running).await, cut) {
         (false, _) => Exit::Failure,
@@ -79,7 +82,11 @@ pub(crate) async fn supervise<R: Running>(
 }
 
 /// Whether all connections ended by themselves.
-async fn drain<R: Running>(running: &R, signals: &mut mpsc::Receiver<Signal>, deadline: Duration) -> bool {
+async fn drain<R: Running>(
+    running: &R,
+    signals: &mut mpsc::Receiver<Signal>,
+    deadline: Duration,
+) -> bool {
     let drained = running.drain();
     tokio::pin!(drained);
     let late = tokio::time::sleep(deadline);

@@ -29,9 +29,13 @@ pub(crate) enum LoggingError {
 /// # Errors
 /// When the level cannot be parsed, or on a second call.
 pub(super) fn init(settings: &LoggingSettings) -> Result<(), LoggingError> {
-    let filter = EnvFilter::try_new(&settings.level)
-        .map_err(|source| LoggingError::Level { level: settings.level.clone(), source })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let filter = EnvFilter::try_new(&settings.level).map_err(|source| LoggingError::Level {
+        level: settings.level.clone(),
+        source,
+    })?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
     match settings.format {
         LogFormat::Human => builder.with_ansi(io::stderr().is_terminal()).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

@@ -28,12 +28,16 @@ use lifecycle::Running as _;
 pub(crate) fn run(loaded: Loaded) -> Result<Exit, Failure> {
     let settings = loaded.settings;
     logging::init(&settings.logging).map_err(|error| Failure::new(Exit::Usage, error))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         // Before anything else: a signal during recovery must not kill the process half-way.
         let signals = signals::listen()?;
         let deadline = Duration::from_millis(settings.limits.drain_ms);
-        let running = start::start(&settings).await.map_err(|error| Failure::new(error.exit(), error))?;
+        let running = start::start(&settings)
+            .await
+            .map_err(|error| Failure::new(error.exit(), error))?;
         banner::announce(&settings, running.listening());
         let exit = lifecycle::supervise(&running, signals, deadline).await;
         info!(code = exit as u8, "stopped");

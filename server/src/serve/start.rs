@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use longtail::{BrokerConfig, BrokerError, ListenerConfig, Longtail};
+use longtail::{BrokerError, Longtail};
 use longtail_beanstalk::AdmitAll;
 
 use super::lifecycle::{Listening, Running};
@@ -80,42 +80,21 @@ fn parse(protocol: &str, address: &str) -> Result<crate::config::ListenAddress, 
 
 /// The settings as the library takes them.
 fn builder(settings: &Settings) -> Result<longtail::Builder, StartError> {
-    let config = BrokerConfig {
-        data: Some(settings.data.clone()),
-        durability: settings.durability,
-        interval_ms: settings.interval_ms,
-        segment_bytes: settings.log.segment_bytes,
-        tail_bytes: settings.log.tail_bytes,
-        max_message_bytes: settings.limits.message_bytes as u64,
-        ..BrokerConfig::default()
-    };
-    let config = match settings.shards {
-        0 => config,
-        shards => BrokerConfig { shards, ..config },
-    };
-    let edge = longtail_edge::EdgeConfig {
-        workers: settings.workers,
-        connections_max: settings.limits.connections_max,
-        memory_max_bytes: settings.limits.memory_bytes,
-        ..longtail_edge::EdgeConfig::default()
-    };
     let beanstalk = longtail_beanstalk::Config {
         space: settings.beanstalk.space.as_str().into(),
         job_size_max: u32::try_from(settings.beanstalk.job_bytes).unwrap_or(u32::MAX),
         ..longtail_beanstalk::Config::default()
     };
-    let mut builder = Longtail::builder().broker(config).edge(edge).beanstalk_config(beanstalk);
+    let mut builder =
+        Longtail::builder().broker(settings.broker()).edge(settings.edge()).beanstalk_config(beanstalk);
     for (protocol, listeners) in &settings.listeners {
         for listener in listeners {
-            let wrong = |why: String| StartError::Listener { protocol: protocol.clone(), why };
-            let config: ListenerConfig = listener
-                .edge
-                .clone()
-                .try_into()
-                .map_err(|error: toml::de::Error| wrong(error.message().to_owned()))?;
             match protocol.as_str() {
-                BEANSTALK => builder = builder.beanstalk_listener(config, Arc::new(AdmitAll)),
-                _ => return Err(wrong("this release does not speak this protocol".to_owned())),
+                BEANSTALK => builder = builder.beanstalk_listener(listener.edge.clone(), Arc::new(AdmitAll)),
+                _ => {
+                    let why = "this release does not speak this protocol".to_owned();
+                    return Err(StartError::Listener { protocol: protocol.clone(), why });
+                }
             }
         }
     }

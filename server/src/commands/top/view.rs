@@ -76,24 +76,39 @@ impl View {
         let known: HashMap<(&str, &str), &StreamCounts> = before
             .streams
             .iter()
-            .map(|stream| ((stream.space.as_str(), stream.name.as_str()), &stream.counts))
+            .map(|stream| {
+                (
+                    (stream.space.as_str(), stream.name.as_str()),
+                    &stream.counts,
+                )
+            })
             .collect();
         let mut rows: Vec<RowView> = after
             .streams
             .iter()
             .map(|stream| {
                 // A stream that is new has no past; its whole count would look like a burst.
-                let before = known.get(&(stream.space.as_str(), stream.name.as_str())).copied();
-                let rates = Rates::between(before.unwrap_or(&stream.counts), &stream.counts, seconds);
+                let before = known
+                    .get(&(stream.space.as_str(), stream.name.as_str()))
+                    .copied();
+                let rates =
+                    Rates::between(before.unwrap_or(&stream.counts), &stream.counts, seconds);
                 row(stream, rates)
             })
             .collect();
         rows.sort_by(|a, b| {
             let busy = |row: &RowView| row.rates.appended + row.rates.removed;
-            busy(b).total_cmp(&busy(a)).then(b.depth.cmp(&a.depth)).then_with(|| a.name.cmp(&b.name))
+            busy(b)
+                .total_cmp(&busy(a))
+                .then(b.depth.cmp(&a.depth))
+                .then_with(|| a.name.cmp(&b.name))
         });
         let totals = Rates::between(&before.status.totals, &after.status.totals, seconds);
-        View { summary: summary(&after.status, totals), rows, totals }
+        View {
+            summary: summary(&after.status, totals),
+            rows,
+            totals,
+        }
     }
 
     /// For scripts.
@@ -131,7 +146,12 @@ fn row(stream: &StreamStatus, rates: Rates) -> RowView {
         bytes(counts.bytes),
         counts.waiting.to_string(),
     ];
-    RowView { cells, name, rates, depth: counts.messages }
+    RowView {
+        cells,
+        name,
+        rates,
+        depth: counts.messages,
+    }
 }
 
 fn summary(status: &Status, totals: Rates) -> Vec<String> {
@@ -140,7 +160,10 @@ fn summary(status: &Status, totals: Rates) -> Vec<String> {
     } else {
         format!("NOT READY: {}", status.health.reasons.join("; "))
     };
-    let memory = status.resident_bytes.map(|resident| format!(", memory {}", bytes(resident))).unwrap_or_default();
+    let memory = status
+        .resident_bytes
+        .map(|resident| format!(", memory {}", bytes(resident)))
+        .unwrap_or_default();
     let mut lines = vec![
         format!(
             "longtail {}, up {}, {} durability, {health}{memory}",
@@ -176,28 +199,48 @@ mod tests {
             .iter()
             .map(|(name, appended_total)| StreamStatus {
                 name: (*name).to_owned(),
-                counts: StreamCounts { appended_total: *appended_total, ..StreamCounts::default() },
+                counts: StreamCounts {
+                    appended_total: *appended_total,
+                    ..StreamCounts::default()
+                },
                 ..StreamStatus::default()
             })
             .collect();
-        Sample { at: Duration::from_secs(seconds), status: Status::default(), streams }
+        Sample {
+            at: Duration::from_secs(seconds),
+            status: Status::default(),
+            streams,
+        }
     }
 
     fn rates(view: &View) -> Vec<(&str, f64)> {
-        view.rows.iter().map(|row| (row.name.as_str(), row.rates.appended)).collect()
+        view.rows
+            .iter()
+            .map(|row| (row.name.as_str(), row.rates.appended))
+            .collect()
     }
 
     #[test]
     fn the_busiest_come_first() {
-        let view = View::new(&sample(0, &[("a", 0), ("b", 0)]), &sample(2, &[("a", 10), ("b", 100)]));
+        let view = View::new(
+            &sample(0, &[("a", 0), ("b", 0)]),
+            &sample(2, &[("a", 10), ("b", 100)]),
+        );
         assert_eq!(rates(&view), [("/b", 50.0), ("/a", 5.0)]);
     }
 
     #[test]
     fn restarts_and_new_streams_are_no_bursts() {
-        let view = View::new(&sample(0, &[("a", 1000)]), &sample(1, &[("a", 10), ("new", 5000)]));
+        let view = View::new(
+            &sample(0, &[("a", 1000)]),
+            &sample(1, &[("a", 10), ("new", 5000)]),
+        );
         assert_eq!(rates(&view), [("/a", 0.0), ("/new", 0.0)]);
         let now = sample(1, &[("a", 1)]);
-        assert_eq!(rates(&View::new(&now, &now)), [("/a", 0.0)], "no time, no rate");
+        assert_eq!(
+            rates(&View::new(&now, &now)),
+            [("/a", 0.0)],
+            "no time, no rate"
+        );
     }
 }
