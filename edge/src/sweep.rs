@@ -43,7 +43,7 @@ fn sweep(shared: &Shared, now_ms: u64) {
             let (held, moved_ms) = entry.held();
             let stuck = now_ms.saturating_sub(moved_ms) >= shared.config.stall_ms;
             if stuck && most.is_none_or(|(largest, _)| held > largest) {
-                most = Some((held, entry.info().id));
+                most = Some((held, entry.id()));
             }
         }
     });
