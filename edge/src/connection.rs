@@ -179,6 +179,8 @@ impl<P: Protocol> Connection<P> {
     /// Takes part in the coming tick of this worker. Only on the owner's thread.
     pub(crate) fn enlist(self: &Arc<Self>) {
         if !self.core.enlisted.swap(true, Ordering::Relaxed) {
+            // The tick flushes it anyway: nobody needs to list it for that.
+            self.core.flush_listed.store(true, Ordering::Release);
             with_local(|local| local.enlist(self.clone()));
         }
     }

@@ -95,9 +95,34 @@ impl<P: Protocol> Driver<P> {
     pub(crate) fn open(conn: Arc<Connection<P>>, reader: Reader, first: &[u8]) -> Self {
         let core = &conn.core;
         core.shared().table.insert(conn.id(), conn.clone());
+        core.bytes_in
+            .fetch_add(first.len() as u64, Ordering::Relaxed);
+        let rate = core.listener().config.read_rate_bytes_per_second;
+        let now = core.shared().clock.since_start();
+        let pace = rate.map(|rate| Box::new(Pace::new(rate, now)));
+        let mut kept = Kept::default();
+        kept.push(first);
+        // From here on, whatever goes wrong, dropping the driver gives everything back.
+        let driver = Driver {
+            conn,
+            reader,
+            kept,
+            flow: Flow::Free,
+            show_again: !first.is_empty(),
+            writing: false,
+            end: End::NotYet,
+            closing: Closing::Writing,
+            pace,
+        };
+        driver.open_session();
+        driver
+    }
+
+    fn open_session(&self) {
+        let core = &self.conn.core;
         {
-            let state = &mut *conn.state.lock();
-            match conn.protocol().open(&conn, &mut state.out) {
+            let state = &mut *self.conn.state.lock();
+            match self.conn.protocol().open(&self.conn, &mut state.out) {
                 Ok(session) => {
                     state.session = Some(session);
                     core.over.store(false, Ordering::Release);
@@ -113,26 +138,7 @@ impl<P: Protocol> Driver<P> {
         if core.shared().draining.load(Ordering::Acquire) {
             core.signal(signal::DRAIN);
         }
-        conn.enlist();
-        let mut kept = Kept::default();
-        kept.push(first);
-        conn.core
-            .bytes_in
-            .fetch_add(first.len() as u64, Ordering::Relaxed);
-        let rate = conn.core.listener().config.read_rate_bytes_per_second;
-        let now = conn.core.shared().clock.since_start();
-        let pace = rate.map(|rate| Box::new(Pace::new(rate, now)));
-        Driver {
-            conn,
-            reader,
-            kept,
-            flow: Flow::Free,
-            show_again: !first.is_empty(),
-            writing: false,
-            end: End::NotYet,
-            closing: Closing::Writing,
-            pace,
-        }
+        self.conn.enlist();
     }
 
     fn advance(&mut self, cx: &mut Context<'_>, local: &Local) -> Poll<()> {

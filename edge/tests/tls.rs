@@ -191,7 +191,7 @@ fn any_thread_may_answer_an_encrypted_peer() {
     let tls = install(dir.path(), &authority);
     let (sender, connections) = mpsc::channel();
     let address = listen_with(&edge, Capture(Mutex::new(sender)), |config| {
-        config.tls = Some(tls)
+        config.tls = Some(tls);
     });
     let mut client = tls_connect(address, &authority, None);
     client.flush().unwrap();
