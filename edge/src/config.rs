@@ -53,6 +53,10 @@ impl Default for EdgeConfig {
 pub struct ListenerConfig {
     /// Where to bind: `HOST:PORT` or `unix:PATH`.
     pub address: Address,
+    /// Permission bits of a Unix socket's file, for example `0o660` to let a group in (default: what the umask leaves,
+    /// usually the owner only). Whoever may write to the file may connect.
+    #[serde(default)]
+    pub unix_mode: Option<u32>,
     /// Connections the system queues before they are accepted (default 1,024). Beyond it clients retry or time out.
     #[serde(default = "defaults::backlog")]
     pub backlog: u32,
@@ -136,6 +140,7 @@ impl ListenerConfig {
     pub fn new(address: Address) -> Self {
         ListenerConfig {
             address,
+            unix_mode: None,
             backlog: defaults::backlog(),
             connections_max: defaults::connections_max(),
             connections_per_ip_max: None,

@@ -130,8 +130,8 @@ impl<P: Protocol> Connection<P> {
     /// Gives `work` the session and the outbox, under the connection's lock, from any thread. What it appends leaves with
     /// the next [`flush`](Self::flush). `None` when the session has ended.
     ///
-    /// Past the outbox's hard limit the socket is tried at once; if that does not help, the connection is cut
-    /// ([`CloseReason::SlowConsumer`]).
+    /// Past the outbox's hard limit a plain socket is tried at once; if that does not help, and behind TLS or WebSocket,
+    /// the connection is cut ([`CloseReason::SlowConsumer`]).
     pub fn with<R>(&self, work: impl FnOnce(&mut P::Session, &mut Out) -> R) -> Option<R> {
         let state = &mut *self.state.lock();
         let result = work(state.session.as_mut()?, &mut state.out);

@@ -128,7 +128,7 @@ impl Edge {
         let worker = &self.shared.workers[number % self.shared.workers.len()].handle;
         let bound = {
             let _runtime = worker.enter();
-            Bound::open(&config.address, config.backlog)?
+            Bound::open(&config)?
         };
         let local = bound.endpoint().map_err(|source| ListenError::Bind {
             address: config.address.clone(),
