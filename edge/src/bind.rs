@@ -1,8 +1,9 @@
 //! Sockets to listen on.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,6 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::address::{Address, Endpoint};
+use crate::config::ListenerConfig;
 use crate::error::ListenError;
 
 /// A bound socket; closing it removes the file of a Unix socket.
@@ -37,7 +39,14 @@ impl Drop for SocketFile {
 
 impl Bound {
     /// Binds, in the runtime this is called in.
-    pub(crate) fn open(address: &Address, backlog: u32) -> Result<Bound, ListenError> {
+    pub(crate) fn open(config: &ListenerConfig) -> Result<Bound, ListenError> {
+        let ListenerConfig {
+            address,
+            backlog,
+            unix_mode,
+            ..
+        } = config;
+        let backlog = backlog_for_system(*backlog);
         let bind = |source| ListenError::Bind {
             address: address.clone(),
             source,
@@ -46,7 +55,7 @@ impl Bound {
             Address::Tcp(address) => Ok(Bound::Tcp(listen_tcp(*address, backlog).map_err(bind)?)),
             Address::Unix(path) => {
                 remove_stale(path, address)?;
-                let listener = listen_unix(path, backlog).map_err(bind)?;
+                let listener = listen_unix(path, *unix_mode, backlog).map_err(bind)?;
                 Ok(Bound::Unix(listener, SocketFile(path.as_path().into())))
             }
         }
@@ -83,7 +92,7 @@ impl Accepted {
     }
 }
 
-fn listen_tcp(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+fn listen_tcp(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -92,15 +101,19 @@ fn listen_tcp(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(backlog_for_system(backlog))?;
+    socket.listen(backlog)?;
     TcpListener::from_std(socket.into())
 }
 
-fn listen_unix(path: &Path, backlog: u32) -> io::Result<UnixListener> {
+fn listen_unix(path: &Path, mode: Option<u32>, backlog: i32) -> io::Result<UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&socket2::SockAddr::unix(path)?)?;
-    socket.listen(backlog_for_system(backlog))?;
+    if let Some(mode) = mode {
+        // Before anybody can connect.
+        std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+    }
+    socket.listen(backlog)?;
     UnixListener::from_std(socket.into())
 }
 

@@ -17,8 +17,9 @@ pub struct EdgeConfig {
     /// client learns it now instead of waiting in the backlog; counted as refused.
     pub connections_max: usize,
     /// Bytes that may wait in the outboxes and half-read messages of all connections together (default 512 MiB). Above it
-    /// nothing more is read from any client until less is held; a connection that holds the most and has not moved
-    /// for [`stall_ms`](Self::stall_ms) is closed.
+    /// nothing more is read from any client until less is held. The largest holder among the connections that have not
+    /// moved for [`stall_ms`](Self::stall_ms) is closed at once; when the budget stays exceeded that long, the largest
+    /// holder of all. Both are counted.
     pub memory_max_bytes: usize,
     /// How long a connection may be stuck, in milliseconds, before it can be closed for the memory it holds
     /// (default 10,000).
@@ -52,6 +53,10 @@ impl Default for EdgeConfig {
 pub struct ListenerConfig {
     /// Where to bind: `HOST:PORT` or `unix:PATH`.
     pub address: Address,
+    /// Permission bits of a Unix socket's file, for example `0o660` to let a group in (default: what the umask leaves,
+    /// usually the owner only). Whoever may write to the file may connect.
+    #[serde(default)]
+    pub unix_mode: Option<u32>,
     /// Connections the system queues before they are accepted (default 1,024). Beyond it clients retry or time out.
     #[serde(default = "defaults::backlog")]
     pub backlog: u32,
@@ -135,6 +140,7 @@ impl ListenerConfig {
     pub fn new(address: Address) -> Self {
         ListenerConfig {
             address,
+            unix_mode: None,
             backlog: defaults::backlog(),
             connections_max: defaults::connections_max(),
             connections_per_ip_max: None,

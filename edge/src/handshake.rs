@@ -1,6 +1,7 @@
 //! What comes between the socket and the protocol: PROXY header, TLS, WebSocket, each if the listener has it.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -78,7 +79,9 @@ pub(crate) async fn full(
             return Err(HandshakeError::Untrusted { peer });
         }
         let header: ProxyHeader = proxy::read_header(&mut socket, config.header_max_bytes).await?;
-        peer = header.peer.unwrap_or(peer);
+        peer = header
+            .peer
+            .map_or(peer, |peer| Endpoint::Tcp(canonical(peer)));
         first = header.rest;
     }
     if listener.tls.is_none() && listener.config.websocket.is_none() {
@@ -121,13 +124,22 @@ fn prepare(accepted: Accepted, local: &Endpoint) -> Result<(Endpoint, Accepted),
         let peer = match &accepted {
             Accepted::Tcp(stream, peer) => {
                 stream.set_nodelay(true)?;
-                Endpoint::Tcp(*peer)
+                Endpoint::Tcp(canonical(*peer))
             }
             Accepted::Unix(_) => local.clone(),
         };
         Ok((peer, accepted))
     };
     prepare().map_err(HandshakeError::Lost)
+}
+
+/// An IPv4 peer of a socket that serves both kinds, as the IPv4 address it is: limits and rules by address must not
+/// depend on how the listener was written.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
+    }
 }
 
 fn ready_plain(socket: Accepted, peer: Endpoint, first: Vec<u8>) -> Ready {
@@ -204,5 +216,18 @@ impl AsyncRead for Accepted {
             Accepted::Tcp(stream, _) => Pin::new(stream).poll_read(cx, buf),
             Accepted::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv4_peer_of_a_socket_for_both_kinds_is_an_ipv4_peer() {
+        let seen = |address: &str| canonical(address.parse().unwrap()).to_string();
+        assert_eq!(seen("[::ffff:192.0.2.1]:7"), "192.0.2.1:7");
+        assert_eq!(seen("[2001:db8::1]:7"), "[2001:db8::1]:7");
+        assert_eq!(seen("192.0.2.1:7"), "192.0.2.1:7");
     }
 }

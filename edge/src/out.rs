@@ -179,7 +179,65 @@ impl Write for Out {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Put(usize),
+        Share(usize),
+        Tail(usize),
+        Advance(usize),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            (0..3000_usize).prop_map(Op::Put),
+            (0..3 * SHARED_BYTES_MIN).prop_map(Op::Share),
+            (0..2 * TAIL_MAX).prop_map(Op::Tail),
+            (0..3 * TAIL_MAX).prop_map(Op::Advance),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
+        /// Whatever is appended and written in whatever steps, the outbox is a queue of bytes.
+        #[test]
+        fn an_outbox_is_a_queue_of_bytes(ops in prop::collection::vec(op(), 1..40)) {
+            let mut out = Out::new(0);
+            let mut model: VecDeque<u8> = VecDeque::new();
+            for (n, op) in ops.into_iter().enumerate() {
+                let bytes = |length: usize| -> Vec<u8> { (0..length).map(|i| (i * 7 + n) as u8).collect() };
+                match op {
+                    Op::Put(length) => {
+                        out.put(&bytes(length));
+                        model.extend(bytes(length));
+                    }
+                    Op::Share(length) => {
+                        out.put_bytes(Bytes::from(bytes(length)));
+                        model.extend(bytes(length));
+                    }
+                    Op::Tail(length) => {
+                        out.tail().extend(bytes(length));
+                        model.extend(bytes(length));
+                    }
+                    Op::Advance(length) => {
+                        let length = length.min(out.len());
+                        out.advance(length);
+                        model.drain(..length);
+                    }
+                }
+                prop_assert_eq!(out.len(), model.len());
+                let mut slices = [IoSlice::new(&[]); 128];
+                let used = out.slices(&mut slices);
+                let queued = slices[..used].iter().flat_map(|slice| slice.iter());
+                prop_assert!(queued.eq(model.iter()));
+                prop_assert_eq!(out.is_empty(), out.front().is_empty());
+            }
+        }
+    }
 
     /// Takes everything out in steps of `step` bytes.
     fn drain(out: &mut Out, step: usize) -> Vec<u8> {

@@ -6,15 +6,13 @@ use std::net::SocketAddr;
 use ppp::{PartialResult, v1, v2};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::address::Endpoint;
-
 /// The longest version 1 header, line end included.
 const V1_BYTES_MAX: usize = 107;
 
 /// A header that was read.
 pub(crate) struct ProxyHeader {
     /// Whom the proxy speaks for; `None` when it speaks for itself (a health check) or for an unknown transport.
-    pub(crate) peer: Option<Endpoint>,
+    pub(crate) peer: Option<SocketAddr>,
     /// Bytes behind the header that came with it.
     pub(crate) rest: Vec<u8>,
 }
@@ -94,16 +92,15 @@ fn incomplete(bytes: &[u8], limit: usize) -> Result<Option<ProxyHeader>, ProxyEr
     }
 }
 
-fn v1_peer(header: &v1::Header<'_>) -> Option<Endpoint> {
+fn v1_peer(header: &v1::Header<'_>) -> Option<SocketAddr> {
     match header.addresses {
         v1::Addresses::Unknown => None,
         v1::Addresses::Tcp4(it) => Some(SocketAddr::from((it.source_address, it.source_port))),
         v1::Addresses::Tcp6(it) => Some(SocketAddr::from((it.source_address, it.source_port))),
     }
-    .map(Endpoint::Tcp)
 }
 
-fn v2_peer(header: &v2::Header<'_>) -> Option<Endpoint> {
+fn v2_peer(header: &v2::Header<'_>) -> Option<SocketAddr> {
     match (header.command, header.addresses) {
         (v2::Command::Proxy, v2::Addresses::IPv4(it)) => {
             Some(SocketAddr::from((it.source_address, it.source_port)))
@@ -114,11 +111,12 @@ fn v2_peer(header: &v2::Header<'_>) -> Option<Endpoint> {
         (v2::Command::Local, _)
         | (v2::Command::Proxy, v2::Addresses::Unix(_) | v2::Addresses::Unspecified) => None,
     }
-    .map(Endpoint::Tcp)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn v2_header() -> Vec<u8> {
@@ -194,5 +192,25 @@ mod tests {
             feed(&large),
             Err(ProxyError::TooLong { limit: 4096 })
         ));
+    }
+
+    proptest! {
+        /// How a header is cut into reads changes nothing, and no input is a panic.
+        #[test]
+        fn splits_do_not_matter(start in 0..4_usize, tail in prop::collection::vec(any::<u8>(), 0..60)) {
+            let starts = [b"PROXY TCP4 1.2.3.4".to_vec(), b"PROXY UNKNOWN\r\n".to_vec(), v2_header(), Vec::new()];
+            let bytes = [starts[start].clone(), tail].concat();
+            let at_once = parse(&bytes, 4096);
+            let by_bytes = (1..=bytes.len()).map(|end| parse(&bytes[..end], 4096)).find(|it| !matches!(it, Ok(None)));
+            match (at_once, by_bytes) {
+                (Ok(Some(a)), Some(Ok(Some(b)))) => {
+                    prop_assert_eq!(a.peer, b.peer);
+                    prop_assert_eq!(b.rest.len(), 0);
+                    prop_assert!(bytes.ends_with(&a.rest));
+                }
+                (Err(_), Some(Err(_))) | (Ok(None), None) => {}
+                (a, b) => prop_assert!(false, "{:?} and {:?} differ", a.err(), b.map(Result::err)),
+            }
+        }
     }
 }

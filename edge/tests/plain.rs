@@ -9,6 +9,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -103,7 +104,15 @@ fn a_unix_socket_serves_and_its_file_goes_with_the_edge() {
     let path = dir.path().join("echo.sock");
     let config = || ListenerConfig::new(Address::Unix(path.clone()));
     let edge = start();
-    edge.listen(config(), Arc::new(LineEcho)).unwrap();
+    let grouped = ListenerConfig {
+        unix_mode: Some(0o620),
+        ..config()
+    };
+    edge.listen(grouped, Arc::new(LineEcho)).unwrap();
+    assert_eq!(
+        std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o620
+    );
     let mut client = UnixStream::connect(&path).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     exchange(&mut client, b"over unix\n", b"over unix\n");
