@@ -6,11 +6,13 @@
 //! for the commands it held up (no coordinated omission).
 
 mod connection;
+mod tally;
 
 pub(crate) use connection::connect;
+pub(crate) use tally::{Schedule, Tally};
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -18,14 +20,14 @@ use std::time::{Duration, Instant};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 use rustix::fd::OwnedFd;
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use rustix::time::Timespec;
 
 use connection::Connection;
+use tally::Mark;
 
 use crate::error::BenchError;
 use crate::latency::Latencies;
 use crate::load::{Flow, Seat};
-use crate::probe::own_waiting;
 use crate::protocol::{Next, Protocol, Replies, Session};
 
 /// Bytes read at once.
@@ -39,49 +41,20 @@ const PARKED_TICK: Duration = Duration::from_micros(500);
 /// A due burst this near is awaited by polling: epoll would wake some 50 µs late.
 const SPIN_NS: u64 = 100_000;
 
-/// The edges of a load in nanoseconds from its start.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Schedule {
-    /// From here on latencies are recorded.
-    pub(crate) measure_from_ns: u64,
-    /// From here on nothing new is begun. `u64::MAX` when connections end by themselves.
-    pub(crate) stop_at_ns: u64,
-    /// Time between two bursts of a paced connection.
-    pub(crate) pace_ns: Option<f64>,
-    /// How long nothing may be sent or answered while commands wait for replies.
-    pub(crate) stall_after: Duration,
-}
-
-/// What a thread brings back.
-#[derive(Debug)]
-pub(crate) struct Tally {
-    pub(crate) latencies: Latencies,
-    pub(crate) refusals: BTreeMap<&'static str, u64>,
-    /// When its last reply came.
-    pub(crate) ended_ns: u64,
-    /// Processor time it used between `measure_from` and `stop_at` (or its end).
-    pub(crate) cpu: Duration,
-    /// Time within that in which it could run, but others had the processors.
-    pub(crate) waiting: Duration,
-    /// The time between these two.
-    pub(crate) elapsed: Duration,
-    /// Bursts of an open loop begun more than a millisecond late although their connection was free.
-    pub(crate) late_bursts: u64,
-}
-
 /// A thread with its connections open and ready to start.
 pub(crate) struct Driver<'a, S> {
     connections: Vec<Connection<S>>,
     epoll: OwnedFd,
     flow: &'a Flow,
     schedule: Schedule,
+    names: &'static [&'static str],
     commands: &'a AtomicU64,
     started: Instant,
     now_ns: u64,
     answered: u64,
     replied_ns: u64,
-    /// When anything was last sent or answered.
-    active_ns: u64,
+    /// When a command last succeeded or fell due.
+    progress_ns: u64,
     unfinished: usize,
     due: BinaryHeap<Reverse<(u64, usize)>>,
     parked: VecDeque<usize>,
@@ -117,12 +90,13 @@ impl<'a, S: Session> Driver<'a, S> {
             epoll,
             flow,
             schedule,
+            names: protocol.commands(),
             commands,
             started: Instant::now(),
             now_ns: 0,
             answered: 0,
             replied_ns: 0,
-            active_ns: 0,
+            progress_ns: 0,
             due: BinaryHeap::new(),
             parked: VecDeque::new(),
             latencies: Latencies::new(protocol.commands().len()),
@@ -177,9 +151,10 @@ impl<'a, S: Session> Driver<'a, S> {
             if last_mark.is_none() && self.now_ns >= self.schedule.stop_at_ns {
                 last_mark = Some(Mark::now(self.now_ns));
             }
-            if events.is_empty() && self.is_over()? {
+            if events.is_empty() && self.is_over() {
                 break;
             }
+            self.check_progress()?;
         }
         self.tick();
         let from = first_mark.unwrap_or_else(|| Mark::now(self.now_ns));
@@ -240,22 +215,40 @@ impl<'a, S: Session> Driver<'a, S> {
 
     /// Whether the thread may end although connections are unfinished, asked when no socket had anything to say: only
     /// workers are left, and no message will come for them.
-    fn is_over(&self) -> Result<bool, BenchError> {
-        let missing: u64 = self
-            .connections
-            .iter()
-            .filter(|connection| !connection.done && !connection.session.is_blocked())
+    fn is_over(&self) -> bool {
+        self.flow.is_drained() && self.waiting() == 0
+    }
+
+    /// Commands without a reply, but for workers waiting for a message.
+    fn waiting(&self) -> u64 {
+        let connections = self.connections.iter();
+        let waiting =
+            connections.filter(|connection| !connection.done && !connection.session.is_blocked());
+        waiting
             .map(|connection| u64::from(connection.awaiting))
-            .sum();
+            .sum()
+    }
+
+    /// Fails when nothing useful has happened for too long, so that no lost reply, lost message or endless refusal
+    /// keeps the load from ending.
+    fn check_progress(&self) -> Result<(), BenchError> {
         let stall_after = self.schedule.stall_after;
         let stall_ns = u64::try_from(stall_after.as_nanos()).unwrap_or(u64::MAX);
-        if missing > 0 && self.now_ns > self.active_ns.saturating_add(stall_ns) {
-            return Err(BenchError::Stalled {
-                missing,
-                after: stall_after,
-            });
+        if self.now_ns <= self.progress_ns.saturating_add(stall_ns) || !self.due.is_empty() {
+            return Ok(());
         }
-        Ok(missing == 0 && self.flow.is_drained())
+        let (waiting, jobs) = (self.waiting(), self.flow.left_over());
+        if waiting == 0 && jobs <= 0 && self.parked.is_empty() {
+            // Workers whose producers are slow, on another thread.
+            return Ok(());
+        }
+        let refused = self.replies.refusals.values().sum();
+        Err(BenchError::Stalled {
+            waiting,
+            refused,
+            jobs,
+            after: stall_after,
+        })
     }
 
     fn start_due(&mut self) -> Result<(), BenchError> {
@@ -265,6 +258,7 @@ impl<'a, S: Session> Driver<'a, S> {
                 break;
             }
             self.due.pop();
+            self.progress_ns = self.now_ns;
             if self.now_ns.saturating_sub(due_ns) > 1_000_000 && !stopping {
                 self.late_bursts += 1;
             }
@@ -303,7 +297,6 @@ impl<'a, S: Session> Driver<'a, S> {
         match connection.session.next(sent_ns, stopping, self.flow) {
             Next::Burst { command, count } => {
                 connection.due_ns += pace_ns.unwrap_or(0.0);
-                self.active_ns = self.now_ns;
                 connection.begin(command, count, sent_ns);
                 connection.flush(&self.epoll, token)
             }
@@ -350,12 +343,25 @@ impl<'a, S: Session> Driver<'a, S> {
             // A refusal is quick and no work done: it counts neither as throughput nor as latency.
             self.answered += u64::from(done);
             self.replied_ns = self.now_ns;
-            self.active_ns = self.now_ns;
             let took_ns = self.now_ns.saturating_sub(connection.sent_ns);
+            if done > 0 {
+                self.progress_ns = self.now_ns;
+            }
+            if count > connection.awaiting {
+                let command = self
+                    .names
+                    .get(connection.command)
+                    .copied()
+                    .unwrap_or_default();
+                return Err(BenchError::SurplusReply {
+                    connection: connection.number,
+                    command,
+                });
+            }
             if measured && done > 0 {
                 self.latencies.command(connection.command, took_ns, done);
             }
-            connection.awaiting = connection.awaiting.saturating_sub(count);
+            connection.awaiting -= count;
             if measured && connection.awaiting == 0 {
                 self.latencies.burst(took_ns);
             }
@@ -372,25 +378,5 @@ impl<'a, S: Session> Driver<'a, S> {
     }
 }
 
-/// What the thread has used up to a moment.
-#[derive(Clone, Copy)]
-struct Mark {
-    at_ns: u64,
-    cpu: Duration,
-    waiting: Duration,
-}
-
-impl Mark {
-    fn now(at_ns: u64) -> Self {
-        let time = clock_gettime(ClockId::ThreadCPUTime);
-        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-        Mark {
-            at_ns,
-            cpu: Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0)),
-            waiting: own_waiting(),
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

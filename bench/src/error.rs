@@ -43,13 +43,30 @@ pub enum BenchError {
         /// The start of what came back.
         reply: String,
     },
-    /// Replies that never came.
-    #[error("{missing} commands wait for replies and none came for {} s", after.as_secs())]
+    /// The server does nothing useful any more, or lost jobs that workers wait for.
+    #[error(
+        "no command succeeded for {} s: {waiting} wait for a reply, {refused} were refused, jobs on their way: {jobs}",
+        after.as_secs()
+    )]
     Stalled {
         /// Commands without a reply.
-        missing: u64,
+        waiting: u64,
+        /// Commands refused since the load began.
+        refused: u64,
+        /// Jobs that producers sent and workers have not settled.
+        jobs: i64,
         /// How long the generator waited.
         after: Duration,
+    },
+    /// Replies to commands that were not sent: the two sides do not agree on where a command ends.
+    #[error(
+        "the server sent more replies than connection {connection} sent commands, after a {command}"
+    )]
+    SurplusReply {
+        /// Which of the connections, from 0.
+        connection: u32,
+        /// The last command.
+        command: &'static str,
     },
     /// A socket, epoll or file operation of the generator itself failed.
     #[error("{doing}")]

@@ -164,6 +164,14 @@ impl Flow {
         self.publishers.load(Ordering::Relaxed) == 0 && self.in_flight.load(Ordering::Relaxed) <= 0
     }
 
+    /// Messages admitted that have not left, once no more will come; 0 until then.
+    pub(crate) fn left_over(&self) -> i64 {
+        if self.publishers.load(Ordering::Relaxed) > 0 {
+            return 0;
+        }
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
     /// Tells all threads to give up because one failed.
     pub(crate) fn abort(&self) {
         self.aborted.store(true, Ordering::Relaxed);

@@ -17,7 +17,7 @@ use crate::progress::Progress;
 use crate::protocol::Protocol;
 use crate::report::{GeneratorUse, Measured, OperationLatency, ServerUse};
 
-/// How long a server may answer nothing at all while commands wait: longer than any sync of a sane disk.
+/// How long no command may succeed while some wait: longer than any sync of a sane disk.
 const STALL_AFTER: Duration = Duration::from_secs(15);
 
 /// A server under load.
@@ -81,13 +81,17 @@ pub(crate) fn run<P: Protocol>(
             counters: &counters,
             inbox: &inbox,
         };
-        let window = watch.until_ready(threads.len()).then(|| {
-            let origin = Instant::now();
-            for start in &starts {
-                let _thread_failed = start.send(origin);
-            }
-            watch.until_finished(origin, progress)
-        });
+        let window = watch
+            .until_ready(threads.len())
+            .then(|| -> Result<Window, BenchError> {
+                let origin = Instant::now();
+                // Before the first command, or a quick load would be over before it is looked at.
+                let before = watch.sample(origin)?;
+                for start in &starts {
+                    let _thread_failed = start.send(origin);
+                }
+                watch.until_finished(origin, before, progress)
+            });
         drop(starts);
         let tallies = join(threads)?;
         match window {
@@ -198,12 +202,10 @@ impl Watch<'_> {
     fn until_finished(
         &self,
         origin: Instant,
+        before: Sample,
         progress: &mut Progress,
     ) -> Result<Window, BenchError> {
-        let mut from = None;
-        if self.schedule.measure_from_ns == 0 {
-            from = Some(self.sample(origin)?);
-        }
+        let mut from = (self.schedule.measure_from_ns == 0).then_some(before);
         let mut to = None;
         loop {
             let now_ns = elapsed_ns(origin);

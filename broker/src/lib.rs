@@ -1,6 +1,10 @@
 //! The API every protocol is written against: spaces, subjects and the router, streams and groups, accounts.
 
 pub mod auth;
+pub mod ephemeral;
+pub mod limits;
+pub mod message;
+pub mod retained;
 pub mod router;
 
 mod broker;

@@ -1,2 +1,66 @@
-//! Placeholder.
-fn main() {}
+//! The `longtail` binary: settings, command line, lifecycle.
+//!
+//! [`cli`] says what can be typed, [`commands`] does it, [`config`] is where settings come from and [`serve`] runs the
+//! server until a signal ends it. Everything fallible ends in [`exit_codes`].
+
+mod cli;
+mod commands;
+mod config;
+mod exit_codes;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use cli::{Cli, Command};
+use exit_codes::{Exit, Failure};
+
+/// Message bodies are allocated on one thread and freed on another all day long; mimalloc gives such pages back to
+/// their owner without a lock, and keeps resident memory near what is live.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers, the rest are mistakes. Printing fails only when nobody listens.
+            let _ = error.print();
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return if asked { Exit::Ok.into() } else { Exit::Usage.into() };
+        }
+    };
+    match run(cli) {
+        Ok(exit) => exit.into(),
+        Err(failure) if is_closed_pipe(&failure) => Exit::Ok.into(),
+        Err(failure) => {
+            eprintln!("longtail: {:#}", failure.error);
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<Exit, Failure> {
+    match cli.command.unwrap_or(Command::Serve(cli.settings)) {
+        Command::Serve(args) => serve::run(commands::config::load(args)?),
+        Command::Config(command) => commands::config::run(command).map(|()| Exit::Ok),
+        Command::Top(args) => commands::top::run(&args).map(|()| Exit::Ok),
+        Command::Publish(args) => commands::messages::publish(&args).map(|()| Exit::Ok),
+        Command::Tail(args) => commands::messages::tail(&args).map(|()| Exit::Ok),
+        Command::Browse(args) => commands::messages::browse(&args).map(|()| Exit::Ok),
+        Command::Status(client) => commands::inspect::status(&client).map(|()| Exit::Ok),
+        Command::Streams { space, client } => commands::inspect::streams(space.as_deref(), &client).map(|()| Exit::Ok),
+        Command::Groups(stream) => commands::inspect::groups(&stream).map(|()| Exit::Ok),
+        Command::Connections(client) => commands::inspect::connections(&client).map(|()| Exit::Ok),
+        Command::Kick { id, client } => commands::manage::kick(id, &client).map(|()| Exit::Ok),
+        Command::Purge { yes, stream } => commands::manage::purge(yes, &stream).map(|()| Exit::Ok),
+        Command::Pause { stream, time } => commands::manage::pause(&stream, time).map(|()| Exit::Ok),
+    }
+}
+
+/// `longtail streams | head` is not a failure.
+fn is_closed_pipe(failure: &Failure) -> bool {
+    failure.error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}

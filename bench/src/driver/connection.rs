@@ -29,7 +29,8 @@ pub(super) struct Connection<S> {
     pub(super) sent_ns: u64,
     /// It wants nothing more.
     pub(super) done: bool,
-    number: u32,
+    /// Which of the load's connections.
+    pub(super) number: u32,
     stream: TcpStream,
     written: usize,
     watches_out: bool,

@@ -6,6 +6,16 @@ use super::*;
 use crate::load::Role;
 use crate::protocol::beanstalk::Beanstalk;
 
+/// Reads up to and with `end`.
+pub(crate) fn read_to(stream: &mut std::net::TcpStream, end: &[u8]) {
+    let mut input = Vec::new();
+    while !input.ends_with(end) {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("the client is there");
+        input.push(byte[0]);
+    }
+}
+
 /// Runs one connection against a server that answers the setup and then does `rest` with what the client sends.
 fn drive(
     schedule: Schedule,
@@ -16,12 +26,7 @@ fn drive(
     let address = listener.local_addr().expect("an address");
     let server = thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a client");
-        let mut setup = Vec::new();
-        while !setup.ends_with(b"ignore default\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).expect("the setup");
-            setup.push(byte[0]);
-        }
+        read_to(&mut stream, b"ignore default\r\n");
         stream
             .write_all(b"USING q\r\nWATCHING 2\r\nWATCHING 1\r\n")
             .expect("the client listens");
@@ -70,7 +75,47 @@ fn a_silent_server_is_a_stall() {
         let _closed_or_reset = stream.read_to_end(&mut ignored);
     });
     assert!(
-        matches!(result, Err(BenchError::Stalled { missing: 1, .. })),
+        matches!(
+            result,
+            Err(BenchError::Stalled {
+                waiting: 1,
+                refused: 0,
+                ..
+            })
+        ),
+        "{result:?}"
+    );
+}
+
+#[test]
+fn endless_refusals_are_a_stall_too() {
+    let schedule = Schedule {
+        stall_after: Duration::from_millis(20),
+        ..schedule()
+    };
+    let result = drive(schedule, u64::MAX, |mut stream| {
+        let mut input = [0; 100];
+        while stream.read(&mut input).is_ok_and(|count| count > 0) {
+            // The client may have given up in between.
+            let _closed = stream.write_all(b"OUT_OF_MEMORY\r\n");
+        }
+    });
+    assert!(
+        matches!(result, Err(BenchError::Stalled { refused: 1.., .. })),
+        "{result:?}"
+    );
+}
+
+#[test]
+fn replies_nobody_asked_for_end_the_load() {
+    let result = drive(schedule(), 1, |mut stream| {
+        read_to(&mut stream, b"x\r\n");
+        stream
+            .write_all(b"INSERTED 1\r\nINSERTED 2\r\n")
+            .expect("the client listens");
+    });
+    assert!(
+        matches!(result, Err(BenchError::SurplusReply { command: "put", .. })),
         "{result:?}"
     );
 }

@@ -1,9 +1,10 @@
 //! Whole loads over loopback sockets: against the null sink, and against servers that misbehave.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
+use std::net::TcpListener;
 
 use super::*;
+use crate::driver::tests::read_to;
 use crate::load::Role;
 use crate::null::NullSink;
 use crate::protocol::beanstalk::Beanstalk;
@@ -111,15 +112,6 @@ fn nobody_there_is_said_so() {
         matches!(error, BenchError::Connect { target, .. } if target == address),
         "{error}"
     );
-}
-
-fn read_to(stream: &mut TcpStream, end: &[u8]) {
-    let mut input = Vec::new();
-    while !input.ends_with(end) {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).expect("the client is there");
-        input.extend_from_slice(&byte);
-    }
 }
 
 /// A server for one connection that accepts the setup, waits for a command and then says `reply` and hangs up.

@@ -58,7 +58,7 @@ pub(crate) struct BeanstalkSession {
     held: u32,
     /// Bytes of a body (and its CR LF) that are still to come.
     skip: usize,
-    /// A drain met the end of the tube.
+    /// A reserve was answered without a job.
     exhausted: bool,
 }
 
@@ -183,26 +183,28 @@ impl BeanstalkSession {
         }
     }
 
-    /// One reply to a reserve: the line, then the body, of which nothing but the stamp is looked at.
+    /// One reply to a reserve: the line, then the body, of which nothing but the stamp is looked at. False while the
+    /// stamp is incomplete; then the line is presented again.
     fn on_reserved(
         &mut self,
         line: &Line<'_>,
         rest: &[u8],
         replies: &mut Replies,
-    ) -> Result<Option<usize>, BenchError> {
+    ) -> Result<bool, BenchError> {
         let Some((id, bytes)) = reserved(line.text) else {
             let name = refusal(line.text).ok_or_else(|| unexpected(RESERVE, line.text))?;
+            // Whatever the reason, a drain gets no further.
+            self.exhausted = true;
             if self.role == Role::Drain && name == "TIMED_OUT" {
-                self.exhausted = true;
                 replies.done += 1;
             } else {
                 replies.refuse(name);
             }
-            return Ok(Some(0));
+            return Ok(true);
         };
         if self.role == Role::Work && bytes >= STAMP_BYTES {
             let Some(stamp) = rest.get(..STAMP_BYTES) else {
-                return Ok(None);
+                return Ok(false);
             };
             if let Some(sent_ns) = std::str::from_utf8(stamp)
                 .ok()
@@ -217,7 +219,7 @@ impl BeanstalkSession {
         self.held += 1;
         // The reply is counted when its last byte is in: by then `skip` is 0 again.
         self.skip = bytes + 2;
-        Ok(Some(0))
+        Ok(true)
     }
 }
 
@@ -278,7 +280,7 @@ impl Session for BeanstalkSession {
                     }
                 }
                 Burst::Reserve(_) => {
-                    if self.on_reserved(&line, after, replies)?.is_none() {
+                    if !self.on_reserved(&line, after, replies)? {
                         return Ok(used);
                     }
                 }

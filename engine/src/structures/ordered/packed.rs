@@ -82,7 +82,7 @@ impl Packed {
     }
 
     pub(super) fn contains(&self, entry: Pair) -> bool {
-        entry <= self.last && self.iter().find(|&e| e >= entry) == Some(entry)
+        self.around(entry).2 == Some(entry)
     }
 
     /// Adds an entry where it belongs; `false` when it is there already.
@@ -126,15 +126,15 @@ impl Packed {
         if entry > self.last {
             return (Some(self.last), end, None, end);
         }
-        let mut iter = self.iter();
-        loop {
-            let before = iter.prev;
-            let from = end - iter.input.len();
-            match iter.next() {
-                Some(e) if e < entry => {}
-                after => return (before, from, after, end - iter.input.len()),
-            }
+        let mut input = &self.bytes[..];
+        let (mut before, mut from) = (None, 0);
+        let mut current = take_first(&mut input);
+        while let Some(low) = current.filter(|&current| current < entry) {
+            before = current;
+            from = end - input.len();
+            current = take_next(&mut input, low);
         }
+        (before, from, current, end - input.len())
     }
 
     /// Replaces the bytes `from..to`, which follow the entry `before`, by `entries`.

@@ -1,0 +1,356 @@
+//! The ephemeral path: from a publisher to the live subscribers that match, without a shard or the log.
+//!
+//! A session looks the subject up in its [`RouteCache`](crate::router::RouteCache), and hands the routes and the
+//! message to a [`Burst`]. The burst offers the message to every subscriber's bounded outbox, and remembers who has
+//! something to write; [`Burst::flush`] then wakes each of them once, however many messages it was given. Streams
+//! among the routes are left to the caller.
+//!
+//! A slow consumer is the affair of its own outbox, which refuses what it cannot hold; here the refusals are counted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use longtail_model::{ShardId, StreamId, Timestamp};
+use smallvec::SmallVec;
+
+use crate::message::{Origin, SharedMessage};
+use crate::router::{Chance, RouteCache, Router, Routes};
+
+#[cfg(test)]
+mod tests;
+
+/// A live subscriber, for as long as it is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LiveId(u64);
+
+/// Who wants messages of a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// A stream, which stores them.
+    Stream(ShardId, StreamId),
+    /// A live subscriber.
+    Live(LiveId),
+}
+
+/// What a target says with each subscription.
+#[derive(Clone, Debug)]
+pub enum TargetOptions {
+    /// Nothing: a stream takes messages as they are.
+    Stream,
+    /// Where to deliver, and how.
+    Live(LiveHandle, LiveOptions),
+}
+
+/// The router of a space.
+pub type SpaceRouter = Router<Target, TargetOptions>;
+/// A publisher's cache for it.
+pub type SpaceRouteCache = RouteCache<Target, TargetOptions>;
+/// What a look-up finds in it.
+pub type SpaceRoutes = Routes<Target, TargetOptions>;
+
+/// How a live subscriber wants the messages of one subscription.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LiveOptions {
+    /// The subscriber's own: a subscription id, a quality of service, whatever its protocol needs to know.
+    pub tag: u64,
+    /// Not those it has published itself.
+    pub no_local: bool,
+}
+
+/// Why a subscriber did not get a message that it wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DropReason {
+    /// Its outbox is full: a slow consumer.
+    OutboxFull,
+    /// The message is larger than it accepts.
+    TooLarge,
+    /// The message has expired.
+    Expired,
+    /// It is about to disconnect.
+    Closed,
+    /// Its permissions do not cover the subject.
+    Denied,
+}
+
+impl DropReason {
+    /// All reasons, in the order of their counters.
+    pub const ALL: [DropReason; 5] = [
+        DropReason::OutboxFull,
+        DropReason::TooLarge,
+        DropReason::Expired,
+        DropReason::Closed,
+        DropReason::Denied,
+    ];
+
+    /// The word for metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            DropReason::OutboxFull => "outbox_full",
+            DropReason::TooLarge => "too_large",
+            DropReason::Expired => "expired",
+            DropReason::Closed => "closed",
+            DropReason::Denied => "denied",
+        }
+    }
+}
+
+/// What became of a message that was offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Delivery {
+    /// It is in the outbox.
+    Delivered,
+    /// It is not.
+    Dropped(DropReason),
+}
+
+/// The sending side of a connection.
+pub trait Subscriber: Send + Sync {
+    /// Takes a message into the outbox, or refuses it; never waits, and writes nothing unless the outbox would
+    /// overflow otherwise. `options` are those of all of its subscriptions that matched, at least one: whether it
+    /// sends one copy or several is its protocol's choice.
+    fn deliver(&self, message: &SharedMessage, options: &[LiveOptions]) -> Delivery;
+
+    /// Starts writing what is in the outbox. Called after the last of a burst of deliveries, now and then once more
+    /// than needed.
+    fn flush(&self);
+}
+
+/// A live subscriber as the router knows it. Cloning shares it.
+#[derive(Clone)]
+pub struct LiveHandle(Arc<Live>);
+
+struct Live {
+    id: LiveId,
+    origin: Origin,
+    /// The burst that has noted this subscriber for a flush. Only that burst writes its own number here, so a burst
+    /// that reads it knows; others may overwrite it, which costs a flush too many at most.
+    burst: AtomicU64,
+    sink: Box<dyn Subscriber>,
+}
+
+impl LiveHandle {
+    /// A subscriber that publishes as `origin` itself.
+    pub fn new(origin: Origin, sink: Box<dyn Subscriber>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = LiveId(NEXT.fetch_add(1, Ordering::Relaxed));
+        LiveHandle(Arc::new(Live {
+            id,
+            origin,
+            burst: AtomicU64::new(0),
+            sink,
+        }))
+    }
+
+    /// Its id in the router.
+    #[must_use]
+    pub fn id(&self) -> LiveId {
+        self.0.id
+    }
+
+    /// Its key in the router.
+    #[must_use]
+    pub fn target(&self) -> Target {
+        Target::Live(self.0.id)
+    }
+
+    /// What it says with a subscription.
+    #[must_use]
+    pub fn options(&self, options: LiveOptions) -> TargetOptions {
+        TargetOptions::Live(self.clone(), options)
+    }
+}
+
+impl std::fmt::Debug for LiveHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("LiveHandle").field(&self.0.id).finish()
+    }
+}
+
+/// Totals since the start. Read by metrics, written once a burst.
+#[derive(Debug, Default)]
+pub struct EphemeralCounters {
+    published: AtomicU64,
+    delivered: AtomicU64,
+    dropped: [AtomicU64; DropReason::ALL.len()],
+}
+
+impl EphemeralCounters {
+    /// Messages published.
+    #[must_use]
+    pub fn published(&self) -> u64 {
+        self.published.load(Ordering::Relaxed)
+    }
+
+    /// Copies delivered.
+    #[must_use]
+    pub fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
+    }
+
+    /// Copies dropped for this reason.
+    #[must_use]
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.dropped[reason as usize].load(Ordering::Relaxed)
+    }
+}
+
+/// What one publish came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    /// Live subscribers that got it, one for each group.
+    pub delivered: usize,
+    /// Live subscribers and groups that wanted it and did not get it.
+    pub dropped: usize,
+    /// Streams that want it.
+    pub streams: usize,
+}
+
+impl Published {
+    /// Whether anybody wanted it: a publisher is told "no subscribers" otherwise.
+    #[must_use]
+    pub fn has_matched(&self) -> bool {
+        self.delivered + self.dropped + self.streams > 0
+    }
+}
+
+/// Messages published one after the other, to be written together. Flushes when dropped.
+pub struct Burst<'c> {
+    counters: &'c EphemeralCounters,
+    id: u64,
+    pending: Vec<LiveHandle>,
+    published: u64,
+    delivered: u64,
+    dropped: [u64; DropReason::ALL.len()],
+}
+
+impl<'c> Burst<'c> {
+    /// Subscribers noted for a flush before the burst flushes of its own accord.
+    pub const PENDING_MAX: usize = 16_384;
+
+    /// An empty burst. One can be kept and used again after each flush.
+    #[must_use]
+    pub fn new(counters: &'c EphemeralCounters) -> Self {
+        Burst {
+            counters,
+            id: next_burst(),
+            pending: Vec::new(),
+            published: 0,
+            delivered: 0,
+            dropped: [0; DropReason::ALL.len()],
+        }
+    }
+
+    /// Offers `message` to the live subscribers among `routes`, and to one member of each group: the picked one, or
+    /// those after it as long as they refuse.
+    pub fn publish(
+        &mut self,
+        routes: &SpaceRoutes,
+        message: &SharedMessage,
+        chance: &Chance,
+        now: Timestamp,
+    ) -> Published {
+        self.published += 1;
+        let expired = message.is_expired(now);
+        let mut published = Published::default();
+        for route in routes.targets() {
+            if matches!(route.key, Target::Stream(..)) {
+                published.streams += 1;
+                continue;
+            }
+            let outcome = self.offer(&route.options, message, expired);
+            self.note(outcome, &mut published);
+        }
+        for group in routes.groups() {
+            let mut last = None;
+            for member in group.pick(chance) {
+                let outcome = self.offer(std::slice::from_ref(&member.options), message, expired);
+                last = outcome.or(last);
+                if outcome == Some(Delivery::Delivered) {
+                    break;
+                }
+            }
+            self.note(last, &mut published);
+        }
+        published
+    }
+
+    /// `None` if the target does not want the message after all.
+    fn offer(
+        &mut self,
+        options: &[TargetOptions],
+        message: &SharedMessage,
+        expired: bool,
+    ) -> Option<Delivery> {
+        let mut handle = None;
+        let mut wanted: SmallVec<[LiveOptions; 4]> = SmallVec::new();
+        for options in options {
+            let TargetOptions::Live(live, options) = options else {
+                continue;
+            };
+            let own = message.origin != Origin::default() && live.0.origin == message.origin;
+            if !(options.no_local && own) {
+                handle = Some(live);
+                wanted.push(*options);
+            }
+        }
+        let handle = handle?;
+        if expired {
+            return Some(Delivery::Dropped(DropReason::Expired));
+        }
+        let delivery = handle.0.sink.deliver(message, &wanted);
+        if delivery == Delivery::Delivered && handle.0.burst.load(Ordering::Relaxed) != self.id {
+            handle.0.burst.store(self.id, Ordering::Relaxed);
+            self.pending.push(handle.clone());
+            if self.pending.len() >= Self::PENDING_MAX {
+                self.flush();
+            }
+        }
+        Some(delivery)
+    }
+
+    fn note(&mut self, outcome: Option<Delivery>, published: &mut Published) {
+        match outcome {
+            None => {}
+            Some(Delivery::Delivered) => {
+                published.delivered += 1;
+                self.delivered += 1;
+            }
+            Some(Delivery::Dropped(reason)) => {
+                published.dropped += 1;
+                self.dropped[reason as usize] += 1;
+            }
+        }
+    }
+
+    /// Wakes every subscriber that was given something, once, and adds to the counters.
+    pub fn flush(&mut self) {
+        for handle in self.pending.drain(..) {
+            handle.0.sink.flush();
+        }
+        self.id = next_burst();
+        self.counters
+            .published
+            .fetch_add(std::mem::take(&mut self.published), Ordering::Relaxed);
+        self.counters
+            .delivered
+            .fetch_add(std::mem::take(&mut self.delivered), Ordering::Relaxed);
+        for (total, count) in self.counters.dropped.iter().zip(&mut self.dropped) {
+            if *count > 0 {
+                total.fetch_add(std::mem::take(count), Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl Drop for Burst<'_> {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+fn next_burst() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}

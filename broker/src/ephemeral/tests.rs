@@ -1,0 +1,277 @@
+use bytes::Bytes;
+use longtail_model::{Filter, Subject};
+use parking_lot::Mutex;
+
+use super::*;
+use crate::message::Message;
+use crate::router::{GroupScope, GroupSpec, Strategy, Subscription};
+
+/// An outbox that holds a few messages and writes down what happens to it.
+#[derive(Clone, Default)]
+struct Outbox(Arc<Mutex<OutboxState>>);
+
+#[derive(Default)]
+struct OutboxState {
+    room: usize,
+    got: Vec<(String, Vec<u64>)>,
+    flushes: usize,
+}
+
+impl Outbox {
+    fn new(room: usize) -> Self {
+        let outbox = Outbox::default();
+        outbox.0.lock().room = room;
+        outbox
+    }
+
+    fn got(&self) -> Vec<(String, Vec<u64>)> {
+        std::mem::take(&mut self.0.lock().got)
+    }
+}
+
+impl Subscriber for Outbox {
+    fn deliver(&self, message: &SharedMessage, options: &[LiveOptions]) -> Delivery {
+        let mut state = self.0.lock();
+        if state.got.len() >= state.room {
+            return Delivery::Dropped(DropReason::OutboxFull);
+        }
+        let mut tags: Vec<u64> = options.iter().map(|options| options.tag).collect();
+        tags.sort_unstable();
+        state.got.push((message.subject.to_string(), tags));
+        Delivery::Delivered
+    }
+
+    fn flush(&self) {
+        self.0.lock().flushes += 1;
+    }
+}
+
+struct House {
+    router: SpaceRouter,
+    counters: EphemeralCounters,
+}
+
+impl House {
+    fn new() -> Self {
+        House {
+            router: SpaceRouter::default(),
+            counters: EphemeralCounters::default(),
+        }
+    }
+
+    fn subscriber(
+        &self,
+        outbox: &Outbox,
+        origin: u64,
+        subscriptions: &[(&str, LiveOptions)],
+    ) -> LiveHandle {
+        let handle = LiveHandle::new(Origin(origin), Box::new(outbox.clone()));
+        for (filter, options) in subscriptions {
+            let subscription = Subscription::new(handle.options(*options));
+            self.router
+                .subscribe(&Filter::new(filter).unwrap(), handle.target(), subscription)
+                .unwrap();
+        }
+        handle
+    }
+
+    fn publish(&self, burst: &mut Burst<'_>, message: Message) -> Published {
+        let mut routes = SpaceRoutes::default();
+        self.router.routes(message.subject.as_ref(), &mut routes);
+        burst.publish(
+            &routes,
+            &Arc::new(message),
+            &Chance::default(),
+            Timestamp(100),
+        )
+    }
+}
+
+fn message(subject: &str) -> Message {
+    Message::new(Subject::new(subject).unwrap(), Bytes::new())
+}
+
+fn tag(tag: u64) -> LiveOptions {
+    LiveOptions {
+        tag,
+        no_local: false,
+    }
+}
+
+#[test]
+fn a_burst_delivers_in_order_and_flushes_each_subscriber_once() {
+    let house = House::new();
+    let (a, b) = (Outbox::new(9), Outbox::new(9));
+    house.subscriber(&a, 1, &[("x/+", tag(1)), ("x/1", tag(2))]);
+    house.subscriber(&b, 2, &[("x/2", tag(3))]);
+    let mut burst = Burst::new(&house.counters);
+    for subject in ["x/1", "x/2", "x/3"] {
+        assert!(house.publish(&mut burst, message(subject)).has_matched());
+    }
+    assert!(!house.publish(&mut burst, message("y")).has_matched());
+    assert_eq!((a.0.lock().flushes, b.0.lock().flushes), (0, 0));
+    burst.flush();
+    assert_eq!((a.0.lock().flushes, b.0.lock().flushes), (1, 1));
+    let expected = [("x/1", vec![1, 2]), ("x/2", vec![1]), ("x/3", vec![1])];
+    assert_eq!(
+        a.got(),
+        expected.map(|(subject, tags)| (subject.to_owned(), tags))
+    );
+    assert_eq!(b.got(), [("x/2".to_owned(), vec![3])]);
+    house.publish(&mut burst, message("x/3"));
+    drop(burst);
+    assert_eq!((a.0.lock().flushes, b.0.lock().flushes), (2, 1));
+    assert_eq!(
+        (house.counters.published(), house.counters.delivered()),
+        (5, 5)
+    );
+}
+
+#[test]
+fn bursts_that_take_turns_lose_no_flush() {
+    let house = House::new();
+    let outbox = Outbox::new(9);
+    house.subscriber(&outbox, 1, &[("x", tag(0))]);
+    let (mut one, mut other) = (Burst::new(&house.counters), Burst::new(&house.counters));
+    for _ in 0..2 {
+        house.publish(&mut one, message("x"));
+        house.publish(&mut other, message("x"));
+    }
+    other.flush();
+    let flushes = outbox.0.lock().flushes;
+    assert!(flushes >= 1);
+    one.flush();
+    assert!(outbox.0.lock().flushes > flushes);
+}
+
+#[test]
+fn drops_are_counted_by_reason_and_slow_ones_slow_nobody() {
+    let house = House::new();
+    let (slow, quick) = (Outbox::new(1), Outbox::new(9));
+    house.subscriber(&slow, 1, &[("x", tag(0))]);
+    house.subscriber(&quick, 2, &[("x", tag(0))]);
+    let mut burst = Burst::new(&house.counters);
+    assert_eq!(house.publish(&mut burst, message("x")).delivered, 2);
+    let second = house.publish(&mut burst, message("x"));
+    assert_eq!(
+        second,
+        Published {
+            delivered: 1,
+            dropped: 1,
+            streams: 0
+        }
+    );
+    let late = Message {
+        expires: Timestamp(100),
+        ..message("x")
+    };
+    assert_eq!(
+        house.publish(&mut burst, late),
+        Published {
+            delivered: 0,
+            dropped: 2,
+            streams: 0
+        }
+    );
+    drop(burst);
+    let counts = DropReason::ALL.map(|reason| house.counters.dropped(reason));
+    assert_eq!(counts, [1, 0, 2, 0, 0]);
+    assert_eq!(quick.got().len(), 2);
+}
+
+#[test]
+fn no_local_keeps_a_publisher_from_hearing_himself() {
+    let house = House::new();
+    let outbox = Outbox::new(9);
+    let silent = LiveOptions {
+        tag: 1,
+        no_local: true,
+    };
+    house.subscriber(
+        &outbox,
+        7,
+        &[("x/+", silent), ("x/1", tag(2)), ("y", silent)],
+    );
+    let mut burst = Burst::new(&house.counters);
+    let own = |subject| Message {
+        origin: Origin(7),
+        ..message(subject)
+    };
+    assert_eq!(house.publish(&mut burst, own("y")), Published::default());
+    house.publish(&mut burst, own("x/1"));
+    house.publish(
+        &mut burst,
+        Message {
+            origin: Origin(8),
+            ..message("x/1")
+        },
+    );
+    let tags: Vec<_> = outbox.got().into_iter().map(|(_, tags)| tags).collect();
+    assert_eq!(tags, [vec![2], vec![1, 2]]);
+}
+
+#[test]
+fn streams_are_counted_and_left_to_the_caller() {
+    let house = House::new();
+    let filter = Filter::new("x/#").unwrap();
+    let stream = Target::Stream(ShardId(0), StreamId(4));
+    house
+        .router
+        .subscribe(&filter, stream, Subscription::new(TargetOptions::Stream))
+        .unwrap();
+    let mut burst = Burst::new(&house.counters);
+    let published = house.publish(&mut burst, message("x"));
+    assert_eq!(
+        published,
+        Published {
+            delivered: 0,
+            dropped: 0,
+            streams: 1
+        }
+    );
+    assert!(published.has_matched());
+}
+
+#[test]
+fn a_group_tries_the_next_member_when_one_is_full() {
+    let house = House::new();
+    let outboxes = [Outbox::new(1), Outbox::new(2), Outbox::new(0)];
+    for outbox in &outboxes {
+        let handle = house.subscriber(outbox, 0, &[]);
+        let spec = GroupSpec {
+            name: "g".into(),
+            scope: GroupScope::Space,
+            strategy: Strategy::RoundRobin,
+        };
+        let subscription = Subscription {
+            group: Some(spec),
+            ..Subscription::new(handle.options(tag(0)))
+        };
+        house
+            .router
+            .subscribe(&Filter::new("x").unwrap(), handle.target(), subscription)
+            .unwrap();
+    }
+    let mut burst = Burst::new(&house.counters);
+    for _ in 0..3 {
+        assert_eq!(
+            house.publish(&mut burst, message("x")),
+            Published {
+                delivered: 1,
+                dropped: 0,
+                streams: 0
+            }
+        );
+    }
+    assert_eq!(
+        house.publish(&mut burst, message("x")),
+        Published {
+            delivered: 0,
+            dropped: 1,
+            streams: 0
+        }
+    );
+    drop(burst);
+    assert_eq!(outboxes.map(|outbox| outbox.got().len()), [1, 2, 0]);
+    assert_eq!(house.counters.dropped(DropReason::OutboxFull), 1);
+}

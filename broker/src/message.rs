@@ -1,0 +1,243 @@
+//! A message on its way to live subscribers.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use longtail_model::{Subject, Timestamp};
+
+/// One header: name and value as the publisher wrote them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The name. Case is kept.
+    pub name: Bytes,
+    /// The value.
+    pub value: Bytes,
+}
+
+/// The headers of a message, in the publisher's order, names repeated as often as he did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers(Vec<Header>);
+
+impl Headers {
+    /// Adds a header at the end.
+    pub fn push(&mut self, name: impl Into<Bytes>, value: impl Into<Bytes>) {
+        self.0.push(Header {
+            name: name.into(),
+            value: value.into(),
+        });
+    }
+
+    /// The first value under this name, compared byte for byte.
+    #[must_use]
+    pub fn get(&self, name: &[u8]) -> Option<&Bytes> {
+        self.0
+            .iter()
+            .find(|header| header.name == name)
+            .map(|header| &header.value)
+    }
+
+    /// All headers in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Header> {
+        self.0.iter()
+    }
+
+    /// Number of headers.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Bytes of all names and values.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0
+            .iter()
+            .map(|header| header.name.len() + header.value.len())
+            .sum()
+    }
+}
+
+/// Who published: compared with a subscriber's own to keep messages from coming back. 0 is nobody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Origin(pub u64);
+
+/// Names one wire format, so that a message is encoded once for all subscribers that read it. The high byte is the
+/// protocol's, the low byte its own (version, quality of service, with or without headers).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FormatId(pub u16);
+
+/// A message. Shared by reference count among all who get it; never changed once it is shared.
+#[derive(Debug)]
+pub struct Message {
+    /// Where it was published to.
+    pub subject: Subject,
+    /// Where an answer is expected.
+    pub reply_to: Option<Subject>,
+    /// Its headers.
+    pub headers: Headers,
+    /// Its body.
+    pub payload: Bytes,
+    /// Who published it.
+    pub origin: Origin,
+    /// When it was published.
+    pub published: Timestamp,
+    /// When it is worth nothing any more; [`Timestamp::NEVER`] for ever.
+    pub expires: Timestamp,
+    /// Whether the publisher asked for it to be kept as its subject's last value.
+    pub retain: bool,
+    /// The wire formats made of it so far, see [`Message::encoded`]; empty at first.
+    pub encodings: Encodings,
+}
+
+impl Message {
+    /// Wire formats remembered for one message; more are encoded every time.
+    pub const FORMATS_MAX: usize = 16;
+
+    /// A message without headers that never expires.
+    #[must_use]
+    pub fn new(subject: Subject, payload: Bytes) -> Self {
+        Message {
+            subject,
+            reply_to: None,
+            headers: Headers::default(),
+            payload,
+            origin: Origin::default(),
+            published: Timestamp::default(),
+            expires: Timestamp::NEVER,
+            retain: false,
+            encodings: Encodings::default(),
+        }
+    }
+
+    /// Whether it has expired.
+    #[must_use]
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires <= now
+    }
+
+    /// The message in a wire format: encoded by the first who asks, shared by all others. Two who ask for the first
+    /// time at the same moment may both encode; one result is kept.
+    ///
+    /// What differs between subscribers (packet ids, subscription ids) cannot be part of it.
+    pub fn encoded(&self, format: FormatId, encode: impl FnOnce(&Message) -> Bytes) -> Bytes {
+        if let Some(bytes) = self.encodings.get(format) {
+            return bytes;
+        }
+        self.encodings.keep(format, encode(self))
+    }
+}
+
+/// The wire formats made of a message so far.
+// An append-only list: a link is written once, so readers need no lock.
+#[derive(Debug, Default)]
+pub struct Encodings(OnceLock<Box<Encoding>>);
+
+#[derive(Debug)]
+struct Encoding {
+    format: FormatId,
+    bytes: Bytes,
+    next: Encodings,
+}
+
+impl Encodings {
+    fn get(&self, format: FormatId) -> Option<Bytes> {
+        let mut link = self;
+        while let Some(encoding) = link.0.get() {
+            if encoding.format == format {
+                return Some(encoding.bytes.clone());
+            }
+            link = &encoding.next;
+        }
+        None
+    }
+
+    fn keep(&self, format: FormatId, bytes: Bytes) -> Bytes {
+        let mut link = self;
+        for _ in 0..Message::FORMATS_MAX {
+            let new = || {
+                Box::new(Encoding {
+                    format,
+                    bytes: bytes.clone(),
+                    next: Encodings::default(),
+                })
+            };
+            let encoding = link.0.get_or_init(new);
+            if encoding.format == format {
+                return encoding.bytes.clone();
+            }
+            link = &encoding.next;
+        }
+        bytes
+    }
+}
+
+/// A message that may be handed to many.
+pub type SharedMessage = Arc<Message>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message() -> Message {
+        Message::new(Subject::new("a").unwrap(), Bytes::from_static(b"body"))
+    }
+
+    #[test]
+    fn each_format_is_encoded_once() {
+        let message = message();
+        let mut calls = 0;
+        for _ in 0..3 {
+            for format in 0..4 {
+                let bytes = message.encoded(FormatId(format), |message| {
+                    calls += 1;
+                    Bytes::from([&message.payload[..], &format.to_be_bytes()].concat())
+                });
+                assert_eq!(bytes[4..], format.to_be_bytes());
+            }
+        }
+        assert_eq!(calls, 4);
+    }
+
+    #[test]
+    fn the_list_of_encodings_is_bounded() {
+        let message = message();
+        let mut calls = 0;
+        for _ in 0..2 {
+            for format in 0..20 {
+                message.encoded(FormatId(format), |_| {
+                    calls += 1;
+                    Bytes::new()
+                });
+            }
+        }
+        assert_eq!(calls, 20 + 4);
+    }
+
+    #[test]
+    fn headers_keep_order_case_and_repetition() {
+        let mut headers = Headers::default();
+        for (name, value) in [("A", "1"), ("a", "2"), ("A", "3")] {
+            headers.push(name, value);
+        }
+        assert_eq!(headers.get(b"A").unwrap(), "1");
+        assert_eq!(headers.get(b"a").unwrap(), "2");
+        assert_eq!(headers.get(b"b"), None);
+        assert_eq!((headers.len(), headers.bytes()), (3, 6));
+    }
+
+    #[test]
+    fn expiry_is_exact() {
+        let message = Message {
+            expires: Timestamp(10),
+            ..message()
+        };
+        assert!(!message.is_expired(Timestamp(9)));
+        assert!(message.is_expired(Timestamp(10)));
+    }
+}

@@ -1,0 +1,231 @@
+//! The command line, as clap reads it. Nothing here does anything.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{ListenFlag, Overrides, Sources, milliseconds};
+
+/// One broker for the long tail of messaging protocols, on one durable log.
+///
+/// Without a command this is `longtail serve`: it listens on loopback and keeps its data in ./longtail-data.
+#[derive(Debug, Parser)]
+#[command(name = "longtail", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 data directory, 4 cannot bind, \
+    5 connections cut at shutdown, 6 no server answers")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+/// Where settings come from. Later ones win: defaults, file, environment, --set, the flags below.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct SettingsArgs {
+    /// Configuration file [default: ./longtail.toml, else /etc/longtail/longtail.toml, if there is one]
+    #[arg(long, value_name = "FILE", env = "LONGTAIL_CONFIG")]
+    config: Option<PathBuf>,
+    /// Directory for everything durable [default: ./longtail-data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Listen here instead of where PROTOCOL is configured to: PROTOCOL=HOST:PORT or PROTOCOL=unix:PATH; repeats.
+    /// The admin service goes by the name `admin`
+    #[arg(long, value_name = "PROTOCOL=ADDRESS")]
+    listen: Vec<ListenFlag>,
+    /// Switch off every listener that no --listen names
+    #[arg(long)]
+    only: bool,
+    /// What an acknowledgement means: sync (on the disk), interval (synced every few milliseconds) or memory (never
+    /// written) [default: sync]
+    #[arg(long, value_name = "MODE")]
+    durability: Option<String>,
+    /// Set any key, as in log.segment_bytes=128MiB; repeats. `longtail config default` lists them
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Form of the log on standard error: human or json [default: human]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// How much to log: error, warn, info, debug, trace, or filters by module [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+impl SettingsArgs {
+    /// The sources these flags name, with the environment of the process.
+    pub(crate) fn into_sources(self) -> Sources {
+        let overrides = Overrides {
+            set: self.set,
+            data: self.data,
+            durability: self.durability,
+            listen: self.listen,
+            only: self.only,
+            log_format: self.log_format,
+            log_level: self.log_level,
+        };
+        Sources::of_process(self.config, overrides)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server
+    Serve(SettingsArgs),
+    /// Check, show or print settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Show what a running server does: listeners, totals, health
+    Status(ClientArgs),
+    /// List streams and what they hold
+    Streams {
+        /// Only those of one space
+        #[arg(long)]
+        space: Option<String>,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// List the groups of a stream
+    Groups(StreamArgs),
+    /// Publish a message
+    Publish(PublishArgs),
+    /// Print messages of a stream as they come
+    Tail(TailArgs),
+    /// Look at messages of a stream without taking any
+    Browse(BrowseArgs),
+    /// Watch streams live: rates, depths, latencies
+    Top(TopArgs),
+    /// List open connections
+    Connections(ClientArgs),
+    /// Close a connection
+    Kick {
+        /// Its number, as `longtail connections` shows it
+        id: u64,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Remove all messages of a stream that nobody holds
+    Purge {
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        stream: StreamArgs,
+    },
+    /// Deliver nothing from a stream for a while
+    Pause {
+        #[command(flatten)]
+        stream: StreamArgs,
+        /// How long, as in 30s or 5m; 0 resumes
+        #[arg(value_parser = milliseconds)]
+        time: u64,
+    },
+}
+
+/// How to reach a server's admin service.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ClientArgs {
+    /// The server's admin service
+    #[arg(long, value_name = "URL", env = "LONGTAIL_URL", default_value = "http://127.0.0.1:9400")]
+    pub(crate) url: String,
+    /// Its token, if it asks for one
+    #[arg(long, value_name = "TOKEN", env = "LONGTAIL_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// Print JSON for scripts
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A stream of a server.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StreamArgs {
+    /// The stream's name
+    pub(crate) stream: String,
+    /// Its space
+    #[arg(long, default_value = "default")]
+    pub(crate) space: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PublishArgs {
+    /// The stream, or with --subject the subject
+    pub(crate) target: String,
+    /// The message; `-` or nothing reads standard input
+    #[arg(conflicts_with = "file")]
+    pub(crate) body: Option<String>,
+    /// Read the message from a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Publish to whatever is bound to a subject instead of one stream
+    #[arg(long)]
+    pub(crate) subject: bool,
+    /// Lower is more urgent [default: what the stream says]
+    #[arg(long)]
+    pub(crate) priority: Option<u32>,
+    /// Wait before it can be delivered, as in 500ms or 10s
+    #[arg(long, value_name = "TIME", value_parser = milliseconds, default_value = "0")]
+    pub(crate) delay: u64,
+    /// How long a consumer may hold it, as in 30s [default: what the stream says]
+    #[arg(long, value_name = "TIME", value_parser = milliseconds, default_value = "0", hide_default_value = true)]
+    pub(crate) ack_timeout: u64,
+    /// The space
+    #[arg(long, default_value = "default")]
+    pub(crate) space: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TailArgs {
+    /// The stream, or with --subject a subject with the wildcards `*` (a token) and `>` (the rest)
+    pub(crate) target: String,
+    /// Follow what is published to a subject instead of what one stream holds
+    #[arg(long, conflicts_with = "from")]
+    pub(crate) subject: bool,
+    /// Sequence number to start from; 1 is the beginning [default: only what comes from now on]
+    #[arg(long, value_name = "SEQ")]
+    pub(crate) from: Option<u64>,
+    /// Stop after so many messages
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// The space
+    #[arg(long, default_value = "default")]
+    pub(crate) space: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BrowseArgs {
+    #[command(flatten)]
+    pub(crate) stream: StreamArgs,
+    /// Sequence number to start from
+    #[arg(long, value_name = "SEQ", default_value_t = 1)]
+    pub(crate) from: u64,
+    /// Messages at most
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) limit: u64,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Time between two looks, as in 500ms or 2s
+    #[arg(long, value_name = "TIME", value_parser = milliseconds, default_value = "1s")]
+    pub(crate) interval: u64,
+    /// Look twice, print plain text and end; the way it is when standard output is no terminal
+    #[arg(long)]
+    pub(crate) once: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say whether the settings are valid, and everything that is wrong with them
+    Check(SettingsArgs),
+    /// Print the settings in force as TOML, and where each that is not a default comes from
+    Show(SettingsArgs),
+    /// Print all settings at their defaults as commented TOML
+    Default,
+}

@@ -1,0 +1,162 @@
+//! Settings as commented TOML: the defaults with their explanations, or what is in force and why.
+
+use std::fmt::Write as _;
+
+use toml::{Table, Value};
+
+use super::Loaded;
+use super::origin::Origin;
+use super::schema::{KEYS, Kind, LISTENER_KEYS, PROTOCOLS};
+
+/// Width of comments.
+const WIDTH: usize = 100;
+
+/// Every setting with its unit, default and effect. Reading this file changes nothing.
+pub(crate) fn default_document() -> String {
+    let mut out = String::new();
+    comment(
+        &mut out,
+        "Longtail's settings, all at their defaults. Sizes are bytes or text such as \"64MiB\", times are \
+         milliseconds or text such as \"50ms\", \"10s\". Stronger than this file, in this order: environment variables \
+         (LONGTAIL__LOG__SEGMENT_BYTES=64MiB), --set log.segment_bytes=64MiB, and flags such as --data.",
+    );
+    let mut section = "";
+    for key in KEYS {
+        let (of, name) = key.path.split_once('.').unwrap_or(("", key.path));
+        if of != section && key.default.is_some() {
+            section = of;
+            let _ = write!(out, "\n[{section}]\n");
+        }
+        out.push('\n');
+        comment(&mut out, key.help);
+        if let Some(unit) = unit(key.kind) {
+            comment(&mut out, &unit);
+        }
+        match key.default {
+            Some(default) => {
+                let _ = writeln!(out, "{name} = {default}");
+            }
+            None => {
+                let _ = writeln!(out, "# [[{name}]]");
+            }
+        }
+    }
+    for (protocol, address) in PROTOCOLS {
+        let _ = write!(
+            out,
+            "\n# Where {protocol} is spoken; repeat the table for more. None at all: listeners.{protocol} = []\n"
+        );
+        let _ = writeln!(out, "[[listeners.{protocol}]]");
+        for key in LISTENER_KEYS {
+            comment(&mut out, key.help);
+            match (key.path, key.kind) {
+                ("address", _) => {
+                    let _ = writeln!(out, "address = \"{address}\"");
+                }
+                (table, Kind::Table(keys)) => {
+                    for key in keys {
+                        comment(&mut out, &format!("    {table}.{}: {}", key.path, key.help));
+                    }
+                    let _ = writeln!(out, "# {table} = {{}}");
+                }
+                (name, _) => {
+                    let _ = writeln!(out, "# {name} = {}", key.default.unwrap_or("..."));
+                }
+            }
+        }
+    }
+    out
+}
+
+/// What is in force, with the origin of whatever is not a default.
+pub(crate) fn effective_document(loaded: &Loaded) -> String {
+    let mut out = String::new();
+    let mut section = "";
+    for key in KEYS.iter().filter(|key| key.kind != Kind::Documents) {
+        let Some((value, origin)) = loaded.values.get(key.path) else { continue };
+        let (of, name) = key.path.split_once('.').unwrap_or(("", key.path));
+        if of != section {
+            section = of;
+            let _ = write!(out, "\n[{section}]\n");
+        }
+        let shown = match (key.kind, value) {
+            (Kind::Secret, Value::String(text)) if !text.is_empty() => "\"***\"".to_owned(),
+            (_, value) => value.to_string(),
+        };
+        let _ = writeln!(out, "{name} = {shown}{}", from(origin));
+    }
+    for (protocol, _) in PROTOCOLS {
+        let Some((Value::Array(listeners), origin)) = loaded.values.get(&format!("listeners.{protocol}")) else {
+            continue;
+        };
+        if listeners.is_empty() {
+            let _ = write!(out, "\n[listeners]\n{protocol} = []{}\n", from(origin));
+        }
+        for listener in listeners {
+            let _ = write!(out, "\n[[listeners.{protocol}]]{}\n", from(origin));
+            if let Value::Table(table) = listener {
+                for (name, value) in table {
+                    let _ = writeln!(out, "{name} = {value}");
+                }
+            }
+        }
+    }
+    for key in KEYS.iter().filter(|key| key.kind == Kind::Documents) {
+        if let Some((value, origin)) = loaded.values.get(key.path) {
+            let table = Table::from_iter([(key.path.to_owned(), masked(value))]);
+            let _ = write!(out, "\n#{}\n{table}", from(origin).trim_start_matches("  #"));
+        }
+    }
+    out
+}
+
+fn from(origin: &Origin) -> String {
+    match origin {
+        Origin::Default => String::new(),
+        other => format!("  # {other}"),
+    }
+}
+
+/// A copy in which nothing that looks like a secret is readable.
+fn masked(value: &Value) -> Value {
+    match value {
+        Value::Table(table) => Value::Table(
+            table
+                .iter()
+                .map(|(name, value)| {
+                    let secret = ["password", "secret", "token", "hash"].iter().any(|word| name.contains(word));
+                    let value = if secret { Value::String("***".to_owned()) } else { masked(value) };
+                    (name.clone(), value)
+                })
+                .collect(),
+        ),
+        Value::Array(items) => Value::Array(items.iter().map(masked).collect()),
+        other => other.clone(),
+    }
+}
+
+fn unit(kind: Kind) -> Option<String> {
+    match kind {
+        Kind::Number(low, high) => Some(format!("{low} to {high}.")),
+        Kind::Bytes(low, high) => Some(format!("Bytes, {low} to {high}.")),
+        Kind::Millis(low, high) => Some(format!("Milliseconds, {low} to {high}.")),
+        Kind::Choice(words) => Some(format!("One of {}.", words.join(", "))),
+        _ => None,
+    }
+}
+
+fn comment(out: &mut String, text: &str) {
+    let mut width = 0;
+    for word in text.split_whitespace() {
+        if width == 0 || width + 1 + word.len() > WIDTH {
+            out.push_str(if width == 0 { "# " } else { "\n# " });
+            width = 2;
+        } else {
+            out.push(' ');
+            width += 1;
+        }
+        out.push_str(word);
+        width += word.len();
+    }
+    out.push('\n');
+}

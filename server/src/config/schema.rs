@@ -1,0 +1,312 @@
+//! The list of all settings: path, type, default, effect.
+//!
+//! A key that is not here does not exist. A new setting is one line here and one field in `settings.rs`; the tests
+//! hold the two together.
+
+/// What a value must look like.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Kind {
+    /// Any text.
+    Text,
+    /// Text that is never shown.
+    Secret,
+    /// A path.
+    Path,
+    /// `true` or `false`.
+    Switch,
+    /// A whole number from the first to the second.
+    Number(i64, i64),
+    /// A size in bytes: an integer, or text as in "64MiB", from the first to the second.
+    Bytes(i64, i64),
+    /// A time in milliseconds: an integer, or text as in "50ms" or "10s", from the first to the second.
+    Millis(i64, i64),
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// `HOST:PORT`, `unix:PATH` or "off".
+    AddressOrOff,
+    /// One or more listeners: text, table, or a list of either.
+    Listeners,
+    /// A list of words.
+    Texts,
+    /// A table with these keys.
+    Table(&'static [Key]),
+    /// A list of tables that the broker reads itself.
+    Documents,
+}
+
+/// One setting.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Key {
+    /// Its path, with dots.
+    pub(crate) path: &'static str,
+    /// Its type.
+    pub(crate) kind: Kind,
+    /// Its default as TOML; `None`: absent.
+    pub(crate) default: Option<&'static str>,
+    /// What it does.
+    pub(crate) help: &'static str,
+}
+
+const KIB: i64 = 1 << 10;
+const MIB: i64 = 1 << 20;
+const GIB: i64 = 1 << 30;
+const HOUR: i64 = 3_600_000;
+
+/// Protocols this build speaks, with the address each listens on by default.
+pub(crate) const PROTOCOLS: &[(&str, &str)] = &[("beanstalk", "127.0.0.1:11300")];
+
+/// Name of the admin service in `--listen`.
+pub(crate) const ADMIN: &str = "admin";
+
+/// All settings but the listeners, top-level ones first, sections together.
+pub(crate) const KEYS: &[Key] = &[
+    key(
+        "data",
+        Kind::Path,
+        Some("\"./longtail-data\""),
+        "Directory that holds everything durable. Created if absent; one server at a time.",
+    ),
+    key(
+        "durability",
+        Kind::Choice(&["sync", "interval", "memory"]),
+        Some("\"sync\""),
+        "What an acknowledgement means. sync: on the disk (fdatasync), survives a power cut. interval: handed to the \
+         operating system and synced every interval_ms, survives kill -9. memory: never written.",
+    ),
+    key(
+        "interval_ms",
+        Kind::Millis(1, 60_000),
+        Some("50"),
+        "With durability = \"interval\": how often the log is synced, and so how much a power cut can take.",
+    ),
+    key(
+        "shards",
+        Kind::Number(1, 256),
+        Some("1"),
+        "Number of logs that streams are spread over. Fixed when the data directory is created.",
+    ),
+    key("workers", Kind::Number(0, 1024), Some("0"), "Threads that serve connections. 0: one for every core."),
+    key(
+        "log.segment_bytes",
+        Kind::Bytes(MIB, 4 * GIB),
+        Some("67108864"),
+        "Size of a log file, but for a frame that is larger. Space is given back in units of it.",
+    ),
+    key(
+        "log.tail_bytes",
+        Kind::Bytes(MIB, 16 * GIB),
+        Some("8388608"),
+        "Memory, for each shard, that keeps the newest records for readers that follow closely.",
+    ),
+    key(
+        "log.pending_bytes",
+        Kind::Bytes(MIB, 16 * GIB),
+        Some("67108864"),
+        "Bytes, for each shard, that may wait to be written. Beyond it publishers are held back.",
+    ),
+    key(
+        "log.checkpoint_bytes",
+        Kind::Bytes(MIB, 64 * GIB),
+        Some("67108864"),
+        "Log written between two checkpoints: bounds what has to be read at a start.",
+    ),
+    key(
+        "log.reserve_bytes",
+        Kind::Bytes(64 * KIB, 16 * GIB),
+        Some("1048576"),
+        "Space, for each shard, kept for settlements and checkpoints when the disk is full: new messages are refused \
+         first, and consumers can still settle what they hold.",
+    ),
+    key(
+        "limits.connections_max",
+        Kind::Number(1, 10_000_000),
+        Some("65536"),
+        "Connections over all protocols. Further ones are closed at once.",
+    ),
+    key(
+        "limits.message_bytes",
+        Kind::Bytes(KIB, GIB),
+        Some("16777216"),
+        "Largest message in any protocol. A protocol's own limit may be lower.",
+    ),
+    key(
+        "limits.memory_bytes",
+        Kind::Bytes(MIB, 1024 * GIB),
+        Some("536870912"),
+        "Answers that wait and messages half read, of all connections together. Beyond it nothing more is read until \
+         clients have taken theirs.",
+    ),
+    key(
+        "limits.drain_ms",
+        Kind::Millis(0, HOUR),
+        Some("10000"),
+        "Time that connections have to finish after SIGTERM before they are closed.",
+    ),
+    key(
+        "admin.listen",
+        Kind::AddressOrOff,
+        Some("\"127.0.0.1:9400\""),
+        "Address of the HTTP service with /metrics, /healthz, /readyz and the admin API. \"off\": none.",
+    ),
+    key(
+        "admin.token",
+        Kind::Secret,
+        Some("\"\""),
+        "Bearer token that the admin API asks for. Empty: none, and then only a loopback address is allowed.",
+    ),
+    key(
+        "admin.metrics_streams_max",
+        Kind::Number(0, 100_000),
+        Some("200"),
+        "Streams with time series of their own in /metrics. The rest is summed up under stream=\"other\".",
+    ),
+    key("beanstalk.space", Kind::Text, Some("\"default\""), "Space in which tubes are streams."),
+    key(
+        "beanstalk.job_bytes",
+        Kind::Bytes(1, GIB),
+        Some("65535"),
+        "Largest job, as beanstalkd's -z. Larger ones are answered JOB_TOO_BIG.",
+    ),
+    key(
+        "beanstalk.drain",
+        Kind::Switch,
+        Some("false"),
+        "Start in drain mode: put is answered DRAINING. SIGUSR1 switches it on in a running server.",
+    ),
+    key(
+        "logging.format",
+        Kind::Choice(&["human", "json"]),
+        Some("\"human\""),
+        "Form of the log on standard error: for people, or one JSON object a line.",
+    ),
+    key(
+        "logging.level",
+        Kind::Text,
+        Some("\"info\""),
+        "error, warn, info, debug or trace; or filters as in \"info,longtail_edge=debug\".",
+    ),
+    key("accounts", Kind::Documents, None, "Who may connect. Without any, listeners accept this machine only."),
+    key("spaces", Kind::Documents, None, "Tenants, and what each may use."),
+];
+
+/// The keys of one listener.
+pub(crate) const LISTENER_KEYS: &[Key] = &[
+    key("address", Kind::Text, None, "HOST:PORT, [IPV6]:PORT or unix:PATH."),
+    key("account", Kind::Text, None, "Account that every connection of this listener belongs to."),
+    key("backlog", Kind::Number(1, 65_535), Some("1024"), "Connections the system queues before they are accepted."),
+    key("connections_max", Kind::Number(1, 10_000_000), Some("65536"), "Connections; one more is closed at once."),
+    key("connections_per_ip_max", Kind::Number(1, 10_000_000), None, "Connections from one IP address. No limit."),
+    key("accept_rate_per_second", Kind::Number(1, 10_000_000), None, "New connections a second. No limit."),
+    key("read_rate_bytes_per_second", Kind::Bytes(1, 1024 * GIB), None, "Bytes a second from a client. No limit."),
+    key(
+        "handshake_timeout_ms",
+        Kind::Millis(100, HOUR),
+        Some("10000"),
+        "Time for PROXY header, TLS and WebSocket handshake together.",
+    ),
+    key(
+        "outbox_soft_bytes",
+        Kind::Bytes(4 * KIB, 4 * GIB),
+        Some("1048576"),
+        "Waiting answers above which nothing more is read from a client.",
+    ),
+    key(
+        "outbox_hard_bytes",
+        Kind::Bytes(64 * KIB, 4 * GIB),
+        Some("67108864"),
+        "Waiting answers above which a client that does not read is closed. More than the largest message.",
+    ),
+    key(
+        "input_max_bytes",
+        Kind::Bytes(64 * KIB, 4 * GIB),
+        Some("67108864"),
+        "Input that may wait for one message to be complete.",
+    ),
+    key("proxy", Kind::Table(PROXY_KEYS), None, "Ask for a PROXY protocol header (v1 or v2) on every connection."),
+    key("tls", Kind::Table(TLS_KEYS), None, "Speak TLS."),
+    key("websocket", Kind::Table(WEBSOCKET_KEYS), None, "Speak the protocol inside WebSocket frames."),
+];
+
+/// The keys of `proxy` in a listener.
+const PROXY_KEYS: &[Key] = &[
+    key("trusted", Kind::Texts, None, "The proxies, as in [\"10.0.0.0/8\"]. Anybody else is refused."),
+    key("header_max_bytes", Kind::Bytes(16, 64 * KIB), Some("4096"), "Longest version 2 header."),
+];
+
+/// The keys of `tls` in a listener.
+const TLS_KEYS: &[Key] = &[
+    key(
+        "certificate",
+        Kind::Path,
+        None,
+        "PEM file with the certificate chain. Read again when it changes, and on SIGHUP.",
+    ),
+    key("key", Kind::Path, None, "PEM file with the private key. Read again likewise."),
+    key(
+        "client_certificates",
+        Kind::Choice(&["off", "optional", "required"]),
+        Some("\"off\""),
+        "Whether clients show a certificate.",
+    ),
+    key("client_authorities", Kind::Path, None, "PEM file with the authorities that sign client certificates."),
+    key("alpn", Kind::Texts, None, "Protocols offered by ALPN, the preferred first."),
+];
+
+/// The keys of `websocket` in a listener.
+const WEBSOCKET_KEYS: &[Key] = &[
+    key("frame_max_bytes", Kind::Bytes(KIB, GIB), Some("16777216"), "Largest incoming frame or message."),
+    key("origins", Kind::Texts, None, "Web pages that may connect, as in [\"https://app.example.org\"]; \"*\": all."),
+];
+
+const fn key(path: &'static str, kind: Kind, default: Option<&'static str>, help: &'static str) -> Key {
+    Key { path, kind, default, help }
+}
+
+/// Paths below this section name protocols.
+pub(crate) const LISTENERS: &str = "listeners";
+
+/// The kind of the value at `path`; `None` when there is no such setting.
+pub(crate) fn kind_of(path: &str) -> Option<Kind> {
+    if let Some(protocol) = path.strip_prefix("listeners.") {
+        return is_protocol(protocol).then_some(Kind::Listeners);
+    }
+    KEYS.iter().find(|key| key.path == path).map(|key| key.kind)
+}
+
+/// Whether this build speaks `name`.
+pub(crate) fn is_protocol(name: &str) -> bool {
+    PROTOCOLS.iter().any(|(protocol, _)| *protocol == name)
+}
+
+/// The protocols of this build, for messages.
+pub(crate) fn protocol_names() -> String {
+    PROTOCOLS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether settings lie below `path`.
+pub(crate) fn is_section(path: &str) -> bool {
+    path == LISTENERS || KEYS.iter().any(|key| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
+}
+
+/// What to say about a path that does not exist.
+pub(crate) fn unknown(path: &str) -> String {
+    use super::suggest::{hint, nearest};
+    if let Some(protocol) = path.strip_prefix("listeners.") {
+        let near = hint(protocol, PROTOCOLS.iter().map(|(name, _)| *name));
+        let known = if near.is_empty() { format!(": this build speaks {}", protocol_names()) } else { near };
+        return format!("unknown protocol `{protocol}`{known}");
+    }
+    let leaf = |path: &'static str| path.rsplit('.').next().unwrap_or(path);
+    let paths = || KEYS.iter().map(|key| key.path).chain([LISTENERS]);
+    // The right name in the wrong section, then a slip in the whole path, then a slip in the name.
+    let name = path.rsplit('.').next().unwrap_or(path);
+    let found = paths()
+        .find(|candidate| leaf(candidate) == name)
+        .or_else(|| nearest(path, paths()))
+        .or_else(|| paths().find(|candidate| nearest(name, [leaf(candidate)]).is_some()));
+    let sections = KEYS.iter().filter_map(|key| key.path.split_once('.').map(|(section, _)| section));
+    match found {
+        Some(found) => format!("unknown key `{path}`: did you mean `{found}`?"),
+        None => format!("unknown key `{path}`{}", hint(path, sections)),
+    }
+}

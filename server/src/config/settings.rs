@@ -1,0 +1,165 @@
+//! The settings as the server reads them: checked, typed, in canonical units.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use longtail_model::Durability;
+use serde::{Deserialize, Deserializer, de};
+use toml::{Table, Value};
+
+use super::address::{AddressError, ListenAddress};
+use super::error::Problem;
+use super::origin::Origin;
+
+/// Everything that can be configured. Keys, units and defaults: `longtail config default`.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// The data directory.
+    pub(crate) data: PathBuf,
+    /// What an acknowledgement means.
+    #[serde(deserialize_with = "durability")]
+    pub(crate) durability: Durability,
+    /// Milliseconds between syncs with [`Durability::Interval`].
+    pub(crate) interval_ms: u64,
+    /// Number of logs.
+    pub(crate) shards: u16,
+    /// Threads for connections; 0: one a core.
+    pub(crate) workers: usize,
+    /// The log.
+    pub(crate) log: LogSettings,
+    /// Limits over all protocols.
+    pub(crate) limits: LimitSettings,
+    /// Listeners by protocol.
+    #[serde(default)]
+    pub(crate) listeners: BTreeMap<String, Vec<Listener>>,
+    /// The HTTP service.
+    pub(crate) admin: AdminSettings,
+    /// The beanstalk protocol.
+    pub(crate) beanstalk: BeanstalkSettings,
+    /// The server's own log.
+    pub(crate) logging: LoggingSettings,
+    /// Accounts, as written; the broker's `AuthDocument` knows what is in them.
+    #[serde(default)]
+    pub(crate) accounts: Vec<Table>,
+    /// Spaces, as written; likewise.
+    #[serde(default)]
+    pub(crate) spaces: Vec<Table>,
+}
+
+/// `log.*`; for every shard.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LogSettings {
+    pub(crate) segment_bytes: u64,
+    pub(crate) tail_bytes: u64,
+    pub(crate) pending_bytes: u64,
+    pub(crate) checkpoint_bytes: u64,
+    pub(crate) reserve_bytes: u64,
+}
+
+/// `limits.*`.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LimitSettings {
+    pub(crate) connections_max: usize,
+    pub(crate) message_bytes: usize,
+    pub(crate) memory_bytes: usize,
+    pub(crate) drain_ms: u64,
+}
+
+/// `admin.*`.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AdminSettings {
+    /// `None`: off.
+    #[serde(deserialize_with = "address_or_off")]
+    pub(crate) listen: Option<ListenAddress>,
+    /// Empty: none asked for.
+    pub(crate) token: String,
+    pub(crate) metrics_streams_max: usize,
+}
+
+/// `beanstalk.*`.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BeanstalkSettings {
+    pub(crate) space: String,
+    pub(crate) job_bytes: usize,
+    pub(crate) drain: bool,
+}
+
+/// `logging.*`.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LoggingSettings {
+    pub(crate) format: LogFormat,
+    /// An env-filter directive.
+    pub(crate) level: String,
+}
+
+/// The form of the server's own log.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// Lines for people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// One listener of a protocol.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(try_from = "Table")]
+pub(crate) struct Listener {
+    /// Where.
+    pub(crate) address: ListenAddress,
+    /// Account of every connection; `None`: as the client authenticates.
+    pub(crate) account: Option<String>,
+    /// All keys but the account, `address` included: what the edge's `ListenerConfig` is made of.
+    pub(crate) edge: Table,
+}
+
+impl TryFrom<Table> for Listener {
+    type Error = String;
+
+    fn try_from(mut table: Table) -> Result<Self, String> {
+        let account = match table.remove("account") {
+            None => None,
+            Some(Value::String(account)) => Some(account),
+            Some(other) => return Err(format!("account: {other}")),
+        };
+        let address = table.get("address").and_then(Value::as_str).unwrap_or_default();
+        let address = address.parse().map_err(|error: AddressError| error.to_string())?;
+        Ok(Listener { address, account, edge: table })
+    }
+}
+
+/// Nests the flat values and reads them strictly. A problem here is a key that the schema has and the types have not;
+/// a test keeps the two together.
+pub(super) fn assemble(values: &BTreeMap<String, (Value, Origin)>) -> Result<Settings, Problem> {
+    let mut root = Table::new();
+    for (path, (value, _)) in values {
+        match path.split_once('.') {
+            None => {
+                root.insert(path.clone(), value.clone());
+            }
+            Some((section, name)) => {
+                let table = root.entry(section).or_insert_with(|| Value::Table(Table::new()));
+                if let Value::Table(table) = table {
+                    table.insert(name.to_owned(), value.clone());
+                }
+            }
+        }
+    }
+    Value::Table(root).try_into::<Settings>().map_err(|error| Problem::new(Origin::Default, error.message().to_owned()))
+}
+
+fn durability<'de, D: Deserializer<'de>>(from: D) -> Result<Durability, D::Error> {
+    String::deserialize(from)?.parse().map_err(de::Error::custom)
+}
+
+fn address_or_off<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ListenAddress>, D::Error> {
+    let text = String::deserialize(from)?;
+    if text == "off" { Ok(None) } else { text.parse().map(Some).map_err(de::Error::custom) }
+}

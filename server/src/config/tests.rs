@@ -1,0 +1,223 @@
+//! Layering, suggestions, and that the documents say what the code does.
+
+use std::path::PathBuf;
+
+use super::*;
+
+fn sources() -> Sources {
+    Sources::default()
+}
+
+fn with_set(settings: &[&str]) -> Sources {
+    let overrides = Overrides { set: settings.iter().map(ToString::to_string).collect(), ..Overrides::default() };
+    Sources { overrides, ..Sources::default() }
+}
+
+fn with_listen(flags: &[&str], only: bool) -> Sources {
+    let listen = flags.iter().map(|flag| flag.parse().unwrap()).collect();
+    Sources { overrides: Overrides { listen, only, ..Overrides::default() }, ..Sources::default() }
+}
+
+/// A file that disappears with the returned guard.
+fn with_file(text: &str) -> (tempfile::TempDir, Sources) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("longtail.toml");
+    std::fs::write(&path, text).unwrap();
+    (dir, Sources { file: Some(path), ..Sources::default() })
+}
+
+fn complaint(sources: &Sources) -> String {
+    load(sources).unwrap_err().to_string()
+}
+
+#[test]
+fn the_defaults_are_valid() {
+    let settings = load(&sources()).unwrap().settings;
+    assert_eq!(settings.data, PathBuf::from("./longtail-data"));
+    assert_eq!(settings.durability, longtail_model::Durability::Sync);
+    assert_eq!(settings.listeners["beanstalk"][0].address.to_string(), "127.0.0.1:11300");
+    assert_eq!(settings.admin.listen.unwrap().to_string(), "127.0.0.1:9400");
+}
+
+#[test]
+fn the_default_document_parses_to_the_defaults() {
+    let (_dir, from_document) = with_file(&default_document());
+    let loaded = load(&from_document).unwrap();
+    assert_eq!(loaded.settings, load(&sources()).unwrap().settings);
+    let read = loaded.values.values().filter(|(_, origin)| matches!(origin, Origin::File { .. })).count();
+    let written = schema::KEYS.iter().filter(|key| key.default.is_some()).count() + schema::PROTOCOLS.len();
+    assert_eq!(read, written, "the document names every setting that has a default");
+}
+
+#[test]
+fn the_effective_document_parses_to_the_same_settings() {
+    let mut changed = with_set(&["log.segment_bytes=128MiB", "listeners.beanstalk=127.0.0.1:1,unix:/tmp/x"]);
+    changed.overrides.durability = Some("interval".to_owned());
+    let loaded = load(&changed).unwrap();
+    let document = effective_document(&loaded);
+    assert!(document.contains("segment_bytes = 134217728  # --set log.segment_bytes"), "{document}");
+    assert!(document.contains("durability = \"interval\"  # --durability"), "{document}");
+    let (_dir, again) = with_file(&document);
+    assert_eq!(load(&again).unwrap().settings, loaded.settings);
+}
+
+#[test]
+fn stronger_sources_win() {
+    let (_dir, mut sources) = with_file("interval_ms = 1\nworkers = 1\nshards = 2\n[limits]\ndrain_ms = \"1s\"\n");
+    let loaded = load(&sources).unwrap();
+    assert_eq!((loaded.settings.interval_ms, loaded.settings.limits.drain_ms), (1, 1000));
+    sources.environment = vec![
+        ("LONGTAIL__WORKERS".to_owned(), "2".to_owned()),
+        ("LONGTAIL__SHARDS".to_owned(), "3".to_owned()),
+        ("LONGTAIL__DATA".to_owned(), "/from/environment".to_owned()),
+        ("LONGTAIL__LIMITS__DRAIN_MS".to_owned(), "2s".to_owned()),
+    ];
+    sources.overrides.set = vec!["shards=4".to_owned(), "data=/from/set".to_owned()];
+    sources.overrides.data = Some(PathBuf::from("/from/flag"));
+    let settings = load(&sources).unwrap().settings;
+    assert_eq!(settings.interval_ms, 1, "only the file says it");
+    assert_eq!(settings.workers, 2, "the environment beats the file");
+    assert_eq!(settings.limits.drain_ms, 2000);
+    assert_eq!(settings.shards, 4, "--set beats the environment");
+    assert_eq!(settings.data, PathBuf::from("/from/flag"), "a flag beats --set");
+}
+
+#[test]
+fn unknown_keys_are_refused_with_line_and_suggestion() {
+    let (_dir, sources) = with_file("data = \"x\"\n\n[log]\nsegmnt_bytes = 1\n");
+    let text = complaint(&sources);
+    assert!(
+        text.contains("longtail.toml:4: unknown key `log.segmnt_bytes`: did you mean `log.segment_bytes`?"),
+        "{text}"
+    );
+
+    let text = complaint(&with_set(&["beanstalk.segment_bytes=1"]));
+    assert!(text.contains("--set beanstalk.segment_bytes") && text.contains("`log.segment_bytes`"), "{text}");
+
+    let text = complaint(&with_set(&["colour=blue"]));
+    assert!(text.contains("unknown key `colour`") && !text.contains("did you mean"), "{text}");
+
+    let environment = vec![("LONGTAIL__DURABILTY".to_owned(), "sync".to_owned())];
+    let sources = Sources { environment, ..Sources::default() };
+    let text = complaint(&sources);
+    assert!(text.contains("environment LONGTAIL__DURABILTY") && text.contains("`durability`"), "{text}");
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once() {
+    let (_dir, sources) = with_file("shards = \"many\"\nworkers = -1\nnonsense = 1\n[listeners]\nbeanstak = \"x:1\"\n");
+    let error = load(&sources).unwrap_err();
+    assert_eq!(error.problems.len(), 4, "{error}");
+    let text = error.to_string();
+    assert!(text.contains(":1: `shards` must be a whole number, not \"many\""), "{text}");
+    assert!(text.contains(":2: `workers` must be 0 to 1024, not -1"), "{text}");
+    assert!(text.contains("unknown protocol `beanstak`: did you mean `beanstalk`?"), "{text}");
+}
+
+#[test]
+fn a_file_that_is_no_toml_names_its_line() {
+    let (_dir, sources) = with_file("data = \"x\"\nworkers = = 2\n");
+    assert!(complaint(&sources).contains("longtail.toml:2: "), "{}", complaint(&sources));
+    let missing = Sources { file: Some(PathBuf::from("/nowhere/longtail.toml")), ..Sources::default() };
+    assert!(complaint(&missing).contains("/nowhere/longtail.toml: cannot be read"));
+}
+
+#[test]
+fn sizes_and_times_take_units() {
+    let settings = load(&with_set(&[
+        "log.segment_bytes=1GiB",
+        "log.tail_bytes=33_554_432",
+        "interval_ms=2s",
+        "limits.drain_ms=1 min",
+    ]))
+    .unwrap()
+    .settings;
+    assert_eq!(settings.log.segment_bytes, 1 << 30);
+    assert_eq!(settings.log.tail_bytes, 33_554_432);
+    assert_eq!(settings.interval_ms, 2000);
+    assert_eq!(settings.limits.drain_ms, 60_000);
+    assert!(complaint(&with_set(&["interval_ms=2 fortnights"])).contains("must be milliseconds"));
+    assert!(complaint(&with_set(&["log.segment_bytes=99999999999GiB"])).contains("must be a size"));
+    assert!(complaint(&with_set(&["log.segment_bytes=1"])).contains("must be 1048576 to"));
+    assert!(complaint(&with_set(&["durability=syn"])).contains("did you mean `sync`?"));
+}
+
+#[test]
+fn listeners_take_text_tables_and_lists() {
+    let (_dir, sources) = with_file(
+        "[[listeners.beanstalk]]\naddress = \"[::1]:11300\"\nproxy = { trusted = [\"10.0.0.0/8\"] }\n\
+         input_max_bytes = \"1MiB\"\ntls = { certificate = \"c.pem\", key = \"k.pem\" }\n\
+         [[listeners.beanstalk]]\naddress = \"unix:/run/lt.sock\"\naccount = \"local\"\n",
+    );
+    let settings = load(&sources).unwrap().settings;
+    let listeners = &settings.listeners["beanstalk"];
+    assert_eq!(listeners[0].edge["input_max_bytes"], toml::Value::Integer(1 << 20), "in canonical units");
+    assert!(listeners[0].edge.contains_key("tls") && listeners[0].edge.contains_key("proxy"));
+    assert_eq!(listeners[1].address, ListenAddress::Unix(PathBuf::from("/run/lt.sock")));
+    assert_eq!(listeners[1].account.as_deref(), Some("local"));
+
+    let (_dir, sources) = with_file("[[listeners.beanstalk]]\nadress = \"127.0.0.1:1\"\n");
+    let text = complaint(&sources);
+    assert!(text.contains("`listeners.beanstalk[0].adress`: did you mean `address`?"), "{text}");
+    let (_dir, sources) =
+        with_file("[[listeners.beanstalk]]\naddress = \"127.0.0.1:1\"\ntls = { certificate = \"c\" }\n");
+    assert!(complaint(&sources).contains("`listeners.beanstalk[0].tls` needs `key`"));
+}
+
+#[test]
+fn listen_flags_replace_what_was_configured() {
+    let settings = load(&with_listen(&["beanstalk=127.0.0.1:1", "beanstalk=unix:/tmp/lt"], false)).unwrap().settings;
+    let addresses: Vec<String> = settings.listeners["beanstalk"].iter().map(|l| l.address.to_string()).collect();
+    assert_eq!(addresses, ["127.0.0.1:1", "unix:/tmp/lt"]);
+    assert!(settings.admin.listen.is_some(), "what is not named stays as configured");
+    let text = complaint(&with_listen(&["mqtt=127.0.0.1:1883"], false));
+    assert!(text.contains("unknown protocol `mqtt`: this build speaks beanstalk"), "{text}");
+}
+
+#[test]
+fn only_switches_off_what_is_not_named() {
+    let settings = load(&with_listen(&["beanstalk=127.0.0.1:1"], true)).unwrap().settings;
+    assert_eq!(settings.listeners["beanstalk"].len(), 1);
+    assert_eq!(settings.admin.listen, None);
+
+    let settings = load(&with_listen(&["admin=127.0.0.1:2"], true)).unwrap().settings;
+    assert!(settings.listeners["beanstalk"].is_empty());
+    assert_eq!(settings.admin.listen.unwrap().to_string(), "127.0.0.1:2");
+
+    assert!(complaint(&with_listen(&[], true)).contains("every listener is off"));
+}
+
+#[test]
+fn listen_flags_say_what_is_wrong_with_them() {
+    let error = |text: &str| text.parse::<ListenFlag>().unwrap_err().to_string();
+    assert!(error("127.0.0.1:1").contains("PROTOCOL=HOST:PORT"));
+    assert!(error("=127.0.0.1:1").contains("PROTOCOL=HOST:PORT"));
+    assert!(error("beanstalk=127.0.0.1").contains("has no port"));
+    assert!(error("beanstalk=:11300").contains("has no host"));
+    assert!(error("beanstalk=::1:11300").contains("brackets"));
+    assert!(error("beanstalk=localhost:99999").contains("not a port"));
+    assert!(error("beanstalk=unix:").contains("needs a path"));
+    let ok: ListenFlag = "beanstalk=[::1]:11300".parse().unwrap();
+    assert_eq!(ok.address, ListenAddress::Tcp { host: "::1".to_owned(), port: 11300 });
+    assert_eq!(ok.address.to_string(), "[::1]:11300");
+}
+
+#[test]
+fn without_accounts_only_this_machine_may_connect() {
+    let text = complaint(&with_listen(&["beanstalk=0.0.0.0:11300"], false));
+    assert!(text.contains("without accounts only this machine may connect"), "{text}");
+    let text = complaint(&with_listen(&["admin=0.0.0.0:9400"], false));
+    assert!(text.contains("without admin.token"), "{text}");
+    let (_dir, mut sources) = with_file("[[accounts]]\nname = \"worker\"\npassword = \"x\"\n");
+    sources.overrides.listen = vec!["beanstalk=0.0.0.0:11300".parse().unwrap()];
+    assert!(load(&sources).is_ok());
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let (_dir, sources) =
+        with_file("[admin]\ntoken = \"hunter2\"\n[[accounts]]\nname = \"worker\"\npassword = \"hunter2\"\n");
+    let document = effective_document(&load(&sources).unwrap());
+    assert!(!document.contains("hunter2"), "{document}");
+    assert!(document.contains("worker"), "{document}");
+}

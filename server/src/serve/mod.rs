@@ -1,0 +1,43 @@
+//! `longtail serve`: from settings to a running server and back down.
+//!
+//! ```text
+//! settings ─▶ logging ─▶ start ─▶ banner ─▶ supervise ◀── signals
+//!                                              │ drain, then stop
+//!                                              ▼
+//!                                          exit code
+//! ```
+//!
+//! [`start`] puts the server together; [`lifecycle`] knows only the [`lifecycle::Running`] trait, so that every way
+//! down is tested without a socket.
+
+mod banner;
+mod data_dir;
+mod lifecycle;
+mod logging;
+mod signals;
+mod start;
+
+use std::time::Duration;
+
+use tracing::info;
+
+use crate::config::Loaded;
+use crate::exit_codes::{Exit, Failure};
+use lifecycle::Running as _;
+
+/// Runs the server until a signal or a failure ends it.
+pub(crate) fn run(loaded: Loaded) -> Result<Exit, Failure> {
+    let settings = loaded.settings;
+    logging::init(&settings.logging).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        // Before anything else: a signal during recovery must not kill the process half-way.
+        let signals = signals::listen()?;
+        let deadline = Duration::from_millis(settings.limits.drain_ms);
+        let running = start::start(&settings).await.map_err(|error| Failure::new(error.exit(), error))?;
+        banner::announce(&settings, running.listening());
+        let exit = lifecycle::supervise(&running, signals, deadline).await;
+        info!(code = exit as u8, "stopped");
+        Ok(exit)
+    })
+}

@@ -1,0 +1,100 @@
+//! The built binary: exit codes, and what goes to which stream.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Runs `longtail` in an empty directory with a clean environment.
+fn longtail(dir: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_longtail"))
+        .args(args)
+        .current_dir(dir)
+        .env_remove("LONGTAIL_CONFIG")
+        .env_remove("LONGTAIL_URL")
+        .output()
+        .unwrap()
+}
+
+fn code(output: &Output) -> Option<i32> {
+    output.status.code()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn help_and_version_are_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [&["--help"][..], &["--version"], &["serve", "--help"], &["config", "check", "--help"]] {
+        let output = longtail(dir.path(), args);
+        assert_eq!(code(&output), Some(0), "{args:?}");
+        assert!(!output.stdout.is_empty() && output.stderr.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn usage_errors_are_code_2() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [
+        &["--nonsense"][..],
+        &["serve", "--listen", "beanstalk"],
+        &["serve", "--listen", "mqtt=127.0.0.1:1883"],
+        &["serve", "--set", "nonsense"],
+        &["serve", "--durability", "syn"],
+        &["serve", "--log-level", "longtail=loud"],
+        &["config", "check", "--config", "absent.toml"],
+        &["config", "check", "--only"],
+    ] {
+        let output = longtail(dir.path(), args);
+        assert_eq!(code(&output), Some(2), "{args:?}: {}", stderr(&output));
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn config_check_reads_the_file_of_the_working_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(code(&longtail(dir.path(), &["config", "check"])), Some(0));
+    std::fs::write(dir.path().join("longtail.toml"), "durabilty = \"sync\"\n").unwrap();
+    let output = longtail(dir.path(), &["config", "check"]);
+    assert_eq!(code(&output), Some(2));
+    assert_eq!(stderr(&output), "longtail: longtail.toml:1: unknown key `durabilty`: did you mean `durability`?\n");
+}
+
+#[test]
+fn config_default_is_a_file_that_can_be_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let document = longtail(dir.path(), &["config", "default"]).stdout;
+    std::fs::write(dir.path().join("full.toml"), document).unwrap();
+    let output = longtail(dir.path(), &["config", "check", "--config", "full.toml"]);
+    assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn config_show_names_the_environment() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_longtail"))
+        .args(["config", "show"])
+        .current_dir(dir.path())
+        .env("LONGTAIL__LOG__SEGMENT_BYTES", "32MiB")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("segment_bytes = 33554432  # environment LONGTAIL__LOG__SEGMENT_BYTES"), "{text}");
+}
+
+#[test]
+fn trouble_with_the_data_directory_is_code_3() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::write(data.join("FORMAT"), "longtail 4000000\n").unwrap();
+    let output = longtail(dir.path(), &["serve", "--data", "data"]);
+    assert_eq!(code(&output), Some(3), "{}", stderr(&output));
+    assert!(stderr(&output).contains("start a newer version"), "{}", stderr(&output));
+
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    assert_eq!(code(&longtail(dir.path(), &["serve", "--data", "file"])), Some(3));
+}
