@@ -4,21 +4,23 @@
 //! connection, so that an idle one has no read buffer. After a read that did not fill the buffer tokio knows that the
 //! socket is empty, and no system call is spent on hearing it.
 
+mod kept;
+mod pace;
+
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::io::ReadBuf;
-use tokio::time::Sleep;
 use tracing::debug;
 
+use self::kept::Kept;
+use self::pace::Pace;
 use crate::close::CloseReason;
 use crate::connection::{Connection, signal};
-use crate::limits::TokenBucket;
 use crate::metrics::RefusalCause;
 use crate::protocol::{Draining, Ended, Idle, Protocol, Then};
 use crate::stream::Reader;
@@ -93,9 +95,34 @@ impl<P: Protocol> Driver<P> {
     pub(crate) fn open(conn: Arc<Connection<P>>, reader: Reader, first: &[u8]) -> Self {
         let core = &conn.core;
         core.shared().table.insert(conn.id(), conn.clone());
+        core.bytes_in
+            .fetch_add(first.len() as u64, Ordering::Relaxed);
+        let rate = core.listener().config.read_rate_bytes_per_second;
+        let now = core.shared().clock.since_start();
+        let pace = rate.map(|rate| Box::new(Pace::new(rate, now)));
+        let mut kept = Kept::default();
+        kept.push(first);
+        // From here on, whatever goes wrong, dropping the driver gives everything back.
+        let driver = Driver {
+            conn,
+            reader,
+            kept,
+            flow: Flow::Free,
+            show_again: !first.is_empty(),
+            writing: false,
+            end: End::NotYet,
+            closing: Closing::Writing,
+            pace,
+        };
+        driver.open_session();
+        driver
+    }
+
+    fn open_session(&self) {
+        let core = &self.conn.core;
         {
-            let state = &mut *conn.state.lock();
-            match conn.protocol().open(&conn, &mut state.out) {
+            let state = &mut *self.conn.state.lock();
+            match self.conn.protocol().open(&self.conn, &mut state.out) {
                 Ok(session) => {
                     state.session = Some(session);
                     core.over.store(false, Ordering::Release);
@@ -111,35 +138,11 @@ impl<P: Protocol> Driver<P> {
         if core.shared().draining.load(Ordering::Acquire) {
             core.signal(signal::DRAIN);
         }
-        conn.enlist();
-        let mut kept = Kept::default();
-        kept.push(first);
-        conn.core
-            .bytes_in
-            .fetch_add(first.len() as u64, Ordering::Relaxed);
-        let rate = conn.core.listener().config.read_rate_bytes_per_second;
-        let now = conn.core.shared().clock.since_start();
-        let pace = rate.map(|rate| {
-            Box::new(Pace {
-                bucket: TokenBucket::new(rate, rate, now),
-                rest: None,
-            })
-        });
-        Driver {
-            conn,
-            reader,
-            kept,
-            flow: Flow::Free,
-            show_again: !first.is_empty(),
-            writing: false,
-            end: End::NotYet,
-            closing: Closing::Writing,
-            pace,
-        }
+        self.conn.enlist();
     }
 
     fn advance(&mut self, cx: &mut Context<'_>, local: &Local) -> Poll<()> {
-        self.conn.core.owner.get_or_init(|| cx.waker().clone());
+        self.conn.core.know_owner(cx);
         let mut budget = READ_BYTES;
         loop {
             let core = &self.conn.core;
@@ -484,69 +487,5 @@ impl<P: Protocol> Drop for Driver<P> {
         }
         self.conn.core.gone();
         self.conn.core.shared().table.remove(self.conn.id());
-    }
-}
-
-/// Holds a connection to its read rate.
-struct Pace {
-    bucket: TokenBucket,
-    rest: Option<Pin<Box<Sleep>>>,
-}
-
-impl Pace {
-    fn took(&mut self, bytes: usize, now: Duration) {
-        let wait = self.bucket.take(bytes as u64, now);
-        if !wait.is_zero() {
-            self.rest = Some(Box::pin(tokio::time::sleep(wait)));
-        }
-    }
-
-    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(rest) = &mut self.rest {
-            ready!(rest.as_mut().poll(cx));
-            self.rest = None;
-        }
-        Poll::Ready(())
-    }
-}
-
-/// Input the protocol has not consumed yet.
-#[derive(Default)]
-struct Kept {
-    buffer: Vec<u8>,
-    start: usize,
-}
-
-impl Kept {
-    fn bytes(&self) -> &[u8] {
-        &self.buffer[self.start..]
-    }
-
-    fn len(&self) -> usize {
-        self.buffer.len() - self.start
-    }
-
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        self.buffer.extend_from_slice(bytes);
-    }
-
-    /// Forgets the first `count` bytes. The rest moves to the front only when it is the smaller half, so that many small
-    /// steps through a large buffer cost no more than its size.
-    fn consume(&mut self, count: usize) {
-        self.start += count;
-        if self.is_empty() {
-            self.clear();
-        } else if self.start > self.buffer.len() / 2 {
-            self.buffer.drain(..self.start);
-            self.start = 0;
-        }
-    }
-
-    fn clear(&mut self) {
-        *self = Kept::default();
     }
 }

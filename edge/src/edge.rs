@@ -200,10 +200,10 @@ impl Edge {
             .map(|listener| listener.snapshot())
             .collect();
         self.shared.table.for_each(|entry| {
-            let info = entry.info();
-            if let Some(listener) = all.get_mut(info.listener) {
-                listener.bytes_in += info.bytes_in;
-                listener.bytes_out += info.bytes_out;
+            let traffic = entry.traffic();
+            if let Some(listener) = all.get_mut(traffic.listener) {
+                listener.bytes_in += traffic.bytes_in;
+                listener.bytes_out += traffic.bytes_out;
             }
         });
         all
@@ -254,11 +254,11 @@ impl Edge {
     }
 
     fn cut_all(&self) -> usize {
-        let mut cut = 0;
-        self.shared.table.for_each(|entry| {
-            cut += 1;
+        let left = self.shared.table.all();
+        let cut = left.len();
+        for entry in left {
             entry.cut(CloseReason::Shutdown);
-        });
+        }
         self.shared.table.wait_until_empty(CUT_WITHIN, || false);
         cut
     }

@@ -131,6 +131,6 @@ pub struct ListenerSnapshot {
     pub bytes_out: u64,
     /// Connections closed because their outbox passed the hard limit.
     pub slow_consumers: u64,
-    /// Connections closed because they held memory and did not move.
+    /// Connections closed because the memory for all was used up and they held most of it.
     pub stalled: u64,
 }

@@ -14,11 +14,12 @@ use crate::table::Sweep;
 pub(crate) async fn run(shared: Arc<Shared>) {
     let mut interval = tokio::time::interval(Duration::from_millis(shared.config.sweep_ms.max(1)));
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut exceeded_since_ms = None;
     let mut tls_due_ms = shared.config.tls_poll_ms;
     loop {
         interval.tick().await;
         let now_ms = shared.clock.update();
-        sweep(&shared, now_ms);
+        sweep(&shared, now_ms, &mut exceeded_since_ms);
         if now_ms >= tls_due_ms {
             tls_due_ms = now_ms.saturating_add(shared.config.tls_poll_ms);
             for listener in shared.listeners.lock().iter() {
@@ -30,27 +31,42 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     }
 }
 
-fn sweep(shared: &Shared, now_ms: u64) {
+/// Sweeps once; `exceeded_since_ms` says since when the memory budget is exceeded.
+fn sweep(shared: &Shared, now_ms: u64, exceeded_since_ms: &mut Option<u64>) {
     let over_budget = shared.memory.is_exceeded();
     let sweep = Sweep {
         now_ms,
         memory_is_free: !over_budget,
     };
-    let mut most: Option<(usize, crate::ConnectionId)> = None;
+    let stall_ms = shared.config.stall_ms;
+    let (mut most, mut most_stuck) = (None, None);
     shared.table.for_each(|entry| {
         entry.sweep(&sweep);
         if over_budget {
             let (held, moved_ms) = entry.held();
-            let stuck = now_ms.saturating_sub(moved_ms) >= shared.config.stall_ms;
-            if stuck && most.is_none_or(|(largest, _)| held > largest) {
-                most = Some((held, entry.info().id));
+            let candidate = Some((held, entry.id()));
+            most = most.max(candidate);
+            if now_ms.saturating_sub(moved_ms) >= stall_ms {
+                most_stuck = most_stuck.max(candidate);
             }
         }
     });
-    // One at a time: the next sweep sees whether that was enough.
-    if let Some((held, id)) = most.filter(|(held, _)| *held > 0)
+    if !over_budget {
+        *exceeded_since_ms = None;
+        return;
+    }
+    // While the budget is exceeded nobody is read from, so this must come to an end: the largest of those that do not
+    // move goes at once, and after a while the largest, however slowly it moves. One at a time: the next sweep
+    // sees whether that was enough.
+    let since_ms = *exceeded_since_ms.get_or_insert(now_ms);
+    let victim = most_stuck.or_else(|| {
+        let long_enough = now_ms.saturating_sub(since_ms) >= stall_ms;
+        if long_enough { most } else { None }
+    });
+    if let Some((held, id)) = victim.filter(|(held, _)| *held > 0)
         && let Some(entry) = shared.table.get(id)
     {
+        *exceeded_since_ms = None;
         entry.cut(CloseReason::Stalled { held });
         entry.count_stalled();
     }

@@ -34,7 +34,9 @@ pub struct ConnectionInfo {
 
 /// A connection as the table sees it, whatever its protocol.
 pub(crate) trait Entry: Send + Sync {
+    fn id(&self) -> ConnectionId;
     fn info(&self) -> ConnectionInfo;
+    fn traffic(&self) -> Traffic;
     /// Ends it now, without writing what is queued.
     fn cut(&self, why: CloseReason);
     /// The server is going down.
@@ -45,6 +47,13 @@ pub(crate) trait Entry: Send + Sync {
     fn held(&self) -> (usize, u64);
     /// Counts that it is cut for the memory it holds.
     fn count_stalled(&self);
+}
+
+/// What one connection adds to its listener's counters.
+pub(crate) struct Traffic {
+    pub(crate) listener: usize,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
 }
 
 /// What a sweep tells every connection.
@@ -89,7 +98,13 @@ impl Table {
         self.entries.lock().len()
     }
 
-    /// Visits every entry under the table's lock: `visit` must not open or close connections itself.
+    /// Every entry, to be used without the table's lock.
+    pub(crate) fn all(&self) -> Vec<Arc<dyn Entry>> {
+        self.entries.lock().values().cloned().collect()
+    }
+
+    /// Visits every entry under the table's lock: `visit` must not take a connection's lock, whose holder may be waiting
+    /// for the table's.
     pub(crate) fn for_each(&self, mut visit: impl FnMut(&dyn Entry)) {
         for entry in self.entries.lock().values() {
             visit(&**entry);

@@ -5,8 +5,11 @@
 //! process-wide hook, and then flushes every connection once. Work that arrives during a tick waits for the next.
 
 use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+
+use tracing::error;
 
 /// The process-wide hook, run by each worker once in a tick, between the connections' `submit` and their `flush`.
 pub trait Tick: Send + Sync + 'static {
@@ -117,6 +120,14 @@ pub(crate) async fn run(worker: usize, hook: Arc<dyn Tick>) {
     .await;
 }
 
+/// A defect that panics must not stop the ticks, and with them every connection of the worker. A hook that cannot go on
+/// after a panic has to see to that itself.
+fn contain(what: &'static str, work: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        error!(what, "panicked");
+    }
+}
+
 fn poll_tick(
     local: &Local,
     cx: &Context<'_>,
@@ -127,10 +138,10 @@ fn poll_tick(
     members.clear();
     std::mem::swap(members, &mut local.enlisted.borrow_mut());
     if !members.is_empty() {
-        for member in members.iter() {
-            Arc::clone(member).submit();
+        for member in &*members {
+            contain("a protocol's submit", || Arc::clone(member).submit());
         }
-        hook.run(worker);
+        contain("the tick's hook", || hook.run(worker));
         for member in members.drain(..) {
             member.flush();
         }

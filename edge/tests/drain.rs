@@ -138,6 +138,7 @@ fn hurry_cuts_a_drain_short() {
     let endings = Endings::default();
     let (idle, mut busy) = two_clients(&edge, &endings);
     drop(idle);
+    eventually("one is left", || edge.connections().len() == 1);
     let draining = {
         let edge = edge.clone();
         std::thread::spawn(move || edge.drain(PATIENCE * 100))

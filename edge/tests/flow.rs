@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use bytes::Bytes;
 use longtail_edge::{
-    CloseReason, Connection, ConnectionId, Edge, Ended, Input, NoTick, Out, Protocol, Refusal,
-    Then, Tick,
+    CloseReason, Connection, ConnectionId, Edge, EdgeConfig, Ended, Input, NoTick, Out, Protocol,
+    Refusal, Then, Tick,
 };
 use support::*;
 
@@ -24,9 +24,12 @@ fn line(input: &[u8]) -> Option<&[u8]> {
     Some(&input[..=end])
 }
 
+/// A line and who sent it.
+type Request = (Arc<Connection<Deferred>>, Vec<u8>);
+
 /// Hands each line to another thread, which answers it; takes no second one before.
 struct Deferred {
-    to_answerer: Mutex<mpsc::Sender<(Arc<Connection<Deferred>>, Vec<u8>)>>,
+    to_answerer: Mutex<mpsc::Sender<Request>>,
     endings: Endings,
 }
 
@@ -39,7 +42,7 @@ struct DeferredSession {
 
 impl Deferred {
     /// The protocol and what it hands over.
-    fn new() -> (Self, mpsc::Receiver<(Arc<Connection<Deferred>>, Vec<u8>)>) {
+    fn new() -> (Self, mpsc::Receiver<Request>) {
         let (sender, receiver) = mpsc::channel();
         (
             Deferred {
@@ -263,6 +266,37 @@ fn the_tick_answers_connections_of_every_worker() {
     }
 }
 
+#[test]
+fn a_tick_that_panics_is_not_the_last() {
+    struct Fragile(AtomicUsize);
+    impl Tick for Fragile {
+        fn run(&self, _worker: usize) {
+            assert_ne!(
+                self.0.fetch_add(1, Ordering::Relaxed),
+                1,
+                "the second tick, on purpose"
+            );
+        }
+    }
+    let edge = Edge::start(
+        EdgeConfig {
+            workers: 1,
+            ..config()
+        },
+        Fragile(AtomicUsize::new(0)),
+    )
+    .unwrap();
+    let mut client = connect(listen(
+        &edge,
+        Echo {
+            endings: Endings::default(),
+        },
+    ));
+    for _ in 0..5 {
+        exchange(&mut client, b"x\n", b"x\n");
+    }
+}
+
 /// `N\n` asks for N pieces of [`PIECE`] bytes; the outbox never holds much more than the soft limit.
 struct Flood {
     largest: Arc<AtomicUsize>,
@@ -302,9 +336,9 @@ impl Protocol for Flood {
             // Every other piece by reference.
             let piece = vec![b'a' + u8::try_from(*given % 26).unwrap(); PIECE];
             if given.is_multiple_of(2) {
-                out.put(&piece)
+                out.put(&piece);
             } else {
-                out.put_bytes(Bytes::from(piece))
+                out.put_bytes(Bytes::from(piece));
             }
             self.largest.fetch_max(out.len(), Ordering::Relaxed);
         }

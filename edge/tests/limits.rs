@@ -55,7 +55,7 @@ fn a_full_server_counts_all_listeners() {
 fn an_accept_rate_delays_and_loses_nobody() {
     let edge = start();
     let address = listen_with(&edge, LineEcho, |config| {
-        config.accept_rate_per_second = Some(100)
+        config.accept_rate_per_second = Some(100);
     });
     let mut clients: Vec<_> = (0..120).map(|_| connect(address)).collect();
     for client in &mut clients {
@@ -219,6 +219,33 @@ fn a_defect_in_a_protocol_ends_only_the_connection_that_met_it() {
     exchange(&mut bystander, b"b\n", b"b\n");
     drop(client);
     eventually("its place is free", || edge.metrics()[0].open == 0);
+}
+
+#[test]
+fn a_defect_in_opening_leaves_nothing_behind() {
+    struct Stillborn;
+    impl Protocol for Stillborn {
+        type Session = ();
+        fn name(&self) -> &'static str {
+            "stillborn"
+        }
+        fn open(
+            self: &Arc<Self>,
+            _conn: &Arc<Connection<Self>>,
+            _out: &mut Out,
+        ) -> Result<(), Refusal> {
+            panic!("on purpose");
+        }
+        fn input(&self, _session: &mut (), _input: &[u8], _out: &mut Out) -> Input {
+            Input::read(0)
+        }
+    }
+    let edge = start();
+    let mut client = connect(listen(&edge, Stillborn));
+    let _ = client.read_to_end(&mut Vec::new());
+    eventually("its place is free", || {
+        edge.metrics()[0].open == 0 && edge.connections().is_empty()
+    });
 }
 
 #[test]

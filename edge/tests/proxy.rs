@@ -39,7 +39,7 @@ impl Protocol for Greeter {
 fn behind_proxy(edge: &Edge) -> SocketAddr {
     let trusted = vec!["127.0.0.0/8".parse().unwrap()];
     listen_with(edge, Greeter, |config| {
-        config.proxy = Some(ProxyConfig::new(trusted))
+        config.proxy = Some(ProxyConfig::new(trusted));
     })
 }
 
@@ -109,7 +109,7 @@ fn a_stranger_may_not_pose_as_a_proxy() {
     let edge = start();
     let trusted = vec!["10.0.0.0/8".parse().unwrap()];
     let address = listen_with(&edge, Greeter, |config| {
-        config.proxy = Some(ProxyConfig::new(trusted))
+        config.proxy = Some(ProxyConfig::new(trusted));
     });
     let mut client = connect(address);
     expect_cut(&mut client);

@@ -10,12 +10,12 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
 
 use longtail_edge::testing::LineEcho;
 use longtail_edge::{
-    ClientCertificates, Connection, Edge, EdgeConfig, Input, ListenError, ListenerConfig, NoTick,
-    Out, Protocol, Refusal, RefusalCause, TlsConfig, TlsError,
+    ClientCertificates, CloseReason, Connection, Edge, EdgeConfig, Input, ListenError,
+    ListenerConfig, NoTick, Out, Protocol, Refusal, RefusalCause, TlsConfig, TlsError,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -45,6 +45,26 @@ impl Protocol for WhoAmI {
 
     fn input(&self, session: &mut String, input: &[u8], out: &mut Out) -> Input {
         writeln!(out, "{session}").unwrap();
+        Input::read(input.len())
+    }
+}
+
+/// Hands its connections to the test.
+struct Capture(Mutex<mpsc::Sender<Arc<Connection<Capture>>>>);
+
+impl Protocol for Capture {
+    type Session = ();
+
+    fn name(&self) -> &'static str {
+        "capture"
+    }
+
+    fn open(self: &Arc<Self>, conn: &Arc<Connection<Self>>, _out: &mut Out) -> Result<(), Refusal> {
+        self.0.lock().unwrap().send(conn.clone()).unwrap();
+        Ok(())
+    }
+
+    fn input(&self, _session: &mut (), input: &[u8], _out: &mut Out) -> Input {
         Input::read(input.len())
     }
 }
@@ -161,6 +181,31 @@ fn an_encrypted_conversation_is_byte_exact_and_ends_in_good_order() {
     drop(client);
     eventually("the connection is gone", || edge.connections().is_empty());
     assert_eq!(edge.held_bytes(), 0);
+}
+
+#[test]
+fn any_thread_may_answer_an_encrypted_peer() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new("authority");
+    let edge = start();
+    let tls = install(dir.path(), &authority);
+    let (sender, connections) = mpsc::channel();
+    let address = listen_with(&edge, Capture(Mutex::new(sender)), |config| {
+        config.tls = Some(tls);
+    });
+    let mut client = tls_connect(address, &authority, None);
+    client.flush().unwrap();
+    let conn = connections.recv_timeout(PATIENCE).unwrap();
+    let pieces: Vec<Vec<u8>> = (0..500_u32)
+        .map(|n| vec![n.to_le_bytes()[0]; 10_000])
+        .collect();
+    for piece in &pieces {
+        assert!(conn.with(|(), out| out.put(piece)).is_some());
+        conn.flush();
+    }
+    conn.close(CloseReason::Finished);
+    expect(&mut client, &pieces.concat());
+    expect_end(&mut client);
 }
 
 #[test]

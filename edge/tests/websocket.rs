@@ -98,7 +98,7 @@ fn frames_carry_a_stream_whose_borders_mean_nothing() {
     run(async {
         let edge = start();
         let address = listen_with(&edge, LineEcho, |config| {
-            config.websocket = Some(WebSocketConfig::default())
+            config.websocket = Some(WebSocketConfig::default());
         });
         let (mut socket, _) = open(address, &[]).await.unwrap();
         socket
@@ -127,7 +127,7 @@ fn pings_are_answered_and_text_is_not_taken() {
     run(async {
         let edge = start();
         let address = listen_with(&edge, LineEcho, |config| {
-            config.websocket = Some(WebSocketConfig::default())
+            config.websocket = Some(WebSocketConfig::default());
         });
         let (mut socket, _) = open(address, &[]).await.unwrap();
         socket
@@ -150,7 +150,7 @@ fn subprotocols_are_agreed_on() {
     run(async {
         let edge = start();
         let address = listen_with(&edge, NamedEcho, |config| {
-            config.websocket = Some(WebSocketConfig::default())
+            config.websocket = Some(WebSocketConfig::default());
         });
         let offer = |list| [("sec-websocket-protocol", list)];
         let (_socket, chosen) = open(address, &offer("chat, echo")).await.unwrap();
