@@ -49,7 +49,7 @@ impl Tick for RunShards {
 enum Server {
     /// Fields are dropped in order: first the sockets, then the shard.
     Ours {
-        _edge: Edge,
+        edge: Edge,
         service: Arc<Beanstalk>,
         _runtime: Arc<Runtime>,
     },
@@ -114,7 +114,7 @@ impl Server {
         };
         (
             Server::Ours {
-                _edge: edge,
+                edge,
                 service,
                 _runtime: runtime,
             },
@@ -342,4 +342,24 @@ fn a_client_that_sends_faster_than_it_reads_gets_every_answer() {
     }
     client.hear_end("the end");
     sender.join().unwrap();
+}
+
+#[test]
+fn a_server_that_goes_down_answers_what_it_has_taken_up() {
+    let (server, address) = Server::start_ours(Config::default());
+    let Server::Ours { edge, .. } = &server else {
+        panic!("not ours")
+    };
+    let (mut waiting, mut idle) = (Client::connect(address), Client::connect(address));
+    waiting.send(b"reserve\r\nlist-tube-used\r\n");
+    idle.ask_until("stats ; current-waiting: 1", "the other waits");
+    std::thread::scope(|scope| {
+        let drain = scope.spawn(|| edge.drain(PATIENCE));
+        waiting.hear(b"TIMED_OUT\r\nUSING default\r\n", "its answers");
+        waiting.hear_end("the end");
+        idle.hear_end("the end");
+        drop((waiting, idle));
+        let report = drain.join().unwrap();
+        assert_eq!((report.finished, report.cut), (2, 0));
+    });
 }
