@@ -3,7 +3,7 @@
 //! The protocol has no way to say who one is. So a client is who its TLS certificate says, or whom the listener's
 //! settings name; the server decides, once, when the connection is accepted.
 
-use longtail_edge::Endpoint;
+use longtail_edge::{Endpoint, TlsIdentity};
 
 /// A kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,13 +60,23 @@ pub struct Peer<'a> {
     pub remote: &'a Endpoint,
     /// Where it came in.
     pub local: &'a Endpoint,
+    /// What its certificate says, where the listener asks for one.
+    pub identity: Option<&'a TlsIdentity>,
 }
 
 impl<'a> Peer<'a> {
-    /// A client at `remote` that connected to `local`.
+    /// A client at `remote` that connected to `local` and has shown that it is `identity`.
     #[must_use]
-    pub const fn new(remote: &'a Endpoint, local: &'a Endpoint) -> Self {
-        Peer { remote, local }
+    pub const fn new(
+        remote: &'a Endpoint,
+        local: &'a Endpoint,
+        identity: Option<&'a TlsIdentity>,
+    ) -> Self {
+        Peer {
+            remote,
+            local,
+            identity,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use longtail_edge::{
-    CloseReason, Connection, ConnectionId, Ended, Input, Out, Protocol, Refusal, Then,
+    CloseReason, Connection, ConnectionId, Draining, Ended, Input, Out, Protocol, Refusal, Then,
 };
 use longtail_engine::command::Command;
 use longtail_engine::effect::{Effect, Reply};
@@ -32,7 +32,7 @@ pub struct Beanstalk {
     tenant: Arc<Tenant>,
     shards: Arc<dyn Shards>,
     admission: Arc<dyn Admission>,
-    /// Connections whose clients have closed their side, and of which the shard is still to be told.
+    /// Connections that wait for jobs no longer, and of which the shard is still to be told.
     to_interrupt: AtomicUsize,
     /// The session that defined the default tube.
     keeper: SessionId,
@@ -74,6 +74,15 @@ impl Beanstalk {
         self.tenant.drain();
     }
 
+    /// Has the shard told, in this tick, that the client waits for jobs no longer: neither now nor with what it has
+    /// asked before and is still to be carried out.
+    fn stop_waiting(&self, client: &mut Client) {
+        if !std::mem::replace(&mut client.was_interrupted, true) {
+            client.to_interrupt = true;
+            self.to_interrupt.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Lets `work` fill this thread's list of commands, then queues them for `id`.
     fn enqueue<R>(&self, id: SessionId, work: impl FnOnce(&mut Commands) -> R) -> R {
         COMMANDS.with(|commands| {
@@ -98,7 +107,7 @@ impl Drop for Beanstalk {
 pub struct Client {
     session: Session,
     id: SessionId,
-    /// The client has closed its side and the shard is still to be told.
+    /// It waits for jobs no longer and the shard is still to be told.
     to_interrupt: bool,
     was_interrupted: bool,
 }
@@ -115,7 +124,7 @@ impl Protocol for Beanstalk {
         conn: &Arc<Connection<Self>>,
         _out: &mut Out,
     ) -> Result<Client, Refusal> {
-        let peer = Peer::new(conn.peer(), conn.local());
+        let peer = Peer::new(conn.peer(), conn.local(), conn.identity());
         let grants = self.admission.admit(peer).map_err(|denied| Refusal {
             why: denied.to_string().into(),
             farewell: Bytes::new(),
@@ -165,12 +174,16 @@ impl Protocol for Beanstalk {
         if client.session.end_of_input() == Next::Close {
             return Ended::Close;
         }
-        // Whoever waits for a job now, or asks for one in what is still to be carried out, will get none that comes later.
-        if !std::mem::replace(&mut client.was_interrupted, true) {
-            client.to_interrupt = true;
-            self.to_interrupt.fetch_add(1, Ordering::Relaxed);
-        }
+        self.stop_waiting(client);
         Ended::Linger
+    }
+
+    fn draining(&self, client: &mut Client, _out: &mut Out) -> Draining {
+        if client.session.wind_down() == Next::Close {
+            return Draining::Close;
+        }
+        self.stop_waiting(client);
+        Draining::Linger
     }
 
     fn closed(&self, client: Client, _id: ConnectionId, _why: &CloseReason) {

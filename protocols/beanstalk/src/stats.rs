@@ -54,6 +54,12 @@ impl Document {
     }
 }
 
+/// Whole seconds that are left. The original counts in nanoseconds, so that of a full second something is always gone
+/// when it is asked; our milliseconds may not have moved yet.
+fn seconds_left(ms: u64) -> u64 {
+    ms.saturating_sub(1) / 1000
+}
+
 /// The jobs of a tube or of all of them, as they stand.
 fn jobs(document: &mut Document, info: &StreamInfo) {
     document.number("current-jobs-urgent", info.urgent);
@@ -74,7 +80,7 @@ pub(crate) fn job(info: &MessageInfo, now: Timestamp, file: u64) -> Vec<u8> {
     let left = info
         .due
         .filter(|_| is_timed)
-        .map_or(0, |due| due.millis_since(now) / 1000);
+        .map_or(0, |due| seconds_left(due.millis_since(now)));
     let mut document = Document::new();
     document.number("id", info.seq.0);
     document.quoted("tube", &info.stream.name);
@@ -105,7 +111,7 @@ pub(crate) fn tube(name: &str, info: &StreamInfo) -> Vec<u8> {
     document.number("cmd-delete", info.removed);
     document.number("cmd-pause-tube", info.pauses);
     document.number("pause", info.pause_ms / 1000);
-    document.number("pause-time-left", info.pause_left_ms / 1000);
+    document.number("pause-time-left", seconds_left(info.pause_left_ms));
     document.0
 }
 

@@ -62,16 +62,16 @@ impl Session {
                 reply::ok(out.tail(), &stats::job(info, tenant.host.now(), file));
             }
             (Pending::StatsTube(tube), Reply::StreamInfo(info)) => {
-                reply::ok(out.tail(), &stats::tube(&tube, info))
+                reply::ok(out.tail(), &stats::tube(&tube, info));
             }
             (Pending::Stats, Reply::ShardInfo(info)) => {
-                reply::ok(out.tail(), &stats::server(tenant, info))
+                reply::ok(out.tail(), &stats::server(tenant, info));
             }
             (Pending::ListTubes, Reply::Streams(names)) => {
                 reply::ok_list(out.tail(), names.iter().map(|name| &*name.name));
             }
             (Pending::Silent, other) => {
-                tracing::warn!(answer = ?other, "a tube could not be opened or closed")
+                tracing::warn!(answer = ?other, "a tube could not be opened or closed");
             }
             (_, other) => reply::word(out.tail(), word_for(other)),
         }

@@ -91,7 +91,7 @@ enum Phase {
     Open,
     /// It has closed its side; what it sent before is still carried out.
     HalfClosed,
-    /// It has said `quit`: what follows is not looked at.
+    /// It has said `quit`, or the server goes down: what follows is not looked at.
     Quitting,
 }
 
@@ -257,6 +257,17 @@ impl Session {
         if self.phase == Phase::Open {
             self.phase = Phase::HalfClosed;
         }
+        if self.pending.is_empty() {
+            Next::Close
+        } else {
+            Next::Pause
+        }
+    }
+
+    /// The server is going down: nothing more is taken up. With [`Next::Pause`], what was taken up is still to be
+    /// answered; the shard has to be told that this session no longer waits for jobs.
+    pub fn wind_down(&mut self) -> Next {
+        self.phase = Phase::Quitting;
         if self.pending.is_empty() {
             Next::Close
         } else {

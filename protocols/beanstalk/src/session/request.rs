@@ -133,7 +133,7 @@ impl Turn<'_> {
                 self.ask(Command::ListStreams { space }, Pending::ListTubes);
             }
             Request::ListTubeUsed if self.session.pending.is_empty() => {
-                reply::using(out.tail(), &self.session.used)
+                reply::using(out.tail(), &self.session.used);
             }
             Request::ListTubeUsed => self.wait(Pending::Using),
             Request::ListTubesWatched => self.say_text(out, |session, text| {
@@ -178,7 +178,7 @@ impl Turn<'_> {
             .any(|watched| &*watched.tube == tube)
         {
             return self.say_text(out, |session, text| {
-                reply::watching(text, session.watched.len())
+                reply::watching(text, session.watched.len());
             });
         }
         if self.session.watched.len() >= self.tenant.config.watched_max {
@@ -216,7 +216,7 @@ impl Turn<'_> {
             .position(|watched| &*watched.tube == tube)
         else {
             return self.say_text(out, |session, text| {
-                reply::watching(text, session.watched.len())
+                reply::watching(text, session.watched.len());
             });
         };
         if self.session.watched.len() == 1 {

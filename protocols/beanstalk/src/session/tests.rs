@@ -838,7 +838,7 @@ fn stats_of_a_job() {
         state: MessageState::Held,
         priority: Priority(1024),
         created: Timestamp(90_000),
-        due: Some(Timestamp(103_998)),
+        due: Some(Timestamp(103_999)),
         delay_ms: 2000,
         ack_timeout_ms: 60_000,
         counts: Counts {
@@ -885,7 +885,7 @@ fn stats_of_a_tube() {
         removed: 10,
         pauses: 11,
         pause_ms: 12_000,
-        pause_left_ms: 1_999,
+        pause_left_ms: 2_000,
         ..StreamInfo::default()
     };
     let expected = "---\nname: \"a\"\ncurrent-jobs-urgent: 1\ncurrent-jobs-ready: 2\ncurrent-jobs-reserved: 3\n\
