@@ -31,7 +31,7 @@ fn main() {
             subject(&format!(
                 "site/{}/device/{}/temp",
                 number * 7 % 500,
-                number * 97 % 200
+                number * 97 % 20
             ))
         })
         .collect();

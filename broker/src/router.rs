@@ -140,7 +140,7 @@ impl<K: Copy + Ord + Hash, O: Clone> Router<K, O> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let empty = Snapshot {
             exact: Hamt::default(),
-            wild: Arc::new(Node::new(Arc::from(""))),
+            wild: Arc::new(Node::new("")),
             len: 0,
         };
         Router {
@@ -411,7 +411,7 @@ impl<K: Copy + Ord + Hash, O: Clone> Batch<'_, K, O> {
                 subject: subject.clone().into_shared(),
                 leaf: None,
             });
-            exact.insert(hash, new, &|exact| hasher.hash_one(&*exact.subject));
+            exact.insert(hash, new);
         }
         let Some(slot) = exact.get_mut(hash, is) else {
             return;

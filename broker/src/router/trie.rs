@@ -186,15 +186,15 @@ impl<K: Copy + Ord + Hash, O: Clone> Leaf<K, O> {
             Entries::One(one) if one.key == entry.key => *one = entry,
             Entries::One(one) => {
                 let mut entries = Hamt::default();
-                entries.insert(hash_of(one), one.clone(), &hash_of);
-                entries.insert(hash_of(&entry), entry, &hash_of);
+                entries.insert(hash_of(one), one.clone());
+                entries.insert(hash_of(&entry), entry);
                 self.plain = Entries::Many(entries);
             }
             Entries::Many(entries) => {
                 let hash = hash_of(&entry);
                 match entries.get_mut(hash, |other| other.key == entry.key) {
                     Some(other) => *other = entry,
-                    None => entries.insert(hash, entry, &hash_of),
+                    None => entries.insert(hash, entry),
                 }
             }
         }
@@ -227,11 +227,14 @@ pub(super) fn change_leaf<K: Copy + Ord + Hash, O: Clone>(
     }
 }
 
+/// A token's text, in the node itself unless it is long: comparing it costs no further access to memory.
+type Token = SmallVec<[u8; 16]>;
+
 /// A place between the tokens of filters.
 #[derive(Clone)]
 pub(super) struct Node<K, O> {
     /// The token that leads here, if it is a literal one.
-    token: Arc<str>,
+    token: Token,
     children: Hamt<Arc<Node<K, O>>>,
     one: Option<Arc<Node<K, O>>>,
     many: Option<Arc<Node<K, O>>>,
@@ -241,9 +244,9 @@ pub(super) struct Node<K, O> {
 }
 
 impl<K, O> Node<K, O> {
-    pub(super) fn new(token: Arc<str>) -> Self {
+    pub(super) fn new(token: &str) -> Self {
         Node {
-            token,
+            token: SmallVec::from_slice(token.as_bytes()),
             children: Hamt::default(),
             one: None,
             many: None,
@@ -280,9 +283,11 @@ impl<K: Copy + Ord + Hash, O: Clone> Node<K, O> {
                 }
                 Some(FilterToken::ZeroOrMore) => node.many.as_deref()?,
                 Some(FilterToken::One) => node.one.as_deref()?,
-                Some(FilterToken::Literal(token)) => node
-                    .children
-                    .get(hasher.hash_one(token), |child| &*child.token == token)?,
+                Some(FilterToken::Literal(token)) => {
+                    node.children.get(hasher.hash_one(token), |child| {
+                        child.token[..] == *token.as_bytes()
+                    })?
+                }
             };
         }
     }
@@ -304,11 +309,10 @@ impl<K: Copy + Ord + Hash, O: Clone> Node<K, O> {
             Some(FilterToken::One) => &mut self.one,
             Some(FilterToken::Literal(token)) => {
                 let hash = hasher.hash_one(token);
-                let is = |child: &Arc<Node<K, O>>| &*child.token == token;
+                let is = |child: &Arc<Node<K, O>>| child.token[..] == *token.as_bytes();
                 if self.children.get(hash, is).is_none() {
-                    let child = Arc::new(Node::new(Arc::from(token)));
-                    self.children
-                        .insert(hash, child, &|child| hasher.hash_one(&*child.token));
+                    let child = Arc::new(Node::new(token));
+                    self.children.insert(hash, child);
                 }
                 let Some(child) = self.children.get_mut(hash, is) else {
                     return;
@@ -320,7 +324,7 @@ impl<K: Copy + Ord + Hash, O: Clone> Node<K, O> {
                 return;
             }
         };
-        let child = slot.get_or_insert_with(|| Arc::new(Node::new(Arc::from(""))));
+        let child = slot.get_or_insert_with(|| Arc::new(Node::new("")));
         Arc::make_mut(child).change(tokens, change, hasher);
         if child.is_empty() {
             *slot = None;
@@ -369,7 +373,10 @@ impl<'w, 's, K: Copy + Ord + Hash, O: Clone> Walk<'w, 's, K, O> {
                 if let Some(one) = &node.one {
                     self.visit(one, at + 1);
                 }
-                if let Some(child) = node.children.get(hash, |child| &*child.token == token) {
+                if let Some(child) = node
+                    .children
+                    .get(hash, |child| child.token[..] == *token.as_bytes())
+                {
                     self.visit(child, at + 1);
                 }
             }
