@@ -124,7 +124,7 @@ struct Snapshot<K, O> {
 #[derive(Clone)]
 struct Exact<K, O> {
     subject: Arc<str>,
-    leaf: Option<Arc<Leaf<K, O>>>,
+    leaf: Leaf<K, O>,
 }
 
 impl<K: Copy + Ord + Hash, O: Clone> Default for Router<K, O> {
@@ -140,7 +140,7 @@ impl<K: Copy + Ord + Hash, O: Clone> Router<K, O> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let empty = Snapshot {
             exact: Hamt::default(),
-            wild: Arc::new(Node::new(Arc::from(""))),
+            wild: Arc::new(Node::new("")),
             len: 0,
         };
         Router {
@@ -259,21 +259,14 @@ impl<K: Copy + Ord + Hash, O: Clone> Router<K, O> {
             .exact
             .get(hash, |exact| &*exact.subject == subject.as_str())
         {
-            leaves.extend(exact.leaf.as_deref());
+            leaves.push(&exact.leaf);
         }
         if !snapshot.wild.is_empty() {
             let tokens: SmallVec<[(&str, u64); 12]> = subject
                 .tokens()
                 .map(|token| (token, self.hash(token)))
                 .collect();
-            let exact = leaves.len();
-            let mut wild = Leaves::new();
-            if exact == 0 {
-                Walk::run(&snapshot.wild, &tokens, leaves);
-            } else {
-                Walk::run(&snapshot.wild, &tokens, &mut wild);
-                leaves.extend(wild);
-            }
+            Walk::run(&snapshot.wild, &tokens, leaves);
         }
     }
 
@@ -375,15 +368,15 @@ impl<K: Copy + Ord + Hash, O: Clone> Batch<'_, K, O> {
         true
     }
 
-    fn leaf(&self, filter: &Filter) -> Option<&Arc<Leaf<K, O>>> {
+    fn leaf(&self, filter: &Filter) -> Option<&Leaf<K, O>> {
         match filter.to_subject() {
             Some(subject) => {
                 let hash = self.router.hash(&subject);
-                self.snapshot
+                let exact = self
+                    .snapshot
                     .exact
-                    .get(hash, |exact| *exact.subject == *subject)?
-                    .leaf
-                    .as_ref()
+                    .get(hash, |exact| *exact.subject == *subject)?;
+                Some(&exact.leaf)
             }
             None => self
                 .snapshot
@@ -409,16 +402,16 @@ impl<K: Copy + Ord + Hash, O: Clone> Batch<'_, K, O> {
         if exact.get(hash, is).is_none() {
             let new = Arc::new(Exact {
                 subject: subject.clone().into_shared(),
-                leaf: None,
+                leaf: Leaf::default(),
             });
-            exact.insert(hash, new, &|exact| hasher.hash_one(&*exact.subject));
+            exact.insert(hash, new);
         }
         let Some(slot) = exact.get_mut(hash, is) else {
             return;
         };
         let slot = Arc::make_mut(slot);
-        trie::change_leaf(&mut slot.leaf, change, hasher);
-        if slot.leaf.is_none() {
+        slot.leaf.apply(change, hasher);
+        if slot.leaf.is_empty() {
             exact.remove(hash, is);
         }
     }

@@ -39,8 +39,8 @@ pub struct RouteCache<K, O> {
     /// the hashes of a set share a cache line.
     tags: Vec<u64>,
     slots: Vec<Option<Slot<K, O>>>,
-    /// Hashes of subjects that were looked up and not admitted.
-    seen: Vec<u32>,
+    /// Hashes of subjects that were looked up lately, in sets, the latest first.
+    seen: Vec<[u32; WAYS]>,
     targets: usize,
     scratch: Routes<K, O>,
 }
@@ -194,15 +194,21 @@ impl<K: Copy + Ord + Hash, O: Clone> RouteCache<K, O> {
         &self.slots[at].insert(slot).routes
     }
 
-    /// Whether `hash` was looked up lately; remembers it if not.
+    /// Whether `hash` was looked up lately; remembers it if not, in place of the oldest of its set.
     fn seen_before(&mut self, hash: u64) -> bool {
         if self.seen.is_empty() {
-            self.seen.resize(self.capacity(), 0);
+            self.seen.resize(self.capacity() / WAYS, [0; WAYS]);
         }
-        // The upper half, as the lower chooses the slot; 0 is nothing.
+        // The upper half, as the lower chooses the set; 0 is nothing.
         let mark = (hash >> 32) as u32 | 1;
         let at = hash as usize & (self.seen.len() - 1);
-        std::mem::replace(&mut self.seen[at], mark) == mark
+        let marks = &mut self.seen[at];
+        if marks.contains(&mark) {
+            return true;
+        }
+        marks.rotate_right(1);
+        marks[0] = mark;
+        false
     }
 
     /// The slot to give to a new subject: an empty or out-of-date one of its set, else one that its hash chooses.

@@ -39,7 +39,8 @@ pub struct GroupSpec {
     pub name: Arc<str>,
     /// What the name identifies.
     pub scope: GroupScope,
-    /// How it picks. What the first member says holds until the group is empty.
+    /// How it picks. What the first member says holds until the group is empty, and so does what it says about `$`
+    /// subjects.
     pub strategy: Strategy,
 }
 

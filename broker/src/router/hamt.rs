@@ -3,30 +3,29 @@
 //! A change copies the branches on the way to it, at most a few of at most 32 slots each, and nothing else; an older
 //! version goes on unharmed in the hands of its readers. The table stores items that contain their keys, and takes
 //! hashes and comparisons from the caller, so that a look-up needs no owned key.
+//!
+//! Look-ups wait for memory more than for anything else. So a slot holds the bitmap of the branch below it beside the
+//! pointer (one access a level), and the hash of an item beside the item (no access to an item that is another's).
 
 use std::sync::Arc;
 
 /// Bits of the hash used on each level.
 const BITS: u32 = 5;
 /// Levels a 64-bit hash lasts for. Items whose hashes are equal to the end share a list below them.
-const LEVELS: u32 = 64_u32.div_ceil(BITS);
+const LEVELS: u32 = u64::BITS.div_ceil(BITS);
 
 #[derive(Clone)]
 pub(super) struct Hamt<T> {
-    root: Option<Arc<Branch<T>>>,
+    root: Option<Branch<T>>,
 }
 
-#[derive(Clone)]
-struct Branch<T> {
-    /// Which of the 32 possible slots are there; they stand in `slots` in that order.
-    bitmap: u32,
-    slots: Vec<Slot<T>>,
-}
+/// A bitmap of which of the 32 possible slots are there, and those, in that order.
+type Branch<T> = (u32, Arc<[Slot<T>]>);
 
 #[derive(Clone)]
 enum Slot<T> {
-    Item(T),
-    Branch(Arc<Branch<T>>),
+    Item { hash: u64, item: T },
+    Branch { bitmap: u32, slots: Arc<[Slot<T>]> },
     Clash(Arc<Vec<T>>),
 }
 
@@ -43,16 +42,22 @@ impl<T> Hamt<T> {
 
     /// The item with this hash for which `is` holds.
     pub(super) fn get(&self, hash: u64, is: impl Fn(&T) -> bool) -> Option<&T> {
-        let mut branch = self.root.as_deref()?;
+        let (bitmap, slots) = self.root.as_ref()?;
+        let (mut bitmap, mut slots) = (*bitmap, &**slots);
         let mut bits = hash;
         loop {
-            let (bit, at) = branch.place(bits);
-            if branch.bitmap & bit == 0 {
+            let (bit, at) = place(bitmap, bits);
+            if bitmap & bit == 0 {
                 return None;
             }
-            match branch.slots.get(at)? {
-                Slot::Item(item) => return is(item).then_some(item),
-                Slot::Branch(below) => branch = below,
+            match slots.get(at)? {
+                Slot::Item { hash: other, item } => {
+                    return (*other == hash && is(item)).then_some(item);
+                }
+                Slot::Branch {
+                    bitmap: below,
+                    slots: there,
+                } => (bitmap, slots) = (*below, &**there),
                 Slot::Clash(items) => return items.iter().find(|item| is(item)),
             }
             bits >>= BITS;
@@ -61,30 +66,34 @@ impl<T> Hamt<T> {
 
     /// Calls `f` with every item, in no particular order.
     pub(super) fn for_each<'a>(&'a self, f: &mut dyn FnMut(&'a T)) {
-        if let Some(root) = &self.root {
-            root.for_each(f);
+        if let Some((_, slots)) = &self.root {
+            for_each(slots, f);
         }
     }
 }
 
 impl<T: Clone> Hamt<T> {
-    /// Adds an item that is not there yet. `hash_of` gives the hash of an item that has to move down.
-    pub(super) fn insert(&mut self, hash: u64, item: T, hash_of: &dyn Fn(&T) -> u64) {
-        let root = self.root.get_or_insert_with(|| Arc::new(Branch::new()));
-        Arc::make_mut(root).insert(hash, 0, item, hash_of);
+    /// Adds an item that is not there yet.
+    pub(super) fn insert(&mut self, hash: u64, item: T) {
+        let (bitmap, slots) = self.root.get_or_insert_with(|| (0, Arc::new([])));
+        insert(bitmap, slots, 0, hash, item);
     }
 
     /// The item with this hash for which `is` holds, to change it.
     pub(super) fn get_mut(&mut self, hash: u64, is: impl Fn(&T) -> bool) -> Option<&mut T> {
         // Looked for first, so that a miss copies nothing.
         self.get(hash, &is)?;
-        let mut branch = Arc::make_mut(self.root.as_mut()?);
+        let (bitmap, slots) = self.root.as_mut()?;
+        let (mut bitmap, mut slots) = (*bitmap, slots);
         let mut bits = hash;
         loop {
-            let (_, at) = branch.place(bits);
-            match branch.slots.get_mut(at)? {
-                Slot::Item(item) => return Some(item),
-                Slot::Branch(below) => branch = Arc::make_mut(below),
+            let (_, at) = place(bitmap, bits);
+            match Arc::make_mut(slots).get_mut(at)? {
+                Slot::Item { item, .. } => return Some(item),
+                Slot::Branch {
+                    bitmap: below,
+                    slots: there,
+                } => (bitmap, slots) = (*below, there),
                 Slot::Clash(items) => return Arc::make_mut(items).iter_mut().find(|item| is(item)),
             }
             bits >>= BITS;
@@ -94,88 +103,93 @@ impl<T: Clone> Hamt<T> {
     /// Takes out the item with this hash for which `is` holds.
     pub(super) fn remove(&mut self, hash: u64, is: impl Fn(&T) -> bool) -> Option<T> {
         self.get(hash, &is)?;
-        let root = self.root.as_mut()?;
-        let branch = Arc::make_mut(root);
-        let item = branch.remove(hash, &is);
-        if branch.slots.is_empty() {
+        let (bitmap, slots) = self.root.as_mut()?;
+        let item = remove(bitmap, slots, 0, hash, &is);
+        if slots.is_empty() {
             self.root = None;
         }
         item
     }
 }
 
-impl<T> Branch<T> {
-    fn new() -> Self {
-        Branch {
-            bitmap: 0,
-            slots: Vec::new(),
-        }
-    }
+/// The bit of the slot that the lowest bits of a hash lead to, and where it stands or would stand.
+fn place(bitmap: u32, bits: u64) -> (u32, usize) {
+    let bit = 1_u32 << (bits & 31);
+    (bit, (bitmap & (bit - 1)).count_ones() as usize)
+}
 
-    /// The bit of the slot that the lowest bits of a hash lead to, and where it stands or would stand.
-    fn place(&self, bits: u64) -> (u32, usize) {
-        let bit = 1_u32 << (bits & 31);
-        (bit, (self.bitmap & (bit - 1)).count_ones() as usize)
-    }
-
-    fn for_each<'a>(&'a self, f: &mut dyn FnMut(&'a T)) {
-        for slot in &self.slots {
-            match slot {
-                Slot::Item(item) => f(item),
-                Slot::Branch(below) => below.for_each(f),
-                Slot::Clash(items) => items.iter().for_each(&mut *f),
-            }
+fn for_each<'a, T>(slots: &'a [Slot<T>], f: &mut dyn FnMut(&'a T)) {
+    for slot in slots {
+        match slot {
+            Slot::Item { item, .. } => f(item),
+            Slot::Branch { slots, .. } => for_each(slots, f),
+            Slot::Clash(items) => items.iter().for_each(&mut *f),
         }
     }
 }
 
-impl<T: Clone> Branch<T> {
-    fn insert(&mut self, bits: u64, level: u32, item: T, hash_of: &dyn Fn(&T) -> u64) {
-        let (bit, at) = self.place(bits);
-        if self.bitmap & bit == 0 {
-            self.slots.reserve_exact(1);
-            self.slots.insert(at, Slot::Item(item));
-            self.bitmap |= bit;
-            return;
+fn insert<T: Clone>(bitmap: &mut u32, slots: &mut Arc<[Slot<T>]>, level: u32, hash: u64, item: T) {
+    let (bit, at) = place(*bitmap, hash >> (BITS * level));
+    if *bitmap & bit == 0 {
+        let (before, after) = slots.split_at(at);
+        let new = std::iter::once(Slot::Item { hash, item });
+        *slots = before
+            .iter()
+            .cloned()
+            .chain(new)
+            .chain(after.iter().cloned())
+            .collect();
+        *bitmap |= bit;
+        return;
+    }
+    let slot = &mut Arc::make_mut(slots)[at];
+    match slot {
+        Slot::Branch { bitmap, slots } => insert(bitmap, slots, level + 1, hash, item),
+        Slot::Clash(items) => Arc::make_mut(items).push(item),
+        Slot::Item { item: other, .. } if level + 1 == LEVELS => {
+            *slot = Slot::Clash(Arc::new(vec![other.clone(), item]));
         }
-        let slot = &mut self.slots[at];
-        match slot {
-            Slot::Branch(below) => {
-                Arc::make_mut(below).insert(bits >> BITS, level + 1, item, hash_of);
-            }
-            Slot::Clash(items) => Arc::make_mut(items).push(item),
-            Slot::Item(other) => {
-                let other = other.clone();
-                *slot = if level + 1 == LEVELS {
-                    Slot::Clash(Arc::new(vec![other, item]))
-                } else {
-                    let mut below = Branch::new();
-                    below.insert(
-                        hash_of(&other) >> (BITS * (level + 1)),
-                        level + 1,
-                        other,
-                        hash_of,
-                    );
-                    below.insert(bits >> BITS, level + 1, item, hash_of);
-                    Slot::Branch(Arc::new(below))
-                };
-            }
+        Slot::Item {
+            hash: other_hash,
+            item: other,
+        } => {
+            let (mut bitmap, mut slots): Branch<T> = (0, Arc::new([]));
+            insert(
+                &mut bitmap,
+                &mut slots,
+                level + 1,
+                *other_hash,
+                other.clone(),
+            );
+            insert(&mut bitmap, &mut slots, level + 1, hash, item);
+            *slot = Slot::Branch { bitmap, slots };
         }
     }
+}
 
-    fn remove(&mut self, bits: u64, is: &dyn Fn(&T) -> bool) -> Option<T> {
-        let (bit, at) = self.place(bits);
-        if self.bitmap & bit == 0 {
-            return None;
+/// Takes out an item that is known to be there.
+fn remove<T: Clone>(
+    bitmap: &mut u32,
+    slots: &mut Arc<[Slot<T>]>,
+    level: u32,
+    hash: u64,
+    is: &dyn Fn(&T) -> bool,
+) -> Option<T> {
+    let (bit, at) = place(*bitmap, hash >> (BITS * level));
+    let (taken, lone) = match slots.get(at)? {
+        Slot::Item { item, .. } => {
+            let item = item.clone();
+            let (before, after) = (&slots[..at], &slots[at + 1..]);
+            *slots = before.iter().chain(after).cloned().collect();
+            *bitmap &= !bit;
+            return Some(item);
         }
-        let (taken, left) = match self.slots.get_mut(at)? {
-            Slot::Item(_) => (None, None),
-            Slot::Branch(below) => {
-                let below = Arc::make_mut(below);
-                let taken = below.remove(bits >> BITS, is);
+        Slot::Branch { .. } | Slot::Clash(_) => match &mut Arc::make_mut(slots)[at] {
+            Slot::Branch { bitmap, slots } => {
+                let taken = remove(bitmap, slots, level + 1, hash, is);
                 // A branch with one item left gives way to the item, so that chains do not outlive what made them.
-                let lone = match below.slots.as_slice() {
-                    [Slot::Item(_)] => below.slots.pop(),
+                let lone = match &**slots {
+                    [only @ Slot::Item { .. }] => Some(only.clone()),
                     _ => None,
                 };
                 (taken, lone)
@@ -184,27 +198,23 @@ impl<T: Clone> Branch<T> {
                 let items = Arc::make_mut(items);
                 let found = items.iter().position(is)?;
                 let taken = items.swap_remove(found);
-                let lone = if items.len() == 1 {
-                    items.pop().map(Slot::Item)
-                } else {
-                    None
+                // Equal to the last bit, or they would not be here.
+                let lone = match items.as_slice() {
+                    [only] => Some(Slot::Item {
+                        hash,
+                        item: only.clone(),
+                    }),
+                    _ => None,
                 };
                 (Some(taken), lone)
             }
-        };
-        if let Some(slot) = left {
-            self.slots[at] = slot;
-            return taken;
-        }
-        if taken.is_some() {
-            return taken;
-        }
-        self.bitmap &= !bit;
-        match self.slots.remove(at) {
-            Slot::Item(item) => Some(item),
-            Slot::Branch(_) | Slot::Clash(_) => None,
-        }
+            Slot::Item { .. } => return None,
+        },
+    };
+    if let Some(lone) = lone {
+        Arc::make_mut(slots)[at] = lone;
     }
+    taken
 }
 
 #[cfg(test)]
@@ -236,7 +246,7 @@ mod tests {
             for (number, (key, what)) in steps.into_iter().enumerate() {
                 match what {
                     0 if !model.contains_key(&key) => {
-                        table.insert(hash(key), (key, number), &|item| hash(item.0));
+                        table.insert(hash(key), (key, number));
                         model.insert(key, number);
                     }
                     0 | 1 => {
@@ -256,7 +266,11 @@ mod tests {
                     versions.push((table.clone(), model.clone()));
                 }
             }
-            versions.push((table, model));
+            versions.push((table.clone(), model.clone()));
+            for key in model.keys() {
+                prop_assert!(table.remove(hash(*key), |item| item.0 == *key).is_some());
+            }
+            prop_assert!(table.is_empty());
             for (table, model) in versions {
                 let mut all = BTreeMap::new();
                 table.for_each(&mut |item| { all.insert(item.0, item.1); });

@@ -365,6 +365,43 @@ fn caches_do_not_grow_beyond_their_limits() {
     assert_eq!(cache.len(), 0);
 }
 
+#[test]
+fn readers_never_see_a_change_undone() {
+    const KEYS: u32 = 2_000;
+    let router = TestRouter::default();
+    let a = subject("a/b");
+    std::thread::scope(|scope| {
+        for reader in 0..2 {
+            let (router, a) = (&router, &a);
+            scope.spawn(move || {
+                let mut cache = RouteCache::default();
+                let mut routes = Routes::default();
+                let mut last = 0;
+                while last < KEYS as usize {
+                    let seen = if reader == 0 {
+                        cache.lookup(router, a.as_ref()).len()
+                    } else {
+                        router.routes(a.as_ref(), &mut routes);
+                        routes.len()
+                    };
+                    assert!(seen >= last, "{last} subscribers, then {seen}");
+                    last = seen;
+                }
+            });
+        }
+        for key in 0..KEYS {
+            let text = ["a/b", "a/+", "#"][key as usize % 3];
+            router
+                .subscribe(&filter(text), key, Subscription::new(0))
+                .unwrap();
+            // What is done is seen by the next publish of whoever did it.
+            let mut seen = 0;
+            router.visit(a.as_ref(), |_, _| seen += 1);
+            assert_eq!(seen, key + 1);
+        }
+    });
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Subscribe(String, u32, bool, Option<(u8, bool)>),

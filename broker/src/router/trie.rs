@@ -18,11 +18,15 @@ use super::hamt::Hamt;
 /// A random seed, so that nobody can choose tokens that collide.
 pub(super) type Hasher = foldhash::quality::RandomState;
 
+/// The groups under one filter.
+type Groups<K, O> = Vec<Arc<SharedGroup<K, O>>>;
+
 /// The subscriptions with one filter.
 #[derive(Clone)]
 pub(super) struct Leaf<K, O> {
     plain: Entries<K, O>,
-    groups: Vec<Arc<SharedGroup<K, O>>>,
+    /// Boxed, because most leaves have none.
+    groups: Option<Box<Groups<K, O>>>,
 }
 
 #[derive(Clone)]
@@ -66,14 +70,14 @@ impl<K, O> Default for Leaf<K, O> {
     fn default() -> Self {
         Leaf {
             plain: Entries::None,
-            groups: Vec::new(),
+            groups: None,
         }
     }
 }
 
 impl<K: Copy + Ord + Hash, O: Clone> Leaf<K, O> {
     pub(super) fn is_empty(&self) -> bool {
-        matches!(self.plain, Entries::None) && self.groups.is_empty()
+        matches!(self.plain, Entries::None) && self.groups.is_none()
     }
 
     pub(super) fn for_each<'a>(&'a self, reserved: bool, f: &mut dyn FnMut(K, &'a O)) {
@@ -90,9 +94,12 @@ impl<K: Copy + Ord + Hash, O: Clone> Leaf<K, O> {
     }
 
     pub(super) fn groups(&self, reserved: bool) -> impl Iterator<Item = &Arc<SharedGroup<K, O>>> {
-        self.groups
-            .iter()
+        self.all_groups()
             .filter(move |group| !(reserved && group.hidden))
+    }
+
+    fn all_groups(&self) -> impl Iterator<Item = &Arc<SharedGroup<K, O>>> {
+        self.groups.iter().flat_map(|groups| groups.iter())
     }
 
     /// Whether the subscription that `change` is about is there.
@@ -115,22 +122,17 @@ impl<K: Copy + Ord + Hash, O: Clone> Leaf<K, O> {
     }
 
     fn has_member(&self, name: &str, key: K) -> bool {
-        self.group_size(name) > 0
-            && self
-                .groups
-                .iter()
-                .any(|g| &*g.spec.name == name && g.members.iter().any(|m| m.key == key))
+        let group = self.all_groups().find(|group| &*group.spec.name == name);
+        group.is_some_and(|group| group.members.iter().any(|member| member.key == key))
     }
 
     /// How many members the group has under this filter.
     pub(super) fn group_size(&self, name: &str) -> usize {
-        self.groups
-            .iter()
-            .find(|group| &*group.spec.name == name)
-            .map_or(0, |group| group.members.len())
+        let group = self.all_groups().find(|group| &*group.spec.name == name);
+        group.map_or(0, |group| group.members.len())
     }
 
-    fn apply(&mut self, change: Change<'_, K, O>, hasher: &Hasher) {
+    pub(super) fn apply(&mut self, change: Change<'_, K, O>, hasher: &Hasher) {
         match change {
             Change::Subscribe {
                 key,
@@ -151,29 +153,32 @@ impl<K: Copy + Ord + Hash, O: Clone> Leaf<K, O> {
                 hidden,
                 options,
             } => {
-                let at = self
-                    .groups
-                    .iter()
-                    .position(|group| group.spec.name == spec.name);
+                let groups = self.groups.get_or_insert_default();
+                let at = groups.iter().position(|group| group.spec.name == spec.name);
                 let at = at.unwrap_or_else(|| {
-                    self.groups
-                        .push(Arc::new(SharedGroup::new(spec.clone(), hidden)));
-                    self.groups.len() - 1
+                    groups.push(Arc::new(SharedGroup::new(spec.clone(), hidden)));
+                    groups.len() - 1
                 });
-                let members = &mut Arc::make_mut(&mut self.groups[at]).members;
+                let members = &mut Arc::make_mut(&mut groups[at]).members;
                 match members.iter_mut().find(|member| member.key == key) {
                     Some(member) => member.options = options,
                     None => members.push(Member { key, options }),
                 }
             }
             Change::Leave { group, key } => {
-                let Some(at) = self.groups.iter().position(|g| &*g.spec.name == group) else {
+                let Some(groups) = &mut self.groups else {
                     return;
                 };
-                let members = &mut Arc::make_mut(&mut self.groups[at]).members;
+                let Some(at) = groups.iter().position(|g| &*g.spec.name == group) else {
+                    return;
+                };
+                let members = &mut Arc::make_mut(&mut groups[at]).members;
                 members.retain(|member| member.key != key);
                 if members.is_empty() {
-                    self.groups.remove(at);
+                    groups.remove(at);
+                }
+                if groups.is_empty() {
+                    self.groups = None;
                 }
             }
         }
@@ -186,15 +191,15 @@ impl<K: Copy + Ord + Hash, O: Clone> Leaf<K, O> {
             Entries::One(one) if one.key == entry.key => *one = entry,
             Entries::One(one) => {
                 let mut entries = Hamt::default();
-                entries.insert(hash_of(one), one.clone(), &hash_of);
-                entries.insert(hash_of(&entry), entry, &hash_of);
+                entries.insert(hash_of(one), one.clone());
+                entries.insert(hash_of(&entry), entry);
                 self.plain = Entries::Many(entries);
             }
             Entries::Many(entries) => {
                 let hash = hash_of(&entry);
                 match entries.get_mut(hash, |other| other.key == entry.key) {
                     Some(other) => *other = entry,
-                    None => entries.insert(hash, entry, &hash_of),
+                    None => entries.insert(hash, entry),
                 }
             }
         }
@@ -215,7 +220,7 @@ impl<K: Copy + Ord + Hash, O: Clone> Leaf<K, O> {
 }
 
 /// Changes the leaf in `slot`, which comes and goes as needed.
-pub(super) fn change_leaf<K: Copy + Ord + Hash, O: Clone>(
+fn change_leaf<K: Copy + Ord + Hash, O: Clone>(
     slot: &mut Option<Arc<Leaf<K, O>>>,
     change: Change<'_, K, O>,
     hasher: &Hasher,
@@ -227,11 +232,14 @@ pub(super) fn change_leaf<K: Copy + Ord + Hash, O: Clone>(
     }
 }
 
+/// A token's text, in the node itself unless it is long: comparing it costs no further access to memory.
+type Token = SmallVec<[u8; 16]>;
+
 /// A place between the tokens of filters.
 #[derive(Clone)]
 pub(super) struct Node<K, O> {
     /// The token that leads here, if it is a literal one.
-    token: Arc<str>,
+    token: Token,
     children: Hamt<Arc<Node<K, O>>>,
     one: Option<Arc<Node<K, O>>>,
     many: Option<Arc<Node<K, O>>>,
@@ -241,9 +249,9 @@ pub(super) struct Node<K, O> {
 }
 
 impl<K, O> Node<K, O> {
-    pub(super) fn new(token: Arc<str>) -> Self {
+    pub(super) fn new(token: &str) -> Self {
         Node {
-            token,
+            token: SmallVec::from_slice(token.as_bytes()),
             children: Hamt::default(),
             one: None,
             many: None,
@@ -269,20 +277,22 @@ impl<K: Copy + Ord + Hash, O: Clone> Node<K, O> {
         &self,
         mut tokens: impl Iterator<Item = FilterToken<'f>> + Clone,
         hasher: &Hasher,
-    ) -> Option<&Arc<Leaf<K, O>>> {
+    ) -> Option<&Leaf<K, O>> {
         let mut node = self;
         loop {
             node = match tokens.next() {
-                None => return node.here.as_ref(),
-                Some(FilterToken::OneOrMore) => return node.rest.as_ref(),
+                None => return node.here.as_deref(),
+                Some(FilterToken::OneOrMore) => return node.rest.as_deref(),
                 Some(FilterToken::ZeroOrMore) if tokens.clone().next().is_none() => {
-                    return node.tail.as_ref();
+                    return node.tail.as_deref();
                 }
                 Some(FilterToken::ZeroOrMore) => node.many.as_deref()?,
                 Some(FilterToken::One) => node.one.as_deref()?,
-                Some(FilterToken::Literal(token)) => node
-                    .children
-                    .get(hasher.hash_one(token), |child| &*child.token == token)?,
+                Some(FilterToken::Literal(token)) => {
+                    node.children.get(hasher.hash_one(token), |child| {
+                        child.token[..] == *token.as_bytes()
+                    })?
+                }
             };
         }
     }
@@ -304,11 +314,10 @@ impl<K: Copy + Ord + Hash, O: Clone> Node<K, O> {
             Some(FilterToken::One) => &mut self.one,
             Some(FilterToken::Literal(token)) => {
                 let hash = hasher.hash_one(token);
-                let is = |child: &Arc<Node<K, O>>| &*child.token == token;
+                let is = |child: &Arc<Node<K, O>>| child.token[..] == *token.as_bytes();
                 if self.children.get(hash, is).is_none() {
-                    let child = Arc::new(Node::new(Arc::from(token)));
-                    self.children
-                        .insert(hash, child, &|child| hasher.hash_one(&*child.token));
+                    let child = Arc::new(Node::new(token));
+                    self.children.insert(hash, child);
                 }
                 let Some(child) = self.children.get_mut(hash, is) else {
                     return;
@@ -320,7 +329,7 @@ impl<K: Copy + Ord + Hash, O: Clone> Node<K, O> {
                 return;
             }
         };
-        let child = slot.get_or_insert_with(|| Arc::new(Node::new(Arc::from(""))));
+        let child = slot.get_or_insert_with(|| Arc::new(Node::new("")));
         Arc::make_mut(child).change(tokens, change, hasher);
         if child.is_empty() {
             *slot = None;
@@ -369,7 +378,10 @@ impl<'w, 's, K: Copy + Ord + Hash, O: Clone> Walk<'w, 's, K, O> {
                 if let Some(one) = &node.one {
                     self.visit(one, at + 1);
                 }
-                if let Some(child) = node.children.get(hash, |child| &*child.token == token) {
+                if let Some(child) = node
+                    .children
+                    .get(hash, |child| child.token[..] == *token.as_bytes())
+                {
                     self.visit(child, at + 1);
                 }
             }
