@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::chores::ChoreDone;
-use super::{FileDone, FileLog};
+use super::{FileDone, FileLog, State};
 use crate::api::Job;
 use crate::disk::{Disk, File};
 use crate::segment::{BLOCK, Layout, Segment};
@@ -179,7 +179,11 @@ impl FileLog {
         let Some(file) = newest.file.clone() else {
             return Err(io::Error::other("the newest segment is not open"));
         };
-        let step = step(used, self.options.ahead_bytes);
+        // What the reserve gave back must last for checkpoints too.
+        let step = match self.state {
+            State::Full(_) => BLOCK,
+            _ => step(used, self.options.ahead_bytes),
+        };
         let generous = (need + step).min(self.options.segment_bytes.max(need));
         let from = self.space.allocated;
         let grow = |to: u64| {
@@ -203,7 +207,10 @@ impl FileLog {
             Some(spare) => spare,
             None => {
                 let n = self.space.next_spare_number();
-                let step = self.options.ahead_bytes.max(need);
+                let step = match self.state {
+                    State::Full(_) => need,
+                    _ => self.options.ahead_bytes.max(need),
+                };
                 let (disk, dir) = (self.disk.as_ref(), &self.dir);
                 match create_spare(disk, dir, n, BLOCK + step) {
                     Err(error) if crate::disk::is_full(&error) => create_spare(disk, dir, n, need)?,
