@@ -1,7 +1,7 @@
 //! Where the messages of one sequence space lie in the log: a map from [`Seq`] to [`Lsn`].
 //!
 //! Sequence numbers are handed out in ascending order and their messages are settled in any order, so the map is cut
-//! into chunks of 256 consecutive numbers ([`chunk`]). The newest chunk, the tail, grows as a plain array; it is sealed
+//! into chunks of 256 consecutive numbers (`chunk`). The newest chunk, the tail, grows as a plain array; it is sealed
 //! into its smallest form when a number beyond it arrives. The oldest sealed chunk, the head, is kept beside the
 //! others, because that is where most messages are read and removed. An empty chunk is dropped.
 
@@ -225,7 +225,7 @@ impl Index {
     }
 
     /// Appends the map: the highest number ever pushed, the number of chunks, then for each the difference of its number
-    /// to the one before and its entries as [`Chunk::encode`] has them.
+    /// to the one before and its entries as `Chunk::encode` has them.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let tail = Chunk::new(self.tail.iter());
         let sealed = self.middle.len() + usize::from(self.head.is_some());

@@ -3,7 +3,7 @@
 //! Everything below the floor is in the set; the floor is the lowest number that is not, so it moves by itself when the
 //! gap above it closes. What is settled above it lies in parts by the upper 48 bits of the numbers: a stretch of parts
 //! that are complete is one entry, whatever its length; any other part keeps the lower 16 bits as runs or as a bit map
-//! ([`container`]), at most 8 KiB for 65,536 numbers in whatever order they come.
+//! (`container`), at most 8 KiB for 65,536 numbers in whatever order they come.
 
 mod container;
 #[cfg(test)]
@@ -205,7 +205,7 @@ impl IntervalSet {
 
     /// Appends the set: the floor, the number of entries, then for each the difference of its part's number to the one
     /// before, and how many further parts are complete with it plus one; or 0 and the numbers in it as
-    /// [`Container::encode`] has them.
+    /// `Container::encode` has them.
     pub fn encode(&self, out: &mut Vec<u8>) {
         varint::put(out, self.floor);
         varint::put(out, self.parts.len() as u64);

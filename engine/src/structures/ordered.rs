@@ -1,9 +1,9 @@
 //! An ordered set of `(key, seq)` pairs that holds millions at one to five bytes an entry: what is ready, ordered by
 //! priority; what is delayed, ordered by due time.
 //!
-//! The entries lie in chunks of at most [`CHUNK_MAX`]. The first chunk, `front`, is always open (plain pairs), so that
+//! The entries lie in chunks of at most 512. The first chunk, `front`, is always open (plain pairs), so that
 //! the end that is consumed is a queue. Behind it a few more are open, those used last; all others are packed into
-//! differences ([`packed`]). A chunk is packed once when it is left behind and unpacked once when it becomes the front,
+//! differences (`packed`). A chunk is packed once when it is left behind and unpacked once when it becomes the front,
 //! so queue-like use pays for packing once a chunk, not once an operation. An isolated change to a packed chunk is made
 //! in its packed form; more of them open it.
 
@@ -204,7 +204,7 @@ impl OrderedSet {
     }
 
     /// Appends the set: the number of chunks, then for each its number of entries, its number of bytes, and the bytes
-    /// as [`packed`] has them.
+    /// as `packed` has them.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let put = |out: &mut Vec<u8>, chunk: &Packed| {
             varint::put(out, chunk.len() as u64);

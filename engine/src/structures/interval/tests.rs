@@ -231,7 +231,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn behaves_like_a_set_of_numbers(ops in prop::collection::vec(op(), 1..12), probes in prop::collection::vec(number(), 16)) {

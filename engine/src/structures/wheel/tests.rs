@@ -269,6 +269,8 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
     #[test]
     fn behaves_like_a_list(start in prop_oneof![Just(0), Just(TODAY), any::<u64>()], ops in prop::collection::vec(op(), 1..300)) {
         let mut wheel = TimerWheel::new(Timestamp(start));
