@@ -9,7 +9,7 @@ use crate::conformance::{self, Target};
 use crate::random::Random;
 use crate::server::ServerCommand;
 use crate::tally::Tally;
-use crate::{differential, test};
+use crate::{crash, differential, test};
 
 /// Longtail's test tooling.
 #[derive(Debug, Parser)]
@@ -45,6 +45,24 @@ enum Task {
         /// Whose behaviour to expect: beanstalkd 1.13 is what Longtail follows, Debian ships 1.12.
         #[arg(long, default_value = "1.13")]
         flavour: String,
+    },
+    /// Kill a server under load again and again; account for every acknowledged job.
+    Crash {
+        /// How many times.
+        #[arg(long, default_value_t = 200)]
+        cycles: u64,
+        /// What an acknowledgement means: Longtail's setting of the same name.
+        #[arg(long, default_value = "sync", value_parser = ["sync", "interval"])]
+        durability: String,
+        /// Accept that a priority set by a release without delay is gone after a crash, as it is with beanstalkd.
+        #[arg(long)]
+        forgets_priorities: bool,
+        /// What the load and the moments of the kills are made from; a fresh one when not given.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How to start another server than Longtail; {port} and {data} are replaced.
+        #[arg(long)]
+        server_cmd: Option<String>,
     },
     /// The same random commands to the original beanstalkd and to Longtail, every reply compared.
     Differential {
@@ -94,6 +112,31 @@ impl Cli {
                     ),
                 };
                 Ok(finish(conformance::run(&suites, &target, &flavour)?))
+            }
+            Task::Crash {
+                cycles,
+                durability,
+                forgets_priorities,
+                seed,
+                server_cmd,
+            } => {
+                let server = match &server_cmd {
+                    Some(line) => ServerCommand::parse(line)?,
+                    None => ServerCommand::longtail("beanstalk", Some(&durability)),
+                };
+                let seed = seed.unwrap_or_else(Random::fresh_seed);
+                let name = if server_cmd.is_some() {
+                    "other server".to_owned()
+                } else {
+                    durability
+                };
+                Ok(finish(crash::run(&crash::Settings {
+                    cycles,
+                    seed,
+                    server,
+                    forgets_priorities,
+                    name,
+                })))
             }
             Task::Differential {
                 seed,

@@ -6,6 +6,7 @@
 
 mod cli;
 mod conformance;
+mod crash;
 mod differential;
 mod process;
 mod random;

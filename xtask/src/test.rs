@@ -11,7 +11,7 @@ use crate::conformance::{self, Target};
 use crate::random::Random;
 use crate::server::ServerCommand;
 use crate::tally::Tally;
-use crate::{differential, process, workspace};
+use crate::{crash, differential, process, workspace};
 
 /// One step.
 pub(crate) struct Step {
@@ -83,6 +83,11 @@ pub(crate) const STEPS: &[Step] = &[
         name: "differential",
         about: "the same random commands to beanstalkd and to Longtail",
         run: differential,
+    },
+    Step {
+        name: "crash",
+        about: "kill -9 under load, then every acknowledged job accounted for",
+        run: crash,
     },
 ];
 
@@ -240,4 +245,24 @@ fn differential(scale: Scale) -> Result<Tally> {
         reference,
         candidate: ServerCommand::longtail("beanstalk", None),
     }))
+}
+
+/// Kills per durability mode; `cargo xtask crash` does 200.
+const CRASH_CYCLES: u64 = 10;
+
+fn crash(scale: Scale) -> Result<Tally> {
+    if let Some(why) = no_server() {
+        return Ok(Tally::skip("crash", &why));
+    }
+    let mut total = Tally::default();
+    for durability in ["sync", "interval"] {
+        total += crash::run(&crash::Settings {
+            cycles: scale.pick(CRASH_CYCLES, CRASH_CYCLES / 3),
+            seed: Random::fresh_seed(),
+            server: ServerCommand::longtail("beanstalk", Some(durability)),
+            forgets_priorities: false,
+            name: durability.to_owned(),
+        });
+    }
+    Ok(total)
 }
