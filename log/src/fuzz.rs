@@ -175,7 +175,7 @@ mod tests {
                 };
                 let from = data.len();
                 record::encode(&mut data, NONCE, at, flags, &payload, b"");
-                if random.next() % 16 == 0 {
+                if random.next().is_multiple_of(16) {
                     let bad = from + random.next() as usize % (data.len() - from);
                     data[bad] ^= 1 << (random.next() % 8);
                 }
