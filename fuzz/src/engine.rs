@@ -243,7 +243,10 @@ fn unescape(line: &str) -> Result<Vec<u8>, String> {
             Some(b'\\') => b'\\',
             Some(b'x') => {
                 let digits: String = rest.by_ref().take(2).map(char::from).collect();
-                u8::from_str_radix(&digits, 16).map_err(|_| format!("bad escape in {line:?}"))?
+                let byte = u8::from_str_radix(&digits, 16)
+                    .ok()
+                    .filter(|_| digits.len() == 2);
+                byte.ok_or_else(|| format!("bad escape in {line:?}"))?
             }
             _ => return Err(format!("bad escape in {line:?}")),
         });

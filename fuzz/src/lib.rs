@@ -18,11 +18,11 @@ mod mutate;
 #[cfg(not(fuzzing))]
 pub use engine::main;
 
-/// Defines a fuzz target: `fuzz_target!(|data: &[u8]| { … });`
+/// Defines a fuzz target: `fuzz_target!(|data: &[u8]| decode(data));`
 #[cfg(not(fuzzing))]
 #[macro_export]
 macro_rules! fuzz_target {
-    (|$data:ident: &[u8]| $body:block) => {
+    (|$data:ident: &[u8]| $body:expr) => {
         fn main() -> std::process::ExitCode {
             $crate::main(|$data: &[u8]| $body)
         }
