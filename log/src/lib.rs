@@ -17,6 +17,9 @@ mod cold;
 mod disk;
 mod error;
 mod file;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
+pub mod inspect;
 mod mem;
 mod open;
 mod options;

@@ -315,5 +315,39 @@ pub(crate) fn look_behind(
     }
 }
 
+/// Looks behind a bad record for the next place where a whole frame starts: its offset and position. Slow on hostile
+/// contents, so only for looking at a log, not for opening it.
+pub(crate) fn resync(
+    file: &Arc<dyn File>,
+    nonce: u32,
+    order: Order,
+    offset: u64,
+    lsn: u64,
+    limit: u64,
+) -> io::Result<Option<(u64, u64)>> {
+    let mut header = [0; HEADER];
+    let mut at = offset + 8;
+    while at + HEADER as u64 <= limit {
+        if read_full(file.as_ref(), &mut header, at)? < HEADER {
+            return Ok(None);
+        }
+        let Some(found) = Header::read(&header) else {
+            return Ok(None);
+        };
+        let plausible = match order {
+            Order::Contiguous => found.lsn == lsn + (at - offset),
+            Order::Ascending => found.lsn > lsn,
+        };
+        if plausible && at + found.span() <= limit {
+            let mut scanner = Scanner::new(Arc::clone(file), nonce, order, at, found.lsn, limit);
+            if matches!(scanner.advance()?, Advance::Frame) {
+                return Ok(Some((at, found.lsn)));
+            }
+        }
+        at += 8;
+    }
+    Ok(None)
+}
+
 /// Offset of the first record in a segment.
 pub(crate) const FIRST: u64 = BLOCK;

@@ -1,0 +1,157 @@
+//! Entry points for the fuzzer: whatever a directory holds, opening it ends in a log or in an error.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use longtail_model::{Lsn, ShardId};
+
+use crate::segment::{self, SegmentHeader};
+use crate::sim::SimDisk;
+use crate::{Class, Disk, FileLog, Opened, Options, RecordParts, ShardLog, checkpoint, inspect};
+
+const DIR: &str = "/log";
+const NONCE: u32 = 7;
+
+fn options() -> Options {
+    Options {
+        segment_bytes: 64 << 10,
+        ahead_bytes: 4 << 10,
+        nonce_seed: 1,
+        ..Options::new(ShardId(0))
+    }
+}
+
+/// Opens a log whose files are made from `data`. The first byte chooses what the rest becomes: the records of a
+/// segment with a valid header, a whole segment file, a checkpoint, or the table of a rewritten segment. If it opens,
+/// what is replayed can be read, a record can be appended, and a second opening finds the same.
+///
+/// # Panics
+/// When one of these does not hold.
+pub fn recover(data: &[u8]) {
+    let Some((kind, rest)) = data.split_first() else {
+        return;
+    };
+    let disk = SimDisk::new();
+    let dir = Path::new(DIR);
+    let header = |end, generation| SegmentHeader {
+        shard: ShardId(0),
+        base: 0,
+        end,
+        generation,
+        nonce: NONCE,
+    };
+    let segment = dir.join(segment::file_name(0, 0));
+    match kind % 4 {
+        0 => {
+            disk.overwrite(&segment, 0, &header(0, 0).encode());
+            disk.overwrite(&segment, segment::BLOCK, rest);
+        }
+        1 => disk.overwrite(&segment, 0, rest),
+        2 => {
+            disk.overwrite(&segment, 0, &header(0, 0).encode());
+            disk.overwrite(&dir.join(checkpoint::file_name(0)), 0, rest);
+        }
+        _ => {
+            let rewritten = dir.join(segment::file_name(0, 1));
+            disk.overwrite(&rewritten, 0, &header(1 << 20, 1).encode());
+            disk.overwrite(&rewritten, segment::BLOCK, rest);
+            let newest = SegmentHeader {
+                base: 1 << 20,
+                ..header(0, 0)
+            };
+            let path = dir.join(segment::file_name(1 << 20, 0));
+            disk.overwrite(&path, 0, &newest.encode());
+            let covering = checkpoint::Checkpoint {
+                shard: ShardId(0),
+                covers: 1 << 20,
+                accounts: Vec::new(),
+                body: Vec::new(),
+            };
+            // A simulated disk without limits takes it.
+            let _ = covering.write(&disk, dir);
+        }
+    }
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let _ = inspect::check(&shared, dir);
+    let _ = inspect::stats(shared.as_ref(), dir);
+    if let Ok(dump) = inspect::dump(Arc::clone(&shared), dir) {
+        for record in dump {
+            drop(record);
+        }
+    }
+    let Ok(Opened {
+        mut log,
+        mut replay,
+        ..
+    }) = FileLog::open(Arc::clone(&shared), dir, options())
+    else {
+        return;
+    };
+    let mut retained = Vec::new();
+    let mut frames = 0;
+    while let Some(frame) = replay
+        .next_frame()
+        .expect("what was checked can be replayed")
+    {
+        frames += 1;
+        let records = frame.records().filter(|record| record.retained);
+        retained.extend(records.map(|record| (record.lsn, record.payload.to_vec())));
+    }
+    for (lsn, payload) in &retained {
+        log.read(*lsn, &mut |read| assert_eq!(read, payload))
+            .expect("what was replayed can be read");
+    }
+    // Any position may be asked for, also wrong ones.
+    for lsn in (0..64).map(|i| Lsn(i * 8)) {
+        let _ = log.read(lsn, &mut |_| {});
+    }
+    let record = RecordParts {
+        head: b"after",
+        body: b"",
+        retained: true,
+    };
+    let lsn = log
+        .append(&[record], Class::Message)
+        .expect("there is room for a record");
+    while let Some(job) = log.next_write(true) {
+        let done = job.run();
+        let _ = log.finish(done);
+    }
+    drop(log);
+    let Ok(mut again) = FileLog::open(shared, dir, options()) else {
+        panic!("a log that was opened once opens again");
+    };
+    let mut seen = 0;
+    let mut last = None;
+    while let Some(frame) = again.replay.next_frame().expect("the replay reads") {
+        seen += 1;
+        last = Some(frame.lsn());
+    }
+    assert_eq!((seen, last), (frames + 1, Some(lsn)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record;
+
+    #[test]
+    fn the_seeds_of_the_corpus_hold() {
+        let mut records = vec![0];
+        record::encode(&mut records, NONCE, 0, record::RETAINED, b"one", b"");
+        let mut lsn = record::span(3);
+        record::encode(&mut records, NONCE, lsn, record::CONTINUES, b"two", b"");
+        lsn += record::span(3);
+        record::encode(&mut records, NONCE, lsn, 0, b"three", b"");
+        recover(&records);
+        for cut in 0..records.len() {
+            recover(&records[..cut]);
+        }
+        for kind in 0..4 {
+            recover(&[kind; 100]);
+            let mut other = records.clone();
+            other[0] = kind;
+            recover(&other);
+        }
+    }
+}
