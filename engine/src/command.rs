@@ -316,6 +316,15 @@ pub enum Command {
         /// The space; `None`: all of them.
         space: Option<std::sync::Arc<str>>,
     },
+    /// Reply: `StreamPage`: what exists in a space with all that is known of it, in order of creation.
+    DescribeStreams {
+        /// The space; `None`: all of them.
+        space: Option<std::sync::Arc<str>>,
+        /// Only streams created after this one; `None`: from the beginning.
+        after: Option<StreamId>,
+        /// At most this many; the shard may answer with fewer although there are more.
+        limit: u32,
+    },
     /// Reply: `ShardInfo`.
     DescribeShard,
 }

@@ -114,6 +114,13 @@ pub enum Reply {
     Groups(Vec<GroupInfo>),
     /// Names of streams, in order of creation.
     Streams(Vec<StreamName>),
+    /// Streams in order of creation.
+    StreamPage {
+        /// The streams.
+        streams: Vec<(StreamName, StreamInfo)>,
+        /// The `after` of the next page; `None` when there is nothing more.
+        next: Option<StreamId>,
+    },
     /// See [`ShardInfo`].
     ShardInfo(Box<ShardInfo>),
     /// Not carried out.
@@ -256,7 +263,8 @@ pub struct StreamInfo {
     pub pause_ms: u64,
     /// What is left of it, in milliseconds.
     pub pause_left_ms: u64,
-    /// The lowest number still there, or the next to be given.
+    /// The lowest number still there, or the next to be given. In a sequence space that streams share, the lowest
+    /// number of all of them: no message of this one has a lower one.
     pub first: Seq,
     /// The next number to be given.
     pub next: Seq,
@@ -275,6 +283,14 @@ pub struct ShardInfo {
     pub sessions: u64,
     /// Messages taken back because a deadline passed, since the server started.
     pub timeouts: u64,
+    /// Messages appended since the server started, also to streams that are gone by now. One that goes to several
+    /// streams counts for each.
+    pub appended: u64,
+    /// Messages handed to consumers since the server started, redeliveries included.
+    pub delivered: u64,
+    /// Messages removed by their consumers or by hand since the server started, also from streams that are gone by
+    /// now.
+    pub removed: u64,
     /// Heap bytes of all indexes, ready, delayed and settled sets.
     pub index_bytes: u64,
     /// Position at the end of the log.

@@ -18,6 +18,7 @@ pub mod runtime;
 pub mod structures;
 
 mod definition;
+mod describe;
 mod event;
 mod open;
 mod shard;
@@ -25,10 +26,12 @@ mod stream;
 
 pub use command::{Command, Handle, NewMessage, Role, Settle, Start, Target, Token, Wait, Which};
 pub use config::{GroupConfig, Keep, Limits, Numbering, Order, Overflow, StreamConfig, StreamName};
+pub use describe::{Described, Field, describe_event};
 pub use effect::{
     Counts, Delivery, Effect, Effects, Gate, GroupInfo, MessageInfo, MessageState, Refusal, Reply,
     ShardInfo, StreamInfo,
 };
+pub use event::Malformed;
 pub use message::Message;
 pub use open::{MemoryLimits, OpenShardError, Recovered};
 pub use shard::{Logs, RecoverError, Shard, ShardConfig};

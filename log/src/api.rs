@@ -204,6 +204,11 @@ pub trait ShardLog: Send {
     /// It becomes valid once the log is durable up to there.
     fn checkpoint(&mut self, body: Vec<u8>);
 
+    /// Bytes of disk that the log occupies; `None` when it is on none.
+    fn disk_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Bytes appended and not yet written.
     fn pending_bytes(&self) -> u64 {
         self.end().0 - self.watermark(Durability::Interval).0

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::time::Instant;
 
 use hashbrown::HashMap;
 use longtail_log::{Job, Outcome, ShardLog};
@@ -11,6 +12,7 @@ use longtail_model::{Durability, Lsn, SessionId, Timestamp};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::clock::Clock;
+use super::commits::{CommitTimes, Commits};
 use super::threads::Wake;
 use super::{LogFacts, Sink};
 use crate::command::{Command, Token};
@@ -35,6 +37,7 @@ pub(super) struct Cell {
     /// When the shard next needs the time, in milliseconds.
     due: AtomicU64,
     facts: Facts,
+    commits: Commits,
     clock: Arc<dyn Clock>,
     wake: Arc<Wake>,
 }
@@ -46,6 +49,11 @@ struct Facts {
     end: AtomicU64,
     appended: AtomicU64,
     rewritten: AtomicU64,
+    pending_effects: AtomicU64,
+    pending_bytes: AtomicU64,
+    /// Whether `trouble` says something, so that a healthy batch need not look.
+    in_trouble: AtomicBool,
+    trouble: Mutex<Option<String>>,
 }
 
 struct Core {
@@ -113,6 +121,7 @@ impl Cell {
             commit: Condvar::new(),
             due: AtomicU64::new(due),
             facts: Facts::default(),
+            commits: Commits::default(),
             clock,
             wake,
         }
@@ -190,6 +199,19 @@ impl Cell {
             self.facts
                 .rewritten
                 .store(core.rewritten, Ordering::Relaxed);
+            self.facts
+                .pending_bytes
+                .store(log.pending_bytes(), Ordering::Relaxed);
+        }
+        self.facts
+            .pending_effects
+            .store(core.pending.len() as u64, Ordering::Relaxed);
+        let trouble = core.shard.logs_ref().trouble();
+        if trouble.is_some() || self.facts.in_trouble.load(Ordering::Relaxed) {
+            self.facts
+                .in_trouble
+                .store(trouble.is_some(), Ordering::Relaxed);
+            *self.facts.trouble.lock() = trouble;
         }
         drop(core);
         if must_commit {
@@ -218,7 +240,30 @@ impl Cell {
             end: Lsn(self.facts.end.load(Ordering::Relaxed)),
             records_appended: self.facts.appended.load(Ordering::Relaxed),
             records_rewritten: self.facts.rewritten.load(Ordering::Relaxed),
+            pending_effects: self.facts.pending_effects.load(Ordering::Relaxed),
+            pending_bytes: self.facts.pending_bytes.load(Ordering::Relaxed),
         }
+    }
+
+    pub(super) fn commit_times(&self) -> CommitTimes {
+        self.commits.snapshot()
+    }
+
+    /// Why messages are not accepted, if so, as of the last batch.
+    pub(super) fn trouble(&self) -> Option<String> {
+        if self.facts.in_trouble.load(Ordering::Relaxed) {
+            self.facts.trouble.lock().clone()
+        } else {
+            None
+        }
+    }
+
+    /// Does a job that makes the log durable, and takes its time.
+    fn run_timed(&self, job: Job) -> longtail_log::Done {
+        let began = Instant::now();
+        let done = job.run();
+        self.commits.record(began.elapsed());
+        done
     }
 
     pub(super) fn due(&self) -> u64 {
@@ -239,7 +284,7 @@ impl Cell {
             self.commit.wait(&mut core);
         };
         drop(core);
-        let done = job.run();
+        let done = self.run_timed(job);
         let mut core = self.core.lock();
         if let Some(log) = core.shard.logs().durable() {
             log.finish(done);
@@ -273,8 +318,8 @@ impl Cell {
         };
         drop(core);
         let more = chore.is_some();
-        for job in sync.into_iter().chain(chore) {
-            let done = job.run();
+        let sync = sync.map(|job| self.run_timed(job));
+        for done in sync.into_iter().chain(chore.map(Job::run)) {
             let mut core = self.core.lock();
             core.finish_durable(done);
             core.release();

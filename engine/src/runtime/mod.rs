@@ -6,11 +6,12 @@
 //!                                                             └─ sync: the commit threads write, sync and deliver
 //! ```
 //!
-//! [`cell`] is one shard with its queue and its lock; [`threads`] are the few threads beside it: two for commits (one
+//! [`cell`] is one shard with its queue and its lock; [`commits`] measures how long syncs take; [`threads`] are the few threads beside it: two for commits (one
 //! delivers while the other syncs), one for time, one for the log's housekeeping.
 
 mod cell;
 mod clock;
+mod commits;
 mod threads;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use cell::{Cell, Work};
 use threads::Threads;
 
 pub use clock::{Clock, SystemClock};
+pub use commits::{BOUNDS_US, CommitTimes};
 
 /// Where a session's effects go.
 pub trait Sink: Send + Sync + 'static {
@@ -73,6 +75,10 @@ pub struct LogFacts {
     pub records_appended: u64,
     /// Records copied out of sparse segments since the log was opened.
     pub records_rewritten: u64,
+    /// Effects that wait for their records to be durable.
+    pub pending_effects: u64,
+    /// Bytes appended and not yet handed to the system.
+    pub pending_bytes: u64,
 }
 
 /// Settings of the runtime.
@@ -136,6 +142,29 @@ impl Runtime {
             .get(usize::from(shard.0))
             .map(|cell| cell.log_facts())
             .unwrap_or_default()
+    }
+
+    /// How long a shard's commits took. Takes no lock.
+    #[must_use]
+    pub fn commit_times(&self, shard: ShardId) -> CommitTimes {
+        self.cells
+            .get(usize::from(shard.0))
+            .map(|cell| cell.commit_times())
+            .unwrap_or_default()
+    }
+
+    /// Why a shard's messages are not accepted, if so, as of its last batch. Does not wait for the shard.
+    #[must_use]
+    pub fn trouble(&self, shard: ShardId) -> Option<String> {
+        self.cells.get(usize::from(shard.0))?.trouble()
+    }
+
+    /// Bytes of disk that a shard's log occupies; `None` when it has none.
+    #[must_use]
+    pub fn disk_bytes(&self, shard: ShardId) -> Option<u64> {
+        self.cells
+            .get(usize::from(shard.0))?
+            .with_shard(|shard| shard.logs_ref().durable_ref()?.disk_bytes())
     }
 
     /// Looks at a shard's state, between batches. Keep it short: the shard stands still meanwhile.

@@ -1,5 +1,7 @@
 //! What only looks: peeking and describing.
 
+use std::ops::Bound;
+
 use longtail_model::{Durability, Seq, StreamId, Timestamp};
 
 use super::logs::Logs;
@@ -10,6 +12,13 @@ use crate::effect::{
     Counts, GroupInfo, MessageInfo, MessageState, Refusal, Reply, ShardInfo, StreamInfo,
 };
 use crate::stream::{Group, Place, SessionKey};
+use crate::structures::index::Index;
+
+/// Streams in one page at most.
+const PAGE_MAX: u32 = 4_096;
+
+/// Streams looked at for one page: in a small space most may belong to others.
+const PAGE_SCAN_MAX: usize = 65_536;
 
 impl Shard {
     pub(crate) fn peek(&mut self, key: SessionKey, message: Handle) -> Outcome {
@@ -114,11 +123,39 @@ impl Shard {
         let Some(&stream) = self.names.get(name) else {
             return now_reply(Reply::NotFound);
         };
-        let mut info = self.stream_info(stream);
-        info.first = self
-            .next_of_stream(stream, Seq::FIRST)
-            .map_or(info.next, |(seq, _)| seq);
-        now_reply(Reply::StreamInfo(Box::new(info)))
+        now_reply(Reply::StreamInfo(Box::new(self.stream_info(stream))))
+    }
+
+    pub(crate) fn describe_streams(
+        &self,
+        space: Option<&str>,
+        after: Option<StreamId>,
+        limit: u32,
+    ) -> Outcome {
+        let limit = limit.clamp(1, PAGE_MAX) as usize;
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut streams = Vec::new();
+        let mut next = None;
+        for (seen, &stream) in self
+            .listing
+            .range((from, Bound::Unbounded))
+            .map(|(stream, ())| stream)
+            .enumerate()
+        {
+            if streams.len() == limit || seen == PAGE_SCAN_MAX {
+                return now_reply(Reply::StreamPage { streams, next });
+            }
+            next = Some(stream);
+            if let Some(state) = self.streams.get(&stream)
+                && space.is_none_or(|space| *state.name.space == *space)
+            {
+                streams.push((state.name.clone(), self.stream_info(stream)));
+            }
+        }
+        now_reply(Reply::StreamPage {
+            streams,
+            next: None,
+        })
     }
 
     fn pause_left(&self, group: &Group) -> u64 {
@@ -131,10 +168,12 @@ impl Shard {
         let Some(state) = self.streams.get(&stream) else {
             return StreamInfo::default();
         };
-        let next = self
-            .indexes
-            .get(&state.index)
-            .map_or(Seq::FIRST, |index| index.last_seq().next());
+        let index = self.indexes.get(&state.index);
+        let next = index.map_or(Seq::FIRST, |index| index.last_seq().next());
+        let first = index
+            .filter(|_| state.messages > 0)
+            .and_then(Index::first)
+            .map_or(next, |(seq, _)| seq);
         let mut info = StreamInfo {
             stream,
             messages: state.messages,
@@ -143,7 +182,7 @@ impl Shard {
             removed: state.removed,
             producers: state.producers,
             consumers: state.consumers,
-            first: next,
+            first,
             next,
             durability: state.level,
             ..StreamInfo::default()
@@ -233,16 +272,15 @@ impl Shard {
                     + state.groups.iter().map(Group::heap_bytes).sum::<usize>();
             }
         }
-        index_bytes += self
-            .indexes
-            .values()
-            .map(crate::structures::index::Index::heap_bytes)
-            .sum::<usize>();
+        index_bytes += self.indexes.values().map(Index::heap_bytes).sum::<usize>();
         ShardInfo {
             totals,
             streams: self.streams.len() as u64,
             sessions: self.sessions.len() as u64,
             timeouts: self.timeouts,
+            appended: self.appended,
+            delivered: self.delivered,
+            removed: self.removed,
             index_bytes: index_bytes as u64,
             log_end: self
                 .logs

@@ -112,6 +112,10 @@ pub struct Shard {
     documents: BTreeMap<String, Vec<u8>>,
     scratch: Vec<u8>,
     timeouts: u64,
+    /// Messages appended, delivered and removed since the shard was opened.
+    appended: u64,
+    delivered: u64,
+    removed: u64,
     /// Records that nothing refers to any more, but that effects of this batch may still have to show.
     retired: Vec<Lsn>,
     /// Whether recovery is over.
@@ -147,6 +151,9 @@ impl Shard {
             documents: BTreeMap::new(),
             scratch: Vec::new(),
             timeouts: 0,
+            appended: 0,
+            delivered: 0,
+            removed: 0,
             retired: Vec::new(),
             live: true,
         }
@@ -293,6 +300,11 @@ impl Shard {
             Command::DescribeStream { name } => self.describe_stream(&name),
             Command::DescribeGroups { stream } => self.describe_groups(&stream),
             Command::ListStreams { space } => self.list_streams(space.as_deref()),
+            Command::DescribeStreams {
+                space,
+                after,
+                limit,
+            } => self.describe_streams(space.as_deref(), after, limit),
             Command::DescribeShard => self.describe_shard(),
         };
         let (gate, reply) = outcome.unwrap_or_else(|refusal| (Gate::OPEN, Reply::Refused(refusal)));

@@ -128,6 +128,7 @@ impl Shard {
             if let Some(state) = self.streams.get_mut(&stream) {
                 state.defined = state.defined || state.level != Durability::Memory;
                 state.appended += 1;
+                self.appended += 1;
             }
             self.apply_append(stream, seq, position, &head);
         }

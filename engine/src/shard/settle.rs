@@ -98,6 +98,7 @@ impl Shard {
             if let Some(stream) = self.streams.get_mut(&found.stream) {
                 stream.removed += 1;
             }
+            self.removed += 1;
             self.apply_settled(found, None, Some(held.bytes));
             self.drop_if_idle(found.stream);
         }
@@ -300,6 +301,7 @@ impl Shard {
         if let Some(stream) = self.streams.get_mut(&found.stream) {
             stream.removed += 1;
         }
+        self.removed += 1;
         self.apply_settled(found, Some(place), None);
         if matches!(place, Place::Delayed(_)) {
             self.set_delay_alarm(found.stream, found.at);

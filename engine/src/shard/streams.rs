@@ -615,6 +615,10 @@ impl Shard {
         for at in 0..self.streams[&stream].groups.len() {
             self.set_delay_alarm(stream, at);
         }
+        if let Some(state) = self.streams.get_mut(&stream) {
+            state.removed += removed;
+        }
+        self.removed += removed;
         self.drop_if_idle(stream);
         Ok((gate, Reply::Count(removed)))
     }

@@ -237,6 +237,7 @@ impl Shard {
             None | Some(Place::Held(_)) => now_reply(Reply::NotFound),
             Some(place) => {
                 let (gate, delivery) = self.hold(key, ConsumerTag(0), found, place)?;
+                self.delivered += 1;
                 Ok((gate, Reply::Delivered(delivery)))
             }
         }
@@ -272,7 +273,9 @@ impl Shard {
             })
             .ok_or(Refusal::Unsupported("nothing to deliver"))?;
         let taken = self.hold(key, tag, found, place);
-        if taken.is_err() {
+        if taken.is_ok() {
+            self.delivered += 1;
+        } else {
             // A message that cannot be read must not stop those behind it.
             self.set_aside_unreadable(found, place);
         }

@@ -370,6 +370,55 @@ fn streams_disappear_when_nothing_needs_them() {
 }
 
 #[test]
+fn streams_are_described_page_by_page() {
+    let mut b = Bench::new();
+    let session = b.worker(&["a", "b", "c"]);
+    b.ask(
+        session,
+        Command::Define {
+            name: StreamName::new("other", "d"),
+            config: Box::default(),
+        },
+    );
+    let first = b.put(session, 1, 0, 0);
+    b.put(session, 1, 0, 0);
+    let page = |b: &mut Bench, space: Option<&str>, after, limit| {
+        let space = space.map(Into::into);
+        match b.ask(
+            session,
+            Command::DescribeStreams {
+                space,
+                after,
+                limit,
+            },
+        ) {
+            Some(Reply::StreamPage { streams, next }) => (streams, next),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let (streams, next) = page(&mut b, None, after, 3);
+        assert!(streams.len() <= 3);
+        all.extend(streams);
+        after = next;
+        if next.is_none() {
+            break;
+        }
+    }
+    let names: Vec<_> = all.iter().map(|(name, _)| name.to_string()).collect();
+    assert_eq!(names.len(), 4, "{names:?}");
+    assert_eq!(names[3], "other/d");
+    let holding: Vec<_> = all.iter().filter(|(_, info)| info.messages > 0).collect();
+    assert_eq!(holding.len(), 1);
+    assert_eq!(holding[0].1.first, first);
+    let empty = &all[3].1;
+    assert_eq!((empty.first, empty.messages), (empty.next, 0));
+    let (others, next) = page(&mut b, Some("other"), None, 3);
+    assert_eq!((others.len(), next), (1, None));
+}
+
+#[test]
 fn an_interrupted_take_times_out_at_once() {
     let mut b = Bench::new();
     let session = b.worker(&["a"]);

@@ -177,7 +177,11 @@ impl ShardLog for FileLog {
     }
 
     fn start(&self) -> Lsn {
-        Lsn(self.segments.0.first().map_or(self.tail.end(), |segment| segment.base))
+        Lsn(self
+            .segments
+            .0
+            .first()
+            .map_or(self.tail.end(), |segment| segment.base))
     }
 
     fn watermark(&self, level: Durability) -> Lsn {
@@ -186,6 +190,10 @@ impl ShardLog for FileLog {
             Durability::Interval => self.written,
             Durability::Sync => self.durable,
         })
+    }
+
+    fn disk_bytes(&self) -> Option<u64> {
+        Some(FileLog::disk_bytes(self))
     }
 
     fn health(&self) -> Health {
