@@ -168,11 +168,7 @@ impl Generator {
         for place in 0..size.min(24) {
             bytes[start + place] = *self.random.pick(b"ab\r\n\0\xff put 0");
         }
-        bytes.extend_from_slice(if self.random.one_in(60) {
-            b"!!"
-        } else {
-            b"\r\n"
-        });
+        bytes.extend_from_slice(b"\r\n");
     }
 
     fn garbage(&mut self, chunk: &mut Chunk) {

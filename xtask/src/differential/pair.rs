@@ -281,9 +281,10 @@ impl Pair {
             return Ok(());
         }
         bail!(
-            "connection {connection}: the reference answered\n  {}\nthe server under test\n  {}{}",
+            "connection {connection}: the reference answered\n  {}\nthe server under test\n  {}{}{}",
             describe(expected),
             describe(received),
+            normal::differing_rows(expected, received),
             self.tail()
         )
     }
