@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{Rng, control, read, retained};
-use longtail_log::sim::SimDisk;
+use longtail_log::sim::{Failure, Operation, SimDisk};
 use longtail_log::{Class, Done, FileLog, Job, Opened, Options, Outcome, RecordParts, ShardLog};
 use longtail_model::{Durability, Lsn, ShardId};
 
@@ -234,6 +234,9 @@ fn lives(seed: u64, steps: u64) -> (u64, u64) {
         if rng.below(2) == 0 {
             disk.halt_after(rng.below(steps));
         }
+        if rng.below(3) == 0 {
+            inject(&disk, &mut rng, steps);
+        }
         let mut held: Vec<Job> = Vec::new();
         let mut done: Vec<Done> = Vec::new();
         for _ in 0..rng.below(steps) {
@@ -259,11 +262,37 @@ fn lives(seed: u64, steps: u64) -> (u64, u64) {
             durable = durable.max(owner.log.watermark(Durability::Sync));
         }
         disk.crash(rng.next());
+        disk.set_capacity(None);
         if rng.below(4) == 0 {
             damage_newest_checkpoint(&disk);
         }
     }
     (checkpoints, lost)
+}
+
+/// Lets some operation fail, sooner or later in this life. Whatever the log makes of it, it may not lose anything.
+fn inject(disk: &SimDisk, rng: &mut Rng, steps: u64) {
+    const OPERATIONS: [Operation; 8] = [
+        Operation::Write,
+        Operation::Sync,
+        Operation::Allocate,
+        Operation::SetLen,
+        Operation::Create,
+        Operation::Rename,
+        Operation::Remove,
+        Operation::SyncDir,
+    ];
+    for _ in 0..1 + rng.below(4) {
+        let operation = OPERATIONS[rng.below(OPERATIONS.len() as u64) as usize];
+        let failure = match rng.below(3) {
+            0 => Failure::Io,
+            _ => Failure::Full,
+        };
+        disk.fail(operation, rng.below(steps / 8), failure);
+    }
+    if rng.below(3) == 0 {
+        disk.set_capacity(Some(disk.used() + (rng.below(200) << 10)));
+    }
 }
 
 /// One bad checkpoint must cost nothing but a longer replay, as long as there are two.
