@@ -55,6 +55,14 @@ impl Shard {
         let Some(position) = self.position(stream, seq) else {
             return now_reply(Reply::NotFound);
         };
+        if let Some((index, true)) = self
+            .streams
+            .get(&stream)
+            .map(|state| (state.index, state.shares_numbers()))
+            && self.head_in(index, seq, position)?.stream != stream
+        {
+            return now_reply(Reply::NotFound);
+        }
         let level = self
             .streams
             .get(&stream)

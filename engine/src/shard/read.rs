@@ -91,7 +91,7 @@ impl Shard {
             else {
                 break;
             };
-            if let Ok(head) = self.read_head(position)
+            if let Ok(head) = self.head_in(index, seq, position)
                 && head.stream == stream
             {
                 bytes += head.bytes;
