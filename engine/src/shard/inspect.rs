@@ -251,11 +251,7 @@ impl Shard {
     /// Totals over the shard.
     #[must_use]
     pub fn info(&self) -> ShardInfo {
-        let mut totals = StreamInfo {
-            appended: self.gone.appended,
-            removed: self.gone.removed,
-            ..StreamInfo::default()
-        };
+        let mut totals = StreamInfo::default();
         let mut index_bytes = 0;
         for &stream in self.listing.keys() {
             let info = self.stream_info(stream);
