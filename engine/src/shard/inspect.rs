@@ -274,12 +274,18 @@ impl Shard {
             totals.removed += info.removed;
             totals.producers += info.producers;
             totals.consumers += info.consumers;
-            totals.waiting += info.waiting;
             if let Some(state) = self.streams.get(&stream) {
                 index_bytes += state.expiry.heap_bytes()
                     + state.groups.iter().map(Group::heap_bytes).sum::<usize>();
             }
         }
+        // One that waits at several streams is one all the same.
+        totals.waiting = self
+            .sessions
+            .iter()
+            .flat_map(|(_, session)| &session.consumers)
+            .filter(|consumer| consumer.ticket.is_some())
+            .count() as u64;
         index_bytes += self.indexes.values().map(Index::heap_bytes).sum::<usize>();
         ShardInfo {
             totals,
