@@ -28,12 +28,18 @@ use world::{SharedTrace, Trace};
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is not a number: {text:?}")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable} is not a number: {text:?}")),
+    )
 }
 
 /// Runs a seed; on failure returns what happened last.
 fn run(seed: u64, verbose: bool) -> Result<(u64, u64), String> {
-    let trace: SharedTrace = Arc::new(Mutex::new(Trace { verbose, ..Trace::default() }));
+    let trace: SharedTrace = Arc::new(Mutex::new(Trace {
+        verbose,
+        ..Trace::default()
+    }));
     let outcome = catch_unwind(AssertUnwindSafe(|| schedule::run(seed, &trace)));
     let trace = trace.lock().unwrap_or_else(PoisonError::into_inner);
     match outcome {
@@ -45,7 +51,10 @@ fn run(seed: u64, verbose: bool) -> Result<(u64, u64), String> {
                 .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
                 .unwrap_or_default();
             let lines: Vec<&str> = trace.lines.iter().map(String::as_str).collect();
-            Err(format!("{}\nseed {seed}: {why}\nreproduce with LONGTAIL_SIM_SEED={seed}", lines.join("\n")))
+            Err(format!(
+                "{}\nseed {seed}: {why}\nreproduce with LONGTAIL_SIM_SEED={seed}",
+                lines.join("\n")
+            ))
         }
     }
 }
@@ -59,7 +68,8 @@ fn seeds() {
         return;
     }
     let first = number("LONGTAIL_SIM_FIRST").unwrap_or(0);
-    let seeds = number("LONGTAIL_SIM_SEEDS").unwrap_or(if cfg!(debug_assertions) { 300 } else { 1_000 });
+    let seeds =
+        number("LONGTAIL_SIM_SEEDS").unwrap_or(if cfg!(debug_assertions) { 300 } else { 1_000 });
     let (next, crashes) = (AtomicU64::new(first), AtomicU64::new(0));
     let failures = Mutex::new(Vec::new());
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
@@ -68,7 +78,10 @@ fn seeds() {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    let mut failed = failures.lock().unwrap_or_else(PoisonError::into_inner).len();
+                    let mut failed = failures
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .len();
                     if seed >= first + seeds || failed >= 5 {
                         return;
                     }
@@ -77,7 +90,8 @@ fn seeds() {
                             crashes.fetch_add(died, Ordering::Relaxed);
                         }
                         Err(report) => {
-                            let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
+                            let mut failures =
+                                failures.lock().unwrap_or_else(PoisonError::into_inner);
                             failures.push(report);
                             failed += 1;
                         }
@@ -87,8 +101,15 @@ fn seeds() {
             });
         }
     });
-    let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
-    assert!(failures.is_empty(), "{} seeds failed\n{}", failures.len(), failures.join("\n\n"));
+    let failures = failures
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    assert!(
+        failures.is_empty(),
+        "{} seeds failed\n{}",
+        failures.len(),
+        failures.join("\n\n")
+    );
     println!("{seeds} seeds, {} crashes", crashes.into_inner());
 }
 

@@ -403,20 +403,19 @@ impl Shard {
         position: Lsn,
         owner: impl FnOnce(Targets<'_>) -> Option<StreamId>,
     ) -> Result<Head, Refusal> {
-        logs
-            .with_message(position, |targets, message| Head {
-                stream: owner(targets).unwrap_or(StreamId(0)),
-                created: message.created,
-                priority: message.priority.0,
-                delay_ms: message.delay_ms,
-                ack_timeout_ms: message.ack_timeout_ms,
-                expires: message.expires,
-                bytes: (message.headers.len() + message.payload.len()) as u64,
-            })
-            .map_err(|error| {
-                tracing::error!(%shard, %position, %error, "cannot read a message");
-                Refusal::Failed(error.to_string())
-            })
+        logs.with_message(position, |targets, message| Head {
+            stream: owner(targets).unwrap_or(StreamId(0)),
+            created: message.created,
+            priority: message.priority.0,
+            delay_ms: message.delay_ms,
+            ack_timeout_ms: message.ack_timeout_ms,
+            expires: message.expires,
+            bytes: (message.headers.len() + message.payload.len()) as u64,
+        })
+        .map_err(|error| {
+            tracing::error!(%shard, %position, %error, "cannot read a message");
+            Refusal::Failed(error.to_string())
+        })
     }
 
     fn target(&self, key: SessionKey, target: Target) -> Result<StreamId, Refusal> {

@@ -68,8 +68,7 @@ impl Shard {
                 self.hold_by.get(&(self.domain(stream, 0), seq.0)).copied()
             }
         };
-        Ok(hold
-            .filter(|&hold| self.holds.get(hold).is_some_and(|held| held.session == key)))
+        Ok(hold.filter(|&hold| self.holds.get(hold).is_some_and(|held| held.session == key)))
     }
 
     fn found(&self, held: &Hold) -> Option<Found> {

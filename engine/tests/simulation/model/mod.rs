@@ -10,8 +10,8 @@ mod time;
 use std::collections::{BTreeMap, VecDeque};
 
 use longtail_engine::{
-    Command, Counts, Effect, GroupConfig, Handle, Refusal, Reply, Role, StreamConfig,
-    StreamName, Target, Token,
+    Command, Counts, Effect, GroupConfig, Handle, Refusal, Reply, Role, StreamConfig, StreamName,
+    Target, Token,
 };
 use longtail_model::{ConsumerTag, Durability, GroupId, Lsn, Seq, SessionId, StreamId};
 use slab::Slab;
@@ -242,7 +242,11 @@ impl Model {
     }
 
     pub fn find(&self, name: &StreamName) -> Option<u64> {
-        self.kept.streams.values().find(|s| s.name == *name).map(|s| s.id)
+        self.kept
+            .streams
+            .values()
+            .find(|s| s.name == *name)
+            .map(|s| s.id)
     }
 
     pub fn stream(&self, id: u64) -> Option<&Stream> {
@@ -258,7 +262,10 @@ impl Model {
     }
 
     fn group_mut(&mut self, stream: u64, group: u64) -> Option<&mut Group> {
-        self.stream_mut(stream)?.groups.iter_mut().find(|g| g.id == group)
+        self.stream_mut(stream)?
+            .groups
+            .iter_mut()
+            .find(|g| g.id == group)
     }
 
     pub fn standing(&self, at: At) -> Option<&Standing> {
@@ -266,7 +273,9 @@ impl Model {
     }
 
     fn standing_mut(&mut self, at: At) -> Option<&mut Standing> {
-        self.group_mut(at.stream, at.group)?.messages.get_mut(&at.seq)
+        self.group_mut(at.stream, at.group)?
+            .messages
+            .get_mut(&at.seq)
     }
 
     /// The state of a message changed and the log was told (unless its stream is kept in memory).
@@ -291,11 +300,16 @@ impl Model {
     }
 
     fn key_of(&self, session: SessionId) -> Option<usize> {
-        self.sessions.iter().find(|(_, s)| s.id == session).map(|(key, _)| key)
+        self.sessions
+            .iter()
+            .find(|(_, s)| s.id == session)
+            .map(|(key, _)| key)
     }
 
     pub fn step(&mut self, session: SessionId, token: Token, command: Command, told: &mut Told) {
-        let Some(key) = self.key_of(session) else { return };
+        let Some(key) = self.key_of(session) else {
+            return;
+        };
         if self.sessions[key].blocked.is_some() {
             self.sessions[key].backlog.push_back((token, command));
             return;
@@ -307,7 +321,9 @@ impl Model {
     fn run_unblocked(&mut self, told: &mut Told) {
         while let Some(key) = self.runnable.pop_front() {
             while self.sessions.get(key).is_some_and(|s| s.blocked.is_none()) {
-                let Some((token, command)) = self.sessions[key].backlog.pop_front() else { break };
+                let Some((token, command)) = self.sessions[key].backlog.pop_front() else {
+                    break;
+                };
                 self.execute(key, token, command, told);
             }
         }
@@ -319,13 +335,28 @@ impl Model {
 
     fn execute(&mut self, key: usize, token: Token, command: Command, told: &mut Told) {
         let outcome = match command {
-            Command::Take { consumer, wait, deadline_margin_ms } => {
+            Command::Take {
+                consumer,
+                wait,
+                deadline_margin_ms,
+            } => {
                 return self.take(key, token, consumer, wait, deadline_margin_ms, told);
             }
-            Command::Read { name, from, max, max_bytes, wait } => {
+            Command::Read {
+                name,
+                from,
+                max,
+                max_bytes,
+                wait,
+            } => {
                 return self.read(key, token, &name, from.0, (max, max_bytes), wait, told);
             }
-            Command::Open { link, name, create, role } => self.open(key, link.0, name, create.as_deref(), role),
+            Command::Open {
+                link,
+                name,
+                create,
+                role,
+            } => self.open(key, link.0, name, create.as_deref(), role),
             Command::Close { link } => {
                 if let Some((stream, role)) = self.sessions[key].links.remove(&link.0) {
                     self.link_closed(stream, role);
@@ -333,10 +364,22 @@ impl Model {
                 Ok(Reply::Done)
             }
             Command::Publish { to, also, message } => self.publish(key, to, &also, &message, told),
-            Command::Subscribe { consumer, link, group } => self.subscribe(key, consumer, link, &group, told),
-            Command::Unsubscribe { consumer, link, group } => self.unsubscribe(key, consumer, link, &group),
+            Command::Subscribe {
+                consumer,
+                link,
+                group,
+            } => self.subscribe(key, consumer, link, &group, told),
+            Command::Unsubscribe {
+                consumer,
+                link,
+                group,
+            } => self.unsubscribe(key, consumer, link, &group),
             Command::TakeOne { message } => self.take_one(key, message),
-            Command::Credit { consumer, add, renew } => self.credit(key, consumer, add, renew, told),
+            Command::Credit {
+                consumer,
+                add,
+                renew,
+            } => self.credit(key, consumer, add, renew, told),
             Command::Settle { message, how } => self.settle(key, message, how, told),
             Command::Discard { message } => self.discard(key, message, told),
             Command::Extend { message, ms } => self.extend(key, message, ms),
@@ -354,7 +397,11 @@ impl Model {
                 }
                 None => Ok(Reply::NotFound),
             },
-            Command::DefineGroup { stream, group, config } => self.define_group(&stream, &group, &config),
+            Command::DefineGroup {
+                stream,
+                group,
+                config,
+            } => self.define_group(&stream, &group, &config),
             Command::DeleteGroup { stream, group } => self.delete_group(&stream, &group, told),
             Command::PutDocument { name, body } => {
                 match body {
@@ -382,7 +429,11 @@ impl Model {
 
     fn target(&self, key: usize, target: Target) -> Result<u64, Refusal> {
         match target {
-            Target::Link(link) => self.sessions[key].links.get(&link.0).map(|l| l.0).ok_or(Refusal::UnknownLink),
+            Target::Link(link) => self.sessions[key]
+                .links
+                .get(&link.0)
+                .map(|l| l.0)
+                .ok_or(Refusal::UnknownLink),
             Target::Stream(id) if self.kept.streams.contains_key(&id.0) => Ok(id.0),
             Target::Stream(_) => Err(Refusal::UnknownLink),
         }
@@ -399,7 +450,11 @@ impl Model {
         Ok(match handle {
             Handle::Group(group, seq) => self.kept.streams.values().find_map(|s| {
                 s.groups.iter().find(|g| g.id == group.0)?;
-                Some(At { stream: s.id, group: group.0, seq: seq.0 })
+                Some(At {
+                    stream: s.id,
+                    group: group.0,
+                    seq: seq.0,
+                })
             }),
             Handle::Shared(link, seq) => {
                 let via = self.target(key, Target::Link(link))?;
@@ -408,16 +463,22 @@ impl Model {
                     .streams
                     .values()
                     .find(|s| s.space == *space && s.messages.contains_key(&seq.0))
-                    .map(|s| At { stream: s.id, group: s.groups[0].id, seq: seq.0 })
+                    .map(|s| At {
+                        stream: s.id,
+                        group: s.groups[0].id,
+                        seq: seq.0,
+                    })
             }
         })
     }
 
     fn own_hold(&self, key: usize, handle: Handle) -> Result<Option<u64>, Refusal> {
-        Ok(self.resolve(key, handle)?.and_then(|at| match self.standing(at)?.now.place {
-            Place::Held(hold) if self.holds[&hold].session == key => Some(hold),
-            _ => None,
-        }))
+        Ok(self
+            .resolve(key, handle)?
+            .and_then(|at| match self.standing(at)?.now.place {
+                Place::Held(hold) if self.holds[&hold].session == key => Some(hold),
+                _ => None,
+            }))
     }
 
     fn set_timer(&mut self, due: u64, timer: Timer) -> TimerKey {
@@ -437,7 +498,9 @@ impl Model {
     /// The batch is over: what is still held has been delivered, and the log says so.
     pub fn end_batch(&mut self) {
         for hold in std::mem::take(&mut self.taken) {
-            let Some(at) = self.holds.get(&hold).map(Hold::at) else { continue };
+            let Some(at) = self.holds.get(&hold).map(Hold::at) else {
+                continue;
+            };
             if self.kept.streams[&at.stream].level == Durability::Memory {
                 continue;
             }
@@ -479,7 +542,11 @@ pub struct At {
 
 impl Hold {
     pub fn at(&self) -> At {
-        At { stream: self.stream, group: self.group, seq: self.seq }
+        At {
+            stream: self.stream,
+            group: self.group,
+            seq: self.seq,
+        }
     }
 }
 

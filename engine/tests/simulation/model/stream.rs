@@ -94,7 +94,9 @@ impl Model {
         if let Some((old, role)) = self.sessions[key].links.insert(link, (stream, role)) {
             self.link_closed(old, role);
         }
-        Ok(Reply::Opened { stream: StreamId(stream) })
+        Ok(Reply::Opened {
+            stream: StreamId(stream),
+        })
     }
 
     pub(super) fn link_closed(&mut self, stream: u64, role: Role) {
@@ -120,7 +122,9 @@ impl Model {
     }
 
     fn forget(&mut self, stream: u64) {
-        let Some(state) = self.kept.streams.remove(&stream) else { return };
+        let Some(state) = self.kept.streams.remove(&stream) else {
+            return;
+        };
         self.stop_timer(state.expiry_timer.map(|alarm| alarm.1));
         self.stop_timer(state.age_timer.map(|alarm| alarm.1));
         for group in &state.groups {
@@ -134,7 +138,9 @@ impl Model {
 
     pub(super) fn define(&mut self, name: StreamName, config: &StreamConfig) -> Outcome {
         let stream = match self.find(&name) {
-            Some(stream) if self.kept.streams[&stream].config != *config => return Err(Refusal::Exists),
+            Some(stream) if self.kept.streams[&stream].config != *config => {
+                return Err(Refusal::Exists);
+            }
             Some(stream) => stream,
             None => self.create(name, config),
         };
@@ -149,8 +155,12 @@ impl Model {
     }
 
     pub(super) fn delete(&mut self, stream: u64, told: &mut Told) {
-        let held: Vec<u64> =
-            self.holds.iter().filter(|(_, h)| h.stream == stream).map(|(key, _)| *key).collect();
+        let held: Vec<u64> = self
+            .holds
+            .iter()
+            .filter(|(_, h)| h.stream == stream)
+            .map(|(key, _)| *key)
+            .collect();
         for hold in held {
             self.let_go(hold);
         }
@@ -159,7 +169,10 @@ impl Model {
             self.sessions[key].links.retain(|_, link| link.0 != stream);
             self.cancel(key, &|source| source.0 == stream, stream, told);
         }
-        let readers = self.stream_mut(stream).map(|s| std::mem::take(&mut s.readers)).unwrap_or_default();
+        let readers = self
+            .stream_mut(stream)
+            .map(|s| std::mem::take(&mut s.readers))
+            .unwrap_or_default();
         for key in readers {
             self.end_wait(key, Reply::NotFound, told);
         }
@@ -167,9 +180,19 @@ impl Model {
     }
 
     /// Takes groups away from a session's consumers.
-    fn cancel(&mut self, key: usize, gone: &dyn Fn((u64, u64)) -> bool, stream: u64, told: &mut Told) {
+    fn cancel(
+        &mut self,
+        key: usize,
+        gone: &dyn Fn((u64, u64)) -> bool,
+        stream: u64,
+        told: &mut Told,
+    ) {
         for at in 0..self.sessions[key].consumers.len() {
-            if !self.sessions[key].consumers[at].sources.iter().any(|&source| gone(source)) {
+            if !self.sessions[key].consumers[at]
+                .sources
+                .iter()
+                .any(|&source| gone(source))
+            {
                 continue;
             }
             let waited = self.stop_queueing(key, at);
@@ -179,18 +202,36 @@ impl Model {
             if waited {
                 self.start_queueing(key, at);
             }
-            self.tell(key, Effect::Cancelled { consumer: tag, stream: StreamId(stream) }, told);
+            self.tell(
+                key,
+                Effect::Cancelled {
+                    consumer: tag,
+                    stream: StreamId(stream),
+                },
+                told,
+            );
         }
     }
 
-    pub(super) fn define_group(&mut self, stream: &StreamName, name: &str, config: &GroupConfig) -> Outcome {
-        let Some(stream) = self.find(stream) else { return Ok(Reply::NotFound) };
+    pub(super) fn define_group(
+        &mut self,
+        stream: &StreamName,
+        name: &str,
+        config: &GroupConfig,
+    ) -> Outcome {
+        let Some(stream) = self.find(stream) else {
+            return Ok(Reply::NotFound);
+        };
         let state = &self.kept.streams[&stream];
         if let Space::Shared(_) = state.space {
             return Err(Refusal::Unsupported(""));
         }
         if let Some(group) = state.groups.iter().find(|g| g.name == name) {
-            return if group.config == *config { Ok(Reply::Done) } else { Err(Refusal::Exists) };
+            return if group.config == *config {
+                Ok(Reply::Done)
+            } else {
+                Err(Refusal::Exists)
+            };
         }
         let last = self.kept.spaces[&state.space].given;
         let from = match config.start {
@@ -211,17 +252,39 @@ impl Model {
         for (&seq, message) in state.messages.range(from..) {
             group.messages.insert(seq, fresh(message, self.now));
         }
-        self.kept.streams.get_mut(&stream).expect("found").groups.push(group);
+        self.kept
+            .streams
+            .get_mut(&stream)
+            .expect("found")
+            .groups
+            .push(group);
         self.set_delay_alarm(stream, id);
         Ok(Reply::Done)
     }
 
-    pub(super) fn delete_group(&mut self, stream: &StreamName, name: &str, told: &mut Told) -> Outcome {
-        let Some(stream) = self.find(stream) else { return Ok(Reply::NotFound) };
-        let found = self.kept.streams[&stream].groups.iter().position(|g| g.name == name && !name.is_empty());
-        let Some(at) = found else { return Ok(Reply::NotFound) };
+    pub(super) fn delete_group(
+        &mut self,
+        stream: &StreamName,
+        name: &str,
+        told: &mut Told,
+    ) -> Outcome {
+        let Some(stream) = self.find(stream) else {
+            return Ok(Reply::NotFound);
+        };
+        let found = self.kept.streams[&stream]
+            .groups
+            .iter()
+            .position(|g| g.name == name && !name.is_empty());
+        let Some(at) = found else {
+            return Ok(Reply::NotFound);
+        };
         let id = self.kept.streams[&stream].groups[at].id;
-        let held: Vec<u64> = self.holds.iter().filter(|(_, h)| h.group == id).map(|(key, _)| *key).collect();
+        let held: Vec<u64> = self
+            .holds
+            .iter()
+            .filter(|(_, h)| h.group == id)
+            .map(|(key, _)| *key)
+            .collect();
         for hold in held {
             self.let_go(hold);
         }
@@ -229,10 +292,20 @@ impl Model {
         for key in keys {
             self.cancel(key, &|source| source == (stream, id), stream, told);
         }
-        let gone = self.kept.streams.get_mut(&stream).expect("found").groups.remove(at);
+        let gone = self
+            .kept
+            .streams
+            .get_mut(&stream)
+            .expect("found")
+            .groups
+            .remove(at);
         self.stop_timer(gone.delay_timer.map(|alarm| alarm.1));
         self.stop_timer(gone.pause_timer);
-        let seqs: Vec<u64> = self.kept.streams[&stream].messages.keys().copied().collect();
+        let seqs: Vec<u64> = self.kept.streams[&stream]
+            .messages
+            .keys()
+            .copied()
+            .collect();
         for seq in seqs {
             self.remove_unwanted(stream, seq);
         }
@@ -241,7 +314,9 @@ impl Model {
     }
 
     pub(super) fn remove_unwanted(&mut self, stream: u64, seq: u64) {
-        let Some(state) = self.stream_mut(stream) else { return };
+        let Some(state) = self.stream_mut(stream) else {
+            return;
+        };
         if state.config.keep == Keep::UntilSettled
             && !state.groups.iter().any(|g| g.messages.contains_key(&seq))
         {
@@ -260,7 +335,9 @@ impl Model {
         for hold in holds {
             self.let_go(hold);
         }
-        let Some(state) = self.stream_mut(stream) else { return };
+        let Some(state) = self.stream_mut(stream) else {
+            return;
+        };
         for group in &mut state.groups {
             group.messages.remove(&seq);
         }
@@ -272,7 +349,9 @@ impl Model {
     }
 
     pub(super) fn is_held(&self, stream: u64, seq: u64) -> bool {
-        self.holds.values().any(|h| h.stream == stream && h.seq == seq)
+        self.holds
+            .values()
+            .any(|h| h.stream == stream && h.seq == seq)
     }
 
     pub(super) fn publish(
@@ -298,7 +377,13 @@ impl Model {
         Ok(Reply::Published { seq: Seq(seq) })
     }
 
-    pub(super) fn append(&mut self, first: u64, also: &[u64], message: &Message, told: &mut Told) -> Result<u64, Refusal> {
+    pub(super) fn append(
+        &mut self,
+        first: u64,
+        also: &[u64],
+        message: &Message,
+        told: &mut Told,
+    ) -> Result<u64, Refusal> {
         let mut targets: Vec<u64> = Vec::new();
         for &stream in std::iter::once(&first).chain(also) {
             if !targets.contains(&stream) {
@@ -318,7 +403,11 @@ impl Model {
         let mut seqs = Vec::new();
         for &stream in &targets {
             let state = self.kept.streams.get_mut(&stream).expect("checked");
-            let last = self.kept.spaces.get_mut(&state.space).expect("every stream has a space");
+            let last = self
+                .kept
+                .spaces
+                .get_mut(&state.space)
+                .expect("every stream has a space");
             last.given += 1;
             if state.level != Durability::Memory {
                 last.logged = last.given;
@@ -328,7 +417,8 @@ impl Model {
             seqs.push(seq);
             state.appended += 1;
             state.messages.insert(seq, message.clone());
-            self.bodies.insert((stream, seq), (message.headers, message.body.clone()));
+            self.bodies
+                .insert((stream, seq), (message.headers, message.body.clone()));
             let standing = fresh(message, self.now);
             for group in state.groups.iter_mut().filter(|g| seq >= g.from) {
                 group.messages.insert(seq, standing.clone());
@@ -337,7 +427,11 @@ impl Model {
                 state.expiry.insert((expires, seq), ());
             }
             if let Place::Delayed(_) = standing.now.place {
-                let groups: Vec<u64> = self.kept.streams[&stream].groups.iter().map(|g| g.id).collect();
+                let groups: Vec<u64> = self.kept.streams[&stream]
+                    .groups
+                    .iter()
+                    .map(|g| g.id)
+                    .collect();
                 for group in groups {
                     self.set_delay_alarm(stream, group);
                 }
@@ -348,8 +442,10 @@ impl Model {
             self.set_age_alarm(stream, message.created);
         }
         for &stream in &targets {
-            let groups: Vec<u64> =
-                self.stream(stream).map(|s| s.groups.iter().map(|g| g.id).collect()).unwrap_or_default();
+            let groups: Vec<u64> = self
+                .stream(stream)
+                .map(|s| s.groups.iter().map(|g| g.id).collect())
+                .unwrap_or_default();
             for group in groups {
                 self.dispatch(stream, group, told);
             }
@@ -358,7 +454,12 @@ impl Model {
         Ok(seqs[0])
     }
 
-    fn make_room(&self, stream: u64, bytes: u64, evicted: &mut Vec<(u64, u64)>) -> Result<(), Refusal> {
+    fn make_room(
+        &self,
+        stream: u64,
+        bytes: u64,
+        evicted: &mut Vec<(u64, u64)>,
+    ) -> Result<(), Refusal> {
         let state = &self.kept.streams[&stream];
         let limits = state.config.limits;
         let over = |messages: u64, held: u64| {
@@ -380,12 +481,22 @@ impl Model {
                 held -= message.bytes();
             }
         }
-        if over(messages, held) { Err(limit()) } else { Ok(()) }
+        if over(messages, held) {
+            Err(limit())
+        } else {
+            Ok(())
+        }
     }
 
     pub(super) fn purge(&mut self, name: &StreamName) -> Outcome {
-        let Some(stream) = self.find(name) else { return Ok(Reply::NotFound) };
-        let seqs: Vec<u64> = self.kept.streams[&stream].messages.keys().copied().collect();
+        let Some(stream) = self.find(name) else {
+            return Ok(Reply::NotFound);
+        };
+        let seqs: Vec<u64> = self.kept.streams[&stream]
+            .messages
+            .keys()
+            .copied()
+            .collect();
         let mut removed = 0;
         for seq in seqs {
             if !self.is_held(stream, seq) {
@@ -393,7 +504,11 @@ impl Model {
                 removed += 1;
             }
         }
-        let groups: Vec<u64> = self.kept.streams[&stream].groups.iter().map(|g| g.id).collect();
+        let groups: Vec<u64> = self.kept.streams[&stream]
+            .groups
+            .iter()
+            .map(|g| g.id)
+            .collect();
         for group in groups {
             self.set_delay_alarm(stream, group);
         }
@@ -402,7 +517,9 @@ impl Model {
     }
 
     pub(super) fn pause(&mut self, name: &StreamName, ms: u64, told: &mut Told) -> Outcome {
-        let Some(stream) = self.find(name) else { return Ok(Reply::NotFound) };
+        let Some(stream) = self.find(name) else {
+            return Ok(Reply::NotFound);
+        };
         let until = self.now + ms;
         let group = &mut self.kept.streams.get_mut(&stream).expect("found").groups[0];
         let id = group.id;
@@ -431,7 +548,9 @@ impl Model {
     }
 
     pub(super) fn peek(&self, key: usize, handle: Handle) -> Outcome {
-        let found = self.name(key, handle)?.filter(|at| self.kept.streams[&at.stream].messages.contains_key(&at.seq));
+        let found = self
+            .name(key, handle)?
+            .filter(|at| self.kept.streams[&at.stream].messages.contains_key(&at.seq));
         Ok(found.map_or(Reply::NotFound, |at| peeked(at.seq)))
     }
 
@@ -461,14 +580,26 @@ impl Model {
         };
         let (messages, next) = self.collect(stream, from, max, max_bytes);
         let timeout = match wait {
-            Wait::Millis(ms) if messages.is_empty() => Some(self.set_timer(self.now + ms, Timer::Take(key))),
+            Wait::Millis(ms) if messages.is_empty() => {
+                Some(self.set_timer(self.now + ms, Timer::Take(key)))
+            }
             Wait::Forever if messages.is_empty() => None,
             _ => {
-                let reply = Reply::Batch { messages, next: Seq(next) };
+                let reply = Reply::Batch {
+                    messages,
+                    next: Seq(next),
+                };
                 return self.tell(key, Effect::Reply(token, reply), told);
             }
         };
-        self.sessions[key].blocked = Some(Blocked::Read { token, stream, from: next, max, max_bytes, timeout });
+        self.sessions[key].blocked = Some(Blocked::Read {
+            token,
+            stream,
+            from: next,
+            max,
+            max_bytes,
+            timeout,
+        });
         self.stream_mut(stream).expect("found").readers.push(key);
     }
 
@@ -476,7 +607,12 @@ impl Model {
         let space = &self.kept.streams[&stream].space;
         let mut all: Vec<(u64, u64, u64)> = Vec::new();
         for state in self.kept.streams.values().filter(|s| s.space == *space) {
-            all.extend(state.messages.iter().map(|(seq, m)| (*seq, state.id, m.bytes())));
+            all.extend(
+                state
+                    .messages
+                    .iter()
+                    .map(|(seq, m)| (*seq, state.id, m.bytes())),
+            );
         }
         all.sort_unstable();
         let mut next = from.max(1);
@@ -498,10 +634,16 @@ impl Model {
     }
 
     fn wake_readers(&mut self, stream: u64, told: &mut Told) {
-        let Some(state) = self.stream_mut(stream) else { return };
+        let Some(state) = self.stream_mut(stream) else {
+            return;
+        };
         for key in std::mem::take(&mut state.readers) {
-            let Some(Blocked::Read { from, max, max_bytes, .. }) =
-                self.sessions.get(key).and_then(|s| s.blocked.clone())
+            let Some(Blocked::Read {
+                from,
+                max,
+                max_bytes,
+                ..
+            }) = self.sessions.get(key).and_then(|s| s.blocked.clone())
             else {
                 continue;
             };
@@ -509,13 +651,22 @@ impl Model {
             if messages.is_empty() {
                 self.stream_mut(stream).expect("there").readers.push(key);
             } else {
-                self.end_wait(key, Reply::Batch { messages, next: Seq(next) }, told);
+                self.end_wait(
+                    key,
+                    Reply::Batch {
+                        messages,
+                        next: Seq(next),
+                    },
+                    told,
+                );
             }
         }
     }
 
     pub(super) fn describe_message(&self, key: usize, handle: Handle) -> Outcome {
-        let Some(at) = self.resolve(key, handle)? else { return Ok(Reply::NotFound) };
+        let Some(at) = self.resolve(key, handle)? else {
+            return Ok(Reply::NotFound);
+        };
         let standing = self.standing(at).expect("resolved");
         let stream = &self.kept.streams[&at.stream];
         let message = &stream.messages[&at.seq];
@@ -541,7 +692,9 @@ impl Model {
     }
 
     pub fn describe_stream(&self, name: &StreamName) -> Reply {
-        let Some(stream) = self.find(name) else { return Reply::NotFound };
+        let Some(stream) = self.find(name) else {
+            return Reply::NotFound;
+        };
         let state = &self.kept.streams[&stream];
         let group = &state.groups[0];
         let counted = group.counted();
@@ -566,7 +719,9 @@ impl Model {
             consumers: state.consumers,
             waiting: group.waiters.len() as u64,
             pause_ms: group.pause_ms,
-            pause_left_ms: group.paused_until.map_or(0, |until| until.saturating_sub(self.now)),
+            pause_left_ms: group
+                .paused_until
+                .map_or(0, |until| until.saturating_sub(self.now)),
             first: Seq(state.messages.keys().next().copied().unwrap_or(next)),
             next: Seq(next),
             durability: state.level,
@@ -574,7 +729,9 @@ impl Model {
     }
 
     pub fn describe_groups(&self, name: &StreamName) -> Reply {
-        let Some(stream) = self.find(name) else { return Reply::NotFound };
+        let Some(stream) = self.find(name) else {
+            return Reply::NotFound;
+        };
         let mut groups: Vec<GroupInfo> = self.kept.streams[&stream]
             .groups
             .iter()
@@ -588,7 +745,9 @@ impl Model {
                     delayed,
                     parked,
                     waiting: group.waiters.len() as u64,
-                    pause_left_ms: group.paused_until.map_or(0, |until| until.saturating_sub(self.now)),
+                    pause_left_ms: group
+                        .paused_until
+                        .map_or(0, |until| until.saturating_sub(self.now)),
                 }
             })
             .collect();
@@ -628,7 +787,11 @@ impl Group {
             Place::Parked(ticket) => Some((ticket, *seq)),
             _ => None,
         };
-        self.messages.iter().filter_map(ticket).min().map(|(_, seq)| seq)
+        self.messages
+            .iter()
+            .filter_map(ticket)
+            .min()
+            .map(|(_, seq)| seq)
     }
 
     /// Ready, held, delayed, parked.
@@ -647,17 +810,27 @@ impl Group {
 }
 
 pub(super) fn peeked(seq: u64) -> Reply {
-    Reply::Peeked { seq: Seq(seq), position: Lsn::ZERO }
+    Reply::Peeked {
+        seq: Seq(seq),
+        position: Lsn::ZERO,
+    }
 }
 
 /// How a message stands in a group that has not seen it yet.
 fn fresh(message: &Message, now: u64) -> Standing {
     let due = message.created + message.delay_ms;
     let logged = Logged {
-        place: if due > now { Place::Delayed(due) } else { Place::Ready },
+        place: if due > now {
+            Place::Delayed(due)
+        } else {
+            Place::Ready
+        },
         priority: message.priority,
         delay_ms: message.delay_ms,
         counts: Counts::default(),
     };
-    Standing { now: logged, logged: vec![logged] }
+    Standing {
+        now: logged,
+        logged: vec![logged],
+    }
 }

@@ -3,7 +3,9 @@
 use longtail_engine::{Effect, Handle, Refusal, Reply, Settle, Target, Token, Wait};
 use longtail_model::ConsumerTag;
 
-use super::{At, Blocked, Consumer, Hold, Logged, Message, Model, Outcome, Place, Timer, Told, delivery};
+use super::{
+    At, Blocked, Consumer, Hold, Logged, Message, Model, Outcome, Place, Timer, Told, delivery,
+};
 
 impl Model {
     pub(super) fn take(
@@ -25,8 +27,14 @@ impl Model {
             let taken = self.hold(key, tag, best);
             return reply(self, Reply::Delivered(taken), told);
         }
-        let soonest = if margin_ms > 0 { self.soonest_deadline(key) } else { None };
-        if soonest.is_some_and(|deadline| deadline <= self.now + margin_ms) && !self.ready_but_paused(key, at) {
+        let soonest = if margin_ms > 0 {
+            self.soonest_deadline(key)
+        } else {
+            None
+        };
+        if soonest.is_some_and(|deadline| deadline <= self.now + margin_ms)
+            && !self.ready_but_paused(key, at)
+        {
             return reply(self, Reply::DeadlineSoon, told);
         }
         if wait == Wait::No || self.sessions[key].interrupted {
@@ -37,12 +45,21 @@ impl Model {
             _ => None,
         };
         let soon = soonest.map(|deadline| self.set_timer(deadline - margin_ms, Timer::Soon(key)));
-        self.sessions[key].blocked = Some(Blocked::Take { token, consumer: tag, margin_ms, timeout, soon });
+        self.sessions[key].blocked = Some(Blocked::Take {
+            token,
+            consumer: tag,
+            margin_ms,
+            timeout,
+            soon,
+        });
         self.start_queueing(key, at);
     }
 
     fn consumer(&self, key: usize, tag: ConsumerTag) -> Option<usize> {
-        self.sessions[key].consumers.iter().position(|c| c.tag == tag)
+        self.sessions[key]
+            .consumers
+            .iter()
+            .position(|c| c.tag == tag)
     }
 
     fn takes(&self, key: usize, tag: ConsumerTag) -> bool {
@@ -54,7 +71,9 @@ impl Model {
             .sources
             .iter()
             .filter_map(|&(stream, group)| {
-                let found = self.group(stream, group).filter(|g| g.paused_until.is_none())?;
+                let found = self
+                    .group(stream, group)
+                    .filter(|g| g.paused_until.is_none())?;
                 let (rank, seq) = found.head()?;
                 Some((rank, seq, stream, group))
             })
@@ -63,21 +82,32 @@ impl Model {
     }
 
     pub(super) fn ready_but_paused(&self, key: usize, at: usize) -> bool {
-        self.sessions[key].consumers[at].sources.iter().any(|&(stream, group)| {
-            self.group(stream, group).is_some_and(|g| g.paused_until.is_some() && g.head().is_some())
-        })
+        self.sessions[key].consumers[at]
+            .sources
+            .iter()
+            .any(|&(stream, group)| {
+                self.group(stream, group)
+                    .is_some_and(|g| g.paused_until.is_some() && g.head().is_some())
+            })
     }
 
     pub(super) fn soonest_deadline(&self, key: usize) -> Option<u64> {
-        self.holds.values().filter(|h| h.session == key).filter_map(|h| h.deadline).min()
+        self.holds
+            .values()
+            .filter(|h| h.session == key)
+            .filter_map(|h| h.deadline)
+            .min()
     }
 
     fn hold(&mut self, key: usize, tag: ConsumerTag, at: At) -> longtail_engine::Delivery {
         let number = self.count();
         let message = &self.kept.streams[&at.stream].messages[&at.seq];
         let group = self.group(at.stream, at.group).expect("its group is there");
-        let ack_timeout_ms =
-            if message.ack_timeout_ms > 0 { message.ack_timeout_ms } else { group.config.ack_timeout_ms };
+        let ack_timeout_ms = if message.ack_timeout_ms > 0 {
+            message.ack_timeout_ms
+        } else {
+            group.config.ack_timeout_ms
+        };
         let deadline = (ack_timeout_ms > 0).then(|| self.now + ack_timeout_ms);
         let timer = deadline.map(|deadline| self.set_timer(deadline, Timer::Hold(number)));
         self.holds.insert(
@@ -109,14 +139,23 @@ impl Model {
     }
 
     pub(super) fn take_one(&mut self, key: usize, handle: Handle) -> Outcome {
-        let Some(at) = self.resolve(key, handle)? else { return Ok(Reply::NotFound) };
+        let Some(at) = self.resolve(key, handle)? else {
+            return Ok(Reply::NotFound);
+        };
         if let Place::Held(_) = self.standing(at).expect("resolved").now.place {
             return Ok(Reply::NotFound);
         }
         Ok(Reply::Delivered(self.hold(key, ConsumerTag(0), at)))
     }
 
-    pub(super) fn credit(&mut self, key: usize, tag: ConsumerTag, add: u32, renew: bool, told: &mut Told) -> Outcome {
+    pub(super) fn credit(
+        &mut self,
+        key: usize,
+        tag: ConsumerTag,
+        add: u32,
+        renew: bool,
+        told: &mut Told,
+    ) -> Outcome {
         let at = self.consumer(key, tag).ok_or(Refusal::UnknownLink)?;
         let consumer = &mut self.sessions[key].consumers[at];
         consumer.credit += add;
@@ -146,8 +185,15 @@ impl Model {
 
     pub(super) fn dispatch(&mut self, stream: u64, group: u64, told: &mut Told) {
         loop {
-            let Some(found) = self.group(stream, group).filter(|g| g.paused_until.is_none()) else { return };
-            let Some((_, &(key, tag))) = found.waiters.first_key_value() else { return };
+            let Some(found) = self
+                .group(stream, group)
+                .filter(|g| g.paused_until.is_none())
+            else {
+                return;
+            };
+            let Some((_, &(key, tag))) = found.waiters.first_key_value() else {
+                return;
+            };
             let Some((_, seq)) = found.head() else { return };
             let at = At { stream, group, seq };
             if self.takes(key, tag) {
@@ -182,7 +228,9 @@ impl Model {
     /// Whether it was queueing.
     pub(super) fn stop_queueing(&mut self, key: usize, at: usize) -> bool {
         let consumer = &mut self.sessions[key].consumers[at];
-        let Some(ticket) = consumer.ticket.take() else { return false };
+        let Some(ticket) = consumer.ticket.take() else {
+            return false;
+        };
         for (stream, group) in consumer.sources.clone() {
             if let Some(group) = self.group_mut(stream, group) {
                 group.waiters.remove(&ticket);
@@ -193,7 +241,13 @@ impl Model {
 
     pub(super) fn stop_waiting(&mut self, key: usize) -> Option<Token> {
         match self.sessions[key].blocked.take()? {
-            Blocked::Take { token, consumer, timeout, soon, .. } => {
+            Blocked::Take {
+                token,
+                consumer,
+                timeout,
+                soon,
+                ..
+            } => {
                 self.stop_timer(timeout);
                 self.stop_timer(soon);
                 if let Some(at) = self.consumer(key, consumer)
@@ -203,7 +257,12 @@ impl Model {
                 }
                 Some(token)
             }
-            Blocked::Read { token, stream, timeout, .. } => {
+            Blocked::Read {
+                token,
+                stream,
+                timeout,
+                ..
+            } => {
                 self.stop_timer(timeout);
                 if let Some(state) = self.stream_mut(stream) {
                     state.readers.retain(|&reader| reader != key);
@@ -230,16 +289,33 @@ impl Model {
         told: &mut Told,
     ) -> Outcome {
         let stream = self.target(key, Target::Link(link))?;
-        let found = self.kept.streams[&stream].groups.iter().find(|g| g.name == group).map(|g| g.id);
-        let Some(group) = found else { return Ok(Reply::NotFound) };
+        let found = self.kept.streams[&stream]
+            .groups
+            .iter()
+            .find(|g| g.name == group)
+            .map(|g| g.id);
+        let Some(group) = found else {
+            return Ok(Reply::NotFound);
+        };
         let at = self.consumer(key, tag).unwrap_or_else(|| {
             let consumers = &mut self.sessions[key].consumers;
-            consumers.push(Consumer { tag, sources: Vec::new(), credit: 0, renew: false, ticket: None });
+            consumers.push(Consumer {
+                tag,
+                sources: Vec::new(),
+                credit: 0,
+                renew: false,
+                ticket: None,
+            });
             consumers.len() - 1
         });
-        if !self.sessions[key].consumers[at].sources.contains(&(stream, group)) {
+        if !self.sessions[key].consumers[at]
+            .sources
+            .contains(&(stream, group))
+        {
             self.stop_queueing(key, at);
-            self.sessions[key].consumers[at].sources.push((stream, group));
+            self.sessions[key].consumers[at]
+                .sources
+                .push((stream, group));
             if self.sessions[key].consumers[at].credit > 0 {
                 self.serve(key, at, told);
             }
@@ -256,27 +332,51 @@ impl Model {
     ) -> Outcome {
         let stream = self.target(key, Target::Link(link))?;
         let at = self.consumer(key, tag).ok_or(Refusal::UnknownLink)?;
-        let found = self.kept.streams[&stream].groups.iter().find(|g| g.name == group).map(|g| g.id);
+        let found = self.kept.streams[&stream]
+            .groups
+            .iter()
+            .find(|g| g.name == group)
+            .map(|g| g.id);
         let waited = self.stop_queueing(key, at);
-        self.sessions[key].consumers[at].sources.retain(|source| source.0 != stream || Some(source.1) != found);
+        self.sessions[key].consumers[at]
+            .sources
+            .retain(|source| source.0 != stream || Some(source.1) != found);
         if waited {
             self.start_queueing(key, at);
         }
         Ok(Reply::Done)
     }
 
-    pub(super) fn settle(&mut self, key: usize, handle: Handle, how: Settle, told: &mut Told) -> Outcome {
-        let Some(hold) = self.own_hold(key, handle)? else { return Ok(Reply::NotFound) };
+    pub(super) fn settle(
+        &mut self,
+        key: usize,
+        handle: Handle,
+        how: Settle,
+        told: &mut Told,
+    ) -> Outcome {
+        let Some(hold) = self.own_hold(key, handle)? else {
+            return Ok(Reply::NotFound);
+        };
         let tag = self.holds[&hold].consumer;
         match how {
             Settle::Ack => self.ack(hold),
-            Settle::Release { priority, delay_ms, failed } => {
+            Settle::Release {
+                priority,
+                delay_ms,
+                failed,
+            } => {
                 self.put_back(hold, priority.map(|p| p.0), delay_ms, failed, told)?;
             }
             Settle::Park { priority } => self.park(hold, priority.map(|p| p.0)),
             Settle::Reject => {
                 let at = self.holds[&hold].at();
-                if self.group(at.stream, at.group).expect("held").config.dead_letter.is_some() {
+                if self
+                    .group(at.stream, at.group)
+                    .expect("held")
+                    .config
+                    .dead_letter
+                    .is_some()
+                {
                     self.bury(hold, "rejected", told)?;
                 } else {
                     self.ack(hold);
@@ -291,7 +391,10 @@ impl Model {
         if !self.sessions.contains(key) {
             return;
         }
-        let found = self.sessions[key].consumers.iter().position(|c| c.tag == tag && c.renew);
+        let found = self.sessions[key]
+            .consumers
+            .iter()
+            .position(|c| c.tag == tag && c.renew);
         if let Some(at) = found {
             self.sessions[key].consumers[at].credit += 1;
             self.serve(key, at, told);
@@ -342,8 +445,19 @@ impl Model {
     }
 
     /// A message that nobody holds is ready again, or will be; `log` unless nobody writes that down.
-    pub(super) fn returned(&mut self, at: At, mut to: Logged, delay_ms: u64, log: bool, told: &mut Told) {
-        to.place = if delay_ms > 0 { Place::Delayed(self.now + delay_ms) } else { Place::Ready };
+    pub(super) fn returned(
+        &mut self,
+        at: At,
+        mut to: Logged,
+        delay_ms: u64,
+        log: bool,
+        told: &mut Told,
+    ) {
+        to.place = if delay_ms > 0 {
+            Place::Delayed(self.now + delay_ms)
+        } else {
+            Place::Ready
+        };
         if log {
             to.delay_ms = delay_ms;
         }
@@ -389,12 +503,22 @@ impl Model {
 
     pub(super) fn dead_letter_of(&self, at: At) -> Option<u64> {
         let stream = self.stream(at.stream)?;
-        let name = self.group(at.stream, at.group)?.config.dead_letter.clone()?;
+        let name = self
+            .group(at.stream, at.group)?
+            .config
+            .dead_letter
+            .clone()?;
         let name = longtail_engine::StreamName::new(stream.name.space.clone(), name);
         self.find(&name).filter(|&target| target != at.stream)
     }
 
-    pub(super) fn copy_dead(&mut self, at: At, reason: &str, target: u64, told: &mut Told) -> Result<(), Refusal> {
+    pub(super) fn copy_dead(
+        &mut self,
+        at: At,
+        reason: &str,
+        target: u64,
+        told: &mut Told,
+    ) -> Result<(), Refusal> {
         let stream = &self.kept.streams[&at.stream];
         let message = &stream.messages[&at.seq];
         let deliveries = self.standing(at).map_or(0, |s| s.now.counts.deliveries);
@@ -425,7 +549,9 @@ impl Model {
             self.renew_credit(key, tag, told);
             return Ok(Reply::Done);
         }
-        let Some(at) = self.resolve(key, handle)? else { return Ok(Reply::NotFound) };
+        let Some(at) = self.resolve(key, handle)? else {
+            return Ok(Reply::NotFound);
+        };
         let place = self.standing(at).expect("resolved").now.place;
         if let Place::Held(_) = place {
             return Ok(Reply::NotFound);
@@ -440,7 +566,9 @@ impl Model {
     }
 
     pub(super) fn extend(&mut self, key: usize, handle: Handle, ms: Option<u64>) -> Outcome {
-        let Some(number) = self.own_hold(key, handle)? else { return Ok(Reply::NotFound) };
+        let Some(number) = self.own_hold(key, handle)? else {
+            return Ok(Reply::NotFound);
+        };
         let hold = &self.holds[&number];
         let ms = ms.unwrap_or(hold.ack_timeout_ms);
         if ms > 0 {
@@ -456,10 +584,18 @@ impl Model {
 
     /// Its holder is gone or too late.
     pub(super) fn abandon(&mut self, hold: u64, told: &mut Told) {
-        let Some((_, at)) = self.let_go(hold) else { return };
-        let Some(standing) = self.standing(at) else { return };
+        let Some((_, at)) = self.let_go(hold) else {
+            return;
+        };
+        let Some(standing) = self.standing(at) else {
+            return;
+        };
         let now = standing.now;
-        let max = self.group(at.stream, at.group).expect("held").config.max_deliveries;
+        let max = self
+            .group(at.stream, at.group)
+            .expect("held")
+            .config
+            .max_deliveries;
         if max > 0 && now.counts.deliveries >= max && self.lay_dead(at, told) {
             return;
         }
@@ -480,7 +616,13 @@ impl Model {
         true
     }
 
-    pub(super) fn kick(&mut self, key: usize, stream: Target, max: u64, told: &mut Told) -> Outcome {
+    pub(super) fn kick(
+        &mut self,
+        key: usize,
+        stream: Target,
+        max: u64,
+        told: &mut Told,
+    ) -> Outcome {
         let stream = self.target(key, stream)?;
         let group = &self.kept.streams[&stream].groups[0];
         let id = group.id;
@@ -488,9 +630,17 @@ impl Model {
         let mut kicked = 0;
         while kicked < max {
             let group = &self.kept.streams[&stream].groups[0];
-            let next = if any_parked { group.first_parked() } else { group.first_delayed().map(|(_, seq)| seq) };
+            let next = if any_parked {
+                group.first_parked()
+            } else {
+                group.first_delayed().map(|(_, seq)| seq)
+            };
             let Some(seq) = next else { break };
-            self.kick_from(At { stream, group: id, seq });
+            self.kick_from(At {
+                stream,
+                group: id,
+                seq,
+            });
             kicked += 1;
         }
         self.set_delay_alarm(stream, id);
@@ -506,7 +656,9 @@ impl Model {
     }
 
     pub(super) fn kick_one(&mut self, key: usize, handle: Handle, told: &mut Told) -> Outcome {
-        let Some(at) = self.resolve(key, handle)? else { return Ok(Reply::NotFound) };
+        let Some(at) = self.resolve(key, handle)? else {
+            return Ok(Reply::NotFound);
+        };
         match self.standing(at).expect("resolved").now.place {
             Place::Parked(_) | Place::Delayed(_) => {
                 self.kick_from(at);
