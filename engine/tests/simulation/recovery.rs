@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use longtail_engine::{
-    Command, Handle, MessageInfo, MessageState, Numbering, Reply, Role, StreamConfig, StreamName,
+    Command, Handle, MessageInfo, MessageState, Numbering, Reply, Role, StreamConfig, StreamName, Wait,
 };
 use longtail_model::{Durability, GroupId, Link, Lsn, Seq};
 
@@ -31,6 +31,15 @@ impl World {
             assert!(!known.is_empty(), "stream {id} ({name}) came back from nowhere");
             assert!(known.iter().all(|s| s.name == name), "stream {id} came back as {name}");
             let stream = self.reconcile_stream(session, &name, low.streams.get(&id), high.streams.get(&id));
+            let all = self.ask(
+                session,
+                Command::Read { name: name.clone(), from: Seq(1), max: 1000, max_bytes: u64::MAX, wait: Wait::No },
+            );
+            if let Reply::Batch { messages, .. } = all {
+                let found: Vec<u64> = messages.iter().map(|m| m.0.0).collect();
+                let expected: Vec<u64> = stream.messages.keys().copied().collect();
+                assert_eq!(found, expected, "messages of {name}");
+            }
             let bytes: u64 = stream.messages.values().map(Message::bytes).sum();
             assert_eq!(
                 (info.messages, info.bytes),

@@ -155,29 +155,16 @@ impl Plan {
                 }
             }
             978..988 if faults => world.inject(),
-            988.. => world.crash(),
-            _ => self.look(),
+            988..995 => world.crash(),
+            _ => {
+                world.look();
+                world.end_batch();
+            }
         }
-    }
-
-    /// Compares what the shard says of itself with the model.
-    fn look(&mut self) {
-        let session = self.fresh_session();
-        for name in self.world.model.names() {
-            self.world.step(session, Command::DescribeStream { name: name.clone() });
-            self.world.step(session, Command::DescribeGroups { stream: name });
-        }
-        self.world.step(session, Command::ListStreams { space: None });
-        self.world.detach(session);
-        self.world.end_batch();
     }
 
     fn session(&mut self) -> Option<SessionId> {
         (!self.world.sessions.is_empty()).then(|| *self.world.random.pick(&self.world.sessions))
-    }
-
-    fn fresh_session(&mut self) -> SessionId {
-        self.world.attach()
     }
 
     fn new_name(&mut self) -> StreamName {
@@ -189,7 +176,7 @@ impl Plan {
         let session = match self.session() {
             Some(session) if self.world.sessions.len() >= 5 || self.world.random.chance(90) => session,
             _ => {
-                let session = self.fresh_session();
+                let session = self.world.attach();
                 for _ in 0..1 + self.world.random.below(3) {
                     let open = self.open();
                     self.world.step(session, open);

@@ -102,36 +102,38 @@ impl Model {
     }
 
     fn expire(&mut self, stream: u64, told: &mut Told) {
-        const HELD_RECHECK_MS: u64 = 1_000;
+        const RECHECK_MS: u64 = 1_000;
         let now = self.now;
         if let Some(state) = self.stream_mut(stream) {
             state.expiry_timer = None;
         }
-        while let Some(&(due, seq)) = self.stream(stream).and_then(|s| s.expiry.keys().next()) {
+        let entries: Vec<(u64, u64)> =
+            self.stream(stream).map(|s| s.expiry.keys().copied().collect()).unwrap_or_default();
+        let mut later = None;
+        for (due, seq) in entries {
             if due > now {
+                later = Some(later.unwrap_or(due).min(due));
                 break;
             }
-            let held = self.is_held(stream, seq);
-            if held {
-                let state = self.stream_mut(stream).expect("there");
-                state.expiry.remove(&(due, seq));
-                state.expiry.insert((now + HELD_RECHECK_MS, seq), ());
+            if self.is_held(stream, seq) {
+                later = Some(now + RECHECK_MS);
                 continue;
             }
-            if self.kept.streams[&stream].messages.contains_key(&seq) {
-                let at = At { stream, group: self.kept.streams[&stream].groups[0].id, seq };
-                if let Some(target) = self.dead_letter_of(at)
-                    && self.copy_dead(at, "expired", target, told).is_err()
-                {
-                    break;
-                }
-                self.remove(stream, seq);
+            if !self.kept.streams[&stream].messages.contains_key(&seq) {
+                continue;
             }
-            if let Some(state) = self.stream_mut(stream) {
-                state.expiry.remove(&(due, seq));
+            let at = At { stream, group: self.kept.streams[&stream].groups[0].id, seq };
+            if let Some(target) = self.dead_letter_of(at)
+                && self.copy_dead(at, "expired", target, told).is_err()
+            {
+                later = Some(now + RECHECK_MS);
+                break;
             }
+            self.remove(stream, seq);
         }
-        self.set_expiry_alarm(stream);
+        if let Some(later) = later {
+            self.look_at_expiry(stream, later);
+        }
         self.drop_if_idle(stream);
     }
 
@@ -161,12 +163,13 @@ impl Model {
         self.group_mut(stream, group).expect("there").delay_timer = timer;
     }
 
-    pub(super) fn set_expiry_alarm(&mut self, stream: u64) {
+    pub(super) fn look_at_expiry(&mut self, stream: u64, due: u64) {
         let Some(state) = self.stream(stream) else { return };
-        let first = state.expiry.keys().next().map(|(due, _)| *due);
         let set = state.expiry_timer;
-        let timer = self.move_alarm(set, first, Timer::Expiry(stream));
-        self.stream_mut(stream).expect("there").expiry_timer = timer;
+        if set.is_none_or(|(set, _)| due < set) {
+            let timer = self.move_alarm(set, Some(due), Timer::Expiry(stream));
+            self.stream_mut(stream).expect("there").expiry_timer = timer;
+        }
     }
 
     fn move_alarm(
@@ -248,7 +251,9 @@ impl Model {
             for group in groups {
                 self.set_delay_alarm(stream, group);
             }
-            self.set_expiry_alarm(stream);
+            if let Some(due) = self.kept.streams[&stream].expiry.keys().next().map(|key| key.0) {
+                self.look_at_expiry(stream, due);
+            }
             if let Some(created) = self.kept.streams[&stream].messages.values().next().map(|m| m.created) {
                 self.set_age_alarm(stream, created);
             }
