@@ -54,7 +54,7 @@ impl Shard {
             }
         }
         if head.expires != Timestamp::NEVER {
-            self.set_expiry_alarm(stream);
+            self.look_at_expiry(stream, head.expires);
         }
         self.set_age_alarm(stream, head.created);
     }
@@ -285,7 +285,11 @@ impl Shard {
         }
     }
 
+    /// Sets the alarm for what is delayed. While the log is replayed no alarm is set: `recovered` sets them all.
     pub(crate) fn set_delay_alarm(&mut self, stream: StreamId, at: usize) {
+        if !self.live {
+            return;
+        }
         let Some(group) = self
             .streams
             .get_mut(&stream)
@@ -300,18 +304,26 @@ impl Shard {
             .move_to(first, timers, Timer::Delay(stream, at));
     }
 
-    pub(crate) fn set_expiry_alarm(&mut self, stream: StreamId) {
+    /// Sets the alarm for expiry, unless it rings before `due` anyway.
+    pub(crate) fn look_at_expiry(&mut self, stream: StreamId, due: Timestamp) {
+        if !self.live {
+            return;
+        }
         let Some(state) = self.streams.get_mut(&stream) else {
             return;
         };
-        let first = state.expiry.first().map(|(due, _)| Timestamp(due));
-        state
-            .expiry_timer
-            .move_to(first, &mut self.timers, Timer::Expiry(stream));
+        if state.expiry_timer.set.is_none_or(|(set, _)| due < set) {
+            state
+                .expiry_timer
+                .move_to(Some(due), &mut self.timers, Timer::Expiry(stream));
+        }
     }
 
     /// Sets the alarm for the age limit, unless it is set: it looks at the oldest message when it rings.
     pub(crate) fn set_age_alarm(&mut self, stream: StreamId, created: Timestamp) {
+        if !self.live {
+            return;
+        }
         let Some(state) = self.streams.get_mut(&stream) else {
             return;
         };

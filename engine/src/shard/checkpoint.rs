@@ -1,6 +1,7 @@
 //! The whole state as bytes. Streams kept in memory are not part of it; what consumers hold is stored as ready, as it
 //! will be after a restart.
 
+use hashbrown::HashSet;
 use longtail_model::{Durability, GroupId, IndexId, Lsn, Seq, StreamId, Timestamp};
 
 use super::logs::in_memory;
@@ -37,7 +38,17 @@ impl Shard {
         let mut out = vec![FORMAT];
         varint::put(&mut out, self.next_id);
 
-        let mut indexes: Vec<_> = self.indexes.iter().collect();
+        // Indexes of streams that a restart does not bring back go with them.
+        let kept: HashSet<IndexId> = (self.streams.values())
+            .filter(|stream| stream.defined && stream.level != Durability::Memory)
+            .map(|stream| stream.index)
+            .chain(self.shared_indexes.values().copied())
+            .collect();
+        let mut indexes: Vec<_> = self
+            .indexes
+            .iter()
+            .filter(|(id, _)| kept.contains(*id))
+            .collect();
         indexes.sort_unstable_by_key(|(id, _)| **id);
         varint::put(&mut out, indexes.len() as u64);
         for (id, index) in indexes {

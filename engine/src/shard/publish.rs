@@ -86,8 +86,33 @@ impl Shard {
                 cuts.push(scratch.len());
             }
         }
+        // What is kept in memory has a record of its own there: a checkpoint knows nothing of it.
+        let (durable, volatile): (SmallVec<[_; 2]>, SmallVec<[_; 2]>) =
+            targets.iter().copied().partition(|(stream, _)| {
+                self.streams
+                    .get(stream)
+                    .is_some_and(|state| state.level != Durability::Memory)
+            });
         let before_end = scratch.len();
-        event::put_append(&mut scratch, &targets, &record);
+        let mut position_in_memory = None;
+        if !volatile.is_empty() {
+            event::put_append(&mut scratch, &volatile, &record);
+            let parts = RecordParts {
+                head: &scratch[before_end..],
+                body: &message.payload,
+                retained: true,
+            };
+            let appended = self.logs.append_message(Durability::Memory, &[], parts);
+            scratch.truncate(before_end);
+            match appended {
+                Ok((position, _)) => position_in_memory = Some(position),
+                Err(refusal) => {
+                    self.scratch = scratch;
+                    return Err(refusal);
+                }
+            }
+        }
+        event::put_append(&mut scratch, &durable, &record);
         let mut before: SmallVec<[RecordParts<'_>; 4]> = smallvec![];
         let mut start = 0;
         for &cut in &cuts {
@@ -103,10 +128,22 @@ impl Shard {
             body: &message.payload,
             retained: true,
         };
-        let appended = self.logs.append_message(level, &before, parts);
+        let appended = if durable.is_empty() {
+            None
+        } else {
+            Some(self.logs.append_message(level, &before, parts))
+        };
         drop(before);
         self.scratch = scratch;
-        let (position, gate) = appended?;
+        let (position, gate) = match appended.transpose() {
+            Ok(appended) => appended.map_or((None, Gate::OPEN), |(at, gate)| (Some(at), gate)),
+            Err(refusal) => {
+                if let Some(position) = position_in_memory {
+                    self.logs.retire(position);
+                }
+                return Err(refusal);
+            }
+        };
 
         for (stream, seq) in evictions {
             self.remove_message(stream, seq);
@@ -120,11 +157,22 @@ impl Shard {
             expires: record.expires,
             bytes,
         };
-        if targets.len() > 1 {
-            self.references
-                .insert(position, u32::try_from(targets.len()).unwrap_or(u32::MAX));
+        for (position, targets) in [(position, &durable), (position_in_memory, &volatile)] {
+            if let Some(position) = position
+                && targets.len() > 1
+            {
+                self.references
+                    .insert(position, u32::try_from(targets.len()).unwrap_or(u32::MAX));
+            }
         }
         for &(stream, seq) in &targets {
+            let in_memory = volatile.iter().any(|target| target.0 == stream);
+            let place = if in_memory {
+                position_in_memory
+            } else {
+                position
+            };
+            let Some(position) = place else { continue };
             if let Some(state) = self.streams.get_mut(&stream) {
                 state.defined = state.defined || state.level != Durability::Memory;
                 state.appended += 1;

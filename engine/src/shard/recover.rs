@@ -128,10 +128,15 @@ impl Shard {
                 counts,
             } => {
                 if let Some((found, place)) = self.place_in(group, seq) {
-                    let delay_ms = self
+                    let known = self
                         .group(found.stream, found.at)
                         .and_then(|group| group.meta.get(&seq.0))
-                        .map_or(0, |meta| meta.delay_ms);
+                        .map(|meta| meta.delay_ms);
+                    let delay_ms = match (known, self.position(found.stream, seq)) {
+                        (Some(delay_ms), _) => delay_ms,
+                        (None, Some(at)) => self.head(at).map_or(0, |head| head.delay_ms),
+                        (None, None) => 0,
+                    };
                     if let Some(group) = self.group_mut(found.stream, found.at) {
                         group.forget(place, seq);
                     }
@@ -244,7 +249,13 @@ impl Shard {
             {
                 self.set_delay_alarm(stream, at);
             }
-            self.set_expiry_alarm(stream);
+            let expiry = self
+                .streams
+                .get(&stream)
+                .and_then(|state| state.expiry.first());
+            if let Some((due, _)) = expiry {
+                self.look_at_expiry(stream, Timestamp(due));
+            }
             if let Some((_, position)) = self
                 .streams
                 .get(&stream)

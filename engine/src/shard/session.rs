@@ -196,6 +196,7 @@ impl Shard {
                 if let Some(stream) = self.streams.get_mut(&stream) {
                     stream.readers.retain(|&reader| reader != key);
                 }
+                self.drop_if_idle(stream);
                 Some(token)
             }
         }
@@ -302,7 +303,7 @@ impl Shard {
             stream
                 .groups
                 .iter()
-                .position(|candidate| candidate.name == *group)
+                .position(|candidate| !candidate.deleted && candidate.name == *group)
         });
         let Some(place) = place else {
             return now_reply(Reply::NotFound);
@@ -359,7 +360,7 @@ impl Shard {
             stream
                 .groups
                 .iter()
-                .position(|candidate| candidate.name == *group)
+                .position(|candidate| !candidate.deleted && candidate.name == *group)
         });
         let waited = state.consumers[at].ticket.is_some();
         self.stop_queueing(key, at);

@@ -372,6 +372,7 @@ impl Shard {
                     tracing::warn!(seq = %held.seq, %error, "cannot settle a dead-lettered message");
                 }
                 self.apply_settled(found, None, Some(held.bytes));
+                self.drop_if_idle(found.stream);
             }
             None => {
                 self.scratch.clear();

@@ -70,6 +70,7 @@ impl Shard {
                 && state.messages == 0
                 && state.producers == 0
                 && state.consumers == 0
+                && state.readers.is_empty()
         });
         if idle {
             self.forget_stream(stream);
@@ -474,6 +475,7 @@ impl Shard {
         event::put_group_deleted(&mut self.scratch, group);
         let gate = self.logs.control(state.level, &[&self.scratch])?;
         self.apply_group_deleted(group, fx);
+        self.drop_if_idle(stream);
         Ok((gate, Reply::Done))
     }
 

@@ -118,7 +118,10 @@ impl Shard {
             };
             self.push(key, at, stream, group, seq, fx);
         }
-        self.stop_queueing(key, at);
+        let state = &self.sessions[key];
+        if !state.takes(state.consumers[at].tag) {
+            self.stop_queueing(key, at);
+        }
     }
 
     fn push(

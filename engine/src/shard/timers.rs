@@ -9,8 +9,8 @@ use crate::effect::{Counts, Effects, Gate, Reply};
 use crate::event;
 use crate::stream::{HoldKey, Meta, SessionKey};
 
-/// How long until an expired message that somebody holds is looked at again.
-const HELD_RECHECK_MS: u64 = 1_000;
+/// How long until an expired message that somebody holds, or that the log does not let go, is looked at again.
+const RECHECK_MS: u64 = 1_000;
 
 /// What a timer stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,35 +214,41 @@ impl Shard {
         if let Some(state) = self.streams.get_mut(&stream) {
             state.expiry_timer.set = None;
         }
+        let mut from = (0, 0);
+        let mut later = None;
         while let Some((due, seq)) = self
             .streams
             .get(&stream)
-            .and_then(|state| state.expiry.first())
-            .filter(|&(due, _)| due <= now.0)
+            .and_then(|state| state.expiry.range_from(from.0, from.1).next())
         {
-            let seq = Seq(seq);
-            if self.is_held(stream, seq) {
-                // It may still be settled; looked at again in a while, in case it comes back.
-                if let Some(state) = self.streams.get_mut(&stream) {
-                    state.expiry.remove(due, seq.0);
-                    state
-                        .expiry
-                        .insert(now.plus_millis(HELD_RECHECK_MS).0, seq.0);
-                }
-                continue;
+            if due > now.0 {
+                let due = Timestamp(due);
+                later = Some(later.map_or(due, |later: Timestamp| later.min(due)));
+                break;
             }
-            if self.position(stream, seq).is_some() && !self.drop_expired(stream, seq, fx) {
+            let seq = Seq(seq);
+            from = (due, seq.0 + 1);
+            let held = self.is_held(stream, seq);
+            if held || (self.position(stream, seq).is_some() && !self.drop_expired(stream, seq, fx))
+            {
+                // It may still be settled, or the log take it: looked at again in a while.
+                later = Some(now.plus_millis(RECHECK_MS));
+                if held {
+                    continue;
+                }
                 break;
             }
             if let Some(state) = self.streams.get_mut(&stream) {
                 state.expiry.remove(due, seq.0);
             }
         }
-        self.set_expiry_alarm(stream);
+        if let Some(later) = later {
+            self.look_at_expiry(stream, later);
+        }
         self.drop_if_idle(stream);
     }
 
-    /// `false` when the log does not take it: tried again at the next occasion.
+    /// `false` when the log does not take it.
     pub(crate) fn drop_expired(
         &mut self,
         stream: StreamId,

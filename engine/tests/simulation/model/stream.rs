@@ -385,17 +385,15 @@ impl Model {
         told: &mut Told,
     ) -> Result<u64, Refusal> {
         let mut targets: Vec<u64> = Vec::new();
+        let mut evicted = Vec::new();
         for &stream in std::iter::once(&first).chain(also) {
             if !targets.contains(&stream) {
                 if !self.kept.streams.contains_key(&stream) {
                     return Err(Refusal::UnknownLink);
                 }
                 targets.push(stream);
+                self.make_room(stream, message.bytes(), &mut evicted)?;
             }
-        }
-        let mut evicted = Vec::new();
-        for &stream in &targets {
-            self.make_room(stream, message.bytes(), &mut evicted)?;
         }
         for (stream, seq) in evicted {
             self.remove(stream, seq);
@@ -436,8 +434,8 @@ impl Model {
                     self.set_delay_alarm(stream, group);
                 }
             }
-            if message.expires.is_some() {
-                self.set_expiry_alarm(stream);
+            if let Some(expires) = message.expires {
+                self.look_at_expiry(stream, expires);
             }
             self.set_age_alarm(stream, message.created);
         }

@@ -26,24 +26,14 @@ impl Model {
             Timer::Hold(hold) => self.time_out(hold, told),
             Timer::Delay(stream, group) => self.end_delays(stream, group, told),
             Timer::Pause(stream, group) => {
-                if self
-                    .group(stream, group)
-                    .is_some_and(|g| g.paused_until.is_some_and(|until| until <= self.now))
-                {
+                if self.group(stream, group).is_some_and(|g| g.paused_until.is_some_and(|until| until <= self.now)) {
                     self.end_pause(stream, group, told);
                 }
             }
             Timer::Take(key) => match self.sessions.get(key).and_then(|s| s.blocked.clone()) {
                 Some(Blocked::Take { .. }) => self.end_wait(key, Reply::TimedOut, told),
                 Some(Blocked::Read { from, .. }) => {
-                    self.end_wait(
-                        key,
-                        Reply::Batch {
-                            messages: Vec::new(),
-                            next: Seq(from),
-                        },
-                        told,
-                    );
+                    self.end_wait(key, Reply::Batch { messages: Vec::new(), next: Seq(from) }, told);
                 }
                 None => {}
             },
@@ -55,11 +45,7 @@ impl Model {
 
     fn time_out(&mut self, number: u64, told: &mut Told) {
         let now = self.now;
-        let Some(hold) = self
-            .holds
-            .get(&number)
-            .filter(|h| h.deadline.is_some_and(|due| due <= now))
-        else {
+        let Some(hold) = self.holds.get(&number).filter(|h| h.deadline.is_some_and(|due| due <= now)) else {
             return;
         };
         let (at, key, tag) = (hold.at(), hold.session, hold.consumer);
@@ -78,9 +64,7 @@ impl Model {
 
     fn end_delays(&mut self, stream: u64, group: u64, told: &mut Told) {
         let now = self.now;
-        let Some(found) = self.group_mut(stream, group) else {
-            return;
-        };
+        let Some(found) = self.group_mut(stream, group) else { return };
         found.delay_timer = None;
         for standing in found.messages.values_mut() {
             if matches!(standing.now.place, Place::Delayed(due) if due <= now) {
@@ -92,11 +76,7 @@ impl Model {
     }
 
     fn deadline_soon(&mut self, key: usize, told: &mut Told) {
-        let Some(Blocked::Take {
-            consumer,
-            margin_ms,
-            ..
-        }) = self.sessions.get(key).and_then(|s| s.blocked.clone())
+        let Some(Blocked::Take { consumer, margin_ms, .. }) = self.sessions.get(key).and_then(|s| s.blocked.clone())
         else {
             return;
         };
@@ -109,11 +89,7 @@ impl Model {
             return self.set_soon(key, Some(timer));
         }
         self.set_soon(key, None);
-        let at = self.sessions[key]
-            .consumers
-            .iter()
-            .position(|c| c.tag == consumer)
-            .expect("it takes");
+        let at = self.sessions[key].consumers.iter().position(|c| c.tag == consumer).expect("it takes");
         if !self.ready_but_paused(key, at) {
             self.end_wait(key, Reply::DeadlineSoon, told);
         }
@@ -126,55 +102,47 @@ impl Model {
     }
 
     fn expire(&mut self, stream: u64, told: &mut Told) {
-        const HELD_RECHECK_MS: u64 = 1_000;
+        const RECHECK_MS: u64 = 1_000;
         let now = self.now;
         if let Some(state) = self.stream_mut(stream) {
             state.expiry_timer = None;
         }
-        while let Some(&(due, seq)) = self.stream(stream).and_then(|s| s.expiry.keys().next()) {
+        let entries: Vec<(u64, u64)> =
+            self.stream(stream).map(|s| s.expiry.keys().copied().collect()).unwrap_or_default();
+        let mut later = None;
+        for (due, seq) in entries {
             if due > now {
+                later = Some(later.unwrap_or(due).min(due));
                 break;
             }
-            let held = self.is_held(stream, seq);
-            if held {
-                let state = self.stream_mut(stream).expect("there");
-                state.expiry.remove(&(due, seq));
-                state.expiry.insert((now + HELD_RECHECK_MS, seq), ());
+            if self.is_held(stream, seq) {
+                later = Some(now + RECHECK_MS);
                 continue;
             }
-            if self.kept.streams[&stream].messages.contains_key(&seq) {
-                let at = At {
-                    stream,
-                    group: self.kept.streams[&stream].groups[0].id,
-                    seq,
-                };
-                if let Some(target) = self.dead_letter_of(at)
-                    && self.copy_dead(at, "expired", target, told).is_err()
-                {
-                    break;
-                }
-                self.remove(stream, seq);
+            if !self.kept.streams[&stream].messages.contains_key(&seq) {
+                continue;
             }
-            if let Some(state) = self.stream_mut(stream) {
-                state.expiry.remove(&(due, seq));
+            let at = At { stream, group: self.kept.streams[&stream].groups[0].id, seq };
+            if let Some(target) = self.dead_letter_of(at)
+                && self.copy_dead(at, "expired", target, told).is_err()
+            {
+                later = Some(now + RECHECK_MS);
+                break;
             }
+            self.remove(stream, seq);
         }
-        self.set_expiry_alarm(stream);
+        if let Some(later) = later {
+            self.look_at_expiry(stream, later);
+        }
         self.drop_if_idle(stream);
     }
 
     fn age(&mut self, stream: u64) {
         let now = self.now;
-        let Some(state) = self.stream_mut(stream) else {
-            return;
-        };
+        let Some(state) = self.stream_mut(stream) else { return };
         state.age_timer = None;
         let limit = state.config.limits.max_age_ms;
-        let messages: Vec<(u64, u64)> = state
-            .messages
-            .iter()
-            .map(|(seq, m)| (*seq, m.created))
-            .collect();
+        let messages: Vec<(u64, u64)> = state.messages.iter().map(|(seq, m)| (*seq, m.created)).collect();
         for (seq, created) in messages {
             if now - created < limit {
                 self.set_age_alarm(stream, created);
@@ -188,23 +156,20 @@ impl Model {
     }
 
     pub(super) fn set_delay_alarm(&mut self, stream: u64, group: u64) {
-        let Some(found) = self.group(stream, group) else {
-            return;
-        };
+        let Some(found) = self.group(stream, group) else { return };
         let first = found.first_delayed().map(|(due, _)| due);
         let set = found.delay_timer;
         let timer = self.move_alarm(set, first, Timer::Delay(stream, group));
         self.group_mut(stream, group).expect("there").delay_timer = timer;
     }
 
-    pub(super) fn set_expiry_alarm(&mut self, stream: u64) {
-        let Some(state) = self.stream(stream) else {
-            return;
-        };
-        let first = state.expiry.keys().next().map(|(due, _)| *due);
+    pub(super) fn look_at_expiry(&mut self, stream: u64, due: u64) {
+        let Some(state) = self.stream(stream) else { return };
         let set = state.expiry_timer;
-        let timer = self.move_alarm(set, first, Timer::Expiry(stream));
-        self.stream_mut(stream).expect("there").expiry_timer = timer;
+        if set.is_none_or(|(set, _)| due < set) {
+            let timer = self.move_alarm(set, Some(due), Timer::Expiry(stream));
+            self.stream_mut(stream).expect("there").expiry_timer = timer;
+        }
     }
 
     fn move_alarm(
@@ -221,9 +186,7 @@ impl Model {
     }
 
     pub(super) fn set_age_alarm(&mut self, stream: u64, created: u64) {
-        let Some(state) = self.stream(stream) else {
-            return;
-        };
+        let Some(state) = self.stream(stream) else { return };
         let age = state.config.limits.max_age_ms;
         if age > 0 && state.age_timer.is_none() {
             let timer = self.set_timer(created + age, Timer::Age(stream));
@@ -232,20 +195,13 @@ impl Model {
     }
 
     pub fn detach(&mut self, session: SessionId, told: &mut Told) {
-        let Some(key) = self.key_of(session) else {
-            return;
-        };
+        let Some(key) = self.key_of(session) else { return };
         self.stop_waiting(key);
         for at in 0..self.sessions[key].consumers.len() {
             self.stop_queueing(key, at);
         }
         let state = self.sessions.remove(key);
-        let held: Vec<u64> = self
-            .holds
-            .iter()
-            .filter(|(_, h)| h.session == key)
-            .map(|(number, _)| *number)
-            .collect();
+        let held: Vec<u64> = self.holds.iter().filter(|(_, h)| h.session == key).map(|(number, _)| *number).collect();
         for hold in held {
             self.abandon(hold, told);
         }
@@ -256,9 +212,7 @@ impl Model {
     }
 
     pub fn interrupt(&mut self, session: SessionId, told: &mut Told) {
-        let Some(key) = self.key_of(session) else {
-            return;
-        };
+        let Some(key) = self.key_of(session) else { return };
         self.sessions[key].interrupted = true;
         if let Some(Blocked::Take { .. }) = self.sessions[key].blocked {
             self.end_wait(key, Reply::TimedOut, told);
@@ -277,12 +231,7 @@ impl Model {
         self.next_session = 1;
         self.timeouts = 0;
         for state in self.kept.streams.values_mut() {
-            (
-                state.producers,
-                state.consumers,
-                state.appended,
-                state.removed,
-            ) = (0, 0, 0, 0);
+            (state.producers, state.consumers, state.appended, state.removed) = (0, 0, 0, 0);
             state.readers.clear();
             (state.expiry_timer, state.age_timer) = (None, None);
             state.expiry = state
@@ -298,21 +247,14 @@ impl Model {
         }
         let streams: Vec<u64> = self.kept.streams.keys().copied().collect();
         for stream in streams {
-            let groups: Vec<u64> = self.kept.streams[&stream]
-                .groups
-                .iter()
-                .map(|g| g.id)
-                .collect();
+            let groups: Vec<u64> = self.kept.streams[&stream].groups.iter().map(|g| g.id).collect();
             for group in groups {
                 self.set_delay_alarm(stream, group);
             }
-            self.set_expiry_alarm(stream);
-            if let Some(created) = self.kept.streams[&stream]
-                .messages
-                .values()
-                .next()
-                .map(|m| m.created)
-            {
+            if let Some(due) = self.kept.streams[&stream].expiry.keys().next().map(|key| key.0) {
+                self.look_at_expiry(stream, due);
+            }
+            if let Some(created) = self.kept.streams[&stream].messages.values().next().map(|m| m.created) {
                 self.set_age_alarm(stream, created);
             }
         }
