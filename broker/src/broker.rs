@@ -10,9 +10,11 @@ use longtail_engine::{
 use longtail_model::{Durability, Seq, ShardId, StreamId};
 use parking_lot::Mutex;
 
+use crate::catalog::Catalog;
 use crate::client::{Answer, Client, Closed, Inbox, accepted};
 use crate::config::BrokerConfig;
 use crate::shards::{self, OpenError};
+use crate::space::Spaces;
 
 /// Why the broker did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,14 @@ pub enum BrokerError {
     /// The data directory could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// A document has another version than expected.
+    #[error("{name} has version {found}")]
+    Conflict {
+        /// The document.
+        name: String,
+        /// Its version; 0: it does not exist.
+        found: u64,
+    },
     /// A shard answered what it must not: a bug.
     #[error("unexpected answer of the shard: {0}")]
     Unexpected(String),
@@ -46,6 +56,8 @@ pub struct Broker {
     clients: Vec<Client>,
     inboxes: Arc<Mutex<Vec<Weak<Inbox>>>>,
     recovered: Vec<Recovered>,
+    catalog: Catalog,
+    spaces: Spaces,
     clock: Arc<dyn Clock>,
 }
 
@@ -61,24 +73,39 @@ impl Broker {
         let runtime_config = RuntimeConfig {
             interval_ms: config.interval_ms,
         };
-        let runtime = Arc::new(
-            Runtime::start(shards, &clock, &runtime_config)
-                .map_err(BrokerError::Thread)?,
-        );
+        let runtime =
+            Arc::new(Runtime::start(shards, &clock, &runtime_config).map_err(BrokerError::Thread)?);
         let shards: Arc<dyn Shards> = Arc::clone(&runtime) as Arc<dyn Shards>;
         let inboxes = Arc::new(Mutex::new(Vec::new()));
         let clients = (0..shards.count())
             .map(|shard| attach(&shards, &inboxes, ShardId(shard)))
             .collect();
-        Ok(Arc::new(Broker {
+        let documents = runtime.with_shard(ShardId(0), |shard| {
+            let owned = shard
+                .documents()
+                .map(|(name, body)| (name.to_owned(), body.to_vec()));
+            owned.collect::<Vec<_>>()
+        });
+        let documents = documents.unwrap_or_default();
+        let catalog = Catalog::open(
+            attach(&shards, &inboxes, ShardId(0)),
+            documents
+                .iter()
+                .map(|(name, body)| (name.as_str(), body.as_slice())),
+        );
+        let broker = Arc::new(Broker {
             config,
             runtime,
             shards,
             clients,
             inboxes,
             recovered,
+            catalog,
+            spaces: Spaces::default(),
             clock,
-        }))
+        });
+        crate::client::block_on(broker.restore_bindings());
+        Ok(broker)
     }
 
     /// The settings it was opened with.
@@ -125,6 +152,20 @@ impl Broker {
         let hash = stable_hash(&[name.space.as_bytes(), key.as_bytes()]);
         let shards = u64::from(self.shards.count().max(1));
         ShardId(u16::try_from(hash % shards).unwrap_or(0))
+    }
+
+    /// What is defined.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    pub(crate) fn spaces(&self) -> &Spaces {
+        &self.spaces
+    }
+
+    pub(crate) fn client_of(&self, shard: ShardId) -> &Client {
+        &self.clients[usize::from(shard.0)]
     }
 
     /// A session of the process's own at a shard.

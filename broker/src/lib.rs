@@ -8,11 +8,15 @@ pub mod retained;
 pub mod router;
 
 mod broker;
+pub mod catalog;
 pub mod client;
 mod config;
 mod shards;
+pub mod space;
 
 pub use broker::{Broker, BrokerError};
+pub use catalog::Catalog;
 pub use client::Client;
 pub use config::BrokerConfig;
 pub use shards::OpenError;
+pub use space::{LiveSubscription, PublishedTo, Space};

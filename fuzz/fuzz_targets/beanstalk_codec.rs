@@ -1,2 +1,4 @@
-#![no_main]
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| longtail_beanstalk::codec::fuzz(bytes));
+//! The beanstalk codec on arbitrary bytes.
+#![cfg_attr(fuzzing, no_main)]
+
+longtail_fuzz::fuzz_target!(|data: &[u8]| longtail_beanstalk::codec::fuzz(data));

@@ -176,6 +176,14 @@ fn in_memory(dir: &Path) {
     }
     let start = Instant::now();
     let options = Options::new(ShardId(0));
+    let fresh = FileLog::open(Arc::new(FsDisk), &dir.join("fresh"), options).unwrap();
+    println!(
+        "\nopening an empty directory: {:.1} ms, {} KiB of disk",
+        start.elapsed().as_secs_f64() * 1e3,
+        fresh.log.disk_bytes() >> 10
+    );
+    let start = Instant::now();
+    let options = Options::new(ShardId(0));
     let mut opened = FileLog::open(Arc::new(FsDisk), &dir.join("append-100"), options).unwrap();
     let checked = start.elapsed();
     let (mut records, mut sum) = (0u64, 0u64);
@@ -187,7 +195,7 @@ fn in_memory(dir: &Path) {
     }
     let bytes = opened.replay.end().0 as f64;
     println!(
-        "\nrestart over {:.0} MB in {records} records of {} B: opened in {:.0} ms ({:.1} GB/s), replayed in {:.0} ms more",
+        "restart over {:.0} MB in {records} records of {} B: opened in {:.0} ms ({:.1} GB/s), replayed in {:.0} ms more",
         bytes / 1e6,
         sum / records,
         checked.as_secs_f64() * 1e3,

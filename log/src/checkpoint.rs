@@ -149,7 +149,7 @@ impl Checkpoint {
         let covers = u64_at(bytes, 24).ok_or(SHORT)?;
         let body_len = u64_at(bytes, 32).ok_or(SHORT)?;
         let body_at = HEADER + accounts * ACCOUNT;
-        if bytes.len() as u64 != body_at as u64 + body_len + 4 {
+        if bytes.len() as u64 != (body_at as u64 + 4).saturating_add(body_len) {
             return Err(Unreadable::Damaged("the file has not the length it should"));
         }
         let crc_at = bytes.len() - 4;

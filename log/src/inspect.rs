@@ -396,7 +396,7 @@ pub fn stats(disk: &dyn Disk, dir: &Path) -> Result<Stats, OpenError> {
             .iter()
             .filter(|account| range.contains(&account.base))
             .map(|account| (account.total, account.live))
-            .reduce(|a, b| (a.0 + b.0, a.1 + b.1));
+            .reduce(|a, b| (a.0.saturating_add(b.0), a.1.saturating_add(b.1)));
         end = found.end;
         segments.push(SegmentStats {
             file: found.path.clone(),

@@ -56,6 +56,19 @@ impl Block {
         self.data.get(start..end).unwrap_or_default()
     }
 
+    /// Takes a living record out of the count; false when there is none at this position.
+    fn retire(&mut self, base: u64, lsn: u64) -> bool {
+        let Some(i) = self.find(base, lsn) else {
+            return false;
+        };
+        self.live_bytes -= self.payload(i).len();
+        self.live -= 1;
+        if let Some(entry) = self.entries.get_mut(i) {
+            entry.1 |= DEAD;
+        }
+        true
+    }
+
     /// Memory it takes.
     fn cost(&self) -> u64 {
         (self.data.capacity() + self.entries.capacity() * size_of::<Entry>()) as u64
@@ -81,8 +94,8 @@ impl Block {
 pub struct MemLog {
     /// By the position of their first record.
     blocks: BTreeMap<u64, Block>,
-    /// Base of the block being filled.
-    newest: Option<u64>,
+    /// The block being filled, which follows them, and its base.
+    newest: Option<(u64, Block)>,
     end: u64,
     bytes: u64,
     limit: u64,
@@ -117,29 +130,23 @@ impl MemLog {
 
     fn put(&mut self, lsn: u64, head: &[u8], body: &[u8]) {
         let len = head.len() + body.len();
-        let fits = self.newest.is_some_and(|base| {
-            self.blocks.get(&base).is_some_and(|block| {
-                block.data.len() + len <= BLOCK && (lsn - base) / 8 <= u64::from(u32::MAX)
-            })
+        let fits = self.newest.as_ref().is_some_and(|(base, block)| {
+            block.data.len() + len <= BLOCK && (lsn - base) / 8 <= u64::from(u32::MAX)
         });
         if !fits {
             self.close_newest();
             let capacity = if self.blocks.is_empty() { FIRST } else { BLOCK };
             let block = Block::with_capacity(if len > BLOCK { len } else { capacity.max(len) });
             self.bytes += block.cost();
-            self.blocks.insert(lsn, block);
-            self.newest = Some(lsn);
+            self.newest = Some((lsn, block));
         }
-        let Some((base, block)) = self
-            .newest
-            .and_then(|base| Some((base, self.blocks.get_mut(&base)?)))
-        else {
+        let Some((base, block)) = &mut self.newest else {
             return;
         };
         let before = block.cost();
         block
             .entries
-            .push((((lsn - base) / 8) as u32, block.data.len() as u32));
+            .push((((lsn - *base) / 8) as u32, block.data.len() as u32));
         block.data.extend_from_slice(head);
         block.data.extend_from_slice(body);
         block.live += 1;
@@ -147,28 +154,23 @@ impl MemLog {
         self.bytes = self.bytes - before + block.cost();
     }
 
-    /// Gives back what the newest block did not use; it takes no more records.
+    /// Puts the newest block among the others, without the space that it did not use.
     fn close_newest(&mut self) {
-        let Some(base) = self.newest.take() else {
+        let Some((base, mut block)) = self.newest.take() else {
             return;
         };
-        if let Some(block) = self.blocks.get_mut(&base) {
-            let before = block.cost();
-            if block.data.capacity() - block.data.len() > BLOCK / 64 {
-                block.data.shrink_to_fit();
-            }
-            block.entries.shrink_to_fit();
-            self.bytes = self.bytes - before + block.cost();
+        self.bytes -= block.cost();
+        if block.data.capacity() - block.data.len() > BLOCK / 64 {
+            block.data.shrink_to_fit();
         }
+        block.entries.shrink_to_fit();
+        self.bytes += block.cost();
+        self.blocks.insert(base, block);
         self.tidy(base);
     }
 
     /// Frees, packs or merges the block at `base` if it has become sparse.
     fn tidy(&mut self, base: u64) {
-        if self.newest == Some(base) {
-            // Its records go when it is closed; until then its space is needed anyway.
-            return;
-        }
         let Some(block) = self.blocks.get(&base) else {
             return;
         };
@@ -217,8 +219,13 @@ impl MemLog {
     }
 
     fn holder(&self, lsn: u64) -> Option<(u64, &Block)> {
-        let (base, block) = self.blocks.range(..=lsn).next_back()?;
-        Some((*base, block))
+        match &self.newest {
+            Some((base, block)) if lsn >= *base => Some((*base, block)),
+            _ => {
+                let (base, block) = self.blocks.range(..=lsn).next_back()?;
+                Some((*base, block))
+            }
+        }
     }
 }
 
@@ -283,32 +290,23 @@ impl ShardLog for MemLog {
     }
 
     fn retire(&mut self, lsn: Lsn) {
-        let Some((base, block)) = self.blocks.range_mut(..=lsn.0).next_back() else {
-            return;
-        };
-        let base = *base;
-        let Some(i) = block.find(base, lsn.0) else {
-            return;
-        };
-        let len = block.payload(i).len();
-        if let Some(entry) = block.entries.get_mut(i) {
-            entry.1 |= DEAD;
-        }
-        block.live -= 1;
-        block.live_bytes -= len;
-        if block.live == 0 && self.newest == Some(base) {
-            // A queue that stays short reuses one block for ever. Its base moves on with the next record.
-            if let Some(mut block) = self.blocks.remove(&base) {
+        if let Some((base, block)) = &mut self.newest
+            && lsn.0 >= *base
+        {
+            if block.retire(*base, lsn.0) && block.live == 0 {
+                // A queue that stays short uses one block for ever. Its base moves on to the next record.
                 self.bytes -= block.cost();
                 block.entries.clear();
                 block.data.clear();
                 block.data.shrink_to(BLOCK);
                 self.bytes += block.cost();
-                self.blocks.insert(self.end, block);
-                self.newest = Some(self.end);
+                *base = self.end;
             }
-        } else {
-            self.tidy(base);
+        } else if let Some((base, block)) = self.blocks.range_mut(..=lsn.0).next_back() {
+            let base = *base;
+            if block.retire(base, lsn.0) {
+                self.tidy(base);
+            }
         }
         self.full &= self.bytes > self.limit - self.limit / RESERVE;
     }

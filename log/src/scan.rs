@@ -241,7 +241,7 @@ impl Scanner {
                 }
                 first.get_or_insert(header.lsn);
                 len += header.span() as usize;
-                lsn = header.lsn + header.span();
+                lsn = header.lsn.saturating_add(header.span());
                 if header.has(MARK) {
                     let position = bytes
                         .get(HEADER..)

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use longtail_model::ShardId;
 
 use crate::disk::File;
+use crate::record::ALIGN;
 
 /// Version of the on-disk format, see `docs/design/log-format.md`.
 pub(crate) const FORMAT: u32 = 1;
@@ -18,6 +19,8 @@ pub(crate) const BLOCK: u64 = 4096;
 const MAGIC: &[u8; 8] = b"LTLOGSEG";
 const HEADER_CRC_AT: usize = 48;
 const SUFFIX: &str = ".seg";
+/// No log gets this far: a gigabyte a second for a century.
+const MAX_POSITION: u64 = 1 << 62;
 
 /// The fields of a segment's header block.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +40,7 @@ pub(crate) enum BadHeader {
     Short,
     Magic,
     Checksum,
+    Range,
     Newer(u32),
 }
 
@@ -46,6 +50,7 @@ impl std::fmt::Display for BadHeader {
             BadHeader::Short => f.write_str("the file is shorter than its header"),
             BadHeader::Magic => f.write_str("the header is not that of a segment"),
             BadHeader::Checksum => f.write_str("the header fails its checksum"),
+            BadHeader::Range => f.write_str("the header speaks of impossible positions"),
             BadHeader::Newer(v) => write!(f, "the header has format version {v}"),
         }
     }
@@ -90,13 +95,21 @@ impl SegmentHeader {
         if u32_at(HEADER_CRC_AT) != crc32c::crc32c(&block[..HEADER_CRC_AT]) {
             return Err(BadHeader::Checksum);
         }
-        Ok(SegmentHeader {
+        let header = SegmentHeader {
             shard: ShardId(u64_at(16) as u16),
             base: u64_at(24),
             end: u64_at(32),
             generation: u32_at(40),
             nonce: u32_at(44),
-        })
+        };
+        let rewritten = header.generation > 0;
+        if !header.base.is_multiple_of(ALIGN)
+            || header.base.max(header.end) > MAX_POSITION
+            || rewritten != (header.base < header.end)
+        {
+            return Err(BadHeader::Range);
+        }
+        Ok(header)
     }
 }
 

@@ -16,7 +16,9 @@ mod builder;
 mod running;
 
 pub use builder::{Builder, StartError};
+pub use longtail_broker::message::Message;
 pub use longtail_broker::{Broker, BrokerConfig, BrokerError, Client};
+pub use longtail_broker::{LiveSubscription, PublishedTo};
 pub use longtail_edge::{Address, ListenerConfig};
 pub use longtail_engine as engine;
 pub use longtail_model as model;

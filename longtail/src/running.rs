@@ -102,13 +102,18 @@ impl Longtail {
             exposure.check(&listener.address)?;
             let tls = listener.tls.is_some();
             let service = Beanstalk::new(Arc::clone(&tenant), self.broker.shards(), admission);
-            let open = self.edge.listen(listener, service).map_err(|source| StartError::Listen {
-                protocol: "beanstalk",
-                source,
-            })?;
+            let open =
+                self.edge
+                    .listen(listener, service)
+                    .map_err(|source| StartError::Listen {
+                        protocol: "beanstalk",
+                        source,
+                    })?;
             self.addresses.push(ListeningOn {
                 protocol: "beanstalk",
-                address: open.local().to_string(), tls });
+                address: open.local().to_string(),
+                tls,
+            });
         }
         self.beanstalk = Some(tenant);
         Ok(())

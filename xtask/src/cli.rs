@@ -9,7 +9,7 @@ use crate::conformance::{self, Target};
 use crate::random::Random;
 use crate::server::ServerCommand;
 use crate::tally::Tally;
-use crate::{crash, differential, test};
+use crate::{crash, differential, fuzz, test};
 
 /// Longtail's test tooling.
 #[derive(Debug, Parser)]
@@ -45,6 +45,20 @@ enum Task {
         /// Whose behaviour to expect: beanstalkd 1.13 is what Longtail follows, Debian ships 1.12.
         #[arg(long, default_value = "1.13")]
         flavour: String,
+    },
+    /// Fuzz the codecs and the recovery of the log, on a stable toolchain.
+    Fuzz {
+        /// One target; all when not given.
+        target: Option<String>,
+        /// How long to run each.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// What the inputs are made from; a fresh one when not given.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Also check that the engine finds a planted fault.
+        #[arg(long)]
+        self_check: bool,
     },
     /// Kill a server under load again and again; account for every acknowledged job.
     Crash {
@@ -112,6 +126,20 @@ impl Cli {
                     ),
                 };
                 Ok(finish(conformance::run(&suites, &target, &flavour)?))
+            }
+            Task::Fuzz {
+                target,
+                seconds,
+                seed,
+                self_check,
+            } => {
+                let seed = seed.unwrap_or_else(Random::fresh_seed);
+                Ok(finish(fuzz::run(&fuzz::Settings {
+                    target,
+                    seconds,
+                    seed,
+                    self_check,
+                })?))
             }
             Task::Crash {
                 cycles,

@@ -8,6 +8,7 @@ mod cli;
 mod conformance;
 mod crash;
 mod differential;
+mod fuzz;
 mod process;
 mod random;
 mod server;

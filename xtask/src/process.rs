@@ -77,8 +77,10 @@ fn shown(command: &Command) -> String {
     let program = command.get_program();
     let name = std::path::Path::new(program).file_name().unwrap_or(program);
     let words = std::iter::once(name).chain(command.get_args());
-    words
+    let words: Vec<String> = words
         .map(|word| word.to_string_lossy().into_owned())
-        .collect::<Vec<_>>()
+        .collect();
+    words
         .join(" ")
+        .replace(&format!("{}/", workspace::root().display()), "")
 }

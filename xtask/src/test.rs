@@ -11,7 +11,7 @@ use crate::conformance::{self, Target};
 use crate::random::Random;
 use crate::server::ServerCommand;
 use crate::tally::Tally;
-use crate::{crash, differential, process, workspace};
+use crate::{crash, differential, fuzz, process, workspace};
 
 /// One step.
 pub(crate) struct Step {
@@ -88,6 +88,11 @@ pub(crate) const STEPS: &[Step] = &[
         name: "crash",
         about: "kill -9 under load, then every acknowledged job accounted for",
         run: crash,
+    },
+    Step {
+        name: "fuzz",
+        about: "a short run of every fuzz target",
+        run: fuzz,
     },
 ];
 
@@ -186,16 +191,12 @@ fn server() -> Result<Tally> {
 /// Why the steps that need Longtail's server cannot run, if so.
 fn no_server() -> Option<String> {
     let longtail = workspace::longtail();
-    match process::ask(&longtail, &["--version"]) {
-        None => Some(format!(
-            "{} does not run; the step `server` builds it",
+    (!longtail.exists()).then(|| {
+        format!(
+            "there is no {}; the step `server` builds it",
             longtail.display()
-        )),
-        Some(version) if version.is_empty() => {
-            Some("this version of longtail does not serve yet".to_owned())
-        }
-        Some(_) => None,
-    }
+        )
+    })
 }
 
 /// How many random schedules the simulation runs, told to it by `LONGTAIL_SIMULATION_SEEDS`.
@@ -264,5 +265,16 @@ fn crash(scale: Scale) -> Result<Tally> {
             name: durability.to_owned(),
         });
     }
+    Ok(total)
+}
+
+fn fuzz(scale: Scale) -> Result<Tally> {
+    let mut total = libtest(&mut fuzz::engine_tests()?)?;
+    total += fuzz::run(&fuzz::Settings {
+        target: None,
+        seconds: scale.pick(30, 5),
+        seed: Random::fresh_seed(),
+        self_check: true,
+    })?;
     Ok(total)
 }

@@ -21,6 +21,9 @@ use crate::message::Message;
 use crate::shard::Shard;
 use crate::stream::FixedHash;
 
+/// A disk that syncs faster than this may hold up the thread that submits, in microseconds.
+const COMMIT_INLINE_US: u64 = 1_000;
+
 /// Something for the shard to do.
 pub(super) enum Work {
     Command(SessionId, Token, Command),
@@ -71,6 +74,10 @@ struct Core {
     touched: Vec<SessionId>,
     /// An effect waits for a sync although the server's durability asks for less.
     wants_sync: bool,
+    /// Sessions with pending effects.
+    waiting: usize,
+    /// What a commit took lately, in microseconds.
+    commit_us: u64,
     stopping: bool,
     /// Records copied out of sparse segments.
     rewritten: u64,
@@ -115,6 +122,8 @@ impl Cell {
                 retiring: VecDeque::new(),
                 touched: Vec::new(),
                 wants_sync: false,
+                waiting: 0,
+                commit_us: 0,
                 stopping: false,
                 rewritten: 0,
             }),
@@ -167,6 +176,10 @@ impl Cell {
                 core.spare = work;
             }
             core.finish_batch();
+            if let Some(job) = core.commit_for_one() {
+                drop(core);
+                core = self.finish_commit(job);
+            }
             self.leave(core);
         }
     }
@@ -258,14 +271,6 @@ impl Cell {
         }
     }
 
-    /// Does a job that makes the log durable, and takes its time.
-    fn run_timed(&self, job: Job) -> longtail_log::Done {
-        let began = Instant::now();
-        let done = job.run();
-        self.commits.record(began.elapsed());
-        done
-    }
-
     pub(super) fn due(&self) -> u64 {
         self.due.load(Ordering::Relaxed)
     }
@@ -284,14 +289,25 @@ impl Cell {
             self.commit.wait(&mut core);
         };
         drop(core);
-        let done = self.run_timed(job);
+        let core = self.finish_commit(job);
+        self.leave(core);
+        true
+    }
+
+    /// Makes a batch durable and lets out what waited for it.
+    fn finish_commit(&self, job: Job) -> MutexGuard<'_, Core> {
+        let began = Instant::now();
+        let done = job.run();
+        let took = began.elapsed();
+        self.commits.record(took);
         let mut core = self.core.lock();
+        core.commit_us = (core.commit_us / 8 * 7)
+            .saturating_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX) / 8);
         if let Some(log) = core.shard.logs().durable() {
             log.finish(done);
         }
         core.release();
-        self.leave(core);
-        true
+        core
     }
 
     /// Writes and syncs what nobody waits for, and does one piece of the log's housekeeping. `true` when there may be
@@ -318,7 +334,7 @@ impl Cell {
         };
         drop(core);
         let more = chore.is_some();
-        let sync = sync.map(|job| self.run_timed(job));
+        let sync = sync.map(Job::run);
         for done in sync.into_iter().chain(chore.map(Job::run)) {
             let mut core = self.core.lock();
             core.finish_durable(done);
@@ -400,7 +416,8 @@ impl Core {
                 }
                 Work::Interrupt(session) => self.shard.interrupt(now, session, &mut self.effects),
                 Work::Detach(session) => {
-                    self.outlets.remove(&session);
+                    let gone = self.outlets.remove(&session);
+                    self.waiting -= usize::from(gone.is_some_and(|outlet| outlet.pending > 0));
                     self.shard.detach(now, session, &mut self.effects);
                 }
             }
@@ -460,6 +477,7 @@ impl Core {
             if outlet.pending == 0 && self.shard.logs_ref().passed(gate) {
                 self.deliver(session, &effect);
             } else {
+                self.waiting += usize::from(outlet.pending == 0);
                 outlet.pending += 1;
                 self.wants_sync |= gate.level == Durability::Sync;
                 self.pending.push_back(Pending {
@@ -497,6 +515,7 @@ impl Core {
                 continue;
             };
             outlet.pending -= 1;
+            self.waiting -= usize::from(outlet.pending == 0);
             if passed {
                 self.deliver(session, &effect);
             } else if let Effect::Reply(token, _) = effect {
@@ -586,6 +605,16 @@ impl Core {
         let logs = self.shard.logs_ref();
         logs.durable_ref()
             .is_some_and(|log| log.watermark(Durability::Sync) < logs.awaited())
+    }
+
+    /// What to commit on the spot: when a single session waits, nothing is gained by gathering more, and on a fast disk
+    /// the sync takes less than waking a commit thread and being woken by it would add.
+    fn commit_for_one(&mut self) -> Option<Job> {
+        if self.waiting == 1 && self.touched.is_empty() && self.commit_us < COMMIT_INLINE_US {
+            self.next_commit()
+        } else {
+            None
+        }
     }
 
     fn next_commit(&mut self) -> Option<Job> {

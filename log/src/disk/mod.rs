@@ -150,12 +150,19 @@ pub(crate) fn read_full(file: &dyn File, buf: &mut [u8], offset: u64) -> io::Res
     Ok(done)
 }
 
-/// Whether an error says that there is no space left.
+/// Whether an error says that something ran out which may come back: space, or handles for files.
 pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(
+    let full = matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
+    );
+    full || is_out_of_files(error)
+}
+
+fn is_out_of_files(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let code = error.raw_os_error();
+    code == Some(Errno::MFILE.raw_os_error()) || code == Some(Errno::NFILE.raw_os_error())
 }
 
 /// An operator's words for an error of the disk: what it means before what the system calls it.
@@ -165,6 +172,7 @@ pub(crate) fn explain(error: &io::Error) -> String {
         io::ErrorKind::QuotaExceeded => format!("the disk quota is used up ({error})"),
         io::ErrorKind::ReadOnlyFilesystem => format!("the file system is read-only ({error})"),
         io::ErrorKind::PermissionDenied => format!("permission denied ({error})"),
+        _ if is_out_of_files(error) => format!("too many files are open ({error})"),
         _ => format!("I/O error ({error})"),
     }
 }

@@ -3,7 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
-use super::reclaim::{Dropped, Rewritten, ScanPart};
+use super::reclaim::{Dropped, Rewritten};
+use super::rewrite::ScanPart;
 use super::space::Spare;
 use super::{FileDone, FileLog, State};
 use crate::api::{Job, Outcome};

@@ -7,6 +7,7 @@
 mod append;
 mod chores;
 mod reclaim;
+mod rewrite;
 mod space;
 mod write;
 
@@ -26,7 +27,8 @@ use crate::record;
 use crate::segment::{BLOCK, Segments};
 use crate::tail::Tail;
 
-pub(crate) use reclaim::{Footer, Reclaim, TEMPORARY as REWRITE_TEMPORARY};
+pub(crate) use reclaim::Reclaim;
+pub(crate) use rewrite::{Footer, TEMPORARY as REWRITE_TEMPORARY};
 pub(crate) use space::{RESERVE, Space, create_spare, is_spare};
 pub(crate) use write::{Birth, SyncGate};
 

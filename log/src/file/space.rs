@@ -270,10 +270,15 @@ impl FileLog {
         if self.space.stuck && !self.space.retry {
             return None;
         }
+        let job = self.next_preparation();
+        // One attempt for each sign of hope, or a full disk would keep housekeeping spinning.
+        self.space.retry &= job.is_none();
+        job
+    }
+
+    fn next_preparation(&mut self) -> Option<Job> {
         let wanted = self.options.reserve_bytes + self.checkpoints.last_size() * 5 / 4;
-        self.space.reserve_wanted = self.options.reserve_bytes;
         if self.space.reserve < wanted {
-            self.space.retry = false;
             return Some(self.reserve_job(wanted));
         }
         let newest = self.segments.0.last()?;

@@ -15,6 +15,7 @@ mod pending;
 mod request;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,10 +26,11 @@ use longtail_engine::effect::Effect;
 use longtail_engine::message::Message;
 use longtail_model::{ConsumerTag, Link};
 
-use crate::codec::{Decoder, Frame, Op, Rejection, Word, reply};
+use crate::codec::{Decoder, Frame, Rejection, Word, reply};
 use crate::grants::Grants;
 use crate::tenant::{Counters, DEFAULT_TUBE, REPLY_BYTES_MAX, Tally, Tenant};
 use pending::{Pending, Queue};
+use turn::Turn;
 
 /// The link on the used tube.
 const USED: Link = Link(0);
@@ -137,7 +139,6 @@ pub struct Session {
     /// Links given back by `ignore`.
     free_links: Vec<Link>,
     next_link: Link,
-    tally: Tally,
     flow: Flow,
     /// Whether the shard knows a link of this session no longer.
     is_cut_off: bool,
@@ -169,7 +170,6 @@ impl Session {
             opening: None,
             free_links: Vec::new(),
             next_link: Link(FIRST_WATCHED.0 + 1),
-            tally: Tally::default(),
             flow: Flow::Free,
             is_cut_off: false,
             is_producer: false,
@@ -179,6 +179,7 @@ impl Session {
             session: &mut session,
             tenant,
             commands,
+            tally: &mut Tally::default(),
         };
         turn.open_link(USED, tube.clone(), Role::Producer, Pending::Silent);
         turn.open_link(FIRST_WATCHED, tube, Role::Consumer, Pending::Silent);
@@ -203,6 +204,7 @@ impl Session {
         out: &mut impl Outbox,
     ) -> (usize, Next) {
         let mut consumed = 0;
+        let mut tally = Tally::default();
         self.flow = Flow::Free;
         let next = loop {
             if self.phase == Phase::Quitting {
@@ -232,13 +234,14 @@ impl Session {
                 session: self,
                 tenant,
                 commands,
+                tally: &mut tally,
             };
             match frame {
                 Frame::Put(put) => turn.put(put, out),
                 Frame::Request(request) => turn.request(request, out),
                 Frame::Rejected(rejected) => {
                     if let Some(op) = rejected.counted {
-                        turn.session.tally.count(op);
+                        turn.count(op);
                     }
                     if rejected.why == Rejection::ExpectedCrlf {
                         turn.session.became_producer(&tenant.counters);
@@ -247,7 +250,7 @@ impl Session {
                 }
             }
         };
-        self.tally.flush(&tenant.counters);
+        tally.flush(&tenant.counters);
         (consumed, next)
     }
 
@@ -335,12 +338,6 @@ impl Session {
         }
     }
 
-    /// Bytes of a job that has not arrived whole.
-    #[must_use]
-    pub fn held_bytes(&self) -> usize {
-        self.decoder.held_bytes()
-    }
-
     /// Whether another request may be taken up now, or whether enough is answered to go on after a pause.
     fn has_room(&self, tenant: &Tenant, room: Room) -> bool {
         let part = match room {
@@ -384,63 +381,4 @@ impl Session {
 enum Room {
     More,
     Half,
-}
-
-/// A session while it works through its input.
-struct Turn<'a> {
-    session: &'a mut Session,
-    tenant: &'a Tenant,
-    commands: &'a mut Commands,
-}
-
-impl Turn<'_> {
-    /// Sends a command to the shard, and remembers what its answer is for.
-    fn ask(&mut self, command: Command, pending: Pending) {
-        self.commands.push((self.session.asked, command));
-        self.session.asked += 1;
-        self.wait(pending);
-    }
-
-    fn wait(&mut self, pending: Pending) {
-        self.session
-            .pending
-            .push(pending, self.tenant.config.job_size_max);
-    }
-
-    fn open_link(&mut self, link: Link, tube: Arc<str>, role: Role, pending: Pending) {
-        let create = Some(self.tenant.template(&tube));
-        self.ask(
-            Command::Open {
-                link,
-                name: self.tenant.stream(tube),
-                create,
-                role,
-            },
-            pending,
-        );
-    }
-
-    /// Gives an answer that does not need the shard: now, or when what was asked before is answered.
-    fn say(&mut self, word: Word, out: &mut impl Outbox) {
-        if self.session.pending.is_empty() {
-            reply::word(out.tail(), word);
-        } else {
-            self.wait(Pending::Word(word));
-        }
-    }
-
-    /// As [`Turn::say`], for an answer that is not one of the fixed lines.
-    fn say_text(&mut self, out: &mut impl Outbox, write: impl FnOnce(&Session, &mut Vec<u8>)) {
-        if self.session.pending.is_empty() {
-            write(self.session, out.tail());
-        } else {
-            let mut text = Vec::new();
-            write(self.session, &mut text);
-            self.wait(Pending::Text(text.into_boxed_slice()));
-        }
-    }
-
-    fn count(&mut self, op: Op) {
-        self.session.tally.count(op);
-    }
 }

@@ -6,6 +6,7 @@ use longtail_engine::{Settle, StreamName, Target, Wait, Which};
 use longtail_model::{GroupId, Lsn, Priority, Seq, StreamId, Timestamp};
 
 use super::*;
+use crate::codec::Op;
 use crate::tenant::{Config, CpuTime, Host, Identity, LogFacts};
 
 struct Still;
