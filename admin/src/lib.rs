@@ -23,4 +23,5 @@ pub use http::Options;
 pub use listener::{AdminListener, serve};
 pub use metrics::{
     CommandMetrics, EdgeMetrics, Histogram, LogMetrics, Metrics, ProcessMetrics, ShardMetrics,
+    SpaceMetrics,
 };

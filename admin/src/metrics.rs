@@ -31,6 +31,8 @@ pub struct Metrics {
     pub connection_bytes: u64,
     /// By protocol and command.
     pub commands: Vec<CommandMetrics>,
+    /// By space.
+    pub spaces: Vec<SpaceMetrics>,
     /// By shard.
     pub shards: Vec<ShardMetrics>,
     /// The process, where the system says something about it.
@@ -71,6 +73,19 @@ pub struct CommandMetrics {
     pub command: &'static str,
     /// How often.
     pub total: u64,
+}
+
+/// What was published to the subjects of a space.
+#[derive(Clone, Debug, Default)]
+pub struct SpaceMetrics {
+    /// The space.
+    pub space: String,
+    /// Messages published.
+    pub published_total: u64,
+    /// Copies handed to live subscribers.
+    pub delivered_total: u64,
+    /// Copies that live subscribers did not get, by cause.
+    pub dropped_total: Vec<(&'static str, u64)>,
 }
 
 /// The process. These go by the names that every Prometheus client library uses, without `longtail_`.
@@ -249,7 +264,12 @@ impl Collector for Snapshot {
             })
             .collect();
         families(&mut out, EDGE, &edge)?;
-        refusals(&mut out, &edge)?;
+        by_cause(
+            &mut out,
+            ("connections_refused", "Connections turned away"),
+            &edge,
+            |edge| &edge.refused_total,
+        )?;
         out.encode_descriptor(
             "connections_held",
             "Waiting answers and messages half read",
@@ -269,6 +289,21 @@ impl Collector for Snapshot {
             })
             .collect();
         families(&mut out, COMMAND, &commands)?;
+        let spaces: Vec<_> = metrics
+            .spaces
+            .iter()
+            .map(|space| (vec![("space", space.space.clone())], space))
+            .collect();
+        families(&mut out, SPACE, &spaces)?;
+        by_cause(
+            &mut out,
+            (
+                "subject_dropped",
+                "Copies that live subscribers did not get",
+            ),
+            &spaces,
+            |space| &space.dropped_total,
+        )?;
         let shards: Vec<_> = metrics
             .shards
             .iter()
@@ -343,6 +378,23 @@ const COMMAND: &[Family<CommandMetrics>] = &[(
     MetricType::Counter,
     |command| command.total,
 )];
+
+const SPACE: &[Family<SpaceMetrics>] = &[
+    (
+        "subject_published",
+        "Messages published to subjects",
+        None,
+        MetricType::Counter,
+        |space| space.published_total,
+    ),
+    (
+        "subject_delivered",
+        "Copies handed to live subscribers",
+        None,
+        MetricType::Counter,
+        |space| space.delivered_total,
+    ),
+];
 
 const SHARD: &[Family<ShardMetrics>] = &[
     (
@@ -573,18 +625,19 @@ fn families<T>(
     Ok(())
 }
 
-fn refusals(out: &mut DescriptorEncoder<'_>, edge: &[(Labels, &EdgeMetrics)]) -> fmt::Result {
-    if edge.iter().all(|(_, edge)| edge.refused_total.is_empty()) {
+/// Writes a counter that is divided by cause.
+fn by_cause<T>(
+    out: &mut DescriptorEncoder<'_>,
+    (name, help): (&str, &str),
+    rows: &[(Labels, &T)],
+    counts: fn(&T) -> &[(&'static str, u64)],
+) -> fmt::Result {
+    if rows.iter().all(|(_, row)| counts(row).is_empty()) {
         return Ok(());
     }
-    let mut family = out.encode_descriptor(
-        "connections_refused",
-        "Connections turned away",
-        None,
-        MetricType::Counter,
-    )?;
-    for (labels, edge) in edge {
-        for (cause, total) in &edge.refused_total {
+    let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, row) in rows {
+        for (cause, total) in counts(row) {
             let mut labels = labels.clone();
             labels.push(("cause", (*cause).to_owned()));
             family

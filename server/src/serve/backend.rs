@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use longtail::{Broker, Client, Longtail};
+use longtail::{Broker, Client, Longtail, Message};
 use longtail_admin::shapes::{
     Batch, Body, BrowsedMessage, ConnectionStatus, GroupStatus, Health, Latency, ListenerStatus,
     Listing, LiveMessage, Published, Purged, ShardStatus, Status, StreamStatus,
@@ -23,7 +23,7 @@ use longtail_broker::auth::Authenticator;
 use longtail_edge::ConnectionId;
 use longtail_engine as engine;
 use longtail_engine::{Command, Handle, Reply, Role, StreamConfig, StreamInfo, StreamName, Wait};
-use longtail_model::{GroupId, Link, Priority, Seq, ShardId, StreamId};
+use longtail_model::{Filter, GroupId, Link, Priority, Seq, ShardId, StreamId, Subject};
 use tokio::sync::mpsc;
 
 use super::lifecycle::Listening;
@@ -37,6 +37,9 @@ const PRIORITY: Priority = Priority(1024);
 
 /// Bytes of bodies in one answer; one message is always shown.
 const BATCH_BYTES: u64 = 8 << 20;
+
+/// Messages of a followed subject that wait for their reader; further ones are dropped and counted.
+const FOLLOWED_MAX: usize = 1024;
 
 /// Times that a search for messages in a sequence space of many streams is taken up again.
 const SEARCHES_MAX: usize = 64;
@@ -119,16 +122,46 @@ impl Backend {
     /// What a stream that does not exist yet is made of. In a space that a protocol fills, it is what that protocol
     /// would have created, so that its clients find it.
     fn new_stream(&self, name: &StreamName) -> Answer<Box<StreamConfig>> {
-        if self.authenticator.directory().space(&name.space).is_none() {
-            let problem = format!("there is no space {}", name.space);
-            return Err(
-                AdminError::new(ErrorKind::NotFound, problem).hint("configure it in [[spaces]]")
-            );
-        }
+        self.check_space(&name.space)?;
         let tube = self.serving()?.longtail.beanstalk().and_then(|tenant| {
             (tenant.config().space == name.space).then(|| tenant.tube_config(&name.name))?
         });
         Ok(tube.unwrap_or_default())
+    }
+
+    fn check_space(&self, space: &str) -> Answer<()> {
+        if self.authenticator.directory().space(space).is_some() {
+            return Ok(());
+        }
+        let problem = format!("there is no space {space}");
+        Err(AdminError::new(ErrorKind::NotFound, problem).hint("configure it in [[spaces]]"))
+    }
+
+    async fn publish_to_subject(
+        &self,
+        space: &str,
+        subject: &str,
+        message: NewMessage,
+    ) -> Answer<Published> {
+        let broker = self.broker()?;
+        self.check_space(space)?;
+        if message.priority.is_some() || message.delay_ms > 0 || message.ack_timeout_ms > 0 {
+            return Err(AdminError::new(
+                ErrorKind::Unsupported,
+                "priority, delay_ms and ack_timeout_ms do not travel with a subject",
+            )
+            .hint("publish to a stream"));
+        }
+        let subject =
+            Subject::parse_nats(subject).map_err(|error| wording::subject(subject, &error))?;
+        let message = Arc::new(Message::new(subject, message.body));
+        let published = broker
+            .publish(space, message)
+            .await
+            .map_err(wording::broker)?;
+        Ok(Published {
+            seq: published.streams.first().map(|(_, _, seq)| seq.0),
+        })
     }
 
     async fn publish_to_stream(
@@ -178,7 +211,7 @@ impl Backend {
 /// Carries out a command; a refusal is an error.
 async fn call(client: &Client, command: Command) -> Answer<longtail_broker::client::Answer> {
     let answer = client.call(command).await.map_err(|_| wording::closed())?;
-    longtail_broker::client::accepted(answer).map_err(wording::refused)
+    longtail_broker::client::accepted(answer).map_err(|refusal| wording::refused(&refusal))
 }
 
 impl AdminBackend for Backend {
@@ -392,14 +425,40 @@ impl AdminBackend for Backend {
         })
     }
 
-    async fn subscribe(&self, _space: &str, _subject: &str) -> Answer<mpsc::Receiver<LiveMessage>> {
-        Err(no_subjects())
+    async fn subscribe(&self, space: &str, subject: &str) -> Answer<mpsc::Receiver<LiveMessage>> {
+        let broker = self.broker()?;
+        self.check_space(space)?;
+        let filter =
+            Filter::parse_nats(subject).map_err(|error| wording::subject(subject, &error))?;
+        let mut following = broker
+            .subscribe(space, filter, FOLLOWED_MAX)
+            .map_err(wording::broker)?;
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(async move {
+            loop {
+                let message = tokio::select! {
+                    message = following.next() => message,
+                    () = sender.closed() => return,
+                };
+                let live = LiveMessage {
+                    subject: message.subject.to_dotted(),
+                    dropped: following.take_dropped(),
+                    body: Body::new(&message.payload),
+                };
+                if sender.send(live).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(receiver)
     }
 
     async fn publish(&self, target: Target, message: NewMessage) -> Answer<Published> {
         match target {
             Target::Stream(stream) => self.publish_to_stream(&stream, message).await,
-            Target::Subject { .. } => Err(no_subjects()),
+            Target::Subject { space, subject } => {
+                self.publish_to_subject(&space, &subject, message).await
+            }
         }
     }
 
@@ -483,6 +542,8 @@ impl AdminBackend for Backend {
         };
         if let Some(serving) = self.running.get() {
             metrics::fill(&mut metrics, &serving.longtail);
+            let directory = self.authenticator.directory();
+            metrics.spaces = metrics::of_spaces(serving.longtail.broker(), directory.spaces());
             let page = Page {
                 after: None,
                 limit: streams_max,
@@ -494,14 +555,6 @@ impl AdminBackend for Backend {
         }
         Ok(metrics)
     }
-}
-
-fn no_subjects() -> AdminError {
-    AdminError::new(
-        ErrorKind::Unsupported,
-        "this release has streams only, no subjects",
-    )
-    .hint("publish to a stream, or follow one")
 }
 
 fn bad_cursor(cursor: &str) -> AdminError {
@@ -598,6 +651,37 @@ mod tests {
         assert_eq!(wait(backend.purge(&stream("mail"))).unwrap().messages, 2);
         let error = wait(backend.purge(&stream("mail"))).unwrap_err();
         assert_eq!(error.kind, ErrorKind::NotFound, "an empty tube is gone");
+    }
+
+    #[test]
+    fn a_subject_reaches_its_followers() {
+        let backend = running();
+        let publish = |subject: &str, delay_ms| {
+            let target = Target::Subject {
+                space: "default".to_owned(),
+                subject: subject.to_owned(),
+            };
+            let body = "21".into();
+            let message = NewMessage {
+                body,
+                delay_ms,
+                ..NewMessage::default()
+            };
+            backend.publish(target, message)
+        };
+        let live = wait(async {
+            let mut follower = backend
+                .subscribe("default", "sensors.*.temp")
+                .await
+                .unwrap();
+            assert_eq!(publish("sensors.1.temp", 0).await.unwrap().seq, None);
+            follower.recv().await.unwrap()
+        });
+        assert_eq!(live.subject, "sensors.1.temp");
+        assert_eq!(live.body, Body::Body("21".to_owned()));
+        let kind = |answer: Answer<Published>| answer.unwrap_err().kind;
+        assert_eq!(kind(wait(publish("a..b", 0))), ErrorKind::Invalid);
+        assert_eq!(kind(wait(publish("a.b", 5))), ErrorKind::Unsupported);
     }
 
     #[test]

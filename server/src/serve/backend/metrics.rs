@@ -2,8 +2,11 @@
 
 use longtail::{Broker, Longtail};
 use longtail_admin::shapes::StreamCounts;
-use longtail_admin::{CommandMetrics, EdgeMetrics, Histogram, LogMetrics, Metrics, ShardMetrics};
+use longtail_admin::{
+    CommandMetrics, EdgeMetrics, Histogram, LogMetrics, Metrics, ShardMetrics, SpaceMetrics,
+};
 use longtail_beanstalk::codec::Op;
+use longtail_broker::ephemeral::DropReason;
 use longtail_edge::RefusalCause;
 use longtail_engine::runtime::{BOUNDS_US, CommitTimes};
 use longtail_model::{Durability, ShardId};
@@ -98,6 +101,28 @@ pub(super) fn fill(metrics: &mut Metrics, longtail: &Longtail) {
             }),
         });
     }
+}
+
+/// What went over the subjects of the spaces named.
+pub(super) fn of_spaces<'n>(
+    broker: &Broker,
+    spaces: impl Iterator<Item = &'n std::sync::Arc<str>>,
+) -> Vec<SpaceMetrics> {
+    let mut all: Vec<SpaceMetrics> = spaces
+        .filter_map(|name| {
+            let space = broker.space(name).ok()?;
+            Some(SpaceMetrics {
+                space: name.to_string(),
+                published_total: space.counters.published(),
+                delivered_total: space.counters.delivered(),
+                dropped_total: DropReason::ALL
+                    .map(|reason| (reason.as_str(), space.counters.dropped(reason)))
+                    .to_vec(),
+            })
+        })
+        .collect();
+    all.sort_by(|a, b| a.space.cmp(&b.space));
+    all
 }
 
 /// Takes the streams that are listed out of the sums over all of them.

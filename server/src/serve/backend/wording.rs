@@ -3,18 +3,19 @@
 use longtail::BrokerError;
 use longtail_admin::{AdminError, ErrorKind};
 use longtail_engine::{MessageState, Refusal, Reply};
+use longtail_model::SubjectError;
 
 pub(super) fn broker(error: BrokerError) -> AdminError {
     match error {
-        BrokerError::Refused(refusal) => refused(refusal),
+        BrokerError::Refused(refusal) => refused(&refusal),
         BrokerError::Closed(_) => closed(),
         BrokerError::NoStream(_) => AdminError::new(ErrorKind::NotFound, error.to_string()),
         other => AdminError::new(ErrorKind::Internal, other.to_string()),
     }
 }
 
-pub(super) fn refused(refusal: Refusal) -> AdminError {
-    let kind = match &refusal {
+pub(super) fn refused(refusal: &Refusal) -> AdminError {
+    let kind = match refusal {
         Refusal::Limit(_) => ErrorKind::Limit,
         Refusal::Full(_) | Refusal::Failed(_) => ErrorKind::Unavailable,
         Refusal::TooLarge(_) => ErrorKind::Invalid,
@@ -26,6 +27,11 @@ pub(super) fn refused(refusal: Refusal) -> AdminError {
 
 pub(super) fn closed() -> AdminError {
     AdminError::new(ErrorKind::Unavailable, "the server is stopping")
+}
+
+pub(super) fn subject(text: &str, error: &SubjectError) -> AdminError {
+    AdminError::new(ErrorKind::Invalid, format!("`{text}`: {error}"))
+        .hint("tokens are separated by dots; a filter may have * for one and > for the rest")
 }
 
 /// A shard answered what it must not.
