@@ -121,7 +121,8 @@ pub enum Role {
 /// A request to a shard.
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// Opens `link` on a stream, which is created from `create` if it does not exist. Reply: `Opened`.
+    /// Opens `link` on a stream, which is created from `create` if it does not exist. Reply: `Opened`; refused as
+    /// `Exists` when the stream has another numbering than `create` says.
     Open {
         /// The session's number for it; a link in use is moved to the new stream.
         link: Link,
@@ -167,7 +168,7 @@ pub enum Command {
         group: GroupName,
     },
     /// Takes the best message (by priority, then sequence) of all groups that the consumer draws from.
-    /// Reply: `Delivered`, or `TimedOut`, or `DeadlineSoon`.
+    /// Reply: `Delivered`, or `TimedOut`, or `DeadlineSoon`; `NotFound` when it draws from no group, or no longer.
     Take {
         /// The session's consumer.
         consumer: ConsumerTag,

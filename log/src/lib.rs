@@ -10,6 +10,30 @@
 //!                 │                                                          │
 //!                 └── read (recent positions)          next_chore ──▶ Job: prepare, checkpoint, scan, rewrite, drop
 //! ```
+//!
+//! [`FileLog`] keeps it in a directory, on any [`Disk`]; [`MemLog`] in memory only. `docs/design/log-format.md` has the
+//! format, [`inspect`] looks at a directory without opening it, [`sim`] is a disk to test with.
+//!
+//! ```
+//! use std::{path::Path, sync::Arc};
+//! use longtail_log::{Class, FileLog, Opened, Options, RecordParts, ShardLog, sim::SimDisk};
+//! use longtail_model::{Durability, ShardId};
+//!
+//! let disk = Arc::new(SimDisk::new());
+//! let Opened { mut log, checkpoint, mut replay } =
+//!     FileLog::open(disk, Path::new("/data/0"), Options::new(ShardId(0)))?;
+//! assert!(checkpoint.is_none() && replay.next_frame()?.is_none());
+//!
+//! let record = RecordParts { head: b"put", body: b"hello", retained: true };
+//! let lsn = log.append(&[record], Class::Message)?;
+//! if let Some(job) = log.next_write(true) {
+//!     let done = job.run(); // On whichever thread.
+//!     log.finish(done);
+//! }
+//! assert!(log.watermark(Durability::Sync) > lsn);
+//! log.read(lsn, &mut |payload| assert_eq!(payload, b"puthello"))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod api;
 mod checkpoint;

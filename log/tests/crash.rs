@@ -5,17 +5,18 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use common::{Rng, control, read, retained};
-use longtail_log::sim::SimDisk;
+use longtail_log::sim::{Failure, Operation, SimDisk};
 use longtail_log::{Class, Done, FileLog, Job, Opened, Options, Outcome, RecordParts, ShardLog};
 use longtail_model::{Durability, Lsn, ShardId};
 
 const DIR: &str = "/log";
-/// Raise it for a long run.
-const SEEDS: u64 = 1000;
+/// Lives tried in an ordinary run; `LONGTAIL_LOG_SEEDS=50000..90000` tries others.
+const SEEDS: Range<u64> = 0..1000;
 
 /// What one frame does to the owner's state.
 #[derive(Clone, Debug)]
@@ -233,6 +234,9 @@ fn lives(seed: u64, steps: u64) -> (u64, u64) {
         if rng.below(2) == 0 {
             disk.halt_after(rng.below(steps));
         }
+        if rng.below(3) == 0 {
+            inject(&disk, &mut rng, steps);
+        }
         let mut held: Vec<Job> = Vec::new();
         let mut done: Vec<Done> = Vec::new();
         for _ in 0..rng.below(steps) {
@@ -258,11 +262,37 @@ fn lives(seed: u64, steps: u64) -> (u64, u64) {
             durable = durable.max(owner.log.watermark(Durability::Sync));
         }
         disk.crash(rng.next());
+        disk.set_capacity(None);
         if rng.below(4) == 0 {
             damage_newest_checkpoint(&disk);
         }
     }
     (checkpoints, lost)
+}
+
+/// Lets some operation fail, sooner or later in this life. Whatever the log makes of it, it may not lose anything.
+fn inject(disk: &SimDisk, rng: &mut Rng, steps: u64) {
+    const OPERATIONS: [Operation; 8] = [
+        Operation::Write,
+        Operation::Sync,
+        Operation::Allocate,
+        Operation::SetLen,
+        Operation::Create,
+        Operation::Rename,
+        Operation::Remove,
+        Operation::SyncDir,
+    ];
+    for _ in 0..1 + rng.below(4) {
+        let operation = OPERATIONS[rng.below(OPERATIONS.len() as u64) as usize];
+        let failure = match rng.below(3) {
+            0 => Failure::Io,
+            _ => Failure::Full,
+        };
+        disk.fail(operation, rng.below(steps / 8), failure);
+    }
+    if rng.below(3) == 0 {
+        disk.set_capacity(Some(disk.used() + (rng.below(200) << 10)));
+    }
 }
 
 /// One bad checkpoint must cost nothing but a longer replay, as long as there are two.
@@ -281,7 +311,11 @@ fn damage_newest_checkpoint(disk: &SimDisk) {
 #[test]
 fn nothing_durable_is_lost_by_a_crash() {
     let (mut checkpoints, mut lost) = (0, 0);
-    for seed in 0..SEEDS {
+    let chosen = std::env::var("LONGTAIL_LOG_SEEDS").ok().map(|text| {
+        let (from, to) = text.split_once("..").expect("a range");
+        from.parse().unwrap()..to.parse().unwrap()
+    });
+    for seed in chosen.unwrap_or(SEEDS) {
         let steps = if seed % 10 == 0 { 2000 } else { 150 };
         let (c, l) = lives(seed, steps);
         checkpoints += c;

@@ -104,6 +104,28 @@ fn a_checkpoint_shortens_the_replay() {
 }
 
 #[test]
+fn records_that_were_settled_but_never_retired_do_not_pin_their_segments() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = open(dir.path());
+    let log = &mut opened.log;
+    for i in 0..400u32 {
+        let lsn = put(log, &[1; 1000]);
+        if i % 50 > 0 {
+            log.retire(lsn);
+        }
+    }
+    for _ in 0..2 {
+        put(log, &[2; 1000]);
+        log.checkpoint(Vec::new());
+        settle(log, &Default::default());
+    }
+    // The owner knows none of the records that are left.
+    settle(log, &Default::default());
+    assert!(log.disk_bytes() < 300 << 10, "{}", log.disk_bytes());
+    assert!(read(log, Lsn::ZERO).is_err());
+}
+
+#[test]
 fn a_directory_is_opened_once() {
     let dir = tempfile::tempdir().unwrap();
     let first = open(dir.path());

@@ -9,6 +9,7 @@
 //! `normal` lists the differences that are expected. A difference prints the seed that reproduces it.
 
 mod generator;
+mod ids;
 mod normal;
 mod pair;
 
@@ -157,10 +158,10 @@ fn step(pair: &mut Pair, generator: &mut Generator) -> Result<u64> {
     }
     // One waiter at a time: which of several gets a job is not a rule.
     let may_wait = !pair.waiting.contains(&true);
-    let chunk = generator.chunk(connection, may_wait);
+    let chunk = generator.chunk(connection, may_wait, &mut pair.ids);
     let cut = (!chunk.whole && generator.random().one_in(8))
         .then(|| generator.random().index(chunk.bytes.len()));
-    for (connection, reply) in pair.exchange(connection, &chunk.bytes, cut, chunk.may_wait)? {
+    for (connection, reply) in pair.exchange(connection, &chunk, cut)? {
         generator.learn(connection, &reply);
     }
     if chunk.unpauses {

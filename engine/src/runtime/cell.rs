@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use hashbrown::HashMap;
@@ -34,6 +34,8 @@ pub(super) enum Work {
 pub(super) struct Cell {
     queue: Mutex<Vec<Work>>,
     has_work: AtomicBool,
+    /// A thread is in [`Cell::run`] and will look at `has_work` again.
+    running: AtomicBool,
     core: Mutex<Core>,
     /// Signalled when there is something to commit; waits on `core`.
     commit: Condvar,
@@ -112,6 +114,7 @@ impl Cell {
         Cell {
             queue: Mutex::new(Vec::new()),
             has_work: AtomicBool::new(false),
+            running: AtomicBool::new(false),
             core: Mutex::new(Core {
                 shard,
                 spare: Vec::new(),
@@ -152,24 +155,19 @@ impl Cell {
 
     pub(super) fn enqueue(&self, work: impl IntoIterator<Item = Work>) {
         self.queue.lock().extend(work);
-        self.has_work.store(true, Ordering::Relaxed);
+        self.has_work.store(true, Ordering::SeqCst);
     }
 
     /// Runs what is queued, unless another thread does.
     pub(super) fn run(&self) {
-        loop {
-            // Pairs with the fence after unlocking: either this thread gets the lock, or the one that holds it sees
-            // the flag when it looks again.
-            fence(Ordering::SeqCst);
-            if !self.has_work.load(Ordering::Relaxed) {
-                return;
-            }
-            let Some(mut core) = self.core.try_lock() else {
-                return;
-            };
+        let _guard = AbortOnPanic;
+        // Whoever submits sets `has_work` first and then asks for `running`; whoever runs gives `running` back first and
+        // then looks at `has_work`. So of two that meet, at least one sees the other, and no work is left behind.
+        while self.has_work.load(Ordering::SeqCst) && !self.running.swap(true, Ordering::SeqCst) {
+            let mut core = self.core.lock();
             let now = self.clock.now();
             core.advance(now);
-            while self.has_work.swap(false, Ordering::Relaxed) {
+            while self.has_work.swap(false, Ordering::SeqCst) {
                 let mut work = mem::take(&mut core.spare);
                 mem::swap(&mut work, &mut *self.queue.lock());
                 core.carry_out(now, &mut work);
@@ -180,12 +178,15 @@ impl Cell {
                 drop(core);
                 core = self.finish_commit(job);
             }
-            self.leave(core);
+            let touched = self.unlock(core);
+            self.running.store(false, Ordering::SeqCst);
+            flush(&touched);
         }
     }
 
     /// Lets time pass.
     pub(super) fn tick(&self) {
+        let _guard = AbortOnPanic;
         let mut core = self.core.lock();
         let now = self.clock.now();
         core.advance(now);
@@ -194,7 +195,13 @@ impl Cell {
     }
 
     /// Unlocks, wakes whom it must, and writes to the sockets.
-    fn leave(&self, mut core: MutexGuard<'_, Core>) {
+    fn leave(&self, core: MutexGuard<'_, Core>) {
+        flush(&self.unlock(core));
+    }
+
+    /// Unlocks and wakes whom it must; the caller flushes what it gets.
+    #[must_use]
+    fn unlock(&self, mut core: MutexGuard<'_, Core>) -> Vec<Arc<dyn Sink>> {
         let touched = core.touched_sinks();
         let must_commit = core.must_commit();
         let dirty = core
@@ -237,9 +244,7 @@ impl Cell {
         if dirty {
             self.wake.dirty();
         }
-        for sink in touched {
-            sink.flush();
-        }
+        touched
     }
 
     pub(super) fn now(&self) -> u64 {
@@ -278,6 +283,7 @@ impl Cell {
     /// One turn of a commit thread: waits for something to commit, makes it durable, delivers what waited for it.
     /// `false` when the shard stops.
     pub(super) fn commit(&self) -> bool {
+        let _guard = AbortOnPanic;
         let mut core = self.core.lock();
         let job = loop {
             if core.stopping {
@@ -313,6 +319,7 @@ impl Cell {
     /// Writes and syncs what nobody waits for, and does one piece of the log's housekeeping. `true` when there may be
     /// more of that.
     pub(super) fn keep_house(&self) -> bool {
+        let _guard = AbortOnPanic;
         let mut core = self.core.lock();
         if core
             .shard
@@ -397,13 +404,32 @@ impl Cell {
         }
         let touched = core.touched_sinks();
         drop(core);
-        for sink in touched {
-            sink.flush();
-        }
+        flush(&touched);
     }
 
     pub(super) fn with_shard<R>(&self, with: impl FnOnce(&mut Shard) -> R) -> R {
         with(&mut self.core.lock().shard)
+    }
+}
+
+/// A panic in the middle of a transition leaves a state that nobody has checked. The log has the last good one: the
+/// process ends, and its next start recovers from there.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(
+                "a shard panicked; the process ends here and recovers from its log when started again"
+            );
+            std::process::abort();
+        }
+    }
+}
+
+fn flush(sinks: &[Arc<dyn Sink>]) {
+    for sink in sinks {
+        sink.flush();
     }
 }
 

@@ -25,7 +25,8 @@ impl Shard {
         let due = head.created.plus_millis(head.delay_ms);
         let delayed = head.delay_ms > 0 && due > now;
         for group in &mut state.groups {
-            if group.deleted || (group.implicit && seq < group.cursor) {
+            // The cursor of a group that lists what is ready stays where the group starts.
+            if group.deleted || seq < group.cursor {
                 continue;
             }
             if delayed {
@@ -256,7 +257,11 @@ impl Shard {
         let mut from = from;
         loop {
             let (seq, position) = self.indexes.get(&index)?.next_at_or_after(from)?;
-            if !shared || self.head(position).is_ok_and(|head| head.stream == stream) {
+            if !shared
+                || self
+                    .head_in(index, seq, position)
+                    .is_ok_and(|head| head.stream == stream)
+            {
                 return Some((seq, position));
             }
             from = seq.next();

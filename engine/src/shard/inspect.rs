@@ -55,6 +55,14 @@ impl Shard {
         let Some(position) = self.position(stream, seq) else {
             return now_reply(Reply::NotFound);
         };
+        if let Some((index, true)) = self
+            .streams
+            .get(&stream)
+            .map(|state| (state.index, state.shares_numbers()))
+            && self.head_in(index, seq, position)?.stream != stream
+        {
+            return now_reply(Reply::NotFound);
+        }
         let level = self
             .streams
             .get(&stream)
@@ -266,12 +274,18 @@ impl Shard {
             totals.removed += info.removed;
             totals.producers += info.producers;
             totals.consumers += info.consumers;
-            totals.waiting += info.waiting;
             if let Some(state) = self.streams.get(&stream) {
                 index_bytes += state.expiry.heap_bytes()
                     + state.groups.iter().map(Group::heap_bytes).sum::<usize>();
             }
         }
+        // One that waits at several streams is one all the same.
+        totals.waiting = self
+            .sessions
+            .iter()
+            .flat_map(|(_, session)| &session.consumers)
+            .filter(|consumer| consumer.ticket.is_some())
+            .count() as u64;
         index_bytes += self.indexes.values().map(Index::heap_bytes).sum::<usize>();
         ShardInfo {
             totals,

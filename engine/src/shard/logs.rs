@@ -3,10 +3,10 @@
 //! Positions of the memory log carry a flag bit, so that an index holds both alike.
 
 use longtail_log::{AppendError, Class, Health, ReadError, RecordParts, ShardLog};
-use longtail_model::{Durability, Lsn, StreamId};
+use longtail_model::{Durability, Lsn};
 
 use crate::effect::{Gate, Refusal};
-use crate::event::Event;
+use crate::event::{Event, Targets};
 use crate::message::Message;
 
 const IN_MEMORY: u64 = 1 << 63;
@@ -217,22 +217,19 @@ impl Logs {
         }
     }
 
-    /// Reads a message record: calls `with` with its first stream and the message.
+    /// Reads a message record: calls `with` with the streams it went to and the message.
     pub(crate) fn with_message<R>(
         &mut self,
         position: Lsn,
-        with: impl FnOnce(StreamId, Message<'_>) -> R,
+        with: impl FnOnce(Targets<'_>, Message<'_>) -> R,
     ) -> Result<R, ReadError> {
         let mut with = Some(with);
         let mut result = None;
         let mut read = |payload: &[u8]| {
-            if let Ok(Event::Append {
-                mut targets,
-                message,
-            }) = Event::decode(payload)
-                && let (Some((stream, _)), Some(with)) = (targets.next(), with.take())
+            if let Ok(Event::Append { targets, message }) = Event::decode(payload)
+                && let Some(with) = with.take()
             {
-                result = Some(with(stream, message));
+                result = Some(with(targets, message));
             }
         };
         if in_memory(position) {

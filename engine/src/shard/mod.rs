@@ -31,6 +31,7 @@ use slab::Slab;
 use crate::command::{Command, Handle, Target, Token};
 use crate::config::StreamName;
 use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
+use crate::event::Targets;
 use crate::message::Message;
 use crate::stream::{FixedHash, Group, Hold, HoldKey, Place, SessionKey, Stream};
 use crate::structures::index::Index;
@@ -378,20 +379,43 @@ impl Shard {
     }
 
     fn head(&mut self, position: Lsn) -> Result<Head, Refusal> {
-        self.logs
-            .with_message(position, |stream, message| Head {
-                stream,
-                created: message.created,
-                priority: message.priority.0,
-                delay_ms: message.delay_ms,
-                ack_timeout_ms: message.ack_timeout_ms,
-                expires: message.expires,
-                bytes: (message.headers.len() + message.payload.len()) as u64,
-            })
-            .map_err(|error| {
-                tracing::error!(shard = %self.config.id, %position, %error, "cannot read a message");
-                Refusal::Failed(error.to_string())
-            })
+        let first = |mut targets: Targets<'_>| targets.next().map(|target| target.0);
+        Self::head_of(&mut self.logs, self.config.id, position, first)
+    }
+
+    /// The head of a message found in an index under `seq`, with the stream that has it there: a record may belong to
+    /// several streams of one sequence space, under a number each.
+    fn head_in(&mut self, index: IndexId, seq: Seq, position: Lsn) -> Result<Head, Refusal> {
+        let streams = &self.streams;
+        let owner = |mut targets: Targets<'_>| {
+            targets
+                .find(|&(stream, number)| {
+                    number == seq && streams.get(&stream).is_some_and(|s| s.index == index)
+                })
+                .map(|target| target.0)
+        };
+        Self::head_of(&mut self.logs, self.config.id, position, owner)
+    }
+
+    fn head_of(
+        logs: &mut Logs,
+        shard: ShardId,
+        position: Lsn,
+        owner: impl FnOnce(Targets<'_>) -> Option<StreamId>,
+    ) -> Result<Head, Refusal> {
+        logs.with_message(position, |targets, message| Head {
+            stream: owner(targets).unwrap_or(StreamId(0)),
+            created: message.created,
+            priority: message.priority.0,
+            delay_ms: message.delay_ms,
+            ack_timeout_ms: message.ack_timeout_ms,
+            expires: message.expires,
+            bytes: (message.headers.len() + message.payload.len()) as u64,
+        })
+        .map_err(|error| {
+            tracing::error!(%shard, %position, %error, "cannot read a message");
+            Refusal::Failed(error.to_string())
+        })
     }
 
     fn target(&self, key: SessionKey, target: Target) -> Result<StreamId, Refusal> {
@@ -439,8 +463,7 @@ impl Shard {
                 let Some((stream, at)) = self.group_at(group) else {
                     return Ok(None);
                 };
-                let domain = self.domain(stream, at);
-                let hold = self.hold_by.get(&(domain, seq.0)).copied();
+                let hold = self.hold_in(group, stream, at, seq);
                 Ok(Some(Found {
                     stream,
                     at,
@@ -450,11 +473,12 @@ impl Shard {
             }
             Handle::Shared(link, seq) => {
                 let via = self.target(key, Target::Link(link))?;
+                let domain = self.domain(via, 0);
                 let Some(via) = self.streams.get(&via) else {
                     return Ok(None);
                 };
                 let index = via.index;
-                if let Some(&hold) = self.hold_by.get(&(index.0, seq.0)) {
+                if let Some(&hold) = self.hold_by.get(&(domain, seq.0)) {
                     return Ok(self.holds.get(hold).map(|held| Found {
                         stream: held.stream,
                         at: 0,
@@ -467,7 +491,7 @@ impl Shard {
                     return Ok(None);
                 };
                 let stream = if via.shares_numbers() {
-                    self.head(position)?.stream
+                    self.head_in(index, seq, position)?.stream
                 } else {
                     via.id
                 };
@@ -479,6 +503,12 @@ impl Shard {
                 }))
             }
         }
+    }
+
+    /// The hold that a group has on a message; a shared number may be held through another stream's group.
+    fn hold_in(&self, group: GroupId, stream: StreamId, at: usize, seq: Seq) -> Option<HoldKey> {
+        let hold = *self.hold_by.get(&(self.domain(stream, at), seq.0))?;
+        (self.holds.get(hold)?.group == group).then_some(hold)
     }
 
     fn position(&self, stream: StreamId, seq: Seq) -> Option<Lsn> {

@@ -93,7 +93,7 @@ impl Shard {
             else {
                 return (gate, messages, next, false);
             };
-            if let Ok(head) = self.read_head(position)
+            if let Ok(head) = self.head_in(index, seq, position)
                 && head.stream == stream
             {
                 bytes += head.bytes;

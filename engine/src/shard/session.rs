@@ -254,6 +254,38 @@ impl Shard {
         }
     }
 
+    /// A group, or with no `group` a whole stream, that a consumer draws from is gone. With the last of them a take
+    /// that waits has nothing left to wait for.
+    pub(crate) fn lose_source(
+        &mut self,
+        key: SessionKey,
+        at: usize,
+        stream: StreamId,
+        group: Option<usize>,
+        fx: &mut dyn Effects,
+    ) {
+        let waited = self.sessions[key].consumers[at].ticket.is_some();
+        self.stop_queueing(key, at);
+        let consumer = &mut self.sessions[key].consumers[at];
+        consumer
+            .sources
+            .retain(|source| source.0 != stream || group.is_some_and(|group| group != source.1));
+        let (tag, has_sources) = (consumer.tag, !consumer.sources.is_empty());
+        if waited && has_sources {
+            self.start_queueing(key, at);
+        } else if !has_sources && self.sessions[key].takes(tag) {
+            self.end_take(key, Reply::NotFound, Gate::OPEN, fx);
+        }
+        fx.emit(
+            self.sessions[key].id,
+            Gate::OPEN,
+            Effect::Cancelled {
+                consumer: tag,
+                stream,
+            },
+        );
+    }
+
     pub(crate) fn subscribe(
         &mut self,
         key: SessionKey,

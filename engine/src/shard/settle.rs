@@ -61,19 +61,14 @@ impl Shard {
                 let Some((stream, at)) = self.group_at(group) else {
                     return Ok(None);
                 };
-                self.hold_by.get(&(self.domain(stream, at), seq.0))
+                self.hold_in(group, stream, at, seq)
             }
             Handle::Shared(link, seq) => {
                 let stream = self.target(key, Target::Link(link))?;
-                let Some(stream) = self.streams.get(&stream) else {
-                    return Ok(None);
-                };
-                self.hold_by.get(&(stream.index.0, seq.0))
+                self.hold_by.get(&(self.domain(stream, 0), seq.0)).copied()
             }
         };
-        Ok(hold
-            .copied()
-            .filter(|&hold| self.holds.get(hold).is_some_and(|held| held.session == key)))
+        Ok(hold.filter(|&hold| self.holds.get(hold).is_some_and(|held| held.session == key)))
     }
 
     fn found(&self, held: &Hold) -> Option<Found> {

@@ -22,7 +22,15 @@ impl Shard {
         role: Role,
     ) -> Outcome {
         let stream = match (self.names.get(&name), create) {
-            (Some(&stream), _) => stream,
+            (Some(&stream), create) => {
+                // Handles of the opener's other links would mean other messages here.
+                if let (Some(wanted), Some(state)) = (create, self.streams.get(&stream))
+                    && wanted.numbering != state.config.numbering
+                {
+                    return Err(Refusal::Exists);
+                }
+                stream
+            }
             (None, Some(config)) => self.create(name, config.clone())?,
             (None, None) => return now_reply(Reply::NotFound),
         };
@@ -286,22 +294,7 @@ impl Shard {
                     .iter()
                     .any(|source| source.0 == stream)
                 {
-                    let waited = self.sessions[key].consumers[at].ticket.is_some();
-                    self.stop_queueing(key, at);
-                    let consumer = &mut self.sessions[key].consumers[at];
-                    consumer.sources.retain(|source| source.0 != stream);
-                    let tag = consumer.tag;
-                    if waited {
-                        self.start_queueing(key, at);
-                    }
-                    fx.emit(
-                        self.sessions[key].id,
-                        Gate::OPEN,
-                        Effect::Cancelled {
-                            consumer: tag,
-                            stream,
-                        },
-                    );
+                    self.lose_source(key, at, stream, None, fx);
                 }
             }
         }
@@ -504,23 +497,7 @@ impl Shard {
                     .sources
                     .contains(&(stream, at))
                 {
-                    let waited = self.sessions[key].consumers[consumer].ticket.is_some();
-                    self.stop_queueing(key, consumer);
-                    self.sessions[key].consumers[consumer]
-                        .sources
-                        .retain(|source| *source != (stream, at));
-                    let tag = self.sessions[key].consumers[consumer].tag;
-                    if waited {
-                        self.start_queueing(key, consumer);
-                    }
-                    fx.emit(
-                        self.sessions[key].id,
-                        Gate::OPEN,
-                        Effect::Cancelled {
-                            consumer: tag,
-                            stream,
-                        },
-                    );
+                    self.lose_source(key, consumer, stream, Some(at), fx);
                 }
             }
         }

@@ -39,6 +39,9 @@ impl Shard {
                 Effect::Reply(token, Reply::Refused(Refusal::UnknownLink)),
             );
         };
+        if self.sessions[key].consumers[at].sources.is_empty() {
+            return fx.emit(id, Gate::OPEN, Effect::Reply(token, Reply::NotFound));
+        }
         if let Some((stream, group, seq)) = self.best(key, at) {
             let (gate, reply) = match self.deliver(key, tag, stream, group, seq) {
                 Ok((gate, delivery)) => (gate, Reply::Delivered(delivery)),

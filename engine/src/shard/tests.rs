@@ -4,7 +4,7 @@ use longtail_model::{ConsumerTag, Durability, Link, Priority, Seq, SessionId, Ti
 
 use crate::command::{Command, Handle, NewMessage, Role, Settle, Target, Wait, Which};
 use crate::config::{GroupConfig, Numbering, Order, StreamConfig, StreamName};
-use crate::effect::{Effect, Effects, Gate, MessageState, Reply};
+use crate::effect::{Effect, Effects, Gate, MessageState, Refusal, Reply};
 use crate::open::MemoryLimits;
 use crate::shard::{Shard, ShardConfig};
 
@@ -458,4 +458,77 @@ fn credit_pushes_in_turn_and_comes_back_with_settlement() {
     assert_eq!(pushed(&mut b), [(one, seqs[0]), (two, seqs[1])]);
     b.settle(two, seqs[1], Settle::Ack);
     assert_eq!(pushed(&mut b), [(two, seqs[2])]);
+}
+
+#[test]
+fn a_take_ends_with_the_last_stream_that_it_waits_at() {
+    let mut bench = Bench::new();
+    let worker = bench.worker(&["a", "b"]);
+    let operator = bench.shard.attach();
+    let token = bench.send(worker, reserve(Wait::Forever));
+    let behind = bench.send(worker, Command::DescribeShard);
+    let delete = |name| Command::Delete {
+        name: StreamName::new("default", name),
+    };
+    assert_eq!(bench.ask(operator, delete("a")), Some(Reply::Done));
+    assert_eq!(bench.reply(worker, token), None);
+    assert_eq!(bench.shard.info().totals.waiting, 1);
+    assert_eq!(bench.ask(operator, delete("b")), Some(Reply::Done));
+    assert_eq!(bench.reply(worker, token), Some(Reply::NotFound));
+    assert!(matches!(
+        bench.reply(worker, behind),
+        Some(Reply::ShardInfo(_))
+    ));
+    assert_eq!(
+        bench.ask(worker, reserve(Wait::Forever)),
+        Some(Reply::NotFound)
+    );
+    assert_eq!(bench.shard.info().totals.waiting, 0);
+}
+
+#[test]
+fn who_waits_at_several_streams_waits_once() {
+    let mut bench = Bench::new();
+    let worker = bench.worker(&["a", "b"]);
+    bench.send(worker, reserve(Wait::Forever));
+    assert_eq!(bench.shard.info().totals.waiting, 1);
+    let describe = Command::DescribeStream {
+        name: StreamName::new("default", "b"),
+    };
+    let other = bench.shard.attach();
+    match bench.ask(other, describe) {
+        Some(Reply::StreamInfo(info)) => assert_eq!(info.waiting, 1),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_stream_with_other_numbers_is_not_opened() {
+    let mut bench = Bench::new();
+    let worker = bench.worker(&["a"]);
+    let define = Command::Define {
+        name: StreamName::new("default", "log"),
+        config: Box::default(),
+    };
+    assert_eq!(bench.ask(worker, define), Some(Reply::Done));
+    let mut open = |create| {
+        let name = StreamName::new("default", "log");
+        let role = Role::Producer;
+        bench.ask(
+            worker,
+            Command::Open {
+                link: Link(5),
+                name,
+                create,
+                role,
+            },
+        )
+    };
+    assert_eq!(
+        open(Some(Box::new(tube()))),
+        Some(Reply::Refused(Refusal::Exists))
+    );
+    let opened = |reply| matches!(reply, Some(Reply::Opened { .. }));
+    assert!(opened(open(None)));
+    assert!(opened(open(Some(Box::default()))));
 }

@@ -284,6 +284,13 @@ impl FileLog {
         if compaction.needed.is_none_or(|needed| needed > self.durable) {
             return None;
         }
+        if compaction.live.is_empty() {
+            // Counted as alive, but the owner knows none of it: an owner may settle before a checkpoint and retire
+            // after it, and stop in between.
+            let compaction = self.reclaim.compaction.take()?;
+            self.replace(&compaction.sources);
+            return self.drop_job();
+        }
         let live = std::mem::take(&mut compaction.live);
         let sources = compaction.sources.clone();
         let header = SegmentHeader {
@@ -332,17 +339,7 @@ impl FileLog {
             }
         };
         let (base, end) = (first.base, last.end);
-        let mut live = 0;
-        let mut at = None;
-        for source in &compaction.sources {
-            if let Some(i) = self.segments.at(source.base) {
-                let old = self.segments.0.remove(i);
-                self.cold.forget(old.base, old.generation);
-                live += old.live;
-                self.reclaim.garbage.push(old.path(&self.dir));
-                at.get_or_insert(i);
-            }
-        }
+        let (at, live) = self.replace(&compaction.sources);
         let segment = Segment {
             base,
             end,
@@ -360,6 +357,22 @@ impl FileLog {
         if let Some(i) = at {
             self.segments.0.insert(i, segment);
         }
+    }
+
+    /// Takes segments out, their files to be removed. Returns where the first one was, and how much was alive in all.
+    fn replace(&mut self, sources: &[Source]) -> (Option<usize>, u64) {
+        let mut live = 0;
+        let mut at = None;
+        for source in sources {
+            if let Some(i) = self.segments.at(source.base) {
+                let old = self.segments.0.remove(i);
+                self.cold.forget(old.base, old.generation);
+                live += old.live;
+                self.reclaim.garbage.push(old.path(&self.dir));
+                at.get_or_insert(i);
+            }
+        }
+        (at, live)
     }
 
     /// Leaves a segment as it is for good: what can still be read of it is read.

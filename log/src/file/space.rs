@@ -73,6 +73,15 @@ impl Fence {
         Ok(done)
     }
 
+    /// Reserves a range unless appends are past it: a sealed file must not grow again.
+    fn allocate(&self, file: &dyn File, from: u64, to: u64) -> io::Result<()> {
+        let floor = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *floor >= to {
+            return Ok(());
+        }
+        file.allocate(from, to - from)
+    }
+
     fn zero(&self, file: &dyn File, from: u64, to: u64) -> io::Result<()> {
         let floor = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let from = from.max(*floor);
@@ -329,7 +338,7 @@ impl FileLog {
         Job::new(move || {
             let grow = || {
                 if large {
-                    return fence.raise(0, || file.allocate(from, to - from));
+                    return fence.allocate(file.as_ref(), from, to);
                 }
                 let mut at = from;
                 while at < to {

@@ -12,8 +12,8 @@ use crate::segment::{self, SegmentHeader};
 
 /// Most bytes in one write, so that a large backlog becomes durable piece by piece.
 const MAX_WRITE: u64 = 4 << 20;
-/// Largest buffer kept from one write to the next.
-const KEEP_BUFFER: usize = 1 << 20;
+/// Largest buffer kept from one write to the next whatever that was; a larger one is kept while it is put to use.
+const KEEP_BUFFER: usize = 256 << 10;
 
 /// Lets one sync of the log's files run at a time, and none after one failed: the system reports a lost write to one
 /// caller only, and a second sync would claim success for it.
@@ -178,7 +178,8 @@ impl FileLog {
 
     pub(super) fn finish_write(&mut self, written: Written) {
         self.writing = false;
-        if written.buffer.capacity() <= KEEP_BUFFER {
+        let capacity = written.buffer.capacity();
+        if capacity <= KEEP_BUFFER || capacity / 2 <= written.buffer.len() {
             self.buffer = written.buffer;
         }
         if self.is_poisoned() {

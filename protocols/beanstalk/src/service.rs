@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use longtail_edge::{
@@ -132,7 +132,10 @@ impl Protocol for Beanstalk {
         })?;
         let id = self.shards.attach(
             self.tenant.config().shard,
-            Arc::new(Replies { conn: conn.clone() }),
+            Arc::new(Replies {
+                conn: conn.clone(),
+                has_counts: AtomicBool::new(false),
+            }),
         );
         let session = self.enqueue(id, |commands| Session::open(&self.tenant, grants, commands));
         Ok(Client {
@@ -199,14 +202,20 @@ impl Protocol for Beanstalk {
 /// Where the shard's effects for one connection go.
 struct Replies {
     conn: Arc<Connection<Beanstalk>>,
+    /// Whether the session has counted something in this batch: saves taking its lock to find out.
+    has_counts: AtomicBool,
 }
 
 impl Sink for Replies {
     fn deliver(&self, effect: &Effect, messages: &[Option<Message<'_>>]) {
         let tenant = &self.conn.protocol().tenant;
-        let answered = self
-            .conn
-            .with(|client, out| client.session.effect(effect, messages, tenant, out));
+        let answered = self.conn.with(|client, out| {
+            let answered = client.session.effect(effect, messages, tenant, out);
+            if client.session.has_counts() {
+                self.has_counts.store(true, Ordering::Relaxed);
+            }
+            answered
+        });
         match answered {
             None | Some(Answered::Stay) => {}
             Some(Answered::Resume) => self.conn.resume(),
@@ -221,6 +230,11 @@ impl Sink for Replies {
     }
 
     fn flush(&self) {
+        if self.has_counts.swap(false, Ordering::Relaxed) {
+            let counters = self.conn.protocol().tenant.counters();
+            self.conn
+                .with(|client, _| client.session.publish_counts(counters));
+        }
         self.conn.flush_soon();
     }
 }

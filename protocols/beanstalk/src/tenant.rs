@@ -203,7 +203,7 @@ impl Counters {
     }
 }
 
-/// Commands counted by one session within one batch, so that a counter shared by all processors is touched once a
+/// Commands counted by one session since it last told, so that a counter shared by all processors is touched once a
 /// batch and not once a command.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
@@ -221,6 +221,10 @@ impl Tally {
     pub(crate) fn count(&mut self, op: Op) {
         self.counts[op as usize] += 1;
         self.touched |= 1 << op as u32;
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.touched == 0
     }
 
     /// Adds everything to the counters and starts again.

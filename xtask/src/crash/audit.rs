@@ -66,18 +66,24 @@ pub(super) fn drain(wire: &mut Wire, ledger: &mut Ledger) -> Result<()> {
         let line = format!("watch {tube}\r\nuse {tube}\r\nkick 10000000\r\nkick 10000000\r\n");
         wire.send(line.as_bytes())?;
         for _ in 0..4 {
-            wire.expect(PATIENCE)?;
+            wire.expect(PATIENCE)
+                .with_context(|| format!("taking everything out: kicking {tube}"))?;
         }
     }
     loop {
         wire.send(b"reserve-with-timeout 0\r\n")?;
-        let reply = wire.expect(PATIENCE)?;
+        let reply = wire
+            .expect(PATIENCE)
+            .context("taking everything out: reserve")?;
         let (Some(id), Some(body)) = (reply.number_after("RESERVED"), &reply.body) else {
             break;
         };
         ledger.delivered(0, id, body);
         wire.send(format!("delete {id}\r\n").as_bytes())?;
-        let reply = wire.expect(PATIENCE)?.line;
+        let reply = wire
+            .expect(PATIENCE)
+            .with_context(|| format!("taking everything out: delete {id}"))?
+            .line;
         if reply == "DELETED" {
             ledger.deleted(id);
         } else {

@@ -202,6 +202,7 @@ impl Ledger {
         let entry = self.entries.get_mut(&token)?;
         entry.holder = None;
         entry.place = Place::Somewhere;
+        entry.version += 1;
         entry.priority = priority.unwrap_or(entry.priority);
         Some(Move {
             token,
@@ -217,6 +218,10 @@ impl Ledger {
         };
         if entry.version == move_.version && entry.known == Known::Live {
             entry.place = place;
+        } else {
+            // Others moved it meanwhile, and nothing says who was first.
+            entry.place = Place::Somewhere;
+            entry.version += 1;
         }
     }
 

@@ -1,5 +1,6 @@
 //! Random commands: mostly ones that do something to what is there, some that are refused, some that are garbage.
 
+use super::ids::Ids;
 use crate::random::Random;
 
 /// The tubes the commands are about. Few, so that connections meet.
@@ -31,6 +32,8 @@ pub(super) struct Generator {
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
     pub(super) bytes: Vec<u8>,
+    /// The same with the candidate's ids of jobs.
+    pub(super) for_candidate: Vec<u8>,
     pub(super) commands: u64,
     /// Whether its last command may wait.
     pub(super) may_wait: bool,
@@ -40,6 +43,24 @@ pub(super) struct Chunk {
     pub(super) unpauses: bool,
     /// Whether its last command ends the connection.
     pub(super) quits: bool,
+}
+
+impl Chunk {
+    /// The same bytes for both.
+    fn add(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        self.for_candidate.extend_from_slice(bytes);
+    }
+
+    /// A command about a job, under the id that each of the servers knows it by.
+    fn about(&mut self, ids: &Ids, command: &str, job: u64, rest: &str) {
+        for (bytes, id) in [
+            (&mut self.bytes, job),
+            (&mut self.for_candidate, ids.of(job)),
+        ] {
+            bytes.extend_from_slice(format!("{command} {id}{rest}\r\n").as_bytes());
+        }
+    }
 }
 
 impl Generator {
@@ -73,70 +94,74 @@ impl Generator {
     }
 
     /// One to four commands for a connection; only the last may wait, and only when `may_wait` allows it.
-    pub(super) fn chunk(&mut self, connection: usize, may_wait: bool) -> Chunk {
+    pub(super) fn chunk(&mut self, connection: usize, may_wait: bool, ids: &mut Ids) -> Chunk {
         let mut chunk = Chunk::default();
         // What two commands of one chunk lead to seconds later would come in the same millisecond, in any order.
         let several = self.clock == Clock::Still && self.random.one_in(3);
         let count = if several { 2 + self.random.below(3) } else { 1 };
+        // What waits comes alone when time moves, for the same reason.
+        let waits = may_wait && self.random.one_in(12);
+        let count = if waits && self.clock == Clock::Moving {
+            0
+        } else {
+            count
+        };
         for _ in 0..count {
-            self.command(connection, &mut chunk);
+            self.command(connection, &mut chunk, ids);
             if chunk.unpauses {
                 return chunk;
             }
         }
         if self.clock == Clock::Still && self.random.one_in(400) {
-            chunk.bytes.extend_from_slice(if self.random.one_in(2) {
+            chunk.add(if self.random.one_in(2) {
                 b"quit\r\n"
             } else {
                 b"quit now\r\n"
             });
             chunk.commands += 1;
             chunk.quits = true;
-        } else if may_wait && self.random.one_in(12) {
-            if self.clock == Clock::Moving {
-                chunk = Chunk::default();
-            }
+        } else if waits {
             let line = match (self.clock, self.random.one_in(2)) {
                 (_, true) => "reserve".to_owned(),
                 (Clock::Still, _) => "reserve-with-timeout 100000".to_owned(),
                 (Clock::Moving, _) => format!("reserve-with-timeout {}", self.seconds()),
             };
             // The reply to the first of the two, when it stays the last, shows that the second waits.
-            chunk
-                .bytes
-                .extend_from_slice(format!("list-tube-used\r\n{line}\r\n").as_bytes());
+            chunk.add(format!("list-tube-used\r\n{line}\r\n").as_bytes());
             chunk.commands += 2;
             chunk.may_wait = true;
         }
         chunk
     }
 
-    fn command(&mut self, connection: usize, chunk: &mut Chunk) {
+    fn command(&mut self, connection: usize, chunk: &mut Chunk, ids: &mut Ids) {
         chunk.commands += 1;
         let line = match self.random.below(114) {
-            0..24 => return self.put(&mut chunk.bytes),
+            0..24 => return self.put(chunk, ids),
             24..38 => "reserve-with-timeout 0".to_owned(),
-            38..42 => format!("reserve-job {}", self.any_job()),
-            42..54 => format!("delete {}", self.job(connection, true)),
+            38..42 => return chunk.about(ids, "reserve-job", self.any_job(), ""),
+            42..54 => return chunk.about(ids, "delete", self.job(connection, true), ""),
             54..61 => {
                 let job = self.job(connection, true);
-                format!("release {job} {} {}", self.priority(), self.delay())
+                let rest = format!(" {} {}", self.priority(), self.delay());
+                return chunk.about(ids, "release", job, &rest);
             }
             61..66 => {
                 let job = self.job(connection, true);
-                format!("bury {job} {}", self.priority())
+                let rest = format!(" {}", self.priority());
+                return chunk.about(ids, "bury", job, &rest);
             }
             66..69 => format!("kick {}", self.random.below(4)),
-            69..72 => format!("kick-job {}", self.any_job()),
-            72..75 => format!("touch {}", self.job(connection, false)),
-            75..78 => format!("peek {}", self.any_job()),
+            69..72 => return chunk.about(ids, "kick-job", self.any_job(), ""),
+            72..75 => return chunk.about(ids, "touch", self.job(connection, false), ""),
+            75..78 => return chunk.about(ids, "peek", self.any_job(), ""),
             78..80 => "peek-ready".to_owned(),
             80..82 => "peek-delayed".to_owned(),
             82..84 => "peek-buried".to_owned(),
             84..88 => format!("use {}", self.tube()),
             88..91 => format!("watch {}", self.tube()),
             91..94 => format!("ignore {}", self.tube()),
-            94..97 => format!("stats-job {}", self.any_job()),
+            94..97 => return chunk.about(ids, "stats-job", self.any_job(), ""),
             97..100 => format!("stats-tube {}", self.tube()),
             100 => "stats".to_owned(),
             101 => "list-tubes".to_owned(),
@@ -149,11 +174,11 @@ impl Generator {
             }
             _ => return self.garbage(chunk),
         };
-        chunk.bytes.extend_from_slice(line.as_bytes());
-        chunk.bytes.extend_from_slice(b"\r\n");
+        chunk.add(line.as_bytes());
+        chunk.add(b"\r\n");
     }
 
-    fn put(&mut self, bytes: &mut Vec<u8>) {
+    fn put(&mut self, chunk: &mut Chunk, ids: &mut Ids) {
         let size = match self.random.below(100) {
             0 => JOB_SIZE_MAX,
             1 => JOB_SIZE_MAX + 1 + self.random.index(3000),
@@ -162,17 +187,22 @@ impl Generator {
         };
         let (priority, delay) = (self.priority(), self.delay());
         let ttr = 100_000 + self.random.below(5);
-        bytes.extend_from_slice(format!("put {priority} {delay} {ttr} {size}\r\n").as_bytes());
+        let mut bytes = format!("put {priority} {delay} {ttr} {size}\r\n").into_bytes();
         let start = bytes.len();
         bytes.resize(start + size, b'.');
         for place in 0..size.min(24) {
             bytes[start + place] = *self.random.pick(b"ab\r\n\0\xff put 0");
         }
-        bytes.extend_from_slice(if self.random.one_in(60) {
-            b"!!"
-        } else {
-            b"\r\n"
-        });
+        let has_end = !self.random.one_in(60);
+        bytes.extend_from_slice(if has_end { b"\r\n" } else { b"!!" });
+        chunk.add(&bytes);
+        if size <= JOB_SIZE_MAX {
+            if has_end {
+                ids.put();
+            } else {
+                ids.spend();
+            }
+        }
     }
 
     fn garbage(&mut self, chunk: &mut Chunk) {
@@ -233,7 +263,7 @@ impl Generator {
             b"\xff\xfe",
             b"\n",
         ];
-        let bytes = &mut chunk.bytes;
+        let mut bytes = Vec::new();
         if self.random.one_in(6) {
             chunk.whole = true;
             let length = *self
@@ -248,6 +278,7 @@ impl Generator {
             bytes.extend_from_slice(line);
         }
         bytes.extend_from_slice(b"\r\n");
+        chunk.add(&bytes);
     }
 
     fn tube(&mut self) -> &'static str {

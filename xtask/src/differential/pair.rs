@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::generator::Chunk;
+use super::ids::Ids;
 use super::normal;
 use crate::server::{Server, ServerCommand};
 use crate::wire::{Received, Reply, Wire};
@@ -34,6 +36,7 @@ pub(super) struct Pair {
     candidate: Side,
     /// Which connections wait in a reserve.
     pub(super) waiting: Vec<bool>,
+    pub(super) ids: Ids,
     log: VecDeque<String>,
 }
 
@@ -129,11 +132,12 @@ impl Pair {
             reference: Side::start(reference, connections).context("the reference")?,
             candidate: Side::start(candidate, connections).context("the server under test")?,
             waiting: vec![false; connections],
+            ids: Ids::new(),
             log: VecDeque::new(),
         })
     }
 
-    /// Sends bytes, in two pieces when `cut` says where, and compares the answers on this connection and on all that
+    /// Sends a chunk, in two pieces when `cut` says where, and compares the answers on this connection and on all that
     /// wait. Returns the reference's answers.
     ///
     /// # Errors
@@ -141,20 +145,22 @@ impl Pair {
     pub(super) fn exchange(
         &mut self,
         connection: usize,
-        bytes: &[u8],
+        chunk: &Chunk,
         cut: Option<usize>,
-        may_wait: bool,
     ) -> Result<Vec<(usize, Reply)>> {
-        self.note(format!("{connection} > {}", shown(bytes)));
-        let (first, second) = bytes.split_at(cut.unwrap_or(bytes.len()));
-        for side in [&mut self.reference, &mut self.candidate] {
+        self.note(format!("{connection} > {}", shown(&chunk.bytes)));
+        for (side, bytes) in [
+            (&mut self.reference, &chunk.bytes),
+            (&mut self.candidate, &chunk.for_candidate),
+        ] {
+            let (first, second) = bytes.split_at(cut.unwrap_or(bytes.len()).min(bytes.len()));
             side.connections[connection].send(first)?;
             if !second.is_empty() {
                 side.connections[connection].send(second)?;
             }
         }
         let mut expected = Vec::new();
-        if !may_wait {
+        if !chunk.may_wait {
             match self.reference.connections[connection].receive(PATIENCE)? {
                 Received::Nothing => bail!("the reference does not answer{}", self.tail()),
                 received => expected.push(received),
@@ -165,7 +171,7 @@ impl Pair {
         }
         let mut replies = self.compare(connection, expected)?;
         // The generator puts a command that is answered with USING before a reserve that may wait.
-        self.waiting[connection] = may_wait
+        self.waiting[connection] = chunk.may_wait
             && replies
                 .last()
                 .is_some_and(|(_, reply)| reply.line.starts_with("USING "));
@@ -277,11 +283,11 @@ impl Pair {
         if *expected != Received::Nothing {
             self.note(format!("{connection} < {}", describe(expected)));
         }
-        if normal::same(expected, received) {
+        if normal::same(&self.ids.translate(expected), received) {
             return Ok(());
         }
         bail!(
-            "connection {connection}: the reference answered\n  {}\nthe server under test\n  {}{}",
+            "connection {connection}: the reference answered\n  {}\nthe server under test (with ids of its own)\n  {}{}",
             describe(expected),
             describe(received),
             self.tail()

@@ -3,7 +3,7 @@
 use longtail_engine::effect::{Refusal, Reply};
 use longtail_engine::message::Message;
 
-use super::pending::Pending;
+use super::pending::{Kind, Pending};
 use super::{Outbox, Session};
 use crate::codec::{Word, reply};
 use crate::stats;
@@ -33,7 +33,10 @@ impl Session {
         match (pending, answer) {
             (Pending::Put(_), Reply::Published { seq }) => reply::inserted(out.tail(), seq.0),
             (Pending::Reserve, Reply::Delivered(delivery)) => match body() {
-                Some(body) => reply::reserved(out.tail(), delivery.seq.0, body),
+                Some(body) => {
+                    self.becomes(Kind::Worker, &tenant.counters);
+                    reply::reserved(out.tail(), delivery.seq.0, body);
+                }
                 None => reply::word(out.tail(), Word::InternalError),
             },
             (Pending::Peek, Reply::Peeked { seq, .. }) => match body() {
@@ -65,6 +68,7 @@ impl Session {
                 reply::ok(out.tail(), &stats::tube(&tube, info));
             }
             (Pending::Stats, Reply::ShardInfo(info)) => {
+                self.publish_counts(&tenant.counters);
                 reply::ok(out.tail(), &stats::server(tenant, info));
             }
             (Pending::ListTubes, Reply::Streams(names)) => {

@@ -29,7 +29,7 @@ use longtail_model::{ConsumerTag, Link};
 use crate::codec::{Decoder, Frame, Rejection, Word, reply};
 use crate::grants::Grants;
 use crate::tenant::{Counters, DEFAULT_TUBE, REPLY_BYTES_MAX, Tally, Tenant};
-use pending::{Pending, Queue};
+use pending::{Kind, Mark, Pending, Queue};
 use turn::Turn;
 
 /// The link on the used tube.
@@ -129,6 +129,8 @@ pub struct Session {
     grants: Grants,
     phase: Phase,
     pending: Queue,
+    /// What was counted and the shared counters do not have yet.
+    tally: Tally,
     /// Token of the next command.
     asked: Token,
     /// Token of the next reply.
@@ -160,6 +162,7 @@ impl Session {
             grants,
             phase: Phase::Open,
             pending: Queue::default(),
+            tally: Tally::default(),
             asked: 0,
             answered: 0,
             used: tube.clone(),
@@ -179,7 +182,7 @@ impl Session {
             session: &mut session,
             tenant,
             commands,
-            tally: &mut Tally::default(),
+            mark: None,
         };
         turn.open_link(USED, tube.clone(), Role::Producer, Pending::Silent);
         turn.open_link(FIRST_WATCHED, tube, Role::Consumer, Pending::Silent);
@@ -204,7 +207,6 @@ impl Session {
         out: &mut impl Outbox,
     ) -> (usize, Next) {
         let mut consumed = 0;
-        let mut tally = Tally::default();
         self.flow = Flow::Free;
         let next = loop {
             if self.phase == Phase::Quitting {
@@ -234,23 +236,24 @@ impl Session {
                 session: self,
                 tenant,
                 commands,
-                tally: &mut tally,
+                mark: None,
             };
             match frame {
                 Frame::Put(put) => turn.put(put, out),
                 Frame::Request(request) => turn.request(request, out),
                 Frame::Rejected(rejected) => {
                     if let Some(op) = rejected.counted {
-                        turn.count(op);
-                    }
-                    if rejected.why == Rejection::ExpectedCrlf {
-                        turn.session.became_producer(&tenant.counters);
+                        let had_a_body = rejected.why == Rejection::ExpectedCrlf;
+                        turn.count(Mark {
+                            op,
+                            makes: had_a_body.then_some(Kind::Producer),
+                        });
                     }
                     turn.say(rejected.why.word(), out);
                 }
             }
         };
-        tally.flush(&tenant.counters);
+        self.publish_counts(&tenant.counters);
         (consumed, next)
     }
 
@@ -308,6 +311,7 @@ impl Session {
             return Answered::Broken;
         };
         self.answer(pending, answer, messages, tenant, out);
+        self.count_front(&tenant.counters);
         self.say_what_waited(tenant, out);
         if self.is_cut_off {
             return Answered::TubeRemoved;
@@ -327,8 +331,21 @@ impl Session {
         Answered::Stay
     }
 
+    /// Whether effects have brought the turn of requests that [`Session::publish_counts`] is still to add.
+    #[must_use]
+    pub fn has_counts(&self) -> bool {
+        !self.tally.is_empty()
+    }
+
+    /// Adds what was counted to the shared counters. To be called before the answers of a batch are sent, as whoever
+    /// has read them may look.
+    pub fn publish_counts(&mut self, counters: &Counters) {
+        self.tally.flush(counters);
+    }
+
     /// The connection is gone.
-    pub fn close(self, counters: &Counters) {
+    pub fn close(mut self, counters: &Counters) {
+        self.publish_counts(counters);
         counters.connections.fetch_sub(1, Ordering::Relaxed);
         if self.is_producer {
             counters.producers.fetch_sub(1, Ordering::Relaxed);
@@ -360,18 +377,32 @@ impl Session {
                 Some(Pending::Text(text)) => out.tail().extend_from_slice(&text),
                 _ => reply::using(out.tail(), &self.used),
             }
+            self.count_front(&tenant.counters);
         }
     }
 
-    fn became_producer(&mut self, counters: &Counters) {
-        if !std::mem::replace(&mut self.is_producer, true) {
-            counters.producers.fetch_add(1, Ordering::Relaxed);
+    /// Counts what has become the first of the queue.
+    fn count_front(&mut self, counters: &Counters) {
+        if let Some(mark) = self.pending.take_mark() {
+            self.count(mark, counters);
         }
     }
 
-    fn became_worker(&mut self, counters: &Counters) {
-        if !std::mem::replace(&mut self.is_worker, true) {
-            counters.workers.fetch_add(1, Ordering::Relaxed);
+    /// Counts a request whose turn has come.
+    fn count(&mut self, mark: Mark, counters: &Counters) {
+        self.tally.count(mark.op);
+        if let Some(kind) = mark.makes {
+            self.becomes(kind, counters);
+        }
+    }
+
+    fn becomes(&mut self, kind: Kind, counters: &Counters) {
+        let (known, shared) = match kind {
+            Kind::Producer => (&mut self.is_producer, &counters.producers),
+            Kind::Worker => (&mut self.is_worker, &counters.workers),
+        };
+        if !std::mem::replace(known, true) {
+            shared.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::codec::Word;
+use crate::codec::{Op, Word};
 
 /// One entry for every command that went to the shard, and for every answer that is known but has to wait its turn.
 #[derive(Debug)]
@@ -49,10 +49,25 @@ pub(super) struct Weight {
     pub(super) expected: u64,
 }
 
+/// What a request counts as, from the moment that its turn comes: when all that was asked before is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) op: Op,
+    /// What the client has become by it.
+    pub(super) makes: Option<Kind>,
+}
+
+/// What a client is counted as once it has asked for such a thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Producer,
+    Worker,
+}
+
 /// The queue of what is pending, with its weight.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    entries: VecDeque<Pending>,
+    entries: VecDeque<(Pending, Option<Mark>)>,
     weight: Weight,
 }
 
@@ -73,18 +88,24 @@ impl Queue {
     }
 
     pub(super) fn front(&self) -> Option<&Pending> {
-        self.entries.front()
+        self.entries.front().map(|(pending, _)| pending)
     }
 
-    pub(super) fn push(&mut self, pending: Pending, job_size_max: u32) {
+    /// The mark of what is first now, once.
+    pub(super) fn take_mark(&mut self) -> Option<Mark> {
+        self.entries.front_mut()?.1.take()
+    }
+
+    /// `mark` is for what has to wait for its turn; what is first at once is counted by the caller.
+    pub(super) fn push(&mut self, pending: Pending, mark: Option<Mark>, job_size_max: u32) {
         let weight = pending.weight(job_size_max);
         self.weight.held += weight.held;
         self.weight.expected += weight.expected;
-        self.entries.push_back(pending);
+        self.entries.push_back((pending, mark));
     }
 
     pub(super) fn pop(&mut self, job_size_max: u32) -> Option<Pending> {
-        let pending = self.entries.pop_front()?;
+        let (pending, _) = self.entries.pop_front()?;
         let weight = pending.weight(job_size_max);
         self.weight.held -= weight.held;
         self.weight.expected -= weight.expected;

@@ -3,7 +3,7 @@
 use longtail_engine::command::{Command, Handle, NewMessage, Role, Settle, Target, Wait, Which};
 use longtail_model::{Link, Priority, Seq};
 
-use super::pending::Pending;
+use super::pending::{Kind, Mark, Pending};
 use super::{Opening, Outbox, Phase, Turn, USED, WORKER, Watched, the_group};
 use crate::codec::{Op, Put, Request, Word, reply};
 use crate::grants::Right;
@@ -13,8 +13,10 @@ const DEADLINE_MARGIN_MS: u64 = 1000;
 
 impl Turn<'_> {
     pub(super) fn put(&mut self, put: Put<'_>, out: &mut impl Outbox) {
-        self.count(Op::Put);
-        self.session.became_producer(&self.tenant.counters);
+        self.count(Mark {
+            op: Op::Put,
+            makes: Some(Kind::Producer),
+        });
         if !self.session.grants.allow(Right::Produce) {
             return self.say(Word::UnknownCommand, out);
         }
@@ -37,10 +39,16 @@ impl Turn<'_> {
     }
 
     pub(super) fn request(&mut self, request: Request<'_>, out: &mut impl Outbox) {
+        let is_allowed = right_for(&request).is_none_or(|right| self.session.grants.allow(right));
         if let Some(op) = request.op() {
-            self.count(op);
+            // One that asks for a certain job is a worker once it gets it.
+            let asks_for_a_job = matches!(op, Op::Reserve | Op::ReserveWithTimeout);
+            self.count(Mark {
+                op,
+                makes: (is_allowed && asks_for_a_job).then_some(Kind::Worker),
+            });
         }
-        if right_for(&request).is_some_and(|right| !self.session.grants.allow(right)) {
+        if !is_allowed {
             return self.say(Word::UnknownCommand, out);
         }
         match request {
@@ -54,7 +62,6 @@ impl Turn<'_> {
             Request::ReserveWithTimeout { seconds: 0 } => self.reserve(Wait::No),
             Request::ReserveWithTimeout { seconds } => self.reserve(Wait::Millis(millis(seconds))),
             Request::ReserveJob { id } => {
-                self.session.became_worker(&self.tenant.counters);
                 self.ask(Command::TakeOne { message: job(id) }, Pending::Reserve);
             }
             Request::Delete { id } => self.ask(
@@ -151,7 +158,6 @@ impl Turn<'_> {
     }
 
     fn reserve(&mut self, wait: Wait) {
-        self.session.became_worker(&self.tenant.counters);
         let take = Command::Take {
             consumer: WORKER,
             wait,

@@ -759,15 +759,21 @@ fn connections_and_commands_are_counted() {
         "reserve\r\nreserve\r\nreserve-with-timeout x\r\npause-tube -a 1\r\nstats\r\nstatsx\r\n",
     );
     assert_eq!(counts(&talk), (1, 2, 1, 1));
-    for (op, expected) in [
-        (Op::Put, 3),
-        (Op::Reserve, 2),
-        (Op::ReserveWithTimeout, 0),
-        (Op::PauseTube, 1),
-        (Op::Stats, 1),
-    ] {
-        assert_eq!(talk.tenant.counters().op(op), expected, "{op:?}");
-    }
+    let ops = [
+        Op::Put,
+        Op::Reserve,
+        Op::ReserveWithTimeout,
+        Op::PauseTube,
+        Op::Stats,
+    ];
+    let counted = |talk: &Talk| ops.map(|op| talk.tenant.counters().op(op));
+    // The rest waits behind the first reserve.
+    assert_eq!(counted(&talk), [3, 1, 0, 0, 0]);
+    talk.answer_all([Reply::TimedOut, Reply::TimedOut]);
+    assert!(talk.session.has_counts());
+    talk.session.publish_counts(&talk.tenant.counters);
+    assert!(!talk.session.has_counts());
+    assert_eq!(counted(&talk), [3, 2, 0, 1, 1]);
     talk.session.close(&talk.tenant.counters);
     assert_eq!(talk.tenant.counters().connections(), 0);
     assert_eq!(
@@ -939,6 +945,32 @@ fn stats_of_the_server() {
             .unwrap(),
         expected
     );
+}
+
+#[test]
+fn a_request_is_counted_when_its_turn_comes() {
+    let mut talk = Talk::new();
+    talk.send("use a\r\nstats\r\nput 0 0 1 1\r\nx\r\nreserve\r\nput 0 0 1 1\r\nx\r\n");
+    let mut stats = |talk: &mut Talk| {
+        talk.out.bytes.clear();
+        talk.answer(Reply::ShardInfo(Box::default()));
+        String::from_utf8(std::mem::take(&mut talk.out.bytes)).unwrap()
+    };
+    talk.answer(opened());
+    let text = stats(&mut talk);
+    for row in [
+        "cmd-use: 1\n",
+        "cmd-stats: 1\n",
+        "cmd-put: 0\n",
+        "current-producers: 0\n",
+    ] {
+        assert!(text.contains(row), "{row} {text}");
+    }
+    talk.answer(Reply::Published { seq: Seq(1) });
+    talk.session.publish_counts(&talk.tenant.counters);
+    let counters = talk.tenant.counters();
+    assert_eq!((counters.op(Op::Put), counters.op(Op::Reserve)), (1, 1));
+    assert_eq!((counters.producers(), counters.workers()), (1, 1));
 }
 
 #[test]

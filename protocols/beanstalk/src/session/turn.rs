@@ -5,17 +5,18 @@ use std::sync::Arc;
 use longtail_engine::command::{Command, Role};
 use longtail_model::Link;
 
-use super::pending::Pending;
+use super::pending::{Mark, Pending};
 use super::{Commands, Outbox, Session};
-use crate::codec::{Op, Word, reply};
-use crate::tenant::{Tally, Tenant};
+use crate::codec::{Word, reply};
+use crate::tenant::Tenant;
 
 /// A session while it works through its input.
 pub(super) struct Turn<'a> {
     pub(super) session: &'a mut Session,
     pub(super) tenant: &'a Tenant,
     pub(super) commands: &'a mut Commands,
-    pub(super) tally: &'a mut Tally,
+    /// Of the request that is worked on, when its turn is still to come.
+    pub(super) mark: Option<Mark>,
 }
 
 impl Turn<'_> {
@@ -29,7 +30,7 @@ impl Turn<'_> {
     pub(super) fn wait(&mut self, pending: Pending) {
         self.session
             .pending
-            .push(pending, self.tenant.config.job_size_max);
+            .push(pending, self.mark.take(), self.tenant.config.job_size_max);
     }
 
     pub(super) fn open_link(&mut self, link: Link, tube: Arc<str>, role: Role, pending: Pending) {
@@ -69,7 +70,13 @@ impl Turn<'_> {
         }
     }
 
-    pub(super) fn count(&mut self, op: Op) {
-        self.tally.count(op);
+    /// Counts a request: now, or when what was asked before is answered. To be called before anything is said or
+    /// asked on its behalf.
+    pub(super) fn count(&mut self, mark: Mark) {
+        if self.session.pending.is_empty() {
+            self.session.count(mark, &self.tenant.counters);
+        } else {
+            self.mark = Some(mark);
+        }
     }
 }

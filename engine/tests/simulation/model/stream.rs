@@ -1,0 +1,836 @@
+//! Streams and groups in the model: publishing, defining, deleting, describing.
+
+use longtail_engine::command::Start;
+use longtail_engine::{
+    Counts, Effect, GroupConfig, GroupInfo, Handle, Keep, MessageInfo, MessageState, NewMessage,
+    Numbering, Order, Overflow, Refusal, Reply, Role, StreamConfig, StreamInfo, StreamName, Target,
+    Wait, Which,
+};
+use longtail_model::{Durability, GroupId, Lsn, Priority, Seq, StreamId, Timestamp};
+
+use super::{
+    Blocked, Group, Logged, Message, Model, Outcome, Place, Space, Standing, Stream, Timer, Told,
+    limit,
+};
+
+impl Model {
+    fn new_group(id: u64, name: &str, config: GroupConfig, from: u64) -> Group {
+        Group {
+            id,
+            name: name.to_owned(),
+            config,
+            from,
+            messages: Default::default(),
+            waiters: Default::default(),
+            paused_until: None,
+            pause_ms: 0,
+            pauses: 0,
+            pause_timer: None,
+            delay_timer: None,
+        }
+    }
+
+    fn take_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id - 1
+    }
+
+    fn create(&mut self, name: StreamName, config: &StreamConfig) -> u64 {
+        let id = self.take_id();
+        let space = match &config.numbering {
+            Numbering::Own => Space::Own(self.take_id()),
+            Numbering::Shared(with) => {
+                let space = Space::Shared(StreamName::new(name.space.clone(), with.clone()));
+                if !self.kept.spaces.contains_key(&space) {
+                    self.take_id();
+                }
+                space
+            }
+        };
+        self.kept.spaces.entry(space.clone()).or_default();
+        self.kept.streams.insert(
+            id,
+            Stream {
+                id,
+                name,
+                level: config.durability.unwrap_or(self.level),
+                space,
+                defined: false,
+                groups: vec![Self::new_group(id, "", config.group.clone(), 1)],
+                config: config.clone(),
+                messages: Default::default(),
+                expiry: Default::default(),
+                expiry_timer: None,
+                age_timer: None,
+                producers: 0,
+                consumers: 0,
+                appended: 0,
+                removed: 0,
+                readers: Vec::new(),
+            },
+        );
+        id
+    }
+
+    pub(super) fn open(
+        &mut self,
+        key: usize,
+        link: u32,
+        name: StreamName,
+        create: Option<&StreamConfig>,
+        role: Role,
+    ) -> Outcome {
+        let stream = match (self.find(&name), create) {
+            (Some(stream), _) => stream,
+            (None, Some(config)) => self.create(name, config),
+            (None, None) => return Ok(Reply::NotFound),
+        };
+        if let Some(state) = self.stream_mut(stream) {
+            match role {
+                Role::Producer => state.producers += 1,
+                Role::Consumer => state.consumers += 1,
+            }
+        }
+        if let Some((old, role)) = self.sessions[key].links.insert(link, (stream, role)) {
+            self.link_closed(old, role);
+        }
+        Ok(Reply::Opened {
+            stream: StreamId(stream),
+        })
+    }
+
+    pub(super) fn link_closed(&mut self, stream: u64, role: Role) {
+        if let Some(state) = self.stream_mut(stream) {
+            match role {
+                Role::Producer => state.producers -= 1,
+                Role::Consumer => state.consumers -= 1,
+            }
+        }
+        self.drop_if_idle(stream);
+    }
+
+    pub(super) fn drop_if_idle(&mut self, stream: u64) {
+        let idle = self.stream(stream).is_some_and(|s| {
+            s.config.auto_delete
+                && s.messages.is_empty()
+                && s.producers + s.consumers == 0
+                && s.readers.is_empty()
+        });
+        if idle {
+            self.forget(stream);
+        }
+    }
+
+    fn forget(&mut self, stream: u64) {
+        let Some(state) = self.kept.streams.remove(&stream) else {
+            return;
+        };
+        self.stop_timer(state.expiry_timer.map(|alarm| alarm.1));
+        self.stop_timer(state.age_timer.map(|alarm| alarm.1));
+        for group in &state.groups {
+            self.stop_timer(group.delay_timer.map(|alarm| alarm.1));
+            self.stop_timer(group.pause_timer);
+        }
+        if let Space::Own(_) = state.space {
+            self.kept.spaces.remove(&state.space);
+        }
+    }
+
+    pub(super) fn define(&mut self, name: StreamName, config: &StreamConfig) -> Outcome {
+        let stream = match self.find(&name) {
+            Some(stream) if self.kept.streams[&stream].config != *config => {
+                return Err(Refusal::Exists);
+            }
+            Some(stream) => stream,
+            None => self.create(name, config),
+        };
+        self.set_defined(stream);
+        Ok(Reply::Done)
+    }
+
+    fn set_defined(&mut self, stream: u64) {
+        if let Some(state) = self.stream_mut(stream) {
+            state.defined |= state.level != Durability::Memory;
+        }
+    }
+
+    pub(super) fn delete(&mut self, stream: u64, told: &mut Told) {
+        let held: Vec<u64> = self
+            .holds
+            .iter()
+            .filter(|(_, h)| h.stream == stream)
+            .map(|(key, _)| *key)
+            .collect();
+        for hold in held {
+            self.let_go(hold);
+        }
+        let keys: Vec<usize> = self.sessions.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.sessions[key].links.retain(|_, link| link.0 != stream);
+            self.cancel(key, &|source| source.0 == stream, stream, told);
+        }
+        let readers = self
+            .stream_mut(stream)
+            .map(|s| std::mem::take(&mut s.readers))
+            .unwrap_or_default();
+        for key in readers {
+            self.end_wait(key, Reply::NotFound, told);
+        }
+        self.forget(stream);
+    }
+
+    /// Takes groups away from a session's consumers.
+    fn cancel(
+        &mut self,
+        key: usize,
+        gone: &dyn Fn((u64, u64)) -> bool,
+        stream: u64,
+        told: &mut Told,
+    ) {
+        for at in 0..self.sessions[key].consumers.len() {
+            if !self.sessions[key].consumers[at]
+                .sources
+                .iter()
+                .any(|&source| gone(source))
+            {
+                continue;
+            }
+            let waited = self.stop_queueing(key, at);
+            let consumer = &mut self.sessions[key].consumers[at];
+            consumer.sources.retain(|&source| !gone(source));
+            let tag = consumer.tag;
+            if waited {
+                self.start_queueing(key, at);
+            }
+            self.tell(
+                key,
+                Effect::Cancelled {
+                    consumer: tag,
+                    stream: StreamId(stream),
+                },
+                told,
+            );
+        }
+    }
+
+    pub(super) fn define_group(
+        &mut self,
+        stream: &StreamName,
+        name: &str,
+        config: &GroupConfig,
+    ) -> Outcome {
+        let Some(stream) = self.find(stream) else {
+            return Ok(Reply::NotFound);
+        };
+        let state = &self.kept.streams[&stream];
+        if let Space::Shared(_) = state.space {
+            return Err(Refusal::Unsupported(""));
+        }
+        if let Some(group) = state.groups.iter().find(|g| g.name == name) {
+            return if group.config == *config {
+                Ok(Reply::Done)
+            } else {
+                Err(Refusal::Exists)
+            };
+        }
+        let last = self.kept.spaces[&state.space].given;
+        let from = match config.start {
+            Start::First => 1,
+            Start::Next => last + 1,
+            Start::Last => last.max(1),
+            Start::At(seq) => seq.0.max(1),
+            Start::Since(when) => state
+                .messages
+                .iter()
+                .find(|(_, m)| m.created >= when.0)
+                .map_or(last + 1, |(seq, _)| *seq),
+        };
+        self.set_defined(stream);
+        let id = self.take_id();
+        let mut group = Self::new_group(id, name, config.clone(), from);
+        let state = &self.kept.streams[&stream];
+        for (&seq, message) in state.messages.range(from..) {
+            group.messages.insert(seq, fresh(message, self.now));
+        }
+        self.kept
+            .streams
+            .get_mut(&stream)
+            .expect("found")
+            .groups
+            .push(group);
+        self.set_delay_alarm(stream, id);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn delete_group(
+        &mut self,
+        stream: &StreamName,
+        name: &str,
+        told: &mut Told,
+    ) -> Outcome {
+        let Some(stream) = self.find(stream) else {
+            return Ok(Reply::NotFound);
+        };
+        let found = self.kept.streams[&stream]
+            .groups
+            .iter()
+            .position(|g| g.name == name && !name.is_empty());
+        let Some(at) = found else {
+            return Ok(Reply::NotFound);
+        };
+        let id = self.kept.streams[&stream].groups[at].id;
+        let held: Vec<u64> = self
+            .holds
+            .iter()
+            .filter(|(_, h)| h.group == id)
+            .map(|(key, _)| *key)
+            .collect();
+        for hold in held {
+            self.let_go(hold);
+        }
+        let keys: Vec<usize> = self.sessions.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.cancel(key, &|source| source == (stream, id), stream, told);
+        }
+        let gone = self
+            .kept
+            .streams
+            .get_mut(&stream)
+            .expect("found")
+            .groups
+            .remove(at);
+        self.stop_timer(gone.delay_timer.map(|alarm| alarm.1));
+        self.stop_timer(gone.pause_timer);
+        let seqs: Vec<u64> = self.kept.streams[&stream]
+            .messages
+            .keys()
+            .copied()
+            .collect();
+        for seq in seqs {
+            self.remove_unwanted(stream, seq);
+        }
+        self.drop_if_idle(stream);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn remove_unwanted(&mut self, stream: u64, seq: u64) {
+        let Some(state) = self.stream_mut(stream) else {
+            return;
+        };
+        if state.config.keep == Keep::UntilSettled
+            && !state.groups.iter().any(|g| g.messages.contains_key(&seq))
+        {
+            self.remove(stream, seq);
+        }
+    }
+
+    /// A message leaves its stream, whatever the groups think of it.
+    pub(super) fn remove(&mut self, stream: u64, seq: u64) {
+        let holds: Vec<u64> = self
+            .holds
+            .iter()
+            .filter(|(_, h)| h.stream == stream && h.seq == seq)
+            .map(|(key, _)| *key)
+            .collect();
+        for hold in holds {
+            self.let_go(hold);
+        }
+        let Some(state) = self.stream_mut(stream) else {
+            return;
+        };
+        for group in &mut state.groups {
+            group.messages.remove(&seq);
+        }
+        if let Some(message) = state.messages.remove(&seq)
+            && let Some(expires) = message.expires
+        {
+            state.expiry.remove(&(expires, seq));
+        }
+    }
+
+    pub(super) fn is_held(&self, stream: u64, seq: u64) -> bool {
+        self.holds
+            .values()
+            .any(|h| h.stream == stream && h.seq == seq)
+    }
+
+    pub(super) fn publish(
+        &mut self,
+        key: usize,
+        to: Target,
+        also: &[StreamId],
+        message: &NewMessage,
+        told: &mut Told,
+    ) -> Outcome {
+        let first = self.target(key, to)?;
+        let also: Vec<u64> = also.iter().map(|id| id.0).collect();
+        let message = Message {
+            created: self.now,
+            priority: message.priority.0,
+            delay_ms: message.delay_ms,
+            ack_timeout_ms: message.ack_timeout_ms,
+            expires: (message.expires_ms > 0).then(|| self.now + message.expires_ms),
+            headers: message.headers.len(),
+            body: message.payload.clone(),
+        };
+        let seq = self.append(first, &also, &message, told)?;
+        Ok(Reply::Published { seq: Seq(seq) })
+    }
+
+    pub(super) fn append(
+        &mut self,
+        first: u64,
+        also: &[u64],
+        message: &Message,
+        told: &mut Told,
+    ) -> Result<u64, Refusal> {
+        let mut targets: Vec<u64> = Vec::new();
+        for &stream in std::iter::once(&first).chain(also) {
+            if !targets.contains(&stream) {
+                if !self.kept.streams.contains_key(&stream) {
+                    return Err(Refusal::UnknownLink);
+                }
+                targets.push(stream);
+            }
+        }
+        let mut evicted = Vec::new();
+        for &stream in &targets {
+            self.make_room(stream, message.bytes(), &mut evicted)?;
+        }
+        for (stream, seq) in evicted {
+            self.remove(stream, seq);
+        }
+        let mut seqs = Vec::new();
+        for &stream in &targets {
+            let state = self.kept.streams.get_mut(&stream).expect("checked");
+            let last = self
+                .kept
+                .spaces
+                .get_mut(&state.space)
+                .expect("every stream has a space");
+            last.given += 1;
+            if state.level != Durability::Memory {
+                last.logged = last.given;
+                state.defined = true;
+            }
+            let seq = last.given;
+            seqs.push(seq);
+            state.appended += 1;
+            state.messages.insert(seq, message.clone());
+            self.bodies
+                .insert((stream, seq), (message.headers, message.body.clone()));
+            let standing = fresh(message, self.now);
+            for group in state.groups.iter_mut().filter(|g| seq >= g.from) {
+                group.messages.insert(seq, standing.clone());
+            }
+            if let Some(expires) = message.expires {
+                state.expiry.insert((expires, seq), ());
+            }
+            if let Place::Delayed(_) = standing.now.place {
+                let groups: Vec<u64> = self.kept.streams[&stream]
+                    .groups
+                    .iter()
+                    .map(|g| g.id)
+                    .collect();
+                for group in groups {
+                    self.set_delay_alarm(stream, group);
+                }
+            }
+            if message.expires.is_some() {
+                self.set_expiry_alarm(stream);
+            }
+            self.set_age_alarm(stream, message.created);
+        }
+        for &stream in &targets {
+            let groups: Vec<u64> = self
+                .stream(stream)
+                .map(|s| s.groups.iter().map(|g| g.id).collect())
+                .unwrap_or_default();
+            for group in groups {
+                self.dispatch(stream, group, told);
+            }
+            self.wake_readers(stream, told);
+        }
+        Ok(seqs[0])
+    }
+
+    fn make_room(
+        &self,
+        stream: u64,
+        bytes: u64,
+        evicted: &mut Vec<(u64, u64)>,
+    ) -> Result<(), Refusal> {
+        let state = &self.kept.streams[&stream];
+        let limits = state.config.limits;
+        let over = |messages: u64, held: u64| {
+            (limits.max_messages > 0 && messages + 1 > limits.max_messages)
+                || (limits.max_bytes > 0 && held + bytes > limits.max_bytes)
+        };
+        let mut messages = state.messages.len() as u64;
+        let mut held: u64 = state.messages.values().map(Message::bytes).sum();
+        for (&seq, message) in &state.messages {
+            if !over(messages, held) {
+                break;
+            }
+            if state.config.overflow == Overflow::RefuseNew {
+                return Err(limit());
+            }
+            if !self.is_held(stream, seq) {
+                evicted.push((stream, seq));
+                messages -= 1;
+                held -= message.bytes();
+            }
+        }
+        if over(messages, held) {
+            Err(limit())
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(super) fn purge(&mut self, name: &StreamName) -> Outcome {
+        let Some(stream) = self.find(name) else {
+            return Ok(Reply::NotFound);
+        };
+        let seqs: Vec<u64> = self.kept.streams[&stream]
+            .messages
+            .keys()
+            .copied()
+            .collect();
+        let mut removed = 0;
+        for seq in seqs {
+            if !self.is_held(stream, seq) {
+                self.remove(stream, seq);
+                removed += 1;
+            }
+        }
+        let groups: Vec<u64> = self.kept.streams[&stream]
+            .groups
+            .iter()
+            .map(|g| g.id)
+            .collect();
+        for group in groups {
+            self.set_delay_alarm(stream, group);
+        }
+        self.drop_if_idle(stream);
+        Ok(Reply::Count(removed))
+    }
+
+    pub(super) fn pause(&mut self, name: &StreamName, ms: u64, told: &mut Told) -> Outcome {
+        let Some(stream) = self.find(name) else {
+            return Ok(Reply::NotFound);
+        };
+        let until = self.now + ms;
+        let group = &mut self.kept.streams.get_mut(&stream).expect("found").groups[0];
+        let id = group.id;
+        group.pauses += 1;
+        let timer = group.pause_timer.take();
+        self.stop_timer(timer);
+        if ms == 0 {
+            self.end_pause(stream, id, told);
+        } else {
+            let timer = self.set_timer(until, Timer::Pause(stream, id));
+            let group = self.group_mut(stream, id).expect("found");
+            group.paused_until = Some(until);
+            group.pause_ms = ms;
+            group.pause_timer = Some(timer);
+        }
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn end_pause(&mut self, stream: u64, group: u64, told: &mut Told) {
+        if let Some(group) = self.group_mut(stream, group) {
+            group.paused_until = None;
+            group.pause_ms = 0;
+            group.pause_timer = None;
+        }
+        self.dispatch(stream, group, told);
+    }
+
+    pub(super) fn peek(&self, key: usize, handle: Handle) -> Outcome {
+        let found = self
+            .name(key, handle)?
+            .filter(|at| self.kept.streams[&at.stream].messages.contains_key(&at.seq));
+        Ok(found.map_or(Reply::NotFound, |at| peeked(at.seq)))
+    }
+
+    pub(super) fn peek_head(&self, key: usize, stream: Target, which: Which) -> Outcome {
+        let stream = self.target(key, stream)?;
+        let group = &self.kept.streams[&stream].groups[0];
+        let seq = match which {
+            Which::Ready => group.head().map(|head| head.1),
+            Which::Delayed => group.first_delayed().map(|(_, seq)| seq),
+            Which::Parked => group.first_parked(),
+        };
+        Ok(seq.map_or(Reply::NotFound, peeked))
+    }
+
+    pub(super) fn read(
+        &mut self,
+        key: usize,
+        token: u64,
+        name: &StreamName,
+        from: u64,
+        (max, max_bytes): (u32, u64),
+        wait: Wait,
+        told: &mut Told,
+    ) {
+        let Some(stream) = self.find(name) else {
+            return self.tell(key, Effect::Reply(token, Reply::NotFound), told);
+        };
+        let (messages, next) = self.collect(stream, from, max, max_bytes);
+        let timeout = match wait {
+            Wait::Millis(ms) if messages.is_empty() => {
+                Some(self.set_timer(self.now + ms, Timer::Take(key)))
+            }
+            Wait::Forever if messages.is_empty() => None,
+            _ => {
+                let reply = Reply::Batch {
+                    messages,
+                    next: Seq(next),
+                };
+                return self.tell(key, Effect::Reply(token, reply), told);
+            }
+        };
+        self.sessions[key].blocked = Some(Blocked::Read {
+            token,
+            stream,
+            from: next,
+            max,
+            max_bytes,
+            timeout,
+        });
+        self.stream_mut(stream).expect("found").readers.push(key);
+    }
+
+    fn collect(&self, stream: u64, from: u64, max: u32, max_bytes: u64) -> (Vec<(Seq, Lsn)>, u64) {
+        let space = &self.kept.streams[&stream].space;
+        let mut all: Vec<(u64, u64, u64)> = Vec::new();
+        for state in self.kept.streams.values().filter(|s| s.space == *space) {
+            all.extend(
+                state
+                    .messages
+                    .iter()
+                    .map(|(seq, m)| (*seq, state.id, m.bytes())),
+            );
+        }
+        all.sort_unstable();
+        let mut next = from.max(1);
+        let (mut messages, mut bytes) = (Vec::new(), 0);
+        for (seq, owner, size) in all.into_iter().filter(|entry| entry.0 >= from) {
+            if messages.len() >= max.max(1) as usize {
+                break;
+            }
+            if owner == stream {
+                bytes += size;
+                if !messages.is_empty() && bytes > max_bytes {
+                    break;
+                }
+                messages.push((Seq(seq), Lsn::ZERO));
+            }
+            next = seq + 1;
+        }
+        (messages, next)
+    }
+
+    fn wake_readers(&mut self, stream: u64, told: &mut Told) {
+        let Some(state) = self.stream_mut(stream) else {
+            return;
+        };
+        for key in std::mem::take(&mut state.readers) {
+            let Some(Blocked::Read {
+                from,
+                max,
+                max_bytes,
+                ..
+            }) = self.sessions.get(key).and_then(|s| s.blocked.clone())
+            else {
+                continue;
+            };
+            let (messages, next) = self.collect(stream, from, max, max_bytes);
+            if messages.is_empty() {
+                self.stream_mut(stream).expect("there").readers.push(key);
+            } else {
+                self.end_wait(
+                    key,
+                    Reply::Batch {
+                        messages,
+                        next: Seq(next),
+                    },
+                    told,
+                );
+            }
+        }
+    }
+
+    pub(super) fn describe_message(&self, key: usize, handle: Handle) -> Outcome {
+        let Some(at) = self.resolve(key, handle)? else {
+            return Ok(Reply::NotFound);
+        };
+        let standing = self.standing(at).expect("resolved");
+        let stream = &self.kept.streams[&at.stream];
+        let message = &stream.messages[&at.seq];
+        let (state, due) = match standing.now.place {
+            Place::Ready => (MessageState::Ready, None),
+            Place::Delayed(due) => (MessageState::Delayed, Some(due)),
+            Place::Parked(_) => (MessageState::Parked, None),
+            Place::Held(hold) => (MessageState::Held, self.holds[&hold].deadline),
+        };
+        Ok(Reply::MessageInfo(Box::new(MessageInfo {
+            seq: Seq(at.seq),
+            stream: stream.name.clone(),
+            state,
+            priority: Priority(standing.now.priority),
+            created: Timestamp(message.created),
+            due: due.map(Timestamp),
+            delay_ms: standing.now.delay_ms,
+            ack_timeout_ms: message.ack_timeout_ms,
+            counts: standing.now.counts,
+            bytes: message.bytes(),
+            position: Lsn::ZERO,
+        })))
+    }
+
+    pub fn describe_stream(&self, name: &StreamName) -> Reply {
+        let Some(stream) = self.find(name) else {
+            return Reply::NotFound;
+        };
+        let state = &self.kept.streams[&stream];
+        let group = &state.groups[0];
+        let counted = group.counted();
+        let next = self.kept.spaces[&state.space].given + 1;
+        Reply::StreamInfo(Box::new(StreamInfo {
+            stream: StreamId(stream),
+            messages: state.messages.len() as u64,
+            bytes: state.messages.values().map(Message::bytes).sum(),
+            ready: counted[0],
+            urgent: group
+                .messages
+                .values()
+                .filter(|s| s.now.place == Place::Ready && group.key(s.now.priority) < 1024)
+                .count() as u64,
+            held: counted[1],
+            delayed: counted[2],
+            parked: counted[3],
+            appended: state.appended,
+            removed: state.removed,
+            pauses: group.pauses,
+            producers: state.producers,
+            consumers: state.consumers,
+            waiting: group.waiters.len() as u64,
+            pause_ms: group.pause_ms,
+            pause_left_ms: group
+                .paused_until
+                .map_or(0, |until| until.saturating_sub(self.now)),
+            first: Seq(state.messages.keys().next().copied().unwrap_or(next)),
+            next: Seq(next),
+            durability: state.level,
+        }))
+    }
+
+    pub fn describe_groups(&self, name: &StreamName) -> Reply {
+        let Some(stream) = self.find(name) else {
+            return Reply::NotFound;
+        };
+        let mut groups: Vec<GroupInfo> = self.kept.streams[&stream]
+            .groups
+            .iter()
+            .map(|group| {
+                let [ready, held, delayed, parked] = group.counted();
+                GroupInfo {
+                    group: GroupId(group.id),
+                    name: group.name.as_str().into(),
+                    ready,
+                    held,
+                    delayed,
+                    parked,
+                    waiting: group.waiters.len() as u64,
+                    pause_left_ms: group
+                        .paused_until
+                        .map_or(0, |until| until.saturating_sub(self.now)),
+                }
+            })
+            .collect();
+        // Added groups come in any order.
+        groups[1..].sort_by_key(|group| group.group);
+        Reply::Groups(groups)
+    }
+}
+
+impl Group {
+    pub fn key(&self, priority: u32) -> u64 {
+        match self.config.order {
+            Order::Sequence => 0,
+            Order::Priority => u64::from(priority),
+        }
+    }
+
+    /// The best ready message.
+    pub fn head(&self) -> Option<(u64, u64)> {
+        self.messages
+            .iter()
+            .filter(|(_, s)| s.now.place == Place::Ready)
+            .map(|(seq, s)| (self.key(s.now.priority), *seq))
+            .min()
+    }
+
+    pub fn first_delayed(&self) -> Option<(u64, u64)> {
+        let due = |(seq, s): (&u64, &Standing)| match s.now.place {
+            Place::Delayed(due) => Some((due, *seq)),
+            _ => None,
+        };
+        self.messages.iter().filter_map(due).min()
+    }
+
+    pub fn first_parked(&self) -> Option<u64> {
+        let ticket = |(seq, s): (&u64, &Standing)| match s.now.place {
+            Place::Parked(ticket) => Some((ticket, *seq)),
+            _ => None,
+        };
+        self.messages
+            .iter()
+            .filter_map(ticket)
+            .min()
+            .map(|(_, seq)| seq)
+    }
+
+    /// Ready, held, delayed, parked.
+    pub fn counted(&self) -> [u64; 4] {
+        let mut counted = [0; 4];
+        for standing in self.messages.values() {
+            counted[match standing.now.place {
+                Place::Ready => 0,
+                Place::Held(_) => 1,
+                Place::Delayed(_) => 2,
+                Place::Parked(_) => 3,
+            }] += 1;
+        }
+        counted
+    }
+}
+
+pub(super) fn peeked(seq: u64) -> Reply {
+    Reply::Peeked {
+        seq: Seq(seq),
+        position: Lsn::ZERO,
+    }
+}
+
+/// How a message stands in a group that has not seen it yet.
+fn fresh(message: &Message, now: u64) -> Standing {
+    let due = message.created + message.delay_ms;
+    let logged = Logged {
+        place: if due > now {
+            Place::Delayed(due)
+        } else {
+            Place::Ready
+        },
+        priority: message.priority,
+        delay_ms: message.delay_ms,
+        counts: Counts::default(),
+    };
+    Standing {
+        now: logged,
+        logged: vec![logged],
+    }
+}

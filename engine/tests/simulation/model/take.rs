@@ -1,0 +1,672 @@
+//! Taking and settling in the model.
+
+use longtail_engine::{Effect, Handle, Refusal, Reply, Settle, Target, Token, Wait};
+use longtail_model::ConsumerTag;
+
+use super::{
+    At, Blocked, Consumer, Hold, Logged, Message, Model, Outcome, Place, Timer, Told, delivery,
+};
+
+impl Model {
+    pub(super) fn take(
+        &mut self,
+        key: usize,
+        token: Token,
+        tag: ConsumerTag,
+        wait: Wait,
+        margin_ms: u64,
+        told: &mut Told,
+    ) {
+        let reply = |model: &Model, reply: Reply, told: &mut Told| {
+            model.tell(key, Effect::Reply(token, reply), told);
+        };
+        let Some(at) = self.consumer(key, tag) else {
+            return reply(self, Reply::Refused(Refusal::UnknownLink), told);
+        };
+        if let Some(best) = self.best(key, at) {
+            let taken = self.hold(key, tag, best);
+            return reply(self, Reply::Delivered(taken), told);
+        }
+        let soonest = if margin_ms > 0 {
+            self.soonest_deadline(key)
+        } else {
+            None
+        };
+        if soonest.is_some_and(|deadline| deadline <= self.now + margin_ms)
+            && !self.ready_but_paused(key, at)
+        {
+            return reply(self, Reply::DeadlineSoon, told);
+        }
+        if wait == Wait::No || self.sessions[key].interrupted {
+            return reply(self, Reply::TimedOut, told);
+        }
+        let timeout = match wait {
+            Wait::Millis(ms) => Some(self.set_timer(self.now + ms, Timer::Take(key))),
+            _ => None,
+        };
+        let soon = soonest.map(|deadline| self.set_timer(deadline - margin_ms, Timer::Soon(key)));
+        self.sessions[key].blocked = Some(Blocked::Take {
+            token,
+            consumer: tag,
+            margin_ms,
+            timeout,
+            soon,
+        });
+        self.start_queueing(key, at);
+    }
+
+    fn consumer(&self, key: usize, tag: ConsumerTag) -> Option<usize> {
+        self.sessions[key]
+            .consumers
+            .iter()
+            .position(|c| c.tag == tag)
+    }
+
+    fn takes(&self, key: usize, tag: ConsumerTag) -> bool {
+        matches!(self.sessions[key].blocked, Some(Blocked::Take { consumer, .. }) if consumer == tag)
+    }
+
+    fn best(&self, key: usize, at: usize) -> Option<At> {
+        self.sessions[key].consumers[at]
+            .sources
+            .iter()
+            .filter_map(|&(stream, group)| {
+                let found = self
+                    .group(stream, group)
+                    .filter(|g| g.paused_until.is_none())?;
+                let (rank, seq) = found.head()?;
+                Some((rank, seq, stream, group))
+            })
+            .min()
+            .map(|(_, seq, stream, group)| At { stream, group, seq })
+    }
+
+    pub(super) fn ready_but_paused(&self, key: usize, at: usize) -> bool {
+        self.sessions[key].consumers[at]
+            .sources
+            .iter()
+            .any(|&(stream, group)| {
+                self.group(stream, group)
+                    .is_some_and(|g| g.paused_until.is_some() && g.head().is_some())
+            })
+    }
+
+    pub(super) fn soonest_deadline(&self, key: usize) -> Option<u64> {
+        self.holds
+            .values()
+            .filter(|h| h.session == key)
+            .filter_map(|h| h.deadline)
+            .min()
+    }
+
+    fn hold(&mut self, key: usize, tag: ConsumerTag, at: At) -> longtail_engine::Delivery {
+        let number = self.count();
+        let message = &self.kept.streams[&at.stream].messages[&at.seq];
+        let group = self.group(at.stream, at.group).expect("its group is there");
+        let ack_timeout_ms = if message.ack_timeout_ms > 0 {
+            message.ack_timeout_ms
+        } else {
+            group.config.ack_timeout_ms
+        };
+        let deadline = (ack_timeout_ms > 0).then(|| self.now + ack_timeout_ms);
+        let timer = deadline.map(|deadline| self.set_timer(deadline, Timer::Hold(number)));
+        self.holds.insert(
+            number,
+            Hold {
+                stream: at.stream,
+                group: at.group,
+                seq: at.seq,
+                session: key,
+                consumer: tag,
+                ack_timeout_ms,
+                deadline,
+                timer,
+            },
+        );
+        self.taken.push(number);
+        let standing = self.standing_mut(at).expect("it stands there");
+        standing.now.place = Place::Held(number);
+        standing.now.counts.deliveries += 1;
+        delivery(tag, at, standing.now.counts.deliveries - 1)
+    }
+
+    /// Nobody holds it any more; the caller says where it goes.
+    pub(super) fn let_go(&mut self, hold: u64) -> Option<(Hold, At)> {
+        let hold = self.holds.remove(&hold)?;
+        self.stop_timer(hold.timer);
+        let at = hold.at();
+        Some((hold, at))
+    }
+
+    pub(super) fn take_one(&mut self, key: usize, handle: Handle) -> Outcome {
+        let Some(at) = self.resolve(key, handle)? else {
+            return Ok(Reply::NotFound);
+        };
+        if let Place::Held(_) = self.standing(at).expect("resolved").now.place {
+            return Ok(Reply::NotFound);
+        }
+        Ok(Reply::Delivered(self.hold(key, ConsumerTag(0), at)))
+    }
+
+    pub(super) fn credit(
+        &mut self,
+        key: usize,
+        tag: ConsumerTag,
+        add: u32,
+        renew: bool,
+        told: &mut Told,
+    ) -> Outcome {
+        let at = self.consumer(key, tag).ok_or(Refusal::UnknownLink)?;
+        let consumer = &mut self.sessions[key].consumers[at];
+        consumer.credit += add;
+        consumer.renew = renew;
+        self.serve(key, at, told);
+        Ok(Reply::Done)
+    }
+
+    fn serve(&mut self, key: usize, at: usize, told: &mut Told) {
+        while self.sessions[key].consumers[at].credit > 0 {
+            let Some(best) = self.best(key, at) else {
+                return self.start_queueing(key, at);
+            };
+            self.push(key, at, best, told);
+        }
+        if !self.takes(key, self.sessions[key].consumers[at].tag) {
+            self.stop_queueing(key, at);
+        }
+    }
+
+    fn push(&mut self, key: usize, at: usize, message: At, told: &mut Told) {
+        let tag = self.sessions[key].consumers[at].tag;
+        let taken = self.hold(key, tag, message);
+        self.sessions[key].consumers[at].credit -= 1;
+        self.tell(key, Effect::Push(taken), told);
+    }
+
+    pub(super) fn dispatch(&mut self, stream: u64, group: u64, told: &mut Told) {
+        loop {
+            let Some(found) = self
+                .group(stream, group)
+                .filter(|g| g.paused_until.is_none())
+            else {
+                return;
+            };
+            let Some((_, &(key, tag))) = found.waiters.first_key_value() else {
+                return;
+            };
+            let Some((_, seq)) = found.head() else { return };
+            let at = At { stream, group, seq };
+            if self.takes(key, tag) {
+                let taken = self.hold(key, tag, at);
+                self.end_wait(key, Reply::Delivered(taken), told);
+            } else {
+                let consumer = self.consumer(key, tag).expect("a waiter is a consumer");
+                self.stop_queueing(key, consumer);
+                self.push(key, consumer, at, told);
+                if self.sessions[key].consumers[consumer].credit > 0 {
+                    self.start_queueing(key, consumer);
+                }
+            }
+        }
+    }
+
+    pub(super) fn start_queueing(&mut self, key: usize, at: usize) {
+        if self.sessions[key].consumers[at].ticket.is_some() {
+            return;
+        }
+        let ticket = self.count();
+        let consumer = &mut self.sessions[key].consumers[at];
+        consumer.ticket = Some(ticket);
+        let tag = consumer.tag;
+        for (stream, group) in consumer.sources.clone() {
+            if let Some(group) = self.group_mut(stream, group) {
+                group.waiters.insert(ticket, (key, tag));
+            }
+        }
+    }
+
+    /// Whether it was queueing.
+    pub(super) fn stop_queueing(&mut self, key: usize, at: usize) -> bool {
+        let consumer = &mut self.sessions[key].consumers[at];
+        let Some(ticket) = consumer.ticket.take() else {
+            return false;
+        };
+        for (stream, group) in consumer.sources.clone() {
+            if let Some(group) = self.group_mut(stream, group) {
+                group.waiters.remove(&ticket);
+            }
+        }
+        true
+    }
+
+    pub(super) fn stop_waiting(&mut self, key: usize) -> Option<Token> {
+        match self.sessions[key].blocked.take()? {
+            Blocked::Take {
+                token,
+                consumer,
+                timeout,
+                soon,
+                ..
+            } => {
+                self.stop_timer(timeout);
+                self.stop_timer(soon);
+                if let Some(at) = self.consumer(key, consumer)
+                    && self.sessions[key].consumers[at].credit == 0
+                {
+                    self.stop_queueing(key, at);
+                }
+                Some(token)
+            }
+            Blocked::Read {
+                token,
+                stream,
+                timeout,
+                ..
+            } => {
+                self.stop_timer(timeout);
+                if let Some(state) = self.stream_mut(stream) {
+                    state.readers.retain(|&reader| reader != key);
+                }
+                self.drop_if_idle(stream);
+                Some(token)
+            }
+        }
+    }
+
+    pub(super) fn end_wait(&mut self, key: usize, reply: Reply, told: &mut Told) {
+        if let Some(token) = self.stop_waiting(key) {
+            self.tell(key, Effect::Reply(token, reply), told);
+            self.runnable.push_back(key);
+        }
+    }
+
+    pub(super) fn subscribe(
+        &mut self,
+        key: usize,
+        tag: ConsumerTag,
+        link: longtail_model::Link,
+        group: &str,
+        told: &mut Told,
+    ) -> Outcome {
+        let stream = self.target(key, Target::Link(link))?;
+        let found = self.kept.streams[&stream]
+            .groups
+            .iter()
+            .find(|g| g.name == group)
+            .map(|g| g.id);
+        let Some(group) = found else {
+            return Ok(Reply::NotFound);
+        };
+        let at = self.consumer(key, tag).unwrap_or_else(|| {
+            let consumers = &mut self.sessions[key].consumers;
+            consumers.push(Consumer {
+                tag,
+                sources: Vec::new(),
+                credit: 0,
+                renew: false,
+                ticket: None,
+            });
+            consumers.len() - 1
+        });
+        if !self.sessions[key].consumers[at]
+            .sources
+            .contains(&(stream, group))
+        {
+            self.stop_queueing(key, at);
+            self.sessions[key].consumers[at]
+                .sources
+                .push((stream, group));
+            if self.sessions[key].consumers[at].credit > 0 {
+                self.serve(key, at, told);
+            }
+        }
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn unsubscribe(
+        &mut self,
+        key: usize,
+        tag: ConsumerTag,
+        link: longtail_model::Link,
+        group: &str,
+    ) -> Outcome {
+        let stream = self.target(key, Target::Link(link))?;
+        let at = self.consumer(key, tag).ok_or(Refusal::UnknownLink)?;
+        let found = self.kept.streams[&stream]
+            .groups
+            .iter()
+            .find(|g| g.name == group)
+            .map(|g| g.id);
+        let waited = self.stop_queueing(key, at);
+        self.sessions[key].consumers[at]
+            .sources
+            .retain(|source| source.0 != stream || Some(source.1) != found);
+        if waited {
+            self.start_queueing(key, at);
+        }
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn settle(
+        &mut self,
+        key: usize,
+        handle: Handle,
+        how: Settle,
+        told: &mut Told,
+    ) -> Outcome {
+        let Some(hold) = self.own_hold(key, handle)? else {
+            return Ok(Reply::NotFound);
+        };
+        let tag = self.holds[&hold].consumer;
+        match how {
+            Settle::Ack => self.ack(hold),
+            Settle::Release {
+                priority,
+                delay_ms,
+                failed,
+            } => {
+                self.put_back(hold, priority.map(|p| p.0), delay_ms, failed, told)?;
+            }
+            Settle::Park { priority } => self.park(hold, priority.map(|p| p.0)),
+            Settle::Reject => {
+                let at = self.holds[&hold].at();
+                if self
+                    .group(at.stream, at.group)
+                    .expect("held")
+                    .config
+                    .dead_letter
+                    .is_some()
+                {
+                    self.bury(hold, "rejected", told)?;
+                } else {
+                    self.ack(hold);
+                }
+            }
+        }
+        self.renew_credit(key, tag, told);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn renew_credit(&mut self, key: usize, tag: ConsumerTag, told: &mut Told) {
+        if !self.sessions.contains(key) {
+            return;
+        }
+        let found = self.sessions[key]
+            .consumers
+            .iter()
+            .position(|c| c.tag == tag && c.renew);
+        if let Some(at) = found {
+            self.sessions[key].consumers[at].credit += 1;
+            self.serve(key, at, told);
+        }
+    }
+
+    fn ack(&mut self, hold: u64) {
+        if let Some((_, at)) = self.let_go(hold) {
+            self.stream_mut(at.stream).expect("held").removed += 1;
+            self.settled(at);
+            self.drop_if_idle(at.stream);
+        }
+    }
+
+    fn settled(&mut self, at: At) {
+        if let Some(group) = self.group_mut(at.stream, at.group) {
+            group.messages.remove(&at.seq);
+        }
+        self.remove_unwanted(at.stream, at.seq);
+    }
+
+    fn put_back(
+        &mut self,
+        hold: u64,
+        priority: Option<u32>,
+        mut delay_ms: u64,
+        failed: bool,
+        told: &mut Told,
+    ) -> Result<(), Refusal> {
+        let at = self.holds[&hold].at();
+        let mut logged = self.standing(at).expect("held").now;
+        if failed {
+            logged.counts.failures += 1;
+            let config = &self.group(at.stream, at.group).expect("held").config;
+            if config.max_deliveries > 0 && logged.counts.deliveries >= config.max_deliveries {
+                return self.bury(hold, "max-deliveries", told);
+            }
+            if delay_ms == 0 && !config.backoff_ms.is_empty() {
+                let step = (logged.counts.failures as usize).min(config.backoff_ms.len());
+                delay_ms = config.backoff_ms[step - 1];
+            }
+        }
+        logged.counts.releases += 1;
+        logged.priority = priority.unwrap_or(logged.priority);
+        self.let_go(hold);
+        self.returned(at, logged, delay_ms, true, told);
+        Ok(())
+    }
+
+    /// A message that nobody holds is ready again, or will be; `log` unless nobody writes that down.
+    pub(super) fn returned(
+        &mut self,
+        at: At,
+        mut to: Logged,
+        delay_ms: u64,
+        log: bool,
+        told: &mut Told,
+    ) {
+        to.place = if delay_ms > 0 {
+            Place::Delayed(self.now + delay_ms)
+        } else {
+            Place::Ready
+        };
+        if log {
+            to.delay_ms = delay_ms;
+        }
+        if let Some(standing) = self.standing_mut(at) {
+            standing.now = to;
+        }
+        if log {
+            self.log(at);
+        }
+        if delay_ms > 0 {
+            self.set_delay_alarm(at.stream, at.group);
+        }
+        self.dispatch(at.stream, at.group, told);
+    }
+
+    fn park(&mut self, hold: u64, priority: Option<u32>) {
+        let at = self.holds[&hold].at();
+        self.let_go(hold);
+        let standing = self.standing_mut(at).expect("held");
+        standing.now.counts.parks += 1;
+        standing.now.priority = priority.unwrap_or(standing.now.priority);
+        self.parked(at);
+    }
+
+    fn parked(&mut self, at: At) {
+        let ticket = self.count();
+        self.standing_mut(at).expect("parked").now.place = Place::Parked(ticket);
+        self.log(at);
+    }
+
+    /// To the dead-letter stream, or aside.
+    fn bury(&mut self, hold: u64, reason: &str, told: &mut Told) -> Result<(), Refusal> {
+        let at = self.holds[&hold].at();
+        match self.dead_letter_of(at) {
+            None => self.park(hold, None),
+            Some(target) => {
+                self.copy_dead(at, reason, target, told)?;
+                self.ack(hold);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn dead_letter_of(&self, at: At) -> Option<u64> {
+        let stream = self.stream(at.stream)?;
+        let name = self
+            .group(at.stream, at.group)?
+            .config
+            .dead_letter
+            .clone()?;
+        let name = longtail_engine::StreamName::new(stream.name.space.clone(), name);
+        self.find(&name).filter(|&target| target != at.stream)
+    }
+
+    pub(super) fn copy_dead(
+        &mut self,
+        at: At,
+        reason: &str,
+        target: u64,
+        told: &mut Told,
+    ) -> Result<(), Refusal> {
+        let stream = &self.kept.streams[&at.stream];
+        let message = &stream.messages[&at.seq];
+        let deliveries = self.standing(at).map_or(0, |s| s.now.counts.deliveries);
+        // Every header costs the lengths of its name and value and a few bytes; only the sum counts here.
+        let added = super::super::world::headers(&[
+            ("lt-death-reason", reason),
+            ("lt-death-stream", &stream.name.to_string()),
+            ("lt-death-seq", &at.seq.to_string()),
+            ("lt-death-time", &self.now.to_string()),
+            ("lt-death-deliveries", &deliveries.to_string()),
+        ]);
+        let copy = Message {
+            created: self.now,
+            priority: message.priority,
+            delay_ms: 0,
+            ack_timeout_ms: message.ack_timeout_ms,
+            expires: None,
+            headers: message.headers + added,
+            body: message.body.clone(),
+        };
+        self.append(target, &[], &copy, told).map(|_| ())
+    }
+
+    pub(super) fn discard(&mut self, key: usize, handle: Handle, told: &mut Told) -> Outcome {
+        if let Some(hold) = self.own_hold(key, handle)? {
+            let tag = self.holds[&hold].consumer;
+            self.ack(hold);
+            self.renew_credit(key, tag, told);
+            return Ok(Reply::Done);
+        }
+        let Some(at) = self.resolve(key, handle)? else {
+            return Ok(Reply::NotFound);
+        };
+        let place = self.standing(at).expect("resolved").now.place;
+        if let Place::Held(_) = place {
+            return Ok(Reply::NotFound);
+        }
+        self.stream_mut(at.stream).expect("resolved").removed += 1;
+        self.settled(at);
+        if let Place::Delayed(_) = place {
+            self.set_delay_alarm(at.stream, at.group);
+        }
+        self.drop_if_idle(at.stream);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn extend(&mut self, key: usize, handle: Handle, ms: Option<u64>) -> Outcome {
+        let Some(number) = self.own_hold(key, handle)? else {
+            return Ok(Reply::NotFound);
+        };
+        let hold = &self.holds[&number];
+        let ms = ms.unwrap_or(hold.ack_timeout_ms);
+        if ms > 0 {
+            let deadline = self.now + ms;
+            self.stop_timer(hold.timer);
+            let timer = self.set_timer(deadline, Timer::Hold(number));
+            let hold = self.holds.get_mut(&number).expect("own");
+            hold.deadline = Some(deadline);
+            hold.timer = Some(timer);
+        }
+        Ok(Reply::Done)
+    }
+
+    /// Its holder is gone or too late.
+    pub(super) fn abandon(&mut self, hold: u64, told: &mut Told) {
+        let Some((_, at)) = self.let_go(hold) else {
+            return;
+        };
+        let Some(standing) = self.standing(at) else {
+            return;
+        };
+        let now = standing.now;
+        let max = self
+            .group(at.stream, at.group)
+            .expect("held")
+            .config
+            .max_deliveries;
+        if max > 0 && now.counts.deliveries >= max && self.lay_dead(at, told) {
+            return;
+        }
+        self.returned(at, now, 0, false, told);
+    }
+
+    fn lay_dead(&mut self, at: At, told: &mut Told) -> bool {
+        match self.dead_letter_of(at) {
+            Some(target) => {
+                if self.copy_dead(at, "max-deliveries", target, told).is_err() {
+                    return false;
+                }
+                self.settled(at);
+                self.drop_if_idle(at.stream);
+            }
+            None => self.parked(at),
+        }
+        true
+    }
+
+    pub(super) fn kick(
+        &mut self,
+        key: usize,
+        stream: Target,
+        max: u64,
+        told: &mut Told,
+    ) -> Outcome {
+        let stream = self.target(key, stream)?;
+        let group = &self.kept.streams[&stream].groups[0];
+        let id = group.id;
+        let any_parked = group.first_parked().is_some();
+        let mut kicked = 0;
+        while kicked < max {
+            let group = &self.kept.streams[&stream].groups[0];
+            let next = if any_parked {
+                group.first_parked()
+            } else {
+                group.first_delayed().map(|(_, seq)| seq)
+            };
+            let Some(seq) = next else { break };
+            self.kick_from(At {
+                stream,
+                group: id,
+                seq,
+            });
+            kicked += 1;
+        }
+        self.set_delay_alarm(stream, id);
+        self.dispatch(stream, id, told);
+        Ok(Reply::Count(kicked))
+    }
+
+    fn kick_from(&mut self, at: At) {
+        let standing = self.standing_mut(at).expect("kicked");
+        standing.now.place = Place::Ready;
+        standing.now.counts.kicks += 1;
+        self.log(at);
+    }
+
+    pub(super) fn kick_one(&mut self, key: usize, handle: Handle, told: &mut Told) -> Outcome {
+        let Some(at) = self.resolve(key, handle)? else {
+            return Ok(Reply::NotFound);
+        };
+        match self.standing(at).expect("resolved").now.place {
+            Place::Parked(_) | Place::Delayed(_) => {
+                self.kick_from(at);
+                self.set_delay_alarm(at.stream, at.group);
+                self.dispatch(at.stream, at.group, told);
+                Ok(Reply::Done)
+            }
+            Place::Ready | Place::Held(_) => Ok(Reply::NotFound),
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! What a shard must be after a restart: the model at the recovered end of the log.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use longtail_engine::{
+    Command, Handle, MessageInfo, MessageState, Numbering, Reply, Role, StreamConfig, StreamName,
+};
+use longtail_model::{Durability, GroupId, Link, Lsn, Seq};
+
+use super::model::{Kept, Logged, Message, Place, Space, Standing, Stream};
+use super::schedule::SPACES;
+use super::world::World;
+
+impl World {
+    /// Compares the shard with what the log must have brought back, and takes over what may be one way or another.
+    pub fn reconcile(&mut self, recovered: Lsn) {
+        let (low, high) = self.bounds(recovered);
+        let session = self.shard.attach();
+        let mut kept = Kept::default();
+
+        let mut seen = BTreeSet::new();
+        let names: Vec<StreamName> = self.shard.stream_names().cloned().collect();
+        for name in names {
+            let Reply::StreamInfo(info) =
+                self.ask(session, Command::DescribeStream { name: name.clone() })
+            else {
+                panic!("stream {name} is listed and not there");
+            };
+            let id = info.stream.0;
+            seen.insert(id);
+            let known: Vec<&Stream> = [&low, &high]
+                .into_iter()
+                .filter_map(|kept| kept.streams.get(&id))
+                .filter(|s| s.durable())
+                .collect();
+            assert!(
+                !known.is_empty(),
+                "stream {id} ({name}) came back from nowhere"
+            );
+            assert!(
+                known.iter().all(|s| s.name == name),
+                "stream {id} came back as {name}"
+            );
+            let stream =
+                self.reconcile_stream(session, &name, low.streams.get(&id), high.streams.get(&id));
+            let bytes: u64 = stream.messages.values().map(Message::bytes).sum();
+            assert_eq!(
+                (info.messages, info.bytes),
+                (stream.messages.len() as u64, bytes),
+                "messages and bytes of {name}: more or less than can be found"
+            );
+            let space = stream.space.clone();
+            let given = info.next.0 - 1;
+            let floor = [&low, &high]
+                .iter()
+                .filter_map(|kept| kept.spaces.get(&space))
+                .map(|l| l.logged)
+                .min();
+            let ceiling = self.model.kept.spaces.get(&space).map_or(0, |l| l.given);
+            let ceiling = high.spaces.get(&space).map_or(0, |l| l.given).max(ceiling);
+            let floor = floor.unwrap_or(0);
+            assert!(
+                (floor..=ceiling).contains(&given),
+                "{name} goes on after {given}, not {floor} to {ceiling}"
+            );
+            kept.spaces.insert(
+                space,
+                super::model::Last {
+                    given,
+                    logged: floor,
+                },
+            );
+            kept.streams.insert(id, stream);
+        }
+        for (id, stream) in low
+            .streams
+            .iter()
+            .filter(|(id, s)| s.durable() && !seen.contains(id))
+        {
+            let after = high.streams.get(id);
+            let may_go = after.is_none_or(|after| !after.durable())
+                || (stream.config.auto_delete
+                    && (stream.messages.is_empty()
+                        || after.is_some_and(|s| s.messages.is_empty())));
+            assert!(
+                may_go,
+                "stream {id} ({}) with {} messages is lost",
+                stream.name,
+                stream.messages.len()
+            );
+        }
+
+        let documents: BTreeMap<String, Vec<u8>> = self
+            .shard
+            .documents()
+            .map(|(name, body)| (name.to_owned(), body.to_vec()))
+            .collect();
+        assert!(
+            documents == low.documents || documents == high.documents,
+            "documents {:?} instead of {:?}",
+            documents.keys(),
+            low.documents.keys()
+        );
+        kept.documents = documents;
+
+        let ids: u64 = kept
+            .streams
+            .values()
+            .flat_map(|s| s.groups.iter().map(|g| g.id).chain([s.id]))
+            .max()
+            .unwrap_or(0);
+        self.model.kept = kept;
+        self.probe_numbers(session, ids);
+        self.shard.detach(
+            longtail_model::Timestamp(self.now),
+            session,
+            &mut super::world::Ignore,
+        );
+        let next = self.shard.attach();
+        self.shard.detach(
+            longtail_model::Timestamp(self.now),
+            next,
+            &mut super::world::Ignore,
+        );
+        self.model.restart(self.now);
+        self.model.next_session = next.0 + 1;
+    }
+
+    /// The models between which the recovered shard must be; the same twice when the log ends after an operation.
+    fn bounds(&self, recovered: Lsn) -> (Kept, Kept) {
+        let at = self
+            .history
+            .iter()
+            .rposition(|snapshot| snapshot.end <= recovered)
+            .unwrap_or_else(|| panic!("nothing is known of position {recovered}"));
+        let low = &self.history[at];
+        if low.derailed && at > 0 {
+            return (
+                Kept::clone(&self.history[at - 1].kept),
+                Kept::clone(&low.kept),
+            );
+        }
+        let high = if low.end < recovered {
+            self.history.get(at + 1).unwrap_or(low)
+        } else {
+            low
+        };
+        (Kept::clone(&low.kept), Kept::clone(&high.kept))
+    }
+
+    fn reconcile_stream(
+        &mut self,
+        session: longtail_model::SessionId,
+        name: &StreamName,
+        low: Option<&Stream>,
+        high: Option<&Stream>,
+    ) -> Stream {
+        let both: Vec<&Stream> = [low, high].into_iter().flatten().collect();
+        let newest = *both.last().expect("one of them knows it");
+        let mut stream = newest.clone();
+        stream.defined = true;
+        let again = Command::Define {
+            name: name.clone(),
+            config: Box::new(newest.config.clone()),
+        };
+        assert_eq!(
+            self.ask(session, again),
+            Reply::Done,
+            "the configuration of {name}"
+        );
+        let Reply::Groups(groups) = self.ask(
+            session,
+            Command::DescribeGroups {
+                stream: name.clone(),
+            },
+        ) else {
+            panic!("stream {name} has no groups");
+        };
+        let real: BTreeSet<(u64, String)> = groups
+            .iter()
+            .map(|g| (g.group.0, g.name.to_string()))
+            .collect();
+        let of = |s: &Stream| -> BTreeSet<(u64, String)> {
+            s.groups.iter().map(|g| (g.id, g.name.clone())).collect()
+        };
+        let source = both.iter().rev().find(|s| of(s) == real);
+        let source = source
+            .unwrap_or_else(|| panic!("groups of {name}: {real:?} instead of {:?}", of(newest)));
+        stream.groups = source.groups.clone();
+        for group in &mut stream.groups {
+            group.messages.clear();
+        }
+        stream.messages.clear();
+
+        let seqs: BTreeSet<u64> = both
+            .iter()
+            .flat_map(|s| s.messages.keys().copied())
+            .collect();
+        for seq in seqs {
+            let holders: Vec<&Stream> = both
+                .iter()
+                .copied()
+                .filter(|s| s.messages.contains_key(&seq))
+                .collect();
+            let message = holders[0].messages[&seq].clone();
+            let peek = Command::Peek {
+                message: Handle::Group(GroupId(stream.id), Seq(seq)),
+            };
+            match self.ask(session, peek) {
+                Reply::Peeked { position, .. } => {
+                    self.check_body(position, Some(&(message.headers, message.body.clone())));
+                }
+                Reply::NotFound => {
+                    assert!(
+                        holders.len() < both.len(),
+                        "message {seq} of {name} is lost"
+                    );
+                    continue;
+                }
+                other => panic!("{other:?}"),
+            }
+            stream.messages.insert(seq, message);
+            for at in 0..stream.groups.len() {
+                let id = stream.groups[at].id;
+                let handle = Handle::Group(GroupId(id), Seq(seq));
+                let info = match self.ask(session, Command::DescribeMessage { message: handle }) {
+                    Reply::MessageInfo(info) => Some(info),
+                    Reply::NotFound => None,
+                    other => panic!("{other:?}"),
+                };
+                let states: Vec<Option<&Standing>> = holders
+                    .iter()
+                    .map(|s| {
+                        s.groups
+                            .iter()
+                            .find(|g| g.id == id)
+                            .and_then(|g| g.messages.get(&seq))
+                    })
+                    .collect();
+                let Some(info) = info else {
+                    assert!(
+                        states.iter().any(Option::is_none),
+                        "group {id} of {name} has lost message {seq}: {states:?}"
+                    );
+                    continue;
+                };
+                let logged: Vec<Logged> = states
+                    .iter()
+                    .flatten()
+                    .flat_map(|s| s.logged.iter().copied())
+                    .collect();
+                assert!(
+                    !logged.is_empty(),
+                    "group {id} of {name} has message {seq} again, which is settled"
+                );
+                let now = self.now;
+                let found = logged.iter().find(|logged| fits(logged, &info, now));
+                let Some(found) = found else {
+                    panic!(
+                        "message {seq} of group {id} of {name} came back as {info:?} instead of {logged:?}"
+                    );
+                };
+                let mut back = *found;
+                if info.state == MessageState::Ready {
+                    back.place = Place::Ready;
+                }
+                stream.groups[at]
+                    .messages
+                    .insert(seq, Standing { now: back, logged });
+            }
+        }
+        stream
+    }
+
+    /// Learns what numbers the shard gives next, which depends on how much of what was never logged was in a checkpoint.
+    fn probe_numbers(&mut self, session: longtail_model::SessionId, highest: u64) {
+        let probe = |numbering| StreamConfig {
+            numbering,
+            auto_delete: true,
+            ..StreamConfig::default()
+        };
+        for space in SPACES {
+            let name = StreamName::new("sim", format!("probe of {space}"));
+            let config = probe(Numbering::Shared((*space).into()));
+            self.open_probe(session, &name, config);
+            let Reply::StreamInfo(info) = self.ask(session, Command::DescribeStream { name })
+            else {
+                panic!("a stream just opened is not there");
+            };
+            let space = Space::Shared(StreamName::new("sim", *space));
+            let last = self.model.kept.spaces.entry(space).or_default();
+            last.given = info.next.0 - 1;
+        }
+        let id = self.open_probe(
+            session,
+            &StreamName::new("sim", "probe"),
+            probe(Numbering::Own),
+        );
+        assert!(id > highest, "number {id} is given again");
+        self.ask(session, Command::Close { link: Link(900) });
+        self.model.next_id = id + 2;
+    }
+
+    fn open_probe(
+        &mut self,
+        session: longtail_model::SessionId,
+        name: &StreamName,
+        config: StreamConfig,
+    ) -> u64 {
+        let open = Command::Open {
+            link: Link(900),
+            name: name.clone(),
+            create: Some(Box::new(config)),
+            role: Role::Consumer,
+        };
+        match self.ask(session, open) {
+            Reply::Opened { stream } => stream.0,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Whether a message that came back as `info` is in this state.
+fn fits(logged: &Logged, info: &MessageInfo, now: u64) -> bool {
+    let place = match (logged.place, info.state) {
+        (Place::Ready, MessageState::Ready) | (Place::Parked(_), MessageState::Parked) => true,
+        (Place::Delayed(due), MessageState::Delayed) => {
+            info.due.is_some_and(|found| found.0 == due)
+        }
+        (Place::Delayed(due), MessageState::Ready) => due <= now,
+        _ => false,
+    };
+    place
+        && logged.priority == info.priority.0
+        && logged.delay_ms == info.delay_ms
+        && logged.counts == info.counts
+}
+
+impl Stream {
+    /// Whether a restart brings it back.
+    pub fn durable(&self) -> bool {
+        self.defined && self.level != Durability::Memory
+    }
+}

@@ -1,0 +1,609 @@
+//! What a seed does: which streams there are, and what sessions ask of them, in what order, with which faults between.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use longtail_engine::command::Start;
+use longtail_engine::{
+    Command, GroupConfig, Handle, Keep, Limits, NewMessage, Numbering, Order, Overflow, Role,
+    Settle, StreamConfig, StreamName, Target, Wait, Which,
+};
+use longtail_model::{
+    ConsumerTag, Durability, GroupId, Link, Priority, Seq, SessionId, StreamId, Timestamp,
+};
+
+use super::random::Random;
+use super::world::{SharedTrace, World};
+
+/// Names of sequence spaces that streams share.
+pub const SPACES: &[&str] = &["jobs", "more"];
+const NAMES: &[&str] = &["a", "b", "c", "d", "e", "f", "dead"];
+const GROUPS: &[&str] = &["g1", "g2", "g3"];
+const STEPS: u64 = 350;
+
+fn name(of: &str) -> StreamName {
+    StreamName::new("sim", of)
+}
+
+/// Runs one seed from an empty disk; returns how often it crashed.
+pub fn run(seed: u64, trace: &SharedTrace) -> u64 {
+    let mut world = World::new(seed, trace.clone());
+    let mut configs: BTreeMap<&str, StreamConfig> = BTreeMap::new();
+    for &name in NAMES {
+        let config = config(&mut world.random, name);
+        world.say(format!("{name}: {config:?}"));
+        configs.insert(name, config);
+    }
+    let faults = world.random.chance(60);
+    let mut plan = Plan {
+        world,
+        configs,
+        body: 0,
+    };
+    for _ in 0..STEPS {
+        plan.turn(faults);
+    }
+    plan.world.crash();
+    plan.world.crashes
+}
+
+/// A stream as one of the protocols would make it, or as none does.
+fn config(random: &mut Random, name: &str) -> StreamConfig {
+    let mut config = StreamConfig::default();
+    let group = &mut config.group;
+    if name == "dead" {
+        if random.chance(20) {
+            config.limits.max_messages = 3;
+        }
+        return config;
+    }
+    if random.chance(45) {
+        config.numbering = Numbering::Shared((*random.pick(SPACES)).into());
+        config.auto_delete = random.chance(80);
+        group.order = if random.chance(85) {
+            Order::Priority
+        } else {
+            Order::Sequence
+        };
+    } else {
+        config.auto_delete = random.chance(15);
+        group.order = if random.chance(70) {
+            Order::Sequence
+        } else {
+            Order::Priority
+        };
+    }
+    if random.chance(35) {
+        group.max_deliveries = 1 + random.below(3) as u32;
+    }
+    if random.chance(35) {
+        group.dead_letter = Some("dead".into());
+    }
+    if random.chance(30) {
+        group.backoff_ms = (0..1 + random.below(3))
+            .map(|_| 1 + random.below(3_000))
+            .collect();
+    }
+    if random.chance(30) {
+        group.ack_timeout_ms = 500 + random.below(5_000);
+    }
+    if random.chance(25) {
+        config.limits = Limits {
+            max_messages: random.below(2) * (1 + random.below(8)),
+            max_bytes: random.below(2) * random.below(20_000),
+            max_age_ms: 0,
+        };
+    }
+    if random.chance(20) {
+        config.limits.max_age_ms = 1 + random.below(20_000);
+    }
+    if random.chance(50) {
+        config.overflow = Overflow::DropOldest;
+    }
+    if random.chance(15) {
+        config.keep = Keep::UntilLimit;
+    }
+    config.durability = match random.below(10) {
+        0 | 1 => Some(Durability::Memory),
+        2 => Some(Durability::Interval),
+        _ => None,
+    };
+    config
+}
+
+struct Plan {
+    world: World,
+    configs: BTreeMap<&'static str, StreamConfig>,
+    body: u64,
+}
+
+impl Plan {
+    fn turn(&mut self, faults: bool) {
+        let world = &mut self.world;
+        if world.derailed || (!world.healthy() && world.random.chance(50)) {
+            return world.crash();
+        }
+        if !world.healthy() {
+            world.say("space is freed".to_owned());
+            world.disk.heal();
+            world.disk.set_capacity(None);
+            world.settle_log();
+            if !world.healthy() {
+                world.crash();
+            }
+            return;
+        }
+        match world.random.below(1000) {
+            0..780 => {
+                for _ in 0..1 + world.random.below(4) {
+                    self.command();
+                    if self.world.derailed {
+                        return;
+                    }
+                }
+                self.world.end_batch();
+            }
+            780..880 => {
+                for _ in 0..1 + world.random.below(8) {
+                    world.work();
+                }
+            }
+            880..890 => world.settle_log(),
+            890..960 => {
+                let ms = match world.random.below(4) {
+                    0 => world.random.below(20),
+                    1 => world.random.below(20_000),
+                    _ => world
+                        .model
+                        .next_due()
+                        .map_or(1, |due| due.saturating_sub(world.now))
+                        .min(50_000),
+                };
+                world.advance(ms);
+                world.end_batch();
+            }
+            960..975 => {
+                if let Some(session) = self.session() {
+                    self.world.detach(session);
+                    self.world.end_batch();
+                }
+            }
+            975..978 => {
+                if let Some(session) = self.session() {
+                    self.world.interrupt(session);
+                    self.world.end_batch();
+                }
+            }
+            978..988 if faults => world.inject(),
+            988.. => world.crash(),
+            _ => self.look(),
+        }
+    }
+
+    /// Compares what the shard says of itself with the model.
+    fn look(&mut self) {
+        let session = self.fresh_session();
+        for name in self.world.model.names() {
+            self.world
+                .step(session, Command::DescribeStream { name: name.clone() });
+            self.world
+                .step(session, Command::DescribeGroups { stream: name });
+        }
+        self.world
+            .step(session, Command::ListStreams { space: None });
+        self.world.detach(session);
+        self.world.end_batch();
+    }
+
+    fn session(&mut self) -> Option<SessionId> {
+        (!self.world.sessions.is_empty()).then(|| *self.world.random.pick(&self.world.sessions))
+    }
+
+    fn fresh_session(&mut self) -> SessionId {
+        self.world.attach()
+    }
+
+    fn new_name(&mut self) -> StreamName {
+        let chosen: &&str = self.world.random.pick(NAMES);
+        name(chosen)
+    }
+
+    fn command(&mut self) {
+        let session = match self.session() {
+            Some(session) if self.world.sessions.len() >= 5 || self.world.random.chance(90) => {
+                session
+            }
+            _ => {
+                let session = self.fresh_session();
+                for _ in 0..1 + self.world.random.below(3) {
+                    let open = self.open();
+                    self.world.step(session, open);
+                    let subscribe = self.subscribe(session);
+                    self.world.step(session, subscribe);
+                }
+                session
+            }
+        };
+        let command = self.random_command(session);
+        self.world.step(session, command);
+    }
+
+    fn link(&mut self, session: SessionId) -> Link {
+        let links: Vec<u32> = self
+            .world
+            .model
+            .sessions
+            .iter()
+            .find(|(_, s)| s.id == session)
+            .map(|(_, s)| s.links.keys().copied().collect())
+            .unwrap_or_default();
+        if links.is_empty() || self.world.random.chance(3) {
+            Link(self.world.random.below(4) as u32)
+        } else {
+            Link(*self.world.random.pick(&links))
+        }
+    }
+
+    fn open(&mut self) -> Command {
+        let at = self.world.random.below(NAMES.len() as u64) as usize;
+        let random = &mut self.world.random;
+        let create = random
+            .chance(95)
+            .then(|| Box::new(self.configs[NAMES[at]].clone()));
+        Command::Open {
+            link: Link(random.below(4) as u32),
+            name: name(NAMES[at]),
+            create,
+            role: if random.chance(50) {
+                Role::Producer
+            } else {
+                Role::Consumer
+            },
+        }
+    }
+
+    fn tag(&mut self) -> ConsumerTag {
+        ConsumerTag(self.world.random.below(2) as u32)
+    }
+
+    fn subscribe(&mut self, session: SessionId) -> Command {
+        let link = self.link(session);
+        let (consumer, group) = self.consumer(link);
+        Command::Subscribe {
+            consumer,
+            link,
+            group: group.into(),
+        }
+    }
+
+    /// Consumers of added groups draw from nothing else.
+    fn consumer(&mut self, link: Link) -> (ConsumerTag, &'static str) {
+        if self.world.random.chance(75) {
+            return (self.tag(), "");
+        }
+        let at = self.world.random.below(GROUPS.len() as u64) as usize;
+        (ConsumerTag(10 + link.0 * 10 + at as u32), GROUPS[at])
+    }
+
+    fn any_tag(&mut self, session: SessionId) -> ConsumerTag {
+        let tags: Vec<ConsumerTag> = self
+            .world
+            .model
+            .sessions
+            .iter()
+            .find(|(_, s)| s.id == session)
+            .map(|(_, s)| s.consumers.iter().map(|c| c.tag).collect())
+            .unwrap_or_default();
+        if tags.is_empty() || self.world.random.chance(3) {
+            self.tag()
+        } else {
+            *self.world.random.pick(&tags)
+        }
+    }
+
+    /// A message, most often one that the session holds.
+    fn handle(&mut self, session: SessionId) -> Handle {
+        let model = &self.world.model;
+        let own: Vec<(u64, u64)> = model
+            .holds
+            .values()
+            .filter(|h| {
+                model
+                    .sessions
+                    .get(h.session)
+                    .is_some_and(|s| s.id == session)
+            })
+            .map(|h| (h.group, h.seq))
+            .collect();
+        let link = self.link(session);
+        let by_link = self.world.random.chance(30);
+        let chosen = if !own.is_empty() && self.world.random.chance(80) {
+            *self.world.random.pick(&own)
+        } else {
+            let all: Vec<(u64, u64)> = self
+                .world
+                .model
+                .kept
+                .streams
+                .values()
+                .flat_map(|s| {
+                    s.groups
+                        .iter()
+                        .flat_map(|g| s.messages.keys().map(|seq| (g.id, *seq)))
+                })
+                .collect();
+            if all.is_empty() || self.world.random.chance(5) {
+                (self.world.random.below(20), 1 + self.world.random.below(20))
+            } else {
+                *self.world.random.pick(&all)
+            }
+        };
+        if by_link {
+            Handle::Shared(link, Seq(chosen.1))
+        } else {
+            Handle::Group(GroupId(chosen.0), Seq(chosen.1))
+        }
+    }
+
+    fn target(&mut self, session: SessionId) -> Target {
+        if self.world.random.chance(80) {
+            Target::Link(self.link(session))
+        } else {
+            Target::Stream(self.stream())
+        }
+    }
+
+    fn stream(&mut self) -> StreamId {
+        let ids: Vec<u64> = self.world.model.kept.streams.keys().copied().collect();
+        if ids.is_empty() || self.world.random.chance(3) {
+            StreamId(self.world.random.below(30))
+        } else {
+            StreamId(*self.world.random.pick(&ids))
+        }
+    }
+
+    fn message(&mut self) -> NewMessage {
+        self.body += 1;
+        let random = &mut self.world.random;
+        let len = match random.below(20) {
+            0 => 12_000,
+            1..4 => random.below(6_000),
+            4..8 => random.below(600),
+            _ => random.below(40),
+        };
+        let mut body = Vec::with_capacity(len as usize + 8);
+        body.extend_from_slice(&self.body.to_le_bytes());
+        body.resize(len as usize + 8, self.body as u8);
+        NewMessage {
+            priority: Priority(*random.pick(&[0, 1, 1, 5, 1023, 1024, u32::MAX])),
+            delay_ms: if random.chance(20) {
+                1 + random.below(4_000)
+            } else {
+                0
+            },
+            ack_timeout_ms: if random.chance(50) {
+                1 + random.below(6_000)
+            } else {
+                0
+            },
+            expires_ms: if random.chance(12) {
+                1 + random.below(8_000)
+            } else {
+                0
+            },
+            headers: Bytes::from(vec![7; random.below(3) as usize * 5]),
+            payload: body.into(),
+        }
+    }
+
+    fn wait(&mut self) -> Wait {
+        match self.world.random.below(10) {
+            0..5 => Wait::No,
+            5..8 => Wait::Millis(self.world.random.below(6_000)),
+            _ => Wait::Forever,
+        }
+    }
+
+    fn priority(&mut self) -> Option<Priority> {
+        let chosen = Priority(self.world.random.below(6) as u32);
+        self.world.random.chance(30).then_some(chosen)
+    }
+
+    fn settle(&mut self) -> Settle {
+        let random = &mut self.world.random;
+        match random.below(100) {
+            0..45 => Settle::Ack,
+            45..70 => {
+                let delay_ms = if random.chance(40) {
+                    random.below(4_000)
+                } else {
+                    0
+                };
+                let failed = random.chance(50);
+                Settle::Release {
+                    priority: self.priority(),
+                    delay_ms,
+                    failed,
+                }
+            }
+            70..85 => Settle::Park {
+                priority: self.priority(),
+            },
+            _ => Settle::Reject,
+        }
+    }
+
+    fn random_command(&mut self, session: SessionId) -> Command {
+        match self.world.random.below(1000) {
+            0..280 => {
+                let to = self.target(session);
+                let also = if self.world.random.chance(12) {
+                    (0..1 + self.world.random.below(3))
+                        .map(|_| self.stream())
+                        .collect()
+                } else {
+                    Vec::new()
+                };
+                Command::Publish {
+                    to,
+                    also,
+                    message: self.message(),
+                }
+            }
+            280..440 => Command::Take {
+                consumer: self.any_tag(session),
+                wait: self.wait(),
+                deadline_margin_ms: if self.world.random.chance(50) {
+                    1_000
+                } else {
+                    0
+                },
+            },
+            440..590 => Command::Settle {
+                message: self.handle(session),
+                how: self.settle(),
+            },
+            590..620 => Command::Discard {
+                message: self.handle(session),
+            },
+            620..645 => Command::TakeOne {
+                message: self.handle(session),
+            },
+            645..670 => Command::Credit {
+                consumer: self.any_tag(session),
+                add: 1 + self.world.random.below(4) as u32,
+                renew: self.world.random.chance(50),
+            },
+            670..690 => Command::Extend {
+                message: self.handle(session),
+                ms: self.world.random.chance(30).then_some(3_000),
+            },
+            690..740 => self.open(),
+            740..755 => Command::Close {
+                link: self.link(session),
+            },
+            755..805 => self.subscribe(session),
+            805..815 => {
+                let link = self.link(session);
+                let (consumer, group) = self.consumer(link);
+                Command::Unsubscribe {
+                    consumer,
+                    link,
+                    group: group.into(),
+                }
+            }
+            815..825 => Command::Peek {
+                message: self.handle(session),
+            },
+            825..840 => {
+                let which = *self
+                    .world
+                    .random
+                    .pick(&[Which::Ready, Which::Delayed, Which::Parked]);
+                Command::PeekHead {
+                    stream: self.target(session),
+                    which,
+                }
+            }
+            840..865 => Command::Kick {
+                stream: self.target(session),
+                max: self.world.random.below(5),
+            },
+            865..880 => Command::KickOne {
+                message: self.handle(session),
+            },
+            880..888 => {
+                let ms = self.world.random.below(3) * self.world.random.below(3_000);
+                Command::Pause {
+                    name: self.new_name(),
+                    ms,
+                }
+            }
+            888..894 => Command::Purge {
+                name: self.new_name(),
+            },
+            894..906 => {
+                let at = self.world.random.below(NAMES.len() as u64) as usize;
+                Command::Define {
+                    name: name(NAMES[at]),
+                    config: Box::new(self.configs[NAMES[at]].clone()),
+                }
+            }
+            906..912 => {
+                let at = self.world.random.below(NAMES.len() as u64) as usize;
+                if self.world.random.chance(30) {
+                    let config = config(&mut self.world.random, NAMES[at]);
+                    self.world
+                        .say(format!("{} from now on: {config:?}", NAMES[at]));
+                    self.configs.insert(NAMES[at], config);
+                }
+                Command::Delete {
+                    name: name(NAMES[at]),
+                }
+            }
+            912..935 => {
+                let group = *self.world.random.pick(GROUPS);
+                let start = match self.world.random.below(5) {
+                    0 | 1 => Start::First,
+                    2 => Start::Next,
+                    3 => Start::Last,
+                    _ if self.world.random.chance(50) => {
+                        Start::At(Seq(self.world.random.below(15)))
+                    }
+                    _ => Start::Since(Timestamp(
+                        self.world
+                            .now
+                            .saturating_sub(self.world.random.below(10_000)),
+                    )),
+                };
+                let mut config = GroupConfig {
+                    start,
+                    ..GroupConfig::default()
+                };
+                if self.world.random.chance(30) {
+                    config.order = Order::Priority;
+                }
+                if self.world.random.chance(30) {
+                    config.max_deliveries = 2;
+                }
+                Command::DefineGroup {
+                    stream: self.new_name(),
+                    group: group.into(),
+                    config: Box::new(config),
+                }
+            }
+            935..942 => {
+                let group = *self.world.random.pick(GROUPS);
+                Command::DeleteGroup {
+                    stream: self.new_name(),
+                    group: group.into(),
+                }
+            }
+            942..957 => Command::Read {
+                name: self.new_name(),
+                from: Seq(self.world.random.below(30)),
+                max: self.world.random.below(6) as u32,
+                max_bytes: self.world.random.below(8_000),
+                wait: self.wait(),
+            },
+            957..965 => {
+                let body = self
+                    .world
+                    .random
+                    .chance(70)
+                    .then(|| vec![3; self.world.random.below(300) as usize].into());
+                Command::PutDocument {
+                    name: format!("document {}", self.world.random.below(4)),
+                    body,
+                }
+            }
+            965..985 => Command::DescribeMessage {
+                message: self.handle(session),
+            },
+            985..995 => Command::DescribeStream {
+                name: self.new_name(),
+            },
+            _ => Command::DescribeShard,
+        }
+    }
+}
