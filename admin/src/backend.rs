@@ -140,7 +140,7 @@ pub trait AdminBackend: Send + Sync + 'static {
     /// An overview.
     fn status(&self) -> impl Future<Output = Answer<Status>> + Send;
 
-    /// Streams in order of creation; of all spaces when `space` is `None`.
+    /// Streams, shard by shard in order of creation; of all spaces when `space` is `None`.
     fn streams(
         &self,
         space: Option<&str>,

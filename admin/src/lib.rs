@@ -21,4 +21,7 @@ pub use access::{Access, Authorize, Scope, Verdict};
 pub use backend::{AdminBackend, AdminError, ErrorKind, NewMessage, Page, StreamRef, Target};
 pub use http::Options;
 pub use listener::{AdminListener, serve};
-pub use metrics::{EdgeMetrics, Histogram, LogMetrics, Metrics, ShardMetrics};
+pub use metrics::{
+    CommandMetrics, EdgeMetrics, Histogram, LogMetrics, Metrics, ProcessMetrics, ShardMetrics,
+    SpaceMetrics,
+};

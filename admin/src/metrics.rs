@@ -6,6 +6,7 @@
 use std::fmt;
 
 use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
@@ -24,27 +25,82 @@ pub struct Metrics {
     pub streams: Vec<StreamStatus>,
     /// Sums over the streams that are not in the list.
     pub other_streams: StreamCounts,
-    /// By protocol.
+    /// By listener.
     pub edge: Vec<EdgeMetrics>,
+    /// Bytes that wait in outboxes and half-read messages of all connections.
+    pub connection_bytes: u64,
+    /// By protocol and command.
+    pub commands: Vec<CommandMetrics>,
+    /// By space.
+    pub spaces: Vec<SpaceMetrics>,
     /// By shard.
     pub shards: Vec<ShardMetrics>,
+    /// The process, where the system says something about it.
+    pub process: Option<ProcessMetrics>,
 }
 
-/// Connections of one protocol.
+/// One listener.
 #[derive(Clone, Debug, Default)]
 pub struct EdgeMetrics {
     /// The protocol.
     pub protocol: String,
+    /// Where it listens.
+    pub listener: String,
     /// Open connections.
     pub connections: u64,
-    /// Connections accepted.
+    /// Connections accepted, refused ones included.
     pub accepted_total: u64,
-    /// Connections closed at once because a limit was reached.
-    pub refused_total: u64,
+    /// Connections turned away, by cause.
+    pub refused_total: Vec<(&'static str, u64)>,
+    /// Failures to accept as such.
+    pub accept_errors_total: u64,
+    /// Connections closed because they did not read what they asked for.
+    pub slow_consumers_total: u64,
+    /// Connections closed because they held most of the memory for all.
+    pub stalled_total: u64,
     /// Bytes received.
     pub received_bytes_total: u64,
     /// Bytes sent.
     pub sent_bytes_total: u64,
+}
+
+/// How often a command of a protocol was given.
+#[derive(Clone, Debug, Default)]
+pub struct CommandMetrics {
+    /// The protocol.
+    pub protocol: &'static str,
+    /// The command, as the protocol calls it.
+    pub command: &'static str,
+    /// How often.
+    pub total: u64,
+}
+
+/// What was published to the subjects of a space.
+#[derive(Clone, Debug, Default)]
+pub struct SpaceMetrics {
+    /// The space.
+    pub space: String,
+    /// Messages published.
+    pub published_total: u64,
+    /// Copies handed to live subscribers.
+    pub delivered_total: u64,
+    /// Copies that live subscribers did not get, by cause.
+    pub dropped_total: Vec<(&'static str, u64)>,
+}
+
+/// The process. These go by the names that every Prometheus client library uses, without `longtail_`.
+#[derive(Clone, Debug, Default)]
+pub struct ProcessMetrics {
+    /// Processor time used, in seconds.
+    pub cpu_seconds: f64,
+    /// Resident memory in bytes.
+    pub resident_bytes: u64,
+    /// Open file descriptors.
+    pub open_fds: u64,
+    /// How many of them there may be.
+    pub max_fds: u64,
+    /// When it started, in seconds since 1970.
+    pub start_seconds: f64,
 }
 
 /// One shard.
@@ -60,27 +116,37 @@ pub struct ShardMetrics {
     pub timeouts_total: u64,
     /// Heap bytes of its indexes.
     pub index_bytes: u64,
-    /// Whether its log takes messages.
+    /// Messages appended.
+    pub appended_total: u64,
+    /// Messages handed to consumers, redeliveries included.
+    pub delivered_total: u64,
+    /// Messages removed by consumers or by hand.
+    pub removed_total: u64,
+    /// Answers and deliveries that wait for their records to be durable.
+    pub pending_effects: u64,
+    /// Whether messages are accepted.
     pub log_healthy: bool,
-    /// Position at the end of its log.
-    pub log_end: u64,
-    /// Its log, where that is counted.
+    /// Its log, where it has one.
     pub log: Option<LogMetrics>,
 }
 
 /// One shard's log.
 #[derive(Clone, Debug, Default)]
 pub struct LogMetrics {
-    /// Files.
-    pub segments: u64,
+    /// Position of the oldest record that may still be there.
+    pub start: u64,
+    /// Position of the next record.
+    pub end: u64,
     /// Bytes on the disk.
     pub disk_bytes: u64,
-    /// Bytes appended.
-    pub appended_bytes_total: u64,
-    /// Frames appended.
-    pub frames_total: u64,
-    /// How long syncs took.
-    pub sync: Option<Histogram>,
+    /// Bytes appended and not yet written.
+    pub pending_bytes: u64,
+    /// Records appended.
+    pub appended_total: u64,
+    /// Records copied out of sparse files.
+    pub rewritten_total: u64,
+    /// How long it took to make batches durable.
+    pub commits: Option<Histogram>,
 }
 
 /// How long something took, in buckets.
@@ -108,11 +174,18 @@ impl Metrics {
 ///
 /// # Errors
 /// Never: writing to a string does not fail.
-pub(crate) fn render(metrics: Metrics) -> Result<String, fmt::Error> {
+pub(crate) fn render(mut metrics: Metrics) -> Result<String, fmt::Error> {
+    let process = metrics.process.take();
     let mut registry = Registry::with_prefix("longtail");
     registry.register_collector(Box::new(Snapshot(metrics)));
+    let mut standard = Registry::default();
+    if let Some(process) = process {
+        standard.register_collector(Box::new(Process(process)));
+    }
     let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry)?;
+    encode_registry(&mut text, &registry)?;
+    encode_registry(&mut text, &standard)?;
+    encode_eof(&mut text)?;
     Ok(text)
 }
 
@@ -121,6 +194,32 @@ pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 
 #[derive(Debug)]
 struct Snapshot(Metrics);
+
+#[derive(Debug)]
+struct Process(ProcessMetrics);
+
+impl Collector for Process {
+    fn encode(&self, mut out: DescriptorEncoder<'_>) -> fmt::Result {
+        let process = &self.0;
+        let (seconds, bytes) = (Some(&Unit::Seconds), Some(&Unit::Bytes));
+        let gauge = MetricType::Gauge;
+        out.encode_descriptor(
+            "process_cpu",
+            "Processor time used",
+            seconds,
+            MetricType::Counter,
+        )?
+        .encode_counter(&process.cpu_seconds, NO_EXEMPLAR)?;
+        out.encode_descriptor("process_resident_memory", "Resident memory", bytes, gauge)?
+            .encode_gauge(&process.resident_bytes)?;
+        out.encode_descriptor("process_open_fds", "Open file descriptors", None, gauge)?
+            .encode_gauge(&process.open_fds)?;
+        out.encode_descriptor("process_max_fds", "Limit of file descriptors", None, gauge)?
+            .encode_gauge(&process.max_fds)?;
+        out.encode_descriptor("process_start_time", "Start since 1970", seconds, gauge)?
+            .encode_gauge(&process.start_seconds)
+    }
+}
 
 /// Labels of one time series.
 type Labels = Vec<(&'static str, String)>;
@@ -156,9 +255,55 @@ impl Collector for Snapshot {
         let edge: Vec<_> = metrics
             .edge
             .iter()
-            .map(|edge| (vec![("protocol", edge.protocol.clone())], edge))
+            .map(|edge| {
+                let labels = vec![
+                    ("protocol", edge.protocol.clone()),
+                    ("listener", edge.listener.clone()),
+                ];
+                (labels, edge)
+            })
             .collect();
         families(&mut out, EDGE, &edge)?;
+        by_cause(
+            &mut out,
+            ("connections_refused", "Connections turned away"),
+            &edge,
+            |edge| &edge.refused_total,
+        )?;
+        out.encode_descriptor(
+            "connections_held",
+            "Waiting answers and messages half read",
+            Some(&Unit::Bytes),
+            MetricType::Gauge,
+        )?
+        .encode_gauge(&metrics.connection_bytes)?;
+        let commands: Vec<_> = metrics
+            .commands
+            .iter()
+            .map(|command| {
+                let labels = vec![
+                    ("protocol", command.protocol.to_owned()),
+                    ("command", command.command.to_owned()),
+                ];
+                (labels, command)
+            })
+            .collect();
+        families(&mut out, COMMAND, &commands)?;
+        let spaces: Vec<_> = metrics
+            .spaces
+            .iter()
+            .map(|space| (vec![("space", space.space.clone())], space))
+            .collect();
+        families(&mut out, SPACE, &spaces)?;
+        by_cause(
+            &mut out,
+            (
+                "subject_dropped",
+                "Copies that live subscribers did not get",
+            ),
+            &spaces,
+            |space| &space.dropped_total,
+        )?;
         let shards: Vec<_> = metrics
             .shards
             .iter()
@@ -170,7 +315,7 @@ impl Collector for Snapshot {
             .filter_map(|(labels, shard)| Some((labels.clone(), shard.log.as_ref()?)))
             .collect();
         families(&mut out, LOG, &logs)?;
-        syncs(&mut out, &logs)
+        commits(&mut out, &logs)
     }
 }
 
@@ -190,11 +335,25 @@ const EDGE: &[Family<EdgeMetrics>] = &[
         |edge| edge.accepted_total,
     ),
     (
-        "connections_refused",
-        "Connections closed at a limit",
+        "accept_errors",
+        "Failures to accept",
         None,
         MetricType::Counter,
-        |edge| edge.refused_total,
+        |edge| edge.accept_errors_total,
+    ),
+    (
+        "connections_slow",
+        "Connections closed because they did not read",
+        None,
+        MetricType::Counter,
+        |edge| edge.slow_consumers_total,
+    ),
+    (
+        "connections_stalled",
+        "Connections closed for the memory they held",
+        None,
+        MetricType::Counter,
+        |edge| edge.stalled_total,
     ),
     (
         "received",
@@ -209,6 +368,31 @@ const EDGE: &[Family<EdgeMetrics>] = &[
         Some(Unit::Bytes),
         MetricType::Counter,
         |edge| edge.sent_bytes_total,
+    ),
+];
+
+const COMMAND: &[Family<CommandMetrics>] = &[(
+    "commands",
+    "Commands of clients",
+    None,
+    MetricType::Counter,
+    |command| command.total,
+)];
+
+const SPACE: &[Family<SpaceMetrics>] = &[
+    (
+        "subject_published",
+        "Messages published to subjects",
+        None,
+        MetricType::Counter,
+        |space| space.published_total,
+    ),
+    (
+        "subject_delivered",
+        "Copies handed to live subscribers",
+        None,
+        MetricType::Counter,
+        |space| space.delivered_total,
     ),
 ];
 
@@ -242,28 +426,56 @@ const SHARD: &[Family<ShardMetrics>] = &[
         |shard| shard.index_bytes,
     ),
     (
+        "shard_appended",
+        "Messages appended",
+        None,
+        MetricType::Counter,
+        |shard| shard.appended_total,
+    ),
+    (
+        "shard_delivered",
+        "Messages handed to consumers",
+        None,
+        MetricType::Counter,
+        |shard| shard.delivered_total,
+    ),
+    (
+        "shard_removed",
+        "Messages removed by consumers or by hand",
+        None,
+        MetricType::Counter,
+        |shard| shard.removed_total,
+    ),
+    (
+        "shard_pending_effects",
+        "Answers and deliveries that wait for the disk",
+        None,
+        MetricType::Gauge,
+        |shard| shard.pending_effects,
+    ),
+    (
         "log_healthy",
-        "1 when the log takes messages",
+        "1 when messages are accepted",
         None,
         MetricType::Gauge,
         |shard| u64::from(shard.log_healthy),
-    ),
-    (
-        "log_end_position",
-        "Position at the end of the log",
-        None,
-        MetricType::Gauge,
-        |shard| shard.log_end,
     ),
 ];
 
 const LOG: &[Family<LogMetrics>] = &[
     (
-        "log_segments",
-        "Files of the log",
+        "log_start_position",
+        "Position of the oldest record",
         None,
         MetricType::Gauge,
-        |log| log.segments,
+        |log| log.start,
+    ),
+    (
+        "log_end_position",
+        "Position of the next record",
+        None,
+        MetricType::Gauge,
+        |log| log.end,
     ),
     (
         "log_disk",
@@ -273,18 +485,25 @@ const LOG: &[Family<LogMetrics>] = &[
         |log| log.disk_bytes,
     ),
     (
-        "log_appended",
-        "Bytes appended",
+        "log_pending",
+        "Appended and not yet written",
         Some(Unit::Bytes),
-        MetricType::Counter,
-        |log| log.appended_bytes_total,
+        MetricType::Gauge,
+        |log| log.pending_bytes,
     ),
     (
-        "log_frames",
-        "Frames appended",
+        "log_records_appended",
+        "Records appended",
         None,
         MetricType::Counter,
-        |log| log.frames_total,
+        |log| log.appended_total,
+    ),
+    (
+        "log_records_rewritten",
+        "Records copied out of sparse files",
+        None,
+        MetricType::Counter,
+        |log| log.rewritten_total,
     ),
 ];
 
@@ -406,26 +625,49 @@ fn families<T>(
     Ok(())
 }
 
-fn syncs(out: &mut DescriptorEncoder<'_>, logs: &[(Labels, &LogMetrics)]) -> fmt::Result {
+/// Writes a counter that is divided by cause.
+fn by_cause<T>(
+    out: &mut DescriptorEncoder<'_>,
+    (name, help): (&str, &str),
+    rows: &[(Labels, &T)],
+    counts: fn(&T) -> &[(&'static str, u64)],
+) -> fmt::Result {
+    if rows.iter().all(|(_, row)| counts(row).is_empty()) {
+        return Ok(());
+    }
+    let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, row) in rows {
+        for (cause, total) in counts(row) {
+            let mut labels = labels.clone();
+            labels.push(("cause", (*cause).to_owned()));
+            family
+                .encode_family(&labels)?
+                .encode_counter(total, NO_EXEMPLAR)?;
+        }
+    }
+    Ok(())
+}
+
+fn commits(out: &mut DescriptorEncoder<'_>, logs: &[(Labels, &LogMetrics)]) -> fmt::Result {
     let measured: Vec<_> = logs
         .iter()
-        .filter_map(|(labels, log)| Some((labels, log.sync.as_ref()?)))
+        .filter_map(|(labels, log)| Some((labels, log.commits.as_ref()?)))
         .collect();
     if measured.is_empty() {
         return Ok(());
     }
     let mut family = out.encode_descriptor(
-        "log_sync_duration",
-        "Syncs of the log",
+        "log_commit_duration",
+        "Making a batch durable",
         Some(&Unit::Seconds),
         MetricType::Histogram,
     )?;
-    for (labels, sync) in measured {
-        let mut buckets = sync.buckets.clone();
-        buckets.push((f64::INFINITY, sync.beyond));
+    for (labels, commits) in measured {
+        let mut buckets = commits.buckets.clone();
+        buckets.push((f64::INFINITY, commits.beyond));
         let count = buckets.iter().map(|(_, count)| count).sum();
         family.encode_family(labels)?.encode_histogram::<Labels>(
-            sync.sum_seconds,
+            commits.sum_seconds,
             count,
             &buckets,
             None,
@@ -461,12 +703,24 @@ mod tests {
             streams: vec![stream("jobs \"x\"\n", 3)],
             edge: vec![EdgeMetrics {
                 protocol: "beanstalk".to_owned(),
+                listener: "127.0.0.1:11300".to_owned(),
                 connections: 2,
+                refused_total: vec![("tls", 4)],
                 ..EdgeMetrics::default()
             }],
+            commands: vec![CommandMetrics {
+                protocol: "beanstalk",
+                command: "put",
+                total: 9,
+            }],
+            process: Some(ProcessMetrics {
+                cpu_seconds: 2.5,
+                open_fds: 12,
+                ..ProcessMetrics::default()
+            }),
             shards: vec![ShardMetrics {
                 log: Some(LogMetrics {
-                    sync: Some(Histogram {
+                    commits: Some(Histogram {
                         buckets: vec![(0.001, 2), (0.01, 1)],
                         beyond: 1,
                         sum_seconds: 0.5,
@@ -487,11 +741,15 @@ mod tests {
             "longtail_uptime_seconds 1.5\n",
             "longtail_ready 1\n",
             "longtail_stream_messages{space=\"default\",stream=\"jobs \\\"x\\\"\\n\",state=\"ready\"} 3\n",
-            "longtail_connections{protocol=\"beanstalk\"} 2\n",
-            "longtail_received_bytes_total{protocol=\"beanstalk\"} 0\n",
-            "longtail_log_sync_duration_seconds_bucket{le=\"0.01\",shard=\"0\"} 3\n",
-            "longtail_log_sync_duration_seconds_bucket{le=\"+Inf\",shard=\"0\"} 4\n",
-            "longtail_log_sync_duration_seconds_count{shard=\"0\"} 4\n",
+            "longtail_connections{protocol=\"beanstalk\",listener=\"127.0.0.1:11300\"} 2\n",
+            "longtail_received_bytes_total{protocol=\"beanstalk\",listener=\"127.0.0.1:11300\"} 0\n",
+            "longtail_connections_refused_total{protocol=\"beanstalk\",listener=\"127.0.0.1:11300\",cause=\"tls\"} 4\n",
+            "longtail_commands_total{protocol=\"beanstalk\",command=\"put\"} 9\n",
+            "\nprocess_cpu_seconds_total 2.5\n",
+            "\nprocess_open_fds 12\n",
+            "longtail_log_commit_duration_seconds_bucket{le=\"0.01\",shard=\"0\"} 3\n",
+            "longtail_log_commit_duration_seconds_bucket{le=\"+Inf\",shard=\"0\"} 4\n",
+            "longtail_log_commit_duration_seconds_count{shard=\"0\"} 4\n",
             "# EOF\n",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

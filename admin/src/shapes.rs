@@ -163,6 +163,28 @@ impl StreamCounts {
     }
 }
 
+impl StreamCounts {
+    /// Takes `other` away, field by field; what would be less than nothing is nothing.
+    pub fn subtract(&mut self, other: &StreamCounts) {
+        for (mine, theirs) in [
+            (&mut self.messages, other.messages),
+            (&mut self.bytes, other.bytes),
+            (&mut self.ready, other.ready),
+            (&mut self.urgent, other.urgent),
+            (&mut self.held, other.held),
+            (&mut self.delayed, other.delayed),
+            (&mut self.parked, other.parked),
+            (&mut self.appended_total, other.appended_total),
+            (&mut self.removed_total, other.removed_total),
+            (&mut self.producers, other.producers),
+            (&mut self.consumers, other.consumers),
+            (&mut self.waiting, other.waiting),
+        ] {
+            *mine = mine.saturating_sub(theirs);
+        }
+    }
+}
+
 impl From<&StreamInfo> for StreamCounts {
     fn from(info: &StreamInfo) -> Self {
         StreamCounts {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use longtail_engine::runtime::{Clock, LogFacts, Runtime, RuntimeConfig, Shards, SystemClock};
+use longtail_engine::runtime::{Clock, CommitTimes, LogFacts, Runtime, RuntimeConfig, Shards, SystemClock};
 use longtail_engine::{
     Command, NewMessage, Numbering, Recovered, Refusal, Reply, ShardInfo, StreamConfig, StreamInfo,
     StreamName, Target,
@@ -311,6 +311,27 @@ impl Broker {
     #[must_use]
     pub fn log_facts(&self, shard: ShardId) -> LogFacts {
         self.runtime.log_facts(shard)
+    }
+
+    /// How long a shard's commits took. Takes no lock.
+    #[must_use]
+    pub fn commit_times(&self, shard: ShardId) -> CommitTimes {
+        self.runtime.commit_times(shard)
+    }
+
+    /// Bytes of disk that a shard's log occupies; `None` when it has none.
+    #[must_use]
+    pub fn disk_bytes(&self, shard: ShardId) -> Option<u64> {
+        self.runtime.disk_bytes(shard)
+    }
+
+    /// The shards that accept no messages, and why, as of their last batches. Does not wait for the shards.
+    pub fn troubles(&self) -> impl Iterator<Item = (ShardId, String)> {
+        (0..self.shards.count()).map(ShardId).filter_map(|shard| {
+            self.runtime
+                .trouble(shard)
+                .map(|trouble| (shard, trouble))
+        })
     }
 
     /// Makes everything durable, writes checkpoints and stops the shards. Whoever still waits for an answer gets

@@ -25,7 +25,7 @@ pub enum StartError {
         /// Whose.
         protocol: &'static str,
         /// Why.
-        source: ListenError,
+        source: Box<ListenError>,
     },
     /// A listener would let other machines in although there are no accounts.
     #[error(transparent)]

@@ -107,7 +107,7 @@ impl Longtail {
                     .listen(listener, service)
                     .map_err(|source| StartError::Listen {
                         protocol: "beanstalk",
-                        source,
+                        source: Box::new(source),
                     })?;
             self.addresses.push(ListeningOn {
                 protocol: "beanstalk",

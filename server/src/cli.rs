@@ -83,6 +83,9 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Measure a server, alone or side by side with the real peer
     Bench(longtail_bench::BenchArgs),
+    /// Look at the logs of a data directory, also while a server uses it
+    #[command(subcommand)]
+    Log(LogCommand),
     /// Show what a running server does: listeners, totals, health
     Status(ClientArgs),
     /// List streams and what they hold
@@ -249,4 +252,34 @@ pub(crate) enum ConfigCommand {
     Default,
     /// Read a password from standard input and print its hash for [[accounts]]
     HashPassword,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LogCommand {
+    /// Read every record and say what is damaged; exit code 3 when something is
+    Check(LogArgs),
+    /// Print sizes, checkpoints and how much of each segment is still needed, without reading records
+    Stats(LogArgs),
+    /// Print every record in words
+    Dump {
+        /// Leave out what is before this position
+        #[arg(long, value_name = "POSITION", default_value_t = 0)]
+        from: u64,
+        /// Stop after so many records
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
+        #[command(flatten)]
+        log: LogArgs,
+    },
+}
+
+/// A log.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LogArgs {
+    /// A data directory, or one shard-N directory in it
+    #[arg(default_value = "./longtail-data")]
+    pub(crate) dir: PathBuf,
+    /// Print JSON for scripts
+    #[arg(long)]
+    pub(crate) json: bool,
 }

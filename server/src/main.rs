@@ -51,11 +51,16 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<Exit, Failure> {
     match cli.command.unwrap_or(Command::Serve(cli.settings)) {
-        Command::Serve(args) => serve::run(commands::config::load(args)?),
+        Command::Serve(args) => {
+            let sources = args.into_sources();
+            let loaded = commands::config::load(&sources)?;
+            serve::run(sources, loaded)
+        }
         Command::Config(command) => commands::config::run(command).map(|()| Exit::Ok),
         Command::Bench(args) => longtail_bench::run(args)
             .map(|()| Exit::Ok)
             .map_err(Failure::from),
+        Command::Log(command) => commands::log::run(&command),
         Command::Top(args) => commands::top::run(&args).map(|()| Exit::Ok),
         Command::Publish(args) => commands::messages::publish(&args).map(|()| Exit::Ok),
         Command::Tail(args) => commands::messages::tail(&args).map(|()| Exit::Ok),

@@ -341,7 +341,12 @@ impl Cell {
         };
         drop(core);
         let more = chore.is_some();
-        let sync = sync.map(Job::run);
+        let sync = sync.map(|job| {
+            let began = Instant::now();
+            let done = job.run();
+            self.commits.record(began.elapsed());
+            done
+        });
         for done in sync.into_iter().chain(chore.map(Job::run)) {
             let mut core = self.core.lock();
             core.finish_durable(done);

@@ -31,6 +31,15 @@ impl CommitTimes {
         self.buckets.iter().sum()
     }
 
+    /// Adds the commits of another shard.
+    pub fn add(&mut self, other: &CommitTimes) {
+        for (mine, theirs) in self.buckets.iter_mut().zip(other.buckets) {
+            *mine += theirs;
+        }
+        self.sum_us += other.sum_us;
+        self.max_us = self.max_us.max(other.max_us);
+    }
+
     /// The bound of the bucket in which the slowest of the fastest `per_mille` thousandths lies, in microseconds, and
     /// never more than the slowest commit took; 0 when there were none.
     #[must_use]

@@ -37,13 +37,14 @@ impl Shard {
         let Some(&stream) = self.names.get(name) else {
             return fx.emit(id, Gate::OPEN, Effect::Reply(token, Reply::NotFound));
         };
-        let (gate, messages, next) = self.collect(stream, from, max, max_bytes);
+        let (gate, messages, next, more) = self.collect(stream, from, max, max_bytes);
+        let nothing = messages.is_empty() && !more;
         let timeout = match wait {
-            Wait::Millis(ms) if messages.is_empty() => Some(
+            Wait::Millis(ms) if nothing => Some(
                 self.timers
                     .insert(self.now.plus_millis(ms), Timer::Take(key)),
             ),
-            Wait::Forever if messages.is_empty() => None,
+            Wait::Forever if nothing => None,
             _ => {
                 return fx.emit(
                     id,
@@ -65,38 +66,39 @@ impl Shard {
         }
     }
 
+    /// What is there from `from` on, where to read on, and whether the search was cut short.
     fn collect(
         &mut self,
         stream: StreamId,
         from: Seq,
         max: u32,
         max_bytes: u64,
-    ) -> (Gate, Vec<(Seq, Lsn)>, Seq) {
+    ) -> (Gate, Vec<(Seq, Lsn)>, Seq, bool) {
         let mut messages = Vec::new();
         let mut next = from.max(Seq::FIRST);
         let mut gate = Gate::OPEN;
         let Some(state) = self.streams.get(&stream) else {
-            return (gate, messages, next);
+            return (gate, messages, next, false);
         };
         let (index, level) = (state.index, state.level);
         let mut bytes = 0;
         for _ in 0..SCAN_MAX {
             if messages.len() >= max.clamp(1, BATCH_MAX) as usize {
-                break;
+                return (gate, messages, next, true);
             }
             let Some((seq, position)) = self
                 .indexes
                 .get(&index)
                 .and_then(|index| index.next_at_or_after(next))
             else {
-                break;
+                return (gate, messages, next, false);
             };
             if let Ok(head) = self.head_in(index, seq, position)
                 && head.stream == stream
             {
                 bytes += head.bytes;
                 if !messages.is_empty() && bytes > max_bytes {
-                    break;
+                    return (gate, messages, next, true);
                 }
                 let behind = Logs::gate_of(position, level);
                 if behind.lsn > gate.lsn {
@@ -106,7 +108,7 @@ impl Shard {
             }
             next = seq.next();
         }
-        (gate, messages, next)
+        (gate, messages, next, true)
     }
 
     /// Something was appended: whoever waits to read it goes on.
@@ -132,8 +134,8 @@ impl Shard {
                 continue;
             };
             let (from, max, max_bytes) = (*from, *max, *max_bytes);
-            let (gate, messages, next) = self.collect(stream, from, max, max_bytes);
-            if messages.is_empty() {
+            let (gate, messages, next, more) = self.collect(stream, from, max, max_bytes);
+            if messages.is_empty() && !more {
                 if let Some(state) = self.streams.get_mut(&stream) {
                     state.readers.push(key);
                 }

@@ -62,6 +62,8 @@ pub struct Peer<'a> {
     pub local: &'a Endpoint,
     /// What its certificate says, where the listener asks for one.
     pub identity: Option<&'a TlsIdentity>,
+    /// Connections of the service that are open without it.
+    pub connections: u64,
 }
 
 impl<'a> Peer<'a> {
@@ -76,7 +78,15 @@ impl<'a> Peer<'a> {
             remote,
             local,
             identity,
+            connections: 0,
         }
+    }
+
+    /// One that comes while so many others are connected.
+    #[must_use]
+    pub const fn beside(mut self, connections: u64) -> Self {
+        self.connections = connections;
+        self
     }
 }
 

@@ -124,7 +124,8 @@ impl Protocol for Beanstalk {
         conn: &Arc<Connection<Self>>,
         _out: &mut Out,
     ) -> Result<Client, Refusal> {
-        let peer = Peer::new(conn.peer(), conn.local(), conn.identity());
+        let peer = Peer::new(conn.peer(), conn.local(), conn.identity())
+            .beside(self.tenant.counters().connections());
         let grants = self.admission.admit(peer).map_err(|denied| Refusal {
             why: denied.to_string().into(),
             farewell: Bytes::new(),

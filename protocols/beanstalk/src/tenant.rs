@@ -329,6 +329,14 @@ impl Tenant {
         }
     }
 
+    /// What a tube is made of, for whoever creates one on behalf of the service; `None` when no client could name it.
+    #[must_use]
+    pub fn tube_config(&self, tube: &str) -> Option<Box<StreamConfig>> {
+        crate::codec::request::tube(tube.as_bytes())
+            .is_ok()
+            .then(|| self.template(tube))
+    }
+
     /// What a tube's stream is made of. The default tube never goes away.
     pub(crate) fn template(&self, tube: &str) -> Box<StreamConfig> {
         Box::new(StreamConfig {

@@ -5,8 +5,8 @@ use std::io::{self, BufRead, Read, Write};
 use anyhow::anyhow;
 use longtail_broker::auth::{PasswordCost, PasswordHash};
 
-use crate::cli::{ConfigCommand, SettingsArgs};
-use crate::config::{self, Loaded};
+use crate::cli::ConfigCommand;
+use crate::config::{self, Loaded, Sources};
 use crate::exit_codes::{Exit, Failure};
 
 /// Longest password, in bytes.
@@ -27,7 +27,8 @@ pub(crate) fn run(command: ConfigCommand) -> Result<(), Failure> {
             }
         }
         ConfigCommand::Show(args) => {
-            io::stdout().write_all(config::effective_document(&load(args)?).as_bytes())?;
+            io::stdout()
+                .write_all(config::effective_document(&load(&args.into_sources())?).as_bytes())?;
         }
         ConfigCommand::HashPassword => {
             writeln!(io::stdout(), "{}", hashed(&mut io::stdin().lock())?)?;
@@ -51,7 +52,7 @@ fn hashed(input: &mut impl BufRead) -> Result<String, Failure> {
     Ok(PasswordHash::create(password.as_bytes(), PasswordCost::default())?.into())
 }
 
-/// Loads the settings that `args` lead to; a mistake in them is a usage error.
-pub(crate) fn load(args: SettingsArgs) -> Result<Loaded, Failure> {
-    config::load(&args.into_sources()).map_err(|error| Failure::new(Exit::Usage, error))
+/// Loads the settings; a mistake in them is a usage error.
+pub(crate) fn load(sources: &Sources) -> Result<Loaded, Failure> {
+    config::load(sources).map_err(|error| Failure::new(Exit::Usage, error))
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use longtail_broker::auth::Directory;
+use longtail_edge::ClientCertificates;
 use toml::Value;
 
 use super::error::Problem;
@@ -20,16 +22,21 @@ pub(super) fn check(
     };
     let mut problems = Vec::new();
 
-    if let Err(why) = settings.directory() {
-        let path = if settings.accounts.is_empty() {
-            "spaces"
-        } else {
-            "accounts"
-        };
-        problems.push(Problem::new(
-            origin(path),
-            format!("accounts or spaces: {why}"),
-        ));
+    match settings.directory() {
+        Ok(directory) => {
+            tenants(settings, &directory, &origin, &mut problems);
+        }
+        Err(why) => {
+            let path = if settings.accounts.is_empty() {
+                "spaces"
+            } else {
+                "accounts"
+            };
+            problems.push(Problem::new(
+                origin(path),
+                format!("accounts or spaces: {why}"),
+            ));
+        }
     }
 
     // Closed by default: nobody may reach a server from outside that asks nobody who they are.
@@ -64,14 +71,139 @@ pub(super) fn check(
             "every listener is off: name one with --listen, or leave --only out",
         ));
     }
-    if settings.beanstalk.job_bytes > settings.limits.message_bytes {
-        problems.push(Problem::new(
-            origin("beanstalk.job_bytes"),
-            format!(
-                "beanstalk.job_bytes ({}) is more than limits.message_bytes ({})",
-                settings.beanstalk.job_bytes, settings.limits.message_bytes
-            ),
-        ));
-    }
+    sizes(settings, &origin, &mut problems);
     problems
+}
+
+/// Accounts and spaces that do not fit the listeners, and quotas that nothing enforces.
+fn tenants(
+    settings: &Settings,
+    directory: &Directory,
+    origin: &impl Fn(&str) -> Origin,
+    problems: &mut Vec<Problem>,
+) {
+    let mut wrong = |path: &str, why: String| problems.push(Problem::new(origin(path), why));
+    let space = &settings.beanstalk.space;
+    if directory.space(space).is_none() {
+        wrong(
+            "beanstalk.space",
+            format!("beanstalk.space = \"{space}\": there is no such space; add it to [[spaces]]"),
+        );
+    }
+    for name in directory.spaces() {
+        let Some((_, quotas)) = directory.space(name) else {
+            continue;
+        };
+        let unknown = [
+            ("streams_max", quotas.streams_max),
+            ("bytes_max", quotas.bytes_max),
+            ("messages_max", quotas.messages_max),
+            ("subscriptions_max", quotas.subscriptions_max),
+        ];
+        for (quota, _) in unknown.iter().filter(|(_, limit)| limit.is_some()) {
+            wrong(
+                "spaces",
+                format!(
+                    "space \"{name}\": this release enforces no {quota}, so that it would promise too much; only \
+                     connections_max of a space, and limits.streams_max and limits.memory_streams_bytes of the server"
+                ),
+            );
+        }
+    }
+    let any_account = !directory.has_no_accounts();
+    for (protocol, listeners) in &settings.listeners {
+        for listener in listeners {
+            let path = format!("listeners.{protocol}");
+            let asks = listener
+                .edge
+                .tls
+                .as_ref()
+                .is_some_and(|tls| tls.client_certificates != ClientCertificates::Off);
+            match &listener.account {
+                Some(account) if directory.account(account).is_none() => wrong(
+                    &path,
+                    format!(
+                        "{protocol} on {}: there is no account \"{account}\"",
+                        listener.address
+                    ),
+                ),
+                None if any_account && !asks => wrong(
+                    &path,
+                    format!(
+                        "{protocol} on {} lets nobody in: with [[accounts]], a listener needs `account`, or `tls` with \
+                         client_certificates, because the protocol has no login",
+                        listener.address
+                    ),
+                ),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What a line of the protocol needs beside the job.
+const LINE_BYTES: usize = 1024;
+
+/// Limits on sizes that leave no room for one another.
+fn sizes(settings: &Settings, origin: &impl Fn(&str) -> Origin, problems: &mut Vec<Problem>) {
+    let mut wrong = |path: &str, why: String| problems.push(Problem::new(origin(path), why));
+    let (job, message) = (settings.beanstalk.job_bytes, settings.limits.message_bytes);
+    if job > message {
+        wrong(
+            "beanstalk.job_bytes",
+            format!(
+                "beanstalk.job_bytes ({job}) is more than limits.message_bytes ({message}): raise limits.message_bytes"
+            ),
+        );
+    }
+    if message > settings.limits.memory_bytes {
+        wrong(
+            "limits.message_bytes",
+            format!(
+                "limits.message_bytes ({message}) is more than limits.memory_bytes ({}), which all connections share: \
+                 raise limits.memory_bytes",
+                settings.limits.memory_bytes
+            ),
+        );
+    }
+    for (protocol, listeners) in &settings.listeners {
+        for listener in listeners {
+            let (path, edge) = (format!("listeners.{protocol}"), &listener.edge);
+            if edge.input_max_bytes < job.saturating_add(LINE_BYTES) {
+                wrong(
+                    &path,
+                    format!(
+                        "{protocol} on {}: input_max_bytes ({}) leaves no room for a job of beanstalk.job_bytes ({job}): \
+                         raise it above {}",
+                        listener.address,
+                        edge.input_max_bytes,
+                        job.saturating_add(LINE_BYTES)
+                    ),
+                );
+            }
+            // Other doors than this one, the admin API say, let in messages up to the limit for all.
+            if edge.outbox_hard_bytes < message.saturating_add(LINE_BYTES) {
+                wrong(
+                    &path,
+                    format!(
+                        "{protocol} on {}: outbox_hard_bytes ({}) leaves no room for a message of limits.message_bytes \
+                         ({message}): raise it above {}",
+                        listener.address,
+                        edge.outbox_hard_bytes,
+                        message.saturating_add(LINE_BYTES)
+                    ),
+                );
+            }
+            if edge.outbox_soft_bytes > edge.outbox_hard_bytes {
+                wrong(
+                    &path,
+                    format!(
+                        "{protocol} on {}: outbox_soft_bytes ({}) is more than outbox_hard_bytes ({}): raise \
+                         outbox_hard_bytes",
+                        listener.address, edge.outbox_soft_bytes, edge.outbox_hard_bytes
+                    ),
+                );
+            }
+        }
+    }
 }

@@ -228,8 +228,10 @@ fn sizes_and_times_take_units() {
 fn listeners_take_text_tables_and_lists() {
     let (_dir, sources) = with_file(
         "[[listeners.beanstalk]]\naddress = \"[::1]:11300\"\nproxy = { trusted = [\"10.0.0.0/8\"] }\n\
-         input_max_bytes = \"1MiB\"\ntls = { certificate = \"c.pem\", key = \"k.pem\" }\n\
-         [[listeners.beanstalk]]\naddress = \"unix:/run/lt.sock\"\naccount = \"local\"\n",
+         input_max_bytes = \"1MiB\"\ntls = { certificate = \"c.pem\", key = \"k.pem\", \
+         client_certificates = \"required\", client_authorities = \"ca.pem\" }\n\
+         [[listeners.beanstalk]]\naddress = \"unix:/run/lt.sock\"\naccount = \"local\"\n\
+         [[accounts]]\nname = \"local\"\n",
     );
     let settings = load(&sources).unwrap().settings;
     let listeners = &settings.listeners["beanstalk"];
@@ -324,15 +326,55 @@ fn without_accounts_only_this_machine_may_connect() {
     );
     let text = complaint(&with_listen(&["admin=0.0.0.0:9400"], false));
     assert!(text.contains("without admin.token"), "{text}");
-    let (_dir, mut sources) = with_file(&account());
-    sources.overrides.listen = vec!["beanstalk=0.0.0.0:11300".parse().unwrap()];
+    let listener = "[[listeners.beanstalk]]\naddress = \"0.0.0.0:11300\"\n";
+    let (_dir, sources) = with_file(&format!("{}{listener}account = \"worker\"\n", account()));
     assert!(load(&sources).is_ok());
+    let (_dir, sources) = with_file(&format!("{}{listener}account = \"wroker\"\n", account()));
+    let text = complaint(&sources);
+    assert!(text.contains("there is no account \"wroker\""), "{text}");
+    let (_dir, sources) = with_file(&format!("{}{listener}", account()));
+    assert!(complaint(&sources).contains("lets nobody in"));
+}
+
+#[test]
+fn spaces_have_to_exist_and_quotas_to_be_enforced() {
+    let text = complaint(&with_set(&["beanstalk.space=shop"]));
+    assert!(text.contains("add it to [[spaces]]"), "{text}");
+    let space = "[beanstalk]\nspace = \"shop\"\n[[spaces]]\nname = \"shop\"\n";
+    let (_dir, sources) = with_file(&format!("{space}quotas = {{ connections_max = 5 }}\n"));
+    assert!(load(&sources).is_ok());
+    let (_dir, sources) = with_file(&format!("{space}quotas = {{ bytes_max = 5 }}\n"));
+    let text = complaint(&sources);
+    assert!(text.contains("enforces no bytes_max"), "{text}");
+}
+
+#[test]
+fn sizes_have_to_leave_room_for_one_another() {
+    let text = complaint(&with_set(&["beanstalk.job_bytes=32MiB"]));
+    assert!(text.contains("raise limits.message_bytes"), "{text}");
+    let text = complaint(&with_set(&["limits.message_bytes=64MiB"]));
+    assert!(
+        text.contains("outbox_hard_bytes (67108864) leaves no room"),
+        "{text}"
+    );
+    let text = complaint(&with_set(&["limits.memory_bytes=8MiB"]));
+    assert!(text.contains("raise limits.memory_bytes"), "{text}");
+    let (_dir, sources) = with_file(
+        "[beanstalk]\njob_bytes = \"1MiB\"\n[[listeners.beanstalk]]\naddress = \"127.0.0.1:1\"\n\
+         input_max_bytes = \"1MiB\"\noutbox_soft_bytes = \"128MiB\"\n",
+    );
+    let text = complaint(&sources);
+    assert!(text.contains("input_max_bytes (1048576)"), "{text}");
+    assert!(text.contains("raise outbox_hard_bytes"), "{text}");
 }
 
 #[test]
 fn secrets_are_not_shown() {
     let account = account();
-    let (_dir, sources) = with_file(&format!("[admin]\ntoken = \"hunter2\"\n{account}"));
+    let (_dir, sources) = with_file(&format!(
+        "[admin]\ntoken = \"hunter2\"\n{account}\
+         [[listeners.beanstalk]]\naddress = \"127.0.0.1:1\"\naccount = \"worker\"\n"
+    ));
     let document = effective_document(&load(&sources).unwrap());
     assert!(
         !document.contains("hunter2") && !document.contains("argon2"),

@@ -47,6 +47,11 @@ pub(crate) trait Running {
     /// # Errors
     /// When a file cannot be read or makes no sense.
     fn reload_certificates(&self) -> io::Result<usize>;
+    /// Reads accounts and spaces again, for clients that connect from now on. On an error the present ones stay.
+    ///
+    /// # Errors
+    /// What is wrong with the settings.
+    fn reload_accounts(&self) -> Result<(), String>;
 }
 
 /// Runs until a signal or a failure, then brings the server down.
@@ -128,9 +133,15 @@ fn react<R: Running>(running: &R, signal: Signal) {
             running.refuse_new_jobs();
             info!("SIGUSR1: new jobs are refused until a restart");
         }
-        Signal::Reload => match running.reload_certificates() {
-            Ok(listeners) => info!(listeners, "SIGHUP: TLS certificates read again"),
-            Err(error) => error!(%error, "SIGHUP: keeping the present TLS certificates"),
-        },
+        Signal::Reload => {
+            match running.reload_certificates() {
+                Ok(listeners) => info!(listeners, "SIGHUP: TLS certificates read again"),
+                Err(error) => error!(%error, "SIGHUP: keeping the present TLS certificates"),
+            }
+            match running.reload_accounts() {
+                Ok(()) => info!("SIGHUP: accounts and spaces read again"),
+                Err(error) => error!(%error, "SIGHUP: keeping the present accounts and spaces"),
+            }
+        }
     }
 }

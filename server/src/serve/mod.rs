@@ -7,12 +7,16 @@
 //!                                          exit code
 //! ```
 //!
-//! [`start`] puts the server together; [`lifecycle`] knows only the [`lifecycle::Running`] trait, so that every way
+//! [`start`] puts the server together, with [`admission`] at its doors and [`backend`] behind the [`admin`] service; [`lifecycle`] knows only the [`lifecycle::Running`] trait, so that every way
 //! down is tested without a socket.
 
+mod admin;
+mod admission;
+mod backend;
 mod banner;
 mod lifecycle;
 mod logging;
+mod process;
 mod signals;
 mod start;
 
@@ -20,12 +24,12 @@ use std::time::Duration;
 
 use tracing::info;
 
-use crate::config::Loaded;
+use crate::config::{Loaded, Sources};
 use crate::exit_codes::{Exit, Failure};
 use lifecycle::Running as _;
 
 /// Runs the server until a signal or a failure ends it.
-pub(crate) fn run(loaded: Loaded) -> Result<Exit, Failure> {
+pub(crate) fn run(sources: Sources, loaded: Loaded) -> Result<Exit, Failure> {
     let settings = loaded.settings;
     logging::init(&settings.logging).map_err(|error| Failure::new(Exit::Usage, error))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -35,7 +39,7 @@ pub(crate) fn run(loaded: Loaded) -> Result<Exit, Failure> {
         // Before anything else: a signal during recovery must not kill the process half-way.
         let signals = signals::listen()?;
         let deadline = Duration::from_millis(settings.limits.drain_ms);
-        let running = start::start(&settings)
+        let running = start::start(&settings, sources)
             .await
             .map_err(|error| Failure::new(error.exit(), error))?;
         banner::announce(&settings, running.listening());

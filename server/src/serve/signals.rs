@@ -12,7 +12,7 @@ pub(crate) enum Signal {
     Terminate,
     /// SIGUSR1: refuse new jobs, as beanstalkd does.
     RefuseJobs,
-    /// SIGHUP: read TLS certificates again.
+    /// SIGHUP: read TLS certificates, accounts and spaces again.
     Reload,
 }
 

@@ -5,10 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longtail::{BrokerError, Longtail};
-use longtail_beanstalk::AdmitAll;
+use longtail_broker::auth::{Authenticator, ThrottleLimits};
+use longtail_engine::runtime::{Clock, SystemClock};
+use parking_lot::Mutex;
 
+use super::admin::AdminService;
+use super::admission::AccountAdmission;
+use super::backend::Backend;
 use super::lifecycle::{Listening, Running};
-use crate::config::Settings;
+use crate::config::{Settings, Sources, load};
 use crate::exit_codes::Exit;
 
 /// The protocols that can be listened for.
@@ -20,6 +25,17 @@ pub(crate) enum StartError {
     /// The broker or a listener.
     #[error(transparent)]
     Start(#[from] longtail::StartError),
+    /// The admin service.
+    #[error("admin.listen: cannot bind {address}: {source}")]
+    Admin {
+        /// Where.
+        address: String,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// Accounts or spaces.
+    #[error("accounts or spaces: {0}")]
+    Accounts(String),
     /// A listener's settings.
     #[error("listeners.{protocol}: {why}")]
     Listener {
@@ -35,9 +51,12 @@ impl StartError {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             StartError::Start(longtail::StartError::Broker(BrokerError::Open(_))) => Exit::Data,
-            StartError::Start(longtail::StartError::Listen { .. } | longtail::StartError::Exposed(_)) => Exit::Bind,
+            StartError::Start(
+                longtail::StartError::Listen { .. } | longtail::StartError::Exposed(_),
+            )
+            | StartError::Admin { .. } => Exit::Bind,
             StartError::Start(_) => Exit::Failure,
-            StartError::Listener { .. } => Exit::Usage,
+            StartError::Listener { .. } | StartError::Accounts(_) => Exit::Usage,
         }
     }
 }
@@ -46,17 +65,31 @@ impl StartError {
 pub(crate) struct Server {
     longtail: Arc<Longtail>,
     listening: Vec<Listening>,
+    backend: Arc<Backend>,
+    admin: Mutex<Option<AdminService>>,
+    authenticator: Arc<Authenticator>,
+    sources: Sources,
 }
 
-/// Starts everything that `settings` name. When this returns, the data is recovered and all listeners are bound.
+/// Starts everything that `settings` name. The admin service answers at once; when this returns, the data is recovered
+/// and all listeners are bound. `sources` are where accounts are read from again.
 ///
 /// # Errors
 /// When the data directory cannot be used or a listener cannot be bound; whatever was started is stopped again.
-pub(crate) async fn start(settings: &Settings) -> Result<Server, StartError> {
-    let builder = builder(settings)?;
+pub(crate) async fn start(settings: &Settings, sources: Sources) -> Result<Server, StartError> {
+    let directory = settings.directory().map_err(StartError::Accounts)?;
+    let authenticator = Arc::new(Authenticator::new(directory, ThrottleLimits::default()));
+    let builder = builder(settings, &authenticator)?;
+    let backend = Arc::new(Backend::new(settings, Arc::clone(&authenticator)));
+    let admin = AdminService::start(settings, Arc::clone(&backend)).map_err(|source| {
+        let listen = settings.admin.listen.as_ref();
+        let address = listen.map(ToString::to_string).unwrap_or_default();
+        StartError::Admin { address, source }
+    })?;
     // Recovery reads the disk and may take a while: not on the thread that minds the signals.
     let started = tokio::task::spawn_blocking(move || builder.start()).await;
-    let longtail = Arc::new(started.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?);
+    let longtail =
+        Arc::new(started.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?);
     if settings.beanstalk.drain
         && let Some(tenant) = longtail.beanstalk()
     {
@@ -70,30 +103,65 @@ pub(crate) async fn start(settings: &Settings) -> Result<Server, StartError> {
             tls: on.tls,
         });
     }
-    Ok(Server { longtail, listening })
+    listening.extend(admin.as_ref().map(AdminService::listening));
+    backend.serve(Arc::clone(&longtail), listening.clone());
+    Ok(Server {
+        longtail,
+        listening,
+        backend,
+        admin: Mutex::new(admin),
+        authenticator,
+        sources,
+    })
 }
 
 fn parse(protocol: &str, address: &str) -> Result<crate::config::ListenAddress, StartError> {
-    let wrong = |why: String| StartError::Listener { protocol: protocol.to_owned(), why };
-    address.parse::<crate::config::ListenAddress>().map_err(|error| wrong(error.to_string()))
+    let wrong = |why: String| StartError::Listener {
+        protocol: protocol.to_owned(),
+        why,
+    };
+    address
+        .parse::<crate::config::ListenAddress>()
+        .map_err(|error| wrong(error.to_string()))
 }
 
 /// The settings as the library takes them.
-fn builder(settings: &Settings) -> Result<longtail::Builder, StartError> {
+fn builder(
+    settings: &Settings,
+    authenticator: &Arc<Authenticator>,
+) -> Result<longtail::Builder, StartError> {
     let beanstalk = longtail_beanstalk::Config {
         space: settings.beanstalk.space.as_str().into(),
         job_size_max: u32::try_from(settings.beanstalk.job_bytes).unwrap_or(u32::MAX),
         ..longtail_beanstalk::Config::default()
     };
-    let mut builder =
-        Longtail::builder().broker(settings.broker()).edge(settings.edge()).beanstalk_config(beanstalk);
+    let mut builder = Longtail::builder()
+        .broker(settings.broker())
+        .edge(settings.edge())
+        .beanstalk_config(beanstalk);
+    if authenticator.may_listen_publicly() {
+        builder = builder.with_accounts();
+    }
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     for (protocol, listeners) in &settings.listeners {
         for listener in listeners {
             match protocol.as_str() {
-                BEANSTALK => builder = builder.beanstalk_listener(listener.edge.clone(), Arc::new(AdmitAll)),
+                BEANSTALK => {
+                    let admission = AccountAdmission {
+                        authenticator: Arc::clone(authenticator),
+                        clock: Arc::clone(&clock),
+                        space: settings.beanstalk.space.as_str().into(),
+                        account: listener.account.clone(),
+                    };
+                    builder =
+                        builder.beanstalk_listener(listener.edge.clone(), Arc::new(admission));
+                }
                 _ => {
                     let why = "this release does not speak this protocol".to_owned();
-                    return Err(StartError::Listener { protocol: protocol.clone(), why });
+                    return Err(StartError::Listener {
+                        protocol: protocol.clone(),
+                        why,
+                    });
                 }
             }
         }
@@ -110,6 +178,7 @@ impl Running for Server {
     }
 
     async fn drain(&self) {
+        self.backend.drain();
         let edge = Arc::clone(self.longtail.edge());
         // A failed join means that the drain panicked: the connections are cut next.
         let _ = tokio::task::spawn_blocking(move || edge.drain(DRAIN_MAX)).await;
@@ -123,7 +192,12 @@ impl Running for Server {
             longtail.close();
             longtail.broker().trouble()
         });
-        match stopped.await.map_err(io::Error::other)? {
+        let stopped = stopped.await.map_err(io::Error::other);
+        let admin = self.admin.lock().take();
+        if let Some(admin) = admin {
+            admin.stop().await;
+        }
+        match stopped? {
             None => Ok(()),
             Some(why) => Err(io::Error::other(why)),
         }
@@ -141,11 +215,24 @@ impl Running for Server {
 
     fn reload_certificates(&self) -> io::Result<usize> {
         match self.longtail.edge().reload_tls() {
-            Ok(()) => Ok(self.listening.iter().filter(|listener| listener.tls).count()),
+            Ok(()) => Ok(self
+                .listening
+                .iter()
+                .filter(|listener| listener.tls)
+                .count()),
             Err(errors) => {
-                let why: Vec<_> = errors.iter().map(|(listener, error)| format!("listener {listener}: {error}")).collect();
+                let why: Vec<_> = errors
+                    .iter()
+                    .map(|(listener, error)| format!("listener {listener}: {error}"))
+                    .collect();
                 Err(io::Error::other(why.join("; ")))
             }
         }
+    }
+
+    fn reload_accounts(&self) -> Result<(), String> {
+        let loaded = load(&self.sources).map_err(|error| error.to_string())?;
+        self.authenticator.replace(loaded.settings.directory()?);
+        Ok(())
     }
 }

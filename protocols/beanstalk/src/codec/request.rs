@@ -408,7 +408,8 @@ fn pause_tube(args: &[u8]) -> Result<Request<'_>, Rejected> {
     Ok(Request::PauseTube { tube, seconds })
 }
 
-fn tube(name: &[u8]) -> Result<&str, Rejected> {
+/// A tube's name, if it is one.
+pub(crate) fn tube(name: &[u8]) -> Result<&str, Rejected> {
     let valid = (1..=TUBE_NAME_MAX).contains(&name.len())
         && name.first() != Some(&b'-')
         && name.iter().all(|byte| is_name_byte(*byte));

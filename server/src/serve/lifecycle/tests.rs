@@ -48,6 +48,11 @@ impl Running for Fake {
         self.seen.borrow_mut().push("reload");
         Ok(0)
     }
+
+    fn reload_accounts(&self) -> Result<(), String> {
+        self.seen.borrow_mut().push("accounts");
+        Ok(())
+    }
 }
 
 /// Runs `fake` with these signals already waiting, on a clock that jumps.
@@ -97,7 +102,7 @@ fn a_second_signal_hurries() {
     );
     assert_eq!(
         *fake.seen.borrow(),
-        ["drain", "reload", "stop"],
+        ["drain", "reload", "accounts", "stop"],
         "other signals still work while draining"
     );
 }
@@ -115,7 +120,10 @@ fn other_signals_do_not_stop_it() {
         ),
         Exit::Ok
     );
-    assert_eq!(*fake.seen.borrow(), ["refuse", "reload", "drain", "stop"]);
+    assert_eq!(
+        *fake.seen.borrow(),
+        ["refuse", "reload", "accounts", "drain", "stop"]
+    );
 }
 
 #[test]
