@@ -1,5 +1,8 @@
 //! One shard with the queue in front of it and the effects behind it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
@@ -35,6 +38,8 @@ pub(super) struct Cell {
     queue: Mutex<Vec<Work>>,
     has_work: AtomicBool,
     core: Mutex<Core>,
+    /// Whether whoever holds `core` looks at the queue again once it has unlocked.
+    looks_again: AtomicBool,
     /// Signalled when there is something to commit; waits on `core`.
     commit: Condvar,
     /// When the shard next needs the time, in milliseconds.
@@ -127,6 +132,7 @@ impl Cell {
                 stopping: false,
                 rewritten: 0,
             }),
+            looks_again: AtomicBool::new(false),
             commit: Condvar::new(),
             due: AtomicU64::new(due),
             facts: Facts::default(),
@@ -158,15 +164,16 @@ impl Cell {
     /// Runs what is queued, unless another thread does.
     pub(super) fn run(&self) {
         loop {
-            // Pairs with the fence after unlocking: either this thread gets the lock, or the one that holds it sees
-            // the flag when it looks again.
+            // Pairs with itself in the thread that runs the shard meanwhile: either this one sees in `lock_to_run` that
+            // the other no longer looks again, or the other, behind its fence, sees the work.
             fence(Ordering::SeqCst);
             if !self.has_work.load(Ordering::Relaxed) {
                 return;
             }
-            let Some(mut core) = self.core.try_lock() else {
+            let Some(mut core) = self.lock_to_run() else {
                 return;
             };
+            self.looks_again.store(true, Ordering::Relaxed);
             let now = self.clock.now();
             core.advance(now);
             while self.has_work.swap(false, Ordering::Relaxed) {
@@ -176,11 +183,22 @@ impl Cell {
                 core.spare = work;
             }
             core.finish_batch();
+            self.looks_again.store(false, Ordering::Relaxed);
             if let Some(job) = core.commit_for_one() {
                 drop(core);
                 core = self.finish_commit(job);
             }
             self.leave(core);
+        }
+    }
+
+    /// The lock; `None` when its holder does what is queued. Others that hold it, for timers, commits or housekeeping,
+    /// know nothing of the queue and are waited for.
+    fn lock_to_run(&self) -> Option<MutexGuard<'_, Core>> {
+        match self.core.try_lock() {
+            Some(core) => Some(core),
+            None if self.looks_again.load(Ordering::Relaxed) => None,
+            None => Some(self.core.lock()),
         }
     }
 
