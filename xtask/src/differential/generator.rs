@@ -297,7 +297,8 @@ impl Generator {
 
     fn delay(&mut self) -> u64 {
         match (self.random.below(5), self.clock) {
-            (0, Clock::Still) => 100_000 + self.random.below(50),
+            // So different that no two jobs are due in one millisecond.
+            (0, Clock::Still) => 100_000 + self.random.below(1_000_000),
             (0, Clock::Moving) => self.seconds(),
             _ => 0,
         }

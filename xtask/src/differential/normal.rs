@@ -12,6 +12,8 @@
 //! | expiry of the time to run | 1.12 now and then loses that timer until the connection's next command: not generated (the conformance suite has it) |
 //! | a carriage return inside a line | the original never finds the end of such a line: not generated |
 //! | several waiters for one tube | the original takes turns in an order of its own: not generated |
+//! | two jobs due in one millisecond | the original counts nanoseconds, Longtail goes by id: not generated |
+//! | `stats` while a body arrives | the original counts a `put` by its line, Longtail when it is whole: not generated |
 
 use crate::wire::{Received, Reply};
 
