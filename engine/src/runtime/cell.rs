@@ -1,5 +1,8 @@
 //! One shard with the queue in front of it and the effects behind it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
@@ -488,12 +491,27 @@ impl Core {
             return;
         };
         if let Outcome::Candidates { segment, records } = log.finish(done) {
-            let live = self.shard.live(&records);
+            let mut live = self.shard.live(&records);
+            // What pending effects have yet to show stays, although nothing refers to it any more.
+            live.extend(
+                records
+                    .iter()
+                    .map(|record| record.lsn)
+                    .filter(|lsn| self.is_retiring(*lsn)),
+            );
+            live.sort_unstable();
+            live.dedup();
             self.rewritten += live.len() as u64;
             if let Some(log) = self.shard.logs().durable() {
                 log.rewrite(segment, live);
             }
         }
+    }
+
+    fn is_retiring(&self, position: Lsn) -> bool {
+        self.retiring
+            .iter()
+            .any(|&(_, retiring)| retiring == position)
     }
 
     /// Lets out the effects that may leave and queues the others.

@@ -50,6 +50,8 @@ pub(crate) struct Consumer {
     pub(crate) tag: ConsumerTag,
     /// Streams, and the group's place in each.
     pub(crate) sources: SmallVec<[(StreamId, usize); 2]>,
+    /// The source to look at first, where sources take turns.
+    pub(crate) turn: usize,
     pub(crate) credit: u32,
     pub(crate) renew: bool,
     /// Its place among those who wait, while it waits.
@@ -319,6 +321,7 @@ impl Shard {
                 state.consumers.push(Consumer {
                     tag,
                     sources: SmallVec::new(),
+                    turn: 0,
                     credit: 0,
                     renew: false,
                     ticket: None,

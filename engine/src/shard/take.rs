@@ -4,7 +4,7 @@
 //! them goes to the oldest ticket there. A consumer that waits has nothing ready in any of its groups, so what becomes
 //! ready first is its best.
 
-use longtail_model::{ConsumerTag, Lsn, Seq, StreamId, Timestamp};
+use longtail_model::{ConsumerTag, IndexId, Lsn, Seq, StreamId, Timestamp};
 
 use super::session::{Blocked, Session};
 use super::timers::Timer;
@@ -181,11 +181,16 @@ impl Shard {
         }
     }
 
-    /// The best message of all groups that a consumer draws from.
-    fn best(&self, key: SessionKey, at: usize) -> Option<(StreamId, usize, Seq)> {
-        let consumer = self.sessions.get(key)?.consumers.get(at)?;
-        let mut best: Option<(u64, Seq, StreamId, usize)> = None;
-        for &(stream, group) in &consumer.sources {
+    /// The best message of all groups that a consumer draws from: by priority, then by number. Numbers of different
+    /// sequence spaces do not compare: there, equals take turns.
+    fn best(&mut self, key: SessionKey, at: usize) -> Option<(StreamId, usize, Seq)> {
+        let consumer = self.sessions.get_mut(key)?.consumers.get_mut(at)?;
+        let sources = consumer.sources.len();
+        let mut best: Option<(u64, Seq, IndexId, usize)> = None;
+        let mut mixed = false;
+        for step in 0..sources {
+            let place = (consumer.turn + step) % sources;
+            let (stream, group) = consumer.sources[place];
             let Some(state) = self.streams.get(&stream) else {
                 continue;
             };
@@ -195,17 +200,28 @@ impl Shard {
             if found.paused_until.is_some() {
                 continue;
             }
-            let Some(index) = self.indexes.get(&state.index) else {
+            let head = self
+                .indexes
+                .get(&state.index)
+                .and_then(|index| found.head(index));
+            let Some((priority, seq)) = head else {
                 continue;
             };
-            if let Some((key, seq)) = found.head(index) {
-                let candidate = (key, seq, stream, group);
-                if best.is_none_or(|best| candidate < best) {
-                    best = Some(candidate);
-                }
+            let better = best.is_none_or(|(best_priority, best_seq, index, _)| {
+                mixed |= index != state.index;
+                priority < best_priority
+                    || (priority == best_priority && index == state.index && seq < best_seq)
+            });
+            if better {
+                best = Some((priority, seq, state.index, place));
             }
         }
-        best.map(|(_, seq, stream, group)| (stream, group, seq))
+        let (_, seq, _, place) = best?;
+        if mixed {
+            consumer.turn = (place + 1) % sources;
+        }
+        let (stream, group) = consumer.sources[place];
+        Some((stream, group, seq))
     }
 
     /// Whether a paused group of the consumer has something ready.

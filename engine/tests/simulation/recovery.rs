@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use longtail_engine::{
-    Command, Handle, MessageInfo, MessageState, Numbering, Reply, Role, StreamConfig, StreamName, Wait,
+    Command, Handle, MessageInfo, MessageState, Numbering, Reply, Role, StreamConfig, StreamName,
+    Wait,
 };
 use longtail_model::{Durability, GroupId, Link, Lsn, Seq};
 
@@ -21,19 +22,37 @@ impl World {
         let mut seen = BTreeSet::new();
         let names: Vec<StreamName> = self.shard.stream_names().cloned().collect();
         for name in names {
-            let Reply::StreamInfo(info) = self.ask(session, Command::DescribeStream { name: name.clone() }) else {
+            let Reply::StreamInfo(info) =
+                self.ask(session, Command::DescribeStream { name: name.clone() })
+            else {
                 panic!("stream {name} is listed and not there");
             };
             let id = info.stream.0;
             seen.insert(id);
-            let known: Vec<&Stream> =
-                [&low, &high].into_iter().filter_map(|kept| kept.streams.get(&id)).filter(|s| s.durable()).collect();
-            assert!(!known.is_empty(), "stream {id} ({name}) came back from nowhere");
-            assert!(known.iter().all(|s| s.name == name), "stream {id} came back as {name}");
-            let stream = self.reconcile_stream(session, &name, low.streams.get(&id), high.streams.get(&id));
+            let known: Vec<&Stream> = [&low, &high]
+                .into_iter()
+                .filter_map(|kept| kept.streams.get(&id))
+                .filter(|s| s.durable())
+                .collect();
+            assert!(
+                !known.is_empty(),
+                "stream {id} ({name}) came back from nowhere"
+            );
+            assert!(
+                known.iter().all(|s| s.name == name),
+                "stream {id} came back as {name}"
+            );
+            let stream =
+                self.reconcile_stream(session, &name, low.streams.get(&id), high.streams.get(&id));
             let all = self.ask(
                 session,
-                Command::Read { name: name.clone(), from: Seq(1), max: 1000, max_bytes: u64::MAX, wait: Wait::No },
+                Command::Read {
+                    name: name.clone(),
+                    from: Seq(1),
+                    max: 1000,
+                    max_bytes: u64::MAX,
+                    wait: Wait::No,
+                },
             );
             if let Reply::Batch { messages, .. } = all {
                 let found: Vec<u64> = messages.iter().map(|m| m.0.0).collect();
@@ -48,24 +67,50 @@ impl World {
             );
             let space = stream.space.clone();
             let given = info.next.0 - 1;
-            let floor = [&low, &high].iter().filter_map(|kept| kept.spaces.get(&space)).map(|l| l.logged).min();
+            let floor = [&low, &high]
+                .iter()
+                .filter_map(|kept| kept.spaces.get(&space))
+                .map(|l| l.logged)
+                .min();
             let ceiling = self.model.kept.spaces.get(&space).map_or(0, |l| l.given);
             let ceiling = high.spaces.get(&space).map_or(0, |l| l.given).max(ceiling);
             let floor = floor.unwrap_or(0);
-            assert!((floor..=ceiling).contains(&given), "{name} goes on after {given}, not {floor} to {ceiling}");
-            kept.spaces.insert(space, super::model::Last { given, logged: floor });
+            assert!(
+                (floor..=ceiling).contains(&given),
+                "{name} goes on after {given}, not {floor} to {ceiling}"
+            );
+            kept.spaces.insert(
+                space,
+                super::model::Last {
+                    given,
+                    logged: floor,
+                },
+            );
             kept.streams.insert(id, stream);
         }
-        for (id, stream) in low.streams.iter().filter(|(id, s)| s.durable() && !seen.contains(id)) {
+        for (id, stream) in low
+            .streams
+            .iter()
+            .filter(|(id, s)| s.durable() && !seen.contains(id))
+        {
             let after = high.streams.get(id);
             let may_go = after.is_none_or(|after| !after.durable())
                 || (stream.config.auto_delete
-                    && (stream.messages.is_empty() || after.is_some_and(|s| s.messages.is_empty())));
-            assert!(may_go, "stream {id} ({}) with {} messages is lost", stream.name, stream.messages.len());
+                    && (stream.messages.is_empty()
+                        || after.is_some_and(|s| s.messages.is_empty())));
+            assert!(
+                may_go,
+                "stream {id} ({}) with {} messages is lost",
+                stream.name,
+                stream.messages.len()
+            );
         }
 
-        let documents: BTreeMap<String, Vec<u8>> =
-            self.shard.documents().map(|(name, body)| (name.to_owned(), body.to_vec())).collect();
+        let documents: BTreeMap<String, Vec<u8>> = self
+            .shard
+            .documents()
+            .map(|(name, body)| (name.to_owned(), body.to_vec()))
+            .collect();
         assert!(
             documents == low.documents || documents == high.documents,
             "documents {:?} instead of {:?}",
@@ -82,9 +127,17 @@ impl World {
             .unwrap_or(0);
         self.model.kept = kept;
         self.probe_numbers(session, ids);
-        self.shard.detach(longtail_model::Timestamp(self.now), session, &mut super::world::Ignore);
+        self.shard.detach(
+            longtail_model::Timestamp(self.now),
+            session,
+            &mut super::world::Ignore,
+        );
         let next = self.shard.attach();
-        self.shard.detach(longtail_model::Timestamp(self.now), next, &mut super::world::Ignore);
+        self.shard.detach(
+            longtail_model::Timestamp(self.now),
+            next,
+            &mut super::world::Ignore,
+        );
         self.model.restart(self.now);
         self.model.next_session = next.0 + 1;
     }
@@ -98,9 +151,16 @@ impl World {
             .unwrap_or_else(|| panic!("nothing is known of position {recovered}"));
         let low = &self.history[at];
         if low.derailed && at > 0 {
-            return (Kept::clone(&self.history[at - 1].kept), Kept::clone(&low.kept));
+            return (
+                Kept::clone(&self.history[at - 1].kept),
+                Kept::clone(&low.kept),
+            );
         }
-        let high = if low.end < recovered { self.history.get(at + 1).unwrap_or(low) } else { low };
+        let high = if low.end < recovered {
+            self.history.get(at + 1).unwrap_or(low)
+        } else {
+            low
+        };
         (Kept::clone(&low.kept), Kept::clone(&high.kept))
     }
 
@@ -115,32 +175,62 @@ impl World {
         let newest = *both.last().expect("one of them knows it");
         let mut stream = newest.clone();
         stream.defined = true;
-        let again = Command::Define { name: name.clone(), config: Box::new(newest.config.clone()) };
-        assert_eq!(self.ask(session, again), Reply::Done, "the configuration of {name}");
-        let Reply::Groups(groups) = self.ask(session, Command::DescribeGroups { stream: name.clone() }) else {
+        let again = Command::Define {
+            name: name.clone(),
+            config: Box::new(newest.config.clone()),
+        };
+        assert_eq!(
+            self.ask(session, again),
+            Reply::Done,
+            "the configuration of {name}"
+        );
+        let Reply::Groups(groups) = self.ask(
+            session,
+            Command::DescribeGroups {
+                stream: name.clone(),
+            },
+        ) else {
             panic!("stream {name} has no groups");
         };
-        let real: BTreeSet<(u64, String)> = groups.iter().map(|g| (g.group.0, g.name.to_string())).collect();
-        let of = |s: &Stream| -> BTreeSet<(u64, String)> { s.groups.iter().map(|g| (g.id, g.name.clone())).collect() };
+        let real: BTreeSet<(u64, String)> = groups
+            .iter()
+            .map(|g| (g.group.0, g.name.to_string()))
+            .collect();
+        let of = |s: &Stream| -> BTreeSet<(u64, String)> {
+            s.groups.iter().map(|g| (g.id, g.name.clone())).collect()
+        };
         let source = both.iter().rev().find(|s| of(s) == real);
-        let source = source.unwrap_or_else(|| panic!("groups of {name}: {real:?} instead of {:?}", of(newest)));
+        let source = source
+            .unwrap_or_else(|| panic!("groups of {name}: {real:?} instead of {:?}", of(newest)));
         stream.groups = source.groups.clone();
         for group in &mut stream.groups {
             group.messages.clear();
         }
         stream.messages.clear();
 
-        let seqs: BTreeSet<u64> = both.iter().flat_map(|s| s.messages.keys().copied()).collect();
+        let seqs: BTreeSet<u64> = both
+            .iter()
+            .flat_map(|s| s.messages.keys().copied())
+            .collect();
         for seq in seqs {
-            let holders: Vec<&Stream> = both.iter().copied().filter(|s| s.messages.contains_key(&seq)).collect();
+            let holders: Vec<&Stream> = both
+                .iter()
+                .copied()
+                .filter(|s| s.messages.contains_key(&seq))
+                .collect();
             let message = holders[0].messages[&seq].clone();
-            let peek = Command::Peek { message: Handle::Group(GroupId(stream.id), Seq(seq)) };
+            let peek = Command::Peek {
+                message: Handle::Group(GroupId(stream.id), Seq(seq)),
+            };
             match self.ask(session, peek) {
                 Reply::Peeked { position, .. } => {
                     self.check_body(position, Some(&(message.headers, message.body.clone())));
                 }
                 Reply::NotFound => {
-                    assert!(holders.len() < both.len(), "message {seq} of {name} is lost");
+                    assert!(
+                        holders.len() < both.len(),
+                        "message {seq} of {name} is lost"
+                    );
                     continue;
                 }
                 other => panic!("{other:?}"),
@@ -156,7 +246,12 @@ impl World {
                 };
                 let states: Vec<Option<&Standing>> = holders
                     .iter()
-                    .map(|s| s.groups.iter().find(|g| g.id == id).and_then(|g| g.messages.get(&seq)))
+                    .map(|s| {
+                        s.groups
+                            .iter()
+                            .find(|g| g.id == id)
+                            .and_then(|g| g.messages.get(&seq))
+                    })
                     .collect();
                 let Some(info) = info else {
                     assert!(
@@ -165,18 +260,29 @@ impl World {
                     );
                     continue;
                 };
-                let logged: Vec<Logged> = states.iter().flatten().flat_map(|s| s.logged.iter().copied()).collect();
-                assert!(!logged.is_empty(), "group {id} of {name} has message {seq} again, which is settled");
+                let logged: Vec<Logged> = states
+                    .iter()
+                    .flatten()
+                    .flat_map(|s| s.logged.iter().copied())
+                    .collect();
+                assert!(
+                    !logged.is_empty(),
+                    "group {id} of {name} has message {seq} again, which is settled"
+                );
                 let now = self.now;
                 let found = logged.iter().find(|logged| fits(logged, &info, now));
                 let Some(found) = found else {
-                    panic!("message {seq} of group {id} of {name} came back as {info:?} instead of {logged:?}");
+                    panic!(
+                        "message {seq} of group {id} of {name} came back as {info:?} instead of {logged:?}"
+                    );
                 };
                 let mut back = *found;
                 if info.state == MessageState::Ready {
                     back.place = Place::Ready;
                 }
-                stream.groups[at].messages.insert(seq, Standing { now: back, logged });
+                stream.groups[at]
+                    .messages
+                    .insert(seq, Standing { now: back, logged });
             }
         }
         stream
@@ -184,25 +290,39 @@ impl World {
 
     /// Learns what numbers the shard gives next, which depends on how much of what was never logged was in a checkpoint.
     fn probe_numbers(&mut self, session: longtail_model::SessionId, highest: u64) {
-        let probe = |numbering| StreamConfig { numbering, auto_delete: true, ..StreamConfig::default() };
+        let probe = |numbering| StreamConfig {
+            numbering,
+            auto_delete: true,
+            ..StreamConfig::default()
+        };
         for space in SPACES {
             let name = StreamName::new("sim", format!("probe of {space}"));
             let config = probe(Numbering::Shared((*space).into()));
             self.open_probe(session, &name, config);
-            let Reply::StreamInfo(info) = self.ask(session, Command::DescribeStream { name }) else {
+            let Reply::StreamInfo(info) = self.ask(session, Command::DescribeStream { name })
+            else {
                 panic!("a stream just opened is not there");
             };
             let space = Space::Shared(StreamName::new("sim", *space));
             let last = self.model.kept.spaces.entry(space).or_default();
             last.given = info.next.0 - 1;
         }
-        let id = self.open_probe(session, &StreamName::new("sim", "probe"), probe(Numbering::Own));
+        let id = self.open_probe(
+            session,
+            &StreamName::new("sim", "probe"),
+            probe(Numbering::Own),
+        );
         assert!(id > highest, "number {id} is given again");
         self.ask(session, Command::Close { link: Link(900) });
         self.model.next_id = id + 2;
     }
 
-    fn open_probe(&mut self, session: longtail_model::SessionId, name: &StreamName, config: StreamConfig) -> u64 {
+    fn open_probe(
+        &mut self,
+        session: longtail_model::SessionId,
+        name: &StreamName,
+        config: StreamConfig,
+    ) -> u64 {
         let open = Command::Open {
             link: Link(900),
             name: name.clone(),
@@ -220,7 +340,9 @@ impl World {
 fn fits(logged: &Logged, info: &MessageInfo, now: u64) -> bool {
     let place = match (logged.place, info.state) {
         (Place::Ready, MessageState::Ready) | (Place::Parked(_), MessageState::Parked) => true,
-        (Place::Delayed(due), MessageState::Delayed) => info.due.is_some_and(|found| found.0 == due),
+        (Place::Delayed(due), MessageState::Delayed) => {
+            info.due.is_some_and(|found| found.0 == due)
+        }
         (Place::Delayed(due), MessageState::Ready) => due <= now,
         _ => false,
     };

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use longtail_engine::command::Start;
 use longtail_engine::{
-    Command, GroupConfig, Handle, Keep, Limits, NewMessage, Numbering, Order, Overflow, Role, Settle,
-    StreamConfig, StreamName, Target, Wait, Which,
+    Command, GroupConfig, Handle, Keep, Limits, NewMessage, Numbering, Order, Overflow, Role,
+    Settle, StreamConfig, StreamName, Target, Wait, Which,
 };
-use longtail_model::{ConsumerTag, Durability, GroupId, Link, Priority, Seq, SessionId, StreamId, Timestamp};
+use longtail_model::{
+    ConsumerTag, Durability, GroupId, Link, Priority, Seq, SessionId, StreamId, Timestamp,
+};
 
 use super::random::Random;
 use super::world::{SharedTrace, World};
@@ -33,7 +35,11 @@ pub fn run(seed: u64, trace: &SharedTrace) -> u64 {
         configs.insert(name, config);
     }
     let faults = world.random.chance(60);
-    let mut plan = Plan { world, configs, body: 0 };
+    let mut plan = Plan {
+        world,
+        configs,
+        body: 0,
+    };
     for _ in 0..STEPS {
         plan.turn(faults);
     }
@@ -54,10 +60,18 @@ fn config(random: &mut Random, name: &str) -> StreamConfig {
     if random.chance(45) {
         config.numbering = Numbering::Shared((*random.pick(SPACES)).into());
         config.auto_delete = random.chance(80);
-        group.order = if random.chance(85) { Order::Priority } else { Order::Sequence };
+        group.order = if random.chance(85) {
+            Order::Priority
+        } else {
+            Order::Sequence
+        };
     } else {
         config.auto_delete = random.chance(15);
-        group.order = if random.chance(70) { Order::Sequence } else { Order::Priority };
+        group.order = if random.chance(70) {
+            Order::Sequence
+        } else {
+            Order::Priority
+        };
     }
     if random.chance(35) {
         group.max_deliveries = 1 + random.below(3) as u32;
@@ -66,7 +80,9 @@ fn config(random: &mut Random, name: &str) -> StreamConfig {
         group.dead_letter = Some("dead".into());
     }
     if random.chance(30) {
-        group.backoff_ms = (0..1 + random.below(3)).map(|_| 1 + random.below(3_000)).collect();
+        group.backoff_ms = (0..1 + random.below(3))
+            .map(|_| 1 + random.below(3_000))
+            .collect();
     }
     if random.chance(30) {
         group.ack_timeout_ms = 500 + random.below(5_000);
@@ -137,7 +153,11 @@ impl Plan {
                 let ms = match world.random.below(4) {
                     0 => world.random.below(20),
                     1 => world.random.below(20_000),
-                    _ => world.model.next_due().map_or(1, |due| due.saturating_sub(world.now)).min(50_000),
+                    _ => world
+                        .model
+                        .next_due()
+                        .map_or(1, |due| due.saturating_sub(world.now))
+                        .min(50_000),
                 };
                 world.advance(ms);
                 world.end_batch();
@@ -174,7 +194,9 @@ impl Plan {
 
     fn command(&mut self) {
         let session = match self.session() {
-            Some(session) if self.world.sessions.len() >= 5 || self.world.random.chance(90) => session,
+            Some(session) if self.world.sessions.len() >= 5 || self.world.random.chance(90) => {
+                session
+            }
             _ => {
                 let session = self.world.attach();
                 for _ in 0..1 + self.world.random.below(3) {
@@ -209,12 +231,18 @@ impl Plan {
     fn open(&mut self) -> Command {
         let at = self.world.random.below(NAMES.len() as u64) as usize;
         let random = &mut self.world.random;
-        let create = random.chance(95).then(|| Box::new(self.configs[NAMES[at]].clone()));
+        let create = random
+            .chance(95)
+            .then(|| Box::new(self.configs[NAMES[at]].clone()));
         Command::Open {
             link: Link(random.below(4) as u32),
             name: name(NAMES[at]),
             create,
-            role: if random.chance(50) { Role::Producer } else { Role::Consumer },
+            role: if random.chance(50) {
+                Role::Producer
+            } else {
+                Role::Consumer
+            },
         }
     }
 
@@ -225,7 +253,11 @@ impl Plan {
     fn subscribe(&mut self, session: SessionId) -> Command {
         let link = self.link(session);
         let (consumer, group) = self.consumer(link);
-        Command::Subscribe { consumer, link, group: group.into() }
+        Command::Subscribe {
+            consumer,
+            link,
+            group: group.into(),
+        }
     }
 
     /// Consumers of added groups draw from nothing else.
@@ -246,7 +278,11 @@ impl Plan {
             .find(|(_, s)| s.id == session)
             .map(|(_, s)| s.consumers.iter().map(|c| c.tag).collect())
             .unwrap_or_default();
-        if tags.is_empty() || self.world.random.chance(3) { self.tag() } else { *self.world.random.pick(&tags) }
+        if tags.is_empty() || self.world.random.chance(3) {
+            self.tag()
+        } else {
+            *self.world.random.pick(&tags)
+        }
     }
 
     /// A message, most often one that the session holds.
@@ -255,7 +291,12 @@ impl Plan {
         let own: Vec<(u64, u64)> = model
             .holds
             .values()
-            .filter(|h| model.sessions.get(h.session).is_some_and(|s| s.id == session))
+            .filter(|h| {
+                model
+                    .sessions
+                    .get(h.session)
+                    .is_some_and(|s| s.id == session)
+            })
             .map(|h| (h.group, h.seq))
             .collect();
         let link = self.link(session);
@@ -269,7 +310,11 @@ impl Plan {
                 .kept
                 .streams
                 .values()
-                .flat_map(|s| s.groups.iter().flat_map(|g| s.messages.keys().map(|seq| (g.id, *seq))))
+                .flat_map(|s| {
+                    s.groups
+                        .iter()
+                        .flat_map(|g| s.messages.keys().map(|seq| (g.id, *seq)))
+                })
                 .collect();
             if all.is_empty() || self.world.random.chance(5) {
                 (self.world.random.below(20), 1 + self.world.random.below(20))
@@ -277,11 +322,19 @@ impl Plan {
                 *self.world.random.pick(&all)
             }
         };
-        if by_link { Handle::Shared(link, Seq(chosen.1)) } else { Handle::Group(GroupId(chosen.0), Seq(chosen.1)) }
+        if by_link {
+            Handle::Shared(link, Seq(chosen.1))
+        } else {
+            Handle::Group(GroupId(chosen.0), Seq(chosen.1))
+        }
     }
 
     fn target(&mut self, session: SessionId) -> Target {
-        if self.world.random.chance(80) { Target::Link(self.link(session)) } else { Target::Stream(self.stream()) }
+        if self.world.random.chance(80) {
+            Target::Link(self.link(session))
+        } else {
+            Target::Stream(self.stream())
+        }
     }
 
     fn stream(&mut self) -> StreamId {
@@ -307,9 +360,21 @@ impl Plan {
         body.resize(len as usize + 8, self.body as u8);
         NewMessage {
             priority: Priority(*random.pick(&[0, 1, 1, 5, 1023, 1024, u32::MAX])),
-            delay_ms: if random.chance(20) { 1 + random.below(4_000) } else { 0 },
-            ack_timeout_ms: if random.chance(50) { 1 + random.below(6_000) } else { 0 },
-            expires_ms: if random.chance(12) { 1 + random.below(8_000) } else { 0 },
+            delay_ms: if random.chance(20) {
+                1 + random.below(4_000)
+            } else {
+                0
+            },
+            ack_timeout_ms: if random.chance(50) {
+                1 + random.below(6_000)
+            } else {
+                0
+            },
+            expires_ms: if random.chance(12) {
+                1 + random.below(8_000)
+            } else {
+                0
+            },
             headers: Bytes::from(vec![7; random.below(3) as usize * 5]),
             payload: body.into(),
         }
@@ -333,11 +398,21 @@ impl Plan {
         match random.below(100) {
             0..45 => Settle::Ack,
             45..70 => {
-                let delay_ms = if random.chance(40) { random.below(4_000) } else { 0 };
+                let delay_ms = if random.chance(40) {
+                    random.below(4_000)
+                } else {
+                    0
+                };
                 let failed = random.chance(50);
-                Settle::Release { priority: self.priority(), delay_ms, failed }
+                Settle::Release {
+                    priority: self.priority(),
+                    delay_ms,
+                    failed,
+                }
             }
-            70..85 => Settle::Park { priority: self.priority() },
+            70..85 => Settle::Park {
+                priority: self.priority(),
+            },
             _ => Settle::Reject,
         }
     }
@@ -347,20 +422,37 @@ impl Plan {
             0..280 => {
                 let to = self.target(session);
                 let also = if self.world.random.chance(12) {
-                    (0..1 + self.world.random.below(3)).map(|_| self.stream()).collect()
+                    (0..1 + self.world.random.below(3))
+                        .map(|_| self.stream())
+                        .collect()
                 } else {
                     Vec::new()
                 };
-                Command::Publish { to, also, message: self.message() }
+                Command::Publish {
+                    to,
+                    also,
+                    message: self.message(),
+                }
             }
             280..440 => Command::Take {
                 consumer: self.any_tag(session),
                 wait: self.wait(),
-                deadline_margin_ms: if self.world.random.chance(50) { 1_000 } else { 0 },
+                deadline_margin_ms: if self.world.random.chance(50) {
+                    1_000
+                } else {
+                    0
+                },
             },
-            440..590 => Command::Settle { message: self.handle(session), how: self.settle() },
-            590..620 => Command::Discard { message: self.handle(session) },
-            620..645 => Command::TakeOne { message: self.handle(session) },
+            440..590 => Command::Settle {
+                message: self.handle(session),
+                how: self.settle(),
+            },
+            590..620 => Command::Discard {
+                message: self.handle(session),
+            },
+            620..645 => Command::TakeOne {
+                message: self.handle(session),
+            },
             645..670 => Command::Credit {
                 consumer: self.any_tag(session),
                 add: 1 + self.world.random.below(4) as u32,
@@ -371,37 +463,67 @@ impl Plan {
                 ms: self.world.random.chance(30).then_some(3_000),
             },
             690..740 => self.open(),
-            740..755 => Command::Close { link: self.link(session) },
+            740..755 => Command::Close {
+                link: self.link(session),
+            },
             755..805 => self.subscribe(session),
             805..815 => {
                 let link = self.link(session);
                 let (consumer, group) = self.consumer(link);
-                Command::Unsubscribe { consumer, link, group: group.into() }
+                Command::Unsubscribe {
+                    consumer,
+                    link,
+                    group: group.into(),
+                }
             }
-            815..825 => Command::Peek { message: self.handle(session) },
+            815..825 => Command::Peek {
+                message: self.handle(session),
+            },
             825..840 => {
-                let which = *self.world.random.pick(&[Which::Ready, Which::Delayed, Which::Parked]);
-                Command::PeekHead { stream: self.target(session), which }
+                let which = *self
+                    .world
+                    .random
+                    .pick(&[Which::Ready, Which::Delayed, Which::Parked]);
+                Command::PeekHead {
+                    stream: self.target(session),
+                    which,
+                }
             }
-            840..865 => Command::Kick { stream: self.target(session), max: self.world.random.below(5) },
-            865..880 => Command::KickOne { message: self.handle(session) },
+            840..865 => Command::Kick {
+                stream: self.target(session),
+                max: self.world.random.below(5),
+            },
+            865..880 => Command::KickOne {
+                message: self.handle(session),
+            },
             880..888 => {
                 let ms = self.world.random.below(3) * self.world.random.below(3_000);
-                Command::Pause { name: self.new_name(), ms }
+                Command::Pause {
+                    name: self.new_name(),
+                    ms,
+                }
             }
-            888..894 => Command::Purge { name: self.new_name() },
+            888..894 => Command::Purge {
+                name: self.new_name(),
+            },
             894..906 => {
                 let at = self.world.random.below(NAMES.len() as u64) as usize;
-                Command::Define { name: name(NAMES[at]), config: Box::new(self.configs[NAMES[at]].clone()) }
+                Command::Define {
+                    name: name(NAMES[at]),
+                    config: Box::new(self.configs[NAMES[at]].clone()),
+                }
             }
             906..912 => {
                 let at = self.world.random.below(NAMES.len() as u64) as usize;
                 if self.world.random.chance(30) {
                     let config = config(&mut self.world.random, NAMES[at]);
-                    self.world.say(format!("{} from now on: {config:?}", NAMES[at]));
+                    self.world
+                        .say(format!("{} from now on: {config:?}", NAMES[at]));
                     self.configs.insert(NAMES[at], config);
                 }
-                Command::Delete { name: name(NAMES[at]) }
+                Command::Delete {
+                    name: name(NAMES[at]),
+                }
             }
             912..935 => {
                 let group = *self.world.random.pick(GROUPS);
@@ -409,21 +531,37 @@ impl Plan {
                     0 | 1 => Start::First,
                     2 => Start::Next,
                     3 => Start::Last,
-                    _ if self.world.random.chance(50) => Start::At(Seq(self.world.random.below(15))),
-                    _ => Start::Since(Timestamp(self.world.now.saturating_sub(self.world.random.below(10_000)))),
+                    _ if self.world.random.chance(50) => {
+                        Start::At(Seq(self.world.random.below(15)))
+                    }
+                    _ => Start::Since(Timestamp(
+                        self.world
+                            .now
+                            .saturating_sub(self.world.random.below(10_000)),
+                    )),
                 };
-                let mut config = GroupConfig { start, ..GroupConfig::default() };
+                let mut config = GroupConfig {
+                    start,
+                    ..GroupConfig::default()
+                };
                 if self.world.random.chance(30) {
                     config.order = Order::Priority;
                 }
                 if self.world.random.chance(30) {
                     config.max_deliveries = 2;
                 }
-                Command::DefineGroup { stream: self.new_name(), group: group.into(), config: Box::new(config) }
+                Command::DefineGroup {
+                    stream: self.new_name(),
+                    group: group.into(),
+                    config: Box::new(config),
+                }
             }
             935..942 => {
                 let group = *self.world.random.pick(GROUPS);
-                Command::DeleteGroup { stream: self.new_name(), group: group.into() }
+                Command::DeleteGroup {
+                    stream: self.new_name(),
+                    group: group.into(),
+                }
             }
             942..957 => Command::Read {
                 name: self.new_name(),
@@ -433,11 +571,22 @@ impl Plan {
                 wait: self.wait(),
             },
             957..965 => {
-                let body = self.world.random.chance(70).then(|| vec![3; self.world.random.below(300) as usize].into());
-                Command::PutDocument { name: format!("document {}", self.world.random.below(4)), body }
+                let body = self
+                    .world
+                    .random
+                    .chance(70)
+                    .then(|| vec![3; self.world.random.below(300) as usize].into());
+                Command::PutDocument {
+                    name: format!("document {}", self.world.random.below(4)),
+                    body,
+                }
             }
-            965..985 => Command::DescribeMessage { message: self.handle(session) },
-            985..995 => Command::DescribeStream { name: self.new_name() },
+            965..985 => Command::DescribeMessage {
+                message: self.handle(session),
+            },
+            985..995 => Command::DescribeStream {
+                name: self.new_name(),
+            },
             _ => Command::DescribeShard,
         }
     }

@@ -108,14 +108,21 @@ pub fn headers(pairs: &[(&str, &str)]) -> usize {
 }
 
 pub const DIR: &str = "/shard";
-pub const MEMORY: MemoryLimits = MemoryLimits { bytes: 64 << 20, frame_bytes: 1 << 20 };
+pub const MEMORY: MemoryLimits = MemoryLimits {
+    bytes: 64 << 20,
+    frame_bytes: 1 << 20,
+};
 
 fn without_position(mut effect: Effect) -> Effect {
     match &mut effect {
-        Effect::Push(delivery) | Effect::Reply(_, Reply::Delivered(delivery)) => delivery.position = Lsn::ZERO,
+        Effect::Push(delivery) | Effect::Reply(_, Reply::Delivered(delivery)) => {
+            delivery.position = Lsn::ZERO
+        }
         Effect::Reply(_, Reply::Peeked { position, .. }) => *position = Lsn::ZERO,
         Effect::Reply(_, Reply::Batch { messages, .. }) => {
-            messages.iter_mut().for_each(|message| message.1 = Lsn::ZERO);
+            messages
+                .iter_mut()
+                .for_each(|message| message.1 = Lsn::ZERO);
         }
         Effect::Reply(_, Reply::MessageInfo(info)) => info.position = Lsn::ZERO,
         Effect::Reply(_, Reply::Groups(groups)) if !groups.is_empty() => {
@@ -132,13 +139,18 @@ fn without_position(mut effect: Effect) -> Effect {
 }
 
 fn failed_by_log(effect: &Effect) -> bool {
-    matches!(effect, Effect::Reply(_, Reply::Refused(Refusal::Full(_) | Refusal::Failed(_))))
+    matches!(
+        effect,
+        Effect::Reply(_, Reply::Refused(Refusal::Full(_) | Refusal::Failed(_)))
+    )
 }
 
 pub fn brief(effect: &Effect) -> String {
     match effect {
         Effect::Push(d) => format!("push {}/{} to {}", d.group, d.seq, d.consumer),
-        Effect::Reply(token, Reply::Delivered(d)) => format!("{token}: delivered {}/{}", d.group, d.seq),
+        Effect::Reply(token, Reply::Delivered(d)) => {
+            format!("{token}: delivered {}/{}", d.group, d.seq)
+        }
         Effect::Reply(token, reply) => format!("{token}: {reply:?}"),
         Effect::Cancelled { consumer, stream } => format!("cancelled {consumer} of {stream}"),
     }
@@ -160,7 +172,11 @@ impl World {
             ..Options::new(ShardId(0))
         };
         let config = ShardConfig {
-            durability: if random.chance(75) { Durability::Sync } else { Durability::Interval },
+            durability: if random.chance(75) {
+                Durability::Sync
+            } else {
+                Durability::Interval
+            },
             ..ShardConfig::default()
         };
         let now = 1_000_000 + random.below(1_000_000);
@@ -202,11 +218,17 @@ impl World {
     }
 
     pub fn say(&self, line: String) {
-        self.trace.lock().expect("nobody panics while tracing").line(line);
+        self.trace
+            .lock()
+            .expect("nobody panics while tracing")
+            .line(line);
     }
 
     pub fn log(&mut self) -> &mut (dyn ShardLog + 'static) {
-        self.shard.logs().durable().expect("the shard has a durable log")
+        self.shard
+            .logs()
+            .durable()
+            .expect("the shard has a durable log")
     }
 
     pub fn healthy(&mut self) -> bool {
@@ -220,9 +242,17 @@ impl World {
             return;
         }
         self.say(format!("    the log ends at {end}"));
-        self.history.push(Snapshot { end, kept: Rc::new(self.model.kept.clone()), derailed });
+        self.history.push(Snapshot {
+            end,
+            kept: Rc::new(self.model.kept.clone()),
+            derailed,
+        });
         // Before what is certain to survive nothing is needed.
-        let certain = self.history.iter().rposition(|snapshot| snapshot.end <= synced).unwrap_or(0);
+        let certain = self
+            .history
+            .iter()
+            .rposition(|snapshot| snapshot.end <= synced)
+            .unwrap_or(0);
         self.history.drain(..certain.saturating_sub(1));
     }
 
@@ -236,8 +266,18 @@ impl World {
     pub fn step(&mut self, session: SessionId, command: Command) {
         self.token += 1;
         let token = self.token;
-        self.say(format!("@{} s{session} {token}: {}", self.now, describe(&command)));
-        self.shard.step(Timestamp(self.now), session, token, command.clone(), &mut self.emitted);
+        self.say(format!(
+            "@{} s{session} {token}: {}",
+            self.now,
+            describe(&command)
+        ));
+        self.shard.step(
+            Timestamp(self.now),
+            session,
+            token,
+            command.clone(),
+            &mut self.emitted,
+        );
         let mut told = Told::new();
         self.model.step(session, token, command, &mut told);
         self.compare(told);
@@ -255,7 +295,8 @@ impl World {
     pub fn detach(&mut self, session: SessionId) {
         self.say(format!("@{} s{session} ends", self.now));
         self.sessions.retain(|known| *known != session);
-        self.shard.detach(Timestamp(self.now), session, &mut self.emitted);
+        self.shard
+            .detach(Timestamp(self.now), session, &mut self.emitted);
         let mut told = Told::new();
         self.model.detach(session, &mut told);
         self.compare(told);
@@ -263,7 +304,8 @@ impl World {
 
     pub fn interrupt(&mut self, session: SessionId) {
         self.say(format!("@{} s{session} is interrupted", self.now));
-        self.shard.interrupt(Timestamp(self.now), session, &mut self.emitted);
+        self.shard
+            .interrupt(Timestamp(self.now), session, &mut self.emitted);
         let mut told = Told::new();
         self.model.interrupt(session, &mut told);
         self.compare(told);
@@ -271,7 +313,12 @@ impl World {
 
     /// What the shard emitted must be what the model foretold, session by session.
     fn compare(&mut self, told: Told) {
-        let failed = self.emitted.0.iter().any(|(_, _, effect)| failed_by_log(effect)) || !self.healthy();
+        let failed = self
+            .emitted
+            .0
+            .iter()
+            .any(|(_, _, effect)| failed_by_log(effect))
+            || !self.healthy();
         if failed {
             self.say("the log does not take it".to_owned());
             self.derailed = true;
@@ -282,7 +329,9 @@ impl World {
         let mut real: BTreeMap<SessionId, Vec<Effect>> = BTreeMap::new();
         for (session, _, effect) in &self.emitted.0 {
             self.say(format!("    s{session} {}", brief(effect)));
-            real.entry(*session).or_default().push(without_position(effect.clone()));
+            real.entry(*session)
+                .or_default()
+                .push(without_position(effect.clone()));
         }
         let mut expected: BTreeMap<SessionId, Vec<Effect>> = BTreeMap::new();
         for (session, effect) in told {
@@ -291,7 +340,11 @@ impl World {
         assert_eq!(real, expected, "the shard (left) against the model (right)");
         for (session, gate, effect) in self.emitted.0.drain(..) {
             let _ = session;
-            self.pending.push_back(Pending { ordinal: self.ordinal, gate, effect });
+            self.pending.push_back(Pending {
+                ordinal: self.ordinal,
+                gate,
+                effect,
+            });
             self.ordinal += 1;
         }
         self.snapshot(false);
@@ -306,7 +359,8 @@ impl World {
         self.model.end_batch();
         let ordinal = self.ordinal;
         let retired: Vec<Lsn> = self.shard.take_retired().collect();
-        self.retiring.extend(retired.into_iter().map(|position| (ordinal, position)));
+        self.retiring
+            .extend(retired.into_iter().map(|position| (ordinal, position)));
         self.snapshot(false);
         self.release();
     }
@@ -316,7 +370,9 @@ impl World {
             if !self.shard.logs_ref().passed(first.gate) {
                 break;
             }
-            let Some(Pending { gate, effect, .. }) = self.pending.pop_front() else { break };
+            let Some(Pending { gate, effect, .. }) = self.pending.pop_front() else {
+                break;
+            };
             match gate.level {
                 Durability::Sync => self.acked[0] = self.acked[0].max(gate.lsn),
                 Durability::Interval => {}
@@ -325,7 +381,10 @@ impl World {
             self.acked[1] = self.acked[1].max(gate.lsn);
             self.show(&effect);
         }
-        let oldest = self.pending.front().map_or(u64::MAX, |pending| pending.ordinal);
+        let oldest = self
+            .pending
+            .front()
+            .map_or(u64::MAX, |pending| pending.ordinal);
         while let Some(&(ordinal, position)) = self.retiring.front() {
             if ordinal > oldest {
                 break;
@@ -353,9 +412,12 @@ impl World {
     }
 
     pub fn check_body(&mut self, position: Lsn, expected: Option<&(usize, Bytes)>) {
-        let read = self
-            .shard
-            .with_message(position, |message| (message.headers.len(), Bytes::copy_from_slice(message.payload)));
+        let read = self.shard.with_message(position, |message| {
+            (
+                message.headers.len(),
+                Bytes::copy_from_slice(message.payload),
+            )
+        });
         match read {
             Ok(read) => {
                 if let Some(expected) = expected {
@@ -408,14 +470,20 @@ impl World {
     fn finish(&mut self, done: Done) {
         if let Outcome::Candidates { segment, records } = self.log().finish(done) {
             let live = self.shard.live(&records);
-            self.say(format!("rewriting {segment}: {} of {} live", live.len(), records.len()));
+            self.say(format!(
+                "rewriting {segment}: {} of {} live",
+                live.len(),
+                records.len()
+            ));
             self.log().rewrite(segment, live);
         }
         self.release();
     }
 
     fn memory_work(&mut self) {
-        let Some(job) = self.shard.logs().memory().next_chore() else { return };
+        let Some(job) = self.shard.logs().memory().next_chore() else {
+            return;
+        };
         let done = job.run();
         if let Outcome::Candidates { segment, records } = self.shard.logs().memory().finish(done) {
             let live = self.shard.live(&records);
@@ -450,7 +518,10 @@ impl World {
                 self.finish(done);
                 continue;
             }
-            let job = self.log().next_write(true).or_else(|| self.log().next_sync());
+            let job = self
+                .log()
+                .next_write(true)
+                .or_else(|| self.log().next_sync());
             let job = job.or_else(|| self.log().next_chore());
             match job {
                 Some(job) => self.flight.push(Flight::Job(job)),
@@ -474,8 +545,14 @@ impl World {
                     Operation::Remove,
                     Operation::SyncDir,
                 ]);
-                let failure = if self.random.chance(70) { Failure::Io } else { Failure::Full };
-                self.say(format!("{operation:?} will fail with {failure:?} after {after}"));
+                let failure = if self.random.chance(70) {
+                    Failure::Io
+                } else {
+                    Failure::Full
+                };
+                self.say(format!(
+                    "{operation:?} will fail with {failure:?} after {after}"
+                ));
                 self.disk.fail(operation, after, failure);
             }
             2 => {
@@ -534,8 +611,14 @@ impl World {
         let recovered = self.log().watermark(Durability::Sync);
         let needed = if cut { self.acked[0] } else { self.acked[1] };
         self.say(format!("recovered up to {recovered}"));
-        assert!(recovered >= needed, "acknowledged up to {needed}, recovered up to {recovered} only");
-        assert!(!cut || recovered >= synced, "synced up to {synced}, recovered up to {recovered} only");
+        assert!(
+            recovered >= needed,
+            "acknowledged up to {needed}, recovered up to {recovered} only"
+        );
+        assert!(
+            !cut || recovered >= synced,
+            "synced up to {synced}, recovered up to {recovered} only"
+        );
         self.derailed = false;
         self.reconcile(recovered);
         self.acked[1] = needed;
@@ -557,7 +640,9 @@ impl World {
         for _ in 0..self.random.below(3) {
             match self.random.below(3) {
                 0 if cut => self.disk.halt_after(self.random.below(12)),
-                1 => self.disk.fail(Operation::Read, self.random.below(20), Failure::Io),
+                1 => self
+                    .disk
+                    .fail(Operation::Read, self.random.below(20), Failure::Io),
                 _ => continue,
             }
             let opened = self.try_open();
@@ -600,7 +685,8 @@ impl World {
 
     /// Sends a command past the model and returns the reply.
     pub fn ask(&mut self, session: SessionId, command: Command) -> Reply {
-        self.shard.step(Timestamp(self.now), session, 0, command, &mut self.emitted);
+        self.shard
+            .step(Timestamp(self.now), session, 0, command, &mut self.emitted);
         match self.emitted.0.drain(..).next_back() {
             Some((_, _, Effect::Reply(_, reply))) => reply,
             other => panic!("no reply: {other:?}"),
@@ -611,7 +697,10 @@ impl World {
 fn describe(command: &Command) -> String {
     match command {
         Command::Publish { to, also, message } => {
-            let mut line = format!("publish to {to:?} and {also:?}: {} bytes", message.payload.len());
+            let mut line = format!(
+                "publish to {to:?} and {also:?}: {} bytes",
+                message.payload.len()
+            );
             let _ = write!(
                 line,
                 ", priority {}, delay {}, timeout {}, expires {}",

@@ -152,7 +152,7 @@ pub(crate) fn server(tenant: &Tenant, shard: &ShardInfo) -> Vec<u8> {
         document.number(key, counters.op(op));
     }
     document.number("job-timeouts", shard.timeouts);
-    document.number("total-jobs", shard.totals.appended);
+    document.number("total-jobs", shard.appended);
     document.number("max-job-size", u64::from(tenant.config.job_size_max));
     document.number("current-tubes", shard.streams);
     document.number("current-connections", counters.connections());

@@ -35,6 +35,8 @@ pub(super) struct Chunk {
     /// The same with the candidate's ids of jobs.
     pub(super) for_candidate: Vec<u8>,
     pub(super) commands: u64,
+    /// How many replies are certain.
+    pub(super) replies: u64,
     /// Whether its last command may wait.
     pub(super) may_wait: bool,
     /// Whether it must arrive in one piece: a line that is too long, whose end the original may miss otherwise.
@@ -108,6 +110,7 @@ impl Generator {
         };
         for _ in 0..count {
             self.command(connection, &mut chunk, ids);
+            chunk.replies = chunk.commands;
             if chunk.unpauses {
                 return chunk;
             }
@@ -129,6 +132,7 @@ impl Generator {
             // The reply to the first of the two, when it stays the last, shows that the second waits.
             chunk.add(format!("list-tube-used\r\n{line}\r\n").as_bytes());
             chunk.commands += 2;
+            chunk.replies += 1;
             chunk.may_wait = true;
         }
         chunk
@@ -293,7 +297,8 @@ impl Generator {
 
     fn delay(&mut self) -> u64 {
         match (self.random.below(5), self.clock) {
-            (0, Clock::Still) => 100_000 + self.random.below(50),
+            // So different that no two jobs are due in one millisecond.
+            (0, Clock::Still) => 100_000 + self.random.below(1_000_000),
             (0, Clock::Moving) => self.seconds(),
             _ => 0,
         }

@@ -13,6 +13,8 @@
 //! | the end of a body missing | the original uses up an id for such a job: not generated (the conformance suite has it) |
 //! | a carriage return inside a line | the original never finds the end of such a line: not generated |
 //! | several waiters for one tube | the original takes turns in an order of its own: not generated |
+//! | two jobs due in one millisecond | the original counts nanoseconds, Longtail goes by id: not generated |
+//! | `stats` while a body arrives | the original counts a `put` by its line, Longtail when it is whole: not generated |
 
 use crate::wire::{Received, Reply};
 

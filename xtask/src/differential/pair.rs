@@ -160,10 +160,13 @@ impl Pair {
             }
         }
         let mut expected = Vec::new();
-        if !chunk.may_wait {
+        for _ in 0..chunk.replies + u64::from(chunk.quits) {
             match self.reference.connections[connection].receive(PATIENCE)? {
                 Received::Nothing => bail!("the reference does not answer{}", self.tail()),
                 received => expected.push(received),
+            }
+            if expected.last() == Some(&Received::Closed) {
+                break;
             }
         }
         if expected.last() != Some(&Received::Closed) {

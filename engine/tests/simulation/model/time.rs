@@ -26,14 +26,24 @@ impl Model {
             Timer::Hold(hold) => self.time_out(hold, told),
             Timer::Delay(stream, group) => self.end_delays(stream, group, told),
             Timer::Pause(stream, group) => {
-                if self.group(stream, group).is_some_and(|g| g.paused_until.is_some_and(|until| until <= self.now)) {
+                if self
+                    .group(stream, group)
+                    .is_some_and(|g| g.paused_until.is_some_and(|until| until <= self.now))
+                {
                     self.end_pause(stream, group, told);
                 }
             }
             Timer::Take(key) => match self.sessions.get(key).and_then(|s| s.blocked.clone()) {
                 Some(Blocked::Take { .. }) => self.end_wait(key, Reply::TimedOut, told),
                 Some(Blocked::Read { from, .. }) => {
-                    self.end_wait(key, Reply::Batch { messages: Vec::new(), next: Seq(from) }, told);
+                    self.end_wait(
+                        key,
+                        Reply::Batch {
+                            messages: Vec::new(),
+                            next: Seq(from),
+                        },
+                        told,
+                    );
                 }
                 None => {}
             },
@@ -45,7 +55,11 @@ impl Model {
 
     fn time_out(&mut self, number: u64, told: &mut Told) {
         let now = self.now;
-        let Some(hold) = self.holds.get(&number).filter(|h| h.deadline.is_some_and(|due| due <= now)) else {
+        let Some(hold) = self
+            .holds
+            .get(&number)
+            .filter(|h| h.deadline.is_some_and(|due| due <= now))
+        else {
             return;
         };
         let (at, key, tag) = (hold.at(), hold.session, hold.consumer);
@@ -64,7 +78,9 @@ impl Model {
 
     fn end_delays(&mut self, stream: u64, group: u64, told: &mut Told) {
         let now = self.now;
-        let Some(found) = self.group_mut(stream, group) else { return };
+        let Some(found) = self.group_mut(stream, group) else {
+            return;
+        };
         found.delay_timer = None;
         for standing in found.messages.values_mut() {
             if matches!(standing.now.place, Place::Delayed(due) if due <= now) {
@@ -76,7 +92,11 @@ impl Model {
     }
 
     fn deadline_soon(&mut self, key: usize, told: &mut Told) {
-        let Some(Blocked::Take { consumer, margin_ms, .. }) = self.sessions.get(key).and_then(|s| s.blocked.clone())
+        let Some(Blocked::Take {
+            consumer,
+            margin_ms,
+            ..
+        }) = self.sessions.get(key).and_then(|s| s.blocked.clone())
         else {
             return;
         };
@@ -89,7 +109,11 @@ impl Model {
             return self.set_soon(key, Some(timer));
         }
         self.set_soon(key, None);
-        let at = self.sessions[key].consumers.iter().position(|c| c.tag == consumer).expect("it takes");
+        let at = self.sessions[key]
+            .consumers
+            .iter()
+            .position(|c| c.tag == consumer)
+            .expect("it takes");
         if !self.ready_but_paused(key, at) {
             self.end_wait(key, Reply::DeadlineSoon, told);
         }
@@ -107,8 +131,10 @@ impl Model {
         if let Some(state) = self.stream_mut(stream) {
             state.expiry_timer = None;
         }
-        let entries: Vec<(u64, u64)> =
-            self.stream(stream).map(|s| s.expiry.keys().copied().collect()).unwrap_or_default();
+        let entries: Vec<(u64, u64)> = self
+            .stream(stream)
+            .map(|s| s.expiry.keys().copied().collect())
+            .unwrap_or_default();
         let mut later = None;
         for (due, seq) in entries {
             if due > now {
@@ -122,7 +148,11 @@ impl Model {
             if !self.kept.streams[&stream].messages.contains_key(&seq) {
                 continue;
             }
-            let at = At { stream, group: self.kept.streams[&stream].groups[0].id, seq };
+            let at = At {
+                stream,
+                group: self.kept.streams[&stream].groups[0].id,
+                seq,
+            };
             if let Some(target) = self.dead_letter_of(at)
                 && self.copy_dead(at, "expired", target, told).is_err()
             {
@@ -139,10 +169,16 @@ impl Model {
 
     fn age(&mut self, stream: u64) {
         let now = self.now;
-        let Some(state) = self.stream_mut(stream) else { return };
+        let Some(state) = self.stream_mut(stream) else {
+            return;
+        };
         state.age_timer = None;
         let limit = state.config.limits.max_age_ms;
-        let messages: Vec<(u64, u64)> = state.messages.iter().map(|(seq, m)| (*seq, m.created)).collect();
+        let messages: Vec<(u64, u64)> = state
+            .messages
+            .iter()
+            .map(|(seq, m)| (*seq, m.created))
+            .collect();
         for (seq, created) in messages {
             if now - created < limit {
                 self.set_age_alarm(stream, created);
@@ -156,7 +192,9 @@ impl Model {
     }
 
     pub(super) fn set_delay_alarm(&mut self, stream: u64, group: u64) {
-        let Some(found) = self.group(stream, group) else { return };
+        let Some(found) = self.group(stream, group) else {
+            return;
+        };
         let first = found.first_delayed().map(|(due, _)| due);
         let set = found.delay_timer;
         let timer = self.move_alarm(set, first, Timer::Delay(stream, group));
@@ -164,7 +202,9 @@ impl Model {
     }
 
     pub(super) fn look_at_expiry(&mut self, stream: u64, due: u64) {
-        let Some(state) = self.stream(stream) else { return };
+        let Some(state) = self.stream(stream) else {
+            return;
+        };
         let set = state.expiry_timer;
         if set.is_none_or(|(set, _)| due < set) {
             let timer = self.move_alarm(set, Some(due), Timer::Expiry(stream));
@@ -186,7 +226,9 @@ impl Model {
     }
 
     pub(super) fn set_age_alarm(&mut self, stream: u64, created: u64) {
-        let Some(state) = self.stream(stream) else { return };
+        let Some(state) = self.stream(stream) else {
+            return;
+        };
         let age = state.config.limits.max_age_ms;
         if age > 0 && state.age_timer.is_none() {
             let timer = self.set_timer(created + age, Timer::Age(stream));
@@ -195,13 +237,20 @@ impl Model {
     }
 
     pub fn detach(&mut self, session: SessionId, told: &mut Told) {
-        let Some(key) = self.key_of(session) else { return };
+        let Some(key) = self.key_of(session) else {
+            return;
+        };
         self.stop_waiting(key);
         for at in 0..self.sessions[key].consumers.len() {
             self.stop_queueing(key, at);
         }
         let state = self.sessions.remove(key);
-        let held: Vec<u64> = self.holds.iter().filter(|(_, h)| h.session == key).map(|(number, _)| *number).collect();
+        let held: Vec<u64> = self
+            .holds
+            .iter()
+            .filter(|(_, h)| h.session == key)
+            .map(|(number, _)| *number)
+            .collect();
         for hold in held {
             self.abandon(hold, told);
         }
@@ -212,7 +261,9 @@ impl Model {
     }
 
     pub fn interrupt(&mut self, session: SessionId, told: &mut Told) {
-        let Some(key) = self.key_of(session) else { return };
+        let Some(key) = self.key_of(session) else {
+            return;
+        };
         self.sessions[key].interrupted = true;
         if let Some(Blocked::Take { .. }) = self.sessions[key].blocked {
             self.end_wait(key, Reply::TimedOut, told);
@@ -231,7 +282,12 @@ impl Model {
         self.next_session = 1;
         self.timeouts = 0;
         for state in self.kept.streams.values_mut() {
-            (state.producers, state.consumers, state.appended, state.removed) = (0, 0, 0, 0);
+            (
+                state.producers,
+                state.consumers,
+                state.appended,
+                state.removed,
+            ) = (0, 0, 0, 0);
             state.readers.clear();
             (state.expiry_timer, state.age_timer) = (None, None);
             state.expiry = state
@@ -247,14 +303,28 @@ impl Model {
         }
         let streams: Vec<u64> = self.kept.streams.keys().copied().collect();
         for stream in streams {
-            let groups: Vec<u64> = self.kept.streams[&stream].groups.iter().map(|g| g.id).collect();
+            let groups: Vec<u64> = self.kept.streams[&stream]
+                .groups
+                .iter()
+                .map(|g| g.id)
+                .collect();
             for group in groups {
                 self.set_delay_alarm(stream, group);
             }
-            if let Some(due) = self.kept.streams[&stream].expiry.keys().next().map(|key| key.0) {
+            if let Some(due) = self.kept.streams[&stream]
+                .expiry
+                .keys()
+                .next()
+                .map(|key| key.0)
+            {
                 self.look_at_expiry(stream, due);
             }
-            if let Some(created) = self.kept.streams[&stream].messages.values().next().map(|m| m.created) {
+            if let Some(created) = self.kept.streams[&stream]
+                .messages
+                .values()
+                .next()
+                .map(|m| m.created)
+            {
                 self.set_age_alarm(stream, created);
             }
         }

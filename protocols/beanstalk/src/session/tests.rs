@@ -910,7 +910,6 @@ fn stats_of_the_server() {
         held: 3,
         delayed: 4,
         parked: 5,
-        appended: 6,
         waiting: 7,
         ..Default::default()
     };
@@ -918,6 +917,7 @@ fn stats_of_the_server() {
         totals,
         streams: 8,
         timeouts: 9,
+        appended: 6,
         ..ShardInfo::default()
     };
     let mut talk = Talk::new();

@@ -1,0 +1,81 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use longtail_model::{SessionId, Timestamp};
+
+use super::{Cell, Work};
+use crate::command::Command;
+use crate::effect::Effect;
+use crate::message::Message;
+use crate::open::MemoryLimits;
+use crate::runtime::{Clock, Sink};
+use crate::shard::{Shard, ShardConfig};
+
+/// How often a thread is let go on before it counts as one that waits.
+const YIELDS: usize = 10_000;
+
+struct Still;
+
+impl Clock for Still {
+    fn now(&self) -> Timestamp {
+        Timestamp(1)
+    }
+}
+
+#[derive(Default)]
+struct Counting(AtomicUsize);
+
+impl Sink for Counting {
+    fn deliver(&self, _: &Effect, _: &[Option<Message<'_>>]) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn flush(&self) {}
+}
+
+fn cell() -> (Cell, Arc<Counting>, SessionId) {
+    let shard = Shard::in_memory(
+        MemoryLimits::default(),
+        ShardConfig::default(),
+        Timestamp(1),
+    );
+    let cell = Cell::new(shard, Arc::new(Still), Arc::default());
+    let sink = Arc::new(Counting::default());
+    let session = cell.attach(sink.clone());
+    (cell, sink, session)
+}
+
+#[test]
+fn work_that_comes_during_housekeeping_is_done() {
+    let (cell, sink, session) = cell();
+    let housekeeping = cell.core.lock();
+    thread::scope(|scope| {
+        let running = scope.spawn(|| {
+            cell.enqueue([Work::Command(session, 0, Command::DescribeShard)]);
+            cell.run();
+        });
+        for _ in 0..YIELDS {
+            if running.is_finished() {
+                break;
+            }
+            thread::yield_now();
+        }
+        drop(housekeeping);
+    });
+    assert_eq!(sink.0.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn work_that_comes_while_the_shard_runs_is_left_to_whoever_runs_it() {
+    let (cell, sink, session) = cell();
+    let running = cell.core.lock();
+    cell.looks_again.store(true, Ordering::SeqCst);
+    cell.enqueue([Work::Command(session, 0, Command::DescribeShard)]);
+    cell.run();
+    assert_eq!(sink.0.load(Ordering::SeqCst), 0);
+    cell.looks_again.store(false, Ordering::SeqCst);
+    drop(running);
+    cell.run();
+    assert_eq!(sink.0.load(Ordering::SeqCst), 1);
+}
