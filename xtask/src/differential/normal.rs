@@ -50,16 +50,6 @@ pub(super) fn same(reference: &Received, candidate: &Received) -> bool {
     }
 }
 
-/// The rows of two documents that differ, for a report.
-pub(super) fn differing_rows(reference: &Received, candidate: &Received) -> String {
-    let (Received::Reply(a), Received::Reply(b)) = (reference, candidate) else {
-        return String::new();
-    };
-    let (a, b) = (text(a), text(b));
-    let rows = a.lines().zip(b.lines()).filter(|(a, b)| !same_row(a, b));
-    rows.map(|(a, b)| format!("\n  {a} is not {b}")).collect()
-}
-
 fn same_document(reference: &Reply, candidate: &Reply) -> bool {
     let (a, b) = (text(reference), text(candidate));
     let (mut a, mut b): (Vec<&str>, Vec<&str>) = (a.lines().collect(), b.lines().collect());

@@ -70,11 +70,11 @@ fn work_that_comes_during_housekeeping_is_done() {
 fn work_that_comes_while_the_shard_runs_is_left_to_whoever_runs_it() {
     let (cell, sink, session) = cell();
     let running = cell.core.lock();
-    cell.looks_again.store(true, Ordering::SeqCst);
+    cell.running.store(true, Ordering::SeqCst);
     cell.enqueue([Work::Command(session, 0, Command::DescribeShard)]);
     cell.run();
     assert_eq!(sink.0.load(Ordering::SeqCst), 0);
-    cell.looks_again.store(false, Ordering::SeqCst);
+    cell.running.store(false, Ordering::SeqCst);
     drop(running);
     cell.run();
     assert_eq!(sink.0.load(Ordering::SeqCst), 1);
