@@ -292,11 +292,12 @@ impl Shard {
             .get(&stream)
             .map_or(longtail_model::Durability::Memory, |state| state.level);
         self.scratch.clear();
-        event::put_removed(&mut self.scratch, stream, seq);
+        let bytes = self.size(stream, seq);
+        event::put_removed(&mut self.scratch, stream, seq, bytes);
         if self.logs.control(level, &[&self.scratch]).is_err() {
             return false;
         }
-        self.remove_message(stream, seq);
+        self.remove_message(stream, seq, bytes);
         true
     }
 
