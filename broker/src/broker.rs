@@ -47,6 +47,9 @@ pub enum BrokerError {
     Unexpected(String),
 }
 
+/// Streams described in one go.
+const STREAMS_PAGE: u32 = 1000;
+
 /// Everything that outlives connections.
 pub struct Broker {
     config: BrokerConfig,
@@ -272,22 +275,22 @@ impl Broker {
     ) -> Result<Vec<(StreamName, StreamInfo)>, BrokerError> {
         let mut all = Vec::new();
         for client in &self.clients {
-            let Reply::Streams(names) = client
-                .call(Command::ListStreams {
+            let mut after = None;
+            loop {
+                let describe = Command::DescribeStreams {
                     space: space.clone(),
-                })
-                .await?
-                .reply
-            else {
-                continue;
-            };
-            for name in names {
-                if let Reply::StreamInfo(info) = client
-                    .call(Command::DescribeStream { name: name.clone() })
-                    .await?
-                    .reply
-                {
-                    all.push((name, *info));
+                    after,
+                    limit: STREAMS_PAGE,
+                };
+                match client.call(describe).await?.reply {
+                    Reply::StreamPage { streams, next } => {
+                        all.extend(streams);
+                        after = next;
+                    }
+                    other => return Err(BrokerError::Unexpected(format!("{other:?}"))),
+                }
+                if after.is_none() {
+                    break;
                 }
             }
         }

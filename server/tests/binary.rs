@@ -106,6 +106,16 @@ fn config_show_names_the_environment() {
 fn trouble_with_the_data_directory_is_code_3() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("file"), "").unwrap();
-    let output = longtail(dir.path(), &["serve", "--data", "file"]);
+    let output = longtail(
+        dir.path(),
+        &[
+            "serve",
+            "--only",
+            "--listen",
+            "beanstalk=127.0.0.1:0",
+            "--data",
+            "file",
+        ],
+    );
     assert_eq!(code(&output), Some(3), "{}", stderr(&output));
 }

@@ -593,14 +593,14 @@ impl Shard {
             gate = self.logs.control(level, &[&self.scratch])?;
             self.remove_message(stream, seq, bytes);
             removed += 1;
+            self.removed += 1;
+            if let Some(state) = self.streams.get_mut(&stream) {
+                state.removed += 1;
+            }
         }
         for at in 0..self.streams[&stream].groups.len() {
             self.set_delay_alarm(stream, at);
         }
-        if let Some(state) = self.streams.get_mut(&stream) {
-            state.removed += removed;
-        }
-        self.removed += removed;
         self.drop_if_idle(stream);
         Ok((gate, Reply::Count(removed)))
     }

@@ -680,6 +680,12 @@ impl World {
             self.step(session, Command::DescribeGroups { stream: name });
         }
         self.step(session, Command::ListStreams { space: None });
+        let page = Command::DescribeStreams {
+            space: None,
+            after: None,
+            limit: 3,
+        };
+        self.step(session, page);
         self.detach(session);
     }
 

@@ -6,7 +6,7 @@ use longtail_model::Durability;
 use tracing::info;
 
 use super::lifecycle::Listening;
-use crate::config::{ADMIN, LogFormat, Settings};
+use crate::config::{ADMIN, ListenAddress, LogFormat, Settings};
 
 /// Prints the banner for people, or one event for machines.
 pub(super) fn announce(settings: &Settings, listening: &[Listening]) {
@@ -35,10 +35,16 @@ fn text(settings: &Settings, listening: &[Listening]) -> String {
     };
     for listener in listening {
         let value = match (listener.protocol.as_str(), listener.tls) {
-            (ADMIN, _) => format!(
-                "http://{}  (/metrics /healthz /readyz /api/v1)",
-                listener.address
-            ),
+            (ADMIN, _) => {
+                let scheme = match listener.address {
+                    ListenAddress::Tcp { .. } => "http://",
+                    ListenAddress::Unix(_) => "",
+                };
+                format!(
+                    "{scheme}{}  (/metrics /healthz /readyz /api/v1)",
+                    listener.address
+                )
+            }
             (_, true) => format!("{} (TLS)", listener.address),
             (_, false) => listener.address.to_string(),
         };

@@ -421,6 +421,11 @@ impl Model {
                     .map(|s| s.name.clone())
                     .collect(),
             )),
+            Command::DescribeStreams {
+                space,
+                after,
+                limit,
+            } => Ok(self.describe_streams(space.as_deref(), after, limit as usize)),
             Command::DescribeShard => Ok(Reply::Done),
         };
         let reply = outcome.unwrap_or_else(Reply::Refused);

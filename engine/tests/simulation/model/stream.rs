@@ -81,6 +81,11 @@ impl Model {
         role: Role,
     ) -> Outcome {
         let stream = match (self.find(&name), create) {
+            (Some(stream), Some(wanted))
+                if wanted.numbering != self.kept.streams[&stream].config.numbering =>
+            {
+                return Err(Refusal::Exists);
+            }
             (Some(stream), _) => stream,
             (None, Some(config)) => self.create(name, config),
             (None, None) => return Ok(Reply::NotFound),
@@ -502,6 +507,9 @@ impl Model {
                 removed += 1;
             }
         }
+        if let Some(stream) = self.stream_mut(stream) {
+            stream.removed += removed;
+        }
         let groups: Vec<u64> = self.kept.streams[&stream]
             .groups
             .iter()
@@ -693,11 +701,51 @@ impl Model {
         let Some(stream) = self.find(name) else {
             return Reply::NotFound;
         };
+        Reply::StreamInfo(Box::new(self.stream_info(stream)))
+    }
+
+    pub(super) fn describe_streams(
+        &self,
+        space: Option<&str>,
+        after: Option<StreamId>,
+        limit: usize,
+    ) -> Reply {
+        let later = self
+            .kept
+            .streams
+            .keys()
+            .filter(|id| after.is_none_or(|after| **id > after.0));
+        let (mut streams, mut next) = (Vec::new(), None);
+        for &id in later {
+            if streams.len() == limit {
+                return Reply::StreamPage { streams, next };
+            }
+            next = Some(StreamId(id));
+            let name = &self.kept.streams[&id].name;
+            if space.is_none_or(|space| *name.space == *space) {
+                streams.push((name.clone(), self.stream_info(id)));
+            }
+        }
+        Reply::StreamPage {
+            streams,
+            next: None,
+        }
+    }
+
+    fn stream_info(&self, stream: u64) -> StreamInfo {
         let state = &self.kept.streams[&stream];
         let group = &state.groups[0];
         let counted = group.counted();
         let next = self.kept.spaces[&state.space].given + 1;
-        Reply::StreamInfo(Box::new(StreamInfo {
+        // Of all streams that share the numbers.
+        let lowest = self
+            .kept
+            .streams
+            .values()
+            .filter(|other| other.space == state.space && !state.messages.is_empty())
+            .filter_map(|other| other.messages.keys().next().copied())
+            .min();
+        StreamInfo {
             stream: StreamId(stream),
             messages: state.messages.len() as u64,
             bytes: state.messages.values().map(Message::bytes).sum(),
@@ -720,10 +768,10 @@ impl Model {
             pause_left_ms: group
                 .paused_until
                 .map_or(0, |until| until.saturating_sub(self.now)),
-            first: Seq(state.messages.keys().next().copied().unwrap_or(next)),
+            first: Seq(lowest.unwrap_or(next)),
             next: Seq(next),
             durability: state.level,
-        }))
+        }
     }
 
     pub fn describe_groups(&self, name: &StreamName) -> Reply {
