@@ -436,9 +436,10 @@ impl Shard {
                 place,
             )?;
             kicked += 1;
+            // One by one: who waits gets the first that is kicked, not the best of all that are.
+            self.dispatch(stream, 0, fx);
         }
         self.set_delay_alarm(stream, 0);
-        self.dispatch(stream, 0, fx);
         Ok((gate, Reply::Count(kicked)))
     }
 

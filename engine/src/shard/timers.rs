@@ -151,6 +151,8 @@ impl Shard {
                 Ok(priority) => {
                     let key = group.key(priority);
                     group.add_ready(key, seq);
+                    // One by one: who waits gets what was due first.
+                    self.dispatch(stream, at, fx);
                 }
                 Err(_) => self.apply_parked(
                     Found {
@@ -169,7 +171,6 @@ impl Shard {
             group.delay_timer.set = None;
         }
         self.set_delay_alarm(stream, at);
-        self.dispatch(stream, at, fx);
     }
 
     fn deadline_soon(&mut self, key: SessionKey, fx: &mut dyn Effects) {
