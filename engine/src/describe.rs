@@ -117,10 +117,10 @@ pub fn describe_event(payload: &[u8]) -> Result<Described, Malformed> {
                 .number("bytes", message.payload.len() as u64)
                 .text("body", message.payload)
         }
-        Event::Settled { group, seq } => Described::new("settled")
+        Event::Settled { group, seq, .. } => Described::new("settled")
             .number("group", group.0)
             .number("seq", seq.0),
-        Event::Removed { stream, seq } => Described::new("removed")
+        Event::Removed { stream, seq, .. } => Described::new("removed")
             .number("stream", stream.0)
             .number("seq", seq.0),
         Event::Returned {
