@@ -136,7 +136,7 @@ impl Catalog {
             version,
             body: Bytes::copy_from_slice(body),
         };
-        self.publish(Change {
+        self.publish(&Change {
             name: name.into(),
             document: Some(document),
         });
@@ -160,14 +160,14 @@ impl Catalog {
                 })
                 .await?,
         )?;
-        self.publish(Change {
+        self.publish(&Change {
             name: name.into(),
             document: None,
         });
         Ok(true)
     }
 
-    fn publish(&self, change: Change) {
+    fn publish(&self, change: &Change) {
         let mut documents = Documents::clone(&self.documents.load());
         match &change.document {
             Some(document) => {
@@ -179,7 +179,7 @@ impl Catalog {
         }
         self.documents.store(Arc::new(documents));
         for watcher in self.watchers.lock().iter() {
-            watcher(&change);
+            watcher(change);
         }
     }
 }

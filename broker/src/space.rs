@@ -350,7 +350,7 @@ pub struct LiveSubscription {
 
 impl LiveSubscription {
     /// The next message; waits for it.
-    pub fn next(&mut self) -> Next<'_> {
+    pub fn recv(&mut self) -> Next<'_> {
         Next { queue: &self.queue }
     }
 

@@ -1,4 +1,5 @@
 //! The whole broker inside a test.
+#![allow(clippy::unwrap_used)] // a test helper that cannot go on has failed
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -73,8 +74,8 @@ async fn a_subject_reaches_followers_and_bound_streams() {
         .await
         .unwrap();
     assert_eq!((other.delivered, other.streams.len()), (1, 0));
-    assert_eq!(follower.next().await.payload, "21");
-    assert_eq!(follower.next().await.payload, "9");
+    assert_eq!(follower.recv().await.payload, "21");
+    assert_eq!(follower.recv().await.payload, "9");
 
     let read = Command::Read {
         name: name.clone(),

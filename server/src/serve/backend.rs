@@ -437,7 +437,7 @@ impl AdminBackend for Backend {
         tokio::spawn(async move {
             loop {
                 let message = tokio::select! {
-                    message = following.next() => message,
+                    message = following.recv() => message,
                     () = sender.closed() => return,
                 };
                 let live = LiveMessage {
