@@ -78,7 +78,7 @@ fn seeds() {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    let mut failed = failures
+                    let failed = failures
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
                         .len();
@@ -93,10 +93,8 @@ fn seeds() {
                             let mut failures =
                                 failures.lock().unwrap_or_else(PoisonError::into_inner);
                             failures.push(report);
-                            failed += 1;
                         }
                     }
-                    let _ = failed;
                 }
             });
         }
