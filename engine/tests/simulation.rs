@@ -26,6 +26,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use world::{SharedTrace, Trace};
 
+/// Seeds that are run when nobody says how many.
+const SEEDS: u64 = 40;
+
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(
@@ -68,8 +71,7 @@ fn seeds() {
         return;
     }
     let first = number("LONGTAIL_SIM_FIRST").unwrap_or(0);
-    let seeds =
-        number("LONGTAIL_SIM_SEEDS").unwrap_or(if cfg!(debug_assertions) { 300 } else { 1_000 });
+    let seeds = number("LONGTAIL_SIM_SEEDS").unwrap_or(SEEDS);
     let (next, crashes) = (AtomicU64::new(first), AtomicU64::new(0));
     let failures = Mutex::new(Vec::new());
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
@@ -78,7 +80,7 @@ fn seeds() {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    let mut failed = failures
+                    let failed = failures
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
                         .len();
@@ -93,10 +95,8 @@ fn seeds() {
                             let mut failures =
                                 failures.lock().unwrap_or_else(PoisonError::into_inner);
                             failures.push(report);
-                            failed += 1;
                         }
                     }
-                    let _ = failed;
                 }
             });
         }

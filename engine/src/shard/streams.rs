@@ -481,7 +481,7 @@ impl Shard {
     }
 
     pub(crate) fn apply_group_deleted(&mut self, id: GroupId, fx: &mut dyn Effects) {
-        let Some((stream, at)) = self.groups.remove(&id) else {
+        let Some(&(stream, at)) = self.groups.get(&id) else {
             return;
         };
         let held: Vec<_> = self
@@ -493,6 +493,8 @@ impl Shard {
         for hold in held {
             self.release_hold(hold);
         }
+        // Not before: letting go of a hold needs to find its group.
+        self.groups.remove(&id);
         let keys: Vec<_> = self.sessions.iter().map(|(key, _)| key).collect();
         for key in keys {
             for consumer in 0..self.sessions[key].consumers.len() {

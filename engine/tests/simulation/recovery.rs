@@ -73,7 +73,11 @@ impl World {
                 .map(|l| l.logged)
                 .min();
             let ceiling = self.model.kept.spaces.get(&space).map_or(0, |l| l.given);
-            let ceiling = high.spaces.get(&space).map_or(0, |l| l.given).max(ceiling);
+            let ceiling = [&low, &high]
+                .iter()
+                .filter_map(|kept| kept.spaces.get(&space))
+                .map(|l| l.given)
+                .fold(ceiling, u64::max);
             let floor = floor.unwrap_or(0);
             assert!(
                 (floor..=ceiling).contains(&given),

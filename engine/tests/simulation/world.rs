@@ -116,7 +116,7 @@ pub const MEMORY: MemoryLimits = MemoryLimits {
 fn without_position(mut effect: Effect) -> Effect {
     match &mut effect {
         Effect::Push(delivery) | Effect::Reply(_, Reply::Delivered(delivery)) => {
-            delivery.position = Lsn::ZERO
+            delivery.position = Lsn::ZERO;
         }
         Effect::Reply(_, Reply::Peeked { position, .. }) => *position = Lsn::ZERO,
         Effect::Reply(_, Reply::Batch { messages, .. }) => {

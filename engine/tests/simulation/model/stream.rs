@@ -571,6 +571,7 @@ impl Model {
         Ok(seq.map_or(Reply::NotFound, peeked))
     }
 
+    #[allow(clippy::too_many_arguments, reason = "a command's fields")]
     pub(super) fn read(
         &mut self,
         key: usize,
