@@ -35,9 +35,19 @@ pub(crate) enum Event<'a> {
         message: Message<'a>,
     },
     /// A group is done with a message.
-    Settled { group: GroupId, seq: Seq },
+    ///
+    /// With the size of the message: when this is read back, its record may be reclaimed already.
+    Settled {
+        group: GroupId,
+        seq: Seq,
+        bytes: u64,
+    },
     /// A message left its stream, whatever its groups thought of it.
-    Removed { stream: StreamId, seq: Seq },
+    Removed {
+        stream: StreamId,
+        seq: Seq,
+        bytes: u64,
+    },
     /// A message is ready again, now or when `due`.
     Returned {
         group: GroupId,
@@ -124,16 +134,18 @@ pub(crate) fn put_append(out: &mut Vec<u8>, targets: &[(StreamId, Seq)], message
     out.extend_from_slice(message.headers);
 }
 
-pub(crate) fn put_settled(out: &mut Vec<u8>, group: GroupId, seq: Seq) {
+pub(crate) fn put_settled(out: &mut Vec<u8>, group: GroupId, seq: Seq, bytes: u64) {
     out.push(SETTLED);
     varint::put(out, group.0);
     varint::put(out, seq.0);
+    varint::put(out, bytes);
 }
 
-pub(crate) fn put_removed(out: &mut Vec<u8>, stream: StreamId, seq: Seq) {
+pub(crate) fn put_removed(out: &mut Vec<u8>, stream: StreamId, seq: Seq, bytes: u64) {
     out.push(REMOVED);
     varint::put(out, stream.0);
     varint::put(out, seq.0);
+    varint::put(out, bytes);
 }
 
 pub(crate) fn put_returned(
@@ -302,10 +314,12 @@ impl<'a> Event<'a> {
             SETTLED => Event::Settled {
                 group: GroupId(get(input)?),
                 seq: Seq(get(input)?),
+                bytes: get(input)?,
             },
             REMOVED => Event::Removed {
                 stream: StreamId(get(input)?),
                 seq: Seq(get(input)?),
+                bytes: get(input)?,
             },
             RETURNED => Event::Returned {
                 group: GroupId(get(input)?),

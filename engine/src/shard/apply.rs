@@ -1,6 +1,7 @@
 //! Changes of state that commands and recovery share: the same function applies an event whether it has just been
 //! decided or is read back from the log.
 
+use hashbrown::HashSet;
 use longtail_model::{Durability, GroupId, Lsn, Priority, Seq, StreamId, Timestamp};
 
 use super::timers::Timer;
@@ -60,7 +61,7 @@ impl Shard {
     }
 
     /// A group is done with a message; when all are, the message goes.
-    pub(crate) fn apply_settled(&mut self, found: Found, place: Option<Place>, bytes: Option<u64>) {
+    pub(crate) fn apply_settled(&mut self, found: Found, place: Option<Place>, bytes: u64) {
         let Found {
             stream, at, seq, ..
         } = found;
@@ -90,34 +91,43 @@ impl Shard {
                 return false;
             }
             let hold = self.hold_by.get(&(self.domain(stream, at), seq.0)).copied();
-            // A record that cannot be read is kept: better twice than never.
-            self.locate(Found {
+            let place = self.locate(Found {
                 stream,
                 at,
                 seq,
                 hold,
-            })
-            .map_or(true, |place| place.is_some())
+            });
+            match place {
+                Ok(place) => place.is_some(),
+                Err(_) => self.group(stream, at).is_some_and(|group| {
+                    (group.ready.iter().chain(group.delayed.iter()))
+                        .any(|(_, listed)| listed == seq.0)
+                }),
+            }
         })
     }
 
     /// A message leaves its stream, whatever its groups thought of it.
-    pub(crate) fn remove_message(&mut self, stream: StreamId, seq: Seq) {
+    pub(crate) fn remove_message(&mut self, stream: StreamId, seq: Seq, bytes: u64) {
         let groups = self
             .streams
             .get(&stream)
             .map_or(0, |stream| stream.groups.len());
         for at in 0..groups {
             let hold = self.hold_by.get(&(self.domain(stream, at), seq.0)).copied();
-            let place = self
-                .locate(Found {
-                    stream,
-                    at,
-                    seq,
-                    hold,
-                })
-                .ok()
-                .flatten();
+            let place = self.locate(Found {
+                stream,
+                at,
+                seq,
+                hold,
+            });
+            let place = match place {
+                Ok(place) => place,
+                Err(_) => {
+                    self.unplace(stream, at, seq);
+                    None
+                }
+            };
             if let Some(Place::Held(hold)) = place {
                 self.release_hold(hold);
             }
@@ -125,26 +135,95 @@ impl Shard {
                 group.forget(place, seq);
             }
         }
-        self.take_out(stream, seq, None);
+        self.take_out(stream, seq, bytes);
+    }
+
+    /// Remembers, while the log is replayed, that a group is done with a message although nobody can say where in the
+    /// group it is listed: its record is reclaimed.
+    pub(crate) fn unplace(&mut self, stream: StreamId, at: usize, seq: Seq) {
+        if !self.live
+            && let Some(group) = self.group(stream, at).map(|group| group.id)
+        {
+            self.unplaced.insert((group, seq));
+        }
+    }
+
+    /// Remembers, while the log is replayed, what a stream that goes may leave behind in an index that it shares: what
+    /// cannot be read may be its own.
+    pub(crate) fn doubt_unreadable(&mut self, stream: StreamId) {
+        let Some(state) = self.streams.get(&stream) else {
+            return;
+        };
+        if self.live || state.messages == 0 || !state.shares_numbers() {
+            return;
+        }
+        let id = state.index;
+        let all: Vec<(Seq, Lsn)> = self
+            .indexes
+            .get(&id)
+            .map(|index| index.iter().collect())
+            .unwrap_or_default();
+        for (seq, position) in all {
+            if self.head(position).is_err() {
+                self.doubtful.push((id, seq));
+            }
+        }
+    }
+
+    /// Ends a replay: takes out of the lists what is settled, and out of the indexes what nobody has.
+    pub(crate) fn forget_unplaced(&mut self) {
+        let unplaced = std::mem::take(&mut self.unplaced);
+        let groups: HashSet<GroupId> = unplaced.iter().map(|&(group, _)| group).collect();
+        for id in groups {
+            let Some((stream, at)) = self.group_at(id) else {
+                continue;
+            };
+            let Some(group) = self.group_mut(stream, at) else {
+                continue;
+            };
+            let gone = |&(_, seq): &(u64, u64)| unplaced.contains(&(id, Seq(seq)));
+            let ready: Vec<_> = group.ready.iter().filter(gone).collect();
+            for (key, seq) in ready {
+                group.remove_ready(Place::Ready(key), Seq(seq));
+            }
+            let delayed: Vec<_> = group.delayed.iter().filter(gone).collect();
+            for (due, seq) in delayed {
+                group.delayed.remove(due, seq);
+            }
+        }
+        for (id, seq) in std::mem::take(&mut self.doubtful) {
+            let position = self.indexes.get(&id).and_then(|index| index.get(seq));
+            if let Some(position) = position
+                && self.head(position).is_err()
+                && let Some(index) = self.indexes.get_mut(&id)
+            {
+                index.remove(seq);
+            }
+        }
+    }
+
+    /// Bytes of headers and payload of a message; 0 when it cannot be read.
+    pub(crate) fn size(&mut self, stream: StreamId, seq: Seq) -> u64 {
+        self.position(stream, seq)
+            .and_then(|position| self.head(position).ok())
+            .map_or(0, |head| head.bytes)
     }
 
     /// Takes a message that stands in no group out of the index.
-    fn take_out(&mut self, stream: StreamId, seq: Seq, bytes: Option<u64>) {
+    fn take_out(&mut self, stream: StreamId, seq: Seq, bytes: u64) {
         let Some(position) = self.position(stream, seq) else {
             return;
         };
-        let (bytes, expires) = match bytes {
-            Some(bytes)
-                if self
-                    .streams
-                    .get(&stream)
-                    .is_some_and(|state| state.expiry.is_empty()) =>
-            {
-                (bytes, Timestamp::NEVER)
-            }
-            _ => self
-                .head(position)
-                .map_or((0, Timestamp::NEVER), |head| (head.bytes, head.expires)),
+        let may_expire = self
+            .streams
+            .get(&stream)
+            .is_some_and(|state| !state.expiry.is_empty());
+        // One that cannot be read leaves its time of expiry behind, which then finds nothing.
+        let expires = if may_expire {
+            self.head(position)
+                .map_or(Timestamp::NEVER, |head| head.expires)
+        } else {
+            Timestamp::NEVER
         };
         let Some(state) = self.streams.get_mut(&stream) else {
             return;
@@ -252,7 +331,7 @@ impl Shard {
 
     /// The first message of a stream at or after `from`. In a shared index the numbers in between are others'.
     pub(crate) fn next_of_stream(&mut self, stream: StreamId, from: Seq) -> Option<(Seq, Lsn)> {
-        let state = self.streams.get(&stream)?;
+        let state = self.streams.get(&stream).filter(|s| s.messages > 0)?;
         let (index, shared) = (state.index, state.shares_numbers());
         let mut from = from;
         loop {

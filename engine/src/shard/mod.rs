@@ -21,7 +21,7 @@ mod timers;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use longtail_log::Scanned;
 use longtail_model::{
     Durability, GroupId, IndexId, Lsn, Seq, SessionId, ShardId, StreamId, Timestamp,
@@ -29,7 +29,7 @@ use longtail_model::{
 use slab::Slab;
 
 use crate::command::{Command, Handle, Target, Token};
-use crate::config::StreamName;
+use crate::config::{Order, StreamName};
 use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
 use crate::event::Targets;
 use crate::message::Message;
@@ -119,6 +119,10 @@ pub struct Shard {
     removed: u64,
     /// Records that nothing refers to any more, but that effects of this batch may still have to show.
     retired: Vec<Lsn>,
+    /// While the log is replayed: what groups are done with, but may still list. See [`Shard::unplace`].
+    unplaced: HashSet<(GroupId, Seq), FixedHash>,
+    /// While the log is replayed: entries of shared indexes that may belong to nobody.
+    doubtful: Vec<(IndexId, Seq)>,
     /// Whether recovery is over.
     live: bool,
 }
@@ -156,6 +160,8 @@ impl Shard {
             delivered: 0,
             removed: 0,
             retired: Vec::new(),
+            unplaced: HashSet::default(),
+            doubtful: Vec::new(),
             live: true,
         }
     }
@@ -528,6 +534,9 @@ impl Shard {
         let Some(group) = self.group(found.stream, found.at) else {
             return Ok(None);
         };
+        if !self.unplaced.is_empty() && self.unplaced.contains(&(group.id, seq)) {
+            return Ok(None);
+        }
         if let Some(meta) = group.meta.get(&seq.0) {
             let place = match meta.aside {
                 None => Place::Ready(group.key(meta.priority)),
@@ -540,10 +549,25 @@ impl Shard {
         if group.is_ahead(seq) {
             return Ok(Some(Place::Ahead));
         }
-        if group.config.order == crate::config::Order::Sequence && group.ready.contains(0, seq.0) {
+        if group.config.order == Order::Sequence && group.ready.contains(0, seq.0) {
             return Ok(Some(Place::Ready(0)));
         }
-        let head = self.head(position)?;
+        let head = match self.head(position) {
+            Ok(head) => head,
+            Err(error) => {
+                // Where a message is ready does not depend on its record here, only whether it is delayed.
+                let group = self.group(found.stream, found.at);
+                let group = group.filter(|group| group.config.order == Order::Sequence);
+                return match group {
+                    Some(group) => Ok(group
+                        .delayed
+                        .iter()
+                        .find(|&(_, listed)| listed == seq.0)
+                        .map(|(due, _)| Place::Delayed(Timestamp(due)))),
+                    None => Err(error),
+                };
+            }
+        };
         let Some(group) = self.group(found.stream, found.at) else {
             return Ok(None);
         };

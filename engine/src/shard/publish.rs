@@ -37,7 +37,7 @@ impl Shard {
     ) -> Result<(Gate, Seq), Refusal> {
         let bytes = (message.headers.len() + message.payload.len()) as u64;
         let mut targets: SmallVec<[(StreamId, Seq); 2]> = smallvec![];
-        let mut evictions: Vec<(StreamId, Seq)> = Vec::new();
+        let mut evictions: Vec<(StreamId, Seq, u64)> = Vec::new();
         let mut level = Durability::Memory;
         for &stream in std::iter::once(&first).chain(also) {
             if targets.iter().any(|&(known, _)| known == stream) {
@@ -81,8 +81,8 @@ impl Shard {
                     cuts.push(scratch.len());
                 }
             }
-            for &(stream, seq) in &evictions {
-                event::put_removed(&mut scratch, stream, seq);
+            for &(stream, seq, bytes) in &evictions {
+                event::put_removed(&mut scratch, stream, seq, bytes);
                 cuts.push(scratch.len());
             }
         }
@@ -145,8 +145,8 @@ impl Shard {
             }
         };
 
-        for (stream, seq) in evictions {
-            self.remove_message(stream, seq);
+        for (stream, seq, bytes) in evictions {
+            self.remove_message(stream, seq, bytes);
         }
         let head = Head {
             stream: first,
@@ -199,7 +199,7 @@ impl Shard {
         &mut self,
         stream: StreamId,
         bytes: u64,
-        evictions: &mut Vec<(StreamId, Seq)>,
+        evictions: &mut Vec<(StreamId, Seq, u64)>,
     ) -> Result<(), Refusal> {
         let Some(state) = self.streams.get(&stream) else {
             return Ok(());
@@ -232,7 +232,7 @@ impl Shard {
                 continue;
             }
             let size = self.head(position)?.bytes;
-            evictions.push((stream, seq));
+            evictions.push((stream, seq, size));
             messages -= 1;
             held = held.saturating_sub(size);
         }

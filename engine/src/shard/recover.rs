@@ -100,12 +100,25 @@ impl Shard {
                     }
                 }
             }
-            Event::Settled { group, seq } => {
-                if let Some((found, place)) = self.place_in(group, seq) {
-                    self.apply_settled(found, Some(place), None);
+            Event::Settled { group, seq, bytes } => {
+                if let Some((stream, at)) = self.group_at(group) {
+                    let found = Found {
+                        stream,
+                        at,
+                        seq,
+                        hold: None,
+                    };
+                    match self.locate(found) {
+                        Ok(None) => {}
+                        Ok(place) => self.apply_settled(found, place, bytes),
+                        Err(_) => {
+                            self.unplace(stream, at, seq);
+                            self.apply_settled(found, None, bytes);
+                        }
+                    }
                 }
             }
-            Event::Removed { stream, seq } => self.remove_message(stream, seq),
+            Event::Removed { stream, seq, bytes } => self.remove_message(stream, seq, bytes),
             Event::Returned {
                 group,
                 seq,
@@ -239,6 +252,7 @@ impl Shard {
     /// The log is replayed: sets alarms, and drops streams that nothing keeps.
     pub fn recovered(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
+        self.forget_unplaced();
         self.live = true;
         let streams: Vec<StreamId> = self.listing.keys().copied().collect();
         for stream in streams {

@@ -85,7 +85,7 @@ impl Shard {
         let held = &self.holds[hold];
         let level = self.level_of(held.group);
         self.scratch.clear();
-        event::put_settled(&mut self.scratch, held.group, held.seq);
+        event::put_settled(&mut self.scratch, held.group, held.seq, held.bytes);
         let gate = self.logs.control(level, &[&self.scratch])?;
         if let Some(held) = self.release_hold(hold)
             && let Some(found) = self.found(&held)
@@ -94,7 +94,7 @@ impl Shard {
                 stream.removed += 1;
             }
             self.removed += 1;
-            self.apply_settled(found, None, Some(held.bytes));
+            self.apply_settled(found, None, held.bytes);
             self.drop_if_idle(found.stream);
         }
         Ok(gate)
@@ -291,13 +291,14 @@ impl Shard {
         };
         let level = self.level_of(group);
         self.scratch.clear();
-        event::put_settled(&mut self.scratch, group, found.seq);
+        let bytes = self.size(found.stream, found.seq);
+        event::put_settled(&mut self.scratch, group, found.seq, bytes);
         let gate = self.logs.control(level, &[&self.scratch])?;
         if let Some(stream) = self.streams.get_mut(&found.stream) {
             stream.removed += 1;
         }
         self.removed += 1;
-        self.apply_settled(found, Some(place), None);
+        self.apply_settled(found, Some(place), bytes);
         if matches!(place, Place::Delayed(_)) {
             self.set_delay_alarm(found.stream, found.at);
         }
@@ -367,11 +368,11 @@ impl Shard {
                 }
                 let level = self.level_of(held.group);
                 self.scratch.clear();
-                event::put_settled(&mut self.scratch, held.group, held.seq);
+                event::put_settled(&mut self.scratch, held.group, held.seq, held.bytes);
                 if let Err(error) = self.logs.control(level, &[&self.scratch]) {
                     tracing::warn!(seq = %held.seq, %error, "cannot settle a dead-lettered message");
                 }
-                self.apply_settled(found, None, Some(held.bytes));
+                self.apply_settled(found, None, held.bytes);
                 self.drop_if_idle(found.stream);
             }
             None => {
@@ -435,9 +436,10 @@ impl Shard {
                 place,
             )?;
             kicked += 1;
+            // One by one: who waits gets the first that is kicked, not the best of all that are.
+            self.dispatch(stream, 0, fx);
         }
         self.set_delay_alarm(stream, 0);
-        self.dispatch(stream, 0, fx);
         Ok((gate, Reply::Count(kicked)))
     }
 

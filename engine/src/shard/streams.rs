@@ -276,6 +276,7 @@ impl Shard {
         for hold in held {
             self.release_hold(hold);
         }
+        self.doubt_unreadable(stream);
         let mut from = Seq::FIRST;
         while let Some((seq, position)) = self.next_of_stream(stream, from) {
             from = seq.next();
@@ -531,7 +532,8 @@ impl Shard {
             if self.streams[&stream].config.keep == crate::config::Keep::UntilSettled
                 && !self.wanted(stream, seq)
             {
-                self.remove_message(stream, seq);
+                let bytes = self.size(stream, seq);
+                self.remove_message(stream, seq, bytes);
             }
         }
     }
@@ -586,9 +588,10 @@ impl Shard {
                 continue;
             }
             self.scratch.clear();
-            event::put_removed(&mut self.scratch, stream, seq);
+            let bytes = self.size(stream, seq);
+            event::put_removed(&mut self.scratch, stream, seq, bytes);
             gate = self.logs.control(level, &[&self.scratch])?;
-            self.remove_message(stream, seq);
+            self.remove_message(stream, seq, bytes);
             removed += 1;
             self.removed += 1;
             if let Some(state) = self.streams.get_mut(&stream) {

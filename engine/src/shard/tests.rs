@@ -532,3 +532,32 @@ fn a_stream_with_other_numbers_is_not_opened() {
     assert!(opened(open(None)));
     assert!(opened(open(Some(Box::default()))));
 }
+
+#[test]
+fn who_waits_gets_what_is_ready_first_when_several_become_so() {
+    let mut bench = Bench::new();
+    let producer = bench.worker(&["a"]);
+    let (first, second) = (bench.put(producer, 0, 7, 0), bench.put(producer, 0, 3, 0));
+    // Parked in the order of delivery, and then with priorities the other way round.
+    for (seq, priority) in [(second, 9), (first, 1)] {
+        assert_eq!(bench.take(producer), Some(seq));
+        let priority = Some(Priority(priority));
+        bench.settle(producer, seq, Settle::Park { priority });
+    }
+    let waiter = bench.worker(&["a"]);
+    let token = bench.send(waiter, reserve(Wait::Forever));
+    let kick = Command::Kick {
+        stream: Target::Link(Link(0)),
+        max: 2,
+    };
+    assert_eq!(bench.ask(producer, kick), Some(Reply::Count(2)));
+    assert_eq!(delivered(bench.reply(waiter, token)), second);
+    bench.settle(waiter, second, Settle::Ack);
+    assert_eq!(bench.take(waiter), Some(first));
+
+    let (late, early) = (bench.put(producer, 0, 0, 20), bench.put(producer, 0, 9, 10));
+    let token = bench.send(waiter, reserve(Wait::Forever));
+    bench.pass(50);
+    assert_eq!(delivered(bench.reply(waiter, token)), early);
+    assert_eq!(bench.take(producer), Some(late));
+}

@@ -151,6 +151,8 @@ impl Shard {
                 Ok(priority) => {
                     let key = group.key(priority);
                     group.add_ready(key, seq);
+                    // One by one: who waits gets what was due first.
+                    self.dispatch(stream, at, fx);
                 }
                 Err(_) => self.apply_parked(
                     Found {
@@ -169,7 +171,6 @@ impl Shard {
             group.delay_timer.set = None;
         }
         self.set_delay_alarm(stream, at);
-        self.dispatch(stream, at, fx);
     }
 
     fn deadline_soon(&mut self, key: SessionKey, fx: &mut dyn Effects) {
@@ -292,11 +293,12 @@ impl Shard {
             .get(&stream)
             .map_or(longtail_model::Durability::Memory, |state| state.level);
         self.scratch.clear();
-        event::put_removed(&mut self.scratch, stream, seq);
+        let bytes = self.size(stream, seq);
+        event::put_removed(&mut self.scratch, stream, seq, bytes);
         if self.logs.control(level, &[&self.scratch]).is_err() {
             return false;
         }
-        self.remove_message(stream, seq);
+        self.remove_message(stream, seq, bytes);
         true
     }
 

@@ -487,8 +487,6 @@ impl Model {
     }
 
     fn set_timer(&mut self, due: u64, timer: Timer) -> TimerKey {
-        // What is due already fires first, in the order of setting.
-        let due = if due <= self.now { 0 } else { due };
         let key = (due, self.count());
         self.timers.insert(key, timer);
         key
