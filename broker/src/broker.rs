@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Weak};
 
-use longtail_engine::runtime::{Clock, CommitTimes, LogFacts, Runtime, RuntimeConfig, Shards, SystemClock};
+use longtail_engine::runtime::{
+    Clock, CommitTimes, LogFacts, Runtime, RuntimeConfig, Shards, SystemClock,
+};
 use longtail_engine::{
     Command, NewMessage, Numbering, Recovered, Refusal, Reply, ShardInfo, StreamConfig, StreamInfo,
     StreamName, Target,
@@ -330,11 +332,9 @@ impl Broker {
 
     /// The shards that accept no messages, and why, as of their last batches. Does not wait for the shards.
     pub fn troubles(&self) -> impl Iterator<Item = (ShardId, String)> {
-        (0..self.shards.count()).map(ShardId).filter_map(|shard| {
-            self.runtime
-                .trouble(shard)
-                .map(|trouble| (shard, trouble))
-        })
+        (0..self.shards.count())
+            .map(ShardId)
+            .filter_map(|shard| self.runtime.trouble(shard).map(|trouble| (shard, trouble)))
     }
 
     /// Makes everything durable, writes checkpoints and stops the shards. Whoever still waits for an answer gets

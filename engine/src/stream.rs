@@ -88,6 +88,9 @@ pub(crate) struct Meta {
     pub(crate) aside: Option<Aside>,
     pub(crate) delay_ms: u64,
     pub(crate) counts: Counts,
+    /// The message may be shown again once the log is as safe as its stream asks up to here: whoever gets it learns
+    /// that it came back.
+    pub(crate) after: Lsn,
 }
 
 /// Why a message with a [`Meta`] is not ready.
@@ -289,6 +292,8 @@ pub(crate) struct Hold {
     pub(crate) timer: Option<TimerId>,
     pub(crate) bytes: u64,
     pub(crate) counts: Counts,
+    /// See [`Meta::after`].
+    pub(crate) after: Lsn,
     /// Neighbours in the session's list of holds.
     pub(crate) previous: Option<HoldKey>,
     pub(crate) next: Option<HoldKey>,

@@ -271,6 +271,7 @@ impl Shard {
         due: Option<Timestamp>,
         delay_ms: u64,
         counts: Counts,
+        after: Lsn,
     ) {
         let Found {
             stream, at, seq, ..
@@ -287,6 +288,7 @@ impl Shard {
                 aside,
                 delay_ms,
                 counts,
+                after,
             },
         );
         match aside {
@@ -308,6 +310,7 @@ impl Shard {
         priority: Priority,
         delay_ms: u64,
         counts: Counts,
+        after: Lsn,
     ) {
         let Found {
             stream, at, seq, ..
@@ -325,6 +328,7 @@ impl Shard {
                 aside: Some(Aside::Parked(ticket)),
                 delay_ms,
                 counts,
+                after,
             },
         );
     }
@@ -360,7 +364,7 @@ impl Shard {
     pub(crate) fn set_aside_unreadable(&mut self, found: Found, place: Place) {
         if let Some(group) = self.group_mut(found.stream, found.at) {
             group.forget(place, found.seq);
-            self.apply_parked(found, Priority(0), 0, Counts::default());
+            self.apply_parked(found, Priority(0), 0, Counts::default(), Lsn::ZERO);
         }
     }
 

@@ -263,6 +263,7 @@ fn decode_group(input: &mut &[u8], shared: bool) -> Result<Group, RecoverError> 
                 aside,
                 delay_ms,
                 counts,
+                after: Lsn::ZERO,
             },
         );
     }
@@ -278,6 +279,7 @@ fn decode_group(input: &mut &[u8], shared: bool) -> Result<Group, RecoverError> 
                 aside: None,
                 delay_ms,
                 counts,
+                after: Lsn::ZERO,
             },
         );
         let key = group.key(priority);

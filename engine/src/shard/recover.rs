@@ -131,7 +131,7 @@ impl Shard {
                     if let Some(group) = self.group_mut(found.stream, found.at) {
                         group.forget(place, seq);
                     }
-                    self.apply_returned(found, priority, due, delay_ms, counts);
+                    self.apply_returned(found, priority, due, delay_ms, counts, Lsn::ZERO);
                 }
             }
             Event::Parked {
@@ -153,7 +153,7 @@ impl Shard {
                     if let Some(group) = self.group_mut(found.stream, found.at) {
                         group.forget(place, seq);
                     }
-                    self.apply_parked(found, priority, delay_ms, counts);
+                    self.apply_parked(found, priority, delay_ms, counts, Lsn::ZERO);
                 }
             }
             Event::Taken {
@@ -243,6 +243,7 @@ impl Shard {
                 aside: None::<Aside>,
                 delay_ms,
                 counts,
+                after: Lsn::ZERO,
             },
         );
         let key = group.key(priority);

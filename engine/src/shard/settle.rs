@@ -146,7 +146,7 @@ impl Shard {
         if let Some(held) = self.release_hold(hold)
             && let Some(found) = self.found(&held)
         {
-            self.apply_returned(found, priority, due, delay_ms, counts);
+            self.apply_returned(found, priority, due, delay_ms, counts, gate.lsn);
             self.dispatch(found.stream, found.at, fx);
         }
         Ok(gate)
@@ -165,7 +165,7 @@ impl Shard {
         if let Some(held) = self.release_hold(hold)
             && let Some(found) = self.found(&held)
         {
-            self.apply_parked(found, priority, delay_ms, counts);
+            self.apply_parked(found, priority, delay_ms, counts, gate.lsn);
         }
         Ok(gate)
     }
@@ -345,6 +345,7 @@ impl Shard {
             None,
             held.delay_ms,
             held.counts,
+            held.after,
         );
         self.dispatch(found.stream, found.at, fx);
     }
@@ -384,14 +385,17 @@ impl Shard {
                     Priority(held.priority),
                     &held.counts,
                 );
-                if self
-                    .logs
-                    .control(self.level_of(held.group), &[&self.scratch])
-                    .is_err()
-                {
+                let level = self.level_of(held.group);
+                let Ok(gate) = self.logs.control(level, &[&self.scratch]) else {
                     return false;
-                }
-                self.apply_parked(found, Priority(held.priority), held.delay_ms, held.counts);
+                };
+                self.apply_parked(
+                    found,
+                    Priority(held.priority),
+                    held.delay_ms,
+                    held.counts,
+                    gate.lsn,
+                );
             }
         }
         true
@@ -497,7 +501,7 @@ impl Shard {
         if let Some(group) = self.group_mut(stream, at) {
             group.forget(place, seq);
         }
-        self.apply_returned(found, Priority(priority), None, delay_ms, counts);
+        self.apply_returned(found, Priority(priority), None, delay_ms, counts, gate.lsn);
         Ok(gate)
     }
 }

@@ -374,6 +374,7 @@ impl Shard {
             timer: None,
             bytes: head.bytes,
             counts,
+            after: meta.map_or(Lsn::ZERO, |meta| meta.after),
             previous,
             next: None,
         });
@@ -398,7 +399,9 @@ impl Shard {
             position,
             redeliveries,
         };
-        Ok((Logs::gate_of(position, level), delivery))
+        let mut gate = Logs::gate_of(position, level);
+        gate.lsn = gate.lsn.max(self.holds[hold].after);
+        Ok((gate, delivery))
     }
 
     /// Takes a hold off its session's list and out of the tables; the message is nowhere until the caller places it.

@@ -164,6 +164,7 @@ impl Shard {
                     Priority(0),
                     0,
                     Counts::default(),
+                    longtail_model::Lsn::ZERO,
                 ),
             }
         }
