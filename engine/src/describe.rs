@@ -232,10 +232,10 @@ mod tests {
     #[test]
     fn other_events_are_told_apart_and_rubbish_is_refused() {
         let mut record = Vec::new();
-        event::put_settled(&mut record, GroupId(5), Seq(9), 12);
+        event::put_settled(&mut record, GroupId(5), Seq(9), 3);
         assert_eq!(
             describe_event(&record).unwrap().to_string(),
-            "settled group=5 seq=9 bytes=12"
+            "settled group=5 seq=9 bytes=3"
         );
         record.clear();
         event::put_document(&mut record, "streams/a", None);
