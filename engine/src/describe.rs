@@ -117,12 +117,14 @@ pub fn describe_event(payload: &[u8]) -> Result<Described, Malformed> {
                 .number("bytes", message.payload.len() as u64)
                 .text("body", message.payload)
         }
-        Event::Settled { group, seq, .. } => Described::new("settled")
+        Event::Settled { group, seq, bytes } => Described::new("settled")
             .number("group", group.0)
-            .number("seq", seq.0),
-        Event::Removed { stream, seq, .. } => Described::new("removed")
+            .number("seq", seq.0)
+            .number("bytes", bytes),
+        Event::Removed { stream, seq, bytes } => Described::new("removed")
             .number("stream", stream.0)
-            .number("seq", seq.0),
+            .number("seq", seq.0)
+            .number("bytes", bytes),
         Event::Returned {
             group,
             seq,
@@ -233,7 +235,7 @@ mod tests {
         event::put_settled(&mut record, GroupId(5), Seq(9), 3);
         assert_eq!(
             describe_event(&record).unwrap().to_string(),
-            "settled group=5 seq=9"
+            "settled group=5 seq=9 bytes=3"
         );
         record.clear();
         event::put_document(&mut record, "streams/a", None);

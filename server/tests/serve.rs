@@ -3,147 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+mod support;
+
+use std::io::Write;
 use std::path::Path;
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Command, Output};
 
-/// A server on ports of its own. Killed when dropped.
-struct Server {
-    child: Child,
-    stderr: BufReader<ChildStderr>,
-    banner: String,
-    beanstalk: String,
-    admin: String,
-}
-
-fn command(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_longtail"));
-    command
-        .args([
-            "serve",
-            "--listen",
-            "beanstalk=127.0.0.1:0",
-            "--listen",
-            "admin=127.0.0.1:0",
-        ])
-        .args(args)
-        .current_dir(dir)
-        .env_remove("LONGTAIL_CONFIG")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
-
-/// Runs a server that is expected not to start.
-fn fails(dir: &Path, args: &[&str]) -> (Option<i32>, String) {
-    let Output { status, stderr, .. } = command(dir, args).output().unwrap();
-    (status.code(), String::from_utf8(stderr).unwrap())
-}
-
-impl Server {
-    fn start(dir: &Path, args: &[&str]) -> Server {
-        Server::adopt(command(dir, args).spawn().unwrap())
-    }
-
-    /// Waits for the banner of a server that was just started.
-    fn adopt(mut child: Child) -> Server {
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut banner = String::new();
-        // The banner ends with the line that says what an acknowledgement means.
-        loop {
-            let mut line = String::new();
-            assert!(
-                stderr.read_line(&mut line).unwrap() > 0,
-                "no banner: {banner}"
-            );
-            banner.push_str(&line);
-            if line.trim_start().starts_with("durability ") {
-                break;
-            }
-        }
-        let address = |protocol: &str| {
-            let line = banner
-                .lines()
-                .find(|line| line.trim_start().starts_with(&format!("{protocol} ")))
-                .unwrap();
-            let address = line.split_whitespace().nth(1).unwrap();
-            address.trim_start_matches("http://").to_owned()
-        };
-        Server {
-            beanstalk: address("beanstalk"),
-            admin: address("admin"),
-            child,
-            stderr,
-            banner,
-        }
-    }
-
-    fn client(&self) -> Beanstalk {
-        Beanstalk(BufReader::new(TcpStream::connect(&self.beanstalk).unwrap()))
-    }
-
-    /// Status and body of a request to the admin service.
-    fn http(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        let mut socket = TcpStream::connect(&self.admin).unwrap();
-        write!(
-            socket,
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
-            self.admin,
-            body.len()
-        )
-        .unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, body.to_owned())
-    }
-
-    fn get(&self, path: &str) -> serde_json::Value {
-        let (status, body) = self.http("GET", path, "");
-        assert_eq!(status, 200, "{path}: {body}");
-        serde_json::from_str(&body).unwrap()
-    }
-
-    fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args([signal, &pid]).status().unwrap();
-        assert!(sent.success());
-    }
-
-    /// Waits for its end; the exit code and what it said since the banner.
-    fn end(mut self) -> (Option<i32>, String) {
-        let mut said = String::new();
-        self.stderr.read_to_string(&mut said).unwrap();
-        (self.child.wait().unwrap().code(), said)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended long ago.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A beanstalkd client.
-struct Beanstalk(BufReader<TcpStream>);
-
-impl Beanstalk {
-    /// Sends a request, reads the first line of the answer.
-    fn ask(&mut self, request: &str) -> String {
-        self.0.get_mut().write_all(request.as_bytes()).unwrap();
-        self.line()
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.0.read_line(&mut line).unwrap();
-        line.trim_end().to_owned()
-    }
-}
+use support::{Server, fails};
 
 #[test]
 fn messages_go_from_one_door_to_the_other_and_survive_a_restart() {
@@ -303,50 +169,6 @@ fn what_cannot_start_says_why() {
     let (code, said) = fails(dir.path(), &["--listen", &listen]);
     assert_eq!(code, Some(4), "{said}");
     assert!(said.contains("admin.listen"), "{said}");
-}
-
-#[test]
-fn accounts_decide_what_a_listener_lets_do_and_are_read_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = |actions: &str| {
-        let text = format!(
-            "[[accounts]]\nname = \"web\"\npermissions = [{{ space = \"default\", rules = [\n\
-             {{ actions = [{actions}], subject = \"#\" }}] }}]\n\
-             [[listeners.beanstalk]]\naddress = \"127.0.0.1:0\"\naccount = \"web\"\n"
-        );
-        std::fs::write(dir.path().join("longtail.toml"), text).unwrap();
-    };
-    config("\"publish\"");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_longtail"));
-    child
-        .args([
-            "serve",
-            "--listen",
-            "admin=127.0.0.1:0",
-            "--log-level",
-            "info",
-        ])
-        .current_dir(dir.path())
-        .env_remove("LONGTAIL_CONFIG")
-        .stderr(Stdio::piped());
-    let mut server = Server::adopt(child.spawn().unwrap());
-    let mut client = server.client();
-    assert_eq!(client.ask("put 7 0 60 5\r\nhello\r\n"), "INSERTED 1");
-    assert_eq!(client.ask("reserve\r\n"), "UNKNOWN_COMMAND");
-
-    config("\"publish\", \"consume\"");
-    server.signal("-HUP");
-    let mut line = String::new();
-    while !line.contains("accounts and spaces read again") {
-        line.clear();
-        assert!(server.stderr.read_line(&mut line).unwrap() > 0);
-    }
-    assert_eq!(server.client().ask("reserve\r\n"), "RESERVED 1 5");
-    assert_eq!(
-        client.ask("reserve\r\n"),
-        "UNKNOWN_COMMAND",
-        "as it was let in"
-    );
 }
 
 /// Runs `longtail log` on the data directory of a server in `dir`.

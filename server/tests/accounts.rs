@@ -1,0 +1,156 @@
+//! Who a client is, as a real server sees it: by its listener, or by its certificate.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use support::{Beanstalk, Server};
+
+#[test]
+fn accounts_decide_what_a_listener_lets_do_and_are_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = |actions: &str| {
+        let text = format!(
+            "[[accounts]]\nname = \"web\"\npermissions = [{{ space = \"default\", rules = [\n\
+             {{ actions = [{actions}], subject = \"#\" }}] }}]\n\
+             [[listeners.beanstalk]]\naddress = \"127.0.0.1:0\"\naccount = \"web\"\n"
+        );
+        std::fs::write(dir.path().join("longtail.toml"), text).unwrap();
+    };
+    config("\"publish\"");
+    let mut server = configured(dir.path());
+    let mut client = server.client();
+    assert_eq!(client.ask("put 7 0 60 5\r\nhello\r\n"), "INSERTED 1");
+    assert_eq!(client.ask("reserve\r\n"), "UNKNOWN_COMMAND");
+
+    config("\"publish\", \"consume\"");
+    server.signal("-HUP");
+    let mut line = String::new();
+    while !line.contains("accounts and spaces read again") {
+        line.clear();
+        assert!(server.stderr.read_line(&mut line).unwrap() > 0);
+    }
+    assert_eq!(server.client().ask("reserve\r\n"), "RESERVED 1 5");
+    assert_eq!(
+        client.ask("reserve\r\n"),
+        "UNKNOWN_COMMAND",
+        "as it was let in"
+    );
+}
+
+/// Signs certificates.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "authority");
+        Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// A certificate and its key, as PEM.
+    fn issue(&self, common_name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, common_name);
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    /// A client that shows a certificate with this name.
+    fn client(
+        &self,
+        server: &Server,
+        name: &str,
+    ) -> Beanstalk<StreamOwned<ClientConnection, TcpStream>> {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(self.0.pem().as_bytes()).unwrap())
+            .unwrap();
+        let (certificate, key) = self.issue(name);
+        let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)
+            .unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+        let socket = TcpStream::connect(&server.beanstalk).unwrap();
+        Beanstalk(BufReader::new(StreamOwned::new(connection, socket)))
+    }
+}
+
+/// Starts a server with the settings that are in `dir`.
+fn configured(dir: &Path) -> Server {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_longtail"));
+    command
+        .args(["serve", "--listen", "admin=127.0.0.1:0"])
+        .current_dir(dir)
+        .env_remove("LONGTAIL_CONFIG")
+        .stderr(Stdio::piped());
+    Server::adopt(command.spawn().unwrap())
+}
+
+#[test]
+fn a_certificate_is_an_account() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let (certificate, key) = authority.issue("server");
+    std::fs::write(dir.path().join("cert.pem"), certificate).unwrap();
+    std::fs::write(dir.path().join("key.pem"), key).unwrap();
+    std::fs::write(dir.path().join("clients.pem"), authority.0.pem()).unwrap();
+    let text = r##"
+        [[accounts]]
+        name = "web"
+        certificates = ["web.example"]
+        permissions = [{ space = "default", rules = [{ actions = ["publish"], subject = "#" }] }]
+        [[accounts]]
+        name = "worker"
+        certificates = ["worker.example"]
+        permissions = [{ space = "default", rules = [{ actions = ["consume"], subject = "#" }] }]
+        [[listeners.beanstalk]]
+        address = "127.0.0.1:0"
+        [listeners.beanstalk.tls]
+        certificate = "cert.pem"
+        key = "key.pem"
+        client_certificates = "required"
+        client_authorities = "clients.pem"
+    "##;
+    std::fs::write(dir.path().join("longtail.toml"), text).unwrap();
+    let server = configured(dir.path());
+    assert!(server.banner.contains("(TLS)"), "{}", server.banner);
+    let mut web = authority.client(&server, "web.example");
+    assert_eq!(web.ask("put 7 0 60 5\r\nhello\r\n"), "INSERTED 1");
+    assert_eq!(web.ask("reserve\r\n"), "UNKNOWN_COMMAND");
+    let mut worker = authority.client(&server, "worker.example");
+    assert_eq!(worker.ask("reserve\r\n"), "RESERVED 1 5");
+    assert_eq!(worker.line(), "hello");
+    assert_eq!(worker.ask("put 7 0 60 5\r\nhello\r\n"), "UNKNOWN_COMMAND");
+    let refused = server.http("GET", "/metrics", "").1;
+    assert!(refused.contains("cause=\"protocol\"} 0"), "{refused}");
+    // Its certificate is in order, but no account goes by that name: the connection ends without a word.
+    let mut stranger = authority.client(&server, "stranger.example");
+    let mut answer = String::new();
+    let end = std::io::Write::write_all(stranger.0.get_mut(), b"stats\r\n")
+        .and_then(|()| stranger.0.read_line(&mut answer).map(|_| ()));
+    assert!(end.is_err() || answer.is_empty(), "{answer}");
+}
