@@ -951,7 +951,7 @@ fn stats_of_the_server() {
 fn a_request_is_counted_when_its_turn_comes() {
     let mut talk = Talk::new();
     talk.send("use a\r\nstats\r\nput 0 0 1 1\r\nx\r\nreserve\r\nput 0 0 1 1\r\nx\r\n");
-    let mut stats = |talk: &mut Talk| {
+    let stats = |talk: &mut Talk| {
         talk.out.bytes.clear();
         talk.answer(Reply::ShardInfo(Box::default()));
         String::from_utf8(std::mem::take(&mut talk.out.bytes)).unwrap()
