@@ -642,9 +642,9 @@ impl Model {
                 seq,
             });
             kicked += 1;
+            self.dispatch(stream, id, told);
         }
         self.set_delay_alarm(stream, id);
-        self.dispatch(stream, id, told);
         Ok(Reply::Count(kicked))
     }
 

@@ -82,13 +82,15 @@ impl Model {
             return;
         };
         found.delay_timer = None;
-        for standing in found.messages.values_mut() {
-            if matches!(standing.now.place, Place::Delayed(due) if due <= now) {
-                standing.now.place = Place::Ready;
-            }
+        while let Some(found) = self.group_mut(stream, group)
+            && let Some((due, seq)) = found.first_delayed()
+            && due <= now
+            && let Some(standing) = found.messages.get_mut(&seq)
+        {
+            standing.now.place = Place::Ready;
+            self.dispatch(stream, group, told);
         }
         self.set_delay_alarm(stream, group);
-        self.dispatch(stream, group, told);
     }
 
     fn deadline_soon(&mut self, key: usize, told: &mut Told) {

@@ -974,6 +974,30 @@ fn a_request_is_counted_when_its_turn_comes() {
 }
 
 #[test]
+fn who_asks_for_a_certain_job_is_a_worker_once_it_has_it() {
+    let mut talk = Talk::new();
+    talk.ask("reserve-job 7", [Reply::NotFound]);
+    assert_eq!(talk.tenant.counters().workers(), 0);
+    talk.ask("reserve-job 7", [delivered(7)]);
+    talk.ask("reserve-job 8", [delivered(8)]);
+    assert_eq!(talk.tenant.counters().workers(), 1);
+}
+
+#[test]
+fn a_stream_that_is_no_tube_is_not_used() {
+    let mut talk = Talk::new();
+    let exists = || refused(Refusal::Exists);
+    assert_eq!(talk.ask("use log", [exists()]), "INTERNAL_ERROR\r\n");
+    let unknown = refused(Refusal::UnknownLink);
+    assert_eq!(
+        talk.ask("watch log", [exists(), unknown]),
+        "INTERNAL_ERROR\r\n"
+    );
+    assert_eq!(talk.ask("list-tube-used", []), "USING default\r\n");
+    assert_eq!(talk.ask("ignore default", []), "NOT_IGNORED\r\n");
+}
+
+#[test]
 fn settings_that_make_no_sense_are_refused() {
     let tenant = |config| {
         Tenant::new(config, Identity::of_process(1), Arc::new(Still))
