@@ -1,6 +1,7 @@
 """Statistics: keys in their order, types, and what moves each counter."""
 
 import os
+import time
 import re
 
 from harness.suite import case, equal
@@ -188,7 +189,7 @@ def jobs_are_counted_by_state(t):
 def connections_are_counted_by_role(t):
     tube = t.tube()
     c = worker(t, tube)
-    before = c.stats()
+    before = settled(c)
     producer, taker, idle = worker(t, tube), worker(t, tube), Connection(t)
     idle.command("list-tube-used")
     job = producer.put()
