@@ -1,6 +1,6 @@
 //! The ephemeral path: from a publisher to the live subscribers that match, without a shard or the log.
 //!
-//! A session looks the subject up in its [`RouteCache`](crate::router::RouteCache), and hands the routes and the
+//! A session looks the subject up in its `RouteCache`, and hands the routes and the
 //! message to a [`Burst`]. The burst offers the message to every subscriber's bounded outbox, and remembers who has
 //! something to write; [`Burst::flush`] then wakes each of them once, however many messages it was given. Streams
 //! among the routes are left to the caller.

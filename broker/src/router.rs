@@ -1,6 +1,6 @@
 //! The router of one space: who wants a message with this subject?
 //!
-//! A subscription is a [`Filter`](longtail_model::Filter), the key of a target (a stream, a live subscriber) and
+//! A subscription is a [`Filter`], the key of a target (a stream, a live subscriber) and
 //! options the router does not look into. Publishers read an immutable snapshot and take no lock: a hash table for
 //! filters without wildcards, a trie for the others. A change copies only the path to what it changes, some
 //! microseconds whatever the number of subscriptions, and publishes the new snapshot; the rest is shared.

@@ -250,7 +250,7 @@ pub(crate) enum ConfigCommand {
     Show(SettingsArgs),
     /// Print all settings at their defaults as commented TOML
     Default,
-    /// Read a password from standard input and print its hash for [[accounts]]
+    /// Read a password from standard input and print its hash for `[[accounts]]`
     HashPassword,
 }
 

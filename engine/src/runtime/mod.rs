@@ -6,7 +6,7 @@
 //!                                                             └─ sync: the commit threads write, sync and deliver
 //! ```
 //!
-//! [`cell`] is one shard with its queue and its lock; [`commits`] measures how long syncs take; [`threads`] are the few threads beside it: two for commits (one
+//! `cell` is one shard with its queue and its lock; `commits` measures how long syncs take; `threads` are the few threads beside it: two for commits (one
 //! delivers while the other syncs), one for time, one for the log's housekeeping.
 
 mod cell;

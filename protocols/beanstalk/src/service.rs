@@ -1,7 +1,7 @@
 //! The glue between the edge, which has the sockets, and the shard, which has the jobs.
 //!
 //! Commands are queued at the shard while the connection's lock is held, so that they keep their order, and run by the
-//! edge's tick when it is not. Replies come back through [`Replies`], from whatever thread ran the shard.
+//! edge's tick when it is not. Replies come back through `Replies`, from whatever thread ran the shard.
 
 use std::cell::RefCell;
 use std::sync::Arc;

@@ -6,7 +6,7 @@
 //! bytes ◀── local answers        effect() ──▶ bytes
 //! ```
 //!
-//! The shard answers every command once and in order, so that a queue of what is [`Pending`] is all that is needed to
+//! The shard answers every command once and in order, so that a queue of what is `Pending` is all that is needed to
 //! know what an effect answers. Answers that do not need the shard wait in the same queue behind those that do. No
 //! I/O, and no clock but the one that the tenant lends to `stats`.
 
