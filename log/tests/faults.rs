@@ -182,66 +182,6 @@ fn a_failed_sync_stops_the_log_and_no_later_one_counts() {
     poisoned(&mut log, "syncing records", durable);
 }
 
-/// A log whose last records were written and read back, but dropped by a failed sync.
-fn poisoned_by_a_sync(disk: &SimDisk) {
-    let mut log = open(disk);
-    put(&mut log, b"safe");
-    flush(&mut log);
-    // With the second of these comes a mark, which is as unsafe as the record behind it.
-    for payload in [&[1; 3000], &[2; 3000]] {
-        put(&mut log, payload);
-        let done = log.next_write(false).unwrap().run();
-        log.finish(done);
-    }
-    let durable = log.watermark(Durability::Sync);
-    put(&mut log, &[3; 3000]);
-    disk.fail(Operation::Sync, 0, Failure::Io);
-    let done = log.next_write(true).unwrap().run();
-    log.finish(done);
-    poisoned(&mut log, "syncing records", durable);
-}
-
-#[test]
-fn what_a_restart_reads_back_after_a_failed_sync_survives_a_power_cut() {
-    for seed in 0..64 {
-        let disk = SimDisk::new();
-        poisoned_by_a_sync(&disk);
-        let mut opened = try_open(&disk).unwrap();
-        let read_back = replay(&mut opened);
-        assert_eq!(read_back.len(), 4, "the cache still has everything");
-        assert_eq!(opened.log.watermark(Durability::Sync), opened.log.end());
-        // A mark that speaks of what was read back makes a loss show as damage, not as a torn end.
-        put(&mut opened.log, b"after");
-        flush(&mut opened.log);
-        drop(opened);
-        disk.crash(seed);
-        let mut opened = try_open(&disk).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-        let frames = replay(&mut opened);
-        assert_eq!(frames.len(), 5, "seed {seed}");
-        assert_eq!(frames[..4], read_back, "seed {seed}");
-    }
-}
-
-#[test]
-fn a_restart_that_cannot_make_durable_what_it_reads_does_not_open() {
-    for operation in [Operation::Write, Operation::Sync, Operation::SyncDir] {
-        for seed in 0..16 {
-            let disk = SimDisk::new();
-            poisoned_by_a_sync(&disk);
-            disk.fail(operation, 0, Failure::Io);
-            assert!(
-                matches!(error(&disk), OpenError::Io { .. }),
-                "{operation:?}"
-            );
-            // The next attempt starts over.
-            assert_eq!(replay(&mut try_open(&disk).unwrap()).len(), 4);
-            disk.crash(seed);
-            let mut opened = try_open(&disk).unwrap();
-            assert_eq!(replay(&mut opened).len(), 4, "{operation:?} seed {seed}");
-        }
-    }
-}
-
 #[test]
 fn failures_of_housekeeping_stop_the_log_too() {
     let disk = SimDisk::new();

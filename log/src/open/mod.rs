@@ -31,7 +31,7 @@ use check::{Checked, check_tail};
 pub(crate) use find::{
     FoundCheckpoints, FoundSegment, find_checkpoints, find_segments, read_footer,
 };
-use persist::persist_tail;
+use persist::{persist_tail, sync_parent};
 
 const LOCK: &str = "lock";
 
@@ -274,10 +274,7 @@ fn create(
         };
         birth.run(spare.file.as_ref(), &SyncGate::default())?;
         // The directory itself is new as well.
-        match dir.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => disk.sync_dir(parent)?,
-            _ => {}
-        }
+        sync_parent(disk.as_ref(), dir)?;
         Ok(spare.file)
     };
     let file = start().map_err(|error| OpenError::io("create", &to, error))?;

@@ -44,9 +44,19 @@ pub(super) fn persist_tail(
     );
     read_back(scanner).map_err(io("read back"))?;
     file.sync_all().map_err(io("sync"))?;
+    // An earlier start may have been stopped before it came to this.
     disk.sync_dir(dir)
+        .and_then(|()| sync_parent(disk, dir))
         .map_err(|error| OpenError::io("sync", dir, error))?;
     Ok(file)
+}
+
+/// Makes the name of a directory safe.
+pub(super) fn sync_parent(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => disk.sync_dir(parent),
+        _ => Ok(()),
+    }
 }
 
 fn write_again(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
