@@ -25,7 +25,7 @@ pub(crate) struct FoundSegment {
 
 impl FoundSegment {
     /// The file offset of a position, in an original segment.
-    pub(super) fn offset(&self, lsn: u64) -> u64 {
+    pub(crate) fn offset(&self, lsn: u64) -> u64 {
         BLOCK + (lsn - self.header.base)
     }
 }
