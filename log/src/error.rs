@@ -34,7 +34,8 @@ impl std::fmt::Display for Damage {
     }
 }
 
-/// Why a log was not opened. Nothing was changed then, except that leftovers of an interrupted rewrite may be gone.
+/// Why a log was not opened. No record was changed then: at most an incomplete write at the end is cut off, and leftovers
+/// of an interrupted run are gone.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {

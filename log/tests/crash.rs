@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use common::{Rng, control, read, retained};
 use longtail_log::sim::{Failure, Operation, SimDisk};
-use longtail_log::{Class, Done, FileLog, Job, Opened, Options, Outcome, RecordParts, ShardLog};
+use longtail_log::{
+    Class, Done, FileLog, Health, Job, OpenError, Opened, Options, Outcome, RecordParts, ShardLog,
+};
 use longtail_model::{Durability, Lsn, ShardId};
 
 const DIR: &str = "/log";
@@ -205,14 +207,54 @@ fn take_job(log: &mut FileLog, rng: &mut Rng) -> Option<Job> {
     }
 }
 
-/// One life of a log after the other, each ended by a crash.
-fn lives(seed: u64, steps: u64) -> (u64, u64) {
+/// What some lives of a log came across.
+#[derive(Default)]
+struct Seen {
+    /// Restarts from a checkpoint.
+    checkpoints: u64,
+    /// Transitions that a crash took.
+    lost: u64,
+    /// Restarts of a poisoned log on a machine that went on.
+    revived: u64,
+    /// Restarts that failed halfway.
+    refused: u64,
+}
+
+/// A restart during which the disk fails. What it declared durable, if it came that far, counts.
+fn troubled_open(disk: &SimDisk, seed: u64, rng: &mut Rng, seen: &mut Seen) -> Lsn {
+    const OPERATIONS: [Operation; 4] = [
+        Operation::Write,
+        Operation::Sync,
+        Operation::SetLen,
+        Operation::SyncDir,
+    ];
+    let operation = OPERATIONS[rng.below(OPERATIONS.len() as u64) as usize];
+    disk.fail(operation, rng.below(2), Failure::Io);
+    let opened = FileLog::open(Arc::new(disk.clone()), Path::new(DIR), options(seed));
+    disk.heal();
+    match opened {
+        Ok(opened) => opened.log.watermark(Durability::Sync),
+        Err(OpenError::Io { .. }) => {
+            seen.refused += 1;
+            Lsn::ZERO
+        }
+        Err(error) => panic!("seed {seed}: {error}"),
+    }
+}
+
+/// One life of a log after the other, each ended by a crash: of the machine, or of the process alone.
+fn lives(seed: u64, steps: u64, seen: &mut Seen) {
     let mut rng = Rng(seed);
     let disk = SimDisk::new();
     let mut history: Vec<Transition> = Vec::new();
     let mut durable = Lsn::ZERO;
-    let (mut checkpoints, mut lost) = (0, 0);
-    for life in 0..4 {
+    for life in 0..5 {
+        if rng.below(6) == 0 {
+            durable = durable.max(troubled_open(&disk, seed, &mut rng, seen));
+            if rng.below(2) == 0 {
+                disk.crash(rng.next());
+            }
+        }
         let mut owner = Owner::open(&disk, seed);
         assert!(owner.log.end() >= durable, "seed {seed} life {life}: lost");
         // What is there is a prefix of what was done, in whole frames.
@@ -221,7 +263,7 @@ fn lives(seed: u64, steps: u64) -> (u64, u64) {
         if let Some(next) = history.get(kept) {
             assert!(next.lsn >= end, "seed {seed} life {life}: half a frame");
         }
-        lost += (history.len() - kept) as u64;
+        seen.lost += (history.len() - kept) as u64;
         history.truncate(kept);
         let mut model = Live::new();
         for transition in &history {
@@ -229,7 +271,8 @@ fn lives(seed: u64, steps: u64) -> (u64, u64) {
         }
         assert_eq!(owner.live, model, "seed {seed} life {life}");
         owner.check_reads(&mut rng, true);
-        checkpoints += u64::from(owner.checkpoint > Lsn::ZERO);
+        seen.checkpoints += u64::from(owner.checkpoint > Lsn::ZERO);
+        durable = durable.max(owner.log.watermark(Durability::Sync));
 
         if rng.below(2) == 0 {
             disk.halt_after(rng.below(steps));
@@ -261,13 +304,22 @@ fn lives(seed: u64, steps: u64) -> (u64, u64) {
             }
             durable = durable.max(owner.log.watermark(Durability::Sync));
         }
-        disk.crash(rng.next());
+        let poisoned = matches!(owner.log.health(), Health::Poisoned { .. });
+        let process_only = !owner.disk_is_off() && rng.below(4) < if poisoned { 3 } else { 1 };
+        drop((owner, held, done));
+        if process_only {
+            // What the disk dropped is still in the cache.
+            seen.revived += u64::from(poisoned);
+            disk.heal();
+            disk.halt_after(u64::MAX);
+        } else {
+            disk.crash(rng.next());
+        }
         disk.set_capacity(None);
         if rng.below(4) == 0 {
             damage_newest_checkpoint(&disk);
         }
     }
-    (checkpoints, lost)
 }
 
 /// Lets some operation fail, sooner or later in this life. Whatever the log makes of it, it may not lose anything.
@@ -310,21 +362,27 @@ fn damage_newest_checkpoint(disk: &SimDisk) {
 
 #[test]
 fn nothing_durable_is_lost_by_a_crash() {
-    let (mut checkpoints, mut lost) = (0, 0);
+    let mut seen = Seen::default();
     let chosen = std::env::var("LONGTAIL_LOG_SEEDS").ok().map(|text| {
         let (from, to) = text.split_once("..").expect("a range");
         from.parse().unwrap()..to.parse().unwrap()
     });
     for seed in chosen.unwrap_or(SEEDS) {
         let steps = if seed % 10 == 0 { 2000 } else { 150 };
-        let (c, l) = lives(seed, steps);
-        checkpoints += c;
-        lost += l;
+        lives(seed, steps, &mut seen);
     }
     // The schedule must reach what it is there for.
+    let Seen {
+        checkpoints,
+        lost,
+        revived,
+        refused,
+    } = seen;
     assert!(
         checkpoints > 100,
         "{checkpoints} restarts from a checkpoint"
     );
     assert!(lost > 1000, "{lost} transitions lost, all unsynced");
+    assert!(revived > 100, "{revived} restarts of a poisoned log");
+    assert!(refused > 50, "{refused} restarts that failed halfway");
 }

@@ -11,12 +11,14 @@ use crate::disk::Disk;
 use crate::error::{Damage, OpenError};
 use crate::record;
 use crate::scan::{Bad, Order, Scanner, Step, look_behind};
-use crate::segment::{self, BLOCK};
+use crate::segment;
 
 /// What reading the log after the checkpoint found out.
 pub(super) struct Checked {
     pub(super) covers: u64,
     pub(super) end: u64,
+    /// Below: known to have been synced. What follows was read, but maybe only from the page cache.
+    pub(super) durable: u64,
     pub(super) nonce: u32,
     /// Retained records after the checkpoint, by the index of their segment: count and bytes.
     pub(super) retained: BTreeMap<usize, (u64, u64)>,
@@ -68,6 +70,7 @@ pub(super) fn check_tail(
     let mut checked = Checked {
         covers,
         end: covers,
+        durable: covers,
         nonce: newest.header.nonce,
         retained: BTreeMap::new(),
         cut: None,
@@ -109,14 +112,14 @@ fn check_segment(
     let file = disk
         .open(&found.path, false)
         .map_err(|error| OpenError::io("open", &found.path, error))?;
-    let offset = |lsn: u64| BLOCK + (lsn - found.header.base);
+    let start = checked.end;
     let mut scanner = Scanner::new(
         Arc::clone(&file),
         found.header.nonce,
         Order::Contiguous,
-        offset(checked.end),
-        checked.end,
-        offset(found.end),
+        found.offset(start),
+        start,
+        found.offset(found.end),
     );
     let (mut count, mut bytes) = (0, 0);
     let bad = loop {
@@ -132,6 +135,8 @@ fn check_segment(
         }
     };
     checked.retained.insert(i, (count, bytes));
+    // That this segment exists vouches for everything before it, and its marks for a part of it.
+    checked.durable = start.max(scanner.claimed);
     let Some(bad) = bad else {
         checked.end = found.end;
         return Ok(());

@@ -23,6 +23,13 @@ pub(crate) struct FoundSegment {
     pub(crate) end: u64,
 }
 
+impl FoundSegment {
+    /// The file offset of a position, in an original segment.
+    pub(crate) fn offset(&self, lsn: u64) -> u64 {
+        BLOCK + (lsn - self.header.base)
+    }
+}
+
 /// The checkpoints found.
 #[derive(Default)]
 pub(crate) struct FoundCheckpoints {

@@ -3,10 +3,12 @@
 //! The part after the checkpoint is read and checked once before the log takes its first append. A bad record at the
 //! very end is what a crash leaves and is cut off; a bad record that was durable once is damage and refuses the start.
 //! What tells them apart: a later segment exists only if everything before it was synced, and marks within a segment
-//! say how far it was synced when they were written.
+//! say how far it was synced when they were written. What no mark vouches for is written again and synced before the
+//! log goes on: that it can be read does not mean that it is on the disk.
 
 mod check;
 mod find;
+mod persist;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +17,7 @@ use std::sync::Arc;
 use longtail_model::Lsn;
 
 use crate::checkpoint::{self, Account, Checkpoints};
-use crate::disk::{Disk, Lock, LockError};
+use crate::disk::{Disk, File, Lock, LockError};
 use crate::error::OpenError;
 use crate::file::{
     Birth, FileLog, Found, RESERVE, REWRITE_TEMPORARY, Space, SyncGate, create_spare, is_spare,
@@ -29,6 +31,7 @@ use check::{Checked, check_tail};
 pub(crate) use find::{
     FoundCheckpoints, FoundSegment, find_checkpoints, find_segments, read_footer,
 };
+use persist::{persist_tail, sync_parent};
 
 const LOCK: &str = "lock";
 
@@ -67,6 +70,11 @@ impl FileLog {
             return create(disk, dir, options, nonces, lock);
         }
         let tail = check_tail(disk.as_ref(), dir, &segments, &checkpoints)?;
+        let newest = match segments.last() {
+            Some(newest) => Some(persist_tail(disk.as_ref(), dir, newest, &tail)?),
+            None => None,
+        };
+        // Only now: the name of a rewritten segment must be safe before its sources go.
         sweep(disk.as_ref(), dir, &names, &superseded);
         // The nonces of this run must differ from those of the runs before, also when the seed is fixed.
         nonces.0 = nonces
@@ -80,6 +88,7 @@ impl FileLog {
             nonces,
             lock,
             segments,
+            newest,
             checkpoints,
             &tail,
         )
@@ -128,6 +137,7 @@ fn settle(
     nonces: Nonces,
     lock: Lock,
     found: Vec<FoundSegment>,
+    mut newest_file: Option<Arc<dyn File>>,
     checkpoints: FoundCheckpoints,
     checked: &Checked,
 ) -> Result<Opened, OpenError> {
@@ -164,20 +174,8 @@ fn settle(
             unreadable: false,
         };
         if newest {
-            let io = |what| {
-                let path = found.path.clone();
-                move |error| OpenError::io(what, path, error)
-            };
-            let file = disk.open(&found.path, true).map_err(io("open"))?;
-            if let Some(cut) = checked.cut {
-                file.set_len(cut).map_err(io("cut"))?;
-            }
-            // What was read may only be in the page cache; from here on it counts as durable.
-            file.sync_all().map_err(io("sync"))?;
-            disk.sync_dir(dir)
-                .map_err(|error| OpenError::io("sync", dir, error))?;
             allocated = checked.cut.unwrap_or(found.size);
-            segment.file = Some(file);
+            segment.file = newest_file.take();
         } else if found.header.generation > 0 {
             let footer = read_footer(disk.as_ref(), &found)?;
             segment.total = footer.records;
@@ -276,10 +274,7 @@ fn create(
         };
         birth.run(spare.file.as_ref(), &SyncGate::default())?;
         // The directory itself is new as well.
-        match dir.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => disk.sync_dir(parent)?,
-            _ => {}
-        }
+        sync_parent(disk.as_ref(), dir)?;
         Ok(spare.file)
     };
     let file = start().map_err(|error| OpenError::io("create", &to, error))?;

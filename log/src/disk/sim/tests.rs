@@ -1,4 +1,9 @@
-use super::*;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+
+use super::{Failure, Operation, SimDisk};
+use crate::disk::Disk;
 
 #[test]
 fn synced_bytes_survive_and_unsynced_ones_may_not() {
