@@ -158,6 +158,8 @@ pub struct Consumer {
     pub tag: ConsumerTag,
     /// Stream and group.
     pub sources: Vec<(u64, u64)>,
+    /// Which source comes first when several have equals of different numbering.
+    pub turn: usize,
     pub credit: u32,
     pub renew: bool,
     pub ticket: Option<u64>,
