@@ -64,6 +64,8 @@ struct Pending {
 pub struct Snapshot {
     pub end: Lsn,
     pub kept: Rc<Kept>,
+    /// What the model was on the way here from the snapshot before.
+    pub via: Vec<Rc<Kept>>,
     /// The log failed in the middle of what led here.
     pub derailed: bool,
 }
@@ -238,6 +240,7 @@ impl World {
     fn snapshot(&mut self, derailed: bool) {
         let end = self.log().end();
         let synced = self.log().watermark(Durability::Sync);
+        let via = std::mem::take(&mut self.model.trail);
         if self.history.last().is_some_and(|last| last.end == end) && !derailed {
             return;
         }
@@ -245,6 +248,7 @@ impl World {
         self.history.push(Snapshot {
             end,
             kept: Rc::new(self.model.kept.clone()),
+            via,
             derailed,
         });
         // Before what is certain to survive nothing is needed.
@@ -626,6 +630,7 @@ impl World {
         self.history.push(Snapshot {
             end: recovered,
             kept: Rc::new(self.model.kept.clone()),
+            via: Vec::new(),
             derailed: false,
         });
         self.advance(0);

@@ -446,6 +446,7 @@ impl Model {
             }
             self.set_age_alarm(stream, message.created);
         }
+        self.mark();
         for &stream in &targets {
             let groups: Vec<u64> = self
                 .stream(stream)

@@ -439,6 +439,7 @@ impl Model {
             group.messages.remove(&at.seq);
         }
         self.remove_unwanted(at.stream, at.seq);
+        self.mark();
     }
 
     fn put_back(
@@ -491,6 +492,7 @@ impl Model {
         }
         if log {
             self.log(at);
+            self.mark();
         }
         if delay_ms > 0 {
             self.set_delay_alarm(at.stream, at.group);
@@ -511,6 +513,7 @@ impl Model {
         let ticket = self.count();
         self.standing_mut(at).expect("parked").now.place = Place::Parked(ticket);
         self.log(at);
+        self.mark();
     }
 
     /// To the dead-letter stream, or aside.
@@ -678,6 +681,7 @@ impl Model {
         standing.now.place = Place::Ready;
         standing.now.counts.kicks += 1;
         self.log(at);
+        self.mark();
     }
 
     pub(super) fn kick_one(&mut self, key: usize, handle: Handle, told: &mut Told) -> Outcome {
