@@ -95,8 +95,8 @@ pub struct World {
     /// What left the shard says that the log holds everything below: synced, written.
     acked: [Lsn; 2],
     pub derailed: bool,
-    /// The machine goes off before long: only a power cut ends that.
-    halting: bool,
+    /// After how many operations of the disk the machine is off: only a power cut ends that.
+    halting: Option<u64>,
     pub crashes: u64,
 }
 
@@ -211,7 +211,7 @@ impl World {
             flight: Vec::new(),
             acked: [Lsn::ZERO; 2],
             derailed: false,
-            halting: false,
+            halting: None,
             crashes: 0,
             config,
         };
@@ -235,6 +235,17 @@ impl World {
 
     pub fn healthy(&mut self) -> bool {
         self.log().health() == Health::Good
+    }
+
+    fn halt_after(&mut self, left: u64) {
+        self.disk.halt_after(left);
+        self.halting = Some(self.disk.operations() + left);
+    }
+
+    /// Whether the machine has gone off: nothing that the shard does from now on is seen by anybody.
+    pub fn off(&self) -> bool {
+        self.halting
+            .is_some_and(|last| self.disk.operations() >= last)
     }
 
     fn snapshot(&mut self, derailed: bool) {
@@ -322,7 +333,8 @@ impl World {
             .0
             .iter()
             .any(|(_, _, effect)| failed_by_log(effect))
-            || !self.healthy();
+            || !self.healthy()
+            || self.off();
         if failed {
             self.say("the log does not take it".to_owned());
             self.derailed = true;
@@ -370,6 +382,9 @@ impl World {
     }
 
     fn release(&mut self) {
+        if self.off() {
+            return;
+        }
         while let Some(first) = self.pending.front() {
             if !self.shard.logs_ref().passed(first.gate) {
                 break;
@@ -567,8 +582,7 @@ impl World {
             _ => {
                 let left = self.random.below(8);
                 self.say(format!("the machine halts after {left} operations"));
-                self.disk.halt_after(left);
-                self.halting = true;
+                self.halt_after(left);
             }
         }
     }
@@ -578,8 +592,8 @@ impl World {
         self.crashes += 1;
         let end = self.log().end();
         if self.random.chance(40) {
-            self.disk.halt_after(self.random.below(6));
-            self.halting = true;
+            let left = self.random.below(6);
+            self.halt_after(left);
             for flight in std::mem::take(&mut self.flight) {
                 if let Flight::Job(job) = flight {
                     drop(job.run());
@@ -588,8 +602,9 @@ impl World {
         }
         self.flight.clear();
         // After a failed sync the system may hold pages that it shows and never writes; only a power cut drops them.
-        let cut = self.random.chance(70) || self.halting || self.shard.logs_ref().poisoned();
-        self.halting = false;
+        let cut =
+            self.random.chance(70) || self.halting.is_some() || self.shard.logs_ref().poisoned();
+        self.halting = None;
         let written = self.log().watermark(Durability::Interval);
         let synced = self.log().watermark(Durability::Sync);
         self.say(format!(

@@ -507,6 +507,7 @@ impl Model {
         for seq in seqs {
             if !self.is_held(stream, seq) {
                 self.remove(stream, seq);
+                self.mark();
                 removed += 1;
             }
         }
