@@ -202,11 +202,35 @@ impl Shard {
         }
     }
 
-    /// Bytes of headers and payload of a message; 0 when it cannot be read.
+    /// Bytes of headers and payload of a message; 0 when it cannot be read. While the log is replayed that is no loss:
+    /// the record is reclaimed because a later event lets go of the message, and what is left is counted at the end.
     pub(crate) fn size(&mut self, stream: StreamId, seq: Seq) -> u64 {
-        self.position(stream, seq)
-            .and_then(|position| self.head(position).ok())
-            .map_or(0, |head| head.bytes)
+        let Some(position) = self.position(stream, seq) else {
+            return 0;
+        };
+        match self.head(position) {
+            Ok(head) => head.bytes,
+            Err(_) => {
+                if !self.live {
+                    self.miscounted.insert(stream);
+                }
+                0
+            }
+        }
+    }
+
+    /// Ends a replay: adds up the sizes of what is left in streams of which that is not known.
+    pub(crate) fn count_again(&mut self) {
+        for stream in std::mem::take(&mut self.miscounted) {
+            let (mut bytes, mut from) = (0, Seq::FIRST);
+            while let Some((seq, position)) = self.next_of_stream(stream, from) {
+                from = seq.next();
+                bytes += self.head(position).map_or(0, |head| head.bytes);
+            }
+            if let Some(state) = self.streams.get_mut(&stream) {
+                state.bytes = bytes;
+            }
+        }
     }
 
     /// Takes a message that stands in no group out of the index.

@@ -123,6 +123,8 @@ pub struct Shard {
     unplaced: HashSet<(GroupId, Seq), FixedHash>,
     /// While the log is replayed: entries of shared indexes that may belong to nobody.
     doubtful: Vec<(IndexId, Seq)>,
+    /// While the log is replayed: streams that lost a message whose size nobody can tell any more.
+    miscounted: HashSet<StreamId, FixedHash>,
     /// Whether recovery is over.
     live: bool,
 }
@@ -162,6 +164,7 @@ impl Shard {
             retired: Vec::new(),
             unplaced: HashSet::default(),
             doubtful: Vec::new(),
+            miscounted: HashSet::default(),
             live: true,
         }
     }

@@ -254,6 +254,7 @@ impl Shard {
     pub fn recovered(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
         self.forget_unplaced();
+        self.count_again();
         self.live = true;
         let streams: Vec<StreamId> = self.listing.keys().copied().collect();
         for stream in streams {

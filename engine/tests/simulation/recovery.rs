@@ -1,6 +1,7 @@
 //! What a shard must be after a restart: the model at the recovered end of the log.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use longtail_engine::{
     Command, Handle, MessageInfo, MessageState, Numbering, Reply, Role, StreamConfig, StreamName,
@@ -12,117 +13,42 @@ use super::model::{Kept, Logged, Message, Place, Space, Standing, Stream};
 use super::schedule::SPACES;
 use super::world::World;
 
+macro_rules! ensure {
+    ($holds:expr, $($why:tt)+) => {
+        if !$holds {
+            return Err(format!($($why)+));
+        }
+    };
+}
+
+macro_rules! ensure_eq {
+    ($found:expr, $expected:expr, $($why:tt)+) => {
+        let (found, expected) = ($found, $expected);
+        ensure!(
+            found == expected,
+            "{}: {found:?} instead of {expected:?}",
+            format_args!($($why)+)
+        );
+    };
+}
+
 impl World {
     /// Compares the shard with what the log must have brought back, and takes over what may be one way or another.
     pub fn reconcile(&mut self, recovered: Lsn) {
-        let (low, high) = self.bounds(recovered);
         let session = self.shard.attach();
-        let mut kept = Kept::default();
-
-        let mut seen = BTreeSet::new();
-        let names: Vec<StreamName> = self.shard.stream_names().cloned().collect();
-        for name in names {
-            let Reply::StreamInfo(info) =
-                self.ask(session, Command::DescribeStream { name: name.clone() })
-            else {
-                panic!("stream {name} is listed and not there");
-            };
-            let id = info.stream.0;
-            seen.insert(id);
-            let known: Vec<&Stream> = [&low, &high]
-                .into_iter()
-                .filter_map(|kept| kept.streams.get(&id))
-                .filter(|s| s.durable())
-                .collect();
-            assert!(
-                !known.is_empty(),
-                "stream {id} ({name}) came back from nowhere"
-            );
-            assert!(
-                known.iter().all(|s| s.name == name),
-                "stream {id} came back as {name}"
-            );
-            let stream =
-                self.reconcile_stream(session, &name, low.streams.get(&id), high.streams.get(&id));
-            let all = self.ask(
-                session,
-                Command::Read {
-                    name: name.clone(),
-                    from: Seq(1),
-                    max: 1000,
-                    max_bytes: u64::MAX,
-                    wait: Wait::No,
-                },
-            );
-            if let Reply::Batch { messages, .. } = all {
-                let found: Vec<u64> = messages.iter().map(|m| m.0.0).collect();
-                let expected: Vec<u64> = stream.messages.keys().copied().collect();
-                assert_eq!(found, expected, "messages of {name}");
-            }
-            let bytes: u64 = stream.messages.values().map(Message::bytes).sum();
-            assert_eq!(
-                (info.messages, info.bytes),
-                (stream.messages.len() as u64, bytes),
-                "messages and bytes of {name}: more or less than can be found"
-            );
-            let space = stream.space.clone();
-            let given = info.next.0 - 1;
-            let floor = [&low, &high]
-                .iter()
-                .filter_map(|kept| kept.spaces.get(&space))
-                .map(|l| l.logged)
-                .min();
-            let ceiling = self.model.kept.spaces.get(&space).map_or(0, |l| l.given);
-            let ceiling = [&low, &high]
-                .iter()
-                .filter_map(|kept| kept.spaces.get(&space))
-                .map(|l| l.given)
-                .fold(ceiling, u64::max);
-            let floor = floor.unwrap_or(0);
-            assert!(
-                (floor..=ceiling).contains(&given),
-                "{name} goes on after {given}, not {floor} to {ceiling}"
-            );
-            kept.spaces.insert(
-                space,
-                super::model::Last {
-                    given,
-                    logged: floor,
-                },
-            );
-            kept.streams.insert(id, stream);
-        }
-        for (id, stream) in low
-            .streams
-            .iter()
-            .filter(|(id, s)| s.durable() && !seen.contains(id))
-        {
-            let after = high.streams.get(id);
-            let may_go = after.is_none_or(|after| !after.durable())
-                || (stream.config.auto_delete
-                    && (stream.messages.is_empty()
-                        || after.is_some_and(|s| s.messages.is_empty())));
-            assert!(
-                may_go,
-                "stream {id} ({}) with {} messages is lost",
-                stream.name,
-                stream.messages.len()
-            );
-        }
-
-        let documents: BTreeMap<String, Vec<u8>> = self
-            .shard
-            .documents()
-            .map(|(name, body)| (name.to_owned(), body.to_vec()))
-            .collect();
-        assert!(
-            documents == low.documents || documents == high.documents,
-            "documents {:?} instead of {:?}",
-            documents.keys(),
-            low.documents.keys()
-        );
-        kept.documents = documents;
-
+        let chain = self.between(recovered);
+        let last = chain.len() - 1;
+        let mut why = Vec::new();
+        // The step in whose middle the log ends wrote it somewhere between two of these, one after the other.
+        let kept = (0..last.max(1)).find_map(|at| {
+            let (low, high) = (&chain[at], &chain[(at + 1).min(last)]);
+            self.between_two(session, low, high)
+                .map_err(|reason| why.push(reason))
+                .ok()
+        });
+        let Some(kept) = kept else {
+            panic!("{}", why.join("\n  and on the way from there "));
+        };
         let ids: u64 = kept
             .streams
             .values()
@@ -146,26 +72,141 @@ impl World {
         self.model.next_session = next.0 + 1;
     }
 
-    /// The models between which the recovered shard must be; the same twice when the log ends after an operation.
-    fn bounds(&self, recovered: Lsn) -> (Kept, Kept) {
+    /// What the model was from where the log ends, one after the other; just one when it ends after a step.
+    fn between(&self, recovered: Lsn) -> Vec<Rc<Kept>> {
         let at = self
             .history
             .iter()
             .rposition(|snapshot| snapshot.end <= recovered)
             .unwrap_or_else(|| panic!("nothing is known of position {recovered}"));
         let low = &self.history[at];
-        if low.derailed && at > 0 {
-            return (
-                Kept::clone(&self.history[at - 1].kept),
-                Kept::clone(&low.kept),
+        let (from, to) = if low.derailed && at > 0 {
+            (&self.history[at - 1], low)
+        } else {
+            match self.history.get(at + 1) {
+                Some(high) if low.end < recovered => (low, high),
+                _ => return vec![low.kept.clone()],
+            }
+        };
+        let mut chain = vec![from.kept.clone()];
+        chain.extend(to.via.iter().cloned());
+        chain.push(to.kept.clone());
+        chain
+    }
+
+    /// What the shard is, when it is between two models; else what is not.
+    fn between_two(
+        &mut self,
+        session: longtail_model::SessionId,
+        low: &Kept,
+        high: &Kept,
+    ) -> Result<Kept, String> {
+        let mut kept = Kept::default();
+        let mut seen = BTreeSet::new();
+        let names: Vec<StreamName> = self.shard.stream_names().cloned().collect();
+        for name in names {
+            let Reply::StreamInfo(info) =
+                self.ask(session, Command::DescribeStream { name: name.clone() })
+            else {
+                panic!("stream {name} is listed and not there");
+            };
+            let id = info.stream.0;
+            seen.insert(id);
+            let known: Vec<&Stream> = [low, high]
+                .into_iter()
+                .filter_map(|kept| kept.streams.get(&id))
+                .filter(|s| s.durable())
+                .collect();
+            ensure!(
+                !known.is_empty(),
+                "stream {id} ({name}) came back from nowhere"
+            );
+            ensure!(
+                known.iter().all(|s| s.name == name),
+                "stream {id} came back as {name}"
+            );
+            let stream =
+                self.reconcile_stream(session, &name, low.streams.get(&id), high.streams.get(&id))?;
+            let all = self.ask(
+                session,
+                Command::Read {
+                    name: name.clone(),
+                    from: Seq(1),
+                    max: 1000,
+                    max_bytes: u64::MAX,
+                    wait: Wait::No,
+                },
+            );
+            if let Reply::Batch { messages, .. } = all {
+                let found: Vec<u64> = messages.iter().map(|m| m.0.0).collect();
+                let expected: Vec<u64> = stream.messages.keys().copied().collect();
+                ensure_eq!(found, expected, "messages of {name}");
+            }
+            let bytes: u64 = stream.messages.values().map(Message::bytes).sum();
+            ensure_eq!(
+                (info.messages, info.bytes),
+                (stream.messages.len() as u64, bytes),
+                "messages and bytes of {name}: more or less than can be found"
+            );
+            let space = stream.space.clone();
+            let given = info.next.0 - 1;
+            let floor = [low, high]
+                .iter()
+                .filter_map(|kept| kept.spaces.get(&space))
+                .map(|l| l.logged)
+                .min();
+            let ceiling = self.model.kept.spaces.get(&space).map_or(0, |l| l.given);
+            let ceiling = [low, high]
+                .iter()
+                .filter_map(|kept| kept.spaces.get(&space))
+                .map(|l| l.given)
+                .fold(ceiling, u64::max);
+            let floor = floor.unwrap_or(0);
+            ensure!(
+                (floor..=ceiling).contains(&given),
+                "{name} goes on after {given}, not {floor} to {ceiling}"
+            );
+            kept.spaces.insert(
+                space,
+                super::model::Last {
+                    given,
+                    logged: floor,
+                },
+            );
+            kept.streams.insert(id, stream);
+        }
+        for (id, stream) in low
+            .streams
+            .iter()
+            .filter(|(id, s)| s.durable() && !seen.contains(id))
+        {
+            let after = high.streams.get(id);
+            let may_go = after.is_none_or(|after| !after.durable())
+                || (stream.config.auto_delete
+                    && (stream.messages.is_empty()
+                        || after.is_some_and(|s| s.messages.is_empty())));
+            ensure!(
+                may_go,
+                "stream {id} ({}) with {} messages is lost",
+                stream.name,
+                stream.messages.len()
             );
         }
-        let high = if low.end < recovered {
-            self.history.get(at + 1).unwrap_or(low)
-        } else {
-            low
-        };
-        (Kept::clone(&low.kept), Kept::clone(&high.kept))
+
+        let documents: BTreeMap<String, Vec<u8>> = self
+            .shard
+            .documents()
+            .map(|(name, body)| (name.to_owned(), body.to_vec()))
+            .collect();
+        ensure!(
+            documents == low.documents || documents == high.documents,
+            "documents {:?} instead of {:?}",
+            documents.keys(),
+            low.documents.keys()
+        );
+        kept.documents = documents;
+
+        Ok(kept)
     }
 
     fn reconcile_stream(
@@ -174,7 +215,7 @@ impl World {
         name: &StreamName,
         low: Option<&Stream>,
         high: Option<&Stream>,
-    ) -> Stream {
+    ) -> Result<Stream, String> {
         let both: Vec<&Stream> = [low, high].into_iter().flatten().collect();
         let newest = *both.last().expect("one of them knows it");
         let mut stream = newest.clone();
@@ -183,7 +224,7 @@ impl World {
             name: name.clone(),
             config: Box::new(newest.config.clone()),
         };
-        assert_eq!(
+        ensure_eq!(
             self.ask(session, again),
             Reply::Done,
             "the configuration of {name}"
@@ -204,8 +245,12 @@ impl World {
             s.groups.iter().map(|g| (g.id, g.name.clone())).collect()
         };
         let source = both.iter().rev().find(|s| of(s) == real);
-        let source = source
-            .unwrap_or_else(|| panic!("groups of {name}: {real:?} instead of {:?}", of(newest)));
+        let Some(source) = source else {
+            return Err(format!(
+                "groups of {name}: {real:?} instead of {:?}",
+                of(newest)
+            ));
+        };
         stream.groups = source.groups.clone();
         for group in &mut stream.groups {
             group.messages.clear();
@@ -231,7 +276,7 @@ impl World {
                     self.check_body(position, Some(&(message.headers, message.body.clone())));
                 }
                 Reply::NotFound => {
-                    assert!(
+                    ensure!(
                         holders.len() < both.len(),
                         "message {seq} of {name} is lost"
                     );
@@ -258,7 +303,7 @@ impl World {
                     })
                     .collect();
                 let Some(info) = info else {
-                    assert!(
+                    ensure!(
                         states.iter().any(Option::is_none),
                         "group {id} of {name} has lost message {seq}: {states:?}"
                     );
@@ -269,16 +314,16 @@ impl World {
                     .flatten()
                     .flat_map(|s| s.logged.iter().copied())
                     .collect();
-                assert!(
+                ensure!(
                     !logged.is_empty(),
                     "group {id} of {name} has message {seq} again, which is settled"
                 );
                 let now = self.now;
                 let found = logged.iter().find(|logged| fits(logged, &info, now));
                 let Some(found) = found else {
-                    panic!(
+                    return Err(format!(
                         "message {seq} of group {id} of {name} came back as {info:?} instead of {logged:?}"
-                    );
+                    ));
                 };
                 let mut back = *found;
                 if info.state == MessageState::Ready {
@@ -289,7 +334,7 @@ impl World {
                     .insert(seq, Standing { now: back, logged });
             }
         }
-        stream
+        Ok(stream)
     }
 
     /// Learns what numbers the shard gives next, which depends on how much of what was never logged was in a checkpoint.

@@ -120,7 +120,7 @@ struct Plan {
 impl Plan {
     fn turn(&mut self, faults: bool) {
         let world = &mut self.world;
-        if world.derailed || (!world.healthy() && world.random.chance(50)) {
+        if world.derailed || world.off() || (!world.healthy() && world.random.chance(50)) {
             return world.crash();
         }
         if !world.healthy() {

@@ -64,6 +64,8 @@ struct Pending {
 pub struct Snapshot {
     pub end: Lsn,
     pub kept: Rc<Kept>,
+    /// What the model was on the way here from the snapshot before.
+    pub via: Vec<Rc<Kept>>,
     /// The log failed in the middle of what led here.
     pub derailed: bool,
 }
@@ -93,8 +95,8 @@ pub struct World {
     /// What left the shard says that the log holds everything below: synced, written.
     acked: [Lsn; 2],
     pub derailed: bool,
-    /// The machine goes off before long: only a power cut ends that.
-    halting: bool,
+    /// After how many operations of the disk the machine is off: only a power cut ends that.
+    halting: Option<u64>,
     pub crashes: u64,
 }
 
@@ -209,7 +211,7 @@ impl World {
             flight: Vec::new(),
             acked: [Lsn::ZERO; 2],
             derailed: false,
-            halting: false,
+            halting: None,
             crashes: 0,
             config,
         };
@@ -235,9 +237,21 @@ impl World {
         self.log().health() == Health::Good
     }
 
+    fn halt_after(&mut self, left: u64) {
+        self.disk.halt_after(left);
+        self.halting = Some(self.disk.operations() + left);
+    }
+
+    /// Whether the machine has gone off: nothing that the shard does from now on is seen by anybody.
+    pub fn off(&self) -> bool {
+        self.halting
+            .is_some_and(|last| self.disk.operations() >= last)
+    }
+
     fn snapshot(&mut self, derailed: bool) {
         let end = self.log().end();
         let synced = self.log().watermark(Durability::Sync);
+        let via = std::mem::take(&mut self.model.trail);
         if self.history.last().is_some_and(|last| last.end == end) && !derailed {
             return;
         }
@@ -245,6 +259,7 @@ impl World {
         self.history.push(Snapshot {
             end,
             kept: Rc::new(self.model.kept.clone()),
+            via,
             derailed,
         });
         // Before what is certain to survive nothing is needed.
@@ -318,7 +333,8 @@ impl World {
             .0
             .iter()
             .any(|(_, _, effect)| failed_by_log(effect))
-            || !self.healthy();
+            || !self.healthy()
+            || self.off();
         if failed {
             self.say("the log does not take it".to_owned());
             self.derailed = true;
@@ -366,6 +382,9 @@ impl World {
     }
 
     fn release(&mut self) {
+        if self.off() {
+            return;
+        }
         while let Some(first) = self.pending.front() {
             if !self.shard.logs_ref().passed(first.gate) {
                 break;
@@ -563,8 +582,7 @@ impl World {
             _ => {
                 let left = self.random.below(8);
                 self.say(format!("the machine halts after {left} operations"));
-                self.disk.halt_after(left);
-                self.halting = true;
+                self.halt_after(left);
             }
         }
     }
@@ -574,8 +592,8 @@ impl World {
         self.crashes += 1;
         let end = self.log().end();
         if self.random.chance(40) {
-            self.disk.halt_after(self.random.below(6));
-            self.halting = true;
+            let left = self.random.below(6);
+            self.halt_after(left);
             for flight in std::mem::take(&mut self.flight) {
                 if let Flight::Job(job) = flight {
                     drop(job.run());
@@ -584,8 +602,9 @@ impl World {
         }
         self.flight.clear();
         // After a failed sync the system may hold pages that it shows and never writes; only a power cut drops them.
-        let cut = self.random.chance(70) || self.halting || self.shard.logs_ref().poisoned();
-        self.halting = false;
+        let cut =
+            self.random.chance(70) || self.halting.is_some() || self.shard.logs_ref().poisoned();
+        self.halting = None;
         let written = self.log().watermark(Durability::Interval);
         let synced = self.log().watermark(Durability::Sync);
         self.say(format!(
@@ -626,6 +645,7 @@ impl World {
         self.history.push(Snapshot {
             end: recovered,
             kept: Rc::new(self.model.kept.clone()),
+            via: Vec::new(),
             derailed: false,
         });
         self.advance(0);

@@ -8,6 +8,7 @@ mod take;
 mod time;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
 use longtail_engine::{
     Command, Counts, Effect, GroupConfig, Handle, Refusal, Reply, Role, StreamConfig, StreamName,
@@ -158,6 +159,8 @@ pub struct Consumer {
     pub tag: ConsumerTag,
     /// Stream and group.
     pub sources: Vec<(u64, u64)>,
+    /// Which source comes first when several have equals of different numbering.
+    pub turn: usize,
     pub credit: u32,
     pub renew: bool,
     pub ticket: Option<u64>,
@@ -209,6 +212,9 @@ pub struct Model {
     /// Deliveries of this batch, by hold.
     taken: Vec<u64>,
     pub timeouts: u64,
+    /// What was kept in between, since somebody last took this: a step may write many records, and a crash may fall
+    /// between any two of them.
+    pub trail: Vec<Rc<Kept>>,
 }
 
 pub type Outcome = Result<Reply, Refusal>;
@@ -233,7 +239,13 @@ impl Model {
             bodies: BTreeMap::new(),
             taken: Vec::new(),
             timeouts: 0,
+            trail: Vec::new(),
         }
+    }
+
+    /// The log may end here.
+    fn mark(&mut self) {
+        self.trail.push(Rc::new(self.kept.clone()));
     }
 
     fn count(&mut self) -> u64 {
@@ -430,6 +442,7 @@ impl Model {
         };
         let reply = outcome.unwrap_or_else(Reply::Refused);
         self.tell(key, Effect::Reply(token, reply), told);
+        self.mark();
     }
 
     fn target(&self, key: usize, target: Target) -> Result<u64, Refusal> {

@@ -203,9 +203,11 @@ impl Model {
             let waited = self.stop_queueing(key, at);
             let consumer = &mut self.sessions[key].consumers[at];
             consumer.sources.retain(|&source| !gone(source));
-            let tag = consumer.tag;
-            if waited {
+            let (tag, has_sources) = (consumer.tag, !consumer.sources.is_empty());
+            if waited && has_sources {
                 self.start_queueing(key, at);
+            } else if !has_sources && self.takes(key, tag) {
+                self.end_wait(key, Reply::NotFound, told);
             }
             self.tell(
                 key,
@@ -444,6 +446,7 @@ impl Model {
             }
             self.set_age_alarm(stream, message.created);
         }
+        self.mark();
         for &stream in &targets {
             let groups: Vec<u64> = self
                 .stream(stream)
@@ -504,6 +507,7 @@ impl Model {
         for seq in seqs {
             if !self.is_held(stream, seq) {
                 self.remove(stream, seq);
+                self.mark();
                 removed += 1;
             }
         }

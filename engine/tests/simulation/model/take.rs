@@ -23,6 +23,9 @@ impl Model {
         let Some(at) = self.consumer(key, tag) else {
             return reply(self, Reply::Refused(Refusal::UnknownLink), told);
         };
+        if self.sessions[key].consumers[at].sources.is_empty() {
+            return reply(self, Reply::NotFound, told);
+        }
         if let Some(best) = self.best(key, at) {
             let taken = self.hold(key, tag, best);
             return reply(self, Reply::Delivered(taken), told);
@@ -62,23 +65,44 @@ impl Model {
             .position(|c| c.tag == tag)
     }
 
-    fn takes(&self, key: usize, tag: ConsumerTag) -> bool {
+    pub(super) fn takes(&self, key: usize, tag: ConsumerTag) -> bool {
         matches!(self.sessions[key].blocked, Some(Blocked::Take { consumer, .. }) if consumer == tag)
     }
 
-    fn best(&self, key: usize, at: usize) -> Option<At> {
-        self.sessions[key].consumers[at]
-            .sources
-            .iter()
-            .filter_map(|&(stream, group)| {
-                let found = self
-                    .group(stream, group)
-                    .filter(|g| g.paused_until.is_none())?;
-                let (rank, seq) = found.head()?;
-                Some((rank, seq, stream, group))
-            })
-            .min()
-            .map(|(_, seq, stream, group)| At { stream, group, seq })
+    /// Numbers of different sequence spaces do not compare: among equals of different spaces, sources take turns.
+    fn best(&mut self, key: usize, at: usize) -> Option<At> {
+        let consumer = &self.sessions[key].consumers[at];
+        let count = consumer.sources.len();
+        let mut best: Option<(u64, u64, super::Space, usize)> = None;
+        let mut mixed = false;
+        for step in 0..count {
+            let place = (consumer.turn + step) % count;
+            let (stream, group) = consumer.sources[place];
+            let head = self
+                .group(stream, group)
+                .filter(|g| g.paused_until.is_none())
+                .and_then(super::Group::head);
+            let Some((rank, seq)) = head else { continue };
+            let space = &self.kept.streams[&stream].space;
+            let better = match &best {
+                None => true,
+                Some((best_rank, best_seq, best_space, _)) => {
+                    mixed |= best_space != space;
+                    rank < *best_rank
+                        || (rank == *best_rank && best_space == space && seq < *best_seq)
+                }
+            };
+            if better {
+                best = Some((rank, seq, space.clone(), place));
+            }
+        }
+        let (_, seq, _, place) = best?;
+        let consumer = &mut self.sessions[key].consumers[at];
+        if mixed {
+            consumer.turn = (place + 1) % count;
+        }
+        let (stream, group) = consumer.sources[place];
+        Some(At { stream, group, seq })
     }
 
     pub(super) fn ready_but_paused(&self, key: usize, at: usize) -> bool {
@@ -302,6 +326,7 @@ impl Model {
             consumers.push(Consumer {
                 tag,
                 sources: Vec::new(),
+                turn: 0,
                 credit: 0,
                 renew: false,
                 ticket: None,
@@ -414,6 +439,7 @@ impl Model {
             group.messages.remove(&at.seq);
         }
         self.remove_unwanted(at.stream, at.seq);
+        self.mark();
     }
 
     fn put_back(
@@ -466,6 +492,7 @@ impl Model {
         }
         if log {
             self.log(at);
+            self.mark();
         }
         if delay_ms > 0 {
             self.set_delay_alarm(at.stream, at.group);
@@ -486,6 +513,7 @@ impl Model {
         let ticket = self.count();
         self.standing_mut(at).expect("parked").now.place = Place::Parked(ticket);
         self.log(at);
+        self.mark();
     }
 
     /// To the dead-letter stream, or aside.
@@ -653,6 +681,7 @@ impl Model {
         standing.now.place = Place::Ready;
         standing.now.counts.kicks += 1;
         self.log(at);
+        self.mark();
     }
 
     pub(super) fn kick_one(&mut self, key: usize, handle: Handle, told: &mut Told) -> Outcome {

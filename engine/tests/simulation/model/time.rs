@@ -12,6 +12,7 @@ impl Model {
         let due = std::mem::replace(&mut self.timers, later);
         for timer in due.into_values() {
             self.fire(timer, told);
+            self.mark();
         }
         self.run_unblocked(told);
     }
@@ -71,6 +72,7 @@ impl Model {
             let mut logged = standing.now;
             logged.place = Place::Ready;
             standing.logged = vec![logged];
+            self.mark();
         }
         self.abandon(number, told);
         self.renew_credit(key, tag, told);
@@ -162,6 +164,7 @@ impl Model {
                 break;
             }
             self.remove(stream, seq);
+            self.mark();
         }
         if let Some(later) = later {
             self.look_at_expiry(stream, later);
@@ -188,6 +191,7 @@ impl Model {
             }
             if !self.is_held(stream, seq) {
                 self.remove(stream, seq);
+                self.mark();
             }
         }
         self.drop_if_idle(stream);
@@ -281,6 +285,7 @@ impl Model {
         self.timers.clear();
         self.runnable.clear();
         self.taken.clear();
+        self.trail.clear();
         self.next_session = 1;
         self.timeouts = 0;
         for state in self.kept.streams.values_mut() {
