@@ -3,29 +3,22 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use hashbrown::HashMap;
 use longtail_log::{Job, Outcome, ShardLog};
 use longtail_model::{Durability, Lsn, SessionId, Timestamp};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::clock::Clock;
 use super::commits::{CommitTimes, Commits};
+use super::core::{Core, Outlet};
 use super::threads::Wake;
 use super::{LogFacts, Sink};
 use crate::command::{Command, Token};
-use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
-use crate::message::Message;
 use crate::shard::Shard;
-use crate::stream::FixedHash;
-
-/// A disk that syncs faster than this may hold up the thread that submits, in microseconds.
-const COMMIT_INLINE_US: u64 = 1_000;
 
 /// Something for the shard to do.
 pub(super) enum Work {
@@ -64,53 +57,6 @@ struct Facts {
     trouble: Mutex<Option<String>>,
 }
 
-struct Core {
-    shard: Shard,
-    spare: Vec<Work>,
-    effects: Collected,
-    outlets: HashMap<SessionId, Outlet, FixedHash>,
-    /// Effects whose gate has not been passed, in order.
-    pending: VecDeque<Pending>,
-    /// Number of the next effect.
-    ordinal: u64,
-    /// Positions to retire once every effect before this number has left: it may still have to be read.
-    retiring: VecDeque<(u64, Lsn)>,
-    /// Sessions that got something since the sockets were last written to.
-    touched: Vec<SessionId>,
-    /// An effect waits for a sync although the server's durability asks for less.
-    wants_sync: bool,
-    /// Sessions with pending effects.
-    waiting: usize,
-    /// What a commit took lately, in microseconds.
-    commit_us: u64,
-    stopping: bool,
-    /// Records copied out of sparse segments.
-    rewritten: u64,
-}
-
-struct Pending {
-    ordinal: u64,
-    session: SessionId,
-    gate: Gate,
-    effect: Effect,
-}
-
-struct Outlet {
-    sink: Arc<dyn Sink>,
-    /// How many of its effects are pending: later ones must wait behind them.
-    pending: u32,
-    touched: bool,
-}
-
-#[derive(Default)]
-struct Collected(Vec<(SessionId, Gate, Effect)>);
-
-impl Effects for Collected {
-    fn emit(&mut self, session: SessionId, gate: Gate, effect: Effect) {
-        self.0.push((session, gate, effect));
-    }
-}
-
 impl Cell {
     pub(super) fn new(shard: Shard, clock: Arc<dyn Clock>, wake: Arc<Wake>) -> Self {
         let due = shard.next_due().map_or(u64::MAX, |due| due.0);
@@ -118,21 +64,7 @@ impl Cell {
             queue: Mutex::new(Vec::new()),
             has_work: AtomicBool::new(false),
             running: AtomicBool::new(false),
-            core: Mutex::new(Core {
-                shard,
-                spare: Vec::new(),
-                effects: Collected::default(),
-                outlets: HashMap::default(),
-                pending: VecDeque::new(),
-                ordinal: 0,
-                retiring: VecDeque::new(),
-                touched: Vec::new(),
-                wants_sync: false,
-                waiting: 0,
-                commit_us: 0,
-                stopping: false,
-                rewritten: 0,
-            }),
+            core: Mutex::new(Core::new(shard)),
             commit: Condvar::new(),
             due: AtomicU64::new(due),
             facts: Facts::default(),
@@ -433,273 +365,5 @@ impl Drop for AbortOnPanic {
 fn flush(sinks: &[Arc<dyn Sink>]) {
     for sink in sinks {
         sink.flush();
-    }
-}
-
-impl Core {
-    fn advance(&mut self, now: Timestamp) {
-        self.shard.advance(now, &mut self.effects);
-    }
-
-    fn carry_out(&mut self, now: Timestamp, work: &mut Vec<Work>) {
-        for work in work.drain(..) {
-            match work {
-                Work::Command(session, token, command) => {
-                    self.shard
-                        .step(now, session, token, command, &mut self.effects);
-                }
-                Work::Interrupt(session) => self.shard.interrupt(now, session, &mut self.effects),
-                Work::Detach(session) => {
-                    let gone = self.outlets.remove(&session);
-                    self.waiting -= usize::from(gone.is_some_and(|outlet| outlet.pending > 0));
-                    self.shard.detach(now, session, &mut self.effects);
-                }
-            }
-        }
-    }
-
-    /// After the last command: log, write where that is enough, let out what may leave.
-    fn finish_batch(&mut self) {
-        self.shard.end_batch();
-        let written = self
-            .shard
-            .logs_ref()
-            .durable_ref()
-            .map(|log| log.watermark(Durability::Interval));
-        if self.shard.durability() == Durability::Interval
-            && written.is_some_and(|written| written < self.shard.logs_ref().awaited())
-        {
-            self.write_now();
-        }
-        self.sort_effects();
-        self.release();
-    }
-
-    /// Hands the system what waits to be written.
-    fn write_now(&mut self) {
-        let Some(log) = self.shard.logs().durable() else {
-            return;
-        };
-        while let Some(job) = log.next_write(false) {
-            let done = job.run();
-            log.finish(done);
-        }
-    }
-
-    fn finish_durable(&mut self, done: longtail_log::Done) {
-        let Some(log) = self.shard.logs().durable() else {
-            return;
-        };
-        if let Outcome::Candidates { segment, records } = log.finish(done) {
-            let mut live = self.shard.live(&records);
-            // What pending effects have yet to show stays, although nothing refers to it any more.
-            live.extend(
-                records
-                    .iter()
-                    .map(|record| record.lsn)
-                    .filter(|lsn| self.is_retiring(*lsn)),
-            );
-            live.sort_unstable();
-            live.dedup();
-            self.rewritten += live.len() as u64;
-            if let Some(log) = self.shard.logs().durable() {
-                log.rewrite(segment, live);
-            }
-        }
-    }
-
-    fn is_retiring(&self, position: Lsn) -> bool {
-        self.retiring
-            .iter()
-            .any(|&(_, retiring)| retiring == position)
-    }
-
-    /// Lets out the effects that may leave and queues the others.
-    fn sort_effects(&mut self) {
-        let mut effects = mem::take(&mut self.effects.0);
-        for (session, gate, effect) in effects.drain(..) {
-            let ordinal = self.ordinal;
-            self.ordinal += 1;
-            let Some(outlet) = self.outlets.get_mut(&session) else {
-                continue;
-            };
-            if outlet.pending == 0 && self.shard.logs_ref().passed(gate) {
-                self.deliver(session, &effect);
-            } else {
-                self.waiting += usize::from(outlet.pending == 0);
-                outlet.pending += 1;
-                self.wants_sync |= gate.level == Durability::Sync;
-                self.pending.push_back(Pending {
-                    ordinal,
-                    session,
-                    gate,
-                    effect,
-                });
-            }
-        }
-        self.effects.0 = effects;
-        let ordinal = self.ordinal;
-        self.retiring.extend(
-            self.shard
-                .take_retired()
-                .map(|position| (ordinal, position)),
-        );
-    }
-
-    /// Lets out what the log has caught up with; after a failure of the log, says so instead.
-    fn release(&mut self) {
-        let poisoned = self.shard.logs_ref().poisoned();
-        while let Some(first) = self.pending.front() {
-            let passed = self.shard.logs_ref().passed(first.gate);
-            if !passed && !poisoned {
-                break;
-            }
-            let Some(Pending {
-                session, effect, ..
-            }) = self.pending.pop_front()
-            else {
-                break;
-            };
-            let Some(outlet) = self.outlets.get_mut(&session) else {
-                continue;
-            };
-            outlet.pending -= 1;
-            self.waiting -= usize::from(outlet.pending == 0);
-            if passed {
-                self.deliver(session, &effect);
-            } else if let Effect::Reply(token, _) = effect {
-                let why = self.shard.logs_ref().trouble().unwrap_or_default();
-                self.deliver(
-                    session,
-                    &Effect::Reply(token, Reply::Refused(Refusal::Failed(why))),
-                );
-            }
-        }
-        if self.pending.is_empty() {
-            self.wants_sync = false;
-        }
-        let oldest = self
-            .pending
-            .front()
-            .map_or(u64::MAX, |pending| pending.ordinal);
-        while let Some(&(ordinal, position)) = self.retiring.front() {
-            if ordinal > oldest {
-                break;
-            }
-            self.retiring.pop_front();
-            self.shard.reclaim(position);
-        }
-    }
-
-    fn deliver(&mut self, session: SessionId, effect: &Effect) {
-        let Some(outlet) = self.outlets.get_mut(&session) else {
-            return;
-        };
-        let sink = Arc::clone(&outlet.sink);
-        if !outlet.touched {
-            outlet.touched = true;
-            self.touched.push(session);
-        }
-        let shard = &mut self.shard;
-        let one = match effect {
-            Effect::Push(delivery) | Effect::Reply(_, Reply::Delivered(delivery)) => {
-                Some(delivery.position)
-            }
-            Effect::Reply(_, Reply::Peeked { position, .. }) => Some(*position),
-            Effect::Reply(_, Reply::Batch { messages, .. }) => {
-                let copies: Vec<_> = messages
-                    .iter()
-                    .map(|&(_, position)| {
-                        shard
-                            .with_message(position, |message| Copied::of(&message))
-                            .ok()
-                    })
-                    .collect();
-                let views: Vec<_> = copies
-                    .iter()
-                    .map(|copy| copy.as_ref().map(Copied::view))
-                    .collect();
-                return sink.deliver(effect, &views);
-            }
-            Effect::Reply(..) | Effect::Cancelled { .. } => None,
-        };
-        match one {
-            None => sink.deliver(effect, &[]),
-            Some(position) => {
-                let shown =
-                    shard.with_message(position, |message| sink.deliver(effect, &[Some(message)]));
-                if let Err(error) = shown {
-                    tracing::error!(%position, %error, "cannot read a message that is to be delivered");
-                    sink.deliver(effect, &[None]);
-                }
-            }
-        }
-    }
-
-    fn touched_sinks(&mut self) -> Vec<Arc<dyn Sink>> {
-        let mut sinks = Vec::with_capacity(self.touched.len());
-        for session in self.touched.drain(..) {
-            if let Some(outlet) = self.outlets.get_mut(&session) {
-                outlet.touched = false;
-                sinks.push(Arc::clone(&outlet.sink));
-            }
-        }
-        sinks
-    }
-
-    fn must_commit(&self) -> bool {
-        if self.shard.durability() != Durability::Sync && !self.wants_sync {
-            return false;
-        }
-        let logs = self.shard.logs_ref();
-        logs.durable_ref()
-            .is_some_and(|log| log.watermark(Durability::Sync) < logs.awaited())
-    }
-
-    /// What to commit on the spot: when a single session waits, nothing is gained by gathering more, and on a fast disk
-    /// the sync takes less than waking a commit thread and being woken by it would add.
-    fn commit_for_one(&mut self) -> Option<Job> {
-        if self.waiting == 1 && self.touched.is_empty() && self.commit_us < COMMIT_INLINE_US {
-            self.next_commit()
-        } else {
-            None
-        }
-    }
-
-    fn next_commit(&mut self) -> Option<Job> {
-        if !self.must_commit() {
-            return None;
-        }
-        let log = self.shard.logs().durable()?;
-        log.next_write(true).or_else(|| log.next_sync())
-    }
-}
-
-/// A message taken out of the log's buffers, for effects that show several.
-struct Copied {
-    message: Message<'static>,
-    headers: Vec<u8>,
-    payload: Vec<u8>,
-}
-
-impl Copied {
-    fn of(message: &Message<'_>) -> Self {
-        Copied {
-            message: Message {
-                headers: &[],
-                payload: &[],
-                ..*message
-            },
-            headers: message.headers.to_vec(),
-            payload: message.payload.to_vec(),
-        }
-    }
-
-    fn view(&self) -> Message<'_> {
-        Message {
-            headers: &self.headers,
-            payload: &self.payload,
-            ..self.message
-        }
     }
 }

@@ -6,12 +6,14 @@
 //!                                                             └─ sync: the commit threads write, sync and deliver
 //! ```
 //!
-//! `cell` is one shard with its queue and its lock; `commits` measures how long syncs take; `threads` are the few threads beside it: two for commits (one
-//! delivers while the other syncs), one for time, one for the log's housekeeping.
+//! `cell` is one shard with its queue and its lock, `core` the shard behind that lock; `commits` measures how long syncs
+//! take; `threads` are the few threads beside it: two for commits (one delivers while the other syncs), one for time, one
+//! for the log's housekeeping.
 
 mod cell;
 mod clock;
 mod commits;
+mod core;
 mod threads;
 
 use std::sync::Arc;

@@ -6,6 +6,7 @@
 
 mod apply;
 mod checkpoint;
+mod groups;
 mod inspect;
 mod logs;
 mod publish;
@@ -167,6 +168,12 @@ impl Shard {
             miscounted: HashSet::default(),
             live: true,
         }
+    }
+
+    /// Which shard of the process this is.
+    #[must_use]
+    pub fn id(&self) -> ShardId {
+        self.config.id
     }
 
     /// What an acknowledgement means where a stream does not say.
