@@ -114,7 +114,7 @@ impl World {
             seen.insert(id);
             let known: Vec<&Stream> = [low, high]
                 .into_iter()
-                .filter_map(|kept| kept.streams.get(&id))
+                .filter_map(|kept| kept.streams.get(&id).map(Rc::as_ref))
                 .filter(|s| s.durable())
                 .collect();
             ensure!(
@@ -125,8 +125,12 @@ impl World {
                 known.iter().all(|s| s.name == name),
                 "stream {id} came back as {name}"
             );
-            let stream =
-                self.reconcile_stream(session, &name, low.streams.get(&id), high.streams.get(&id))?;
+            let stream = self.reconcile_stream(
+                session,
+                &name,
+                low.streams.get(&id).map(Rc::as_ref),
+                high.streams.get(&id).map(Rc::as_ref),
+            )?;
             let all = self.ask(
                 session,
                 Command::Read {
@@ -173,7 +177,7 @@ impl World {
                     logged: floor,
                 },
             );
-            kept.streams.insert(id, stream);
+            kept.streams.insert(id, Rc::new(stream));
         }
         for (id, stream) in low
             .streams

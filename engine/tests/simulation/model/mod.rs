@@ -118,7 +118,8 @@ pub struct Last {
 /// Everything that outlives sessions.
 #[derive(Clone, Debug, Default)]
 pub struct Kept {
-    pub streams: BTreeMap<u64, Stream>,
+    /// Shared with the snapshots until they change.
+    pub streams: BTreeMap<u64, Rc<Stream>>,
     pub spaces: BTreeMap<Space, Last>,
     pub documents: BTreeMap<String, Vec<u8>>,
 }
@@ -262,11 +263,11 @@ impl Model {
     }
 
     pub fn stream(&self, id: u64) -> Option<&Stream> {
-        self.kept.streams.get(&id)
+        self.kept.streams.get(&id).map(Rc::as_ref)
     }
 
     fn stream_mut(&mut self, id: u64) -> Option<&mut Stream> {
-        self.kept.streams.get_mut(&id)
+        self.kept.streams.get_mut(&id).map(Rc::make_mut)
     }
 
     pub fn group(&self, stream: u64, group: u64) -> Option<&Group> {
@@ -533,7 +534,7 @@ impl Model {
     /// A checkpoint is taken: a restart may bring back the present.
     pub fn checkpoint(&mut self) {
         for stream in self.kept.streams.values_mut() {
-            for group in &mut stream.groups {
+            for group in &mut Rc::make_mut(stream).groups {
                 for standing in group.messages.values_mut() {
                     let mut now = standing.now;
                     if let Place::Held(_) = now.place {

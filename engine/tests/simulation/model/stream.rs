@@ -1,5 +1,7 @@
 //! Streams and groups in the model: publishing, defining, deleting, describing.
 
+use std::rc::Rc;
+
 use longtail_engine::command::Start;
 use longtail_engine::{
     Counts, Effect, GroupConfig, GroupInfo, Handle, Keep, MessageInfo, MessageState, NewMessage,
@@ -50,7 +52,7 @@ impl Model {
         self.kept.spaces.entry(space.clone()).or_default();
         self.kept.streams.insert(
             id,
-            Stream {
+            Rc::new(Stream {
                 id,
                 name,
                 level: config.durability.unwrap_or(self.level),
@@ -67,7 +69,7 @@ impl Model {
                 appended: 0,
                 removed: 0,
                 readers: Vec::new(),
-            },
+            }),
         );
         id
     }
@@ -262,6 +264,7 @@ impl Model {
         self.kept
             .streams
             .get_mut(&stream)
+            .map(Rc::make_mut)
             .expect("found")
             .groups
             .push(group);
@@ -303,6 +306,7 @@ impl Model {
             .kept
             .streams
             .get_mut(&stream)
+            .map(Rc::make_mut)
             .expect("found")
             .groups
             .remove(at);
@@ -407,7 +411,12 @@ impl Model {
         }
         let mut seqs = Vec::new();
         for &stream in &targets {
-            let state = self.kept.streams.get_mut(&stream).expect("checked");
+            let state = self
+                .kept
+                .streams
+                .get_mut(&stream)
+                .map(Rc::make_mut)
+                .expect("checked");
             let last = self
                 .kept
                 .spaces
@@ -531,7 +540,7 @@ impl Model {
             return Ok(Reply::NotFound);
         };
         let until = self.now + ms;
-        let group = &mut self.kept.streams.get_mut(&stream).expect("found").groups[0];
+        let group = &mut self.stream_mut(stream).expect("found").groups[0];
         let id = group.id;
         group.pauses += 1;
         let timer = group.pause_timer.take();

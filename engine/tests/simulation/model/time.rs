@@ -1,5 +1,7 @@
 //! What happens in the model because time passes, or because a session or the whole shard ends.
 
+use std::rc::Rc;
+
 use longtail_engine::{Reply, StreamName};
 use longtail_model::{Durability, Seq, SessionId};
 
@@ -289,6 +291,7 @@ impl Model {
         self.next_session = 1;
         self.timeouts = 0;
         for state in self.kept.streams.values_mut() {
+            let state = Rc::make_mut(state);
             (
                 state.producers,
                 state.consumers,
