@@ -199,8 +199,11 @@ fn no_server() -> Option<String> {
     })
 }
 
-/// How many random schedules the simulation runs, told to it by `LONGTAIL_SIMULATION_SEEDS`.
-const SIMULATION_SEEDS: u32 = 500;
+/// How many random schedules the simulation runs when the environment does not say.
+const SIMULATION_SEEDS: u32 = 2_000;
+
+/// Tells the simulation how many schedules to run: a longer run is `LONGTAIL_SIM_SEEDS=10000 cargo xtask test simulation`.
+const SIMULATION_VARIABLE: &str = "LONGTAIL_SIM_SEEDS";
 
 fn simulation(scale: Scale) -> Result<Tally> {
     let file = workspace::root().join("engine/tests/simulation.rs");
@@ -210,9 +213,11 @@ fn simulation(scale: Scale) -> Result<Tally> {
             "the engine has no test of this name yet",
         ));
     }
-    let seeds = scale
-        .pick(SIMULATION_SEEDS, SIMULATION_SEEDS / 10)
-        .to_string();
+    let seeds = std::env::var(SIMULATION_VARIABLE).unwrap_or_else(|_| {
+        scale
+            .pick(SIMULATION_SEEDS, SIMULATION_SEEDS / 10)
+            .to_string()
+    });
     let mut command = process::cargo(&[
         "test",
         "--release",
@@ -221,7 +226,7 @@ fn simulation(scale: Scale) -> Result<Tally> {
         "--test",
         "simulation",
     ]);
-    libtest(command.env("LONGTAIL_SIMULATION_SEEDS", seeds))
+    libtest(command.env(SIMULATION_VARIABLE, seeds))
 }
 
 fn conformance() -> Result<Tally> {

@@ -22,6 +22,16 @@ pub enum RecoverError {
         "the event at position {0} does not decode; it was written by another version of the server"
     )]
     Event(Lsn),
+    /// A message has a number that is not above those given before it.
+    #[error("the message at position {position} has number {seq} although {last} was given before")]
+    Order {
+        /// Where the message is.
+        position: Lsn,
+        /// Its number.
+        seq: Seq,
+        /// The last number given in its sequence space.
+        last: Seq,
+    },
     /// A record could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -69,7 +79,7 @@ impl Shard {
     /// Applies one record of the log.
     ///
     /// # Errors
-    /// When the event does not decode.
+    /// When the event does not decode, or repeats a message's number.
     pub fn replay(&mut self, position: Lsn, payload: &[u8]) -> Result<(), RecoverError> {
         let event = Event::decode(payload).map_err(|_| RecoverError::Event(position))?;
         let undecodable = |_: Malformed| RecoverError::Event(position);
@@ -86,7 +96,18 @@ impl Shard {
                 };
                 let mut references = 0;
                 for (stream, seq) in targets {
-                    if self.streams.contains_key(&stream) {
+                    if let Some(state) = self.streams.get(&stream) {
+                        let last = self
+                            .indexes
+                            .get(&state.index)
+                            .map_or(Seq(0), |index| index.last_seq());
+                        if seq <= last {
+                            return Err(RecoverError::Order {
+                                position,
+                                seq,
+                                last,
+                            });
+                        }
                         head.stream = stream;
                         references += 1;
                         self.apply_append(stream, seq, position, &head);

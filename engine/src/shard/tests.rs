@@ -1,12 +1,19 @@
 //! The state machine without a runtime: commands in, effects out, time by hand.
 
-use longtail_model::{ConsumerTag, Durability, Link, Priority, Seq, SessionId, Timestamp};
+use longtail_log::{MemLog, RecordParts};
+use longtail_model::{
+    ConsumerTag, Durability, GroupId, IndexId, Link, Lsn, Priority, Seq, SessionId, StreamId,
+    Timestamp,
+};
 
 use crate::command::{Command, Handle, NewMessage, Role, Settle, Target, Wait, Which};
 use crate::config::{GroupConfig, Numbering, Order, StreamConfig, StreamName};
+use crate::definition;
 use crate::effect::{Effect, Effects, Gate, MessageState, Refusal, Reply};
+use crate::event;
+use crate::message::Message;
 use crate::open::MemoryLimits;
-use crate::shard::{Shard, ShardConfig};
+use crate::shard::{Logs, RecoverError, Shard, ShardConfig};
 
 const ME: ConsumerTag = ConsumerTag(0);
 
@@ -560,4 +567,106 @@ fn who_waits_gets_what_is_ready_first_when_several_become_so() {
     bench.pass(50);
     assert_eq!(delivered(bench.reply(waiter, token)), early);
     assert_eq!(bench.take(producer), Some(late));
+}
+
+const STREAM: StreamId = StreamId(1);
+const GROUP: GroupId = GroupId(3);
+
+/// A shard in the middle of a replay that has brought back a stream with an added group.
+fn replaying() -> Shard {
+    let memory = MemoryLimits::default();
+    let log = Box::new(MemLog::new(memory.bytes, memory.frame_bytes));
+    let logs = Logs::new(None, log, Durability::Memory);
+    let now = Timestamp(1_000_000);
+    let mut shard =
+        Shard::restore(ShardConfig::default(), logs, now, None).expect("nothing to decode");
+    let mut body = Vec::new();
+    let name = StreamName::new("default", "log");
+    definition::put_stream(&mut body, &name, &StreamConfig::default());
+    replay(&mut shard, Lsn(0), |out| {
+        event::put_stream_defined(out, STREAM, IndexId(2), &body);
+    })
+    .expect("a definition");
+    body.clear();
+    body.extend_from_slice(&1_u32.to_le_bytes());
+    body.push(b'g');
+    definition::put_group(&mut body, &GroupConfig::default());
+    replay(&mut shard, Lsn(0), |out| {
+        event::put_group_defined(out, STREAM, GROUP, Seq(1), &body);
+    })
+    .expect("a definition");
+    shard
+}
+
+fn replay(
+    shard: &mut Shard,
+    position: Lsn,
+    event: impl FnOnce(&mut Vec<u8>),
+) -> Result<(), RecoverError> {
+    let mut payload = Vec::new();
+    event(&mut payload);
+    shard.replay(position, &payload)
+}
+
+fn an_append(out: &mut Vec<u8>, seq: Seq, payload: &[u8]) {
+    let message = Message {
+        created: Timestamp(1_000_000),
+        priority: Priority(0),
+        delay_ms: 0,
+        ack_timeout_ms: 0,
+        expires: Timestamp::NEVER,
+        headers: &[],
+        payload,
+    };
+    event::put_append(out, &[(STREAM, seq)], &message);
+    out.extend_from_slice(payload);
+}
+
+#[test]
+fn bytes_are_right_although_a_deleted_group_was_the_last_to_want_a_reclaimed_record() {
+    let mut shard = replaying();
+    // The first record is reclaimed: nothing is found at its position.
+    replay(&mut shard, Lsn(64), |out| an_append(out, Seq(1), &[7; 500])).expect("an append");
+    let mut kept = Vec::new();
+    an_append(&mut kept, Seq(2), b"kept");
+    let record = RecordParts {
+        head: &kept,
+        body: &[],
+        retained: true,
+    };
+    let appended = shard.logs.append_message(Durability::Memory, &[], record);
+    let (position, _) = appended.expect("there is room");
+    shard.replay(position, &kept).expect("an append");
+    replay(&mut shard, Lsn(0), |out| {
+        event::put_settled(out, GroupId(STREAM.0), Seq(1), 500);
+    })
+    .expect("settled");
+    replay(&mut shard, Lsn(0), |out| {
+        event::put_group_deleted(out, GROUP)
+    })
+    .expect("deleted");
+    shard.recovered(Timestamp(1_000_000));
+    let totals = shard.info().totals;
+    assert_eq!((totals.messages, totals.bytes), (1, 4));
+}
+
+#[test]
+fn a_number_that_comes_twice_in_the_log_is_an_error() {
+    let mut shard = replaying();
+    replay(&mut shard, Lsn(64), |out| an_append(out, Seq(5), b"one")).expect("an append");
+    for seq in [Seq(5), Seq(4)] {
+        let again = replay(&mut shard, Lsn(128), |out| an_append(out, seq, b"two"));
+        assert!(
+            matches!(
+                again,
+                Err(RecoverError::Order {
+                    position: Lsn(128),
+                    last: Seq(5),
+                    ..
+                })
+            ),
+            "{again:?}"
+        );
+    }
+    replay(&mut shard, Lsn(192), |out| an_append(out, Seq(6), b"two")).expect("the next");
 }

@@ -372,7 +372,8 @@ impl World {
             return;
         }
         self.shard.end_batch();
-        self.model.end_batch();
+        let in_trouble = !self.healthy();
+        self.model.end_batch(in_trouble);
         let ordinal = self.ordinal;
         let retired: Vec<Lsn> = self.shard.take_retired().collect();
         self.retiring

@@ -512,8 +512,8 @@ impl Model {
         }
     }
 
-    /// The batch is over: what is still held has been delivered, and the log says so.
-    pub fn end_batch(&mut self) {
+    /// The log is told of deliveries. A log in trouble may not take that: nobody waits for it.
+    pub fn end_batch(&mut self, log_in_trouble: bool) {
         for hold in std::mem::take(&mut self.taken) {
             let Some(at) = self.holds.get(&hold).map(Hold::at) else {
                 continue;
@@ -523,10 +523,16 @@ impl Model {
             }
             if let Some(standing) = self.standing_mut(at) {
                 let deliveries = standing.now.counts.deliveries;
+                let untold = if log_in_trouble {
+                    standing.logged.clone()
+                } else {
+                    Vec::new()
+                };
                 for logged in &mut standing.logged {
                     logged.place = Place::Ready;
                     logged.counts.deliveries = deliveries;
                 }
+                standing.logged.extend(untold);
             }
         }
     }
