@@ -18,7 +18,7 @@ use crate::table::Sweep;
 
 /// What others ask of the owner task.
 pub(crate) mod signal {
-    /// [`super::Connection::resume`].
+    /// `Connection::resume`.
     pub(crate) const RESUME: u32 = 1;
     /// There is output only the owner can write.
     pub(crate) const WRITE: u32 = 2;
