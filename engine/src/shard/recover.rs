@@ -100,7 +100,7 @@ impl Shard {
                         let last = self
                             .indexes
                             .get(&state.index)
-                            .map_or(Seq(0), |index| index.last_seq());
+                            .map_or(Seq(0), crate::structures::Index::last_seq);
                         if seq <= last {
                             return Err(RecoverError::Order {
                                 position,

@@ -1,6 +1,6 @@
 //! The log on files.
 //!
-//! `append` puts records into the [`Tail`](crate::tail::Tail) and makes sure that the disk has room for them; `write`
+//! `append` puts records into the [`Tail`] and makes sure that the disk has room for them; `write`
 //! turns what waits into jobs; `space` keeps room ahead; `chores` decides what housekeeping comes next; `reclaim`
 //! rewrites what is mostly dead.
 

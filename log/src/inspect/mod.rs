@@ -1,7 +1,7 @@
 //! Looking at a log's directory without opening it: for `longtail log check`, `dump` and `stats`.
 //!
 //! Everything here only reads and takes no lock, so it also works beside a running server; the very end of the log is
-//! then a moving target. Where opening stops at the first damage, [`check`] goes on behind it and lists all of it.
+//! then a moving target. Where opening stops at the first damage, [`check()`] goes on behind it and lists all of it.
 
 mod check;
 mod dump;
