@@ -10,6 +10,7 @@ use crate::effect::{Counts, Effect, Effects, Gate};
 use crate::event::{Event, Malformed};
 use crate::stream::{Aside, Meta, Place};
 use crate::structures::Corrupt;
+use crate::structures::index::Index;
 
 /// Why a shard could not be brought back.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +101,7 @@ impl Shard {
                         let last = self
                             .indexes
                             .get(&state.index)
-                            .map_or(Seq(0), |index| index.last_seq());
+                            .map_or(Seq(0), Index::last_seq);
                         if seq <= last {
                             return Err(RecoverError::Order {
                                 position,

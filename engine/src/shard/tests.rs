@@ -642,7 +642,7 @@ fn bytes_are_right_although_a_deleted_group_was_the_last_to_want_a_reclaimed_rec
     })
     .expect("settled");
     replay(&mut shard, Lsn(0), |out| {
-        event::put_group_deleted(out, GROUP)
+        event::put_group_deleted(out, GROUP);
     })
     .expect("deleted");
     shard.recovered(Timestamp(1_000_000));
