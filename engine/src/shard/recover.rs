@@ -10,7 +10,6 @@ use crate::effect::{Counts, Effect, Effects, Gate};
 use crate::event::{Event, Malformed};
 use crate::stream::{Aside, Meta, Place};
 use crate::structures::Corrupt;
-use crate::structures::index::Index;
 
 /// Why a shard could not be brought back.
 #[derive(Debug, thiserror::Error)]
