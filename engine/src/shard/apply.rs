@@ -219,8 +219,24 @@ impl Shard {
         }
     }
 
-    /// Ends a replay: adds up the sizes of what is left in streams of which that is not known.
+    /// Ends a replay: adds up the sizes of what is left in streams of which that is not known, and forgets the times
+    /// of expiry of what is gone.
     pub(crate) fn count_again(&mut self) {
+        for stream in std::mem::take(&mut self.misdated) {
+            let Some(state) = self.streams.get(&stream) else {
+                continue;
+            };
+            let stale: Vec<(u64, u64)> = state
+                .expiry
+                .iter()
+                .filter(|&(_, seq)| self.position(stream, Seq(seq)).is_none())
+                .collect();
+            if let Some(state) = self.streams.get_mut(&stream) {
+                for (due, seq) in stale {
+                    state.expiry.remove(due, seq);
+                }
+            }
+        }
         for stream in std::mem::take(&mut self.miscounted) {
             let (mut bytes, mut from) = (0, Seq::FIRST);
             while let Some((seq, position)) = self.next_of_stream(stream, from) {
@@ -242,12 +258,16 @@ impl Shard {
             .streams
             .get(&stream)
             .is_some_and(|state| !state.expiry.is_empty());
-        // One that cannot be read leaves its time of expiry behind, which then finds nothing.
-        let expires = if may_expire {
-            self.head(position)
-                .map_or(Timestamp::NEVER, |head| head.expires)
-        } else {
-            Timestamp::NEVER
+        let expires = match may_expire.then(|| self.head(position)) {
+            Some(Ok(head)) => head.expires,
+            Some(Err(_)) => {
+                // It leaves its time of expiry behind, which then finds nothing.
+                if !self.live {
+                    self.misdated.insert(stream);
+                }
+                Timestamp::NEVER
+            }
+            None => Timestamp::NEVER,
         };
         let Some(state) = self.streams.get_mut(&stream) else {
             return;

@@ -126,6 +126,8 @@ pub struct Shard {
     doubtful: Vec<(IndexId, Seq)>,
     /// While the log is replayed: streams that lost a message whose size nobody can tell any more.
     miscounted: HashSet<StreamId, FixedHash>,
+    /// While the log is replayed: streams that lost a message whose time of expiry nobody can tell any more.
+    misdated: HashSet<StreamId, FixedHash>,
     /// Whether recovery is over.
     live: bool,
 }
@@ -166,6 +168,7 @@ impl Shard {
             unplaced: HashSet::default(),
             doubtful: Vec::new(),
             miscounted: HashSet::default(),
+            misdated: HashSet::default(),
             live: true,
         }
     }

@@ -608,13 +608,13 @@ fn replay(
     shard.replay(position, &payload)
 }
 
-fn an_append(out: &mut Vec<u8>, seq: Seq, payload: &[u8]) {
+fn an_append(out: &mut Vec<u8>, seq: Seq, payload: &[u8], expires: Timestamp) {
     let message = Message {
         created: Timestamp(1_000_000),
         priority: Priority(0),
         delay_ms: 0,
         ack_timeout_ms: 0,
-        expires: Timestamp::NEVER,
+        expires,
         headers: &[],
         payload,
     };
@@ -623,12 +623,15 @@ fn an_append(out: &mut Vec<u8>, seq: Seq, payload: &[u8]) {
 }
 
 #[test]
-fn bytes_are_right_although_a_deleted_group_was_the_last_to_want_a_reclaimed_record() {
+fn a_deleted_group_that_was_the_last_to_want_a_reclaimed_record_leaves_nothing_of_it() {
     let mut shard = replaying();
     // The first record is reclaimed: nothing is found at its position.
-    replay(&mut shard, Lsn(64), |out| an_append(out, Seq(1), &[7; 500])).expect("an append");
+    replay(&mut shard, Lsn(64), |out| {
+        an_append(out, Seq(1), &[7; 500], Timestamp(1_500_000))
+    })
+    .expect("an append");
     let mut kept = Vec::new();
-    an_append(&mut kept, Seq(2), b"kept");
+    an_append(&mut kept, Seq(2), b"kept", Timestamp::NEVER);
     let record = RecordParts {
         head: &kept,
         body: &[],
@@ -648,14 +651,20 @@ fn bytes_are_right_although_a_deleted_group_was_the_last_to_want_a_reclaimed_rec
     shard.recovered(Timestamp(1_000_000));
     let totals = shard.info().totals;
     assert_eq!((totals.messages, totals.bytes), (1, 4));
+    assert_eq!(shard.next_due(), None, "it does not expire any more");
 }
 
 #[test]
 fn a_number_that_comes_twice_in_the_log_is_an_error() {
     let mut shard = replaying();
-    replay(&mut shard, Lsn(64), |out| an_append(out, Seq(5), b"one")).expect("an append");
+    replay(&mut shard, Lsn(64), |out| {
+        an_append(out, Seq(5), b"one", Timestamp::NEVER)
+    })
+    .expect("an append");
     for seq in [Seq(5), Seq(4)] {
-        let again = replay(&mut shard, Lsn(128), |out| an_append(out, seq, b"two"));
+        let again = replay(&mut shard, Lsn(128), |out| {
+            an_append(out, seq, b"two", Timestamp::NEVER)
+        });
         assert!(
             matches!(
                 again,
@@ -668,5 +677,8 @@ fn a_number_that_comes_twice_in_the_log_is_an_error() {
             "{again:?}"
         );
     }
-    replay(&mut shard, Lsn(192), |out| an_append(out, Seq(6), b"two")).expect("the next");
+    replay(&mut shard, Lsn(192), |out| {
+        an_append(out, Seq(6), b"two", Timestamp::NEVER)
+    })
+    .expect("the next");
 }
