@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use world::{SharedTrace, Trace};
 
 /// Seeds that are run when nobody says how many.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 100;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;

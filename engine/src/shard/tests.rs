@@ -627,7 +627,7 @@ fn a_deleted_group_that_was_the_last_to_want_a_reclaimed_record_leaves_nothing_o
     let mut shard = replaying();
     // The first record is reclaimed: nothing is found at its position.
     replay(&mut shard, Lsn(64), |out| {
-        an_append(out, Seq(1), &[7; 500], Timestamp(1_500_000))
+        an_append(out, Seq(1), &[7; 500], Timestamp(1_500_000));
     })
     .expect("an append");
     let mut kept = Vec::new();
@@ -658,12 +658,12 @@ fn a_deleted_group_that_was_the_last_to_want_a_reclaimed_record_leaves_nothing_o
 fn a_number_that_comes_twice_in_the_log_is_an_error() {
     let mut shard = replaying();
     replay(&mut shard, Lsn(64), |out| {
-        an_append(out, Seq(5), b"one", Timestamp::NEVER)
+        an_append(out, Seq(5), b"one", Timestamp::NEVER);
     })
     .expect("an append");
     for seq in [Seq(5), Seq(4)] {
         let again = replay(&mut shard, Lsn(128), |out| {
-            an_append(out, seq, b"two", Timestamp::NEVER)
+            an_append(out, seq, b"two", Timestamp::NEVER);
         });
         assert!(
             matches!(
@@ -678,7 +678,7 @@ fn a_number_that_comes_twice_in_the_log_is_an_error() {
         );
     }
     replay(&mut shard, Lsn(192), |out| {
-        an_append(out, Seq(6), b"two", Timestamp::NEVER)
+        an_append(out, Seq(6), b"two", Timestamp::NEVER);
     })
     .expect("the next");
 }
