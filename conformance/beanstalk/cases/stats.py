@@ -1,8 +1,8 @@
 """Statistics: keys in their order, types, and what moves each counter."""
 
 import os
-import time
 import re
+import time
 
 from harness.suite import case, equal
 from wire import Connection, worker
@@ -183,6 +183,16 @@ def jobs_are_counted_by_state(t):
         equal(row[key], str(count), f"tube's {key}")
         equal(int(after[key]) - int(before[key]), count, f"server's {key}")
     equal(row["total-jobs"], "5")
+
+
+def settled(connection):
+    """Statistics once the server has noticed that the connections of earlier cases are closed."""
+    deadline = time.monotonic() + 5
+    rows = connection.stats()
+    while int(rows["current-connections"]) > 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+        rows = connection.stats()
+    return rows
 
 
 @case("stats stats-tube")

@@ -602,9 +602,7 @@ impl World {
             }
         }
         self.flight.clear();
-        // After a failed sync the system may hold pages that it shows and never writes; only a power cut drops them.
-        let cut =
-            self.random.chance(70) || self.halting.is_some() || self.shard.logs_ref().poisoned();
+        let cut = self.random.chance(70) || self.halting.is_some();
         self.halting = None;
         let written = self.log().watermark(Durability::Interval);
         let synced = self.log().watermark(Durability::Sync);
