@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -150,7 +151,9 @@ impl Server {
                 );
             }
             match TcpStream::connect_timeout(&self.address, Duration::from_secs(1)) {
-                Ok(_) => return Ok(()),
+                // Somebody else's server may have answered.
+                Ok(_) if self.child.try_wait()?.is_none() => return Ok(()),
+                Ok(_) => {}
                 Err(error)
                     if error.kind() == ErrorKind::ConnectionRefused
                         && start.elapsed() < START_LIMIT =>
@@ -173,10 +176,22 @@ impl Drop for Server {
     }
 }
 
+/// Ports that the system does not give to clients: one of those could be taken by a client's own end, or a client that
+/// asks too early could even connect to itself.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// A port that nobody listens on, another one each time.
 fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let spread = std::process::id().wrapping_mul(97);
+    for _ in 0..PORTS.len() {
+        let number = spread.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + u16::try_from(number % PORTS.len() as u32)?;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port of {PORTS:?} is free")
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ const SHOWN: usize = 160;
 
 /// One server and our connections to it.
 struct Side {
-    _server: Server,
+    server: Server,
     _home: tempfile::TempDir,
     address: std::net::SocketAddr,
     connections: Vec<Wire>,
@@ -46,7 +46,7 @@ impl Side {
         let server = Server::start(command, home.path())?;
         let address = server.address();
         let mut side = Side {
-            _server: server,
+            server,
             _home: home,
             address,
             connections: Vec::new(),
@@ -65,9 +65,10 @@ impl Side {
     /// One round trip with a command that no statistic counts.
     fn mark(&mut self) -> Result<()> {
         self.marker.send(b"?\r\n")?;
-        self.marker
-            .expect(PATIENCE)
-            .context("the server does not answer on another connection")?;
+        self.marker.expect(PATIENCE).with_context(|| {
+            let log = self.server.log_tail();
+            format!("the server does not answer on another connection; the end of its log:\n{log}")
+        })?;
         Ok(())
     }
 
