@@ -112,9 +112,11 @@ impl Shard {
                 }
             }
         }
-        event::put_append(&mut scratch, &durable, &record);
         let mut before: SmallVec<[RecordParts<'_>; 4]> = smallvec![];
         let mut start = 0;
+        if !durable.is_empty() {
+            event::put_append(&mut scratch, &durable, &record);
+        }
         for &cut in &cuts {
             before.push(RecordParts {
                 head: &scratch[start..cut],
