@@ -6,30 +6,12 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::{control, flush, put, read, replay, retained, settle};
+use common::{DIR, control, flush, put, read, replay, retained, settle, small, try_open};
 use longtail_log::sim::{Failure, Operation, SimDisk};
 use longtail_log::{
-    AppendError, Class, Disk, FileLog, Health, OpenError, Opened, Options, ReadError, ShardLog,
+    AppendError, Class, Disk, FileLog, Health, OpenError, Options, ReadError, ShardLog,
 };
 use longtail_model::{Durability, Lsn, ShardId};
-
-const DIR: &str = "/log";
-
-fn options() -> Options {
-    Options {
-        segment_bytes: 64 << 10,
-        tail_bytes: 16 << 10,
-        ahead_bytes: 16 << 10,
-        reserve_bytes: 16 << 10,
-        checkpoint_bytes: 64 << 10,
-        nonce_seed: 1,
-        ..Options::new(ShardId(0))
-    }
-}
-
-fn try_open(disk: &SimDisk) -> Result<Opened, OpenError> {
-    FileLog::open(Arc::new(disk.clone()), Path::new(DIR), options())
-}
 
 fn open(disk: &SimDisk) -> FileLog {
     try_open(disk).unwrap().log
@@ -228,7 +210,7 @@ fn a_directory_of_another_shard_is_refused() {
     drop(open(&disk));
     let other = Options {
         shard: ShardId(1),
-        ..options()
+        ..small()
     };
     let opened = FileLog::open(Arc::new(disk), Path::new(DIR), other);
     assert!(matches!(

@@ -4,31 +4,11 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
 
-use common::{flush, put, read, replay, settle};
+use common::{flush, put, read, replay, settle, try_open};
 use longtail_log::sim::{Failure, Operation, SimDisk};
-use longtail_log::{FileLog, Health, OpenError, Opened, Options, ShardLog};
-use longtail_model::{Durability, Lsn, ShardId};
-
-const DIR: &str = "/log";
-
-fn options() -> Options {
-    Options {
-        segment_bytes: 64 << 10,
-        tail_bytes: 16 << 10,
-        ahead_bytes: 16 << 10,
-        reserve_bytes: 16 << 10,
-        checkpoint_bytes: 64 << 10,
-        nonce_seed: 1,
-        ..Options::new(ShardId(0))
-    }
-}
-
-fn try_open(disk: &SimDisk) -> Result<Opened, OpenError> {
-    FileLog::open(Arc::new(disk.clone()), Path::new(DIR), options())
-}
+use longtail_log::{Health, OpenError, ShardLog};
+use longtail_model::{Durability, Lsn};
 
 /// A log whose last records were written and read back, but dropped by a failed sync.
 fn poisoned_by_a_sync(disk: &SimDisk) {

@@ -2,9 +2,12 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 
-use longtail_log::{Class, Opened, Outcome, RecordParts, ShardLog};
-use longtail_model::Lsn;
+use longtail_log::sim::SimDisk;
+use longtail_log::{Class, FileLog, OpenError, Opened, Options, Outcome, RecordParts, ShardLog};
+use longtail_model::{Lsn, ShardId};
 
 /// A retained record without a body.
 pub fn retained(head: &[u8]) -> RecordParts<'_> {
@@ -113,4 +116,25 @@ impl Rng {
         out[..n].copy_from_slice(&tag[..n]);
         out
     }
+}
+
+/// Where the logs of tests on a simulated disk are.
+pub const DIR: &str = "/log";
+
+/// Everything small, so that segments roll and checkpoints come soon.
+pub fn small() -> Options {
+    Options {
+        segment_bytes: 64 << 10,
+        tail_bytes: 16 << 10,
+        ahead_bytes: 16 << 10,
+        reserve_bytes: 16 << 10,
+        checkpoint_bytes: 64 << 10,
+        nonce_seed: 1,
+        ..Options::new(ShardId(0))
+    }
+}
+
+/// Opens a small log on a simulated disk.
+pub fn try_open(disk: &SimDisk) -> Result<Opened, OpenError> {
+    FileLog::open(Arc::new(disk.clone()), Path::new(DIR), small())
 }
