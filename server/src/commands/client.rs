@@ -9,7 +9,7 @@ use longtail_admin::shapes::Problem;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ureq::http::Response;
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, RequestBuilder};
 
 use crate::cli::ClientArgs;
 use crate::exit_codes::{Exit, Failure};
@@ -46,50 +46,32 @@ impl Client {
 
     /// Asks for a document.
     pub(super) fn get(&self, path: &str, query: Query<'_>) -> Result<Value, Failure> {
-        let mut request = self
-            .agent
-            .get(self.at(path))
-            .config()
-            .timeout_global(Some(ANSWER))
-            .build();
-        for (name, value) in query {
-            request = request.query(*name, value);
-        }
-        if let Some(token) = self.bearer() {
-            request = request.header("authorization", token);
-        }
-        self.document(request.call())
+        let request = self.agent.get(self.at(path));
+        self.document(self.prepared(request, query).call())
     }
 
     /// Asks for something to be done.
     pub(super) fn post(&self, path: &str, query: Query<'_>, body: &[u8]) -> Result<Value, Failure> {
-        let mut request = self
-            .agent
-            .post(self.at(path))
-            .config()
-            .timeout_global(Some(ANSWER))
-            .build();
-        for (name, value) in query {
-            request = request.query(*name, value);
-        }
-        if let Some(token) = self.bearer() {
-            request = request.header("authorization", token);
-        }
-        self.document(request.send(body))
+        let request = self.agent.post(self.at(path));
+        self.document(self.prepared(request, query).send(body))
     }
 
     /// Asks for something to be ended.
     pub(super) fn delete(&self, path: &str) -> Result<Value, Failure> {
-        let mut request = self
-            .agent
-            .delete(self.at(path))
-            .config()
-            .timeout_global(Some(ANSWER))
-            .build();
-        if let Some(token) = self.bearer() {
-            request = request.header("authorization", token);
+        let request = self.agent.delete(self.at(path));
+        self.document(self.prepared(request, &[]).call())
+    }
+
+    /// What every request has that is answered with one document.
+    fn prepared<B>(&self, request: RequestBuilder<B>, query: Query<'_>) -> RequestBuilder<B> {
+        let mut request = request.config().timeout_global(Some(ANSWER)).build();
+        for (name, value) in query {
+            request = request.query(*name, value);
         }
-        self.document(request.call())
+        match self.bearer() {
+            Some(token) => request.header("authorization", token),
+            None => request,
+        }
     }
 
     /// Asks for documents as they come, one a line. Empty lines are signs of life.
