@@ -82,6 +82,16 @@ pub enum Wait {
     Forever,
 }
 
+/// How many messages a consumer is pushed without asking for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credit {
+    /// So many more than it may have now. A level set before does not count any more.
+    Add(u32),
+    /// New ones while it holds fewer than this. 0 pushes nothing more and leaves it what it holds; what was added
+    /// before does not count any more.
+    Level(u32),
+}
+
 /// Which of a stream's messages to look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
@@ -183,15 +193,13 @@ pub enum Command {
         /// Which.
         message: Handle,
     },
-    /// Lets the consumer have `add` messages more, pushed as they become ready. Reply: `Done`; deliveries follow
-    /// outside the order of replies.
+    /// Lets the consumer have messages, pushed as they become ready. Reply: `Done`; deliveries follow outside the
+    /// order of replies.
     Credit {
         /// The session's consumer.
         consumer: ConsumerTag,
-        /// How many more.
-        add: u32,
-        /// Whether settling a message gives its credit back.
-        renew: bool,
+        /// How many.
+        credit: Credit,
     },
     /// Settles a message that the session holds. Reply: `Done` or `NotFound`.
     Settle {

@@ -270,11 +270,7 @@ impl Shard {
             Command::Settle { message, how } => self.settle(key, message, how, fx),
             Command::Extend { message, ms } => self.extend(key, message, ms),
             Command::TakeOne { message } => self.take_one(key, message),
-            Command::Credit {
-                consumer,
-                add,
-                renew,
-            } => self.credit(key, consumer, add, renew, fx),
+            Command::Credit { consumer, credit } => self.credit(key, consumer, credit, fx),
             Command::Open {
                 link,
                 name,

@@ -50,7 +50,7 @@ impl Shard {
             Settle::Park { priority } => self.park(hold, priority)?,
             Settle::Reject => self.reject(hold, fx)?,
         };
-        self.renew_credit(session, tag, fx);
+        self.refill(session, tag, fx);
         Ok((gate, Reply::Done))
     }
 
@@ -276,7 +276,7 @@ impl Shard {
         if let Some(hold) = self.own_hold(key, message)? {
             let tag = self.holds[hold].consumer;
             let gate = self.ack(hold)?;
-            self.renew_credit(key, tag, fx);
+            self.refill(key, tag, fx);
             return Ok((gate, Reply::Done));
         }
         let Some(found) = self.resolve(key, message)? else {

@@ -6,7 +6,7 @@ use longtail_model::{
     Timestamp,
 };
 
-use crate::command::{Command, Handle, NewMessage, Role, Settle, Target, Wait, Which};
+use crate::command::{Command, Credit, Handle, NewMessage, Role, Settle, Target, Wait, Which};
 use crate::config::{GroupConfig, Numbering, Order, StreamConfig, StreamName};
 use crate::definition;
 use crate::effect::{Effect, Effects, Gate, MessageState, Refusal, Reply};
@@ -143,6 +143,17 @@ impl Bench {
             Some(Reply::TimedOut) => None,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// What was pushed since this was last asked; other effects are dropped.
+    fn pushed(&mut self) -> Vec<(SessionId, Seq)> {
+        let all = std::mem::take(&mut self.seen.0);
+        all.into_iter()
+            .filter_map(|(to, effect)| match effect {
+                Effect::Push(delivery) => Some((to, delivery.seq)),
+                _ => None,
+            })
+            .collect()
     }
 
     fn settle(&mut self, session: SessionId, seq: Seq, how: Settle) -> Option<Reply> {
@@ -439,7 +450,7 @@ fn an_interrupted_take_times_out_at_once() {
 }
 
 #[test]
-fn credit_pushes_in_turn_and_comes_back_with_settlement() {
+fn a_level_pushes_in_turn_and_again_with_every_settlement() {
     let mut b = Bench::new();
     let (one, two) = (b.worker(&["a"]), b.worker(&["a"]));
     for session in [one, two] {
@@ -447,24 +458,86 @@ fn credit_pushes_in_turn_and_comes_back_with_settlement() {
             session,
             Command::Credit {
                 consumer: ME,
-                add: 1,
-                renew: true,
+                credit: Credit::Level(1),
             },
         );
     }
     let seqs: Vec<_> = (0..3).map(|_| b.put(one, 0, 0, 0)).collect();
-    let pushed = |b: &mut Bench| -> Vec<(SessionId, Seq)> {
-        let all = std::mem::take(&mut b.seen.0);
-        all.into_iter()
-            .filter_map(|(to, effect)| match effect {
-                Effect::Push(delivery) => Some((to, delivery.seq)),
-                _ => None,
-            })
-            .collect()
-    };
-    assert_eq!(pushed(&mut b), [(one, seqs[0]), (two, seqs[1])]);
+    assert_eq!(b.pushed(), [(one, seqs[0]), (two, seqs[1])]);
     b.settle(two, seqs[1], Settle::Ack);
-    assert_eq!(pushed(&mut b), [(two, seqs[2])]);
+    assert_eq!(b.pushed(), [(two, seqs[2])]);
+}
+
+#[test]
+fn a_level_counts_what_is_held_and_level_zero_stops_without_taking_anything_back() {
+    let mut b = Bench::new();
+    let session = b.worker(&["a"]);
+    let mut seqs = (0..9).map(|_| b.put(session, 0, 0, 0)).collect::<Vec<_>>();
+    let credit = |b: &mut Bench, credit| {
+        let consumer = ME;
+        let reply = b.ask(session, Command::Credit { consumer, credit });
+        assert_eq!(reply, Some(Reply::Done));
+        b.pushed()
+            .into_iter()
+            .map(|(_, seq)| seq)
+            .collect::<Vec<_>>()
+    };
+    // One that is taken by its number counts as well.
+    let message = Handle::Shared(Link(0), seqs.pop().expect("nine"));
+    assert!(matches!(
+        b.ask(session, Command::TakeOne { message }),
+        Some(Reply::Delivered(_))
+    ));
+    assert_eq!(credit(&mut b, Credit::Level(3)), seqs[0..2]);
+    assert_eq!(credit(&mut b, Credit::Level(0)), []);
+    assert_eq!(b.settle(session, seqs[0], Settle::Ack), Some(Reply::Done));
+    assert_eq!(b.settle(session, seqs[1], Settle::Ack), Some(Reply::Done));
+    assert_eq!(b.pushed(), []);
+    assert_eq!(credit(&mut b, Credit::Level(2)), seqs[2..3]);
+    assert_eq!(
+        credit(&mut b, Credit::Add(2)),
+        seqs[3..5],
+        "whatever it holds"
+    );
+    b.settle(session, seqs[2], Settle::Ack);
+    assert_eq!(b.pushed(), [], "what was added does not come back");
+    assert_eq!(credit(&mut b, Credit::Level(5)), seqs[5..7]);
+    // All five time out, one after the other, and the next best takes the place of each.
+    b.pass(10_000);
+    let again = b.pushed();
+    assert_eq!(again.len(), 5);
+    assert_eq!(again[0], (session, seqs[7]));
+}
+
+#[test]
+fn who_waits_with_a_level_is_not_pushed_more_when_it_takes_by_number() {
+    let mut b = Bench::new();
+    let (session, producer) = (b.worker(&["a"]), b.worker(&["a"]));
+    let later = b.put(producer, 0, 0, 60_000);
+    let consumer = ME;
+    let credit = Credit::Level(1);
+    b.ask(session, Command::Credit { consumer, credit });
+    let message = Handle::Shared(Link(0), later);
+    let taken = b.ask(session, Command::TakeOne { message });
+    assert_eq!(delivered(taken), later);
+    let next = b.put(producer, 0, 0, 0);
+    assert_eq!(b.pushed(), []);
+    b.settle(session, later, Settle::Ack);
+    assert_eq!(b.pushed(), [(session, next)]);
+}
+
+#[test]
+fn who_loses_what_it_held_with_a_group_is_fed_from_the_others() {
+    let mut b = Bench::new();
+    let session = b.worker(&["a", "b"]);
+    let (held, next) = (b.put(session, 0, 0, 0), b.put(session, 1, 0, 0));
+    let consumer = ME;
+    let credit = Credit::Level(1);
+    b.ask(session, Command::Credit { consumer, credit });
+    assert_eq!(b.pushed(), [(session, held)]);
+    let name = StreamName::new("default", "a");
+    assert_eq!(b.ask(session, Command::Delete { name }), Some(Reply::Done));
+    assert_eq!(b.pushed(), [(session, next)]);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use longtail_engine::command::Start;
 use longtail_engine::{
-    Command, GroupConfig, Handle, Keep, Limits, NewMessage, Numbering, Order, Overflow, Role,
-    Settle, StreamConfig, StreamName, Target, Wait, Which,
+    Command, Credit, GroupConfig, Handle, Keep, Limits, NewMessage, Numbering, Order, Overflow,
+    Role, Settle, StreamConfig, StreamName, Target, Wait, Which,
 };
 use longtail_model::{
     ConsumerTag, Durability, GroupId, Link, Priority, Seq, SessionId, StreamId, Timestamp,
@@ -450,13 +450,16 @@ impl Plan {
             590..620 => Command::Discard {
                 message: self.handle(session),
             },
-            620..645 => Command::TakeOne {
+            620..640 => Command::TakeOne {
                 message: self.handle(session),
             },
-            645..670 => Command::Credit {
+            640..670 => Command::Credit {
                 consumer: self.any_tag(session),
-                add: 1 + self.world.random.below(4) as u32,
-                renew: self.world.random.chance(50),
+                credit: if self.world.random.chance(50) {
+                    Credit::Add(1 + self.world.random.below(4) as u32)
+                } else {
+                    Credit::Level(self.world.random.below(5) as u32)
+                },
             },
             670..690 => Command::Extend {
                 message: self.handle(session),

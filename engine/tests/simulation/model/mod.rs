@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use longtail_engine::{
-    Command, Counts, Effect, GroupConfig, Handle, Refusal, Reply, Role, StreamConfig, StreamName,
-    Target, Token,
+    Command, Counts, Credit, Effect, GroupConfig, Handle, Refusal, Reply, Role, StreamConfig,
+    StreamName, Target, Token,
 };
 use longtail_model::{ConsumerTag, Durability, GroupId, Lsn, Seq, SessionId, StreamId};
 use slab::Slab;
@@ -162,8 +162,7 @@ pub struct Consumer {
     pub sources: Vec<(u64, u64)>,
     /// Which source comes first when several have equals of different numbering.
     pub turn: usize,
-    pub credit: u32,
-    pub renew: bool,
+    pub credit: Credit,
     pub ticket: Option<u64>,
 }
 
@@ -388,11 +387,7 @@ impl Model {
                 group,
             } => self.unsubscribe(key, consumer, link, &group),
             Command::TakeOne { message } => self.take_one(key, message),
-            Command::Credit {
-                consumer,
-                add,
-                renew,
-            } => self.credit(key, consumer, add, renew, told),
+            Command::Credit { consumer, credit } => self.credit(key, consumer, credit, told),
             Command::Settle { message, how } => self.settle(key, message, how, told),
             Command::Discard { message } => self.discard(key, message, told),
             Command::Extend { message, ms } => self.extend(key, message, ms),

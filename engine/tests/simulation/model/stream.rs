@@ -168,9 +168,7 @@ impl Model {
             .filter(|(_, h)| h.stream == stream)
             .map(|(key, _)| *key)
             .collect();
-        for hold in held {
-            self.let_go(hold);
-        }
+        let holders = self.let_go_all(held);
         let keys: Vec<usize> = self.sessions.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.sessions[key].links.retain(|_, link| link.0 != stream);
@@ -184,6 +182,9 @@ impl Model {
             self.end_wait(key, Reply::NotFound, told);
         }
         self.forget(stream);
+        for (key, tag) in holders {
+            self.refill(key, tag, told);
+        }
     }
 
     /// Takes groups away from a session's consumers.
@@ -295,9 +296,7 @@ impl Model {
             .filter(|(_, h)| h.group == id)
             .map(|(key, _)| *key)
             .collect();
-        for hold in held {
-            self.let_go(hold);
-        }
+        let holders = self.let_go_all(held);
         let keys: Vec<usize> = self.sessions.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.cancel(key, &|source| source == (stream, id), stream, told);
@@ -319,6 +318,9 @@ impl Model {
             .collect();
         for seq in seqs {
             self.remove_unwanted(stream, seq);
+        }
+        for (key, tag) in holders {
+            self.refill(key, tag, told);
         }
         self.drop_if_idle(stream);
         Ok(Reply::Done)

@@ -1,6 +1,8 @@
 //! Taking and settling in the model.
 
-use longtail_engine::{Effect, Handle, Refusal, Reply, Settle, Target, Token, Wait};
+use std::collections::BTreeSet;
+
+use longtail_engine::{Credit, Effect, Handle, Refusal, Reply, Settle, Target, Token, Wait};
 use longtail_model::ConsumerTag;
 
 use super::{
@@ -148,6 +150,12 @@ impl Model {
             },
         );
         self.taken.push(number);
+        if let Some(consumer) = self.consumer(key, tag)
+            && !self.has_room(key, consumer)
+            && !self.takes(key, tag)
+        {
+            self.stop_queueing(key, consumer);
+        }
         let standing = self.standing_mut(at).expect("it stands there");
         standing.now.place = Place::Held(number);
         standing.now.counts.deliveries += 1;
@@ -176,20 +184,21 @@ impl Model {
         &mut self,
         key: usize,
         tag: ConsumerTag,
-        add: u32,
-        renew: bool,
+        credit: Credit,
         told: &mut Told,
     ) -> Outcome {
         let at = self.consumer(key, tag).ok_or(Refusal::UnknownLink)?;
         let consumer = &mut self.sessions[key].consumers[at];
-        consumer.credit += add;
-        consumer.renew = renew;
+        consumer.credit = match (credit, consumer.credit) {
+            (Credit::Add(more), Credit::Add(left)) => Credit::Add(left + more),
+            (new, _) => new,
+        };
         self.serve(key, at, told);
         Ok(Reply::Done)
     }
 
     fn serve(&mut self, key: usize, at: usize, told: &mut Told) {
-        while self.sessions[key].consumers[at].credit > 0 {
+        while self.has_room(key, at) {
             let Some(best) = self.best(key, at) else {
                 return self.start_queueing(key, at);
             };
@@ -203,7 +212,9 @@ impl Model {
     fn push(&mut self, key: usize, at: usize, message: At, told: &mut Told) {
         let tag = self.sessions[key].consumers[at].tag;
         let taken = self.hold(key, tag, message);
-        self.sessions[key].consumers[at].credit -= 1;
+        if let Credit::Add(left) = &mut self.sessions[key].consumers[at].credit {
+            *left -= 1;
+        }
         self.tell(key, Effect::Push(taken), told);
     }
 
@@ -227,7 +238,7 @@ impl Model {
                 let consumer = self.consumer(key, tag).expect("a waiter is a consumer");
                 self.stop_queueing(key, consumer);
                 self.push(key, consumer, at, told);
-                if self.sessions[key].consumers[consumer].credit > 0 {
+                if self.has_room(key, consumer) {
                     self.start_queueing(key, consumer);
                 }
             }
@@ -275,7 +286,7 @@ impl Model {
                 self.stop_timer(timeout);
                 self.stop_timer(soon);
                 if let Some(at) = self.consumer(key, consumer)
-                    && self.sessions[key].consumers[at].credit == 0
+                    && !self.has_room(key, at)
                 {
                     self.stop_queueing(key, at);
                 }
@@ -327,8 +338,7 @@ impl Model {
                 tag,
                 sources: Vec::new(),
                 turn: 0,
-                credit: 0,
-                renew: false,
+                credit: Credit::Add(0),
                 ticket: None,
             });
             consumers.len() - 1
@@ -341,7 +351,7 @@ impl Model {
             self.sessions[key].consumers[at]
                 .sources
                 .push((stream, group));
-            if self.sessions[key].consumers[at].credit > 0 {
+            if self.has_room(key, at) {
                 self.serve(key, at, told);
             }
         }
@@ -408,22 +418,39 @@ impl Model {
                 }
             }
         }
-        self.renew_credit(key, tag, told);
+        self.refill(key, tag, told);
         Ok(Reply::Done)
     }
 
-    pub(super) fn renew_credit(&mut self, key: usize, tag: ConsumerTag, told: &mut Told) {
+    /// Whether the consumer may be pushed one more.
+    fn has_room(&self, key: usize, at: usize) -> bool {
+        let consumer = &self.sessions[key].consumers[at];
+        match consumer.credit {
+            Credit::Add(left) => left > 0,
+            Credit::Level(level) => {
+                let own = |hold: &&Hold| hold.session == key && hold.consumer == consumer.tag;
+                self.holds.values().filter(own).count() < level as usize
+            }
+        }
+    }
+
+    /// It may hold fewer than before.
+    pub(super) fn refill(&mut self, key: usize, tag: ConsumerTag, told: &mut Told) {
         if !self.sessions.contains(key) {
             return;
         }
-        let found = self.sessions[key]
-            .consumers
-            .iter()
-            .position(|c| c.tag == tag && c.renew);
-        if let Some(at) = found {
-            self.sessions[key].consumers[at].credit += 1;
+        if let Some(at) = self.consumer(key, tag)
+            && let Credit::Level(_) = self.sessions[key].consumers[at].credit
+        {
             self.serve(key, at, told);
         }
+    }
+
+    /// The same for all who lost holds, by session and tag.
+    pub(super) fn let_go_all(&mut self, holds: Vec<u64>) -> BTreeSet<(usize, ConsumerTag)> {
+        let gone = holds.into_iter().filter_map(|hold| self.let_go(hold));
+        gone.map(|(hold, _)| (hold.session, hold.consumer))
+            .collect()
     }
 
     fn ack(&mut self, hold: u64) {
@@ -574,7 +601,7 @@ impl Model {
         if let Some(hold) = self.own_hold(key, handle)? {
             let tag = self.holds[&hold].consumer;
             self.ack(hold);
-            self.renew_credit(key, tag, told);
+            self.refill(key, tag, told);
             return Ok(Reply::Done);
         }
         let Some(at) = self.resolve(key, handle)? else {
