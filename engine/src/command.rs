@@ -213,6 +213,33 @@ pub enum Command {
         /// Which.
         message: Handle,
     },
+    /// Leaves a number on a message that the session holds; every later delivery of it to the group shows it as
+    /// [`Delivery::mark`](crate::Delivery::mark), until it is settled. Reply: `Done` or `NotFound`.
+    Mark {
+        /// Which.
+        message: Handle,
+        /// The number, which means nothing here; 0 takes a mark away.
+        mark: u64,
+        /// Written with whatever is written next, and the answer does not wait for that: a crash may take the mark
+        /// back. Otherwise the answer waits until it is durable.
+        noted: bool,
+    },
+    /// The messages of a group that have a mark and that nobody holds, by number, at most 65,535. Reply: `Marked`, or
+    /// `NotFound` when the stream has no such group.
+    Marked {
+        /// The stream.
+        stream: Target,
+        /// The group; `""` is the default one.
+        group: GroupName,
+    },
+    /// Removes a message from its stream and all its groups, whoever holds it: a holder is not told, and its
+    /// settlement finds nothing. Reply: `Done` or `NotFound`.
+    Remove {
+        /// The stream.
+        stream: Target,
+        /// The message's number there.
+        seq: Seq,
+    },
     /// Restarts the acknowledgement deadline of a held message. Reply: `Done` or `NotFound`.
     Extend {
         /// Which.

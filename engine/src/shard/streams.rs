@@ -374,10 +374,7 @@ impl Shard {
             gate = self.logs.control(level, &[&self.scratch])?;
             self.remove_message(stream, seq, bytes);
             removed += 1;
-            self.removed += 1;
-            if let Some(state) = self.streams.get_mut(&stream) {
-                state.removed += 1;
-            }
+            self.count_removed(stream);
         }
         for at in 0..self.streams[&stream].groups.len() {
             self.set_delay_alarm(stream, at);

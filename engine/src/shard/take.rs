@@ -378,6 +378,7 @@ impl Shard {
             bytes: head.bytes,
             counts,
             after: meta.map_or(Lsn::ZERO, |meta| meta.after),
+            mark: meta.map_or(0, |meta| meta.mark),
             previous,
             next: None,
         });
@@ -402,6 +403,7 @@ impl Shard {
             seq,
             position,
             redeliveries,
+            mark: self.holds[hold].mark,
         };
         let mut gate = Logs::gate_of(position, level);
         gate.lsn = gate.lsn.max(self.holds[hold].after);

@@ -642,6 +642,141 @@ fn who_waits_gets_what_is_ready_first_when_several_become_so() {
     assert_eq!(bench.take(producer), Some(late));
 }
 
+/// A stream with its own numbers and an added group `g`, three messages in it, and a session that draws from `g`.
+fn grouped(b: &mut Bench) -> (SessionId, GroupId) {
+    let session = b.shard.attach();
+    let name = StreamName::new("default", "log");
+    let (link, role) = (Link(0), Role::Consumer);
+    let create = Some(Box::default());
+    let open = Command::Open {
+        link,
+        name: name.clone(),
+        create,
+        role,
+    };
+    b.ask(session, open);
+    let define = Command::DefineGroup {
+        stream: name,
+        group: "g".into(),
+        config: Box::default(),
+    };
+    assert_eq!(b.ask(session, define), Some(Reply::Done));
+    let subscribe = Command::Subscribe {
+        consumer: ConsumerTag(1),
+        link,
+        group: "g".into(),
+    };
+    assert_eq!(b.ask(session, subscribe), Some(Reply::Done));
+    for _ in 0..3 {
+        b.put(session, 0, 0, 0);
+    }
+    (session, marked(b, session).0)
+}
+
+fn marked(b: &mut Bench, session: SessionId) -> (GroupId, Vec<(Seq, u64)>) {
+    let ask = Command::Marked {
+        stream: Target::Link(Link(0)),
+        group: "g".into(),
+    };
+    match b.ask(session, ask) {
+        Some(Reply::Marked { group, messages }) => (group, messages),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_mark_stays_with_a_message_until_it_is_settled() {
+    let mut b = Bench::new();
+    let (session, group) = grouped(&mut b);
+    let take = |b: &mut Bench, session, seq| {
+        let message = Handle::Group(group, seq);
+        match b.ask(session, Command::TakeOne { message }) {
+            Some(Reply::Delivered(delivery)) => Some(delivery.mark),
+            Some(Reply::NotFound) => None,
+            other => panic!("{other:?}"),
+        }
+    };
+    let leave = |b: &mut Bench, session, seq, mark| {
+        let mark = Command::Mark {
+            message: Handle::Group(group, seq),
+            mark,
+            noted: false,
+        };
+        b.ask(session, mark)
+    };
+    assert_eq!(take(&mut b, session, Seq(2)), Some(0));
+    assert_eq!(take(&mut b, session, Seq(3)), Some(0));
+    assert_eq!(leave(&mut b, session, Seq(1), 7), Some(Reply::NotFound));
+    assert_eq!(leave(&mut b, session, Seq(2), 7), Some(Reply::Done));
+    assert_eq!(leave(&mut b, session, Seq(3), 8), Some(Reply::Done));
+    assert_eq!(marked(&mut b, session).1, [], "both are held");
+
+    let next = b.shard.attach();
+    b.shard.detach(b.now, session, &mut b.seen);
+    let name = StreamName::new("default", "log");
+    let open = Command::Open {
+        link: Link(0),
+        name,
+        create: None,
+        role: Role::Consumer,
+    };
+    b.ask(next, open);
+    assert_eq!(
+        marked(&mut b, next),
+        (group, vec![(Seq(2), 7), (Seq(3), 8)])
+    );
+    assert_eq!(take(&mut b, next, Seq(3)), Some(8));
+    assert_eq!(marked(&mut b, next).1, [(Seq(2), 7)]);
+    assert_eq!(leave(&mut b, next, Seq(3), 0), Some(Reply::Done));
+    let settle = |how| Command::Settle {
+        message: Handle::Group(group, Seq(3)),
+        how,
+    };
+    let park = settle(Settle::Park { priority: None });
+    assert_eq!(b.ask(next, park), Some(Reply::Done));
+    assert_eq!(marked(&mut b, next).1, [(Seq(2), 7)]);
+    assert_eq!(take(&mut b, next, Seq(2)), Some(7));
+    let settle = Command::Settle {
+        message: Handle::Group(group, Seq(2)),
+        how: Settle::Ack,
+    };
+    assert_eq!(b.ask(next, settle), Some(Reply::Done));
+    assert_eq!(take(&mut b, next, Seq(2)), None);
+    assert_eq!(marked(&mut b, next).1, []);
+}
+
+#[test]
+fn a_removed_message_leaves_every_group_and_its_holder_is_fed_again() {
+    let mut b = Bench::new();
+    let (session, group) = grouped(&mut b);
+    let (consumer, credit) = (ConsumerTag(1), Credit::Level(1));
+    b.ask(session, Command::Credit { consumer, credit });
+    assert_eq!(b.pushed(), [(session, Seq(1))]);
+    let remove = |seq| Command::Remove {
+        stream: Target::Link(Link(0)),
+        seq,
+    };
+    assert_eq!(b.ask(session, remove(Seq(2))), Some(Reply::Done));
+    assert_eq!(b.ask(session, remove(Seq(2))), Some(Reply::NotFound));
+    assert_eq!(b.ask(session, remove(Seq(1))), Some(Reply::Done));
+    assert_eq!(b.pushed(), [(session, Seq(3))]);
+    let settle = Command::Settle {
+        message: Handle::Group(group, Seq(1)),
+        how: Settle::Ack,
+    };
+    assert_eq!(b.ask(session, settle), Some(Reply::NotFound));
+    let groups = Command::DescribeGroups {
+        stream: StreamName::new("default", "log"),
+    };
+    match b.ask(session, groups) {
+        Some(Reply::Groups(groups)) => {
+            let counts: Vec<_> = groups.iter().map(|g| (g.ready, g.held)).collect();
+            assert_eq!(counts, [(1, 0), (0, 1)]);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 const STREAM: StreamId = StreamId(1);
 const GROUP: GroupId = GroupId(3);
 

@@ -161,10 +161,7 @@ impl Shard {
                         seq,
                         hold: None,
                     },
-                    Priority(0),
-                    0,
-                    Counts::default(),
-                    longtail_model::Lsn::ZERO,
+                    Meta::default(),
                 ),
             }
         }

@@ -35,6 +35,7 @@ pub struct Logged {
     pub priority: u32,
     pub delay_ms: u64,
     pub counts: Counts,
+    pub mark: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -390,6 +391,13 @@ impl Model {
             Command::Credit { consumer, credit } => self.credit(key, consumer, credit, told),
             Command::Settle { message, how } => self.settle(key, message, how, told),
             Command::Discard { message } => self.discard(key, message, told),
+            Command::Mark {
+                message,
+                mark,
+                noted: _,
+            } => self.leave_mark(key, message, mark),
+            Command::Marked { stream, group } => self.marked(key, stream, &group),
+            Command::Remove { stream, seq } => self.remove_one(key, stream, seq.0, told),
             Command::Extend { message, ms } => self.extend(key, message, ms),
             Command::Peek { message } => self.peek(key, message),
             Command::PeekHead { stream, which } => self.peek_head(key, stream, which),
@@ -568,7 +576,12 @@ impl Hold {
     }
 }
 
-pub fn delivery(consumer: ConsumerTag, at: At, redeliveries: u32) -> longtail_engine::Delivery {
+pub fn delivery(
+    consumer: ConsumerTag,
+    at: At,
+    redeliveries: u32,
+    mark: u64,
+) -> longtail_engine::Delivery {
     longtail_engine::Delivery {
         consumer,
         stream: StreamId(at.stream),
@@ -576,5 +589,6 @@ pub fn delivery(consumer: ConsumerTag, at: At, redeliveries: u32) -> longtail_en
         seq: Seq(at.seq),
         position: Lsn::ZERO,
         redeliveries,
+        mark,
     }
 }

@@ -1,5 +1,6 @@
 //! Streams and groups in the model: publishing, defining, deleting, describing.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use longtail_engine::command::Start;
@@ -361,6 +362,31 @@ impl Model {
         }
     }
 
+    pub(super) fn remove_one(
+        &mut self,
+        key: usize,
+        stream: Target,
+        seq: u64,
+        told: &mut Told,
+    ) -> Outcome {
+        let stream = self.target(key, stream)?;
+        if !self.kept.streams[&stream].messages.contains_key(&seq) {
+            return Ok(Reply::NotFound);
+        }
+        let holders: BTreeSet<_> = (self.holds.values())
+            .filter(|h| h.stream == stream && h.seq == seq)
+            .map(|h| (h.session, h.consumer))
+            .collect();
+        self.remove(stream, seq);
+        self.stream_mut(stream).expect("found").removed += 1;
+        self.mark();
+        for (key, tag) in holders {
+            self.refill(key, tag, told);
+        }
+        self.drop_if_idle(stream);
+        Ok(Reply::Done)
+    }
+
     pub(super) fn is_held(&self, stream: u64, seq: u64) -> bool {
         self.holds
             .values()
@@ -708,6 +734,7 @@ impl Model {
             delay_ms: standing.now.delay_ms,
             ack_timeout_ms: message.ack_timeout_ms,
             counts: standing.now.counts,
+            mark: standing.now.mark,
             bytes: message.bytes(),
             position: Lsn::ZERO,
         })))
@@ -890,6 +917,7 @@ fn fresh(message: &Message, now: u64) -> Standing {
         priority: message.priority,
         delay_ms: message.delay_ms,
         counts: Counts::default(),
+        mark: 0,
     };
     Standing {
         now: logged,

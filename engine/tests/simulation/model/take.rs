@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use longtail_engine::{Credit, Effect, Handle, Refusal, Reply, Settle, Target, Token, Wait};
-use longtail_model::ConsumerTag;
+use longtail_model::{ConsumerTag, GroupId, Seq};
 
 use super::{
-    At, Blocked, Consumer, Hold, Logged, Message, Model, Outcome, Place, Timer, Told, delivery,
+    At, Blocked, Consumer, Hold, Logged, Message, Model, Outcome, Place, Standing, Timer, Told,
+    delivery,
 };
 
 impl Model {
@@ -159,7 +160,8 @@ impl Model {
         let standing = self.standing_mut(at).expect("it stands there");
         standing.now.place = Place::Held(number);
         standing.now.counts.deliveries += 1;
-        delivery(tag, at, standing.now.counts.deliveries - 1)
+        let deliveries = standing.now.counts.deliveries;
+        delivery(tag, at, deliveries - 1, standing.now.mark)
     }
 
     /// Nobody holds it any more; the caller says where it goes.
@@ -618,6 +620,36 @@ impl Model {
         }
         self.drop_if_idle(at.stream);
         Ok(Reply::Done)
+    }
+
+    /// A restart finds the message ready, with what else the log knew of it.
+    pub(super) fn leave_mark(&mut self, key: usize, handle: Handle, mark: u64) -> Outcome {
+        let Some(hold) = self.own_hold(key, handle)? else {
+            return Ok(Reply::NotFound);
+        };
+        let at = self.holds[&hold].at();
+        let standing = self.standing_mut(at).expect("held");
+        standing.now.mark = mark;
+        for logged in &mut standing.logged {
+            logged.mark = mark;
+            logged.place = Place::Ready;
+        }
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn marked(&self, key: usize, stream: Target, group: &str) -> Outcome {
+        let stream = self.target(key, stream)?;
+        let groups = &self.kept.streams[&stream].groups;
+        let Some(group) = groups.iter().find(|g| g.name == group) else {
+            return Ok(Reply::NotFound);
+        };
+        let free = |s: &Standing| !matches!(s.now.place, Place::Held(_));
+        let messages = (group.messages.iter())
+            .filter(|(_, s)| s.now.mark > 0 && free(s))
+            .map(|(seq, s)| (Seq(*seq), s.now.mark))
+            .collect();
+        let group = GroupId(group.id);
+        Ok(Reply::Marked { group, messages })
     }
 
     pub(super) fn extend(&mut self, key: usize, handle: Handle, ms: Option<u64>) -> Outcome {
