@@ -196,6 +196,18 @@ pub(crate) const KEYS: &[Key] = &[
         "Who may connect. Without any, listeners accept this machine only.",
     ),
     key(
+        "anonymous",
+        Kind::Text,
+        Some("\"\""),
+        "Account of clients that show no credentials, where there are accounts; empty: they are refused.",
+    ),
+    key(
+        "tokens",
+        Kind::Documents,
+        None,
+        "Issuers of signed tokens (JWT) that are accepted as passwords.",
+    ),
+    key(
         "spaces",
         Kind::Documents,
         None,
