@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use longtail_engine::{Command, NewMessage, Refusal, Reply, StreamName, Target as Into};
 use longtail_model::{Filter, Seq, ShardId, StreamId};
 use parking_lot::{Mutex, RwLock};
@@ -287,20 +288,16 @@ impl Broker {
     }
 }
 
-/// The message as a stream keeps it: its subject goes with it as a header.
+/// The message as a stream keeps it.
 fn stored(message: &Message) -> NewMessage {
     let mut headers = Vec::new();
-    longtail_engine::headers::put(
-        &mut headers,
-        "lt-subject",
-        message.subject.as_str().as_bytes(),
-    );
     for header in message.headers.iter() {
         if let Ok(name) = std::str::from_utf8(&header.name) {
             longtail_engine::headers::put(&mut headers, name, &header.value);
         }
     }
     NewMessage {
+        subject: Bytes::copy_from_slice(message.subject.as_str().as_bytes()),
         headers: headers.into(),
         payload: message.payload.clone(),
         ..NewMessage::default()
