@@ -24,6 +24,8 @@ pub struct OwnedMessage {
     pub priority: Priority,
     /// How long it may be held, in milliseconds; 0: the group's default.
     pub ack_timeout_ms: u64,
+    /// When it expires; [`Timestamp::NEVER`] if it does not.
+    pub expires: Timestamp,
     /// Encoded headers, see [`longtail_engine::headers`].
     pub headers: Bytes,
     /// The body.
@@ -36,6 +38,7 @@ impl From<Message<'_>> for OwnedMessage {
             created: message.created,
             priority: message.priority,
             ack_timeout_ms: message.ack_timeout_ms,
+            expires: message.expires,
             headers: Bytes::copy_from_slice(message.headers),
             payload: Bytes::copy_from_slice(message.payload),
         }
