@@ -30,6 +30,8 @@ pub struct OwnedMessage {
     pub id: Bytes,
     /// What it belongs to; 0: nothing.
     pub key: u64,
+    /// When it expires; [`Timestamp::NEVER`] if it does not.
+    pub expires: Timestamp,
     /// Encoded headers, see [`longtail_engine::headers`].
     pub headers: Bytes,
     /// The body.
@@ -45,6 +47,7 @@ impl From<Message<'_>> for OwnedMessage {
             subject: Bytes::copy_from_slice(message.subject),
             id: Bytes::copy_from_slice(message.id),
             key: message.key,
+            expires: message.expires,
             headers: Bytes::copy_from_slice(message.headers),
             payload: Bytes::copy_from_slice(message.payload),
         }
