@@ -26,7 +26,6 @@ use crate::router::Route;
 mod tests;
 
 const RESERVED: &[u8] = b"lt-";
-const SUBJECT: &[u8] = b"lt-subject";
 const REPLY_TO: &[u8] = b"lt-reply-to";
 /// One byte: the quality, and [`RETAIN`].
 const PUBLISHED: &[u8] = b"lt-published";
@@ -155,9 +154,10 @@ impl Iterator for StreamPublishes<'_> {
 pub fn new_message(message: &Message, now: Timestamp) -> NewMessage {
     NewMessage {
         expires_ms: match message.expires {
-            Timestamp::NEVER => 0,
-            expires => expires.millis_since(now).max(1),
+            Timestamp::NEVER => None,
+            expires => Some(expires.millis_since(now)),
         },
+        subject: Bytes::copy_from_slice(message.subject.as_str().as_bytes()),
         headers: encode_headers(message),
         payload: message.payload.clone(),
         ..NewMessage::default()
@@ -165,12 +165,10 @@ pub fn new_message(message: &Message, now: Timestamp) -> NewMessage {
 }
 
 fn encode_headers(message: &Message) -> Bytes {
-    let subject = message.subject.as_str().as_bytes();
     let flags = message.quality as u8 | if message.retain { RETAIN } else { 0 };
     let (flags, origin) = ([flags], message.origin.0.to_le_bytes());
     let reply_to = message.reply_to.as_ref();
     let own = [
-        Some((SUBJECT, subject)),
         reply_to.map(|subject| (REPLY_TO, subject.as_str().as_bytes())),
         (flags != [0]).then_some((PUBLISHED, &flags[..])),
         (message.origin != Origin::default()).then_some((ORIGIN, &origin[..])),
@@ -214,17 +212,24 @@ pub struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
-    /// Reads the encoded headers of a message.
+    /// Reads a message as a shard shows it.
     #[must_use]
-    pub fn read(headers: &'a [u8]) -> Self {
+    pub fn of(message: &longtail_engine::Message<'a>) -> Self {
+        Stored::read(message.subject, message.headers)
+    }
+
+    /// Reads the subject and the encoded headers of a message.
+    #[must_use]
+    pub fn read(subject: &'a [u8], headers: &'a [u8]) -> Self {
+        let subject = std::str::from_utf8(subject).ok();
         let mut stored = Stored {
+            subject: subject.filter(|subject| !subject.is_empty()),
             headers,
             ..Stored::default()
         };
         // Ours come first; what follows is the publisher's.
         for (name, value) in encoded::iter(headers) {
             match name {
-                SUBJECT => stored.subject = std::str::from_utf8(value).ok(),
                 REPLY_TO => stored.reply_to = std::str::from_utf8(value).ok(),
                 ORIGIN => {
                     let origin = value.try_into().map(u64::from_le_bytes);
@@ -247,7 +252,7 @@ impl<'a> Stored<'a> {
 
     /// The publisher's headers, in his order. What the broker has added (`lt-death-reason` and its like) comes last.
     pub fn headers(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
-        let own = |name: &[u8]| matches!(name, SUBJECT | REPLY_TO | PUBLISHED | ORIGIN);
+        let own = |name: &[u8]| matches!(name, REPLY_TO | PUBLISHED | ORIGIN);
         encoded::iter(self.headers)
             .skip_while(move |(name, _)| own(name))
             .map(|(name, value)| {
@@ -257,10 +262,10 @@ impl<'a> Stored<'a> {
             })
     }
 
-    /// The whole message as it was published.
+    /// The whole message as it was published; without a subject it has the empty one.
     ///
     /// # Errors
-    /// When it has no subject, or one that is none.
+    /// When its subject or its reply subject is none.
     pub fn to_message(
         &self,
         payload: Bytes,
@@ -272,7 +277,7 @@ impl<'a> Stored<'a> {
             headers.push(Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
         }
         Ok(Message {
-            subject: Subject::new(self.subject.ok_or(SubjectError::Empty)?)?,
+            subject: Subject::new(self.subject.unwrap_or_default())?,
             reply_to: self.reply_to.map(Subject::new).transpose()?,
             headers,
             payload,

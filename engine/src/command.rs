@@ -31,12 +31,30 @@ pub struct NewMessage {
     pub delay_ms: u64,
     /// How long a consumer may hold the message before it is taken back, in milliseconds; 0: the group's default.
     pub ack_timeout_ms: u64,
-    /// Dropped (or dead-lettered) when not settled this many milliseconds from now; 0: never.
-    pub expires_ms: u64,
+    /// Dropped (or dead-lettered) when not settled this many milliseconds from now; `None`: never, `Some(0)`: unless
+    /// somebody who waits takes it in the same step.
+    pub expires_ms: Option<u64>,
+    /// What it is about: tokens with `/` between them, at most [`NewMessage::TEXT_MAX`] bytes; empty: nothing is said.
+    pub subject: Bytes,
+    /// Names the message for whoever published it, at most [`NewMessage::TEXT_MAX`] bytes; empty: nameless.
+    pub id: Bytes,
+    /// What it belongs to, as a hash of whatever the protocol calls it; 0: nothing.
+    pub key: u64,
     /// Encoded headers, opaque here.
     pub headers: Bytes,
     /// The body.
     pub payload: Bytes,
+}
+
+impl NewMessage {
+    /// Longest subject and longest id, in bytes.
+    pub const TEXT_MAX: usize = 65_535;
+
+    /// What counts as the message's size: subject, id, headers and body.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (self.subject.len() + self.id.len() + self.headers.len() + self.payload.len()) as u64
+    }
 }
 
 /// A message as somebody who may hold it names it.

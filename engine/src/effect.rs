@@ -235,7 +235,7 @@ pub struct StreamInfo {
     pub stream: StreamId,
     /// Messages it holds.
     pub messages: u64,
-    /// Bytes of headers and payload it holds.
+    /// Bytes of subjects, ids, headers and payload it holds.
     pub bytes: u64,
     /// Messages ready.
     pub ready: u64,

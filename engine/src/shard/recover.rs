@@ -17,11 +17,17 @@ pub enum RecoverError {
     /// The checkpoint does not decode although its checksum holds: written by another version, or a bug.
     #[error("the checkpoint does not decode; it was written by another version of the server")]
     Checkpoint,
+    /// The checkpoint holds something of a later release.
+    #[error("the checkpoint does not decode: {0}")]
+    LaterCheckpoint(Malformed),
     /// An event does not decode although its checksum holds.
-    #[error(
-        "the event at position {0} does not decode; it was written by another version of the server"
-    )]
-    Event(Lsn),
+    #[error("at position {position}: {why}")]
+    Event {
+        /// Where the event is.
+        position: Lsn,
+        /// What is wrong with it.
+        why: Malformed,
+    },
     /// A message has a number that is not above those given before it.
     #[error("the message at position {position} has number {seq} although {last} was given before")]
     Order {
@@ -38,8 +44,11 @@ pub enum RecoverError {
 }
 
 impl From<Malformed> for RecoverError {
-    fn from(_: Malformed) -> Self {
-        RecoverError::Checkpoint
+    fn from(why: Malformed) -> Self {
+        match why {
+            Malformed::Damaged => RecoverError::Checkpoint,
+            Malformed::Later { .. } => RecoverError::LaterCheckpoint(why),
+        }
     }
 }
 
@@ -81,8 +90,8 @@ impl Shard {
     /// # Errors
     /// When the event does not decode, or repeats a message's number.
     pub fn replay(&mut self, position: Lsn, payload: &[u8]) -> Result<(), RecoverError> {
-        let event = Event::decode(payload).map_err(|_| RecoverError::Event(position))?;
-        let undecodable = |_: Malformed| RecoverError::Event(position);
+        let undecodable = |why: Malformed| RecoverError::Event { position, why };
+        let event = Event::decode(payload).map_err(undecodable)?;
         match event {
             Event::Append { targets, message } => {
                 let mut head = Head {
@@ -92,7 +101,7 @@ impl Shard {
                     delay_ms: message.delay_ms,
                     ack_timeout_ms: message.ack_timeout_ms,
                     expires: message.expires,
-                    bytes: (message.headers.len() + message.payload.len()) as u64,
+                    bytes: message.bytes(),
                 };
                 let mut references = 0;
                 for (stream, seq) in targets {
@@ -204,11 +213,12 @@ impl Shard {
             } => {
                 let (len, rest) = definition
                     .split_first_chunk::<4>()
-                    .ok_or(RecoverError::Event(position))?;
+                    .ok_or(undecodable(Malformed::Damaged))?;
                 let (name, mut rest) = rest
                     .split_at_checked(u32::from_le_bytes(*len) as usize)
-                    .ok_or(RecoverError::Event(position))?;
-                let name = std::str::from_utf8(name).map_err(|_| RecoverError::Event(position))?;
+                    .ok_or(undecodable(Malformed::Damaged))?;
+                let name =
+                    std::str::from_utf8(name).map_err(|_| undecodable(Malformed::Damaged))?;
                 let config = definition::get_group(&mut rest).map_err(undecodable)?;
                 if self.streams.contains_key(&stream) {
                     self.insert_group(stream, group, name.into(), config, start);

@@ -256,7 +256,10 @@ impl Shard {
                     priority: message.priority,
                     delay_ms: 0,
                     ack_timeout_ms: message.ack_timeout_ms,
-                    expires_ms: 0,
+                    expires_ms: None,
+                    subject: bytes::Bytes::copy_from_slice(message.subject),
+                    id: bytes::Bytes::copy_from_slice(message.id),
+                    key: message.key,
                     headers: headers.into(),
                     payload: bytes::Bytes::copy_from_slice(message.payload),
                 }

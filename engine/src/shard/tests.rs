@@ -615,6 +615,9 @@ fn an_append(out: &mut Vec<u8>, seq: Seq, payload: &[u8], expires: Timestamp) {
         delay_ms: 0,
         ack_timeout_ms: 0,
         expires,
+        subject: &[],
+        id: &[],
+        key: 0,
         headers: &[],
         payload,
     };
@@ -681,4 +684,77 @@ fn a_number_that_comes_twice_in_the_log_is_an_error() {
         an_append(out, Seq(6), b"two", Timestamp::NEVER);
     })
     .expect("the next");
+}
+
+#[test]
+fn what_is_worth_nothing_later_goes_to_who_waits_or_to_nobody() {
+    let mut b = Bench::new();
+    let (consumer, producer) = (b.worker(&["a"]), b.worker(&["a"]));
+    let now_or_never = || Command::Publish {
+        to: Target::Link(Link(0)),
+        also: vec![],
+        message: NewMessage {
+            expires_ms: Some(0),
+            ..NewMessage::default()
+        },
+    };
+    let published = b.ask(producer, now_or_never());
+    assert!(matches!(published, Some(Reply::Published { seq: Seq(1) })));
+    let peeked = b.ask(
+        producer,
+        Command::Peek {
+            message: Handle::Shared(Link(0), Seq(1)),
+        },
+    );
+    assert_eq!(peeked, Some(Reply::NotFound), "nobody waited");
+    assert_eq!(b.take(consumer), None);
+
+    let waits = b.send(consumer, reserve(Wait::Forever));
+    b.ask(producer, now_or_never());
+    let seq = delivered(b.reply(consumer, waits));
+    assert_eq!(seq, Seq(2));
+    b.pass(500);
+    let how = Settle::Release {
+        priority: None,
+        delay_ms: 0,
+        failed: false,
+    };
+    assert_eq!(b.settle(consumer, seq, how), Some(Reply::Done));
+    b.pass(1_000);
+    assert_eq!(b.take(consumer), None, "its time is over");
+    assert_eq!(b.shard.info().totals.messages, 0);
+}
+
+#[test]
+fn a_message_keeps_its_subject_its_id_and_its_key() {
+    let mut b = Bench::new();
+    let session = b.worker(&["a"]);
+    let publish = |subject: Vec<u8>| Command::Publish {
+        to: Target::Link(Link(0)),
+        also: vec![],
+        message: NewMessage {
+            subject: subject.into(),
+            id: "order 7".into(),
+            key: 99,
+            payload: "body".into(),
+            ..NewMessage::default()
+        },
+    };
+    b.ask(session, publish(b"orders/7".to_vec()));
+    let Some(Reply::Delivered(delivery)) = b.ask(session, reserve(Wait::No)) else {
+        panic!("nothing there")
+    };
+    let seen = b.shard.with_message(delivery.position, |message| {
+        assert_eq!(message.subject, b"orders/7");
+        assert_eq!(message.id, b"order 7");
+        assert_eq!(message.key, 99);
+        message.bytes()
+    });
+    assert_eq!(seen.ok(), Some(8 + 7 + 4));
+    assert_eq!(b.shard.info().totals.bytes, 19, "all of it counts");
+    let long = vec![b'x'; NewMessage::TEXT_MAX + 1];
+    assert!(matches!(
+        b.ask(session, publish(long)),
+        Some(Reply::Refused(Refusal::TooLarge(_)))
+    ));
 }

@@ -210,6 +210,16 @@ impl Shard {
         }
     }
 
+    /// Looks at what has expired without waiting for the timer.
+    pub(crate) fn expire_now(&mut self, stream: StreamId, fx: &mut dyn Effects) {
+        if let Some(state) = self.streams.get_mut(&stream) {
+            state
+                .expiry_timer
+                .move_to(None, &mut self.timers, Timer::Expiry(stream));
+            self.expire(stream, fx);
+        }
+    }
+
     /// Drops or dead-letters what has expired and nobody holds.
     fn expire(&mut self, stream: StreamId, fx: &mut dyn Effects) {
         let now = self.now;

@@ -277,7 +277,7 @@ impl World {
             };
             match self.ask(session, peek) {
                 Reply::Peeked { position, .. } => {
-                    self.check_body(position, Some(&(message.headers, message.body.clone())));
+                    self.check_body(position, Some(&message.shown));
                 }
                 Reply::NotFound => {
                     ensure!(

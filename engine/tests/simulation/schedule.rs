@@ -370,11 +370,20 @@ impl Plan {
             } else {
                 0
             },
-            expires_ms: if random.chance(12) {
-                1 + random.below(8_000)
-            } else {
-                0
+            expires_ms: match random.below(100) {
+                0..12 => Some(1 + random.below(8_000)),
+                12..18 => Some(0),
+                _ => None,
             },
+            subject: match random.below(3) {
+                0 => Bytes::from_static(b"a/b"),
+                _ => Bytes::new(),
+            },
+            id: match random.below(4) {
+                0 => Bytes::from(self.body.to_be_bytes().to_vec()),
+                _ => Bytes::new(),
+            },
+            key: if random.chance(40) { random.next() } else { 0 },
             headers: Bytes::from(vec![7; random.below(3) as usize * 5]),
             payload: body.into(),
         }

@@ -14,7 +14,7 @@ use longtail_log::sim::{Failure, Operation, SimDisk};
 use longtail_log::{Done, Health, Job, Options, Outcome, ShardLog};
 use longtail_model::{Durability, Lsn, SessionId, ShardId, Timestamp};
 
-use super::model::{Kept, Model, Told};
+use super::model::{Kept, Model, Shown, Told};
 use super::random::Random;
 
 /// The last lines of what happened, and a hash of all of it.
@@ -431,23 +431,20 @@ impl World {
         }
     }
 
-    pub fn check_body(&mut self, position: Lsn, expected: Option<&(usize, Bytes)>) {
-        let read = self.shard.with_message(position, |message| {
-            (
-                message.headers.len(),
-                Bytes::copy_from_slice(message.payload),
-            )
+    pub fn check_body(&mut self, position: Lsn, expected: Option<&Shown>) {
+        let read = self.shard.with_message(position, |message| Shown {
+            subject: Bytes::copy_from_slice(message.subject),
+            id: Bytes::copy_from_slice(message.id),
+            key: message.key,
+            headers: message.headers.len(),
+            body: Bytes::copy_from_slice(message.payload),
         });
         match read {
             Ok(read) => {
                 if let Some(expected) = expected {
                     assert!(
                         read == *expected,
-                        "the message at {position} has {} and {} bytes, not {} and {}, or others",
-                        read.0,
-                        read.1.len(),
-                        expected.0,
-                        expected.1.len()
+                        "the message at {position} is {read:?} instead of {expected:?}"
                     );
                 }
             }
@@ -728,7 +725,7 @@ fn describe(command: &Command) -> String {
             );
             let _ = write!(
                 line,
-                ", priority {}, delay {}, timeout {}, expires {}",
+                ", priority {}, delay {}, timeout {}, expires {:?}",
                 message.priority, message.delay_ms, message.ack_timeout_ms, message.expires_ms
             );
             line

@@ -67,14 +67,25 @@ pub struct Message {
     pub delay_ms: u64,
     pub ack_timeout_ms: u64,
     pub expires: Option<u64>,
+    /// What is read of it.
+    pub shown: Shown,
+}
+
+/// What a reader sees of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    pub subject: bytes::Bytes,
+    pub id: bytes::Bytes,
+    pub key: u64,
+    /// Bytes of headers.
     pub headers: usize,
-    /// Says what the body is, see [`super::world::body`].
     pub body: bytes::Bytes,
 }
 
 impl Message {
     pub fn bytes(&self) -> u64 {
-        (self.headers + self.body.len()) as u64
+        let shown = &self.shown;
+        (shown.subject.len() + shown.id.len() + shown.headers + shown.body.len()) as u64
     }
 }
 
@@ -208,8 +219,10 @@ pub struct Model {
     runnable: VecDeque<usize>,
     pub next_session: u64,
     pub next_id: u64,
-    /// Bytes of headers and the body of everything ever published, by stream and number.
-    pub bodies: BTreeMap<(u64, u64), (usize, bytes::Bytes)>,
+    /// What is read of everything ever published, by stream and number.
+    pub bodies: BTreeMap<(u64, u64), Shown>,
+    /// Streams with messages that were only for those who waited.
+    fleeting: Vec<u64>,
     /// Deliveries of this batch, by hold.
     taken: Vec<u64>,
     pub timeouts: u64,
@@ -238,6 +251,7 @@ impl Model {
             next_session: 1,
             next_id: 1,
             bodies: BTreeMap::new(),
+            fleeting: Vec::new(),
             taken: Vec::new(),
             timeouts: 0,
             trail: Vec::new(),
@@ -332,12 +346,14 @@ impl Model {
     }
 
     fn run_unblocked(&mut self, told: &mut Told) {
+        self.expire_fleeting(told);
         while let Some(key) = self.runnable.pop_front() {
             while self.sessions.get(key).is_some_and(|s| s.blocked.is_none()) {
                 let Some((token, command)) = self.sessions[key].backlog.pop_front() else {
                     break;
                 };
                 self.execute(key, token, command, told);
+                self.expire_fleeting(told);
             }
         }
     }

@@ -11,8 +11,8 @@ use longtail_engine::{
 use longtail_model::{Durability, GroupId, Lsn, Priority, Seq, StreamId, Timestamp};
 
 use super::{
-    Blocked, Group, Logged, Message, Model, Outcome, Place, Space, Standing, Stream, Timer, Told,
-    limit,
+    Blocked, Group, Logged, Message, Model, Outcome, Place, Shown, Space, Standing, Stream, Timer,
+    Told, limit,
 };
 
 impl Model {
@@ -375,16 +375,22 @@ impl Model {
     ) -> Outcome {
         let first = self.target(key, to)?;
         let also: Vec<u64> = also.iter().map(|id| id.0).collect();
+        let fleeting = message.expires_ms == Some(0);
         let message = Message {
             created: self.now,
             priority: message.priority.0,
             delay_ms: message.delay_ms,
             ack_timeout_ms: message.ack_timeout_ms,
-            expires: (message.expires_ms > 0).then(|| self.now + message.expires_ms),
-            headers: message.headers.len(),
-            body: message.payload.clone(),
+            expires: message.expires_ms.map(|ms| self.now + ms),
+            shown: Shown {
+                subject: message.subject.clone(),
+                id: message.id.clone(),
+                key: message.key,
+                headers: message.headers.len(),
+                body: message.payload.clone(),
+            },
         };
-        let seq = self.append(first, &also, &message, told)?;
+        let seq = self.append(first, &also, &message, fleeting, told)?;
         Ok(Reply::Published { seq: Seq(seq) })
     }
 
@@ -393,6 +399,7 @@ impl Model {
         first: u64,
         also: &[u64],
         message: &Message,
+        fleeting: bool,
         told: &mut Told,
     ) -> Result<u64, Refusal> {
         let mut targets: Vec<u64> = Vec::new();
@@ -431,8 +438,7 @@ impl Model {
             seqs.push(seq);
             state.appended += 1;
             state.messages.insert(seq, message.clone());
-            self.bodies
-                .insert((stream, seq), (message.headers, message.body.clone()));
+            self.bodies.insert((stream, seq), message.shown.clone());
             let standing = fresh(message, self.now);
             for group in state.groups.iter_mut().filter(|g| seq >= g.from) {
                 group.messages.insert(seq, standing.clone());
@@ -465,6 +471,9 @@ impl Model {
                 self.dispatch(stream, group, told);
             }
             self.wake_readers(stream, told);
+            if fleeting {
+                self.fleeting.push(stream);
+            }
         }
         Ok(seqs[0])
     }

@@ -4,7 +4,8 @@ use longtail_engine::{Effect, Handle, Refusal, Reply, Settle, Target, Token, Wai
 use longtail_model::ConsumerTag;
 
 use super::{
-    At, Blocked, Consumer, Hold, Logged, Message, Model, Outcome, Place, Timer, Told, delivery,
+    At, Blocked, Consumer, Hold, Logged, Message, Model, Outcome, Place, Shown, Timer, Told,
+    delivery,
 };
 
 impl Model {
@@ -564,10 +565,12 @@ impl Model {
             delay_ms: 0,
             ack_timeout_ms: message.ack_timeout_ms,
             expires: None,
-            headers: message.headers + added,
-            body: message.body.clone(),
+            shown: Shown {
+                headers: message.shown.headers + added,
+                ..message.shown.clone()
+            },
         };
-        self.append(target, &[], &copy, told).map(|_| ())
+        self.append(target, &[], &copy, false, told).map(|_| ())
     }
 
     pub(super) fn discard(&mut self, key: usize, handle: Handle, told: &mut Told) -> Outcome {

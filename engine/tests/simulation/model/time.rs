@@ -131,6 +131,18 @@ impl Model {
         }
     }
 
+    /// What was only for those who waited goes.
+    pub(super) fn expire_fleeting(&mut self, told: &mut Told) {
+        while let Some(stream) = self.fleeting.pop() {
+            let Some(set) = self.stream(stream).map(|s| s.expiry_timer) else {
+                continue;
+            };
+            self.stop_timer(set.map(|alarm| alarm.1));
+            self.expire(stream, told);
+            self.mark();
+        }
+    }
+
     fn expire(&mut self, stream: u64, told: &mut Told) {
         const RECHECK_MS: u64 = 1_000;
         let now = self.now;
@@ -287,6 +299,7 @@ impl Model {
         self.timers.clear();
         self.runnable.clear();
         self.taken.clear();
+        self.fleeting.clear();
         self.trail.clear();
         self.next_session = 1;
         self.timeouts = 0;
