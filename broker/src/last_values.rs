@@ -81,6 +81,18 @@ impl<V: Clone + Send + 'static> LastValues<V> {
         };
         let mut table = Table::new(name.clone(), config);
         load::load(&broker.client(shard), name, read, &mut table)?;
+        Ok(LastValues::attach(broker, shard, table, taken_back))
+    }
+
+    /// As [`LastValues::open`], of a stream that is known not to exist yet. Does not block.
+    #[must_use]
+    pub fn empty(broker: &Broker, name: &StreamName, taken_back: TakenBack) -> Self {
+        let config = StreamConfig::default();
+        let shard = broker.placement(name, &config.numbering);
+        LastValues::attach(broker, shard, Table::new(name.clone(), config), taken_back)
+    }
+
+    fn attach(broker: &Broker, shard: ShardId, table: Table<V>, taken_back: TakenBack) -> Self {
         let room = Arc::new(Room {
             shards: broker.shards(),
             shard,
@@ -93,7 +105,7 @@ impl<V: Clone + Send + 'static> LastValues<V> {
             .shards
             .attach(shard, Arc::clone(&room) as Arc<dyn Sink>);
         let _ = room.session.set(session);
-        Ok(LastValues(room))
+        LastValues(room)
     }
 
     /// The value of `key`, as it will be when everything under way is durable.
@@ -223,6 +235,10 @@ impl<V: Clone + Send + 'static> Sink for Room<V> {
             let mut table = self.table.lock();
             while let Some((token, outcome)) = self.next_arrived() {
                 after.extend(table.answer(token, outcome));
+            }
+            // Carried out with whatever the shard does next.
+            if let Some(commands) = table.catch_up() {
+                self.enqueue(commands);
             }
         }
         for Answered {

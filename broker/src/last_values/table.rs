@@ -24,7 +24,10 @@ const REMOVED: &[u8] = b"lt-removed";
 const LINK: Link = Link(0);
 
 /// Removals that go along with one write. More than a write can make necessary, so that they catch up.
-const REMOVALS_MAX: usize = 16;
+const REMOVALS_WITH_WRITE: usize = 16;
+
+/// Removals that are worth a write of their own, when a burst of changes has left them behind.
+const REMOVALS_ALONE: usize = 64;
 
 pub(super) struct Table<V> {
     name: StreamName,
@@ -331,11 +334,25 @@ impl<V: Clone> Table<V> {
 
     /// Behind a write, so that it is durable before what it replaces has gone: a log keeps its order.
     fn send_removals(&mut self) {
-        for _ in 0..REMOVALS_MAX.min(self.removals.len()) {
+        self.send_removals_up_to(REMOVALS_WITH_WRITE);
+    }
+
+    fn send_removals_up_to(&mut self, most: usize) {
+        for _ in 0..most.min(self.removals.len()) {
             if let Some((key, seq)) = self.removals.pop_front() {
                 self.send(Sent::Removal(key, seq), removal(seq));
             }
         }
+    }
+
+    /// What is to be sent although nobody writes.
+    pub(super) fn catch_up(&mut self) -> Option<&mut Vec<(Token, Command)>> {
+        if self.removals.len() < REMOVALS_ALONE || !self.sent.is_empty() {
+            return None;
+        }
+        self.open();
+        self.send_removals_up_to(REMOVALS_ALONE);
+        Some(&mut self.commands)
     }
 
     fn send(&mut self, what: Sent, command: Command) {
