@@ -13,6 +13,7 @@ pub mod client;
 mod config;
 mod shards;
 pub mod space;
+pub mod stored;
 
 pub use broker::{Broker, BrokerError};
 pub use catalog::Catalog;

@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use longtail_engine::{Command, NewMessage, Refusal, Reply, StreamName, Target as Into};
+use longtail_engine::{Refusal, Reply, StreamName};
 use longtail_model::{Filter, Seq, ShardId, StreamId};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
@@ -20,11 +20,12 @@ use crate::broker::{Broker, BrokerError};
 use crate::client::accepted;
 use crate::ephemeral::{
     Burst, Delivery, DropReason, EphemeralCounters, LiveHandle, LiveOptions, SpaceRouter,
-    SpaceRoutes, Subscriber, Target, TargetOptions,
+    SpaceRoutes, StreamOptions, Subscriber, Target, TargetOptions,
 };
-use crate::message::{Message, Origin, SharedMessage};
+use crate::message::{Origin, SharedMessage};
 use crate::retained::{RetainedLimits, RetainedStore};
 use crate::router::{Chance, RouterLimits, Subscription};
+use crate::stored::publishes;
 
 /// Names of catalog documents that bind a subject filter to a stream start with this.
 const BINDING: &str = "binding:";
@@ -144,22 +145,12 @@ impl Broker {
             };
             burst.publish(&routes, &message, &chance, now)
         };
-        let mut shards: HashMap<ShardId, Vec<StreamId>> = HashMap::new();
-        for route in routes.targets() {
-            if let Target::Stream(shard, stream) = route.key {
-                shards.entry(shard).or_default().push(stream);
-            }
-        }
-        let mut calls = Vec::with_capacity(shards.len());
-        for (shard, mut streams) in shards {
-            let first = streams.swap_remove(0);
-            let command = Command::Publish {
-                to: Into::Stream(first),
-                also: streams,
-                message: stored(&message),
-            };
-            calls.push((shard, first, self.client_of(shard).call(command)));
-        }
+        let calls: Vec<_> = publishes(&routes, &live.picked, &message, now)
+            .map(|publish| {
+                let call = self.client_of(publish.shard).call(publish.command);
+                (publish.shard, publish.first, call)
+            })
+            .collect();
         let mut published = PublishedTo {
             delivered: live.delivered,
             dropped: live.dropped,
@@ -231,7 +222,7 @@ impl Broker {
         let Some((shard, info)) = self.find(name).await? else {
             return Err(BrokerError::NoStream(name.clone()));
         };
-        let subscription = Subscription::new(TargetOptions::Stream);
+        let subscription = Subscription::new(TargetOptions::Stream(StreamOptions::default()));
         let router = &self.space(&name.space)?.router;
         router
             .subscribe(filter, Target::Stream(shard, info.stream), subscription)
@@ -284,26 +275,6 @@ impl Broker {
             handle,
             queue,
         })
-    }
-}
-
-/// The message as a stream keeps it: its subject goes with it as a header.
-fn stored(message: &Message) -> NewMessage {
-    let mut headers = Vec::new();
-    longtail_engine::headers::put(
-        &mut headers,
-        "lt-subject",
-        message.subject.as_str().as_bytes(),
-    );
-    for header in message.headers.iter() {
-        if let Ok(name) = std::str::from_utf8(&header.name) {
-            longtail_engine::headers::put(&mut headers, name, &header.value);
-        }
-    }
-    NewMessage {
-        headers: headers.into(),
-        payload: message.payload.clone(),
-        ..NewMessage::default()
     }
 }
 
