@@ -9,22 +9,28 @@
 //! tables: reason codes by packet ([`ReasonCode::is_legal`]), properties by packet (`property`), answers to what is
 //! wrong (`rules`). Packets borrow from the bytes they were decoded from.
 
-mod decoder;
+mod decode;
 mod encode;
 mod fault;
+mod fuzz;
 mod packet;
 mod prepared;
 mod primitive;
 mod properties;
 mod property;
+mod property_sets;
 mod reason;
 mod rules;
 pub mod topic;
 mod user;
 mod version;
 
-pub use decoder::{Decoded, Decoder, PacketLimits};
+#[cfg(test)]
+mod tests;
+
+pub use decode::{Decoded, Decoder, PacketLimits};
 pub use fault::{Answer, DecodeError, EncodeError, Fault};
+pub use fuzz::fuzz;
 pub use packet::{
     Ack, Auth, Connack, Connect, Disconnect, Packet, Publish, RetainHandling, Suback, Subscribe,
     Subscription, SubscriptionOptions, Unsuback, Unsubscribe, Will,
