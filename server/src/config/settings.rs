@@ -145,6 +145,7 @@ impl Settings {
             memory_bytes: self.limits.memory_streams_bytes,
             max_message_bytes: self.limits.message_bytes as u64,
             max_streams: self.limits.streams_max,
+            ..defaults
         }
     }
 
