@@ -155,7 +155,7 @@ pub fn new_message(message: &Message, now: Timestamp) -> NewMessage {
     NewMessage {
         expires_ms: match message.expires {
             Timestamp::NEVER => None,
-            expires => Some(expires.millis_since(now).max(1)),
+            expires => Some(expires.millis_since(now)),
         },
         subject: Bytes::copy_from_slice(message.subject.as_str().as_bytes()),
         headers: encode_headers(message),
@@ -212,12 +212,18 @@ pub struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
+    /// Reads a message as a shard shows it.
+    #[must_use]
+    pub fn of(message: &longtail_engine::Message<'a>) -> Self {
+        Stored::read(message.subject, message.headers)
+    }
+
     /// Reads the subject and the encoded headers of a message.
     #[must_use]
     pub fn read(subject: &'a [u8], headers: &'a [u8]) -> Self {
-        let subject = Some(subject).filter(|subject| !subject.is_empty());
+        let subject = std::str::from_utf8(subject).ok();
         let mut stored = Stored {
-            subject: subject.and_then(|subject| std::str::from_utf8(subject).ok()),
+            subject: subject.filter(|subject| !subject.is_empty()),
             headers,
             ..Stored::default()
         };
@@ -256,10 +262,10 @@ impl<'a> Stored<'a> {
             })
     }
 
-    /// The whole message as it was published.
+    /// The whole message as it was published; without a subject it has the empty one.
     ///
     /// # Errors
-    /// When it has no subject, or one that is none.
+    /// When its subject or its reply subject is none.
     pub fn to_message(
         &self,
         payload: Bytes,
@@ -271,7 +277,7 @@ impl<'a> Stored<'a> {
             headers.push(Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
         }
         Ok(Message {
-            subject: Subject::new(self.subject.ok_or(SubjectError::Empty)?)?,
+            subject: Subject::new(self.subject.unwrap_or_default())?,
             reply_to: self.reply_to.map(Subject::new).transpose()?,
             headers,
             payload,

@@ -44,7 +44,9 @@ async fn a_stream_keeps_all_that_was_said_of_a_message() {
     broker.bind(&name, &Filter::everything()).await.unwrap();
     let mut message = Message::new(Subject::new("a/b").unwrap(), Bytes::from_static(b"body"));
     message.headers.push(&b"\xff\xfe"[..], &b"not text"[..]);
-    message.headers.push(&b"lt-subject"[..], &b"elsewhere"[..]);
+    message
+        .headers
+        .push(&b"lt-published"[..], &b"otherwise"[..]);
     message.reply_to = Some(Subject::new("inbox/1").unwrap());
     message.quality = Quality::ExactlyOnce;
     let now = broker.clock().now();
