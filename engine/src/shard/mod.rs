@@ -9,9 +9,11 @@ mod checkpoint;
 mod groups;
 mod inspect;
 mod logs;
+mod mark;
 mod publish;
 mod read;
 mod recover;
+mod remove;
 mod session;
 mod settle;
 mod streams;
@@ -282,13 +284,16 @@ impl Shard {
             }
             Command::Discard { message } => self.discard(key, message, fx),
             Command::Settle { message, how } => self.settle(key, message, how, fx),
+            Command::Mark {
+                message,
+                mark,
+                noted,
+            } => self.mark(key, message, mark, noted),
+            Command::Marked { stream, group } => self.marked(key, stream, &group),
+            Command::Remove { stream, seq } => self.remove(key, stream, seq, fx),
             Command::Extend { message, ms } => self.extend(key, message, ms),
             Command::TakeOne { message } => self.take_one(key, message),
-            Command::Credit {
-                consumer,
-                add,
-                renew,
-            } => self.credit(key, consumer, add, renew, fx),
+            Command::Credit { consumer, credit } => self.credit(key, consumer, credit, fx),
             Command::Open {
                 link,
                 name,

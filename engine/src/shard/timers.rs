@@ -118,7 +118,7 @@ impl Shard {
             self.logs.note(&self.scratch);
         }
         self.abandon(hold, fx);
-        self.renew_credit(session, tag, fx);
+        self.refill(session, tag, fx);
     }
 
     /// Makes ready what is due.
@@ -161,10 +161,7 @@ impl Shard {
                         seq,
                         hold: None,
                     },
-                    Priority(0),
-                    0,
-                    Counts::default(),
-                    longtail_model::Lsn::ZERO,
+                    Meta::default(),
                 ),
             }
         }
