@@ -20,7 +20,7 @@ use crate::broker::{Broker, BrokerError};
 use crate::client::accepted;
 use crate::ephemeral::{
     Burst, Delivery, DropReason, EphemeralCounters, LiveHandle, LiveOptions, SpaceRouter,
-    SpaceRoutes, Subscriber, Target, TargetOptions,
+    SpaceRoutes, StreamOptions, Subscriber, Target, TargetOptions, is_stored,
 };
 use crate::message::{Message, Origin, SharedMessage};
 use crate::retained::{RetainedLimits, RetainedStore};
@@ -146,9 +146,14 @@ impl Broker {
         };
         let mut shards: HashMap<ShardId, Vec<StreamId>> = HashMap::new();
         for route in routes.targets() {
-            if let Target::Stream(shard, stream) = route.key {
+            if let Target::Stream(shard, stream) = route.key
+                && is_stored(&route.options, &message)
+            {
                 shards.entry(shard).or_default().push(stream);
             }
+        }
+        for (shard, stream) in live.picked {
+            shards.entry(shard).or_default().push(stream);
         }
         let mut calls = Vec::with_capacity(shards.len());
         for (shard, mut streams) in shards {
@@ -231,7 +236,7 @@ impl Broker {
         let Some((shard, info)) = self.find(name).await? else {
             return Err(BrokerError::NoStream(name.clone()));
         };
-        let subscription = Subscription::new(TargetOptions::Stream);
+        let subscription = Subscription::new(TargetOptions::Stream(StreamOptions::default()));
         let router = &self.space(&name.space)?.router;
         router
             .subscribe(filter, Target::Stream(shard, info.stream), subscription)
