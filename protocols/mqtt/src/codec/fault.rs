@@ -109,6 +109,9 @@ pub enum Fault {
     /// The body ends before its fields do.
     #[error("body too short")]
     Truncated,
+    /// The will ends before its fields do.
+    #[error("will too short")]
+    WillTruncated,
     /// User name or password is announced and not there.
     #[error("missing user name or password")]
     CredentialsMissing,

@@ -9,7 +9,7 @@
 //! tables: reason codes by packet ([`ReasonCode::is_legal`]), properties by packet (`property`), answers to what is
 //! wrong (`rules`). Packets borrow from the bytes they were decoded from.
 
-mod decoder;
+mod decode;
 mod encode;
 mod fault;
 mod packet;
@@ -17,13 +17,14 @@ mod prepared;
 mod primitive;
 mod properties;
 mod property;
+mod property_sets;
 mod reason;
 mod rules;
 pub mod topic;
 mod user;
 mod version;
 
-pub use decoder::{Decoded, Decoder, PacketLimits};
+pub use decode::{Decoded, Decoder, PacketLimits};
 pub use fault::{Answer, DecodeError, EncodeError, Fault};
 pub use packet::{
     Ack, Auth, Connack, Connect, Disconnect, Packet, Publish, RetainHandling, Suback, Subscribe,

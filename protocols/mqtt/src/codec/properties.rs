@@ -70,7 +70,7 @@ pub struct ConnackProperties<'a> {
 }
 
 /// Properties that belong to a message and travel with it from publisher to subscriber.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct MessageProperties<'a> {
     /// Whether the payload is said to be UTF-8; absent: unspecified bytes.
     pub payload_is_utf8: Option<bool>,
@@ -84,7 +84,23 @@ pub struct MessageProperties<'a> {
     pub correlation_data: Option<&'a [u8]>,
     /// User properties.
     pub user: UserProperties<'a>,
+    /// All properties of the packet as they came, checked; what is forwarded is copied from here. Empty: not decoded,
+    /// or there were none. Whoever changes a field empties this. Not compared.
+    pub encoded: &'a [u8],
 }
+
+impl PartialEq for MessageProperties<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.payload_is_utf8 == other.payload_is_utf8
+            && self.expiry_s == other.expiry_s
+            && self.content_type == other.content_type
+            && self.response_topic == other.response_topic
+            && self.correlation_data == other.correlation_data
+            && self.user == other.user
+    }
+}
+
+impl Eq for MessageProperties<'_> {}
 
 /// Properties of PUBLISH.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -195,16 +211,5 @@ impl<'a> SubscriptionIds<'a> {
             Ids::Given(given) => ([].as_slice(), given),
         };
         super::property::subscription_ids(encoded).chain(given.iter().copied())
-    }
-}
-
-impl MessageProperties<'_> {
-    /// Appends what a broker hands on unchanged: all but the expiry, which it counts down.
-    ///
-    /// # Errors
-    /// [`EncodeError::FieldTooLong`](super::EncodeError::FieldTooLong); nothing was appended then.
-    pub fn write_forwarded(&self, out: &mut Vec<u8>) -> Result<(), super::EncodeError> {
-        let _ = out;
-        Err(super::EncodeError::WrongVersion)
     }
 }

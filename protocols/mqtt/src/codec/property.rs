@@ -232,6 +232,9 @@ pub(super) trait Properties<'a> {
     /// Takes all subscription identifiers.
     fn set_subscription_ids(&mut self, _ids: SubscriptionIds<'a>) {}
 
+    /// Takes all properties as they stand in the packet.
+    fn set_encoded(&mut self, _encoded: &'a [u8]) {}
+
     /// Writes the properties, in the fixed order of this encoder.
     fn write(&self, out: &mut impl Sink);
 }
@@ -282,6 +285,7 @@ pub(super) fn read<'a, P: Properties<'a>>(
     if let Some(fault) = fault {
         return Err(fault);
     }
+    into.set_encoded(all);
     if let Some(encoded) = users.of(all) {
         into.set_user(UserProperties::from_checked(encoded, users.mixed));
     }
@@ -330,11 +334,7 @@ fn check(entry: &Entry, value: Value<'_>, place: Place) -> Result<(), Fault> {
 }
 
 fn read_one<'a>(reader: &mut Reader<'a>) -> Result<(&'static Entry, Value<'a>), Fault> {
-    let id = reader.varint().map_err(truncated)?;
-    let entry = TABLE
-        .iter()
-        .find(|entry| u32::from(entry.id) == id)
-        .ok_or(Fault::PropertyUnknown)?;
+    let entry = find(reader.varint().map_err(truncated)?)?;
     let value = match entry.kind {
         Kind::Flag => reader.u8().map(|byte| Value::Number(byte.into())),
         Kind::U16 => reader.u16().map(|number| Value::Number(number.into())),
@@ -347,6 +347,13 @@ fn read_one<'a>(reader: &mut Reader<'a>) -> Result<(&'static Entry, Value<'a>), 
             .and_then(|key| Ok(Value::Pair(key, reader.string()?))),
     };
     Ok((entry, value.map_err(truncated)?))
+}
+
+fn find(id: u32) -> Result<&'static Entry, Fault> {
+    TABLE
+        .iter()
+        .find(|entry| u32::from(entry.id) == id)
+        .ok_or(Fault::PropertyUnknown)
 }
 
 fn truncated(fault: Fault) -> Fault {
@@ -363,6 +370,31 @@ fn again(encoded: &[u8]) -> impl Iterator<Item = (u8, Value<'_>)> + Clone {
         let (entry, value) = read_one(&mut reader).ok()?;
         Some((entry.id, value))
     })
+}
+
+/// Properties that were read before, as they stand: number and all bytes.
+pub(super) fn spans(encoded: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    let mut reader = Reader::new(encoded);
+    std::iter::from_fn(move || {
+        let before = reader.rest();
+        let entry = skip_one(&mut reader).ok()?;
+        let span = before.get(..before.len() - reader.rest().len())?;
+        Some((entry.id, span))
+    })
+}
+
+/// As [`read_one`], without a look at the value.
+fn skip_one(reader: &mut Reader<'_>) -> Result<&'static Entry, Fault> {
+    let entry = find(reader.varint()?)?;
+    match entry.kind {
+        Kind::Flag => reader.u8().map(drop),
+        Kind::U16 => reader.u16().map(drop),
+        Kind::U32 => reader.u32().map(drop),
+        Kind::VarInt => reader.varint().map(drop),
+        Kind::Text | Kind::Topic | Kind::Binary => reader.binary().map(drop),
+        Kind::Pair => reader.binary().and_then(|_| reader.binary()).map(drop),
+    }?;
+    Ok(entry)
 }
 
 /// The user properties among properties that were read before.
