@@ -126,11 +126,11 @@ class Peer:
             return self._done.pop((what, mid))
 
 
-def in_order(messages, count):
+def in_order(messages, count, by_qos=True):
     """Whether all messages `0` to `count` came, those of one QoS in order: paho shows QoS 2 at PUBREL, so later."""
     numbers = [(m.qos, int(m.payload)) for m in messages]
     equal(sorted(n for _, n in numbers), list(range(count)))
-    for qos in (1, 2):
+    for qos in (1, 2) if by_qos else ():
         mine = [n for q, n in numbers if q == qos]
         equal(mine, sorted(mine), f"order of QoS {qos}")
 
@@ -348,22 +348,37 @@ def takeover(t):
         equal(code.is_failure, True)
 
 
-@case("many in flight", "waits")
+@case("many in flight", "waits", ("mosquitto", "loses those beyond its own limit of 20, without a word to 3.1.1"))
 def many_in_flight(t):
-    for version in VERSIONS:
+    # With 5.0 it does not look at the server's receive maximum: its own default of 20 is what fits everywhere.
+    flood(t, (V31, V311), 100)
+
+
+@case("many in flight", "waits")
+def twenty_in_flight(t):
+    flood(t, VERSIONS, 20)
+
+
+def flood(t, versions, window):
+    """Sends 1,000 messages with so many in flight."""
+    for version in versions:
         topic = t.unique()
         s, p = Peer(t, version), Peer(t, version, connect=False)
-        # With 5.0 it does not look at the server's receive maximum: its own default of 20 is what fits everywhere.
-        if version != V5:
-            p.paho.max_inflight_messages_set(100)
+        p.paho.max_inflight_messages_set(window)
         p.paho.max_queued_messages_set(0)
         p.connect()
         s.subscribe(topic, 2)
         infos = [p.paho.publish(topic, b"%d" % n, n % 2 + 1) for n in range(1000)]
         for info in infos:
             info.wait_for_publish(PATIENCE)
-        heard = [s.message().payload for _ in range(1000)]
-        equal(sorted(heard), sorted(b"%d" % n for n in range(1000)))
+        heard = []
+        while len(heard) < 1000:
+            try:
+                heard.append(int(s.message().payload))
+            except queue.Empty:
+                missing = sorted(set(range(1000)) - set(heard))
+                raise AssertionError(f"version {version}: {len(missing)} missing, first {missing[:9]}") from None
+        equal(sorted(heard), list(range(1000)))
 
 
 @case("receive maximum of the client", "waits")
@@ -374,7 +389,8 @@ def small_window(t):
     p = Peer(t)
     for n in range(50):
         p.publish(topic, b"%d" % n, n % 2 + 1)
-    in_order([c.message() for _ in range(50)], 50)
+    # Mosquitto 2.0.11 overruns a small window, and then changes the order now and then.
+    in_order([c.message() for _ in range(50)], 50, t.flavour != "mosquitto")
 
 
 @case("reason codes of 5.0", "waits")
