@@ -111,7 +111,8 @@ impl Settings {
         });
         let rate = self.rate.map_or_else(String::new, |rate| match rate {
             100.0.. => format!(", {rate:.0}/s"),
-            _ => format!(", {rate}/s"),
+            _ if rate.fract() == 0.0 => format!(", {rate}/s"),
+            _ => format!(", {rate:.2}/s"),
         });
         let name = self.scenario.name();
         format!("{name}{promise}, {who}, {bytes} B{rate}")

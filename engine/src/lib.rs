@@ -12,6 +12,8 @@
 pub mod command;
 pub mod config;
 pub mod effect;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod headers;
 pub mod message;
 pub mod runtime;

@@ -10,7 +10,6 @@ use super::subject::Subject;
 use super::{Plan, data, durabilities, execute, running};
 use crate::cli::{MqttArgs, MqttLoadArgs, MqttPeer};
 use crate::error::BenchError;
-use crate::load::Assurance;
 use crate::peer::longtail::Longtail;
 use crate::peer::mosquitto::Mosquitto;
 use crate::peer::rumqttd::Rumqttd;
@@ -146,27 +145,96 @@ fn standard(load: &MqttLoadArgs) -> Vec<Settings> {
 /// acknowledged, and that is done on the disk.
 const DURABLE: [(u32, u32, u8); 5] = [(1, 1, 1), (16, 1, 1), (64, 1, 1), (16, 16, 1), (16, 1, 2)];
 
+/// The table with waiting for the disk: messages that are soon gone again, and messages that stay.
 fn durable(load: &MqttLoadArgs) -> Vec<Settings> {
-    let persistent = |&(pairs, depth, qos): &(u32, u32, u8)| {
-        let bytes = load.body_bytes.first().copied().unwrap_or(256);
+    let bytes = load.body_bytes.first().copied().unwrap_or(256);
+    let wants = |qos: u8| load.qos.is_empty() || load.qos.contains(&qos);
+    let mut all = Vec::new();
+    for (pairs, depth, qos) in DURABLE {
         let mut settings = load.settings(Scenario::OneToOne, qos, bytes);
         settings.producers = load.publishers.unwrap_or(pairs);
         settings.depth = load.depth.unwrap_or(depth);
         if let Some(promise) = &mut settings.promise {
             promise.persistent = true;
         }
-        settings
-    };
-    let wanted = |settings: &Settings| {
-        let assurance = settings.promise.map(|promise| promise.assurance);
-        load.qos.is_empty()
-            || load
-                .qos
-                .contains(&(assurance.unwrap_or(Assurance::AtMost) as u8))
-    };
-    DURABLE.iter().map(persistent).filter(wanted).collect()
+        if wants(qos) {
+            all.push(settings);
+        }
+    }
+    if wants(1) {
+        all.push(Settings {
+            workers: load.subscribers.unwrap_or(1),
+            ..load.settings(Scenario::Offline, 1, bytes)
+        });
+    }
+    all
 }
 
 fn given<T: Copy>(given: &[T], default: &[T]) -> Vec<T> {
     if given.is_empty() { default } else { given }.to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        load: MqttLoadArgs,
+    }
+
+    fn labels(flags: &str, durabilities: &[Durability]) -> Vec<String> {
+        let words = std::iter::once("bench").chain(flags.split_whitespace());
+        let program = Program::try_parse_from(words).expect("legal flags");
+        tasks(&program.load, durabilities)
+            .iter()
+            .map(|task| task.settings.label())
+            .collect()
+    }
+
+    #[test]
+    fn the_table_has_every_scenario_at_every_size() {
+        let all = labels("", &[Durability::Memory]);
+        for expected in [
+            "publish QoS 2, 16 connections, 32 deep, 4096 B",
+            "one-to-one QoS 0, 16 pairs, 16 B",
+            "fan-in QoS 1, 100 publishers, 4 deep, 256 B",
+            "fan-out QoS 0, 1000 subscribers, 16 B",
+            "fan-out QoS 0, 1000 subscribers, 16 deep, 4096 B",
+            "shared QoS 1, 16 publishers, 16 deep, 16 members, 256 B",
+            "offline QoS 1, 16 publishers, 1000 messages to 100 sessions, 256 B",
+            "idle, 1000 connections",
+        ] {
+            assert!(
+                all.iter().any(|label| label == expected),
+                "{expected}: {all:#?}"
+            );
+        }
+        let fewer = labels("--body-bytes 16 --qos 0", &[Durability::Memory]);
+        assert!(fewer.len() < all.len() / 3, "{fewer:#?}");
+    }
+
+    #[test]
+    fn what_waits_for_the_disk_is_persistent() {
+        let all = labels("", &[Durability::Sync]);
+        assert!(
+            all.iter()
+                .all(|label| label.contains(", persistent, ")
+                    || label.starts_with("offline QoS 1, ")),
+            "{all:#?}"
+        );
+    }
+
+    #[test]
+    fn one_scenario_is_run_at_each_qos_and_size() {
+        let all = labels("--scenario publish --qos 0,2 --body-bytes 16,64", &[]);
+        let expected = ["0, 16 connections, 16", "2, 16 connections, 16"]
+            .into_iter()
+            .chain(["0, 16 connections, 64", "2, 16 connections, 64"])
+            .map(|label| format!("publish QoS {label} B"));
+        assert_eq!(all, expected.collect::<Vec<_>>());
+    }
 }

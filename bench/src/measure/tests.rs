@@ -208,16 +208,17 @@ fn every_subscriber_gets_every_message_at_every_assurance() {
 }
 
 #[test]
-fn messages_larger_than_a_read_are_passed_on() {
-    let load = Load {
-        body_bytes: 600_000,
-        ..heard(1, 2, Interest::Queue, Assurance::AtLeast)
-    };
-    let load = Load {
-        stop: Stop::Count(6),
-        ..load
-    };
-    assert_eq!(against_sink_of(&Mqtt::default(), &load).commands, 12);
+fn messages_larger_than_a_read_are_passed_on_and_acknowledged_between_bursts() {
+    for assurance in [Assurance::AtLeast, Assurance::Exactly] {
+        let load = Load {
+            body_bytes: 600_000,
+            stop: Stop::Count(6),
+            ..heard(1, 2, Interest::Queue, assurance)
+        };
+        let measured = against_sink_of(&Mqtt::default(), &load);
+        assert_eq!(measured.commands, 12);
+        assert_eq!(samples(&measured), [("publish", 6)]);
+    }
 }
 
 #[test]

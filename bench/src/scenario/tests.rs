@@ -87,6 +87,14 @@ fn labels_say_who_does_what_at_which_promise() {
         label(Scenario::Offline),
         "offline QoS 1, 3 publishers, 2 deep, 7 messages to 40 sessions, 64 B"
     );
+    let paced = |rate| Settings {
+        rate: Some(rate),
+        ..settings(Scenario::Publish)
+    };
+    let ending = |rate| paced(rate).label().rsplit(", ").next().map(str::to_owned);
+    assert_eq!(ending(1234.56).as_deref(), Some("1235/s"));
+    assert_eq!(ending(31.0823).as_deref(), Some("31.08/s"));
+    assert_eq!(ending(2.0).as_deref(), Some("2/s"));
     let split = Settings {
         promise: None,
         rate: Some(1000.0),

@@ -162,7 +162,10 @@ impl Shard {
         config: StreamConfig,
         defined: bool,
     ) {
-        self.next_id = self.next_id.max(stream.0 + 1).max(index.0 + 1);
+        self.next_id = self
+            .next_id
+            .max(stream.0.saturating_add(1))
+            .max(index.0.saturating_add(1));
         if let Numbering::Shared(with) = &config.numbering {
             let shared = StreamName {
                 space: name.space.clone(),
