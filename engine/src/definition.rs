@@ -55,6 +55,7 @@ pub(crate) fn put_stream(out: &mut Vec<u8>, name: &StreamName, config: &StreamCo
     out.push(match config.keep {
         Keep::UntilSettled => 0,
         Keep::UntilLimit => 1,
+        Keep::Interest => 2,
     });
     varint::put(out, config.limits.max_messages);
     varint::put(out, config.limits.max_bytes);
@@ -70,7 +71,10 @@ pub(crate) fn put_stream(out: &mut Vec<u8>, name: &StreamName, config: &StreamCo
         Some(Durability::Sync) => 3,
     });
     out.push(u8::from(config.auto_delete));
-    put_group(out, &config.group);
+    out.push(u8::from(config.group.is_some()));
+    if let Some(group) = &config.group {
+        put_group(out, group);
+    }
 }
 
 pub(crate) fn get_stream(input: &mut &[u8]) -> Result<(StreamName, StreamConfig), Malformed> {
@@ -86,6 +90,7 @@ pub(crate) fn get_stream(input: &mut &[u8]) -> Result<(StreamName, StreamConfig)
         keep: match take(input, 1)? {
             [0] => Keep::UntilSettled,
             [1] => Keep::UntilLimit,
+            [2] => Keep::Interest,
             _ => return Err(Malformed::Damaged),
         },
         limits: Limits {
@@ -106,7 +111,11 @@ pub(crate) fn get_stream(input: &mut &[u8]) -> Result<(StreamName, StreamConfig)
             _ => return Err(Malformed::Damaged),
         },
         auto_delete: get_flag(input)?,
-        group: get_group(input)?,
+        group: if get_flag(input)? {
+            Some(get_group(input)?)
+        } else {
+            None
+        },
     };
     Ok((name, config))
 }
@@ -122,6 +131,7 @@ pub(crate) fn put_group(out: &mut Vec<u8>, config: &GroupConfig) {
         Start::Last => (2, 0),
         Start::At(seq) => (3, seq.0),
         Start::Since(when) => (4, when.0),
+        Start::Backlog => (5, 0),
     };
     out.push(kind);
     varint::put(out, value);
@@ -148,6 +158,7 @@ pub(crate) fn get_group(input: &mut &[u8]) -> Result<GroupConfig, Malformed> {
         2 => Start::Last,
         3 => Start::At(Seq(value)),
         4 => Start::Since(Timestamp(value)),
+        5 => Start::Backlog,
         _ => return Err(Malformed::Damaged),
     };
     let ack_timeout_ms = get(input)?;
@@ -185,14 +196,14 @@ mod tests {
             overflow: Overflow::DropOldest,
             durability: Some(Durability::Interval),
             auto_delete: true,
-            group: GroupConfig {
+            group: Some(GroupConfig {
                 order: Order::Priority,
                 start: Start::At(Seq(7)),
                 ack_timeout_ms: 60_000,
                 max_deliveries: 5,
                 backoff_ms: vec![10, 100],
                 dead_letter: Some("dead".into()),
-            },
+            }),
         };
         let mut bytes = Vec::new();
         put_stream(&mut bytes, &name, &config);

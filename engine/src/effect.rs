@@ -110,7 +110,7 @@ pub enum Reply {
     MessageInfo(Box<MessageInfo>),
     /// See [`StreamInfo`].
     StreamInfo(Box<StreamInfo>),
-    /// The groups of a stream, the default one first.
+    /// The groups of a stream, the default one first if there is one.
     Groups(Vec<GroupInfo>),
     /// Names of streams, in order of creation.
     Streams(Vec<StreamName>),
@@ -224,11 +224,11 @@ pub struct GroupInfo {
     pub parked: u64,
     /// Consumers that wait for a message.
     pub waiting: u64,
-    /// What is left of a pause, in milliseconds.
+    /// What is left of a pause of this group alone, in milliseconds; `u64::MAX`: it has no end.
     pub pause_left_ms: u64,
 }
 
-/// A stream with its default group as an operator sees it.
+/// A stream with its default group, if it has one, as an operator sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StreamInfo {
     /// Its number.
@@ -251,7 +251,7 @@ pub struct StreamInfo {
     pub appended: u64,
     /// Messages removed by their consumers or by hand since the server started.
     pub removed: u64,
-    /// Times it was paused since the server started.
+    /// Times the stream as a whole was paused since the server started.
     pub pauses: u64,
     /// Open producer links.
     pub producers: u64,
@@ -259,9 +259,9 @@ pub struct StreamInfo {
     pub consumers: u64,
     /// Consumers that wait for a message.
     pub waiting: u64,
-    /// Length of the present pause in milliseconds; 0: not paused.
+    /// Length of the present pause of the stream as a whole, in milliseconds; 0: not paused, `u64::MAX`: without end.
     pub pause_ms: u64,
-    /// What is left of it, in milliseconds.
+    /// What is left of it, in milliseconds; `u64::MAX`: it has no end.
     pub pause_left_ms: u64,
     /// The lowest number still there, or the next to be given. In a sequence space that streams share, the lowest
     /// number of all of them: no message of this one has a lower one.
