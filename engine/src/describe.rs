@@ -208,11 +208,15 @@ pub fn describe_event(payload: &[u8]) -> Result<Described, Malformed> {
             stream,
             group,
             start,
-            ..
-        } => Described::new("group_defined")
-            .number("stream", stream.0)
-            .number("group", group.0)
-            .number("start", start.0),
+            definition: mut encoded,
+        } => {
+            let (name, _) = definition::get_named_group(&mut encoded)?;
+            Described::new("group_defined")
+                .number("stream", stream.0)
+                .number("group", group.0)
+                .text("name", name.as_bytes())
+                .number("start", start.0)
+        }
         Event::GroupDeleted { group } => Described::new("group_deleted").number("group", group.0),
         Event::Paused {
             stream,

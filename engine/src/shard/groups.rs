@@ -41,9 +41,7 @@ impl Shard {
         let cut = scratch.len();
         let group = GroupId(self.take_id());
         let mut body = Vec::new();
-        body.extend_from_slice(&(u32::try_from(name.len()).unwrap_or(u32::MAX)).to_le_bytes());
-        body.extend_from_slice(name.as_bytes());
-        definition::put_group(&mut body, config);
+        definition::put_named_group(&mut body, &name, config);
         event::put_group_defined(&mut scratch, stream, group, start, &body);
         let gate = if cut == 0 {
             self.logs.control(level, &[&scratch])?

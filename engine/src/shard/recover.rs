@@ -236,19 +236,12 @@ impl Shard {
                 stream,
                 group,
                 start,
-                definition,
+                mut definition,
             } => {
-                let (len, rest) = definition
-                    .split_first_chunk::<4>()
-                    .ok_or(undecodable(Malformed::Damaged))?;
-                let (name, mut rest) = rest
-                    .split_at_checked(u32::from_le_bytes(*len) as usize)
-                    .ok_or(undecodable(Malformed::Damaged))?;
-                let name =
-                    std::str::from_utf8(name).map_err(|_| undecodable(Malformed::Damaged))?;
-                let config = definition::get_group(&mut rest).map_err(undecodable)?;
+                let (name, config) =
+                    definition::get_named_group(&mut definition).map_err(undecodable)?;
                 if self.streams.contains_key(&stream) {
-                    self.insert_group(stream, group, name.into(), config, start);
+                    self.insert_group(stream, group, name, config, start);
                 }
             }
             Event::GroupDeleted { group } => self.apply_group_deleted(group, &mut Nobody),

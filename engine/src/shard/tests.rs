@@ -606,9 +606,7 @@ fn replaying() -> Shard {
     })
     .expect("a definition");
     body.clear();
-    body.extend_from_slice(&1_u32.to_le_bytes());
-    body.push(b'g');
-    definition::put_group(&mut body, &GroupConfig::default());
+    definition::put_named_group(&mut body, "g", &GroupConfig::default());
     replay(&mut shard, Lsn(0), |out| {
         event::put_group_defined(out, STREAM, GROUP, Seq(1), &body);
     })
