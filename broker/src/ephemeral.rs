@@ -3,7 +3,7 @@
 //! A session looks the subject up in its `RouteCache`, and hands the routes and the
 //! message to a [`Burst`]. The burst offers the message to every subscriber's bounded outbox, and remembers who has
 //! something to write; [`Burst::flush`] then wakes each of them once, however many messages it was given. Streams
-//! among the routes are left to the caller, see [`Published::picked`].
+//! among the routes are left to the caller, see [`stored`](crate::stored).
 //!
 //! A slow consumer is the affair of its own outbox, which refuses what it cannot hold; here the refusals are counted.
 
@@ -226,11 +226,10 @@ impl<'c> Burst<'c> {
         self.published += 1;
         let expired = message.is_expired(now);
         let mut published = Published::default();
-        for route in routes.targets() {
-            if let Target::Stream(..) = route.key {
-                published.streams += usize::from(is_stored(&route.options, message));
-                continue;
-            }
+        for route in routes.leading() {
+            published.streams += usize::from(is_stored(&route.options, message));
+        }
+        for route in routes.following() {
             let outcome = self.offer(&route.options, message, expired);
             self.note(outcome, &mut published);
         }

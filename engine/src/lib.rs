@@ -24,7 +24,9 @@ mod open;
 mod shard;
 mod stream;
 
-pub use command::{Command, Handle, NewMessage, Role, Settle, Start, Target, Token, Wait, Which};
+pub use command::{
+    Command, Credit, Handle, NewMessage, Role, Settle, Start, Target, Token, Wait, Which,
+};
 pub use config::{GroupConfig, Keep, Limits, Numbering, Order, Overflow, StreamConfig, StreamName};
 pub use describe::{Described, Field, describe_event};
 pub use effect::{

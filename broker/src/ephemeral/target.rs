@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 
 use super::LiveHandle;
 use crate::message::{Message, Origin};
-use crate::router::{RouteCache, Router, Routes};
+use crate::router::{RouteCache, Router, Routes, TargetKey};
 
 /// A live subscriber, for as long as it is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,6 +18,12 @@ pub enum Target {
     Stream(ShardId, StreamId),
     /// A live subscriber.
     Live(LiveId),
+}
+
+impl TargetKey for Target {
+    fn is_leading(&self) -> bool {
+        matches!(self, Target::Stream(..))
+    }
 }
 
 /// What a target says with each subscription.
@@ -77,6 +83,6 @@ impl LiveOptions {
     pub fn takes(&self, message: &Message, own: Origin) -> bool {
         let own = message.origin != Origin::default() && own == message.origin;
         let elsewhere = self.not_assured && message.quality.is_assured();
-        !elsewhere && !(self.no_local && own)
+        !(elsewhere || self.no_local && own)
     }
 }

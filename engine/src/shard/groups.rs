@@ -182,9 +182,7 @@ impl Shard {
             .filter(|(_, hold)| hold.group == id)
             .map(|(key, _)| key)
             .collect();
-        for hold in held {
-            self.release_hold(hold);
-        }
+        let holders = self.release_all(held);
         // Not before: letting go of a hold needs to find its group.
         self.groups.remove(&id);
         let keys: Vec<_> = self.sessions.iter().map(|(key, _)| key).collect();
@@ -230,5 +228,6 @@ impl Shard {
                 self.remove_message(stream, seq, bytes);
             }
         }
+        self.refill_all(holders, fx);
     }
 }

@@ -21,6 +21,15 @@ impl Shard {
         message: &NewMessage,
         fx: &mut dyn Effects,
     ) -> Outcome {
+        for (what, text) in [("subject", &message.subject), ("id", &message.id)] {
+            if text.len() > NewMessage::TEXT_MAX {
+                return Err(Refusal::TooLarge(format!(
+                    "a {what} of {} bytes; at most {} are taken",
+                    text.len(),
+                    NewMessage::TEXT_MAX
+                )));
+            }
+        }
         let first = self.target(key, to)?;
         let (gate, seq) = self.append(first, also, message, self.now, fx)?;
         Ok((gate, Reply::Published { seq }))
@@ -35,7 +44,7 @@ impl Shard {
         created: Timestamp,
         fx: &mut dyn Effects,
     ) -> Result<(Gate, Seq), Refusal> {
-        let bytes = (message.headers.len() + message.payload.len()) as u64;
+        let bytes = message.bytes();
         let mut targets: SmallVec<[(StreamId, Seq); 2]> = smallvec![];
         let mut evictions: Vec<(StreamId, Seq, u64)> = Vec::new();
         let mut level = Durability::Memory;
@@ -65,10 +74,12 @@ impl Shard {
             priority: message.priority,
             delay_ms: message.delay_ms,
             ack_timeout_ms: message.ack_timeout_ms,
-            expires: match message.expires_ms {
-                0 => Timestamp::NEVER,
-                ms => created.plus_millis(ms),
-            },
+            expires: message
+                .expires_ms
+                .map_or(Timestamp::NEVER, |ms| created.plus_millis(ms)),
+            subject: &message.subject,
+            id: &message.id,
+            key: message.key,
             headers: &message.headers,
             payload: &message.payload,
         };
@@ -191,6 +202,9 @@ impl Shard {
                 self.dispatch(stream, at, fx);
             }
             self.wake_readers(stream, fx);
+            if message.expires_ms == Some(0) {
+                self.fleeting.push(stream);
+            }
         }
         let seq = targets.first().map_or(Seq(0), |target| target.1);
         Ok((gate, seq))

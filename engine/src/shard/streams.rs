@@ -273,9 +273,7 @@ impl Shard {
             .filter(|(_, hold)| hold.stream == stream)
             .map(|(key, _)| key)
             .collect();
-        for hold in held {
-            self.release_hold(hold);
-        }
+        let holders = self.release_all(held);
         self.doubt_unreadable(stream);
         let mut from = Seq::FIRST;
         while let Some((seq, position)) = self.next_of_stream(stream, from) {
@@ -318,6 +316,7 @@ impl Shard {
             self.groups.remove(&group);
         }
         self.forget_stream(stream);
+        self.refill_all(holders, fx);
     }
 
     pub(crate) fn pause(&mut self, name: &StreamName, ms: u64, fx: &mut dyn Effects) -> Outcome {
@@ -375,10 +374,7 @@ impl Shard {
             gate = self.logs.control(level, &[&self.scratch])?;
             self.remove_message(stream, seq, bytes);
             removed += 1;
-            self.removed += 1;
-            if let Some(state) = self.streams.get_mut(&stream) {
-                state.removed += 1;
-            }
+            self.count_removed(stream);
         }
         for at in 0..self.streams[&stream].groups.len() {
             self.set_delay_alarm(stream, at);

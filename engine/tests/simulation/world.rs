@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use longtail_engine::{
-    Command, Effect, Effects, Gate, MemoryLimits, Refusal, Reply, Shard, ShardConfig,
+    Command, Effect, Effects, Gate, MemoryLimits, Refusal, Reply, Shard, ShardConfig, Target,
 };
 use longtail_log::sim::{Failure, Operation, SimDisk};
 use longtail_log::{Done, Health, Job, Options, Outcome, ShardLog};
-use longtail_model::{Durability, Lsn, SessionId, ShardId, Timestamp};
+use longtail_model::{Durability, Lsn, SessionId, ShardId, StreamId, Timestamp};
 
-use super::model::{Kept, Model, Told};
+use super::model::{Kept, Model, Shown, Told};
 use super::random::Random;
 
 /// The last lines of what happened, and a hash of all of it.
@@ -431,23 +431,20 @@ impl World {
         }
     }
 
-    pub fn check_body(&mut self, position: Lsn, expected: Option<&(usize, Bytes)>) {
-        let read = self.shard.with_message(position, |message| {
-            (
-                message.headers.len(),
-                Bytes::copy_from_slice(message.payload),
-            )
+    pub fn check_body(&mut self, position: Lsn, expected: Option<&Shown>) {
+        let read = self.shard.with_message(position, |message| Shown {
+            subject: Bytes::copy_from_slice(message.subject),
+            id: Bytes::copy_from_slice(message.id),
+            key: message.key,
+            headers: message.headers.len(),
+            body: Bytes::copy_from_slice(message.payload),
         });
         match read {
             Ok(read) => {
                 if let Some(expected) = expected {
                     assert!(
                         read == *expected,
-                        "the message at {position} has {} and {} bytes, not {} and {}, or others",
-                        read.0,
-                        read.1.len(),
-                        expected.0,
-                        expected.1.len()
+                        "the message at {position} is {read:?} instead of {expected:?}"
                     );
                 }
             }
@@ -698,6 +695,16 @@ impl World {
             self.step(session, Command::DescribeStream { name: name.clone() });
             self.step(session, Command::DescribeGroups { stream: name });
         }
+        let groups: Vec<(u64, String)> = (self.model.kept.streams.values())
+            .flat_map(|s| s.groups.iter().map(|g| (s.id, g.name.clone())))
+            .collect();
+        for (stream, group) in groups {
+            let marked = Command::Marked {
+                stream: Target::Stream(StreamId(stream)),
+                group: group.into(),
+            };
+            self.step(session, marked);
+        }
         self.step(session, Command::ListStreams { space: None });
         let page = Command::DescribeStreams {
             space: None,
@@ -728,7 +735,7 @@ fn describe(command: &Command) -> String {
             );
             let _ = write!(
                 line,
-                ", priority {}, delay {}, timeout {}, expires {}",
+                ", priority {}, delay {}, timeout {}, expires {:?}",
                 message.priority, message.delay_ms, message.ack_timeout_ms, message.expires_ms
             );
             line

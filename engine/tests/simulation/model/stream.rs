@@ -1,5 +1,6 @@
 //! Streams and groups in the model: publishing, defining, deleting, describing.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use longtail_engine::command::Start;
@@ -11,8 +12,8 @@ use longtail_engine::{
 use longtail_model::{Durability, GroupId, Lsn, Priority, Seq, StreamId, Timestamp};
 
 use super::{
-    Blocked, Group, Logged, Message, Model, Outcome, Place, Space, Standing, Stream, Timer, Told,
-    limit,
+    Blocked, Group, Logged, Message, Model, Outcome, Place, Shown, Space, Standing, Stream, Timer,
+    Told, limit,
 };
 
 impl Model {
@@ -168,9 +169,7 @@ impl Model {
             .filter(|(_, h)| h.stream == stream)
             .map(|(key, _)| *key)
             .collect();
-        for hold in held {
-            self.let_go(hold);
-        }
+        let holders = self.let_go_all(held);
         let keys: Vec<usize> = self.sessions.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.sessions[key].links.retain(|_, link| link.0 != stream);
@@ -184,6 +183,9 @@ impl Model {
             self.end_wait(key, Reply::NotFound, told);
         }
         self.forget(stream);
+        for (key, tag) in holders {
+            self.refill(key, tag, told);
+        }
     }
 
     /// Takes groups away from a session's consumers.
@@ -295,9 +297,7 @@ impl Model {
             .filter(|(_, h)| h.group == id)
             .map(|(key, _)| *key)
             .collect();
-        for hold in held {
-            self.let_go(hold);
-        }
+        let holders = self.let_go_all(held);
         let keys: Vec<usize> = self.sessions.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.cancel(key, &|source| source == (stream, id), stream, told);
@@ -319,6 +319,9 @@ impl Model {
             .collect();
         for seq in seqs {
             self.remove_unwanted(stream, seq);
+        }
+        for (key, tag) in holders {
+            self.refill(key, tag, told);
         }
         self.drop_if_idle(stream);
         Ok(Reply::Done)
@@ -359,6 +362,31 @@ impl Model {
         }
     }
 
+    pub(super) fn remove_one(
+        &mut self,
+        key: usize,
+        stream: Target,
+        seq: u64,
+        told: &mut Told,
+    ) -> Outcome {
+        let stream = self.target(key, stream)?;
+        if !self.kept.streams[&stream].messages.contains_key(&seq) {
+            return Ok(Reply::NotFound);
+        }
+        let holders: BTreeSet<_> = (self.holds.values())
+            .filter(|h| h.stream == stream && h.seq == seq)
+            .map(|h| (h.session, h.consumer))
+            .collect();
+        self.remove(stream, seq);
+        self.stream_mut(stream).expect("found").removed += 1;
+        self.mark();
+        for (key, tag) in holders {
+            self.refill(key, tag, told);
+        }
+        self.drop_if_idle(stream);
+        Ok(Reply::Done)
+    }
+
     pub(super) fn is_held(&self, stream: u64, seq: u64) -> bool {
         self.holds
             .values()
@@ -375,16 +403,22 @@ impl Model {
     ) -> Outcome {
         let first = self.target(key, to)?;
         let also: Vec<u64> = also.iter().map(|id| id.0).collect();
+        let fleeting = message.expires_ms == Some(0);
         let message = Message {
             created: self.now,
             priority: message.priority.0,
             delay_ms: message.delay_ms,
             ack_timeout_ms: message.ack_timeout_ms,
-            expires: (message.expires_ms > 0).then(|| self.now + message.expires_ms),
-            headers: message.headers.len(),
-            body: message.payload.clone(),
+            expires: message.expires_ms.map(|ms| self.now + ms),
+            shown: Shown {
+                subject: message.subject.clone(),
+                id: message.id.clone(),
+                key: message.key,
+                headers: message.headers.len(),
+                body: message.payload.clone(),
+            },
         };
-        let seq = self.append(first, &also, &message, told)?;
+        let seq = self.append(first, &also, &message, fleeting, told)?;
         Ok(Reply::Published { seq: Seq(seq) })
     }
 
@@ -393,6 +427,7 @@ impl Model {
         first: u64,
         also: &[u64],
         message: &Message,
+        fleeting: bool,
         told: &mut Told,
     ) -> Result<u64, Refusal> {
         let mut targets: Vec<u64> = Vec::new();
@@ -431,8 +466,7 @@ impl Model {
             seqs.push(seq);
             state.appended += 1;
             state.messages.insert(seq, message.clone());
-            self.bodies
-                .insert((stream, seq), (message.headers, message.body.clone()));
+            self.bodies.insert((stream, seq), message.shown.clone());
             let standing = fresh(message, self.now);
             for group in state.groups.iter_mut().filter(|g| seq >= g.from) {
                 group.messages.insert(seq, standing.clone());
@@ -465,6 +499,9 @@ impl Model {
                 self.dispatch(stream, group, told);
             }
             self.wake_readers(stream, told);
+            if fleeting {
+                self.fleeting.push(stream);
+            }
         }
         Ok(seqs[0])
     }
@@ -706,6 +743,7 @@ impl Model {
             delay_ms: standing.now.delay_ms,
             ack_timeout_ms: message.ack_timeout_ms,
             counts: standing.now.counts,
+            mark: standing.now.mark,
             bytes: message.bytes(),
             position: Lsn::ZERO,
         })))
@@ -888,6 +926,7 @@ fn fresh(message: &Message, now: u64) -> Standing {
         priority: message.priority,
         delay_ms: message.delay_ms,
         counts: Counts::default(),
+        mark: 0,
     };
     Standing {
         now: logged,
