@@ -28,7 +28,7 @@ use std::sync::{Arc, OnceLock};
 
 use longtail_engine::runtime::{Shards, Sink};
 use longtail_engine::{
-    Command, Effect, Message, NewMessage, Refusal, Reply, StreamConfig, StreamName, Token,
+    Command, Effect, Keep, Message, NewMessage, Refusal, Reply, StreamConfig, StreamName, Token,
 };
 use longtail_model::{SessionId, ShardId};
 use parking_lot::Mutex;
@@ -74,7 +74,7 @@ impl<V: Clone + Send + 'static> LastValues<V> {
         read: impl FnMut(&str, OwnedMessage) -> Option<V>,
         taken_back: TakenBack,
     ) -> Result<Self, BrokerError> {
-        let config = StreamConfig::default();
+        let config = config();
         let shard = match crate::client::block_on(broker.find(name))? {
             Some((shard, _)) => shard,
             None => broker.placement(name, &config.numbering),
@@ -87,7 +87,7 @@ impl<V: Clone + Send + 'static> LastValues<V> {
     /// As [`LastValues::open`], of a stream that is known not to exist yet. Does not block.
     #[must_use]
     pub fn empty(broker: &Broker, name: &StreamName, taken_back: TakenBack) -> Self {
-        let config = StreamConfig::default();
+        let config = config();
         let shard = broker.placement(name, &config.numbering);
         LastValues::attach(broker, shard, Table::new(name.clone(), config), taken_back)
     }
@@ -196,6 +196,14 @@ impl<V: Send + 'static> Drop for LastValues<V> {
         if let Some(session) = self.0.session.get() {
             self.0.shards.detach(self.0.shard, *session);
         }
+    }
+}
+
+/// What the stream is made of: nothing goes from it by itself.
+fn config() -> StreamConfig {
+    StreamConfig {
+        keep: Keep::UntilLimit,
+        ..StreamConfig::default()
     }
 }
 

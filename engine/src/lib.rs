@@ -25,7 +25,8 @@ mod shard;
 mod stream;
 
 pub use command::{
-    Command, Credit, Handle, NewMessage, Role, Settle, Start, Target, Token, Wait, Which,
+    Command, Credit, Handle, NewMessage, Role, Settle, Start, Step, Target, Token, Transaction,
+    Wait, Which,
 };
 pub use config::{GroupConfig, Keep, Limits, Numbering, Order, Overflow, StreamConfig, StreamName};
 pub use describe::{Described, Field, describe_event};

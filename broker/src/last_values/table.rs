@@ -8,8 +8,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry as MapEntry;
 use longtail_engine::{
-    Command, Handle, NewMessage, Refusal, Reply, Role, StreamConfig, StreamName, Target, Token,
-    headers,
+    Command, NewMessage, Refusal, Reply, Role, StreamConfig, StreamName, Target, Token, headers,
 };
 use longtail_model::{Link, Seq};
 use smallvec::{SmallVec, smallvec};
@@ -487,8 +486,9 @@ impl Opened {
 }
 
 fn removal(seq: Seq) -> Command {
-    Command::Discard {
-        message: Handle::Shared(LINK, seq),
+    Command::Remove {
+        stream: Target::Link(LINK),
+        seq,
     }
 }
 
