@@ -133,6 +133,7 @@ impl Shard {
             varint::put(out, value);
             varint::put(out, meta.delay_ms);
             put_counts(out, &meta.counts);
+            varint::put(out, meta.mark);
         }
         let held: Vec<_> = if group.held == 0 {
             Vec::new()
@@ -152,6 +153,7 @@ impl Shard {
             varint::put(out, u64::from(hold.priority));
             varint::put(out, hold.delay_ms);
             put_counts(out, &hold.counts);
+            varint::put(out, hold.mark);
         }
     }
 
@@ -264,6 +266,7 @@ fn decode_group(input: &mut &[u8], shared: bool) -> Result<Group, RecoverError> 
                 delay_ms,
                 counts,
                 after: Lsn::ZERO,
+                mark: get(input)?,
             },
         );
     }
@@ -280,6 +283,7 @@ fn decode_group(input: &mut &[u8], shared: bool) -> Result<Group, RecoverError> 
                 delay_ms,
                 counts,
                 after: Lsn::ZERO,
+                mark: get(input)?,
             },
         );
         let key = group.key(priority);

@@ -105,7 +105,7 @@ impl Shard {
         config: GroupConfig,
         start: Seq,
     ) {
-        self.next_id = self.next_id.max(id.0 + 1);
+        self.next_id = self.next_id.max(id.0.saturating_add(1));
         let mut group = Group::new(id, name, config, false, start);
         group.passed.set_floor(start.0);
         let mut from = start;
@@ -182,9 +182,7 @@ impl Shard {
             .filter(|(_, hold)| hold.group == id)
             .map(|(key, _)| key)
             .collect();
-        for hold in held {
-            self.release_hold(hold);
-        }
+        let holders = self.release_all(held);
         // Not before: letting go of a hold needs to find its group.
         self.groups.remove(&id);
         let keys: Vec<_> = self.sessions.iter().map(|(key, _)| key).collect();
@@ -230,5 +228,6 @@ impl Shard {
                 self.remove_message(stream, seq, bytes);
             }
         }
+        self.refill_all(holders, fx);
     }
 }
