@@ -67,7 +67,7 @@ pub struct Answer {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Pushed {
     /// A message.
-    Message(Delivery, Option<OwnedMessage>),
+    Message(Delivery, Option<Box<OwnedMessage>>),
     /// A stream that the consumer drew from is gone.
     Cancelled(ConsumerTag, StreamId),
 }
@@ -129,9 +129,10 @@ impl Sink for Inbox {
                 }
             }
             Effect::Push(delivery) => {
-                state
-                    .pushed
-                    .push_back(Pushed::Message(*delivery, owned().next().flatten()));
+                state.pushed.push_back(Pushed::Message(
+                    *delivery,
+                    owned().next().flatten().map(Box::new),
+                ));
             }
             Effect::Cancelled { consumer, stream } => {
                 state

@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod ephemeral;
+pub mod last_values;
 pub mod limits;
 pub mod message;
 pub mod retained;

@@ -32,6 +32,8 @@ const PUBLISHED: &[u8] = b"lt-published";
 const RETAIN: u8 = 0x04;
 /// Who published: eight bytes, least significant first.
 const ORIGIN: &[u8] = b"lt-origin";
+/// When it expires, of a message that is not to go by itself: eight bytes, least significant first.
+const EXPIRES: &[u8] = b"lt-expires";
 
 /// What one shard has to store.
 #[derive(Clone, Debug)]
@@ -158,13 +160,27 @@ pub fn new_message(message: &Message, now: Timestamp) -> NewMessage {
             expires => Some(expires.millis_since(now)),
         },
         subject: Bytes::copy_from_slice(message.subject.as_str().as_bytes()),
-        headers: encode_headers(message),
+        headers: encode_headers(message, None),
         payload: message.payload.clone(),
         ..NewMessage::default()
     }
 }
 
-fn encode_headers(message: &Message) -> Bytes {
+/// A message as a [last value](crate::last_values) is kept. It does not go by itself when it expires, since an older
+/// value might then be the last one after a crash: [`Stored::expires`] says when somebody has to remove it.
+#[must_use]
+pub fn new_value(message: &Message) -> NewMessage {
+    let expires = (message.expires != Timestamp::NEVER).then_some(message.expires);
+    NewMessage {
+        subject: Bytes::copy_from_slice(message.subject.as_str().as_bytes()),
+        headers: encode_headers(message, expires),
+        payload: message.payload.clone(),
+        ..NewMessage::default()
+    }
+}
+
+fn encode_headers(message: &Message, expires: Option<Timestamp>) -> Bytes {
+    let expires = expires.map(|expires| expires.0.to_le_bytes());
     let flags = message.quality as u8 | if message.retain { RETAIN } else { 0 };
     let (flags, origin) = ([flags], message.origin.0.to_le_bytes());
     let reply_to = message.reply_to.as_ref();
@@ -172,6 +188,7 @@ fn encode_headers(message: &Message) -> Bytes {
         reply_to.map(|subject| (REPLY_TO, subject.as_str().as_bytes())),
         (flags != [0]).then_some((PUBLISHED, &flags[..])),
         (message.origin != Origin::default()).then_some((ORIGIN, &origin[..])),
+        expires.as_ref().map(|expires| (EXPIRES, &expires[..])),
     ];
     let own = own.into_iter().flatten();
     let mut size: usize = own
@@ -208,6 +225,8 @@ pub struct Stored<'a> {
     pub retain: bool,
     /// Who published it.
     pub origin: Origin,
+    /// When it expires, if [`new_value`] wrote it.
+    pub expires: Timestamp,
     headers: &'a [u8],
 }
 
@@ -224,6 +243,7 @@ impl<'a> Stored<'a> {
         let subject = std::str::from_utf8(subject).ok();
         let mut stored = Stored {
             subject: subject.filter(|subject| !subject.is_empty()),
+            expires: Timestamp::NEVER,
             headers,
             ..Stored::default()
         };
@@ -234,6 +254,10 @@ impl<'a> Stored<'a> {
                 ORIGIN => {
                     let origin = value.try_into().map(u64::from_le_bytes);
                     stored.origin = Origin(origin.unwrap_or_default());
+                }
+                EXPIRES => {
+                    let expires = value.try_into().map(u64::from_le_bytes);
+                    stored.expires = expires.map_or(Timestamp::NEVER, Timestamp);
                 }
                 PUBLISHED => {
                     let flags = value.first().copied().unwrap_or_default();
@@ -252,7 +276,7 @@ impl<'a> Stored<'a> {
 
     /// The publisher's headers, in his order. What the broker has added (`lt-death-reason` and its like) comes last.
     pub fn headers(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
-        let own = |name: &[u8]| matches!(name, REPLY_TO | PUBLISHED | ORIGIN);
+        let own = |name: &[u8]| matches!(name, REPLY_TO | PUBLISHED | ORIGIN | EXPIRES);
         encoded::iter(self.headers)
             .skip_while(move |(name, _)| own(name))
             .map(|(name, value)| {

@@ -146,6 +146,63 @@ pub enum Role {
     Consumer,
 }
 
+/// What is done together or not at all.
+///
+/// All steps are checked first; then one frame of the log has them all, then all are applied, and only then is anything
+/// delivered. A stream that is full or gone, a message that is gone or that somebody else holds, refuse the whole.
+#[derive(Clone, Debug, Default)]
+pub struct Transaction {
+    /// At most [`Transaction::MAX_STEPS`], and all together no larger than a frame of the log.
+    pub steps: Vec<Step>,
+}
+
+impl Transaction {
+    /// Most steps of one transaction.
+    pub const MAX_STEPS: usize = 10_000;
+}
+
+/// One step of a [`Transaction`]. A message that is there already is named by one step at most.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// As [`Command::Publish`]. What another step takes out of the stream makes no room for it.
+    Publish {
+        /// Where to.
+        to: Target,
+        /// And to these as well.
+        also: Vec<StreamId>,
+        /// The message.
+        message: NewMessage,
+    },
+    /// As [`Command::Settle`].
+    Settle {
+        /// Which.
+        message: Handle,
+        /// What becomes of it.
+        how: Settle,
+    },
+    /// As [`Command::Remove`].
+    Remove {
+        /// The stream.
+        stream: Target,
+        /// The message's number there.
+        seq: Seq,
+    },
+    /// As [`Command::Mark`], and awaited.
+    Mark {
+        /// Which.
+        message: Handle,
+        /// The number.
+        mark: u64,
+    },
+    /// As [`Command::PutDocument`].
+    Document {
+        /// Its name, 1 to 1024 bytes.
+        name: String,
+        /// Its content; `None` removes it.
+        body: Option<Bytes>,
+    },
+}
+
 /// A request to a shard.
 #[derive(Clone, Debug)]
 pub enum Command {
@@ -176,6 +233,9 @@ pub enum Command {
         /// The message.
         message: NewMessage,
     },
+    /// Does several things as one. Reply: `Transacted`; refused as [`Refusal::Step`](crate::Refusal::Step) when a step
+    /// cannot be done.
+    Transact(Box<Transaction>),
     /// Adds a group of a stream to those that a consumer draws from. Reply: `Done`, or `NotFound` when the stream
     /// has no such group.
     Subscribe {

@@ -73,6 +73,17 @@ pub enum Refusal {
     /// The stream exists with another configuration.
     #[error("the stream exists with another configuration")]
     Exists,
+    /// There is no such message, or the session does not hold it.
+    #[error("no such message, or not held by this session")]
+    Gone,
+    /// A step of a transaction cannot be done; nothing of the transaction is.
+    #[error("step {step} of the transaction: {why}")]
+    Step {
+        /// Which, counted from 0.
+        step: u32,
+        /// Why not.
+        why: Box<Refusal>,
+    },
     /// The request makes no sense for this stream.
     #[error("{0}")]
     Unsupported(&'static str),
@@ -94,6 +105,12 @@ pub enum Reply {
     Published {
         /// Its number in the first stream.
         seq: Seq,
+    },
+    /// All of it is done.
+    Transacted {
+        /// For each message published, in order of the steps: its number in the first of its streams, and where its
+        /// record is.
+        published: Vec<(Seq, Lsn)>,
     },
     /// Taken.
     Delivered(Delivery),

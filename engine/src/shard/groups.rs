@@ -105,7 +105,7 @@ impl Shard {
         config: GroupConfig,
         start: Seq,
     ) {
-        self.next_id = self.next_id.max(id.0 + 1);
+        self.next_id = self.next_id.max(id.0.saturating_add(1));
         let mut group = Group::new(id, name, config, false, start);
         group.passed.set_floor(start.0);
         let mut from = start;

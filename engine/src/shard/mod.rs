@@ -21,6 +21,7 @@ mod take;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod transact;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -275,6 +276,7 @@ impl Shard {
     fn execute(&mut self, key: SessionKey, token: Token, command: Command, fx: &mut dyn Effects) {
         let outcome = match command {
             Command::Publish { to, also, message } => self.publish(key, to, &also, &message, fx),
+            Command::Transact(transaction) => self.transact(key, *transaction, fx),
             Command::Take {
                 consumer,
                 wait,

@@ -38,6 +38,12 @@ pub enum RecoverError {
         /// The last number given in its sequence space.
         last: Seq,
     },
+    /// A stream or a group is defined under a number that another one has.
+    #[error("the definition at position {position} gives a number a second time")]
+    Defined {
+        /// Where the definition is.
+        position: Lsn,
+    },
     /// A record could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -213,6 +219,9 @@ impl Shard {
             } => {
                 let (name, config) =
                     definition::get_stream(&mut definition).map_err(undecodable)?;
+                if self.streams.contains_key(&stream) {
+                    return Err(RecoverError::Defined { position });
+                }
                 if let Some(&old) = self.names.get(&name) {
                     // An auto-deleting stream whose end the log was not told of.
                     self.apply_deleted(old, &mut Nobody);
@@ -235,6 +244,9 @@ impl Shard {
                 let name =
                     std::str::from_utf8(name).map_err(|_| undecodable(Malformed::Damaged))?;
                 let config = definition::get_group(&mut rest).map_err(undecodable)?;
+                if self.groups.contains_key(&group) {
+                    return Err(RecoverError::Defined { position });
+                }
                 if self.streams.contains_key(&stream) {
                     self.insert_group(stream, group, name.into(), config, start);
                 }

@@ -12,6 +12,14 @@ use crate::event;
 use crate::stream::{Alarm, Group, SessionKey, Stream};
 use crate::structures::ordered::OrderedSet;
 
+pub(crate) fn check_document_name(name: &str) -> Result<(), Refusal> {
+    const NAME_MAX: usize = 1024;
+    if name.is_empty() || name.len() > NAME_MAX {
+        return Err(Refusal::Unsupported("a document name has 1 to 1024 bytes"));
+    }
+    Ok(())
+}
+
 impl Shard {
     pub(crate) fn open_link(
         &mut self,
@@ -154,7 +162,10 @@ impl Shard {
         config: StreamConfig,
         defined: bool,
     ) {
-        self.next_id = self.next_id.max(stream.0 + 1).max(index.0 + 1);
+        self.next_id = self
+            .next_id
+            .max(stream.0.saturating_add(1))
+            .max(index.0.saturating_add(1));
         if let Numbering::Shared(with) = &config.numbering {
             let shared = StreamName {
                 space: name.space.clone(),
@@ -384,10 +395,7 @@ impl Shard {
     }
 
     pub(crate) fn put_document(&mut self, name: &str, body: Option<&[u8]>) -> Outcome {
-        const NAME_MAX: usize = 1024;
-        if name.is_empty() || name.len() > NAME_MAX {
-            return Err(Refusal::Unsupported("a document name has 1 to 1024 bytes"));
-        }
+        check_document_name(name)?;
         self.scratch.clear();
         event::put_document(&mut self.scratch, name, body);
         let gate = self.logs.control(self.logs.level(None), &[&self.scratch])?;

@@ -6,7 +6,9 @@ use longtail_model::{
     Timestamp,
 };
 
-use crate::command::{Command, Credit, Handle, NewMessage, Role, Settle, Target, Wait, Which};
+use crate::command::{
+    Command, Credit, Handle, NewMessage, Role, Settle, Step, Target, Transaction, Wait, Which,
+};
 use crate::config::{GroupConfig, Numbering, Order, StreamConfig, StreamName};
 use crate::definition;
 use crate::effect::{Effect, Effects, Gate, MessageState, Refusal, Reply};
@@ -16,6 +18,9 @@ use crate::open::MemoryLimits;
 use crate::shard::{Logs, RecoverError, Shard, ShardConfig};
 
 const ME: ConsumerTag = ConsumerTag(0);
+
+/// Largest frame, in bytes.
+const FRAME: usize = 1 << 20;
 
 #[derive(Default)]
 struct Seen(Vec<(SessionId, Effect)>);
@@ -48,12 +53,16 @@ fn tube() -> StreamConfig {
 impl Bench {
     fn new() -> Self {
         let now = Timestamp(1_000_000);
+        let memory = MemoryLimits {
+            frame_bytes: FRAME as u64,
+            ..MemoryLimits::default()
+        };
         let config = ShardConfig {
             durability: Durability::Memory,
             ..ShardConfig::default()
         };
         Bench {
-            shard: Shard::in_memory(MemoryLimits::default(), config, now),
+            shard: Shard::in_memory(memory, config, now),
             now,
             token: 0,
             seen: Seen::default(),
@@ -775,6 +784,155 @@ fn a_removed_message_leaves_every_group_and_its_holder_is_fed_again() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+fn transact(b: &mut Bench, session: SessionId, steps: Vec<Step>) -> Reply {
+    let transaction = Box::new(Transaction { steps });
+    match b.ask(session, Command::Transact(transaction)) {
+        Some(reply) => reply,
+        None => panic!("a transaction does not wait"),
+    }
+}
+
+fn publish_to(name: &str, b: &mut Bench, session: SessionId, link: u32) -> Step {
+    let open = Command::Open {
+        link: Link(link),
+        name: StreamName::new("default", name),
+        create: Some(Box::default()),
+        role: Role::Producer,
+    };
+    b.ask(session, open);
+    Step::Publish {
+        to: Target::Link(Link(link)),
+        also: vec![],
+        message: NewMessage {
+            payload: "whole".into(),
+            ..NewMessage::default()
+        },
+    }
+}
+
+fn messages_of(b: &mut Bench, session: SessionId, name: &str) -> u64 {
+    let name = StreamName::new("default", name);
+    match b.ask(session, Command::DescribeStream { name }) {
+        Some(Reply::StreamInfo(info)) => info.messages,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_prepared_message_is_published_and_removed_as_one_and_only_once() {
+    let mut b = Bench::new();
+    let (session, _) = grouped(&mut b);
+    let publish = publish_to("target", &mut b, session, 5);
+    let steps = vec![
+        publish.clone(),
+        Step::Remove {
+            stream: Target::Link(Link(0)),
+            seq: Seq(2),
+        },
+        publish,
+    ];
+    match transact(&mut b, session, steps.clone()) {
+        Reply::Transacted { published } => {
+            let seqs: Vec<_> = published.iter().map(|message| message.0).collect();
+            assert_eq!(seqs, [Seq(1), Seq(2)]);
+            assert_ne!(published[0].1, published[1].1);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(messages_of(&mut b, session, "log"), 2);
+    let again = Refusal::Step {
+        step: 1,
+        why: Box::new(Refusal::Gone),
+    };
+    assert_eq!(transact(&mut b, session, steps), Reply::Refused(again));
+    assert_eq!(messages_of(&mut b, session, "target"), 2, "not once more");
+}
+
+#[test]
+fn a_transaction_is_done_before_anybody_sees_any_of_it() {
+    let mut b = Bench::new();
+    let (session, group) = grouped(&mut b);
+    let (consumer, credit) = (ConsumerTag(1), Credit::Level(2));
+    b.ask(session, Command::Credit { consumer, credit });
+    assert_eq!(b.pushed(), [(session, Seq(1)), (session, Seq(2))]);
+    let settle = |seq, how| Step::Settle {
+        message: Handle::Group(group, seq),
+        how,
+    };
+    let release = Settle::Release {
+        priority: None,
+        delay_ms: 0,
+        failed: false,
+    };
+    let steps = vec![settle(Seq(1), release), settle(Seq(2), Settle::Ack)];
+    assert!(matches!(
+        transact(&mut b, session, steps),
+        Reply::Transacted { .. }
+    ));
+    assert_eq!(b.pushed(), [(session, Seq(1)), (session, Seq(3))]);
+}
+
+#[test]
+fn what_does_not_fit_refuses_the_whole_transaction() {
+    let mut b = Bench::new();
+    let (session, group) = grouped(&mut b);
+    let publish = publish_to("target", &mut b, session, 5);
+    let message = Handle::Group(group, Seq(1));
+    b.ask(session, Command::TakeOne { message });
+    let ack = Step::Settle {
+        message,
+        how: Settle::Ack,
+    };
+    let why = |reply| match reply {
+        Reply::Refused(refusal) => refusal.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let twice = vec![ack.clone(), publish.clone(), ack.clone()];
+    let text = why(transact(&mut b, session, twice));
+    assert_eq!(
+        text,
+        "step 2 of the transaction: a transaction names a message in one step at most"
+    );
+    let gone = Step::Publish {
+        to: Target::Link(Link(99)),
+        also: vec![],
+        message: NewMessage::default(),
+    };
+    let text = why(transact(
+        &mut b,
+        session,
+        vec![publish.clone(), ack.clone(), gone],
+    ));
+    assert_eq!(text, "step 2 of the transaction: no such link or consumer");
+    let many = vec![publish.clone(); Transaction::MAX_STEPS + 1];
+    let text = why(transact(&mut b, session, many));
+    assert_eq!(
+        text,
+        "a transaction of 10001 steps; at most 10000 are taken"
+    );
+    let large = Step::Publish {
+        to: Target::Link(Link(5)),
+        also: vec![],
+        message: NewMessage {
+            payload: vec![0; FRAME + 1].into(),
+            ..NewMessage::default()
+        },
+    };
+    let reply = transact(&mut b, session, vec![publish.clone(), large, ack.clone()]);
+    assert!(
+        matches!(reply, Reply::Refused(Refusal::TooLarge(_))),
+        "{reply:?}"
+    );
+    assert_eq!(messages_of(&mut b, session, "target"), 0);
+
+    let reply = transact(&mut b, session, vec![publish; Transaction::MAX_STEPS]);
+    assert!(matches!(reply, Reply::Transacted { published } if published.len() == 10_000));
+    assert!(matches!(
+        transact(&mut b, session, vec![ack]),
+        Reply::Transacted { published } if published.is_empty()
+    ));
 }
 
 const STREAM: StreamId = StreamId(1);

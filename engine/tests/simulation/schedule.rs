@@ -6,12 +6,13 @@ use bytes::Bytes;
 use longtail_engine::command::Start;
 use longtail_engine::{
     Command, Credit, GroupConfig, Handle, Keep, Limits, NewMessage, Numbering, Order, Overflow,
-    Role, Settle, StreamConfig, StreamName, Target, Wait, Which,
+    Role, Settle, Step, StreamConfig, StreamName, Target, Transaction, Wait, Which,
 };
 use longtail_model::{
     ConsumerTag, Durability, GroupId, Link, Priority, Seq, SessionId, StreamId, Timestamp,
 };
 
+use super::model::Hold;
 use super::random::Random;
 use super::world::{SharedTrace, World};
 
@@ -440,8 +441,58 @@ impl Plan {
         }
     }
 
+    fn step(&mut self, session: SessionId) -> Step {
+        // A message of others refuses the whole; most often that is not what is tried.
+        let message = self.own_handle(session);
+        let message = match message {
+            Some(message) if self.world.random.chance(97) => message,
+            _ if self.world.random.chance(10) => self.handle(session),
+            _ => return self.publish_step(session),
+        };
+        match self.world.random.below(100) {
+            0..30 => self.publish_step(session),
+            30..65 => Step::Settle {
+                message,
+                how: self.settle(),
+            },
+            65..80 => Step::Mark {
+                message,
+                mark: self.world.random.below(4),
+            },
+            80..92 => {
+                let (stream, seq) = self.message_of(session);
+                Step::Remove { stream, seq }
+            }
+            _ => Step::Document {
+                name: format!("document {}", self.world.random.below(4)),
+                body: self.world.random.chance(70).then(|| vec![4; 20].into()),
+            },
+        }
+    }
+
+    fn publish_step(&mut self, session: SessionId) -> Step {
+        let mut message = self.message();
+        // All of it must fit into a frame.
+        message.payload.truncate(2_000);
+        let also = self.world.random.chance(15);
+        Step::Publish {
+            to: self.target(session),
+            also: also.then(|| self.stream()).into_iter().collect(),
+            message,
+        }
+    }
+
+    fn own_handle(&mut self, session: SessionId) -> Option<Handle> {
+        let model = &self.world.model;
+        let own = |h: &&Hold| (model.sessions.get(h.session)).is_some_and(|s| s.id == session);
+        let own: Vec<Handle> = (model.holds.values().filter(own))
+            .map(|h| Handle::Group(GroupId(h.group), Seq(h.seq)))
+            .collect();
+        (!own.is_empty()).then(|| *self.world.random.pick(&own))
+    }
+
     fn random_command(&mut self, session: SessionId) -> Command {
-        match self.world.random.below(1065) {
+        match self.world.random.below(1110) {
             0..280 => {
                 let to = self.target(session);
                 let also = if self.world.random.chance(12) {
@@ -626,9 +677,15 @@ impl Plan {
                     group: group.into(),
                 }
             }
-            _ => {
+            1050..1065 => {
                 let (stream, seq) = self.message_of(session);
                 Command::Remove { stream, seq }
+            }
+            _ => {
+                let steps = (0..self.world.random.below(7)).map(|_| self.step(session));
+                Command::Transact(Box::new(Transaction {
+                    steps: steps.collect(),
+                }))
             }
         }
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use longtail_engine::{
-    Command, Effect, Effects, Gate, MemoryLimits, Refusal, Reply, Shard, ShardConfig, Target,
+    Command, Effect, Effects, Gate, MemoryLimits, Refusal, Reply, Shard, ShardConfig, Step, Target,
 };
 use longtail_log::sim::{Failure, Operation, SimDisk};
 use longtail_log::{Done, Health, Job, Options, Outcome, ShardLog};
@@ -115,6 +115,16 @@ pub const MEMORY: MemoryLimits = MemoryLimits {
     frame_bytes: 1 << 20,
 };
 
+/// Only the kind of a refusal is foretold.
+fn without_text(refusal: &mut Refusal) {
+    match refusal {
+        Refusal::Limit(text) => text.clear(),
+        Refusal::Unsupported(text) => *text = "",
+        Refusal::Step { why, .. } => without_text(why),
+        _ => {}
+    }
+}
+
 fn without_position(mut effect: Effect) -> Effect {
     match &mut effect {
         Effect::Push(delivery) | Effect::Reply(_, Reply::Delivered(delivery)) => {
@@ -130,9 +140,12 @@ fn without_position(mut effect: Effect) -> Effect {
         Effect::Reply(_, Reply::Groups(groups)) if !groups.is_empty() => {
             groups[1..].sort_by_key(|group| group.group);
         }
-        // Only the kind of a refusal is foretold.
-        Effect::Reply(_, Reply::Refused(Refusal::Limit(text))) => text.clear(),
-        Effect::Reply(_, Reply::Refused(Refusal::Unsupported(text))) => *text = "",
+        Effect::Reply(_, Reply::Transacted { published }) => {
+            published
+                .iter_mut()
+                .for_each(|message| message.1 = Lsn::ZERO);
+        }
+        Effect::Reply(_, Reply::Refused(refusal)) => without_text(refusal),
         // Of the shard as a whole, only that it answers.
         Effect::Reply(token, Reply::ShardInfo(_)) => return Effect::Reply(*token, Reply::Done),
         Effect::Reply(..) | Effect::Cancelled { .. } => {}
@@ -738,6 +751,20 @@ fn describe(command: &Command) -> String {
                 ", priority {}, delay {}, timeout {}, expires {:?}",
                 message.priority, message.delay_ms, message.ack_timeout_ms, message.expires_ms
             );
+            line
+        }
+        Command::Transact(transaction) => {
+            let mut line = format!("{} steps as one:", transaction.steps.len());
+            for step in &transaction.steps {
+                let _ = match step {
+                    Step::Publish { to, also, message } => write!(
+                        line,
+                        " publish to {to:?} and {also:?}: {} bytes,",
+                        message.payload.len()
+                    ),
+                    other => write!(line, " {other:?},"),
+                };
+            }
             line
         }
         Command::PutDocument { name, body } => {

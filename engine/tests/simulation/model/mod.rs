@@ -6,6 +6,7 @@
 mod stream;
 mod take;
 mod time;
+mod transact;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -229,6 +230,8 @@ pub struct Model {
     /// What was kept in between, since somebody last took this: a step may write many records, and a crash may fall
     /// between any two of them.
     pub trail: Vec<Rc<Kept>>,
+    /// What happens is one frame of the log until this ends.
+    within: bool,
 }
 
 pub type Outcome = Result<Reply, Refusal>;
@@ -255,11 +258,15 @@ impl Model {
             taken: Vec::new(),
             timeouts: 0,
             trail: Vec::new(),
+            within: false,
         }
     }
 
-    /// The log may end here.
+    /// The log may end here, unless within a frame.
     fn mark(&mut self) {
+        if self.within {
+            return;
+        }
         self.trail.push(Rc::new(self.kept.clone()));
     }
 
@@ -393,6 +400,7 @@ impl Model {
                 Ok(Reply::Done)
             }
             Command::Publish { to, also, message } => self.publish(key, to, &also, &message, told),
+            Command::Transact(transaction) => self.transact(key, &transaction.steps, told),
             Command::Subscribe {
                 consumer,
                 link,

@@ -9,7 +9,7 @@ use longtail_engine::{
     Numbering, Order, Overflow, Refusal, Reply, Role, StreamConfig, StreamInfo, StreamName, Target,
     Wait, Which,
 };
-use longtail_model::{Durability, GroupId, Lsn, Priority, Seq, StreamId, Timestamp};
+use longtail_model::{ConsumerTag, Durability, GroupId, Lsn, Priority, Seq, StreamId, Timestamp};
 
 use super::{
     Blocked, Group, Logged, Message, Model, Outcome, Place, Shown, Space, Standing, Stream, Timer,
@@ -373,10 +373,7 @@ impl Model {
         if !self.kept.streams[&stream].messages.contains_key(&seq) {
             return Ok(Reply::NotFound);
         }
-        let holders: BTreeSet<_> = (self.holds.values())
-            .filter(|h| h.stream == stream && h.seq == seq)
-            .map(|h| (h.session, h.consumer))
-            .collect();
+        let holders = self.holders(stream, seq);
         self.remove(stream, seq);
         self.stream_mut(stream).expect("found").removed += 1;
         self.mark();
@@ -385,6 +382,13 @@ impl Model {
         }
         self.drop_if_idle(stream);
         Ok(Reply::Done)
+    }
+
+    pub(super) fn holders(&self, stream: u64, seq: u64) -> BTreeSet<(usize, ConsumerTag)> {
+        (self.holds.values())
+            .filter(|h| h.stream == stream && h.seq == seq)
+            .map(|h| (h.session, h.consumer))
+            .collect()
     }
 
     pub(super) fn is_held(&self, stream: u64, seq: u64) -> bool {
@@ -404,7 +408,13 @@ impl Model {
         let first = self.target(key, to)?;
         let also: Vec<u64> = also.iter().map(|id| id.0).collect();
         let fleeting = message.expires_ms == Some(0);
-        let message = Message {
+        let message = self.new_message(message);
+        let seq = self.append(first, &also, &message, fleeting, told)?;
+        Ok(Reply::Published { seq: Seq(seq) })
+    }
+
+    pub(super) fn new_message(&self, message: &NewMessage) -> Message {
+        Message {
             created: self.now,
             priority: message.priority.0,
             delay_ms: message.delay_ms,
@@ -417,9 +427,7 @@ impl Model {
                 headers: message.headers.len(),
                 body: message.payload.clone(),
             },
-        };
-        let seq = self.append(first, &also, &message, fleeting, told)?;
-        Ok(Reply::Published { seq: Seq(seq) })
+        }
     }
 
     pub(super) fn append(
@@ -438,14 +446,22 @@ impl Model {
                     return Err(Refusal::UnknownLink);
                 }
                 targets.push(stream);
-                self.make_room(stream, message.bytes(), &mut evicted)?;
+                self.make_room(stream, message.bytes(), &[], &BTreeSet::new(), &mut evicted)?;
             }
         }
         for (stream, seq) in evicted {
             self.remove(stream, seq);
         }
+        let seq = self.place(&targets, message);
+        self.mark();
+        self.show(&targets, fleeting, told);
+        Ok(seq)
+    }
+
+    /// Gives a message its place in every stream; returns its number in the first.
+    pub(super) fn place(&mut self, targets: &[u64], message: &Message) -> u64 {
         let mut seqs = Vec::new();
-        for &stream in &targets {
+        for &stream in targets {
             let state = self
                 .kept
                 .streams
@@ -489,8 +505,11 @@ impl Model {
             }
             self.set_age_alarm(stream, message.created);
         }
-        self.mark();
-        for &stream in &targets {
+        seqs[0]
+    }
+
+    pub(super) fn show(&mut self, targets: &[u64], fleeting: bool, told: &mut Told) {
+        for &stream in targets {
             let groups: Vec<u64> = self
                 .stream(stream)
                 .map(|s| s.groups.iter().map(|g| g.id).collect())
@@ -503,13 +522,15 @@ impl Model {
                 self.fleeting.push(stream);
             }
         }
-        Ok(seqs[0])
     }
 
-    fn make_room(
+    /// `added`: bytes of what comes before it in the same step; nothing of that goes, nor anything `spared`.
+    pub(super) fn make_room(
         &self,
         stream: u64,
         bytes: u64,
+        added: &[u64],
+        spared: &BTreeSet<(u64, u64)>,
         evicted: &mut Vec<(u64, u64)>,
     ) -> Result<(), Refusal> {
         let state = &self.kept.streams[&stream];
@@ -518,16 +539,23 @@ impl Model {
             (limits.max_messages > 0 && messages + 1 > limits.max_messages)
                 || (limits.max_bytes > 0 && held + bytes > limits.max_bytes)
         };
-        let mut messages = state.messages.len() as u64;
-        let mut held: u64 = state.messages.values().map(Message::bytes).sum();
-        for (&seq, message) in &state.messages {
+        let left = (state.messages.iter())
+            .filter(|(seq, _)| !evicted.contains(&(stream, **seq)))
+            .collect::<Vec<_>>();
+        let mut messages = (left.len() + added.len()) as u64;
+        let mut held: u64 = left
+            .iter()
+            .map(|(_, m)| m.bytes())
+            .chain(added.iter().copied())
+            .sum();
+        for (&seq, message) in left {
             if !over(messages, held) {
                 break;
             }
             if state.config.overflow == Overflow::RefuseNew {
                 return Err(limit());
             }
-            if !self.is_held(stream, seq) {
+            if !self.is_held(stream, seq) && !spared.contains(&(stream, seq)) {
                 evicted.push((stream, seq));
                 messages -= 1;
                 held -= message.bytes();

@@ -463,7 +463,7 @@ impl Model {
         }
     }
 
-    fn settled(&mut self, at: At) {
+    pub(super) fn settled(&mut self, at: At) {
         if let Some(group) = self.group_mut(at.stream, at.group) {
             group.messages.remove(&at.seq);
         }
@@ -529,7 +529,7 @@ impl Model {
         self.dispatch(at.stream, at.group, told);
     }
 
-    fn park(&mut self, hold: u64, priority: Option<u32>) {
+    pub(super) fn park(&mut self, hold: u64, priority: Option<u32>) {
         let at = self.holds[&hold].at();
         self.let_go(hold);
         let standing = self.standing_mut(at).expect("held");
@@ -576,6 +576,11 @@ impl Model {
         target: u64,
         told: &mut Told,
     ) -> Result<(), Refusal> {
+        let copy = self.dead_copy(at, reason);
+        self.append(target, &[], &copy, false, told).map(|_| ())
+    }
+
+    pub(super) fn dead_copy(&self, at: At, reason: &str) -> Message {
         let stream = &self.kept.streams[&at.stream];
         let message = &stream.messages[&at.seq];
         let deliveries = self.standing(at).map_or(0, |s| s.now.counts.deliveries);
@@ -587,7 +592,7 @@ impl Model {
             ("lt-death-time", &self.now.to_string()),
             ("lt-death-deliveries", &deliveries.to_string()),
         ]);
-        let copy = Message {
+        Message {
             created: self.now,
             priority: message.priority,
             delay_ms: 0,
@@ -597,8 +602,7 @@ impl Model {
                 headers: message.shown.headers + added,
                 ..message.shown.clone()
             },
-        };
-        self.append(target, &[], &copy, false, told).map(|_| ())
+        }
     }
 
     pub(super) fn discard(&mut self, key: usize, handle: Handle, told: &mut Told) -> Outcome {
@@ -629,6 +633,11 @@ impl Model {
         let Some(hold) = self.own_hold(key, handle)? else {
             return Ok(Reply::NotFound);
         };
+        self.set_mark(hold, mark);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn set_mark(&mut self, hold: u64, mark: u64) {
         let at = self.holds[&hold].at();
         let standing = self.standing_mut(at).expect("held");
         standing.now.mark = mark;
@@ -636,7 +645,6 @@ impl Model {
             logged.mark = mark;
             logged.place = Place::Ready;
         }
-        Ok(Reply::Done)
     }
 
     pub(super) fn marked(&self, key: usize, stream: Target, group: &str) -> Outcome {

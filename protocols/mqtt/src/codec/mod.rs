@@ -12,6 +12,7 @@
 mod decode;
 mod encode;
 mod fault;
+mod fuzz;
 mod packet;
 mod prepared;
 mod primitive;
@@ -24,8 +25,12 @@ pub mod topic;
 mod user;
 mod version;
 
+#[cfg(test)]
+mod tests;
+
 pub use decode::{Decoded, Decoder, PacketLimits};
 pub use fault::{Answer, DecodeError, EncodeError, Fault};
+pub use fuzz::fuzz;
 pub use packet::{
     Ack, Auth, Connack, Connect, Disconnect, Packet, Publish, RetainHandling, Suback, Subscribe,
     Subscription, SubscriptionOptions, Unsuback, Unsubscribe, Will,

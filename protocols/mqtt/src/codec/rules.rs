@@ -51,7 +51,12 @@ const UNKNOWN: &[(Fault, Answer)] = &[
 const LATER: &[(Fault, &[PacketType], Answer)] = &[
     (
         Fault::Flags,
-        &[PacketType::Pubrel, PacketType::Disconnect, PacketType::Auth],
+        &[
+            PacketType::Connack,
+            PacketType::Pubrel,
+            PacketType::Disconnect,
+            PacketType::Auth,
+        ],
         PROTOCOL,
     ),
     (Fault::Flags, &[], MALFORMED),
@@ -93,6 +98,8 @@ const LATER: &[(Fault, &[PacketType], Answer)] = &[
     (Fault::PropertyValue, &[], PROTOCOL),
     (Fault::SubscriptionId, &[], PROTOCOL),
     (Fault::AuthMethodMissing, &[], PROTOCOL),
+    // Who says goodbye is told nothing more.
+    (Fault::Reason, &[PacketType::Disconnect], CLOSE),
     (Fault::Reason, &[], PROTOCOL),
     (Fault::NoLocalShared, &[], PROTOCOL),
 ];

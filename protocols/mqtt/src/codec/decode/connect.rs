@@ -178,7 +178,8 @@ pub(super) fn connack<'a>(
         ReturnCode::from_u8(code).ok_or(Fault::Reason)?.into()
     };
     Ok(Packet::Connack(Box::new(Connack {
-        session_present: flags & 1 != 0 && version != Version::V31,
+        // There is none where there is no session (MQTT 5.0 section 3.2.2.1.1).
+        session_present: flags & 1 != 0 && version != Version::V31 && reason == ReasonCode::Success,
         reason,
         properties,
     })))

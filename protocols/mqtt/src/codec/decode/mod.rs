@@ -92,6 +92,16 @@ impl Decoder {
         }
     }
 
+    /// For a connection of `version` that is open already, with default limits.
+    #[must_use]
+    pub fn open(sender: Sender, version: Version) -> Self {
+        Decoder {
+            sender,
+            version: Some(version),
+            limits: PacketLimits::default(),
+        }
+    }
+
     /// The version of the connection, once it is known.
     #[must_use]
     pub const fn version(&self) -> Option<Version> {
@@ -132,45 +142,56 @@ impl Decoder {
         if self.version.is_none() && found != Some(PacketType::Connect) {
             return fail(Fault::NotConnect);
         }
-        let Some(packet) = found else {
+        if found.is_none() {
             return fail(Fault::ReservedType);
-        };
-        if packet == PacketType::Connect && self.version.is_some() {
-            return fail(Fault::SecondConnect);
-        }
-        // A stream that is no MQTT at all is found out here, not when its "body" has come.
-        if let Some(version) = self.version {
-            if packet == PacketType::Auth && !version.is_v5() {
-                return fail(Fault::WrongVersion);
-            }
-            if !is_flagged(packet, first, version) {
-                return fail(Fault::Flags);
-            }
-            if !packet.is_sent_by(self.sender) {
-                return fail(Fault::WrongDirection);
-            }
         }
         let mut body = 0;
         for (at, &byte) in rest.iter().take(LENGTH_BYTES).enumerate() {
             body |= usize::from(byte & 0x7F) << (7 * at);
             if byte & 0x80 == 0 {
                 let length = 2 + at;
-                let end = length + body;
-                if end as u64 > u64::from(self.limits.of(packet)) {
-                    return fail(Fault::TooLarge);
-                }
-                return Ok(Some(Header {
-                    first,
-                    packet,
-                    length,
-                    end,
-                }));
+                let header = self.judged(first, found, length, length + body);
+                return header.map(Some).or_else(fail);
             }
         }
         if rest.len() < LENGTH_BYTES {
             return Ok(None);
         }
         fail(Fault::RemainingLength)
+    }
+
+    /// What a fixed header tells without its body.
+    fn judged(
+        &self,
+        first: u8,
+        found: Option<PacketType>,
+        length: usize,
+        end: usize,
+    ) -> Result<Header, Fault> {
+        let packet = found.ok_or(Fault::ReservedType)?;
+        if let Some(version) = self.version {
+            if packet == PacketType::Connect {
+                return Err(Fault::SecondConnect);
+            }
+            if packet == PacketType::Auth && !version.is_v5() {
+                return Err(Fault::WrongVersion);
+            }
+            if !is_flagged(packet, first, version) {
+                return Err(Fault::Flags);
+            }
+            if !packet.is_sent_by(self.sender) {
+                return Err(Fault::WrongDirection);
+            }
+        }
+        if end as u64 > u64::from(self.limits.of(packet)) {
+            return Err(Fault::TooLarge);
+        }
+        Ok(Header {
+            first,
+            packet,
+            length,
+            end,
+        })
     }
 
     fn packet<'a>(&mut self, header: &Header, body: &'a [u8]) -> Result<Packet<'a>, DecodeError> {
