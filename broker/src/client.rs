@@ -24,6 +24,8 @@ pub struct OwnedMessage {
     pub priority: Priority,
     /// How long it may be held, in milliseconds; 0: the group's default.
     pub ack_timeout_ms: u64,
+    /// When it expires; [`Timestamp::NEVER`] if it does not.
+    pub expires: Timestamp,
     /// What it is about; empty: nothing is said.
     pub subject: Bytes,
     /// Names the message for whoever published it; empty: nameless.
@@ -42,6 +44,7 @@ impl From<Message<'_>> for OwnedMessage {
             created: message.created,
             priority: message.priority,
             ack_timeout_ms: message.ack_timeout_ms,
+            expires: message.expires,
             subject: Bytes::copy_from_slice(message.subject),
             id: Bytes::copy_from_slice(message.id),
             key: message.key,

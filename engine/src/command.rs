@@ -100,6 +100,16 @@ pub enum Wait {
     Forever,
 }
 
+/// How many messages a consumer is pushed without asking for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credit {
+    /// So many more than it may have now. A level set before does not count any more.
+    Add(u32),
+    /// New ones while it holds fewer than this. 0 pushes nothing more and leaves it what it holds; what was added
+    /// before does not count any more.
+    Level(u32),
+}
+
 /// Which of a stream's messages to look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
@@ -214,15 +224,13 @@ pub enum Command {
         /// Which.
         message: Handle,
     },
-    /// Lets the consumer have `add` messages more, pushed as they become ready. Reply: `Done`; deliveries follow
-    /// outside the order of replies.
+    /// Lets the consumer have messages, pushed as they become ready. Reply: `Done`; deliveries follow outside the
+    /// order of replies.
     Credit {
         /// The session's consumer.
         consumer: ConsumerTag,
-        /// How many more.
-        add: u32,
-        /// Whether settling a message gives its credit back.
-        renew: bool,
+        /// How many.
+        credit: Credit,
     },
     /// Settles a message that the session holds. Reply: `Done` or `NotFound`.
     Settle {
@@ -235,6 +243,33 @@ pub enum Command {
     Discard {
         /// Which.
         message: Handle,
+    },
+    /// Leaves a number on a message that the session holds; every later delivery of it to the group shows it as
+    /// [`Delivery::mark`](crate::Delivery::mark), until it is settled. Reply: `Done` or `NotFound`.
+    Mark {
+        /// Which.
+        message: Handle,
+        /// The number, which means nothing here; 0 takes a mark away.
+        mark: u64,
+        /// Written with whatever is written next, and the answer does not wait for that: a crash may take the mark
+        /// back. Otherwise the answer waits until it is durable.
+        noted: bool,
+    },
+    /// The messages of a group that have a mark and that nobody holds, by number, at most 65,535. Reply: `Marked`, or
+    /// `NotFound` when the stream has no such group.
+    Marked {
+        /// The stream.
+        stream: Target,
+        /// The group; `""` is the default one.
+        group: GroupName,
+    },
+    /// Removes a message from its stream and all its groups, whoever holds it: a holder is not told, and its
+    /// settlement finds nothing. Reply: `Done` or `NotFound`.
+    Remove {
+        /// The stream.
+        stream: Target,
+        /// The message's number there.
+        seq: Seq,
     },
     /// Restarts the acknowledgement deadline of a held message. Reply: `Done` or `NotFound`.
     Extend {

@@ -185,6 +185,10 @@ pub fn describe_event(payload: &[u8]) -> Result<Described, Malformed> {
             .number("group", group.0)
             .number("seq", seq.0)
             .number("deliveries", deliveries.into()),
+        Event::Marked { group, seq, mark } => Described::new("marked")
+            .number("group", group.0)
+            .number("seq", seq.0)
+            .number("mark", mark),
         Event::StreamDefined {
             stream,
             index,

@@ -22,6 +22,15 @@ impl Gate {
         lsn: Lsn::ZERO,
         level: Durability::Memory,
     };
+
+    /// What is behind both.
+    #[must_use]
+    pub fn max(self, other: Gate) -> Gate {
+        Gate {
+            lsn: self.lsn.max(other.lsn),
+            level: self.level.max(other.level),
+        }
+    }
 }
 
 /// A message on its way to a consumer.
@@ -39,6 +48,8 @@ pub struct Delivery {
     pub position: Lsn,
     /// How often it was delivered before.
     pub redeliveries: u32,
+    /// What [`Command::Mark`](crate::Command::Mark) left on it; 0: nothing.
+    pub mark: u64,
 }
 
 /// Why a command was not carried out.
@@ -99,6 +110,13 @@ pub enum Reply {
     },
     /// So many.
     Count(u64),
+    /// Messages with a mark.
+    Marked {
+        /// The number of the group, for [`Handle::Group`](crate::Handle::Group).
+        group: GroupId,
+        /// Number and mark of each, by number.
+        messages: Vec<(Seq, u64)>,
+    },
     /// Messages read, in order.
     Batch {
         /// Number and position of each.
@@ -184,6 +202,8 @@ pub struct MessageInfo {
     pub ack_timeout_ms: u64,
     /// What happened to it so far.
     pub counts: Counts,
+    /// What a consumer left on it; 0: nothing.
+    pub mark: u64,
     /// Bytes of payload.
     pub bytes: u64,
     /// Its position in the log.

@@ -42,6 +42,7 @@ const PAUSED: u8 = 12;
 const SKIPPED: u8 = 13;
 const TRIMMED: u8 = 14;
 const GROUP_TRIMMED: u8 = 15;
+const MARKED: u8 = 16;
 
 /// Facts of a message beyond those that every message has. An append names those that are there in a bit set, and
 /// their values follow in the order of the bits; a fact that is not there has its default and costs nothing.
@@ -114,6 +115,8 @@ pub(crate) enum Event<'a> {
         seq: Seq,
         deliveries: u32,
     },
+    /// A consumer left a number on a message that it held.
+    Marked { group: GroupId, seq: Seq, mark: u64 },
     /// A stream came to be; the rest is its name and configuration, see `definition`.
     StreamDefined {
         stream: StreamId,
@@ -368,6 +371,13 @@ pub(crate) fn put_taken(out: &mut Vec<u8>, group: GroupId, seq: Seq, deliveries:
     varint::put(out, u64::from(deliveries));
 }
 
+pub(crate) fn put_marked(out: &mut Vec<u8>, group: GroupId, seq: Seq, mark: u64) {
+    out.push(MARKED);
+    varint::put(out, group.0);
+    varint::put(out, seq.0);
+    varint::put(out, mark);
+}
+
 pub(crate) fn put_stream_defined(
     out: &mut Vec<u8>,
     stream: StreamId,
@@ -537,6 +547,11 @@ impl<'a> Event<'a> {
                 group: GroupId(get(input)?),
                 seq: Seq(get(input)?),
                 deliveries: get_u32(input)?,
+            },
+            MARKED => Event::Marked {
+                group: GroupId(get(input)?),
+                seq: Seq(get(input)?),
+                mark: get(input)?,
             },
             STREAM_DEFINED => Event::StreamDefined {
                 stream: StreamId(get(input)?),

@@ -25,7 +25,7 @@ mod shard;
 mod stream;
 
 pub use command::{
-    Command, Handle, NewMessage, Role, Settle, Start, Target, Token, Until, Wait, Which,
+    Command, Credit, Handle, NewMessage, Role, Settle, Start, Target, Token, Until, Wait, Which,
 };
 pub use config::{GroupConfig, Keep, Limits, Numbering, Order, Overflow, StreamConfig, StreamName};
 pub use describe::{Described, Field, describe_event};

@@ -251,7 +251,11 @@ pub(crate) enum ConfigCommand {
     /// Print all settings at their defaults as commented TOML
     Default,
     /// Read a password from standard input and print its hash for `[[accounts]]`
-    HashPassword,
+    HashPassword {
+        /// Print a SCRAM-SHA-256 verifier, for an account whose clients prove the password without sending it
+        #[arg(long)]
+        scram: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

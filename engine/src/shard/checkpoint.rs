@@ -152,6 +152,7 @@ impl Shard {
             varint::put(out, value);
             varint::put(out, meta.delay_ms);
             put_counts(out, &meta.counts);
+            varint::put(out, meta.mark);
         }
         let held: Vec<_> = if group.held == 0 {
             Vec::new()
@@ -171,6 +172,7 @@ impl Shard {
             varint::put(out, u64::from(hold.priority));
             varint::put(out, hold.delay_ms);
             put_counts(out, &hold.counts);
+            varint::put(out, hold.mark);
         }
     }
 
@@ -285,6 +287,7 @@ fn decode_group(input: &mut &[u8], shared: bool) -> Result<Group, RecoverError> 
                 delay_ms,
                 counts,
                 after: Lsn::ZERO,
+                mark: get(input)?,
             },
         );
     }
@@ -301,6 +304,7 @@ fn decode_group(input: &mut &[u8], shared: bool) -> Result<Group, RecoverError> 
                 delay_ms,
                 counts,
                 after: Lsn::ZERO,
+                mark: get(input)?,
             },
         );
         let key = group.key(priority);

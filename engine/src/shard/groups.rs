@@ -211,9 +211,7 @@ impl Shard {
             .filter(|(_, hold)| hold.group == id)
             .map(|(key, _)| key)
             .collect();
-        for hold in held {
-            self.release_hold(hold);
-        }
+        let holders = self.release_all(held);
         // Not before: letting go of a hold needs to find its group.
         self.groups.remove(&id);
         if at == 0
@@ -254,21 +252,22 @@ impl Shard {
             *group = gone;
         }
         // What only this group still wanted can go.
-        let Some(state) = self.streams.get(&stream) else {
-            return;
-        };
-        match state.config.keep {
-            Keep::UntilSettled if state.has_groups() => {}
-            Keep::Interest => {}
-            Keep::UntilSettled | Keep::UntilLimit => return,
-        }
+        let may_go = self
+            .streams
+            .get(&stream)
+            .is_some_and(|state| match state.config.keep {
+                Keep::UntilSettled => state.has_groups(),
+                Keep::Interest => true,
+                Keep::UntilLimit => false,
+            });
         let mut from = Seq::FIRST;
-        while let Some((seq, _)) = self.next_of_stream(stream, from) {
+        while let Some((seq, _)) = may_go.then(|| self.next_of_stream(stream, from)).flatten() {
             from = seq.next();
             if !self.wanted(stream, seq) {
                 let bytes = self.size(stream, seq);
                 self.remove_message(stream, seq, bytes);
             }
         }
+        self.refill_all(holders, fx);
     }
 }

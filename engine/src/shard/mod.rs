@@ -9,10 +9,12 @@ mod checkpoint;
 mod groups;
 mod inspect;
 mod logs;
+mod mark;
 mod pause;
 mod publish;
 mod read;
 mod recover;
+mod remove;
 mod session;
 mod settle;
 mod streams;
@@ -284,13 +286,16 @@ impl Shard {
             }
             Command::Discard { message } => self.discard(key, message, fx),
             Command::Settle { message, how } => self.settle(key, message, how, fx),
+            Command::Mark {
+                message,
+                mark,
+                noted,
+            } => self.mark(key, message, mark, noted),
+            Command::Marked { stream, group } => self.marked(key, stream, &group),
+            Command::Remove { stream, seq } => self.remove(key, stream, seq, fx),
             Command::Extend { message, ms } => self.extend(key, message, ms),
             Command::TakeOne { message } => self.take_one(key, message),
-            Command::Credit {
-                consumer,
-                add,
-                renew,
-            } => self.credit(key, consumer, add, renew, fx),
+            Command::Credit { consumer, credit } => self.credit(key, consumer, credit, fx),
             Command::Open {
                 link,
                 name,
@@ -326,7 +331,7 @@ impl Shard {
                 stream,
                 group,
                 held,
-            } => self.purge(&stream, group.as_deref(), held),
+            } => self.purge(&stream, group.as_deref(), held, fx),
             Command::Define { name, config } => self.define(name, &config),
             Command::Delete { name } => self.delete(&name, fx),
             Command::DefineGroup {

@@ -7,9 +7,9 @@ use super::trim::Cut;
 use super::{Found, Head, Logs, Shard, ShardConfig};
 use crate::config::StreamName;
 use crate::definition;
-use crate::effect::{Counts, Effect, Effects, Gate};
+use crate::effect::{Effect, Effects, Gate};
 use crate::event::{Event, Malformed};
-use crate::stream::{Aside, Meta, Place};
+use crate::stream::{Meta, Place};
 use crate::structures::Corrupt;
 
 /// Why a shard could not be brought back.
@@ -185,10 +185,18 @@ impl Shard {
                 counts,
             } => {
                 if let Some((found, place)) = self.place_in(group, seq) {
+                    let known = self.known(found);
                     if let Some(group) = self.group_mut(found.stream, found.at) {
                         group.forget(place, seq);
                     }
-                    self.apply_returned(found, priority, due, delay_ms, counts, Lsn::ZERO);
+                    let meta = Meta {
+                        priority: priority.0,
+                        delay_ms,
+                        counts,
+                        mark: known.map_or(0, |meta| meta.mark),
+                        ..Meta::default()
+                    };
+                    self.apply_returned(found, due, meta);
                 }
             }
             Event::Parked {
@@ -198,26 +206,33 @@ impl Shard {
                 counts,
             } => {
                 if let Some((found, place)) = self.place_in(group, seq) {
-                    let known = self
-                        .group(found.stream, found.at)
-                        .and_then(|group| group.meta.get(&seq.0))
-                        .map(|meta| meta.delay_ms);
+                    let known = self.known(found);
                     let delay_ms = match (known, self.position(found.stream, seq)) {
-                        (Some(delay_ms), _) => delay_ms,
+                        (Some(meta), _) => meta.delay_ms,
                         (None, Some(at)) => self.head(at).map_or(0, |head| head.delay_ms),
                         (None, None) => 0,
                     };
                     if let Some(group) = self.group_mut(found.stream, found.at) {
                         group.forget(place, seq);
                     }
-                    self.apply_parked(found, priority, delay_ms, counts, Lsn::ZERO);
+                    let meta = Meta {
+                        priority: priority.0,
+                        delay_ms,
+                        counts,
+                        mark: known.map_or(0, |meta| meta.mark),
+                        ..Meta::default()
+                    };
+                    self.apply_parked(found, meta);
                 }
             }
             Event::Taken {
                 group,
                 seq,
                 deliveries,
-            } => self.apply_taken(group, seq, deliveries),
+            } => self.apply_held(group, seq, |meta| meta.counts.deliveries = deliveries),
+            Event::Marked { group, seq, mark } => {
+                self.apply_held(group, seq, |meta| meta.mark = mark);
+            }
             Event::StreamDefined {
                 stream,
                 index,
@@ -279,42 +294,35 @@ impl Shard {
         Some((found, place))
     }
 
-    /// A message had been delivered: the count stays, the consumer does not.
-    fn apply_taken(&mut self, group: GroupId, seq: Seq, deliveries: u32) {
+    fn known(&self, found: Found) -> Option<Meta> {
+        let group = self.group(found.stream, found.at)?;
+        group.meta.get(&found.seq.0).copied()
+    }
+
+    /// A message was held, and something about it changed: that stays, the consumer does not.
+    fn apply_held(&mut self, group: GroupId, seq: Seq, change: impl FnOnce(&mut Meta)) {
         let Some((found, place)) = self.place_in(group, seq) else {
             return;
         };
         let Some(position) = self.position(found.stream, seq) else {
             return;
         };
-        let known = self
-            .group(found.stream, found.at)
-            .and_then(|group| group.meta.get(&seq.0))
-            .copied();
-        let (priority, delay_ms, mut counts) = match known {
-            Some(meta) => (meta.priority, meta.delay_ms, meta.counts),
+        let mut meta = match self.known(found) {
+            Some(meta) => meta,
             None => match self.head(position) {
-                Ok(head) => (head.priority, head.delay_ms, Counts::default()),
+                Ok(head) => Meta::of(&head),
                 Err(_) => return,
             },
         };
-        counts.deliveries = deliveries;
+        meta.aside = None;
+        change(&mut meta);
         let Some(group) = self.group_mut(found.stream, found.at) else {
             return;
         };
         // A delivered message that was delayed or parked has come back since.
         group.forget(place, seq);
-        group.meta.insert(
-            seq.0,
-            Meta {
-                priority,
-                aside: None::<Aside>,
-                delay_ms,
-                counts,
-                after: Lsn::ZERO,
-            },
-        );
-        let key = group.key(priority);
+        group.meta.insert(seq.0, meta);
+        let key = group.key(meta.priority);
         group.add_ready(key, seq);
     }
 

@@ -8,7 +8,7 @@ use crate::command::{Handle, NewMessage, Settle, Target};
 use crate::config::StreamName;
 use crate::effect::{Counts, Effects, Gate, Refusal, Reply};
 use crate::event;
-use crate::stream::{Hold, HoldKey, Place, SessionKey};
+use crate::stream::{Hold, HoldKey, Meta, Place, SessionKey};
 
 /// Why a message went to a dead-letter stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,12 +50,16 @@ impl Shard {
             Settle::Park { priority } => self.park(hold, priority)?,
             Settle::Reject => self.reject(hold, fx)?,
         };
-        self.renew_credit(session, tag, fx);
+        self.refill(session, tag, fx);
         Ok((gate, Reply::Done))
     }
 
     /// The session's own hold on a message.
-    fn own_hold(&mut self, key: SessionKey, message: Handle) -> Result<Option<HoldKey>, Refusal> {
+    pub(crate) fn own_hold(
+        &mut self,
+        key: SessionKey,
+        message: Handle,
+    ) -> Result<Option<HoldKey>, Refusal> {
         let hold = match message {
             Handle::Group(group, seq) => {
                 let Some((stream, at)) = self.group_at(group) else {
@@ -90,10 +94,7 @@ impl Shard {
         if let Some(held) = self.release_hold(hold)
             && let Some(found) = self.found(&held)
         {
-            if let Some(stream) = self.streams.get_mut(&found.stream) {
-                stream.removed += 1;
-            }
-            self.removed += 1;
+            self.count_removed(found.stream);
             self.apply_settled(found, None, held.bytes);
             self.drop_if_idle(found.stream);
         }
@@ -146,7 +147,14 @@ impl Shard {
         if let Some(held) = self.release_hold(hold)
             && let Some(found) = self.found(&held)
         {
-            self.apply_returned(found, priority, due, delay_ms, counts, gate.lsn);
+            let meta = Meta {
+                priority: priority.0,
+                delay_ms,
+                counts,
+                after: gate.lsn,
+                ..held.meta()
+            };
+            self.apply_returned(found, due, meta);
             self.dispatch(found.stream, found.at, fx);
         }
         Ok(gate)
@@ -158,14 +166,19 @@ impl Shard {
         let mut counts = held.counts;
         counts.parks = counts.parks.saturating_add(1);
         let priority = priority.unwrap_or(Priority(held.priority));
-        let delay_ms = held.delay_ms;
         self.scratch.clear();
         event::put_parked(&mut self.scratch, held.group, held.seq, priority, &counts);
         let gate = self.logs.control(level, &[&self.scratch])?;
         if let Some(held) = self.release_hold(hold)
             && let Some(found) = self.found(&held)
         {
-            self.apply_parked(found, priority, delay_ms, counts, gate.lsn);
+            let meta = Meta {
+                priority: priority.0,
+                counts,
+                after: gate.lsn,
+                ..held.meta()
+            };
+            self.apply_parked(found, meta);
         }
         Ok(gate)
     }
@@ -279,7 +292,7 @@ impl Shard {
         if let Some(hold) = self.own_hold(key, message)? {
             let tag = self.holds[hold].consumer;
             let gate = self.ack(hold)?;
-            self.renew_credit(key, tag, fx);
+            self.refill(key, tag, fx);
             return Ok((gate, Reply::Done));
         }
         let Some(found) = self.resolve(key, message)? else {
@@ -297,10 +310,7 @@ impl Shard {
         let bytes = self.size(found.stream, found.seq);
         event::put_settled(&mut self.scratch, group, found.seq, bytes);
         let gate = self.logs.control(level, &[&self.scratch])?;
-        if let Some(stream) = self.streams.get_mut(&found.stream) {
-            stream.removed += 1;
-        }
-        self.removed += 1;
+        self.count_removed(found.stream);
         self.apply_settled(found, Some(place), bytes);
         if matches!(place, Place::Delayed(_)) {
             self.set_delay_alarm(found.stream, found.at);
@@ -342,14 +352,7 @@ impl Shard {
         if over && self.lay_dead(found, &held, fx) {
             return;
         }
-        self.apply_returned(
-            found,
-            Priority(held.priority),
-            None,
-            held.delay_ms,
-            held.counts,
-            held.after,
-        );
+        self.apply_returned(found, None, held.meta());
         self.dispatch(found.stream, found.at, fx);
     }
 
@@ -392,13 +395,11 @@ impl Shard {
                 let Ok(gate) = self.logs.control(level, &[&self.scratch]) else {
                     return false;
                 };
-                self.apply_parked(
-                    found,
-                    Priority(held.priority),
-                    held.delay_ms,
-                    held.counts,
-                    gate.lsn,
-                );
+                let meta = Meta {
+                    after: gate.lsn,
+                    ..held.meta()
+                };
+                self.apply_parked(found, meta);
             }
         }
         true
@@ -486,33 +487,34 @@ impl Shard {
             return Ok(Gate::OPEN);
         };
         let id = group.id;
-        let (priority, delay_ms, mut counts) = match group.meta.get(&seq.0) {
-            Some(meta) => (meta.priority, meta.delay_ms, meta.counts),
+        let known = group.meta.get(&seq.0).copied();
+        let mut meta = match known {
+            Some(meta) => meta,
             None => {
                 let position = self
                     .position(stream, seq)
                     .ok_or(Refusal::Unsupported("the message is gone"))?;
-                let head = self.head(position)?;
-                (head.priority, head.delay_ms, Counts::default())
+                Meta::of(&self.head(position)?)
             }
         };
-        counts.kicks = counts.kicks.saturating_add(1);
+        meta.counts.kicks = meta.counts.kicks.saturating_add(1);
         let level = self.level_of(id);
         self.scratch.clear();
         event::put_returned(
             &mut self.scratch,
             id,
             seq,
-            Priority(priority),
+            Priority(meta.priority),
             None,
-            delay_ms,
-            &counts,
+            meta.delay_ms,
+            &meta.counts,
         );
         let gate = self.logs.control(level, &[&self.scratch])?;
         if let Some(group) = self.group_mut(stream, at) {
             group.forget(place, seq);
         }
-        self.apply_returned(found, Priority(priority), None, delay_ms, counts, gate.lsn);
+        meta.after = gate.lsn;
+        self.apply_returned(found, None, meta);
         Ok(gate)
     }
 }

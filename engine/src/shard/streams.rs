@@ -286,9 +286,7 @@ impl Shard {
             .filter(|(_, hold)| hold.stream == stream)
             .map(|(key, _)| key)
             .collect();
-        for hold in held {
-            self.release_hold(hold);
-        }
+        let holders = self.release_all(held);
         self.doubt_unreadable(stream);
         let mut from = Seq::FIRST;
         while let Some((seq, position)) = self.next_of_stream(stream, from) {
@@ -331,6 +329,7 @@ impl Shard {
             self.groups.remove(&group);
         }
         self.forget_stream(stream);
+        self.refill_all(holders, fx);
     }
 
     pub(crate) fn put_document(&mut self, name: &str, body: Option<&[u8]>) -> Outcome {

@@ -7,7 +7,7 @@ use longtail_model::{
 };
 
 use crate::command::{
-    Command, Handle, NewMessage, Role, Settle, Start, Target, Until, Wait, Which,
+    Command, Credit, Handle, NewMessage, Role, Settle, Start, Target, Until, Wait, Which,
 };
 use crate::config::{GroupConfig, Keep, Numbering, Order, StreamConfig, StreamName};
 use crate::definition;
@@ -145,6 +145,17 @@ impl Bench {
             Some(Reply::TimedOut) => None,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// What was pushed since this was last asked; other effects are dropped.
+    fn pushed(&mut self) -> Vec<(SessionId, Seq)> {
+        let all = std::mem::take(&mut self.seen.0);
+        all.into_iter()
+            .filter_map(|(to, effect)| match effect {
+                Effect::Push(delivery) => Some((to, delivery.seq)),
+                _ => None,
+            })
+            .collect()
     }
 
     fn settle(&mut self, session: SessionId, seq: Seq, how: Settle) -> Option<Reply> {
@@ -452,7 +463,7 @@ fn an_interrupted_take_times_out_at_once() {
 }
 
 #[test]
-fn credit_pushes_in_turn_and_comes_back_with_settlement() {
+fn a_level_pushes_in_turn_and_again_with_every_settlement() {
     let mut b = Bench::new();
     let (one, two) = (b.worker(&["a"]), b.worker(&["a"]));
     for session in [one, two] {
@@ -460,24 +471,86 @@ fn credit_pushes_in_turn_and_comes_back_with_settlement() {
             session,
             Command::Credit {
                 consumer: ME,
-                add: 1,
-                renew: true,
+                credit: Credit::Level(1),
             },
         );
     }
     let seqs: Vec<_> = (0..3).map(|_| b.put(one, 0, 0, 0)).collect();
-    let pushed = |b: &mut Bench| -> Vec<(SessionId, Seq)> {
-        let all = std::mem::take(&mut b.seen.0);
-        all.into_iter()
-            .filter_map(|(to, effect)| match effect {
-                Effect::Push(delivery) => Some((to, delivery.seq)),
-                _ => None,
-            })
-            .collect()
-    };
-    assert_eq!(pushed(&mut b), [(one, seqs[0]), (two, seqs[1])]);
+    assert_eq!(b.pushed(), [(one, seqs[0]), (two, seqs[1])]);
     b.settle(two, seqs[1], Settle::Ack);
-    assert_eq!(pushed(&mut b), [(two, seqs[2])]);
+    assert_eq!(b.pushed(), [(two, seqs[2])]);
+}
+
+#[test]
+fn a_level_counts_what_is_held_and_level_zero_stops_without_taking_anything_back() {
+    let mut b = Bench::new();
+    let session = b.worker(&["a"]);
+    let mut seqs = (0..9).map(|_| b.put(session, 0, 0, 0)).collect::<Vec<_>>();
+    let credit = |b: &mut Bench, credit| {
+        let consumer = ME;
+        let reply = b.ask(session, Command::Credit { consumer, credit });
+        assert_eq!(reply, Some(Reply::Done));
+        b.pushed()
+            .into_iter()
+            .map(|(_, seq)| seq)
+            .collect::<Vec<_>>()
+    };
+    // One that is taken by its number counts as well.
+    let message = Handle::Shared(Link(0), seqs.pop().expect("nine"));
+    assert!(matches!(
+        b.ask(session, Command::TakeOne { message }),
+        Some(Reply::Delivered(_))
+    ));
+    assert_eq!(credit(&mut b, Credit::Level(3)), seqs[0..2]);
+    assert_eq!(credit(&mut b, Credit::Level(0)), []);
+    assert_eq!(b.settle(session, seqs[0], Settle::Ack), Some(Reply::Done));
+    assert_eq!(b.settle(session, seqs[1], Settle::Ack), Some(Reply::Done));
+    assert_eq!(b.pushed(), []);
+    assert_eq!(credit(&mut b, Credit::Level(2)), seqs[2..3]);
+    assert_eq!(
+        credit(&mut b, Credit::Add(2)),
+        seqs[3..5],
+        "whatever it holds"
+    );
+    b.settle(session, seqs[2], Settle::Ack);
+    assert_eq!(b.pushed(), [], "what was added does not come back");
+    assert_eq!(credit(&mut b, Credit::Level(5)), seqs[5..7]);
+    // All five time out, one after the other, and the next best takes the place of each.
+    b.pass(10_000);
+    let again = b.pushed();
+    assert_eq!(again.len(), 5);
+    assert_eq!(again[0], (session, seqs[7]));
+}
+
+#[test]
+fn who_waits_with_a_level_is_not_pushed_more_when_it_takes_by_number() {
+    let mut b = Bench::new();
+    let (session, producer) = (b.worker(&["a"]), b.worker(&["a"]));
+    let later = b.put(producer, 0, 0, 60_000);
+    let consumer = ME;
+    let credit = Credit::Level(1);
+    b.ask(session, Command::Credit { consumer, credit });
+    let message = Handle::Shared(Link(0), later);
+    let taken = b.ask(session, Command::TakeOne { message });
+    assert_eq!(delivered(taken), later);
+    let next = b.put(producer, 0, 0, 0);
+    assert_eq!(b.pushed(), []);
+    b.settle(session, later, Settle::Ack);
+    assert_eq!(b.pushed(), [(session, next)]);
+}
+
+#[test]
+fn who_loses_what_it_held_with_a_group_is_fed_from_the_others() {
+    let mut b = Bench::new();
+    let session = b.worker(&["a", "b"]);
+    let (held, next) = (b.put(session, 0, 0, 0), b.put(session, 1, 0, 0));
+    let consumer = ME;
+    let credit = Credit::Level(1);
+    b.ask(session, Command::Credit { consumer, credit });
+    assert_eq!(b.pushed(), [(session, held)]);
+    let name = StreamName::new("default", "a");
+    assert_eq!(b.ask(session, Command::Delete { name }), Some(Reply::Done));
+    assert_eq!(b.pushed(), [(session, next)]);
 }
 
 #[test]
@@ -581,6 +654,141 @@ fn who_waits_gets_what_is_ready_first_when_several_become_so() {
     bench.pass(50);
     assert_eq!(delivered(bench.reply(waiter, token)), early);
     assert_eq!(bench.take(producer), Some(late));
+}
+
+/// A stream with its own numbers and an added group `g`, three messages in it, and a session that draws from `g`.
+fn grouped(b: &mut Bench) -> (SessionId, GroupId) {
+    let session = b.shard.attach();
+    let name = StreamName::new("default", "log");
+    let (link, role) = (Link(0), Role::Consumer);
+    let create = Some(Box::default());
+    let open = Command::Open {
+        link,
+        name: name.clone(),
+        create,
+        role,
+    };
+    b.ask(session, open);
+    let define = Command::DefineGroup {
+        stream: name,
+        group: "g".into(),
+        config: Box::default(),
+    };
+    assert_eq!(b.ask(session, define), Some(Reply::Done));
+    let subscribe = Command::Subscribe {
+        consumer: ConsumerTag(1),
+        link,
+        group: "g".into(),
+    };
+    assert_eq!(b.ask(session, subscribe), Some(Reply::Done));
+    for _ in 0..3 {
+        b.put(session, 0, 0, 0);
+    }
+    (session, marked(b, session).0)
+}
+
+fn marked(b: &mut Bench, session: SessionId) -> (GroupId, Vec<(Seq, u64)>) {
+    let ask = Command::Marked {
+        stream: Target::Link(Link(0)),
+        group: "g".into(),
+    };
+    match b.ask(session, ask) {
+        Some(Reply::Marked { group, messages }) => (group, messages),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_mark_stays_with_a_message_until_it_is_settled() {
+    let mut b = Bench::new();
+    let (session, group) = grouped(&mut b);
+    let take = |b: &mut Bench, session, seq| {
+        let message = Handle::Group(group, seq);
+        match b.ask(session, Command::TakeOne { message }) {
+            Some(Reply::Delivered(delivery)) => Some(delivery.mark),
+            Some(Reply::NotFound) => None,
+            other => panic!("{other:?}"),
+        }
+    };
+    let leave = |b: &mut Bench, session, seq, mark| {
+        let mark = Command::Mark {
+            message: Handle::Group(group, seq),
+            mark,
+            noted: false,
+        };
+        b.ask(session, mark)
+    };
+    assert_eq!(take(&mut b, session, Seq(2)), Some(0));
+    assert_eq!(take(&mut b, session, Seq(3)), Some(0));
+    assert_eq!(leave(&mut b, session, Seq(1), 7), Some(Reply::NotFound));
+    assert_eq!(leave(&mut b, session, Seq(2), 7), Some(Reply::Done));
+    assert_eq!(leave(&mut b, session, Seq(3), 8), Some(Reply::Done));
+    assert_eq!(marked(&mut b, session).1, [], "both are held");
+
+    let next = b.shard.attach();
+    b.shard.detach(b.now, session, &mut b.seen);
+    let name = StreamName::new("default", "log");
+    let open = Command::Open {
+        link: Link(0),
+        name,
+        create: None,
+        role: Role::Consumer,
+    };
+    b.ask(next, open);
+    assert_eq!(
+        marked(&mut b, next),
+        (group, vec![(Seq(2), 7), (Seq(3), 8)])
+    );
+    assert_eq!(take(&mut b, next, Seq(3)), Some(8));
+    assert_eq!(marked(&mut b, next).1, [(Seq(2), 7)]);
+    assert_eq!(leave(&mut b, next, Seq(3), 0), Some(Reply::Done));
+    let settle = |how| Command::Settle {
+        message: Handle::Group(group, Seq(3)),
+        how,
+    };
+    let park = settle(Settle::Park { priority: None });
+    assert_eq!(b.ask(next, park), Some(Reply::Done));
+    assert_eq!(marked(&mut b, next).1, [(Seq(2), 7)]);
+    assert_eq!(take(&mut b, next, Seq(2)), Some(7));
+    let settle = Command::Settle {
+        message: Handle::Group(group, Seq(2)),
+        how: Settle::Ack,
+    };
+    assert_eq!(b.ask(next, settle), Some(Reply::Done));
+    assert_eq!(take(&mut b, next, Seq(2)), None);
+    assert_eq!(marked(&mut b, next).1, []);
+}
+
+#[test]
+fn a_removed_message_leaves_every_group_and_its_holder_is_fed_again() {
+    let mut b = Bench::new();
+    let (session, group) = grouped(&mut b);
+    let (consumer, credit) = (ConsumerTag(1), Credit::Level(1));
+    b.ask(session, Command::Credit { consumer, credit });
+    assert_eq!(b.pushed(), [(session, Seq(1))]);
+    let remove = |seq| Command::Remove {
+        stream: Target::Link(Link(0)),
+        seq,
+    };
+    assert_eq!(b.ask(session, remove(Seq(2))), Some(Reply::Done));
+    assert_eq!(b.ask(session, remove(Seq(2))), Some(Reply::NotFound));
+    assert_eq!(b.ask(session, remove(Seq(1))), Some(Reply::Done));
+    assert_eq!(b.pushed(), [(session, Seq(3))]);
+    let settle = Command::Settle {
+        message: Handle::Group(group, Seq(1)),
+        how: Settle::Ack,
+    };
+    assert_eq!(b.ask(session, settle), Some(Reply::NotFound));
+    let groups = Command::DescribeGroups {
+        stream: StreamName::new("default", "log"),
+    };
+    match b.ask(session, groups) {
+        Some(Reply::Groups(groups)) => {
+            let counts: Vec<_> = groups.iter().map(|g| (g.ready, g.held)).collect();
+            assert_eq!(counts, [(1, 0), (0, 1)]);
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 const STREAM: StreamId = StreamId(1);

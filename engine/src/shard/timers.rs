@@ -110,7 +110,7 @@ impl Shard {
             self.logs.note(&self.scratch);
         }
         self.abandon(hold, fx);
-        self.renew_credit(session, tag, fx);
+        self.refill(session, tag, fx);
     }
 
     /// Makes ready what is due.
@@ -153,10 +153,7 @@ impl Shard {
                         seq,
                         hold: None,
                     },
-                    Priority(0),
-                    0,
-                    Counts::default(),
-                    longtail_model::Lsn::ZERO,
+                    Meta::default(),
                 ),
             }
         }

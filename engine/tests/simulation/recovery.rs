@@ -446,6 +446,7 @@ fn fits(logged: &Logged, info: &MessageInfo, now: u64) -> bool {
         && logged.priority == info.priority.0
         && logged.delay_ms == info.delay_ms
         && logged.counts == info.counts
+        && logged.mark == info.mark
 }
 
 impl Stream {

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use longtail_engine::command::{Start, Until};
 use longtail_engine::config::GroupName;
 use longtail_engine::{
-    Command, GroupConfig, Handle, Keep, Limits, NewMessage, Numbering, Order, Overflow, Role,
-    Settle, StreamConfig, StreamName, Target, Wait, Which,
+    Command, Credit, GroupConfig, Handle, Keep, Limits, NewMessage, Numbering, Order, Overflow,
+    Role, Settle, StreamConfig, StreamName, Target, Wait, Which,
 };
 use longtail_model::{
     ConsumerTag, Durability, GroupId, Link, Priority, Seq, SessionId, StreamId, Timestamp,
@@ -358,6 +358,20 @@ impl Plan {
         }
     }
 
+    /// A message by its stream, most often one that is there.
+    fn message_of(&mut self, session: SessionId) -> (Target, Seq) {
+        let stream = self.stream();
+        let there: Vec<u64> = (self.world.model.kept.streams.get(&stream.0))
+            .map(|state| state.messages.keys().copied().collect())
+            .unwrap_or_default();
+        if there.is_empty() || self.world.random.chance(10) {
+            let seq = Seq(self.world.random.below(20));
+            return (self.target(session), seq);
+        }
+        let seq = *self.world.random.pick(&there);
+        (Target::Stream(stream), Seq(seq))
+    }
+
     fn stream(&mut self) -> StreamId {
         let ids: Vec<u64> = self.world.model.kept.streams.keys().copied().collect();
         if ids.is_empty() || self.world.random.chance(3) {
@@ -448,7 +462,7 @@ impl Plan {
     }
 
     fn random_command(&mut self, session: SessionId) -> Command {
-        match self.world.random.below(1000) {
+        match self.world.random.below(1065) {
             0..280 => {
                 let to = self.target(session);
                 let also = if self.world.random.chance(12) {
@@ -480,13 +494,16 @@ impl Plan {
             590..620 => Command::Discard {
                 message: self.handle(session),
             },
-            620..645 => Command::TakeOne {
+            620..640 => Command::TakeOne {
                 message: self.handle(session),
             },
-            645..670 => Command::Credit {
+            640..670 => Command::Credit {
                 consumer: self.any_tag(session),
-                add: 1 + self.world.random.below(4) as u32,
-                renew: self.world.random.chance(50),
+                credit: if self.world.random.chance(50) {
+                    Credit::Add(1 + self.world.random.below(4) as u32)
+                } else {
+                    Credit::Level(self.world.random.below(5) as u32)
+                },
             },
             670..690 => Command::Extend {
                 message: self.handle(session),
@@ -625,7 +642,23 @@ impl Plan {
             985..995 => Command::DescribeStream {
                 name: self.new_name(),
             },
-            _ => Command::DescribeShard,
+            995..1000 => Command::DescribeShard,
+            1000..1035 => Command::Mark {
+                message: self.handle(session),
+                mark: self.world.random.below(4),
+                noted: self.world.random.chance(40),
+            },
+            1035..1050 => {
+                let group = *self.world.random.pick(&["", "", GROUPS[0], GROUPS[1]]);
+                Command::Marked {
+                    stream: self.target(session),
+                    group: group.into(),
+                }
+            }
+            _ => {
+                let (stream, seq) = self.message_of(session);
+                Command::Remove { stream, seq }
+            }
         }
     }
 }

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use longtail_engine::{
-    Command, Effect, Effects, Gate, MemoryLimits, Refusal, Reply, Shard, ShardConfig,
+    Command, Effect, Effects, Gate, MemoryLimits, Refusal, Reply, Shard, ShardConfig, Target,
 };
 use longtail_log::sim::{Failure, Operation, SimDisk};
 use longtail_log::{Done, Health, Job, Options, Outcome, ShardLog};
-use longtail_model::{Durability, Lsn, SessionId, ShardId, Timestamp};
+use longtail_model::{Durability, Lsn, SessionId, ShardId, StreamId, Timestamp};
 
 use super::model::{Kept, Model, Shown, Told};
 use super::random::Random;
@@ -694,6 +694,16 @@ impl World {
         for name in self.model.names() {
             self.step(session, Command::DescribeStream { name: name.clone() });
             self.step(session, Command::DescribeGroups { stream: name });
+        }
+        let groups: Vec<(u64, String)> = (self.model.kept.streams.values())
+            .flat_map(|s| s.groups.iter().map(|g| (s.id, g.name.clone())))
+            .collect();
+        for (stream, group) in groups {
+            let marked = Command::Marked {
+                stream: Target::Stream(StreamId(stream)),
+                group: group.into(),
+            };
+            self.step(session, marked);
         }
         self.step(session, Command::ListStreams { space: None });
         let page = Command::DescribeStreams {

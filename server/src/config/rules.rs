@@ -34,7 +34,7 @@ pub(super) fn check(
             };
             problems.push(Problem::new(
                 origin(path),
-                format!("accounts or spaces: {why}"),
+                format!("accounts, spaces or tokens: {why}"),
             ));
         }
     }

@@ -93,6 +93,12 @@ pub(crate) const KEYS: &[Key] = &[
         "Threads that serve connections. 0: one for every core.",
     ),
     key(
+        "anonymous",
+        Kind::Text,
+        Some("\"\""),
+        "Account of clients that show no credentials, where there are accounts; empty: they are refused.",
+    ),
+    key(
         "log.segment_bytes",
         Kind::Bytes(MIB, 4 * GIB),
         Some("\"64MiB\""),
@@ -194,6 +200,12 @@ pub(crate) const KEYS: &[Key] = &[
         Kind::Documents,
         None,
         "Who may connect. Without any, listeners accept this machine only.",
+    ),
+    key(
+        "tokens",
+        Kind::Documents,
+        None,
+        "Issuers of signed tokens (JWT) that are accepted as passwords.",
     ),
     key(
         "spaces",

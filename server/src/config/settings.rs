@@ -48,6 +48,11 @@ pub(crate) struct Settings {
     /// Spaces, as written; likewise.
     #[serde(default)]
     pub(crate) spaces: Vec<Table>,
+    /// Issuers of tokens, as written; likewise.
+    #[serde(default)]
+    pub(crate) tokens: Vec<Table>,
+    /// Account of clients without credentials; empty: there is none.
+    pub(crate) anonymous: String,
 }
 
 /// `log.*`; for every shard.
@@ -140,6 +145,7 @@ impl Settings {
             memory_bytes: self.limits.memory_streams_bytes,
             max_message_bytes: self.limits.message_bytes as u64,
             max_streams: self.limits.streams_max,
+            ..defaults
         }
     }
 
@@ -160,10 +166,15 @@ impl Settings {
     pub(crate) fn directory(&self) -> Result<Directory, String> {
         let list =
             |tables: &[Table]| Value::Array(tables.iter().cloned().map(Value::Table).collect());
-        let document = Table::from_iter([
+        let mut document = Table::from_iter([
             ("accounts".to_owned(), list(&self.accounts)),
             ("spaces".to_owned(), list(&self.spaces)),
+            ("tokens".to_owned(), list(&self.tokens)),
         ]);
+        if !self.anonymous.is_empty() {
+            let anonymous = Value::String(self.anonymous.clone());
+            document.insert("anonymous".to_owned(), anonymous);
+        }
         let document: AuthDocument = Value::Table(document)
             .try_into()
             .map_err(|error: toml::de::Error| error.message().to_owned())?;

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use longtail_engine::{
-    Command, Counts, Effect, GroupConfig, Handle, Refusal, Reply, Role, StreamConfig, StreamName,
-    Target, Token,
+    Command, Counts, Credit, Effect, GroupConfig, Handle, Refusal, Reply, Role, StreamConfig,
+    StreamName, Target, Token,
 };
 use longtail_model::{ConsumerTag, Durability, GroupId, Lsn, Seq, SessionId, StreamId};
 use slab::Slab;
@@ -35,6 +35,7 @@ pub struct Logged {
     pub priority: u32,
     pub delay_ms: u64,
     pub counts: Counts,
+    pub mark: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -191,8 +192,7 @@ pub struct Consumer {
     pub sources: Vec<(u64, u64)>,
     /// Which source comes first when several have equals of different numbering.
     pub turn: usize,
-    pub credit: u32,
-    pub renew: bool,
+    pub credit: Credit,
     pub ticket: Option<u64>,
 }
 
@@ -428,13 +428,16 @@ impl Model {
                 group,
             } => self.unsubscribe(key, consumer, link, &group),
             Command::TakeOne { message } => self.take_one(key, message),
-            Command::Credit {
-                consumer,
-                add,
-                renew,
-            } => self.credit(key, consumer, add, renew, told),
+            Command::Credit { consumer, credit } => self.credit(key, consumer, credit, told),
             Command::Settle { message, how } => self.settle(key, message, how, told),
             Command::Discard { message } => self.discard(key, message, told),
+            Command::Mark {
+                message,
+                mark,
+                noted: _,
+            } => self.leave_mark(key, message, mark),
+            Command::Marked { stream, group } => self.marked(key, stream, &group),
+            Command::Remove { stream, seq } => self.remove_one(key, stream, seq.0, told),
             Command::Extend { message, ms } => self.extend(key, message, ms),
             Command::Peek { message } => self.peek(key, message),
             Command::PeekHead {
@@ -454,7 +457,7 @@ impl Model {
                 stream,
                 group,
                 held,
-            } => Ok(self.purge(&stream, group.as_deref(), held)),
+            } => Ok(self.purge(&stream, group.as_deref(), held, told)),
             Command::Define { name, config } => self.define(name, &config),
             Command::Delete { name } => match self.find(&name) {
                 Some(stream) => {
@@ -629,7 +632,12 @@ impl Hold {
     }
 }
 
-pub fn delivery(consumer: ConsumerTag, at: At, redeliveries: u32) -> longtail_engine::Delivery {
+pub fn delivery(
+    consumer: ConsumerTag,
+    at: At,
+    redeliveries: u32,
+    mark: u64,
+) -> longtail_engine::Delivery {
     longtail_engine::Delivery {
         consumer,
         stream: StreamId(at.stream),
@@ -637,5 +645,6 @@ pub fn delivery(consumer: ConsumerTag, at: At, redeliveries: u32) -> longtail_en
         seq: Seq(at.seq),
         position: Lsn::ZERO,
         redeliveries,
+        mark,
     }
 }

@@ -1,5 +1,6 @@
 //! Streams and groups in the model: publishing, defining, deleting, describing.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use longtail_engine::command::{Start, Until};
@@ -173,9 +174,7 @@ impl Model {
             .filter(|(_, h)| h.stream == stream)
             .map(|(key, _)| *key)
             .collect();
-        for hold in held {
-            self.let_go(hold);
-        }
+        let holders = self.let_go_all(held);
         let keys: Vec<usize> = self.sessions.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.sessions[key].links.retain(|_, link| link.0 != stream);
@@ -189,6 +188,9 @@ impl Model {
             self.end_wait(key, Reply::NotFound, told);
         }
         self.forget(stream);
+        for (key, tag) in holders {
+            self.refill(key, tag, told);
+        }
     }
 
     /// Takes groups away from a session's consumers.
@@ -320,9 +322,7 @@ impl Model {
             .filter(|(_, h)| h.group == id)
             .map(|(key, _)| *key)
             .collect();
-        for hold in held {
-            self.let_go(hold);
-        }
+        let holders = self.let_go_all(held);
         let keys: Vec<usize> = self.sessions.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.cancel(key, &|source| source == (stream, id), stream, told);
@@ -347,6 +347,9 @@ impl Model {
             .collect();
         for seq in seqs {
             self.remove_unwanted(stream, seq);
+        }
+        for (key, tag) in holders {
+            self.refill(key, tag, told);
         }
         self.drop_if_idle(stream);
         Ok(Reply::Done)
@@ -388,6 +391,31 @@ impl Model {
         {
             state.expiry.remove(&(expires, seq));
         }
+    }
+
+    pub(super) fn remove_one(
+        &mut self,
+        key: usize,
+        stream: Target,
+        seq: u64,
+        told: &mut Told,
+    ) -> Outcome {
+        let stream = self.target(key, stream)?;
+        if !self.kept.streams[&stream].messages.contains_key(&seq) {
+            return Ok(Reply::NotFound);
+        }
+        let holders: BTreeSet<_> = (self.holds.values())
+            .filter(|h| h.stream == stream && h.seq == seq)
+            .map(|h| (h.session, h.consumer))
+            .collect();
+        self.remove(stream, seq);
+        self.stream_mut(stream).expect("found").removed += 1;
+        self.mark();
+        for (key, tag) in holders {
+            self.refill(key, tag, told);
+        }
+        self.drop_if_idle(stream);
+        Ok(Reply::Done)
     }
 
     pub(super) fn is_held(&self, stream: u64, seq: u64) -> bool {
@@ -564,10 +592,27 @@ impl Model {
         }
     }
 
-    pub(super) fn purge(&mut self, name: &StreamName, group: Option<&str>, held: bool) -> Reply {
+    pub(super) fn purge(
+        &mut self,
+        name: &StreamName,
+        group: Option<&str>,
+        held: bool,
+        told: &mut Told,
+    ) -> Reply {
         let Some(stream) = self.find(name) else {
             return Reply::NotFound;
         };
+        let mut holders: BTreeSet<_> = BTreeSet::new();
+        if held {
+            let of_group = |id: u64| {
+                group.is_none_or(|name| self.group(stream, id).is_some_and(|g| g.name == name))
+            };
+            holders.extend(
+                (self.holds.values())
+                    .filter(|h| h.stream == stream && of_group(h.group))
+                    .map(|h| (h.session, h.consumer)),
+            );
+        }
         let state = &self.kept.streams[&stream];
         let mut removed = 0;
         match group {
@@ -611,6 +656,9 @@ impl Model {
             .collect();
         for group in groups {
             self.set_delay_alarm(stream, group);
+        }
+        for (key, tag) in holders {
+            self.refill(key, tag, told);
         }
         self.drop_if_idle(stream);
         Reply::Count(removed)
@@ -848,6 +896,7 @@ impl Model {
             delay_ms: standing.now.delay_ms,
             ack_timeout_ms: message.ack_timeout_ms,
             counts: standing.now.counts,
+            mark: standing.now.mark,
             bytes: message.bytes(),
             position: Lsn::ZERO,
         })))
@@ -1028,6 +1077,7 @@ fn fresh(message: &Message, now: u64) -> Standing {
         priority: message.priority,
         delay_ms: message.delay_ms,
         counts: Counts::default(),
+        mark: 0,
     };
     Standing {
         now: logged,

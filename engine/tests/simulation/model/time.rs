@@ -78,7 +78,7 @@ impl Model {
             self.mark();
         }
         self.abandon(number, told);
-        self.renew_credit(key, tag, told);
+        self.refill(key, tag, told);
     }
 
     fn end_delays(&mut self, stream: u64, group: u64, told: &mut Told) {

@@ -190,6 +190,7 @@ fn delivered(seq: u64) -> Reply {
         seq: Seq(seq),
         position: Lsn(0),
         redeliveries: 0,
+        mark: 0,
     })
 }
 
@@ -863,6 +864,7 @@ fn stats_of_a_job() {
             kicks: 5,
             failures: 6,
         },
+        mark: 0,
         bytes: 3,
         position: Lsn(25),
     };
