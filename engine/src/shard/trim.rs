@@ -3,13 +3,13 @@
 //! The event names a number below which everything goes, and what does not: what consumers held. Holds are not in the
 //! log, so a replay could not know. Live and replayed, [`Shard::apply_trimmed`] does the work, without reading records.
 
-use longtail_model::{Durability, GroupId, Lsn, Seq, StreamId};
+use longtail_model::{ConsumerTag, Durability, GroupId, Lsn, Seq, StreamId};
 
 use super::{Outcome, Shard, now_reply};
 use crate::config::{Keep, StreamName};
 use crate::effect::{Effects, Gate, Refusal, Reply};
 use crate::event;
-use crate::stream::{Group, HoldKey};
+use crate::stream::{Group, HoldKey, SessionKey};
 use crate::structures::index::Index;
 use crate::structures::ordered::OrderedSet;
 
@@ -50,6 +50,16 @@ impl Shard {
                 at => at,
             },
         };
+        let mut holders: Vec<(SessionKey, ConsumerTag)> = Vec::new();
+        if held {
+            let holds = self.holds_of(stream, at);
+            holders.extend(
+                (holds.into_iter().filter_map(|hold| self.holds.get(hold)))
+                    .map(|held| (held.session, held.consumer)),
+            );
+            holders.sort_unstable();
+            holders.dedup();
+        }
         let groups = state.groups.iter().filter(|group| !group.deleted).count();
         let mut holders = Vec::new();
         if held {
