@@ -64,8 +64,14 @@ enum Task {
         #[arg(long)]
         self_check: bool,
     },
-    /// Kill a server under load again and again; account for every acknowledged job.
+    /// Kill a server under load again and again; account for every acknowledged job or message.
     Crash {
+        /// Whose load.
+        #[arg(default_value = "beanstalk", value_parser = ["beanstalk", "mqtt"])]
+        protocol: String,
+        /// Run it against a real Mosquitto, which is asked to end instead: to check the test itself.
+        #[arg(long, value_parser = ["mosquitto"], conflicts_with = "server_cmd")]
+        against: Option<String>,
         /// How many times.
         #[arg(long, default_value_t = 200)]
         cycles: u64,
@@ -165,11 +171,51 @@ impl Cli {
                 })?))
             }
             Task::Crash {
+                protocol,
+                against: None,
+                cycles,
+                durability,
+                seed,
+                server_cmd,
+                ..
+            } if protocol == "mqtt" => {
+                let server = match &server_cmd {
+                    Some(line) => ServerCommand::parse(line)?,
+                    None => ServerCommand::longtail_mqtt(Some(&durability)),
+                };
+                Ok(finish(crash::mqtt::run(&crash::Settings {
+                    cycles,
+                    seed: seed.unwrap_or_else(Random::fresh_seed),
+                    server,
+                    forgets_priorities: false,
+                    name: durability,
+                })))
+            }
+            Task::Crash {
+                against: Some(name),
+                cycles,
+                seed,
+                ..
+            } => {
+                let server = match conformance::mosquitto()? {
+                    Ok(server) => server,
+                    Err(why) => return Ok(finish(Tally::skip("crash", &why))),
+                };
+                Ok(finish(crash::mqtt::run(&crash::Settings {
+                    cycles,
+                    seed: seed.unwrap_or_else(Random::fresh_seed),
+                    server,
+                    forgets_priorities: false,
+                    name,
+                })))
+            }
+            Task::Crash {
                 cycles,
                 durability,
                 forgets_priorities,
                 seed,
                 server_cmd,
+                ..
             } => {
                 let server = match &server_cmd {
                     Some(line) => ServerCommand::parse(line)?,

@@ -6,6 +6,7 @@
 mod audit;
 mod ledger;
 mod load;
+pub(crate) mod mqtt;
 
 use std::sync::Mutex;
 use std::time::Duration;
