@@ -65,7 +65,7 @@ pub(crate) fn publish(
 
 fn retain(space: &Space, message: &SharedMessage) -> Result<(), RetainedError> {
     if message.payload.is_empty() {
-        space.retained.clear(&message.subject);
+        let _ = space.retained.clear(&message.subject, Box::new(|_| ()));
         return Ok(());
     }
     // A copy, so that the store does not keep the bytes that were sent to subscribers.
@@ -79,5 +79,8 @@ fn retain(space: &Space, message: &SharedMessage) -> Result<(), RetainedError> {
         retain: true,
         ..Message::new(message.subject.clone(), message.payload.clone())
     };
-    space.retained.set(Arc::new(value)).map(|_| ())
+    space
+        .retained
+        .set(Arc::new(value), Box::new(|_| ()))
+        .map(|_| ())
 }

@@ -90,7 +90,7 @@ impl Tenant {
             }
             Waited::Nothing => {
                 let now = self.now();
-                while self.space.retained.expire(now, EXPIRED_STEP).len() == EXPIRED_STEP {}
+                while self.space.retained.expire(now, EXPIRED_STEP) == EXPIRED_STEP {}
             }
         }
         true
