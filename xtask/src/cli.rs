@@ -188,6 +188,7 @@ impl Cli {
                     seed: seed.unwrap_or_else(Random::fresh_seed),
                     server,
                     forgets_priorities: false,
+                    repeats_qos_2: false,
                     name: durability,
                 })))
             }
@@ -197,15 +198,16 @@ impl Cli {
                 seed,
                 ..
             } => {
-                let server = match conformance::mosquitto()? {
-                    Ok(server) => server,
-                    Err(why) => return Ok(finish(Tally::skip("crash", &why))),
-                };
+                if let Err(why) = conformance::mosquitto()? {
+                    return Ok(finish(Tally::skip("crash", &why)));
+                }
+                let server = ServerCommand::patient_mosquitto();
                 Ok(finish(crash::mqtt::run(&crash::Settings {
                     cycles,
                     seed: seed.unwrap_or_else(Random::fresh_seed),
                     server,
                     forgets_priorities: false,
+                    repeats_qos_2: true,
                     name,
                 })))
             }
@@ -232,6 +234,7 @@ impl Cli {
                     seed,
                     server,
                     forgets_priorities,
+                    repeats_qos_2: false,
                     name,
                 })))
             }

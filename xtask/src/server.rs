@@ -80,6 +80,13 @@ impl ServerCommand {
         }
     }
 
+    /// Debian's Mosquitto with no limit on what waits for a client.
+    pub(crate) fn patient_mosquitto() -> Self {
+        let mut command = Self::mosquitto();
+        command.config = Some(format!("{MOSQUITTO}max_queued_messages 0\n"));
+        command
+    }
+
     /// Longtail's release binary with two listeners for MQTT, the second inside WebSocket.
     pub(crate) fn longtail_mqtt(durability: Option<&str>) -> Self {
         let mut command = Self::longtail("mqtt", durability);

@@ -22,9 +22,21 @@ pub(super) struct Subscriber {
     random: Random,
     /// Ids of QoS 2 messages between PUBREC and PUBREL: a PUBLISH with one of these is the same message again.
     held: BTreeSet<u16>,
-    /// How often each message came.
-    counts: BTreeMap<u64, u32>,
-    known: bool,
+    /// Each message as it came.
+    counts: BTreeMap<u64, Vec<Seen>>,
+    /// Connections so far.
+    connections: u32,
+}
+
+/// One delivery.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    #[expect(dead_code, reason = "shown when a message came twice")]
+    connection: u32,
+    #[expect(dead_code, reason = "shown when a message came twice")]
+    id: u16,
+    #[expect(dead_code, reason = "shown when a message came twice")]
+    dup: bool,
 }
 
 impl Subscriber {
@@ -36,13 +48,13 @@ impl Subscriber {
             random: Random::new(seed),
             held: BTreeSet::new(),
             counts: BTreeMap::new(),
-            known: false,
+            connections: 0,
         }
     }
 
     /// How many messages came, each counted as often as it did.
     pub(super) fn delivered(&self) -> u64 {
-        self.counts.values().map(|count| u64::from(*count)).sum()
+        self.counts.values().map(|seen| seen.len() as u64).sum()
     }
 
     /// Creates the session.
@@ -81,8 +93,14 @@ impl Subscriber {
         Ok(())
     }
 
-    /// Takes what waits, and checks that all acknowledged messages came, and none of QoS 2 twice.
-    pub(super) fn drain(&mut self, address: SocketAddr, messages: &Messages) -> Result<()> {
+    /// Takes what waits, and checks that all acknowledged messages came, and, if they have to come `once`, none of QoS 2
+    /// twice.
+    pub(super) fn drain(
+        &mut self,
+        address: SocketAddr,
+        messages: &Messages,
+        once: bool,
+    ) -> Result<()> {
         let mut connection = self.open(address)?.context("the server does not accept")?;
         let mut last = Instant::now();
         loop {
@@ -121,11 +139,14 @@ impl Subscriber {
                 );
             }
         }
-        for (number, count) in &self.counts {
+        for (number, seen) in &self.counts {
             match messages.get(number) {
                 None => bail!("{}: message {number} was never published", self.name),
-                Some((2, _)) if self.qos == 2 && *count > 1 => {
-                    bail!("{}: QoS 2 message {number} came {count} times", self.name);
+                Some((2, _)) if once && self.qos == 2 && seen.len() > 1 => {
+                    bail!(
+                        "{}: QoS 2 message {number} came more than once: {seen:?}",
+                        self.name
+                    );
                 }
                 Some(_) => {}
             }
@@ -134,8 +155,8 @@ impl Subscriber {
     }
 
     fn open(&mut self, address: SocketAddr) -> Result<Option<Connection>> {
-        let connection = resume(address, self.version, &self.name, !self.known)?;
-        self.known |= connection.is_some();
+        let connection = resume(address, self.version, &self.name, self.connections == 0)?;
+        self.connections += u32::from(connection.is_some());
         Ok(connection)
     }
 
@@ -153,7 +174,11 @@ impl Subscriber {
                 }
                 if !again {
                     let number: u64 = std::str::from_utf8(&message.payload)?.parse()?;
-                    *self.counts.entry(number).or_default() += 1;
+                    self.counts.entry(number).or_default().push(Seen {
+                        connection: self.connections,
+                        id: message.id,
+                        dup: message.dup,
+                    });
                 }
                 match message.qos {
                     1 => ack(Ack::Puback, message.id),
