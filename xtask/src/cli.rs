@@ -88,8 +88,14 @@ enum Task {
         #[arg(long)]
         server_cmd: Option<String>,
     },
-    /// The same random commands to the original beanstalkd and to Longtail, every reply compared.
+    /// The same random commands to the original (beanstalkd, Mosquitto) and to Longtail, every reply compared.
     Differential {
+        /// Whose commands.
+        #[arg(default_value = "beanstalk", value_parser = ["beanstalk", "mqtt"])]
+        protocol: String,
+        /// Compare a Mosquitto with a Mosquitto: to check the test itself.
+        #[arg(long, value_parser = ["mosquitto"], conflicts_with = "server_cmd")]
+        against: Option<String>,
         /// What the commands are made from; a fresh one when not given.
         #[arg(long)]
         seed: Option<u64>,
@@ -239,10 +245,37 @@ impl Cli {
                 })))
             }
             Task::Differential {
+                protocol,
+                against,
+                seed,
+                commands,
+                server_cmd,
+                ..
+            } if protocol == "mqtt" => {
+                let reference = match conformance::mosquitto()? {
+                    Ok(reference) => reference,
+                    Err(why) => return Ok(finish(Tally::skip("differential", &why))),
+                };
+                let candidate = match (&server_cmd, against) {
+                    (Some(line), _) => ServerCommand::parse(line)?,
+                    (None, Some(_)) => reference.clone(),
+                    (None, None) => ServerCommand::longtail_mqtt(None),
+                };
+                Ok(finish(differential::mqtt::run(
+                    &differential::mqtt::Settings {
+                        seed: seed.unwrap_or_else(Random::fresh_seed),
+                        packets: commands.min(differential::mqtt::PACKETS),
+                        reference,
+                        candidate,
+                    },
+                )))
+            }
+            Task::Differential {
                 seed,
                 commands,
                 scenarios,
                 server_cmd,
+                ..
             } => {
                 let reference = match differential::reference()? {
                     Ok(reference) => reference,

@@ -49,6 +49,7 @@ protocol websockets
 allow_anonymous true
 persistence true
 persistence_location {data}/
+set_tcp_nodelay true
 user root
 ";
 
