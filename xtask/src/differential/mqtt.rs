@@ -109,14 +109,8 @@ fn step(random: &mut Random) -> Step {
         },
         2..=5 => {
             let count = 1 + random.index(2);
-            // Options beyond the QoS are of 5.0 only; `pair` leaves them out for 3.1.1.
             let filters = (0..count)
-                .map(|_| {
-                    (
-                        filter(random),
-                        random.below(3) as u8 | normal::options(random),
-                    )
-                })
+                .map(|_| (filter(random), random.below(3) as u8))
                 .collect();
             Step::Subscribe(filters)
         }

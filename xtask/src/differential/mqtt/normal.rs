@@ -8,7 +8,7 @@
 //! | properties of messages | topic aliases and the like are choices; the conformance suite compares them |
 //! | overlapping subscriptions | Mosquitto sends a copy each, Longtail merges them: equal copies of a message count once, at the highest QoS |
 //! | reason codes of PUBACK below 0x80 | 0x10 may be told by either |
-//! | no local, retain handling | Mosquitto 2.0.11 counts a filter that another one covers differently: not generated |
+//! | no local, retain handling, retain as published | where filters overlap, Mosquitto 2.0.11 goes by one of them: not generated |
 //! | shared subscriptions | whose turn it is is not a rule: not generated |
 //! | malformed packets | 2.0.11 differs in half of the cases: not generated (the conformance suite has them) |
 //! | wills, expiry, takeover | they depend on the clock: not generated |
@@ -16,12 +16,6 @@
 use std::collections::BTreeMap;
 
 use crate::mqtt::{Packet, Publish};
-use crate::random::Random;
-
-/// Options of a subscription beyond the QoS: retain as published.
-pub(super) fn options(random: &mut Random) -> u8 {
-    if random.one_in(3) { 8 } else { 0 }
-}
 
 /// What one client was sent, in a form that can be compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -156,10 +156,9 @@ impl Side {
             },
             Step::Acknowledge { stray, .. } => peer.connection.send(&ack(*stray, 60_000)),
             Step::Subscribe(filters) => {
-                let mask = if version == Version::V5 { 0xFF } else { 3 };
                 let filters: Vec<(&str, u8)> = filters
                     .iter()
-                    .map(|(filter, options)| (filter.as_str(), options & mask))
+                    .map(|(filter, qos)| (filter.as_str(), *qos))
                     .collect();
                 peer.next_id = peer.next_id % 50_000 + 1;
                 peer.connection
