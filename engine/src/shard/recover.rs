@@ -312,12 +312,7 @@ impl Shard {
     }
 
     /// A message was held, and something about it changed: that stays, the consumer does not.
-    fn apply_held(
-        &mut self,
-        group: longtail_model::GroupId,
-        seq: Seq,
-        change: impl FnOnce(&mut Meta),
-    ) {
+    fn apply_held(&mut self, group: GroupId, seq: Seq, change: impl FnOnce(&mut Meta)) {
         let Some((found, place)) = self.place_in(group, seq) else {
             return;
         };
