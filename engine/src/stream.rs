@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use hashbrown::HashMap;
 use longtail_model::{ConsumerTag, Durability, GroupId, IndexId, Lsn, Seq, StreamId, Timestamp};
 
+use crate::budget::Held;
 use crate::config::{GroupConfig, GroupName, Numbering, Order, StreamConfig, StreamName};
 use crate::effect::Counts;
 use crate::shard::Head;
@@ -40,8 +41,8 @@ pub(crate) struct Stream {
     pub(crate) defined: bool,
     /// The default group, then those that were added.
     pub(crate) groups: Vec<Group>,
-    pub(crate) messages: u64,
-    pub(crate) bytes: u64,
+    /// How much it holds.
+    pub(crate) held: Held,
     /// When which message expires.
     pub(crate) expiry: OrderedSet,
     pub(crate) expiry_timer: Alarm,

@@ -24,6 +24,7 @@ mod timers;
 mod transact;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 use longtail_log::Scanned;
@@ -32,6 +33,7 @@ use longtail_model::{
 };
 use slab::Slab;
 
+use crate::budget::Budgets;
 use crate::command::{Command, Handle, Target, Token};
 use crate::config::{Order, StreamName};
 use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
@@ -57,6 +59,8 @@ pub struct ShardConfig {
     pub max_streams: u64,
     /// Commands that a session may have waiting behind one that blocks.
     pub max_backlog: usize,
+    /// What the spaces may hold, over all shards of the process.
+    pub budgets: Arc<Budgets>,
 }
 
 impl Default for ShardConfig {
@@ -66,6 +70,7 @@ impl Default for ShardConfig {
             durability: Durability::Sync,
             max_streams: 1_000_000,
             max_backlog: 65_536,
+            budgets: Arc::default(),
         }
     }
 }

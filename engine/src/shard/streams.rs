@@ -4,6 +4,7 @@ use longtail_model::{Durability, GroupId, IndexId, Link, Seq, StreamId};
 
 use super::timers::Timer;
 use super::{Outcome, Shard, now_reply};
+use crate::budget::{Held, Holding};
 use crate::command::Role;
 use crate::config::{Numbering, StreamConfig, StreamName};
 use crate::definition;
@@ -75,7 +76,7 @@ impl Shard {
     pub(crate) fn drop_if_idle(&mut self, stream: StreamId) {
         let idle = self.streams.get(&stream).is_some_and(|state| {
             state.config.auto_delete
-                && state.messages == 0
+                && state.held.messages() == 0
                 && state.producers == 0
                 && state.consumers == 0
                 && state.readers.is_empty()
@@ -135,6 +136,12 @@ impl Shard {
                 self.config.max_streams
             )));
         }
+        let one = Holding {
+            streams: 1,
+            ..Holding::default()
+        };
+        let budget = self.config.budgets.of(&name.space);
+        budget.admit(one, Holding::default())?;
         let stream = StreamId(self.take_id());
         let index = match &config.numbering {
             Numbering::Own => IndexId(self.take_id()),
@@ -183,6 +190,7 @@ impl Shard {
             Seq::FIRST,
         );
         let level = self.logs.level(config.durability);
+        let held = Held::new(self.config.budgets.of(&name.space), self.config.id);
         self.names.insert(name.clone(), stream);
         self.listing.insert(stream, ());
         self.streams.insert(
@@ -195,8 +203,7 @@ impl Shard {
                 level,
                 defined,
                 groups: vec![group],
-                messages: 0,
-                bytes: 0,
+                held,
                 expiry: OrderedSet::new(),
                 expiry_timer: Alarm::default(),
                 age_timer: Alarm::default(),
