@@ -31,7 +31,7 @@ mod stream;
 pub use budget::{Budgets, Holding};
 pub use command::{
     Command, Credit, Handle, NewMessage, Role, Settle, Start, Step, Target, Token, Transaction,
-    Wait, Which,
+    Until, Wait, Which,
 };
 pub use config::{GroupConfig, Keep, Limits, Numbering, Order, Overflow, StreamConfig, StreamName};
 pub use describe::{Described, Field, describe_event};

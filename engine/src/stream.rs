@@ -10,7 +10,7 @@ use hashbrown::HashMap;
 use longtail_model::{ConsumerTag, Durability, GroupId, IndexId, Lsn, Seq, StreamId, Timestamp};
 
 use crate::budget::Held;
-use crate::config::{GroupConfig, GroupName, Numbering, Order, StreamConfig, StreamName};
+use crate::config::{GroupConfig, GroupName, Keep, Numbering, Order, StreamConfig, StreamName};
 use crate::effect::Counts;
 use crate::shard::Head;
 use crate::structures::index::Index;
@@ -39,10 +39,12 @@ pub(crate) struct Stream {
     pub(crate) level: Durability,
     /// Whether its definition is in the log. A stream that only links keep alive is not worth a record.
     pub(crate) defined: bool,
-    /// The default group, then those that were added.
+    /// The default group, deleted when there is none, then those that were added.
     pub(crate) groups: Vec<Group>,
     /// How much it holds.
     pub(crate) held: Held,
+    pub(crate) pause: Option<Pause>,
+    pub(crate) pauses: u64,
     /// When which message expires.
     pub(crate) expiry: OrderedSet,
     pub(crate) expiry_timer: Alarm,
@@ -58,6 +60,57 @@ pub(crate) struct Stream {
 impl Stream {
     pub(crate) fn shares_numbers(&self) -> bool {
         matches!(self.config.numbering, Numbering::Shared(_))
+    }
+
+    /// The place of a group.
+    pub(crate) fn group_named(&self, name: &str) -> Option<usize> {
+        self.groups
+            .iter()
+            .position(|group| !group.deleted && *group.name == *name)
+    }
+
+    pub(crate) fn has_groups(&self) -> bool {
+        self.groups.iter().any(|group| !group.deleted)
+    }
+
+    /// Whether a message that is about to get this number would stay.
+    pub(crate) fn keeps(&self, seq: Seq) -> bool {
+        let wanted = || {
+            self.groups
+                .iter()
+                .any(|group| !group.deleted && seq >= group.cursor)
+        };
+        match self.config.keep {
+            Keep::UntilLimit => true,
+            Keep::UntilSettled => wanted() || !self.has_groups(),
+            Keep::Interest => wanted(),
+        }
+    }
+
+    /// Whether nothing is delivered from a group for the time being.
+    pub(crate) fn is_paused(&self, group: &Group) -> bool {
+        self.pause.is_some() || group.pause.is_some()
+    }
+}
+
+/// Nothing is delivered for a while.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pause {
+    /// [`Timestamp::NEVER`]: until somebody ends it.
+    pub(crate) end: Timestamp,
+    pub(crate) length_ms: u64,
+    pub(crate) durable: bool,
+    pub(crate) timer: Option<TimerId>,
+}
+
+impl Pause {
+    /// What is left of it, in milliseconds; `u64::MAX` when it has no end.
+    pub(crate) fn left_ms(&self, now: Timestamp) -> u64 {
+        if self.end == Timestamp::NEVER {
+            u64::MAX
+        } else {
+            self.end.millis_since(now)
+        }
     }
 }
 
@@ -137,9 +190,7 @@ pub(crate) struct Group {
     pub(crate) meta: HashMap<u64, Meta, FixedHash>,
     /// Consumers that wait, oldest first.
     pub(crate) waiters: BTreeMap<u64, (SessionKey, ConsumerTag)>,
-    pub(crate) paused_until: Option<Timestamp>,
-    pub(crate) pause_ms: u64,
-    pub(crate) pause_timer: Option<TimerId>,
+    pub(crate) pause: Option<Pause>,
     pub(crate) pauses: u64,
     /// Its place is free for another group.
     pub(crate) deleted: bool,
@@ -171,9 +222,7 @@ impl Group {
             held: 0,
             meta: HashMap::default(),
             waiters: BTreeMap::new(),
-            paused_until: None,
-            pause_ms: 0,
-            pause_timer: None,
+            pause: None,
             pauses: 0,
             deleted: false,
         }
@@ -224,6 +273,14 @@ impl Group {
 
     pub(crate) fn is_ahead(&self, seq: Seq) -> bool {
         self.implicit && seq >= self.cursor && !self.passed.contains(seq.0)
+    }
+
+    /// How many of those listed as ready are urgent.
+    pub(crate) fn count_urgent(&self) -> u64 {
+        self.ready
+            .iter()
+            .take_while(|&(key, _)| key < URGENT)
+            .count() as u64
     }
 
     /// Lists a message as ready.

@@ -267,6 +267,7 @@ fn crash(scale: Scale) -> Result<Tally> {
             seed: Random::fresh_seed(),
             server: ServerCommand::longtail("beanstalk", Some(durability)),
             forgets_priorities: false,
+            repeats_qos_2: false,
             name: durability.to_owned(),
         });
     }

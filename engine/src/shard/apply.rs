@@ -72,6 +72,7 @@ impl Shard {
         if state.config.keep == Keep::UntilLimit {
             return;
         }
+        // With several groups, who else wants it decides.
         let only = state.groups.iter().filter(|group| !group.deleted).count() == 1;
         if only || !self.wanted(stream, seq) {
             self.take_out(stream, seq, bytes);

@@ -9,13 +9,13 @@ use super::{RecoverError, Shard};
 use crate::config::StreamName;
 use crate::definition;
 use crate::event::{get, get_counts, get_u32, put_counts, take};
-use crate::stream::{Aside, Group, Meta};
+use crate::stream::{Aside, Group, Meta, Pause};
 use crate::structures::index::Index;
 use crate::structures::interval::IntervalSet;
 use crate::structures::ordered::OrderedSet;
 use crate::structures::varint;
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     varint::put(out, bytes.len() as u64);
@@ -29,6 +29,23 @@ fn get_bytes<'a>(input: &mut &'a [u8]) -> Result<&'a [u8], RecoverError> {
 
 fn get_text<'a>(input: &mut &'a [u8]) -> Result<&'a str, RecoverError> {
     std::str::from_utf8(get_bytes(input)?).map_err(|_| RecoverError::Checkpoint)
+}
+
+/// A pause that a restart brings back.
+fn put_pause(out: &mut Vec<u8>, pause: Option<Pause>) {
+    let pause = pause.filter(|pause| pause.durable);
+    varint::put(out, pause.map_or(0, |pause| pause.end.0));
+    varint::put(out, pause.map_or(0, |pause| pause.length_ms));
+}
+
+fn get_pause(input: &mut &[u8]) -> Result<Option<Pause>, RecoverError> {
+    let (end, length_ms) = (get(input)?, get(input)?);
+    Ok((end > 0).then_some(Pause {
+        end: Timestamp(end),
+        length_ms,
+        durable: true,
+        timer: None,
+    }))
 }
 
 impl Shard {
@@ -76,6 +93,7 @@ impl Shard {
             varint::put(&mut out, stream.held.messages());
             varint::put(&mut out, stream.held.bytes());
             stream.expiry.encode(&mut out);
+            put_pause(&mut out, stream.pause);
             let groups: Vec<_> = stream
                 .groups
                 .iter()
@@ -114,6 +132,7 @@ impl Shard {
         varint::put(out, group.ahead);
         varint::put(out, group.urgent);
         varint::put(out, group.next_ticket);
+        put_pause(out, group.pause);
         group.passed.encode(out);
         group.ready.encode(out);
         group.delayed.encode(out);
@@ -190,23 +209,23 @@ impl Shard {
             let messages = get(input)?;
             let bytes = get(input)?;
             let expiry = OrderedSet::decode(input)?;
-            let groups = get(input)?;
-            for at in 0..groups {
-                let group = decode_group(input, self.streams[&stream].shares_numbers())?;
-                if at > 0 {
-                    self.groups.insert(
-                        group.id,
-                        (stream, usize::try_from(at).unwrap_or(usize::MAX)),
-                    );
-                }
+            let pause = get_pause(input)?;
+            for _ in 0..get(input)? {
                 let state = self
                     .streams
                     .get_mut(&stream)
                     .ok_or(RecoverError::Checkpoint)?;
-                if at == 0 {
-                    state.groups.clear();
+                let group = decode_group(input, state.shares_numbers())?;
+                self.next_id = self.next_id.max(group.id.0 + 1);
+                if group.name.is_empty() {
+                    if group.id.0 != stream.0 {
+                        self.groups.insert(group.id, (stream, 0));
+                    }
+                    *state.groups.first_mut().ok_or(RecoverError::Checkpoint)? = group;
+                } else {
+                    self.groups.insert(group.id, (stream, state.groups.len()));
+                    state.groups.push(group);
                 }
-                state.groups.push(group);
             }
             let state = self
                 .streams
@@ -214,6 +233,7 @@ impl Shard {
                 .ok_or(RecoverError::Checkpoint)?;
             state.held.set(messages, bytes);
             state.expiry = expiry;
+            state.pause = pause;
         }
         for _ in 0..get(input)? {
             let position = Lsn(get(input)?);
@@ -240,6 +260,7 @@ fn decode_group(input: &mut &[u8], shared: bool) -> Result<Group, RecoverError> 
     group.ahead = get(input)?;
     group.urgent = get(input)?;
     group.next_ticket = get(input)?;
+    group.pause = get_pause(input)?;
     group.passed = IntervalSet::decode(input)?;
     group.ready = OrderedSet::decode(input)?;
     group.delayed = OrderedSet::decode(input)?;

@@ -150,23 +150,29 @@ impl Shard {
         let bytes = message.bytes();
         let mut targets: SmallVec<[(StreamId, Seq); 2]> = smallvec![];
         let mut evictions: Vec<(StreamId, Seq, u64)> = Vec::new();
+        let mut skipped: SmallVec<[(StreamId, Seq); 2]> = smallvec![];
         let mut level = Durability::Memory;
         for &stream in std::iter::once(&first).chain(also) {
-            if targets.iter().any(|&(known, _)| known == stream) {
+            let known = || targets.iter().chain(&skipped);
+            if known().any(|&(known, _)| known == stream) {
                 continue;
             }
             let state = self.streams.get(&stream).ok_or(Refusal::UnknownLink)?;
             level = level.max(state.level);
             let index = self.indexes.get(&state.index).ok_or(Refusal::UnknownLink)?;
-            let given = targets
-                .iter()
+            let given = known()
                 .filter(|(known, _)| {
                     self.streams
                         .get(known)
                         .is_some_and(|known| known.index == state.index)
                 })
                 .count() as u64;
-            targets.push((stream, Seq(index.last_seq().0 + given + 1)));
+            let seq = Seq(index.last_seq().0 + given + 1);
+            if !state.keeps(seq) {
+                skipped.push((stream, seq));
+                continue;
+            }
+            targets.push((stream, seq));
             if state.config.limits.max_messages > 0 || state.config.limits.max_bytes > 0 {
                 let mut room = Room::of(state);
                 self.make_room(stream, &mut room, bytes, |_| false, &mut evictions)?;
@@ -178,13 +184,17 @@ impl Shard {
         scratch.clear();
         let mut cuts: SmallVec<[usize; 4]> = smallvec![];
         if level != Durability::Memory {
-            for (stream, _) in &targets {
+            for (stream, _) in targets.iter().chain(&skipped) {
                 if self.put_definition(*stream, &mut scratch) {
                     cuts.push(scratch.len());
                 }
             }
             for &(stream, seq, bytes) in &evictions {
                 event::put_removed(&mut scratch, stream, seq, bytes);
+                cuts.push(scratch.len());
+            }
+            for &(stream, seq) in &skipped {
+                event::put_skipped(&mut scratch, stream, seq);
                 cuts.push(scratch.len());
             }
         }
@@ -232,15 +242,19 @@ impl Shard {
             body: &message.payload,
             retained: true,
         };
-        let appended = if durable.is_empty() {
-            None
+        let appended = if !durable.is_empty() {
+            let appended = self.logs.append_message(level, &before, parts);
+            appended.map(|(position, gate)| (Some(position), gate))
+        } else if before.is_empty() {
+            Ok((None, Gate::OPEN))
         } else {
-            Some(self.logs.append_message(level, &before, parts))
+            let heads: SmallVec<[&[u8]; 4]> = before.iter().map(|record| record.head).collect();
+            self.logs.control(level, &heads).map(|gate| (None, gate))
         };
         drop(before);
         self.scratch = scratch;
-        let (position, gate) = match appended.transpose() {
-            Ok(appended) => appended.map_or((None, Gate::OPEN), |(at, gate)| (Some(at), gate)),
+        let (position, gate) = match appended {
+            Ok(appended) => appended,
             Err(refusal) => {
                 if let Some(position) = position_in_memory {
                     self.logs.retire(position);
@@ -252,6 +266,7 @@ impl Shard {
         for (stream, seq, bytes) in evictions {
             self.remove_message(stream, seq, bytes);
         }
+        self.skip(&skipped);
         let head = head_of(first, &record, bytes);
         for (position, targets) in [(position, &durable), (position_in_memory, &volatile)] {
             if let Some(position) = position
@@ -270,8 +285,22 @@ impl Shard {
         };
         self.place_appended(&targets, &head, position_of);
         self.show_appended(&targets, message, fx);
-        let seq = targets.first().map_or(Seq(0), |target| target.1);
+        let seq = targets
+            .iter()
+            .chain(&skipped)
+            .find(|target| target.0 == first)
+            .map_or(Seq(0), |target| target.1);
         Ok((gate, seq))
+    }
+
+    /// Uses up the numbers of a message where nobody wants it.
+    pub(crate) fn skip(&mut self, skipped: &[(StreamId, Seq)]) {
+        for &(stream, seq) in skipped {
+            if let Some(state) = self.streams.get_mut(&stream) {
+                state.defined = state.defined || state.level != Durability::Memory;
+            }
+            self.apply_skipped(stream, seq);
+        }
     }
 
     /// Gives a message that is in the log its place in every stream.

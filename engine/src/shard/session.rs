@@ -328,12 +328,10 @@ impl Shard {
             return now_reply(Reply::NotFound);
         };
         let stream = state.link(link).ok_or(Refusal::UnknownLink)?;
-        let place = self.streams.get(&stream).and_then(|stream| {
-            stream
-                .groups
-                .iter()
-                .position(|candidate| !candidate.deleted && candidate.name == *group)
-        });
+        let place = self
+            .streams
+            .get(&stream)
+            .and_then(|stream| stream.group_named(group));
         let Some(place) = place else {
             return now_reply(Reply::NotFound);
         };
@@ -388,12 +386,10 @@ impl Shard {
         else {
             return Err(Refusal::UnknownLink);
         };
-        let place = self.streams.get(&stream).and_then(|stream| {
-            stream
-                .groups
-                .iter()
-                .position(|candidate| !candidate.deleted && candidate.name == *group)
-        });
+        let place = self
+            .streams
+            .get(&stream)
+            .and_then(|stream| stream.group_named(group));
         let waited = state.consumers[at].ticket.is_some();
         self.stop_queueing(key, at);
         self.sessions[key].consumers[at]
