@@ -251,10 +251,10 @@ fn differential(scale: Scale) -> Result<Tally> {
         Err(why) => Tally::skip("differential", &why),
     };
     total += match conformance::mosquitto()? {
-        Ok(reference) => differential::mqtt::run(&differential::mqtt::Settings {
+        Ok(_) => differential::mqtt::run(&differential::mqtt::Settings {
             seed: Random::fresh_seed(),
             packets: scale.pick(differential::mqtt::PACKETS, 900),
-            reference,
+            reference: ServerCommand::patient_mosquitto(),
             candidate: ServerCommand::longtail_mqtt(None),
         }),
         Err(why) => Tally::skip("differential mqtt", &why),
