@@ -89,7 +89,9 @@ impl Longtail {
         };
         let space = self.broker.space(&config.space)?;
         let clock = self.broker.clock();
-        let tenant = longtail_mqtt::Tenant::start(config, space, clock, Arc::clone(rights));
+        let shards = self.broker.shards();
+        let rights = Arc::clone(rights);
+        let tenant = longtail_mqtt::Tenant::start(config, space, clock, shards, rights);
         let tenant = tenant.map_err(StartError::Mqtt)?;
         for (listener, admission) in listeners {
             exposure.check(&listener.address)?;

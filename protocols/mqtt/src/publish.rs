@@ -1,16 +1,32 @@
 //! From a publisher to whoever wants the message.
+//!
+//! ```text
+//!            ┌─▶ retained value ────────────── durable ──┐
+//! message ───┼─▶ live subscribers, at once               ├──▶ Waiter ──▶ Session::complete
+//!            └─▶ Outgoing ─▶ shards: streams ─ durable ──┘
+//! ```
+//!
+//! What is only shown to live subscribers is told at once; what is stored as soon as all that it waits for is durable.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use longtail_broker::Space;
 use longtail_broker::ephemeral::{Burst, SpaceRouteCache};
 use longtail_broker::message::{Message, SharedMessage};
-use longtail_broker::retained::RetainedError;
+use longtail_broker::retained::{RetainedError, Settled};
 use longtail_broker::router::Chance;
-use longtail_model::Timestamp;
+use longtail_broker::stored::publishes;
+use longtail_engine::runtime::{Shards, Sink};
+use longtail_engine::{Command, Effect, Refusal, Reply, Token};
+use longtail_model::{SessionId, ShardId, Timestamp};
+use parking_lot::Mutex;
 
 use crate::codec::ReasonCode;
+use crate::seat::Conn;
+use crate::session::Ticket;
 
 /// What a thread keeps to publish fast.
 #[derive(Default)]
@@ -23,22 +39,84 @@ thread_local! {
     static PUBLISHER: RefCell<Publisher> = RefCell::default();
 }
 
-/// Publishes to the live subscribers and the retained values of `space`; says what the publisher is to be told. No lock
-/// may be held.
+/// An acknowledgement that waits for several answers.
+pub(crate) struct Waiter {
+    conn: Arc<Conn>,
+    ticket: Ticket,
+    left: AtomicUsize,
+    /// The first that went wrong, or success.
+    reason: AtomicU8,
+}
+
+impl Waiter {
+    fn new(conn: &Arc<Conn>, ticket: Ticket) -> Arc<Self> {
+        Arc::new(Waiter {
+            conn: Arc::clone(conn),
+            ticket,
+            left: AtomicUsize::new(1),
+            reason: AtomicU8::new(ReasonCode::Success.as_u8()),
+        })
+    }
+
+    fn one_more(self: &Arc<Self>) -> Arc<Self> {
+        self.left.fetch_add(1, Ordering::Relaxed);
+        Arc::clone(self)
+    }
+
+    /// One answer is here; the last tells the client.
+    fn answered(&self, outcome: Result<(), ReasonCode>) {
+        if let Err(reason) = outcome {
+            let success = ReasonCode::Success.as_u8();
+            // Whoever was first stays.
+            let _ = self.reason.compare_exchange(
+                success,
+                reason.as_u8(),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+        }
+        if self.left.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        let reason = ReasonCode::from_u8(self.reason.load(Ordering::Acquire));
+        let reason = reason.unwrap_or(ReasonCode::UnspecifiedError);
+        self.conn.with(|client, out| {
+            if let Some(session) = client.session_mut() {
+                session.complete(self.ticket, reason, out);
+            }
+        });
+        self.conn.flush_soon();
+    }
+}
+
+/// Commands for the shards, gathered by whoever publishes.
+pub(crate) type Outgoing = Vec<(ShardId, Command, Option<Arc<Waiter>>)>;
+
+/// Publishes to the live subscribers and the retained values of `space`; what streams are to keep goes to `outgoing`,
+/// which [`Streams::send`] is to be given. Says what the publisher is to be told, or nothing if a [`Waiter`] for
+/// `whom` will. No lock may be held.
 pub(crate) fn publish(
     space: &Space,
     burst: &mut Burst<'_>,
     message: &SharedMessage,
     now: Timestamp,
-) -> ReasonCode {
+    whom: Option<(&Arc<Conn>, Ticket)>,
+    outgoing: &mut Outgoing,
+) -> Option<ReasonCode> {
+    let mut waiter: Option<Arc<Waiter>> = None;
     let mut kept = false;
     if message.retain {
         // Before it is shown: a new subscriber never sees the old value after the new one.
-        match retain(space, message) {
-            Ok(()) => kept = true,
+        waiter = whom.map(|(conn, ticket)| Waiter::new(conn, ticket));
+        match retain(space, message, waiter.as_ref()) {
+            Ok(Settled::Later) => kept = true,
+            Ok(Settled::Now) => {
+                kept = true;
+                waiter = None;
+            }
             Err(error) => {
                 tracing::warn!(topic = %message.subject, %error, "a message is not retained");
-                return ReasonCode::QuotaExceeded;
+                return Some(ReasonCode::QuotaExceeded);
             }
         }
     }
@@ -54,33 +132,167 @@ pub(crate) fn publish(
             sticky: message.origin.0,
         };
         let routes = routes.lookup(&space.router, message.subject.as_ref());
-        burst.publish(routes, message, &chance, now)
+        let published = burst.publish(routes, message, &chance, now);
+        if published.streams > 0 {
+            for publish in publishes(routes, &published.picked, message, now) {
+                let waiter = whom.map(|(conn, ticket)| {
+                    waiter
+                        .get_or_insert_with(|| Waiter::new(conn, ticket))
+                        .one_more()
+                });
+                outgoing.push((publish.shard, publish.command, waiter));
+            }
+        }
+        published
     });
-    if published.has_matched() || kept {
-        ReasonCode::Success
-    } else {
-        ReasonCode::NoMatchingSubscribers
+    match waiter {
+        Some(waiter) => {
+            waiter.answered(Ok(()));
+            None
+        }
+        None if published.has_matched() || kept => Some(ReasonCode::Success),
+        None => Some(ReasonCode::NoMatchingSubscribers),
     }
 }
 
-fn retain(space: &Space, message: &SharedMessage) -> Result<(), RetainedError> {
-    if message.payload.is_empty() {
-        let _ = space.retained.clear(&message.subject, Box::new(|_| ()));
-        return Ok(());
-    }
-    // A copy, so that the store does not keep the bytes that were sent to subscribers.
-    let value = Message {
-        reply_to: message.reply_to.clone(),
-        headers: message.headers.clone(),
-        origin: message.origin,
-        published: message.published,
-        expires: message.expires,
-        quality: message.quality,
-        retain: true,
-        ..Message::new(message.subject.clone(), message.payload.clone())
+fn retain(
+    space: &Space,
+    message: &SharedMessage,
+    waiter: Option<&Arc<Waiter>>,
+) -> Result<Settled, RetainedError> {
+    // Before it is asked: the answer may come before this returns.
+    let answer = waiter.map(Waiter::one_more);
+    let done = Box::new(move |outcome: Result<(), Refusal>| {
+        if let Err(refusal) = &outcome {
+            tracing::warn!(%refusal, "a retained message is not kept");
+        }
+        if let Some(waiter) = answer {
+            waiter.answered(outcome.map_err(|refusal| reason_of(&refusal)));
+        }
+    });
+    let settled = if message.payload.is_empty() {
+        space.retained.clear(&message.subject, done)
+    } else {
+        // A copy, so that the store does not keep the bytes that were sent to subscribers.
+        let value = Message {
+            reply_to: message.reply_to.clone(),
+            headers: message.headers.clone(),
+            origin: message.origin,
+            published: message.published,
+            expires: message.expires,
+            quality: message.quality,
+            retain: true,
+            ..Message::new(message.subject.clone(), message.payload.clone())
+        };
+        space.retained.set(Arc::new(value), done)?
     };
-    space
-        .retained
-        .set(Arc::new(value), Box::new(|_| ()))
-        .map(|_| ())
+    Ok(settled)
+}
+
+/// How a shard's refusal is said in MQTT.
+fn reason_of(refusal: &Refusal) -> ReasonCode {
+    match refusal {
+        Refusal::Limit(_) | Refusal::Full(_) => ReasonCode::QuotaExceeded,
+        Refusal::TooLarge(_) => ReasonCode::PacketTooLarge,
+        _ => ReasonCode::UnspecifiedError,
+    }
+}
+
+/// The way to the shards: one session at each, for all publishers, so that the messages of each are stored in order.
+pub(crate) struct Streams {
+    shards: Arc<dyn Shards>,
+    links: Box<[Link]>,
+}
+
+struct Link {
+    session: SessionId,
+    asked: Arc<Asked>,
+}
+
+#[derive(Default)]
+struct Asked {
+    waiting: Mutex<Waiting>,
+    /// Answers that are to be told. Written with the shard's lock held.
+    arrived: Mutex<Vec<(Arc<Waiter>, Result<(), ReasonCode>)>>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    next: Token,
+    /// In the order of their tokens, which is that of the answers.
+    of: VecDeque<Option<Arc<Waiter>>>,
+}
+
+impl Streams {
+    pub(crate) fn new(shards: Arc<dyn Shards>) -> Self {
+        let link = |shard| {
+            let asked = Arc::new(Asked::default());
+            Link {
+                session: shards.attach(ShardId(shard), Arc::clone(&asked) as Arc<dyn Sink>),
+                asked,
+            }
+        };
+        let links = (0..shards.count()).map(link).collect();
+        Streams { shards, links }
+    }
+
+    /// Queues what was gathered; [`Streams::run`] follows, or the edge's tick.
+    pub(crate) fn send(&self, outgoing: &mut Outgoing) {
+        let mut commands = Vec::new();
+        for (number, link) in self.links.iter().enumerate() {
+            let shard = ShardId(u16::try_from(number).unwrap_or(u16::MAX));
+            if !outgoing.iter().any(|(at, ..)| *at == shard) {
+                continue;
+            }
+            // Held until they are queued: tokens and queue have one order.
+            let mut waiting = link.asked.waiting.lock();
+            for (_, command, waiter) in outgoing.extract_if(.., |(at, ..)| *at == shard) {
+                commands.push((waiting.next, command));
+                waiting.next += 1;
+                waiting.of.push_back(waiter);
+            }
+            self.shards.enqueue(shard, link.session, &mut commands);
+        }
+        outgoing.clear();
+    }
+
+    /// Has the shards carry out what is queued.
+    pub(crate) fn run(&self) {
+        self.shards.run();
+    }
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        for (number, link) in self.links.iter().enumerate() {
+            let shard = ShardId(u16::try_from(number).unwrap_or(u16::MAX));
+            self.shards.detach(shard, link.session);
+        }
+    }
+}
+
+impl Sink for Asked {
+    fn deliver(&self, effect: &Effect, _messages: &[Option<longtail_engine::Message<'_>>]) {
+        let Effect::Reply(_, reply) = effect else {
+            return;
+        };
+        let waiter = self.waiting.lock().of.pop_front().flatten();
+        let outcome = match reply {
+            Reply::Refused(refusal) => {
+                tracing::warn!(%refusal, "a message is not stored");
+                Err(reason_of(refusal))
+            }
+            _ => Ok(()),
+        };
+        if let Some(waiter) = waiter {
+            self.arrived.lock().push((waiter, outcome));
+        }
+    }
+
+    fn flush(&self) {
+        let arrived = std::mem::take(&mut *self.arrived.lock());
+        for (waiter, outcome) in arrived {
+            waiter.answered(outcome);
+        }
+    }
 }

@@ -21,7 +21,7 @@ use longtail_edge::{
 
 use crate::access::{Admission, Admitted, Denied, Login};
 use crate::codec::{Decoder, Fault, Packet, PacketLimits, ReasonCode};
-use crate::publish::publish;
+use crate::publish::{Outgoing, publish};
 use crate::registry::{Aftermath, Claim, Claimed};
 use crate::seat::Membership;
 use crate::session::{
@@ -183,11 +183,13 @@ impl Protocol for Mqtt {
                 conn,
                 burst: Burst::new(&self.tenant.space().counters),
                 published: Vec::new(),
+                outgoing: Outgoing::new(),
             };
             for action in actions.drain(..) {
                 turn.carry_out(action);
             }
             turn.tell();
+            turn.store();
         }
         if actions.capacity() > 0 && actions.capacity() <= LIST_CAPACITY_MAX {
             LISTS.with_borrow_mut(|lists| {
@@ -402,6 +404,8 @@ struct Turn<'t> {
     burst: Burst<'t>,
     /// What was published and is to be acknowledged.
     published: Vec<(Ticket, ReasonCode)>,
+    /// What streams are to keep.
+    outgoing: Outgoing,
 }
 
 impl Turn<'_> {
@@ -409,8 +413,15 @@ impl Turn<'_> {
         match action {
             Action::Publish { message, ticket } => {
                 let space = self.service.tenant.space();
-                let reason = publish(space, &mut self.burst, &message, message.published);
-                if let Some(ticket) = ticket {
+                let reason = publish(
+                    space,
+                    &mut self.burst,
+                    &message,
+                    message.published,
+                    ticket.map(|ticket| (self.conn, ticket)),
+                    &mut self.outgoing,
+                );
+                if let (Some(ticket), Some(reason)) = (ticket, reason) {
                     self.published.push((ticket, reason));
                 }
             }
@@ -438,6 +449,13 @@ impl Turn<'_> {
                 }
             }
         });
+    }
+
+    /// Queues what streams are to keep; the edge's tick has it carried out.
+    fn store(&mut self) {
+        if !self.outgoing.is_empty() {
+            self.service.tenant.streams().send(&mut self.outgoing);
+        }
     }
 
     fn membership(&self) -> Option<Membership> {

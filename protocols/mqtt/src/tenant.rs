@@ -8,7 +8,7 @@ use longtail_broker::Space;
 use longtail_broker::auth::Action as Right;
 use longtail_broker::ephemeral::Burst;
 use longtail_broker::message::Origin;
-use longtail_engine::runtime::Clock;
+use longtail_engine::runtime::{Clock, Shards};
 use longtail_model::Timestamp;
 use parking_lot::Mutex;
 use std::thread::JoinHandle;
@@ -17,7 +17,7 @@ use crate::access::Admission;
 use crate::config::{Config, Limits};
 use crate::counters::Counters;
 use crate::message::Will;
-use crate::publish;
+use crate::publish::{self, Outgoing, Streams};
 use crate::registry::{Aftermath, Due, Registry};
 use crate::session::Cx;
 use crate::timers::{Timers, Waited};
@@ -30,6 +30,7 @@ pub struct Tenant {
     /// The time when somebody looked last.
     coarse_ms: AtomicU64,
     rights: Arc<dyn Admission>,
+    streams: Streams,
     registry: Registry,
     timers: Timers<Due>,
     counters: Counters,
@@ -52,6 +53,7 @@ impl Tenant {
         config: Config,
         space: Arc<Space>,
         clock: Arc<dyn Clock>,
+        shards: Arc<dyn Shards>,
         rights: Arc<dyn Admission>,
     ) -> std::io::Result<Arc<Self>> {
         let tenant = Arc::new(Tenant {
@@ -60,6 +62,7 @@ impl Tenant {
             space,
             clock,
             rights,
+            streams: Streams::new(shards),
             registry: Registry::new(),
             timers: Timers::new(),
             counters: Counters::default(),
@@ -91,6 +94,7 @@ impl Tenant {
             Waited::Nothing => {
                 let now = self.now();
                 while self.space.retained.expire(now, EXPIRED_STEP) == EXPIRED_STEP {}
+                self.streams.run();
             }
         }
         true
@@ -130,6 +134,10 @@ impl Tenant {
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.registry.len()
+    }
+
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.streams
     }
 
     pub(crate) fn registry(&self) -> &Registry {
@@ -199,7 +207,11 @@ impl Tenant {
         self.counters.wills.fetch_add(1, Ordering::Relaxed);
         let now = self.now();
         let mut burst = Burst::new(&self.space.counters);
-        publish::publish(&self.space, &mut burst, &will.publish(now), now);
+        let mut outgoing = Outgoing::new();
+        let message = will.publish(now);
+        publish::publish(&self.space, &mut burst, &message, now, None, &mut outgoing);
+        self.streams.send(&mut outgoing);
+        self.streams.run();
     }
 }
 
