@@ -14,7 +14,7 @@
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use hashbrown::HashMap;
 use longtail_edge::CloseReason;
@@ -35,6 +35,8 @@ pub(crate) struct Registry {
     parts: Box<[Mutex<HashMap<Arc<str>, Entry, foldhash::fast::RandomState>>]>,
     hasher: foldhash::quality::RandomState,
     sessions: AtomicUsize,
+    /// Never the same twice, so that the end of an old connection is never taken for that of a new one.
+    epochs: AtomicU64,
 }
 
 struct Entry {
@@ -109,7 +111,12 @@ impl Registry {
             parts: (0..PARTS).map(|_| Mutex::default()).collect(),
             hasher: foldhash::quality::RandomState::default(),
             sessions: AtomicUsize::new(0),
+            epochs: AtomicU64::new(0),
         }
+    }
+
+    fn next_epoch(&self) -> u64 {
+        self.epochs.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Sessions, connected or not.
@@ -142,10 +149,11 @@ impl Registry {
                 return Claimed::Full;
             }
             let fresh = Membership::of(claim, tenant);
-            if seat(claim, None, &fresh, 1, tenant, after) {
+            let epoch = self.next_epoch();
+            if seat(claim, Resumed::Nothing, &fresh, epoch, tenant, after) {
                 self.sessions.fetch_add(1, Ordering::Relaxed);
                 let entry = Entry {
-                    epoch: 1,
+                    epoch,
                     holder: Holder::Connected(Arc::clone(&claim.conn), fresh),
                     waiting: None,
                 };
@@ -172,7 +180,7 @@ impl Registry {
         };
         tenant.counters().taken_over.fetch_add(1, Ordering::Relaxed);
         after.losers.push(old);
-        entry.epoch += 1;
+        entry.epoch = self.next_epoch();
         let lives_on = !claim.clean_start && left.expiry_s > 0;
         let Left { state, will, .. } = left;
         if let Some(will) = will
@@ -181,7 +189,7 @@ impl Registry {
             after.wills.push((will, Arc::clone(&claim.client_id)));
         }
         let resumed = if lives_on {
-            Some((state, membership))
+            Some((Resumed::Left(state), membership))
         } else {
             after.over.push((state, membership));
             None
@@ -201,7 +209,7 @@ impl Registry {
         let Some(entry) = part.get_mut(&claim.client_id) else {
             return;
         };
-        entry.epoch += 1;
+        entry.epoch = self.next_epoch();
         let Holder::Away(away) = &mut entry.holder else {
             return;
         };
@@ -219,7 +227,7 @@ impl Registry {
             after.over.push((membership.take_away(), membership));
             None
         } else {
-            Some((State::default(), membership))
+            Some((Resumed::Away, membership))
         };
         self.settle(part, claim, resumed, tenant, after);
     }
@@ -229,20 +237,17 @@ impl Registry {
         &self,
         part: &mut HashMap<Arc<str>, Entry, foldhash::fast::RandomState>,
         claim: &Claim,
-        resumed: Option<(State, Membership)>,
+        resumed: Option<(Resumed, Membership)>,
         tenant: &Arc<Tenant>,
         after: &mut Aftermath,
     ) {
         let Some(entry) = part.get_mut(&claim.client_id) else {
             return;
         };
-        let (state, membership) = match resumed {
-            // It may have been one that ends with its connection, or will be one.
-            Some((state, membership)) => (Some(state), membership),
-            None => (None, Membership::of(claim, tenant)),
-        };
-        let was_resumed = state.is_some();
-        if seat(claim, state, &membership, entry.epoch, tenant, after) {
+        let was_resumed = resumed.is_some();
+        let (resumed, membership) =
+            resumed.unwrap_or_else(|| (Resumed::Nothing, Membership::of(claim, tenant)));
+        if seat(claim, resumed, &membership, entry.epoch, tenant, after) {
             entry.holder = Holder::Connected(Arc::clone(&claim.conn), membership);
         } else if was_resumed {
             // The client has gone again before it was in: the session waits on.
@@ -298,9 +303,9 @@ impl Registry {
             _ => {}
         }
         if let Some(claim) = waiting {
-            entry.epoch += 1;
+            entry.epoch = self.next_epoch();
             let resumed = if lives_on {
-                Some((state, membership))
+                Some((Resumed::Left(state), membership))
             } else {
                 after.over.push((state, membership));
                 None
@@ -380,11 +385,21 @@ impl Membership {
     }
 }
 
+/// What a client comes back to.
+enum Resumed {
+    /// Nothing: its session is new.
+    Nothing,
+    /// What another connection has left.
+    Left(State),
+    /// What is at its seat.
+    Away,
+}
+
 /// Tells the connection of a claim that it has its session. `false`: it has gone meanwhile, and a state that it was to
 /// get is back at its seat.
 fn seat(
     claim: &Claim,
-    resumed: Option<State>,
+    resumed: Resumed,
     membership: &Membership,
     epoch: u64,
     tenant: &Tenant,
@@ -398,12 +413,14 @@ fn seat(
             conn.with(|client, out| client.accept(epoch, membership.clone(), &mut state, &cx, out));
         (accepted == Some(true), state)
     };
+    let move_in = |state| match accept(Some(state)) {
+        (true, _) => None,
+        (false, state) => Some(state.unwrap_or_default()),
+    };
     let is_in = match resumed {
-        None => accept(None).0,
-        Some(left) => membership.move_to(conn, Some(left), |state| match accept(Some(state)) {
-            (true, _) => None,
-            (false, state) => Some(state.unwrap_or_default()),
-        }),
+        Resumed::Nothing => accept(None).0,
+        Resumed::Left(left) => membership.move_to(conn, Some(left), move_in),
+        Resumed::Away => membership.move_to(conn, None, move_in),
     };
     if is_in {
         after.accepted = Some(Arc::clone(conn));

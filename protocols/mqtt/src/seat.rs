@@ -117,11 +117,18 @@ impl Membership {
         seated: impl FnOnce(State) -> Option<State>,
     ) -> bool {
         let mut place = self.seat.place.lock();
-        let mut state = left.unwrap_or_default();
-        match &mut *place {
-            Place::Connected(_, missed) => state.append(std::mem::take(missed)),
-            Place::Away(away) => state.append(std::mem::take(away)),
-        }
+        let state = match (&mut *place, left) {
+            (Place::Connected(_, missed), left) => {
+                let mut state = left.unwrap_or_default();
+                state.append(std::mem::take(missed));
+                state
+            }
+            (Place::Away(away), None) => *std::mem::take(away),
+            (Place::Away(away), Some(mut state)) => {
+                state.append(*std::mem::take(away));
+                state
+            }
+        };
         match seated(state) {
             None => {
                 *place = Place::Connected(Arc::clone(conn), State::default());

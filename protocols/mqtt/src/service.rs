@@ -433,6 +433,14 @@ impl Turn<'_> {
                 self.tell();
                 self.unsubscribe(*unsubscribing);
             }
+            Action::Ping => {
+                self.tell();
+                self.conn.with(|client, out| {
+                    if let Some(session) = &client.session {
+                        session.pong(out);
+                    }
+                });
+            }
             Action::Login(demand) => self.service.login(self.conn, *demand),
         }
     }
@@ -489,6 +497,7 @@ impl Turn<'_> {
                 session.subscribed(subscribing, &cx, out);
             }
         });
+        self.conn.resume();
     }
 
     fn unsubscribe(&self, unsubscribing: Unsubscribing) {
@@ -504,6 +513,7 @@ impl Turn<'_> {
                 session.unsubscribed(unsubscribing, out);
             }
         });
+        self.conn.resume();
     }
 }
 

@@ -8,7 +8,7 @@ use toml::Value;
 
 use super::error::Problem;
 use super::origin::Origin;
-use super::schema::BEANSTALK;
+use super::schema::{BEANSTALK, MQTT_TLS, MQTT_WEBSOCKET_TLS};
 use super::settings::Settings;
 
 /// All contradictions in `settings`, each with the origin of the value that causes it.
@@ -119,6 +119,17 @@ fn tenants(
     for (protocol, listeners) in &settings.listeners {
         for listener in listeners {
             let path = format!("listeners.{protocol}");
+            if [MQTT_TLS, MQTT_WEBSOCKET_TLS].contains(&protocol.as_str())
+                && listener.edge.tls.is_none()
+            {
+                wrong(
+                    &path,
+                    format!(
+                        "{protocol} on {} needs `tls` with a certificate and a key",
+                        listener.address
+                    ),
+                );
+            }
             let asks = listener
                 .edge
                 .tls
@@ -178,7 +189,7 @@ fn sizes(settings: &Settings, origin: &impl Fn(&str) -> Origin, problems: &mut V
             let (one, setting, largest) = if protocol == BEANSTALK {
                 ("a job", "beanstalk.job_bytes", job)
             } else {
-                ("a packet", "mqtt.packet_bytes", packet)
+                ("a packet", "mqtt.packet_bytes_max", packet)
             };
             let needed = largest.saturating_add(LINE_BYTES);
             if edge.input_max_bytes < needed {

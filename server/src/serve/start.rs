@@ -13,7 +13,9 @@ use super::admin::AdminService;
 use super::admission::AccountAdmission;
 use super::backend::Backend;
 use super::lifecycle::{Listening, Running};
-use crate::config::{BEANSTALK, MQTT, MQTT_WEBSOCKET, Settings, Sources, load};
+use crate::config::{
+    BEANSTALK, MQTT, MQTT_TLS, MQTT_WEBSOCKET, MQTT_WEBSOCKET_TLS, Settings, Sources, load,
+};
 use crate::exit_codes::Exit;
 
 /// Why the server did not start.
@@ -154,7 +156,7 @@ fn builder(
                     builder =
                         builder.beanstalk_listener(listener.edge.clone(), Arc::new(admission));
                 }
-                MQTT | MQTT_WEBSOCKET => {
+                MQTT | MQTT_TLS | MQTT_WEBSOCKET | MQTT_WEBSOCKET_TLS => {
                     let accounts = longtail_mqtt::Accounts {
                         authenticator: Arc::clone(authenticator),
                         clock: Arc::clone(&clock),
@@ -162,7 +164,7 @@ fn builder(
                         account: listener.account.clone(),
                     };
                     let mut edge = listener.edge.clone();
-                    if protocol == MQTT_WEBSOCKET {
+                    if [MQTT_WEBSOCKET, MQTT_WEBSOCKET_TLS].contains(&protocol.as_str()) {
                         edge.websocket.get_or_insert_default();
                     }
                     builder = builder.mqtt_listener(edge, Arc::new(accounts));
