@@ -198,9 +198,9 @@ impl Shard {
             ..StreamInfo::default()
         };
         if let Some(group) = state.groups.first() {
-            info.ready = group.ready_len();
+            info.ready = group.ready_len(state.offered);
             info.urgent = if group.implicit {
-                group.ready_len()
+                group.ready_len(state.offered)
             } else {
                 group.urgent
             };
@@ -228,7 +228,7 @@ impl Shard {
         let describe = |group: &Group| GroupInfo {
             group: group.id,
             name: group.name.clone(),
-            ready: group.ready_len(),
+            ready: group.ready_len(state.offered),
             held: group.held,
             delayed: group.delayed.len() as u64,
             parked: group.parked.len() as u64,

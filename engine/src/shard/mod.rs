@@ -615,6 +615,9 @@ impl Shard {
         if group.config.order == Order::Sequence && group.ready.contains(0, seq.0) {
             return Ok(Some(Place::Ready(0)));
         }
+        if group.config.order == Order::Sequence && group.delayed.is_empty() {
+            return Ok(None);
+        }
         let head = match self.head(position) {
             Ok(head) => head,
             Err(error) => {

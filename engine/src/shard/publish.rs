@@ -331,12 +331,13 @@ impl Shard {
         fx: &mut dyn Effects,
     ) {
         for &(stream, _) in targets {
-            for at in 0..self
+            let waiting: SmallVec<[u32; 8]> = self
                 .streams
                 .get(&stream)
-                .map_or(0, |stream| stream.groups.len())
-            {
-                self.dispatch(stream, at, fx);
+                .map(|state| state.roster.waiting.iter().copied().collect())
+                .unwrap_or_default();
+            for at in waiting {
+                self.dispatch(stream, at as usize, fx);
             }
             self.wake_readers(stream, fx);
             if message.expires_ms == Some(0) {

@@ -10,7 +10,7 @@ use crate::config::{Numbering, StreamConfig, StreamName};
 use crate::definition;
 use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
 use crate::event;
-use crate::stream::{Alarm, Group, SessionKey, Stream};
+use crate::stream::{Alarm, Group, Roster, SessionKey, Stream};
 use crate::structures::ordered::OrderedSet;
 
 pub(crate) fn check_document_name(name: &str) -> Result<(), Refusal> {
@@ -196,10 +196,18 @@ impl Shard {
             GroupId(stream.0),
             "".into(),
             config.group.clone().unwrap_or_default(),
-            shared,
+            // One that is not there has nothing ahead of it.
+            shared || config.group.is_none(),
             Seq::FIRST,
         );
         group.deleted = config.group.is_none();
+        let mut roster = Roster::default();
+        if !group.deleted {
+            roster.groups = 1;
+            if !group.implicit {
+                roster.listing.push(0);
+            }
+        }
         let level = self.logs.level(config.durability);
         let held = Held::new(self.config.budgets.of(&name.space), self.config.id);
         self.names.insert(name.clone(), stream);
@@ -215,6 +223,8 @@ impl Shard {
                 defined,
                 groups: vec![group],
                 held,
+                roster,
+                offered: 0,
                 pause: None,
                 pauses: 0,
                 expiry: OrderedSet::new(),
