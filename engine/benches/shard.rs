@@ -39,10 +39,10 @@ fn run(name: &str, mut shard: Shard, batch: usize, body: usize) {
     let session = shard.attach();
     let config = StreamConfig {
         numbering: Numbering::Shared("jobs".into()),
-        group: GroupConfig {
+        group: Some(GroupConfig {
             order: Order::Priority,
             ..GroupConfig::default()
-        },
+        }),
         ..StreamConfig::default()
     };
     let name_of = StreamName::new("default", "bench");

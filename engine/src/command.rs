@@ -135,6 +135,19 @@ pub enum Start {
     At(Seq),
     /// The first message appended at or after this moment.
     Since(Timestamp),
+    /// Everything, if the stream has no group yet; else only what comes from now on.
+    Backlog,
+}
+
+/// How long a pause lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Not any longer: it ends a pause.
+    Now,
+    /// This many milliseconds; 0 is [`Until::Now`].
+    Millis(u64),
+    /// Until another command ends it.
+    Forever,
 }
 
 /// What an open link is for; only counted, and it keeps an auto-deleting stream alive.
@@ -330,17 +343,22 @@ pub enum Command {
         /// Which.
         message: Handle,
     },
-    /// Looks at the head of a stream's default group. Reply: `Peeked` or `NotFound`.
+    /// Looks at the head of a group. Reply: `Peeked` or `NotFound`.
     PeekHead {
         /// The stream.
         stream: Target,
+        /// The group.
+        group: GroupName,
         /// Which head.
         which: Which,
     },
-    /// Makes up to `max` parked messages ready or, when there are none, delayed ones. Reply: `Count`.
+    /// Makes up to `max` parked messages of a group ready or, when there are none, delayed ones. Reply: `Count`, or
+    /// `NotFound` when the stream has no such group.
     Kick {
         /// The stream.
         stream: Target,
+        /// The group.
+        group: GroupName,
         /// At most this many.
         max: u64,
     },
@@ -349,17 +367,26 @@ pub enum Command {
         /// Which.
         message: Handle,
     },
-    /// Delivers nothing from the stream's default group for a while; 0 ends a pause. Reply: `Done` or `NotFound`.
+    /// Delivers nothing from a stream, or from one of its groups, for a while. It takes the place of the pause that
+    /// there is. Reply: `Done` or `NotFound`.
     Pause {
         /// The stream.
-        name: StreamName,
-        /// For how long, in milliseconds.
-        ms: u64,
+        stream: StreamName,
+        /// The group; `None`: all that the stream has and gets. The two are paused independently of each other.
+        group: Option<GroupName>,
+        /// For how long.
+        until: Until,
+        /// Whether it outlives a restart.
+        durable: bool,
     },
-    /// Removes everything that nobody holds. Reply: `Count`.
+    /// Removes everything from a stream, or settles everything for one of its groups. Reply: `Count`, or `NotFound`.
     Purge {
         /// The stream.
-        name: StreamName,
+        stream: StreamName,
+        /// The group; `None`: the stream itself.
+        group: Option<GroupName>,
+        /// Whether what consumers hold goes as well: their settlements then find nothing.
+        held: bool,
     },
     /// Creates a stream, durably. Reply: `Done`, or `Exists` when one with another configuration is there.
     Define {
@@ -373,7 +400,7 @@ pub enum Command {
         /// Its name.
         name: StreamName,
     },
-    /// Adds a named group to a stream, durably. Reply: `Done`, or `Exists` when one with another configuration is
+    /// Adds a group to a stream, durably. Reply: `Done`, or `Exists` when one with another configuration is
     /// there.
     DefineGroup {
         /// The stream.
@@ -383,7 +410,7 @@ pub enum Command {
         /// Its configuration.
         config: Box<GroupConfig>,
     },
-    /// Removes a named group. Reply: `Done` or `NotFound`.
+    /// Removes a group, the default one too unless the stream shares its numbers. Reply: `Done` or `NotFound`.
     DeleteGroup {
         /// The stream.
         stream: StreamName,

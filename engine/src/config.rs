@@ -50,9 +50,12 @@ pub enum Numbering {
 /// How long a stream keeps a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Keep {
-    /// Until every group has settled it.
+    /// Until every group has settled it; with no group, until there is one. What lies before the start of all groups
+    /// counts as settled.
     #[default]
     UntilSettled,
+    /// Until every group has settled it; what comes while there is no group is dropped.
+    Interest,
     /// Until a limit of [`Limits`] pushes it out, whoever has read it.
     UntilLimit,
 }
@@ -122,8 +125,8 @@ pub struct StreamConfig {
     pub durability: Option<Durability>,
     /// Whether it disappears when it is empty and no link is open.
     pub auto_delete: bool,
-    /// The default group, by the name `""`.
-    pub group: GroupConfig,
+    /// The default group, by the name `""`; `None`: only named groups consume.
+    pub group: Option<GroupConfig>,
 }
 
 /// The name of a group within its stream; the default group's is empty.

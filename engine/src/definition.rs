@@ -1,4 +1,8 @@
-//! How a stream's name and configuration lie in the log and in checkpoints.
+//! How the definitions of streams and groups lie in the log and in checkpoints.
+//!
+//! A name, then settings: the length of all of them, and for each that differs from its default a tag, a length and a
+//! value. A tag or a value that this release does not know is an error that says so: a setting that was skipped would
+//! be a stream that does not do what it was made for.
 
 use std::sync::Arc;
 
@@ -6,170 +10,276 @@ use longtail_model::{Durability, Seq, Timestamp};
 
 use crate::command::Start;
 use crate::config::{
-    GroupConfig, Keep, Limits, Numbering, Order, Overflow, StreamConfig, StreamName,
+    GroupConfig, GroupName, Keep, Numbering, Order, Overflow, StreamConfig, StreamName,
 };
 use crate::event::{Malformed, get, get_u32, take};
 use crate::structures::varint;
 
-fn put_str(out: &mut Vec<u8>, text: &str) {
-    varint::put(out, text.len() as u64);
-    out.extend_from_slice(text.as_bytes());
+/// Settings of a stream.
+mod stream {
+    pub(super) const SHARES: u64 = 1;
+    pub(super) const KEEP: u64 = 2;
+    pub(super) const MAX_MESSAGES: u64 = 3;
+    pub(super) const MAX_BYTES: u64 = 4;
+    pub(super) const MAX_AGE: u64 = 5;
+    pub(super) const OVERFLOW: u64 = 6;
+    pub(super) const DURABILITY: u64 = 7;
+    pub(super) const AUTO_DELETE: u64 = 8;
+    pub(super) const GROUP: u64 = 9;
 }
 
-fn get_str(input: &mut &[u8]) -> Result<Arc<str>, Malformed> {
+/// Settings of a group.
+mod group {
+    pub(super) const ORDER: u64 = 1;
+    pub(super) const START: u64 = 2;
+    pub(super) const ACK_TIMEOUT: u64 = 3;
+    pub(super) const MAX_DELIVERIES: u64 = 4;
+    pub(super) const BACKOFF: u64 = 5;
+    pub(super) const DEAD_LETTER: u64 = 6;
+}
+
+/// Settings on their way into the log.
+#[derive(Default)]
+struct Settings(Vec<u8>);
+
+impl Settings {
+    fn put(&mut self, tag: u64, value: &[u8]) {
+        varint::put(&mut self.0, tag);
+        varint::put(&mut self.0, value.len() as u64);
+        self.0.extend_from_slice(value);
+    }
+
+    fn put_numbers(&mut self, tag: u64, numbers: &[u64]) {
+        let mut value = Vec::new();
+        for number in numbers {
+            varint::put(&mut value, *number);
+        }
+        self.put(tag, &value);
+    }
+
+    /// A number that is not there when it is 0.
+    fn put_if(&mut self, tag: u64, number: u64) {
+        if number != 0 {
+            self.put_numbers(tag, &[number]);
+        }
+    }
+
+    fn end(&self, out: &mut Vec<u8>) {
+        put_bytes(out, &self.0);
+    }
+}
+
+/// Calls `with` for each setting; it must use up the value.
+fn each_setting<'a>(
+    mut settings: &'a [u8],
+    mut with: impl FnMut(u64, &mut &'a [u8]) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
+    while !settings.is_empty() {
+        let tag = get(&mut settings)?;
+        let mut value = get_bytes(&mut settings)?;
+        with(tag, &mut value)?;
+        if !value.is_empty() {
+            return Err(Malformed::Damaged);
+        }
+    }
+    Ok(())
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    varint::put(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn get_bytes<'a>(input: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
     let len = get(input)?;
-    let text = std::str::from_utf8(take(input, len)?).map_err(|_| Malformed::Damaged)?;
-    Ok(text.into())
+    take(input, len)
 }
 
-fn put_option_str(out: &mut Vec<u8>, text: Option<&str>) {
-    out.push(u8::from(text.is_some()));
-    if let Some(text) = text {
-        put_str(out, text);
+fn text(bytes: &[u8]) -> Result<Arc<str>, Malformed> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(text.into()),
+        Err(_) => Err(Malformed::Damaged),
     }
 }
 
-fn get_flag(input: &mut &[u8]) -> Result<bool, Malformed> {
-    match take(input, 1)? {
-        [0] => Ok(false),
-        [1] => Ok(true),
-        _ => Err(Malformed::Damaged),
-    }
-}
-
-fn get_option_str(input: &mut &[u8]) -> Result<Option<Arc<str>>, Malformed> {
-    if get_flag(input)? {
-        get_str(input).map(Some)
-    } else {
-        Ok(None)
-    }
+/// Everything that is left.
+fn rest(value: &mut &[u8]) -> Result<Arc<str>, Malformed> {
+    text(std::mem::take(value))
 }
 
 pub(crate) fn put_stream(out: &mut Vec<u8>, name: &StreamName, config: &StreamConfig) {
-    put_str(out, &name.space);
-    put_str(out, &name.name);
-    match &config.numbering {
-        Numbering::Own => put_option_str(out, None),
-        Numbering::Shared(with) => put_option_str(out, Some(with)),
+    put_bytes(out, name.space.as_bytes());
+    put_bytes(out, name.name.as_bytes());
+    let mut settings = Settings::default();
+    if let Numbering::Shared(with) = &config.numbering {
+        settings.put(stream::SHARES, with.as_bytes());
     }
-    out.push(match config.keep {
+    let keep = match config.keep {
         Keep::UntilSettled => 0,
         Keep::UntilLimit => 1,
-    });
-    varint::put(out, config.limits.max_messages);
-    varint::put(out, config.limits.max_bytes);
-    varint::put(out, config.limits.max_age_ms);
-    out.push(match config.overflow {
+        Keep::Interest => 2,
+    };
+    settings.put_if(stream::KEEP, keep);
+    settings.put_if(stream::MAX_MESSAGES, config.limits.max_messages);
+    settings.put_if(stream::MAX_BYTES, config.limits.max_bytes);
+    settings.put_if(stream::MAX_AGE, config.limits.max_age_ms);
+    let overflow = match config.overflow {
         Overflow::RefuseNew => 0,
         Overflow::DropOldest => 1,
-    });
-    out.push(match config.durability {
+    };
+    settings.put_if(stream::OVERFLOW, overflow);
+    let durability = match config.durability {
         None => 0,
         Some(Durability::Memory) => 1,
         Some(Durability::Interval) => 2,
         Some(Durability::Sync) => 3,
-    });
-    out.push(u8::from(config.auto_delete));
-    put_group(out, &config.group);
+    };
+    settings.put_if(stream::DURABILITY, durability);
+    settings.put_if(stream::AUTO_DELETE, u64::from(config.auto_delete));
+    if let Some(group) = &config.group {
+        settings.put(stream::GROUP, &group_settings(group).0);
+    }
+    settings.end(out);
 }
 
 pub(crate) fn get_stream(input: &mut &[u8]) -> Result<(StreamName, StreamConfig), Malformed> {
     let name = StreamName {
-        space: get_str(input)?,
-        name: get_str(input)?,
+        space: text(get_bytes(input)?)?,
+        name: text(get_bytes(input)?)?,
     };
-    let config = StreamConfig {
-        numbering: match get_option_str(input)? {
-            None => Numbering::Own,
-            Some(with) => Numbering::Shared(with),
-        },
-        keep: match take(input, 1)? {
-            [0] => Keep::UntilSettled,
-            [1] => Keep::UntilLimit,
-            _ => return Err(Malformed::Damaged),
-        },
-        limits: Limits {
-            max_messages: get(input)?,
-            max_bytes: get(input)?,
-            max_age_ms: get(input)?,
-        },
-        overflow: match take(input, 1)? {
-            [0] => Overflow::RefuseNew,
-            [1] => Overflow::DropOldest,
-            _ => return Err(Malformed::Damaged),
-        },
-        durability: match take(input, 1)? {
-            [0] => None,
-            [1] => Some(Durability::Memory),
-            [2] => Some(Durability::Interval),
-            [3] => Some(Durability::Sync),
-            _ => return Err(Malformed::Damaged),
-        },
-        auto_delete: get_flag(input)?,
-        group: get_group(input)?,
-    };
+    let mut config = StreamConfig::default();
+    each_setting(get_bytes(input)?, |tag, value| {
+        let later = || Malformed::Later {
+            what: "a stream with the setting",
+            number: tag,
+        };
+        match tag {
+            stream::SHARES => config.numbering = Numbering::Shared(rest(value)?),
+            stream::KEEP => {
+                config.keep = match get(value)? {
+                    1 => Keep::UntilLimit,
+                    2 => Keep::Interest,
+                    _ => return Err(later()),
+                }
+            }
+            stream::MAX_MESSAGES => config.limits.max_messages = get(value)?,
+            stream::MAX_BYTES => config.limits.max_bytes = get(value)?,
+            stream::MAX_AGE => config.limits.max_age_ms = get(value)?,
+            stream::OVERFLOW => {
+                config.overflow = match get(value)? {
+                    1 => Overflow::DropOldest,
+                    _ => return Err(later()),
+                }
+            }
+            stream::DURABILITY => {
+                config.durability = match get(value)? {
+                    1 => Some(Durability::Memory),
+                    2 => Some(Durability::Interval),
+                    3 => Some(Durability::Sync),
+                    _ => return Err(later()),
+                }
+            }
+            stream::AUTO_DELETE => {
+                config.auto_delete = match get(value)? {
+                    1 => true,
+                    _ => return Err(later()),
+                }
+            }
+            stream::GROUP => config.group = Some(from_settings(std::mem::take(value))?),
+            _ => return Err(later()),
+        }
+        Ok(())
+    })?;
     Ok((name, config))
 }
 
+/// A group with its name.
+pub(crate) fn put_named_group(out: &mut Vec<u8>, name: &str, config: &GroupConfig) {
+    put_bytes(out, name.as_bytes());
+    put_group(out, config);
+}
+
+pub(crate) fn get_named_group(input: &mut &[u8]) -> Result<(GroupName, GroupConfig), Malformed> {
+    Ok((text(get_bytes(input)?)?, get_group(input)?))
+}
+
 pub(crate) fn put_group(out: &mut Vec<u8>, config: &GroupConfig) {
-    out.push(match config.order {
-        Order::Sequence => 0,
-        Order::Priority => 1,
-    });
-    let (kind, value) = match config.start {
-        Start::First => (0, 0),
-        Start::Next => (1, 0),
-        Start::Last => (2, 0),
-        Start::At(seq) => (3, seq.0),
-        Start::Since(when) => (4, when.0),
-    };
-    out.push(kind);
-    varint::put(out, value);
-    varint::put(out, config.ack_timeout_ms);
-    varint::put(out, u64::from(config.max_deliveries));
-    varint::put(out, config.backoff_ms.len() as u64);
-    for ms in &config.backoff_ms {
-        varint::put(out, *ms);
-    }
-    put_option_str(out, config.dead_letter.as_deref());
+    group_settings(config).end(out);
 }
 
 pub(crate) fn get_group(input: &mut &[u8]) -> Result<GroupConfig, Malformed> {
-    let order = match take(input, 1)? {
-        [0] => Order::Sequence,
-        [1] => Order::Priority,
-        _ => return Err(Malformed::Damaged),
+    from_settings(get_bytes(input)?)
+}
+
+fn group_settings(config: &GroupConfig) -> Settings {
+    let mut settings = Settings::default();
+    let order = match config.order {
+        Order::Sequence => 0,
+        Order::Priority => 1,
     };
-    let kind = take(input, 1)?[0];
-    let value = get(input)?;
-    let start = match kind {
-        0 => Start::First,
-        1 => Start::Next,
-        2 => Start::Last,
-        3 => Start::At(Seq(value)),
-        4 => Start::Since(Timestamp(value)),
-        _ => return Err(Malformed::Damaged),
-    };
-    let ack_timeout_ms = get(input)?;
-    let max_deliveries = get_u32(input)?;
-    let steps = get(input)?;
-    let mut backoff_ms = Vec::new();
-    for _ in 0..steps {
-        backoff_ms.push(get(input)?);
+    settings.put_if(group::ORDER, order);
+    match config.start {
+        Start::First => {}
+        Start::Next => settings.put_numbers(group::START, &[1]),
+        Start::Last => settings.put_numbers(group::START, &[2]),
+        Start::At(seq) => settings.put_numbers(group::START, &[3, seq.0]),
+        Start::Since(when) => settings.put_numbers(group::START, &[4, when.0]),
+        Start::Backlog => settings.put_numbers(group::START, &[5]),
     }
-    Ok(GroupConfig {
-        order,
-        start,
-        ack_timeout_ms,
-        max_deliveries,
-        backoff_ms,
-        dead_letter: get_option_str(input)?,
-    })
+    settings.put_if(group::ACK_TIMEOUT, config.ack_timeout_ms);
+    settings.put_if(group::MAX_DELIVERIES, u64::from(config.max_deliveries));
+    if !config.backoff_ms.is_empty() {
+        settings.put_numbers(group::BACKOFF, &config.backoff_ms);
+    }
+    if let Some(dead_letter) = &config.dead_letter {
+        settings.put(group::DEAD_LETTER, dead_letter.as_bytes());
+    }
+    settings
+}
+
+fn from_settings(settings: &[u8]) -> Result<GroupConfig, Malformed> {
+    let mut config = GroupConfig::default();
+    each_setting(settings, |tag, value| {
+        let later = || Malformed::Later {
+            what: "a group with the setting",
+            number: tag,
+        };
+        match tag {
+            group::ORDER => {
+                config.order = match get(value)? {
+                    1 => Order::Priority,
+                    _ => return Err(later()),
+                }
+            }
+            group::START => {
+                config.start = match get(value)? {
+                    1 => Start::Next,
+                    2 => Start::Last,
+                    3 => Start::At(Seq(get(value)?)),
+                    4 => Start::Since(Timestamp(get(value)?)),
+                    5 => Start::Backlog,
+                    _ => return Err(later()),
+                }
+            }
+            group::ACK_TIMEOUT => config.ack_timeout_ms = get(value)?,
+            group::MAX_DELIVERIES => config.max_deliveries = get_u32(value)?,
+            group::BACKOFF => {
+                while !value.is_empty() {
+                    config.backoff_ms.push(get(value)?);
+                }
+            }
+            group::DEAD_LETTER => config.dead_letter = Some(rest(value)?),
+            _ => return Err(later()),
+        }
+        Ok(())
+    })?;
+    Ok(config)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Limits;
 
     #[test]
     fn a_definition_round_trips() {
@@ -185,17 +295,61 @@ mod tests {
             overflow: Overflow::DropOldest,
             durability: Some(Durability::Interval),
             auto_delete: true,
-            group: GroupConfig {
+            group: Some(GroupConfig {
                 order: Order::Priority,
                 start: Start::At(Seq(7)),
                 ack_timeout_ms: 60_000,
                 max_deliveries: 5,
                 backoff_ms: vec![10, 100],
                 dead_letter: Some("dead".into()),
-            },
+            }),
         };
         let mut bytes = Vec::new();
         put_stream(&mut bytes, &name, &config);
         assert_eq!(get_stream(&mut bytes.as_slice()), Ok((name, config)));
+    }
+
+    #[test]
+    fn what_is_as_usual_costs_nothing() {
+        let mut bytes = Vec::new();
+        let name = StreamName::new("a", "b");
+        put_stream(&mut bytes, &name, &StreamConfig::default());
+        assert_eq!(bytes, [1, b'a', 1, b'b', 0]);
+        assert_eq!(
+            get_stream(&mut bytes.as_slice()),
+            Ok((name, StreamConfig::default()))
+        );
+        bytes.clear();
+        put_group(&mut bytes, &GroupConfig::default());
+        assert_eq!(bytes, [0]);
+    }
+
+    #[test]
+    fn a_setting_of_a_later_release_is_named() {
+        // The setting 99 with a value of one byte, and a value of a known setting that is not known.
+        for (settings, number) in [([99, 1, 7], 99), ([2, 1, 9], stream::KEEP)] {
+            let mut bytes = vec![1, b'a', 1, b'b', 3];
+            bytes.extend(settings);
+            let why = get_stream(&mut bytes.as_slice()).unwrap_err();
+            assert_eq!(
+                why,
+                Malformed::Later {
+                    what: "a stream with the setting",
+                    number
+                }
+            );
+            assert!(why.to_string().contains("later release"), "{why}");
+        }
+        let group = [3_u8, 50, 1, 0];
+        assert!(matches!(
+            get_group(&mut group.as_slice()),
+            Err(Malformed::Later { number: 50, .. })
+        ));
+        let too_long = [4_u8, 3, 2, 1, 1];
+        assert_eq!(
+            get_group(&mut too_long.as_slice()),
+            Err(Malformed::Damaged),
+            "more than the setting has"
+        );
     }
 }

@@ -133,6 +133,26 @@ pub fn describe_event(payload: &[u8]) -> Result<Described, Malformed> {
             .number("stream", stream.0)
             .number("seq", seq.0)
             .number("bytes", bytes),
+        Event::Trimmed {
+            stream,
+            below,
+            count,
+            bytes,
+            except,
+        } => Described::new("trimmed")
+            .number("stream", stream.0)
+            .number("below", below.0)
+            .number("messages", count)
+            .number("bytes", bytes)
+            .if_some("excepted", except.count() as u64),
+        Event::GroupTrimmed {
+            group,
+            below,
+            except,
+        } => Described::new("group_trimmed")
+            .number("group", group.0)
+            .number("below", below.0)
+            .if_some("excepted", except.count() as u64),
         Event::Returned {
             group,
             seq,
@@ -192,12 +212,36 @@ pub fn describe_event(payload: &[u8]) -> Result<Described, Malformed> {
             stream,
             group,
             start,
-            ..
-        } => Described::new("group_defined")
-            .number("stream", stream.0)
-            .number("group", group.0)
-            .number("start", start.0),
+            definition: mut encoded,
+        } => {
+            let (name, _) = definition::get_named_group(&mut encoded)?;
+            Described::new("group_defined")
+                .number("stream", stream.0)
+                .number("group", group.0)
+                .text("name", name.as_bytes())
+                .number("start", start.0)
+        }
         Event::GroupDeleted { group } => Described::new("group_deleted").number("group", group.0),
+        Event::Paused {
+            stream,
+            group,
+            end,
+            length_ms,
+        } => {
+            let event = Described::new("paused")
+                .number("stream", stream.0)
+                .if_some("group", group.0);
+            match end {
+                None => event.number("ended", 1),
+                Some(Timestamp::NEVER) => event,
+                Some(end) => event
+                    .number("until_ms", end.0)
+                    .number("length_ms", length_ms),
+            }
+        }
+        Event::Skipped { stream, seq } => Described::new("skipped")
+            .number("stream", stream.0)
+            .number("seq", seq.0),
         Event::Document { name, body } => {
             let event = Described::new("document").text("name", name.as_bytes());
             match body {

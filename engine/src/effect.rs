@@ -109,7 +109,7 @@ pub enum Reply {
     /// All of it is done.
     Transacted {
         /// For each message published, in order of the steps: its number in the first of its streams, and where its
-        /// record is.
+        /// record is ([`Lsn::ZERO`] when nobody there wanted it).
         published: Vec<(Seq, Lsn)>,
     },
     /// Taken.
@@ -145,7 +145,7 @@ pub enum Reply {
     MessageInfo(Box<MessageInfo>),
     /// See [`StreamInfo`].
     StreamInfo(Box<StreamInfo>),
-    /// The groups of a stream, the default one first.
+    /// The groups of a stream, the default one first if there is one.
     Groups(Vec<GroupInfo>),
     /// Names of streams, in order of creation.
     Streams(Vec<StreamName>),
@@ -261,11 +261,11 @@ pub struct GroupInfo {
     pub parked: u64,
     /// Consumers that wait for a message.
     pub waiting: u64,
-    /// What is left of a pause, in milliseconds.
+    /// What is left of a pause of this group alone, in milliseconds; `u64::MAX`: it has no end.
     pub pause_left_ms: u64,
 }
 
-/// A stream with its default group as an operator sees it.
+/// A stream with its default group, if it has one, as an operator sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StreamInfo {
     /// Its number.
@@ -288,7 +288,7 @@ pub struct StreamInfo {
     pub appended: u64,
     /// Messages removed by their consumers or by hand since the server started.
     pub removed: u64,
-    /// Times it was paused since the server started.
+    /// Times the stream as a whole was paused since the server started.
     pub pauses: u64,
     /// Open producer links.
     pub producers: u64,
@@ -296,9 +296,9 @@ pub struct StreamInfo {
     pub consumers: u64,
     /// Consumers that wait for a message.
     pub waiting: u64,
-    /// Length of the present pause in milliseconds; 0: not paused.
+    /// Length of the present pause of the stream as a whole, in milliseconds; 0: not paused, `u64::MAX`: without end.
     pub pause_ms: u64,
-    /// What is left of it, in milliseconds.
+    /// What is left of it, in milliseconds; `u64::MAX`: it has no end.
     pub pause_left_ms: u64,
     /// The lowest number still there, or the next to be given. In a sequence space that streams share, the lowest
     /// number of all of them: no message of this one has a lower one.

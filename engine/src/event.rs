@@ -38,6 +38,10 @@ const STREAM_DELETED: u8 = 8;
 const GROUP_DEFINED: u8 = 9;
 const GROUP_DELETED: u8 = 10;
 const DOCUMENT: u8 = 11;
+const PAUSED: u8 = 12;
+const SKIPPED: u8 = 13;
+const TRIMMED: u8 = 14;
+const GROUP_TRIMMED: u8 = 15;
 const MARKED: u8 = 16;
 
 /// Facts of a message beyond those that every message has. An append names those that are there in a bit set, and
@@ -74,6 +78,20 @@ pub(crate) enum Event<'a> {
         stream: StreamId,
         seq: Seq,
         bytes: u64,
+    },
+    /// Everything below a number left a stream but what is excepted: `count` messages of `bytes` in all.
+    Trimmed {
+        stream: StreamId,
+        below: Seq,
+        count: u64,
+        bytes: u64,
+        except: Numbers<'a>,
+    },
+    /// A group is done with everything below a number but what is excepted.
+    GroupTrimmed {
+        group: GroupId,
+        below: Seq,
+        except: Numbers<'a>,
     },
     /// A message is ready again, now or when `due`.
     Returned {
@@ -116,6 +134,15 @@ pub(crate) enum Event<'a> {
     },
     /// It is gone again.
     GroupDeleted { group: GroupId },
+    /// A stream, or with a `group` that is not 0 one of its groups, delivers nothing until `end`; `None` ends a pause.
+    Paused {
+        stream: StreamId,
+        group: GroupId,
+        end: Option<Timestamp>,
+        length_ms: u64,
+    },
+    /// A message got a number in a stream in which nobody wants it.
+    Skipped { stream: StreamId, seq: Seq },
     /// A document of the catalog was written (or removed, when `body` is absent).
     Document {
         name: &'a str,
@@ -138,6 +165,48 @@ impl Iterator for Targets<'_> {
         let stream = varint::get(&mut self.bytes)?;
         let seq = varint::get(&mut self.bytes)?;
         Some((StreamId(stream), Seq(seq)))
+    }
+}
+
+/// Ascending numbers, each as its distance from the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Numbers<'a> {
+    count: u64,
+    last: u64,
+    bytes: &'a [u8],
+}
+
+impl Iterator for Numbers<'_> {
+    type Item = Seq;
+
+    fn next(&mut self) -> Option<Seq> {
+        self.count = self.count.checked_sub(1)?;
+        self.last = self.last.checked_add(varint::get(&mut self.bytes)?)?;
+        Some(Seq(self.last))
+    }
+}
+
+fn put_numbers(out: &mut Vec<u8>, numbers: &[Seq]) {
+    varint::put(out, numbers.len() as u64);
+    let mut last = 0;
+    for number in numbers {
+        varint::put(out, number.0 - last);
+        last = number.0;
+    }
+}
+
+fn get_numbers<'a>(input: &mut &'a [u8]) -> Result<Numbers<'a>, Malformed> {
+    let count = get(input)?;
+    let numbers = Numbers {
+        count,
+        last: 0,
+        bytes: input,
+    };
+    if numbers.count() as u64 == count {
+        *input = &[];
+        Ok(numbers)
+    } else {
+        Err(Malformed::Damaged)
     }
 }
 
@@ -240,6 +309,29 @@ pub(crate) fn put_removed(out: &mut Vec<u8>, stream: StreamId, seq: Seq, bytes: 
     varint::put(out, bytes);
 }
 
+pub(crate) fn put_trimmed(
+    out: &mut Vec<u8>,
+    stream: StreamId,
+    below: Seq,
+    count: u64,
+    bytes: u64,
+    except: &[Seq],
+) {
+    out.push(TRIMMED);
+    varint::put(out, stream.0);
+    varint::put(out, below.0);
+    varint::put(out, count);
+    varint::put(out, bytes);
+    put_numbers(out, except);
+}
+
+pub(crate) fn put_group_trimmed(out: &mut Vec<u8>, group: GroupId, below: Seq, except: &[Seq]) {
+    out.push(GROUP_TRIMMED);
+    varint::put(out, group.0);
+    varint::put(out, below.0);
+    put_numbers(out, except);
+}
+
 pub(crate) fn put_returned(
     out: &mut Vec<u8>,
     group: GroupId,
@@ -322,6 +414,26 @@ pub(crate) fn put_group_deleted(out: &mut Vec<u8>, group: GroupId) {
     varint::put(out, group.0);
 }
 
+pub(crate) fn put_paused(
+    out: &mut Vec<u8>,
+    stream: StreamId,
+    group: GroupId,
+    end: Option<Timestamp>,
+    length_ms: u64,
+) {
+    out.push(PAUSED);
+    varint::put(out, stream.0);
+    varint::put(out, group.0);
+    varint::put(out, end.map_or(0, |end| end.0));
+    varint::put(out, length_ms);
+}
+
+pub(crate) fn put_skipped(out: &mut Vec<u8>, stream: StreamId, seq: Seq) {
+    out.push(SKIPPED);
+    varint::put(out, stream.0);
+    varint::put(out, seq.0);
+}
+
 pub(crate) fn put_document(out: &mut Vec<u8>, name: &str, body: Option<&[u8]>) {
     out.push(DOCUMENT);
     out.push(u8::from(body.is_some()));
@@ -402,6 +514,18 @@ impl<'a> Event<'a> {
                 seq: Seq(get(input)?),
                 bytes: get(input)?,
             },
+            TRIMMED => Event::Trimmed {
+                stream: StreamId(get(input)?),
+                below: Seq(get(input)?),
+                count: get(input)?,
+                bytes: get(input)?,
+                except: get_numbers(input)?,
+            },
+            GROUP_TRIMMED => Event::GroupTrimmed {
+                group: GroupId(get(input)?),
+                below: Seq(get(input)?),
+                except: get_numbers(input)?,
+            },
             RETURNED => Event::Returned {
                 group: GroupId(get(input)?),
                 seq: Seq(get(input)?),
@@ -445,6 +569,19 @@ impl<'a> Event<'a> {
             },
             GROUP_DELETED => Event::GroupDeleted {
                 group: GroupId(get(input)?),
+            },
+            PAUSED => Event::Paused {
+                stream: StreamId(get(input)?),
+                group: GroupId(get(input)?),
+                end: match get(input)? {
+                    0 => None,
+                    ms => Some(Timestamp(ms)),
+                },
+                length_ms: get(input)?,
+            },
+            SKIPPED => Event::Skipped {
+                stream: StreamId(get(input)?),
+                seq: Seq(get(input)?),
             },
             DOCUMENT => {
                 let present = match take(input, 1)? {

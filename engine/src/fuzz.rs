@@ -276,10 +276,10 @@ fn config(link: Link) -> StreamConfig {
         0 => plain,
         1 => StreamConfig {
             numbering: Numbering::Shared("all".into()),
-            group: GroupConfig {
+            group: Some(GroupConfig {
                 order: Order::Priority,
                 ..GroupConfig::default()
-            },
+            }),
             ..plain
         },
         _ => StreamConfig {

@@ -19,6 +19,8 @@ pub mod message;
 pub mod runtime;
 pub mod structures;
 
+pub mod budget;
+
 mod definition;
 mod describe;
 mod event;
@@ -26,9 +28,10 @@ mod open;
 mod shard;
 mod stream;
 
+pub use budget::{Budgets, Holding};
 pub use command::{
     Command, Credit, Handle, NewMessage, Role, Settle, Start, Step, Target, Token, Transaction,
-    Wait, Which,
+    Until, Wait, Which,
 };
 pub use config::{GroupConfig, Keep, Limits, Numbering, Order, Overflow, StreamConfig, StreamName};
 pub use describe::{Described, Field, describe_event};

@@ -1,13 +1,13 @@
-//! Named groups beside a stream's default one come and go.
+//! Groups come and go, the default one too.
 
 use longtail_model::{Durability, GroupId, Seq, StreamId};
 
 use super::timers::Timer;
 use super::{Outcome, Shard, now_reply};
 use crate::command::Start;
-use crate::config::{GroupConfig, GroupName, StreamName};
+use crate::config::{GroupConfig, GroupName, Keep, StreamName};
 use crate::definition;
-use crate::effect::{Effects, Refusal, Reply};
+use crate::effect::{Effects, Gate, Refusal, Reply};
 use crate::event;
 use crate::stream::Group;
 
@@ -27,11 +27,7 @@ impl Shard {
                 "a stream that shares its numbers has one group",
             ));
         }
-        if let Some(known) = state
-            .groups
-            .iter()
-            .find(|group| !group.deleted && group.name == name)
-        {
+        if let Some(known) = state.group_named(&name).map(|at| &state.groups[at]) {
             return if known.config == *config {
                 now_reply(Reply::Done)
             } else {
@@ -45,9 +41,7 @@ impl Shard {
         let cut = scratch.len();
         let group = GroupId(self.take_id());
         let mut body = Vec::new();
-        body.extend_from_slice(&(u32::try_from(name.len()).unwrap_or(u32::MAX)).to_le_bytes());
-        body.extend_from_slice(name.as_bytes());
-        definition::put_group(&mut body, config);
+        definition::put_named_group(&mut body, &name, config);
         event::put_group_defined(&mut scratch, stream, group, start, &body);
         let gate = if cut == 0 {
             self.logs.control(level, &[&scratch])?
@@ -71,9 +65,14 @@ impl Shard {
         else {
             return Seq::FIRST;
         };
+        let first = self
+            .streams
+            .get(&stream)
+            .is_some_and(|state| !state.has_groups());
         match start {
             Start::First => Seq::FIRST,
-            Start::Next => index.last_seq().next(),
+            Start::Backlog if first => Seq::FIRST,
+            Start::Backlog | Start::Next => index.last_seq().next(),
             Start::Last => index.last_seq().max(Seq::FIRST),
             Start::At(seq) => seq.max(Seq::FIRST),
             Start::Since(when) => {
@@ -106,6 +105,9 @@ impl Shard {
         start: Seq,
     ) {
         self.next_id = self.next_id.max(id.0.saturating_add(1));
+        let is_default = name.is_empty();
+        let offered = self.streams.get(&stream).map_or(0, |state| state.offered);
+        let mut ahead = 0;
         let mut group = Group::new(id, name, config, false, start);
         group.passed.set_floor(start.0);
         let mut from = start;
@@ -123,28 +125,46 @@ impl Shard {
                     group.passed.insert(seq.0);
                     group.delayed.insert(due.0, seq.0);
                 }
-                None if group.implicit => group.ahead += 1,
+                None if group.implicit => ahead += 1,
                 None => {
                     let key = group.key(priority);
                     group.add_ready(key, seq);
                 }
             }
         }
+        group.met = offered.wrapping_sub(ahead);
+        let next = self.end_of(stream);
         let Some(state) = self.streams.get_mut(&stream) else {
             return;
         };
-        let at = match state.groups.iter().position(|group| group.deleted) {
-            Some(at) => {
-                state.groups[at] = group;
-                at
-            }
-            None => {
-                state.groups.push(group);
-                state.groups.len() - 1
-            }
-        };
+        let only = !state.has_groups();
+        if is_default {
+            state.config.group = Some(group.config.clone());
+        }
+        let at = state.add_group(group, next);
         self.groups.insert(id, (stream, at));
         self.set_delay_alarm(stream, at);
+        if only {
+            self.drop_settled_before(stream, start);
+        }
+    }
+
+    /// A stream has its first group: what lies before its start nobody will ask for any more.
+    fn drop_settled_before(&mut self, stream: StreamId, start: Seq) {
+        if self
+            .streams
+            .get(&stream)
+            .is_none_or(|state| state.config.keep == Keep::UntilLimit)
+        {
+            return;
+        }
+        while let Some((seq, _)) = self
+            .next_of_stream(stream, Seq::FIRST)
+            .filter(|&(seq, _)| seq < start)
+        {
+            let bytes = self.size(stream, seq);
+            self.remove_message(stream, seq, bytes);
+        }
     }
 
     pub(crate) fn delete_group(
@@ -157,34 +177,39 @@ impl Shard {
             return now_reply(Reply::NotFound);
         };
         let state = &self.streams[&stream];
-        let found = state
-            .groups
-            .iter()
-            .find(|group| !group.deleted && &*group.name == name && !name.is_empty());
-        let Some(group) = found.map(|group| group.id) else {
+        if state.shares_numbers() {
+            return Err(Refusal::Unsupported(
+                "a stream that shares its numbers has the default group",
+            ));
+        }
+        let Some(group) = state.group_named(name).map(|at| state.groups[at].id) else {
             return now_reply(Reply::NotFound);
         };
-        self.scratch.clear();
-        event::put_group_deleted(&mut self.scratch, group);
-        let gate = self.logs.control(state.level, &[&self.scratch])?;
+        let mut gate = Gate::OPEN;
+        if state.defined {
+            self.scratch.clear();
+            event::put_group_deleted(&mut self.scratch, group);
+            gate = self.logs.control(state.level, &[&self.scratch])?;
+        }
         self.apply_group_deleted(group, fx);
         self.drop_if_idle(stream);
         Ok((gate, Reply::Done))
     }
 
     pub(crate) fn apply_group_deleted(&mut self, id: GroupId, fx: &mut dyn Effects) {
-        let Some(&(stream, at)) = self.groups.get(&id) else {
+        let Some((stream, at)) = self.group_at(id) else {
             return;
         };
-        let held: Vec<_> = self
-            .holds
-            .iter()
-            .filter(|(_, hold)| hold.group == id)
-            .map(|(key, _)| key)
-            .collect();
+        let bare = self.group(stream, at).is_some_and(Group::is_bare);
+        let held = self.holds_of(stream, Some(at));
         let holders = self.release_all(held);
         // Not before: letting go of a hold needs to find its group.
         self.groups.remove(&id);
+        if at == 0
+            && let Some(state) = self.streams.get_mut(&stream)
+        {
+            state.config.group = None;
+        }
         let keys: Vec<_> = self.sessions.iter().map(|(key, _)| key).collect();
         for key in keys {
             for consumer in 0..self.sessions[key].consumers.len() {
@@ -204,30 +229,39 @@ impl Shard {
             group
                 .delay_timer
                 .move_to(None, &mut self.timers, Timer::Delay(stream, at));
-            if let Some(timer) = group.pause_timer.take() {
+            if let Some(timer) = group.pause.take().and_then(|pause| pause.timer) {
                 self.timers.cancel(timer);
             }
-            let mut gone = Group::new(
-                id,
-                group.name.clone(),
-                GroupConfig::default(),
-                true,
-                Seq::FIRST,
-            );
-            gone.deleted = true;
-            *group = gone;
         }
-        // What only this group still wanted can go.
         let mut from = Seq::FIRST;
+        if let Some(state) = self.streams.get_mut(&stream) {
+            // What lies before the cursor of a group that lists nothing it did not want.
+            if let Some(group) = (state.groups.get(at)).filter(|_| bare && self.live) {
+                from = group.cursor;
+            }
+            state.drop_group(at);
+        }
+        self.drop_unwanted(stream, from);
+        self.refill_all(holders, fx);
+    }
+
+    /// A group is gone: what only that one still wanted goes.
+    fn drop_unwanted(&mut self, stream: StreamId, from: Seq) {
+        let Some(state) = self.streams.get(&stream) else {
+            return;
+        };
+        match state.config.keep {
+            Keep::UntilSettled if state.has_groups() => {}
+            Keep::Interest => {}
+            Keep::UntilSettled | Keep::UntilLimit => return,
+        }
+        let mut from = from;
         while let Some((seq, _)) = self.next_of_stream(stream, from) {
             from = seq.next();
-            if self.streams[&stream].config.keep == crate::config::Keep::UntilSettled
-                && !self.wanted(stream, seq)
-            {
+            if !self.wanted(stream, seq) {
                 let bytes = self.size(stream, seq);
                 self.remove_message(stream, seq, bytes);
             }
         }
-        self.refill_all(holders, fx);
     }
 }

@@ -28,12 +28,18 @@ impl Shard {
         }
     }
 
-    pub(crate) fn peek_head(&mut self, key: SessionKey, stream: Target, which: Which) -> Outcome {
+    pub(crate) fn peek_head(
+        &mut self,
+        key: SessionKey,
+        stream: Target,
+        group: &str,
+        which: Which,
+    ) -> Outcome {
         let stream = self.target(key, stream)?;
         let Some(state) = self.streams.get(&stream) else {
             return now_reply(Reply::NotFound);
         };
-        let Some(group) = state.groups.first() else {
+        let Some(group) = state.group_named(group).and_then(|at| state.groups.get(at)) else {
             return now_reply(Reply::NotFound);
         };
         let seq = match which {
@@ -168,12 +174,6 @@ impl Shard {
         })
     }
 
-    fn pause_left(&self, group: &Group) -> u64 {
-        group
-            .paused_until
-            .map_or(0, |until| until.millis_since(self.now))
-    }
-
     fn stream_info(&self, stream: StreamId) -> StreamInfo {
         let Some(state) = self.streams.get(&stream) else {
             return StreamInfo::default();
@@ -181,13 +181,13 @@ impl Shard {
         let index = self.indexes.get(&state.index);
         let next = index.map_or(Seq::FIRST, |index| index.last_seq().next());
         let first = index
-            .filter(|_| state.messages > 0)
+            .filter(|_| state.held.messages() > 0)
             .and_then(Index::first)
             .map_or(next, |(seq, _)| seq);
         let mut info = StreamInfo {
             stream,
-            messages: state.messages,
-            bytes: state.bytes,
+            messages: state.held.messages(),
+            bytes: state.held.bytes(),
             appended: state.appended,
             removed: state.removed,
             producers: state.producers,
@@ -198,19 +198,21 @@ impl Shard {
             ..StreamInfo::default()
         };
         if let Some(group) = state.groups.first() {
-            info.ready = group.ready_len();
+            info.ready = group.ready_len(state.offered);
             info.urgent = if group.implicit {
-                group.ready_len()
+                group.ready_len(state.offered)
             } else {
                 group.urgent
             };
             info.held = group.held;
             info.delayed = group.delayed.len() as u64;
             info.parked = group.parked.len() as u64;
-            info.pauses = group.pauses;
             info.waiting = group.waiters.len() as u64;
-            info.pause_ms = group.pause_ms;
-            info.pause_left_ms = self.pause_left(group);
+        }
+        info.pauses = state.pauses;
+        if let Some(pause) = &state.pause {
+            info.pause_ms = pause.length_ms;
+            info.pause_left_ms = pause.left_ms(self.now);
         }
         info
     }
@@ -226,12 +228,12 @@ impl Shard {
         let describe = |group: &Group| GroupInfo {
             group: group.id,
             name: group.name.clone(),
-            ready: group.ready_len(),
+            ready: group.ready_len(state.offered),
             held: group.held,
             delayed: group.delayed.len() as u64,
             parked: group.parked.len() as u64,
             waiting: group.waiters.len() as u64,
-            pause_left_ms: self.pause_left(group),
+            pause_left_ms: group.pause.map_or(0, |pause| pause.left_ms(self.now)),
         };
         now_reply(Reply::Groups(
             state

@@ -1,7 +1,7 @@
 //! The shard's state and how a command finds its way through it.
 //!
 //! Every change goes the same way: check, append its event to the log, apply it to the state, emit effects gated by
-//! the event's position. `publish`, `take`, `settle`, `streams` and `timers` hold the commands; `apply` the changes
+//! the event's position. `publish`, `take`, `settle`, `streams`, `pause`, `trim` and `timers` hold the commands; `apply` the changes
 //! they share with recovery; `inspect` what only looks; `checkpoint` the state as bytes.
 
 mod apply;
@@ -10,6 +10,7 @@ mod groups;
 mod inspect;
 mod logs;
 mod mark;
+mod pause;
 mod publish;
 mod read;
 mod recover;
@@ -22,8 +23,10 @@ mod take;
 mod tests;
 mod timers;
 mod transact;
+mod trim;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 use longtail_log::Scanned;
@@ -32,6 +35,7 @@ use longtail_model::{
 };
 use slab::Slab;
 
+use crate::budget::Budgets;
 use crate::command::{Command, Handle, Target, Token};
 use crate::config::{Order, StreamName};
 use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
@@ -57,6 +61,8 @@ pub struct ShardConfig {
     pub max_streams: u64,
     /// Commands that a session may have waiting behind one that blocks.
     pub max_backlog: usize,
+    /// What the spaces may hold, over all shards of the process.
+    pub budgets: Arc<Budgets>,
 }
 
 impl Default for ShardConfig {
@@ -66,6 +72,7 @@ impl Default for ShardConfig {
             durability: Durability::Sync,
             max_streams: 1_000_000,
             max_backlog: 65_536,
+            budgets: Arc::default(),
         }
     }
 }
@@ -314,11 +321,24 @@ impl Shard {
                 group,
             } => self.unsubscribe(key, consumer, link, &group),
             Command::Peek { message } => self.peek(key, message),
-            Command::PeekHead { stream, which } => self.peek_head(key, stream, which),
-            Command::Kick { stream, max } => self.kick(key, stream, max, fx),
+            Command::PeekHead {
+                stream,
+                group,
+                which,
+            } => self.peek_head(key, stream, &group, which),
+            Command::Kick { stream, group, max } => self.kick(key, stream, &group, max, fx),
             Command::KickOne { message } => self.kick_one(key, message, fx),
-            Command::Pause { name, ms } => self.pause(&name, ms, fx),
-            Command::Purge { name } => self.purge(&name),
+            Command::Pause {
+                stream,
+                group,
+                until,
+                durable,
+            } => self.pause(&stream, group.as_ref(), until, durable, fx),
+            Command::Purge {
+                stream,
+                group,
+                held,
+            } => self.purge(&stream, group.as_deref(), held, fx),
             Command::Define { name, config } => self.define(name, &config),
             Command::Delete { name } => self.delete(&name, fx),
             Command::DefineGroup {
@@ -472,9 +492,15 @@ impl Shard {
 
     /// The stream of a group and the group's place in it.
     fn group_at(&self, group: GroupId) -> Option<(StreamId, usize)> {
-        let default = StreamId(group.0);
-        if self.streams.contains_key(&default) {
-            return Some((default, 0));
+        let stream = StreamId(group.0);
+        if let Some(default) = self
+            .streams
+            .get(&stream)
+            .and_then(|state| state.groups.first())
+            && default.id == group
+            && !default.deleted
+        {
+            return Some((stream, 0));
         }
         self.groups.get(&group).copied()
     }
@@ -565,7 +591,10 @@ impl Shard {
         let Some(position) = self.position(found.stream, seq) else {
             return Ok(None);
         };
-        let Some(group) = self.group(found.stream, found.at) else {
+        let Some(group) = self
+            .group(found.stream, found.at)
+            .filter(|group| !group.deleted)
+        else {
             return Ok(None);
         };
         if !self.unplaced.is_empty() && self.unplaced.contains(&(group.id, seq)) {
@@ -585,6 +614,9 @@ impl Shard {
         }
         if group.config.order == Order::Sequence && group.ready.contains(0, seq.0) {
             return Ok(Some(Place::Ready(0)));
+        }
+        if group.config.order == Order::Sequence && group.delayed.is_empty() {
+            return Ok(None);
         }
         let head = match self.head(position) {
             Ok(head) => head,

@@ -1,10 +1,13 @@
 //! Publishing: one record, one body, however many streams it goes to.
 
+use std::sync::Arc;
+
 use longtail_log::RecordParts;
 use longtail_model::{Durability, Lsn, Seq, StreamId, Timestamp};
 use smallvec::{SmallVec, smallvec};
 
 use super::{Head, Outcome, Shard};
+use crate::budget::Holding;
 use crate::command::{NewMessage, Target};
 use crate::config::Overflow;
 use crate::effect::{Effects, Gate, Refusal, Reply};
@@ -68,8 +71,8 @@ pub(crate) struct Room {
 impl Room {
     pub(crate) fn of(state: &Stream) -> Self {
         Room {
-            messages: state.messages,
-            bytes: state.bytes,
+            messages: state.held.messages(),
+            bytes: state.held.bytes(),
             from: Seq::FIRST,
         }
     }
@@ -92,8 +95,47 @@ impl Shard {
     ) -> Outcome {
         check_texts(message)?;
         let first = self.target(key, to)?;
+        self.check_budget(first, also, message.bytes())?;
         let (gate, seq) = self.append(first, also, message, self.now, fx)?;
         Ok((gate, Reply::Published { seq }))
+    }
+
+    /// Whether the space may hold one message more in each of these streams. What moves between them, as a dead letter
+    /// does, is not asked.
+    fn check_budget(
+        &mut self,
+        first: StreamId,
+        also: &[StreamId],
+        bytes: u64,
+    ) -> Result<(), Refusal> {
+        let Some(state) = self.streams.get(&first) else {
+            return Ok(());
+        };
+        let budget = Arc::clone(state.held.budget());
+        if !budget.is_limited() {
+            return Ok(());
+        }
+        let mut freed = Holding::default();
+        let mut evictions = Vec::new();
+        for stream in std::iter::once(&first).chain(also) {
+            if let Some(state) = self.streams.get(stream)
+                && state.config.overflow == Overflow::DropOldest
+            {
+                let mut room = Room::of(state);
+                self.make_room(*stream, &mut room, bytes, |_| false, &mut evictions)?;
+            }
+        }
+        for (_, _, bytes) in evictions {
+            freed.messages += 1;
+            freed.bytes += bytes;
+        }
+        let count = 1 + also.len() as u64;
+        let more = Holding {
+            streams: 0,
+            messages: count,
+            bytes: bytes.saturating_mul(count),
+        };
+        budget.admit(more, freed)
     }
 
     /// Appends a message to `first` and `also`, makes room where a stream's overflow rule says so, and dispatches.
@@ -108,23 +150,29 @@ impl Shard {
         let bytes = message.bytes();
         let mut targets: SmallVec<[(StreamId, Seq); 2]> = smallvec![];
         let mut evictions: Vec<(StreamId, Seq, u64)> = Vec::new();
+        let mut skipped: SmallVec<[(StreamId, Seq); 2]> = smallvec![];
         let mut level = Durability::Memory;
         for &stream in std::iter::once(&first).chain(also) {
-            if targets.iter().any(|&(known, _)| known == stream) {
+            let known = || targets.iter().chain(&skipped);
+            if known().any(|&(known, _)| known == stream) {
                 continue;
             }
             let state = self.streams.get(&stream).ok_or(Refusal::UnknownLink)?;
             level = level.max(state.level);
             let index = self.indexes.get(&state.index).ok_or(Refusal::UnknownLink)?;
-            let given = targets
-                .iter()
+            let given = known()
                 .filter(|(known, _)| {
                     self.streams
                         .get(known)
                         .is_some_and(|known| known.index == state.index)
                 })
                 .count() as u64;
-            targets.push((stream, Seq(index.last_seq().0 + given + 1)));
+            let seq = Seq(index.last_seq().0 + given + 1);
+            if !state.keeps(seq) {
+                skipped.push((stream, seq));
+                continue;
+            }
+            targets.push((stream, seq));
             if state.config.limits.max_messages > 0 || state.config.limits.max_bytes > 0 {
                 let mut room = Room::of(state);
                 self.make_room(stream, &mut room, bytes, |_| false, &mut evictions)?;
@@ -136,13 +184,17 @@ impl Shard {
         scratch.clear();
         let mut cuts: SmallVec<[usize; 4]> = smallvec![];
         if level != Durability::Memory {
-            for (stream, _) in &targets {
+            for (stream, _) in targets.iter().chain(&skipped) {
                 if self.put_definition(*stream, &mut scratch) {
                     cuts.push(scratch.len());
                 }
             }
             for &(stream, seq, bytes) in &evictions {
                 event::put_removed(&mut scratch, stream, seq, bytes);
+                cuts.push(scratch.len());
+            }
+            for &(stream, seq) in &skipped {
+                event::put_skipped(&mut scratch, stream, seq);
                 cuts.push(scratch.len());
             }
         }
@@ -190,15 +242,19 @@ impl Shard {
             body: &message.payload,
             retained: true,
         };
-        let appended = if durable.is_empty() {
-            None
+        let appended = if !durable.is_empty() {
+            let appended = self.logs.append_message(level, &before, parts);
+            appended.map(|(position, gate)| (Some(position), gate))
+        } else if before.is_empty() {
+            Ok((None, Gate::OPEN))
         } else {
-            Some(self.logs.append_message(level, &before, parts))
+            let heads: SmallVec<[&[u8]; 4]> = before.iter().map(|record| record.head).collect();
+            self.logs.control(level, &heads).map(|gate| (None, gate))
         };
         drop(before);
         self.scratch = scratch;
-        let (position, gate) = match appended.transpose() {
-            Ok(appended) => appended.map_or((None, Gate::OPEN), |(at, gate)| (Some(at), gate)),
+        let (position, gate) = match appended {
+            Ok(appended) => appended,
             Err(refusal) => {
                 if let Some(position) = position_in_memory {
                     self.logs.retire(position);
@@ -210,6 +266,7 @@ impl Shard {
         for (stream, seq, bytes) in evictions {
             self.remove_message(stream, seq, bytes);
         }
+        self.skip(&skipped);
         let head = head_of(first, &record, bytes);
         for (position, targets) in [(position, &durable), (position_in_memory, &volatile)] {
             if let Some(position) = position
@@ -228,8 +285,22 @@ impl Shard {
         };
         self.place_appended(&targets, &head, position_of);
         self.show_appended(&targets, message, fx);
-        let seq = targets.first().map_or(Seq(0), |target| target.1);
+        let seq = targets
+            .iter()
+            .chain(&skipped)
+            .find(|target| target.0 == first)
+            .map_or(Seq(0), |target| target.1);
         Ok((gate, seq))
+    }
+
+    /// Uses up the numbers of a message where nobody wants it.
+    pub(crate) fn skip(&mut self, skipped: &[(StreamId, Seq)]) {
+        for &(stream, seq) in skipped {
+            if let Some(state) = self.streams.get_mut(&stream) {
+                state.defined = state.defined || state.level != Durability::Memory;
+            }
+            self.apply_skipped(stream, seq);
+        }
     }
 
     /// Gives a message that is in the log its place in every stream.
@@ -260,12 +331,13 @@ impl Shard {
         fx: &mut dyn Effects,
     ) {
         for &(stream, _) in targets {
-            for at in 0..self
+            let waiting: SmallVec<[u32; 8]> = self
                 .streams
                 .get(&stream)
-                .map_or(0, |stream| stream.groups.len())
-            {
-                self.dispatch(stream, at, fx);
+                .map(|state| state.roster.waiting.iter().copied().collect())
+                .unwrap_or_default();
+            for at in waiting {
+                self.dispatch(stream, at as usize, fx);
             }
             self.wake_readers(stream, fx);
             if message.expires_ms == Some(0) {

@@ -1,8 +1,9 @@
 //! Recovery: the last checkpoint, then every event after it, through the functions that applied them the first time.
 
 use longtail_log::ReadError;
-use longtail_model::{ConsumerTag, Lsn, Seq, SessionId, StreamId, Timestamp};
+use longtail_model::{ConsumerTag, GroupId, Lsn, Seq, SessionId, StreamId, Timestamp};
 
+use super::trim::Cut;
 use super::{Found, Head, Logs, Shard, ShardConfig};
 use crate::config::StreamName;
 use crate::definition;
@@ -154,6 +155,32 @@ impl Shard {
                     }
                 }
             }
+            Event::Trimmed {
+                stream,
+                below,
+                count,
+                bytes,
+                except,
+            } => {
+                let except: Vec<Seq> = except.collect();
+                let cut = Cut {
+                    below,
+                    except: &except,
+                };
+                self.apply_trimmed(stream, cut, count, bytes);
+            }
+            Event::GroupTrimmed {
+                group,
+                below,
+                except,
+            } => {
+                let except: Vec<Seq> = except.collect();
+                let cut = Cut {
+                    below,
+                    except: &except,
+                };
+                self.apply_group_trimmed(group, cut);
+            }
             Event::Removed { stream, seq, bytes } => self.remove_message(stream, seq, bytes),
             Event::Returned {
                 group,
@@ -233,31 +260,41 @@ impl Shard {
                 stream,
                 group,
                 start,
-                definition,
+                mut definition,
             } => {
-                let (len, rest) = definition
-                    .split_first_chunk::<4>()
-                    .ok_or(undecodable(Malformed::Damaged))?;
-                let (name, mut rest) = rest
-                    .split_at_checked(u32::from_le_bytes(*len) as usize)
-                    .ok_or(undecodable(Malformed::Damaged))?;
-                let name =
-                    std::str::from_utf8(name).map_err(|_| undecodable(Malformed::Damaged))?;
-                let config = definition::get_group(&mut rest).map_err(undecodable)?;
+                let (name, config) =
+                    definition::get_named_group(&mut definition).map_err(undecodable)?;
                 if self.groups.contains_key(&group) {
                     return Err(RecoverError::Defined { position });
                 }
                 if self.streams.contains_key(&stream) {
-                    self.insert_group(stream, group, name.into(), config, start);
+                    self.insert_group(stream, group, name, config, start);
                 }
             }
             Event::GroupDeleted { group } => self.apply_group_deleted(group, &mut Nobody),
+            Event::Paused {
+                stream,
+                group: GroupId(0),
+                end,
+                length_ms,
+            } => self.apply_paused(stream, None, end, length_ms, true),
+            Event::Paused {
+                group,
+                end,
+                length_ms,
+                ..
+            } => {
+                if let Some((stream, at)) = self.group_at(group) {
+                    self.apply_paused(stream, Some(at), end, length_ms, true);
+                }
+            }
+            Event::Skipped { stream, seq } => self.apply_skipped(stream, seq),
             Event::Document { name, body } => self.apply_document(name, body),
         }
         Ok(())
     }
 
-    fn place_in(&mut self, group: longtail_model::GroupId, seq: Seq) -> Option<(Found, Place)> {
+    fn place_in(&mut self, group: GroupId, seq: Seq) -> Option<(Found, Place)> {
         let (stream, at) = self.group_at(group)?;
         let found = Found {
             stream,
@@ -275,12 +312,7 @@ impl Shard {
     }
 
     /// A message was held, and something about it changed: that stays, the consumer does not.
-    fn apply_held(
-        &mut self,
-        group: longtail_model::GroupId,
-        seq: Seq,
-        change: impl FnOnce(&mut Meta),
-    ) {
+    fn apply_held(&mut self, group: GroupId, seq: Seq, change: impl FnOnce(&mut Meta)) {
         let Some((found, place)) = self.place_in(group, seq) else {
             return;
         };
@@ -320,7 +352,9 @@ impl Shard {
                 .map_or(0, |state| state.groups.len())
             {
                 self.set_delay_alarm(stream, at);
+                self.set_pause_timer(stream, Some(at));
             }
+            self.set_pause_timer(stream, None);
             let expiry = self
                 .streams
                 .get(&stream)

@@ -251,8 +251,12 @@ impl Shard {
                 .iter()
                 .find(|c| c.tag == tag)
                 .map_or((StreamId(0), 0), |consumer| consumer.sources[at]);
-            if let Some(group) = self.group_mut(stream, group) {
-                group.waiters.insert(ticket, (key, tag));
+            if let Some(state) = self.streams.get_mut(&stream)
+                && let Some(found) = state.groups.get_mut(group)
+            {
+                found.waiters.insert(ticket, (key, tag));
+                let place = u32::try_from(group).unwrap_or(u32::MAX);
+                state.roster.waiting.insert(place);
             }
         }
     }
@@ -264,12 +268,14 @@ impl Shard {
             return;
         };
         for &(stream, group) in &consumer.sources {
-            if let Some(group) = self
-                .streams
-                .get_mut(&stream)
-                .and_then(|stream| stream.groups.get_mut(group))
+            if let Some(state) = self.streams.get_mut(&stream)
+                && let Some(found) = state.groups.get_mut(group)
             {
-                group.waiters.remove(&ticket);
+                found.waiters.remove(&ticket);
+                if found.waiters.is_empty() {
+                    let place = u32::try_from(group).unwrap_or(u32::MAX);
+                    state.roster.waiting.remove(&place);
+                }
             }
         }
     }
@@ -328,12 +334,10 @@ impl Shard {
             return now_reply(Reply::NotFound);
         };
         let stream = state.link(link).ok_or(Refusal::UnknownLink)?;
-        let place = self.streams.get(&stream).and_then(|stream| {
-            stream
-                .groups
-                .iter()
-                .position(|candidate| !candidate.deleted && candidate.name == *group)
-        });
+        let place = self
+            .streams
+            .get(&stream)
+            .and_then(|stream| stream.group_named(group));
         let Some(place) = place else {
             return now_reply(Reply::NotFound);
         };
@@ -388,12 +392,10 @@ impl Shard {
         else {
             return Err(Refusal::UnknownLink);
         };
-        let place = self.streams.get(&stream).and_then(|stream| {
-            stream
-                .groups
-                .iter()
-                .position(|candidate| !candidate.deleted && candidate.name == *group)
-        });
+        let place = self
+            .streams
+            .get(&stream)
+            .and_then(|stream| stream.group_named(group));
         let waited = state.consumers[at].ticket.is_some();
         self.stop_queueing(key, at);
         self.sessions[key].consumers[at]

@@ -442,17 +442,25 @@ impl Shard {
         &mut self,
         key: SessionKey,
         stream: Target,
+        group: &str,
         max: u64,
         fx: &mut dyn Effects,
     ) -> Outcome {
         let stream = self.target(key, stream)?;
+        let Some(at) = self
+            .streams
+            .get(&stream)
+            .and_then(|state| state.group_named(group))
+        else {
+            return now_reply(Reply::NotFound);
+        };
         let mut gate = Gate::OPEN;
         let mut kicked = 0;
         let parked = self
-            .group(stream, 0)
+            .group(stream, at)
             .is_some_and(|group| !group.parked.is_empty());
         while kicked < max {
-            let Some(group) = self.group(stream, 0) else {
+            let Some(group) = self.group(stream, at) else {
                 break;
             };
             let (place, seq) = if parked {
@@ -469,7 +477,7 @@ impl Shard {
             gate = self.kick_from(
                 Found {
                     stream,
-                    at: 0,
+                    at,
                     seq,
                     hold: None,
                 },
@@ -477,9 +485,9 @@ impl Shard {
             )?;
             kicked += 1;
             // One by one: who waits gets the first that is kicked, not the best of all that are.
-            self.dispatch(stream, 0, fx);
+            self.dispatch(stream, at, fx);
         }
-        self.set_delay_alarm(stream, 0);
+        self.set_delay_alarm(stream, at);
         Ok((gate, Reply::Count(kicked)))
     }
 

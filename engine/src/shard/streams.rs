@@ -1,15 +1,16 @@
-//! Streams come and go; pausing and purging them.
+//! Streams and the documents of the catalog come and go.
 
 use longtail_model::{Durability, GroupId, IndexId, Link, Seq, StreamId};
 
 use super::timers::Timer;
 use super::{Outcome, Shard, now_reply};
+use crate::budget::{Held, Holding};
 use crate::command::Role;
 use crate::config::{Numbering, StreamConfig, StreamName};
 use crate::definition;
 use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
 use crate::event;
-use crate::stream::{Alarm, Group, SessionKey, Stream};
+use crate::stream::{Alarm, Group, Roster, SessionKey, Stream};
 use crate::structures::ordered::OrderedSet;
 
 pub(crate) fn check_document_name(name: &str) -> Result<(), Refusal> {
@@ -75,7 +76,7 @@ impl Shard {
     pub(crate) fn drop_if_idle(&mut self, stream: StreamId) {
         let idle = self.streams.get(&stream).is_some_and(|state| {
             state.config.auto_delete
-                && state.messages == 0
+                && state.held.messages() == 0
                 && state.producers == 0
                 && state.consumers == 0
                 && state.readers.is_empty()
@@ -105,9 +106,14 @@ impl Shard {
             group
                 .delay_timer
                 .move_to(None, &mut self.timers, Timer::Expiry(stream));
-            if let Some(timer) = group.pause_timer.take() {
-                self.timers.cancel(timer);
-            }
+        }
+        let pauses = state.groups.iter().map(|group| &group.pause);
+        for timer in pauses
+            .chain([&state.pause])
+            .flatten()
+            .filter_map(|pause| pause.timer)
+        {
+            self.timers.cancel(timer);
         }
         if !state.shares_numbers() {
             self.indexes.remove(&state.index);
@@ -129,12 +135,23 @@ impl Shard {
         if name.name.is_empty() || name.name.len() > StreamName::MAX {
             return Err(Refusal::Unsupported("a stream name has 1 to 255 bytes"));
         }
+        if config.group.is_none() && config.numbering != Numbering::Own {
+            return Err(Refusal::Unsupported(
+                "a stream that shares its numbers has the default group",
+            ));
+        }
         if self.streams.len() as u64 >= self.config.max_streams {
             return Err(Refusal::Limit(format!(
                 "the limit of {} streams is reached",
                 self.config.max_streams
             )));
         }
+        let one = Holding {
+            streams: 1,
+            ..Holding::default()
+        };
+        let budget = self.config.budgets.of(&name.space);
+        budget.admit(one, Holding::default())?;
         let stream = StreamId(self.take_id());
         let index = match &config.numbering {
             Numbering::Own => IndexId(self.take_id()),
@@ -175,14 +192,24 @@ impl Shard {
         }
         self.indexes.entry(index).or_default();
         let shared = matches!(config.numbering, Numbering::Shared(_));
-        let group = Group::new(
+        let mut group = Group::new(
             GroupId(stream.0),
             "".into(),
-            config.group.clone(),
-            shared,
+            config.group.clone().unwrap_or_default(),
+            // One that is not there has nothing ahead of it.
+            shared || config.group.is_none(),
             Seq::FIRST,
         );
+        group.deleted = config.group.is_none();
+        let mut roster = Roster::default();
+        if !group.deleted {
+            roster.groups = 1;
+            if !group.implicit {
+                roster.listing.push(0);
+            }
+        }
         let level = self.logs.level(config.durability);
+        let held = Held::new(self.config.budgets.of(&name.space), self.config.id);
         self.names.insert(name.clone(), stream);
         self.listing.insert(stream, ());
         self.streams.insert(
@@ -195,8 +222,11 @@ impl Shard {
                 level,
                 defined,
                 groups: vec![group],
-                messages: 0,
-                bytes: 0,
+                roster,
+                offered: 0,
+                held,
+                pause: None,
+                pauses: 0,
                 expiry: OrderedSet::new(),
                 expiry_timer: Alarm::default(),
                 age_timer: Alarm::default(),
@@ -328,70 +358,6 @@ impl Shard {
         }
         self.forget_stream(stream);
         self.refill_all(holders, fx);
-    }
-
-    pub(crate) fn pause(&mut self, name: &StreamName, ms: u64, fx: &mut dyn Effects) -> Outcome {
-        let Some(&stream) = self.names.get(name) else {
-            return now_reply(Reply::NotFound);
-        };
-        let until = self.now.plus_millis(ms);
-        let Some(group) = self
-            .streams
-            .get_mut(&stream)
-            .and_then(|stream| stream.groups.first_mut())
-        else {
-            return now_reply(Reply::NotFound);
-        };
-        group.pauses += 1;
-        if let Some(timer) = group.pause_timer.take() {
-            self.timers.cancel(timer);
-        }
-        if ms == 0 {
-            self.end_pause(stream, 0, fx);
-        } else {
-            group.paused_until = Some(until);
-            group.pause_ms = ms;
-            group.pause_timer = Some(self.timers.insert(until, Timer::Pause(stream, 0)));
-        }
-        now_reply(Reply::Done)
-    }
-
-    pub(crate) fn end_pause(&mut self, stream: StreamId, at: usize, fx: &mut dyn Effects) {
-        if let Some(group) = self.group_mut(stream, at) {
-            group.paused_until = None;
-            group.pause_ms = 0;
-            group.pause_timer = None;
-        }
-        self.dispatch(stream, at, fx);
-    }
-
-    /// Removes everything that nobody holds.
-    pub(crate) fn purge(&mut self, name: &StreamName) -> Outcome {
-        let Some(&stream) = self.names.get(name) else {
-            return now_reply(Reply::NotFound);
-        };
-        let level = self.streams[&stream].level;
-        let mut removed = 0;
-        let mut gate = Gate::OPEN;
-        let mut from = Seq::FIRST;
-        while let Some((seq, _)) = self.next_of_stream(stream, from) {
-            from = seq.next();
-            if self.is_held(stream, seq) {
-                continue;
-            }
-            self.scratch.clear();
-            let bytes = self.size(stream, seq);
-            event::put_removed(&mut self.scratch, stream, seq, bytes);
-            gate = self.logs.control(level, &[&self.scratch])?;
-            self.remove_message(stream, seq, bytes);
-            removed += 1;
-            self.count_removed(stream);
-        }
-        for at in 0..self.streams[&stream].groups.len() {
-            self.set_delay_alarm(stream, at);
-        }
-        self.drop_if_idle(stream);
-        Ok((gate, Reply::Count(removed)))
     }
 
     pub(crate) fn put_document(&mut self, name: &str, body: Option<&[u8]>) -> Outcome {

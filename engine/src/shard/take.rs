@@ -153,7 +153,7 @@ impl Shard {
             let Some(group) = state.groups.get(at) else {
                 return;
             };
-            if group.waiters.is_empty() || group.paused_until.is_some() {
+            if group.waiters.is_empty() || state.is_paused(group) {
                 return;
             }
             let Some(index) = self.indexes.get(&state.index) else {
@@ -200,7 +200,7 @@ impl Shard {
             let Some(found) = state.groups.get(group) else {
                 continue;
             };
-            if found.paused_until.is_some() {
+            if state.is_paused(found) {
                 continue;
             }
             let head = self
@@ -234,8 +234,11 @@ impl Shard {
             .and_then(|state| state.consumers.get(at))
             .is_some_and(|consumer| {
                 consumer.sources.iter().any(|&(stream, group)| {
-                    self.group(stream, group)
-                        .is_some_and(|group| group.paused_until.is_some() && group.ready_len() > 0)
+                    self.streams.get(&stream).is_some_and(|state| {
+                        state.groups.get(group).is_some_and(|group| {
+                            state.is_paused(group) && group.ready_len(state.offered) > 0
+                        })
+                    })
                 })
             })
     }

@@ -1,15 +1,20 @@
 //! The state machine without a runtime: commands in, effects out, time by hand.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use longtail_log::{MemLog, RecordParts};
 use longtail_model::{
     ConsumerTag, Durability, GroupId, IndexId, Link, Lsn, Priority, Seq, SessionId, StreamId,
     Timestamp,
 };
 
+use crate::budget::Holding;
 use crate::command::{
-    Command, Credit, Handle, NewMessage, Role, Settle, Step, Target, Transaction, Wait, Which,
+    Command, Credit, Handle, NewMessage, Role, Settle, Start, Step, Target, Transaction, Until,
+    Wait, Which,
 };
-use crate::config::{GroupConfig, Numbering, Order, StreamConfig, StreamName};
+use crate::config::{GroupConfig, Keep, Numbering, Order, StreamConfig, StreamName};
 use crate::definition;
 use crate::effect::{Effect, Effects, Gate, MessageState, Refusal, Reply};
 use crate::event;
@@ -42,10 +47,10 @@ fn tube() -> StreamConfig {
     StreamConfig {
         numbering: Numbering::Shared("jobs".into()),
         auto_delete: true,
-        group: GroupConfig {
+        group: Some(GroupConfig {
             order: Order::Priority,
             ..GroupConfig::default()
-        },
+        }),
         ..StreamConfig::default()
     }
 }
@@ -305,6 +310,7 @@ fn delays_end_in_time_and_kicks_end_them_early() {
         session,
         Command::PeekHead {
             stream: Target::Link(Link(0)),
+            group: "".into(),
             which: Which::Delayed,
         },
     );
@@ -313,6 +319,7 @@ fn delays_end_in_time_and_kicks_end_them_early() {
     assert_eq!(b.take(session), Some(soon));
     let kick = Command::Kick {
         stream: Target::Link(Link(0)),
+        group: "".into(),
         max: 10,
     };
     assert_eq!(b.ask(session, kick.clone()), Some(Reply::Count(1)));
@@ -330,6 +337,7 @@ fn delays_end_in_time_and_kicks_end_them_early() {
             session,
             Command::Kick {
                 stream: Target::Link(Link(0)),
+                group: "".into(),
                 max: 1
             }
         ),
@@ -358,7 +366,15 @@ fn a_paused_stream_delivers_when_the_pause_ends() {
     let seq = b.put(session, 0, 0, 0);
     let name = StreamName::new("default", "a");
     assert_eq!(
-        b.ask(session, Command::Pause { name, ms: 2_000 }),
+        b.ask(
+            session,
+            Command::Pause {
+                stream: name,
+                group: None,
+                until: Until::Millis(2_000),
+                durable: false
+            }
+        ),
         Some(Reply::Done)
     );
     let waits = b.send(session, reserve(Wait::Millis(5_000)));
@@ -637,6 +653,7 @@ fn who_waits_gets_what_is_ready_first_when_several_become_so() {
     let token = bench.send(waiter, reserve(Wait::Forever));
     let kick = Command::Kick {
         stream: Target::Link(Link(0)),
+        group: "".into(),
         max: 2,
     };
     assert_eq!(bench.ask(producer, kick), Some(Reply::Count(2)));
@@ -656,7 +673,11 @@ fn grouped(b: &mut Bench) -> (SessionId, GroupId) {
     let session = b.shard.attach();
     let name = StreamName::new("default", "log");
     let (link, role) = (Link(0), Role::Consumer);
-    let create = Some(Box::default());
+    let config = StreamConfig {
+        group: Some(GroupConfig::default()),
+        ..StreamConfig::default()
+    };
+    let create = Some(Box::new(config));
     let open = Command::Open {
         link,
         name: name.clone(),
@@ -948,15 +969,17 @@ fn replaying() -> Shard {
         Shard::restore(ShardConfig::default(), logs, now, None).expect("nothing to decode");
     let mut body = Vec::new();
     let name = StreamName::new("default", "log");
-    definition::put_stream(&mut body, &name, &StreamConfig::default());
+    let config = StreamConfig {
+        group: Some(GroupConfig::default()),
+        ..StreamConfig::default()
+    };
+    definition::put_stream(&mut body, &name, &config);
     replay(&mut shard, Lsn(0), |out| {
         event::put_stream_defined(out, STREAM, IndexId(2), &body);
     })
     .expect("a definition");
     body.clear();
-    body.extend_from_slice(&1_u32.to_le_bytes());
-    body.push(b'g');
-    definition::put_group(&mut body, &GroupConfig::default());
+    definition::put_named_group(&mut body, "g", &GroupConfig::default());
     replay(&mut shard, Lsn(0), |out| {
         event::put_group_defined(out, STREAM, GROUP, Seq(1), &body);
     })
@@ -1123,4 +1146,332 @@ fn a_message_keeps_its_subject_its_id_and_its_key() {
         b.ask(session, publish(long)),
         Some(Reply::Refused(Refusal::TooLarge(_)))
     ));
+}
+
+/// A stream of its own in space `a`, open under link 0.
+fn open_in_a(b: &mut Bench, session: SessionId, link: u32, name: &str) -> Reply {
+    let open = Command::Open {
+        link: Link(link),
+        name: StreamName::new("a", name),
+        create: Some(Box::default()),
+        role: Role::Producer,
+    };
+    b.ask(session, open).unwrap()
+}
+
+fn publish(b: &mut Bench, session: SessionId, payload: &'static str) -> Reply {
+    let publish = Command::Publish {
+        to: Target::Link(Link(0)),
+        also: Vec::new(),
+        message: NewMessage {
+            payload: Bytes::from_static(payload.as_bytes()),
+            ..NewMessage::default()
+        },
+    };
+    b.ask(session, publish).unwrap()
+}
+
+#[test]
+fn a_space_takes_no_more_than_its_budget_and_others_are_not_concerned() {
+    let mut b = Bench::new();
+    let budgets = Arc::clone(&b.shard.config.budgets);
+    budgets.limit(
+        "a",
+        Holding {
+            streams: Some(1),
+            messages: Some(2),
+            bytes: Some(10),
+        },
+    );
+    let session = b.shard.attach();
+    assert!(matches!(
+        open_in_a(&mut b, session, 0, "one"),
+        Reply::Opened { .. }
+    ));
+    let Reply::Refused(refusal) = open_in_a(&mut b, session, 1, "two") else {
+        panic!("the limit is one stream")
+    };
+    assert_eq!(
+        refusal.to_string(),
+        "space a is limited to 1 streams: it holds 1, and 1 more are too many"
+    );
+    let elsewhere = b.worker(&["free"]);
+    assert!(matches!(
+        publish(&mut b, session, "12345678"),
+        Reply::Published { .. }
+    ));
+    assert!(matches!(
+        publish(&mut b, session, "123"),
+        Reply::Refused(Refusal::Limit(_))
+    ));
+    assert!(matches!(
+        publish(&mut b, session, "1"),
+        Reply::Published { .. }
+    ));
+    assert!(matches!(
+        publish(&mut b, session, "1"),
+        Reply::Refused(Refusal::Limit(_))
+    ));
+    for _ in 0..3 {
+        b.put(elsewhere, 0, 1, 0);
+    }
+    let held = |streams, messages, bytes| Holding {
+        streams,
+        messages,
+        bytes,
+    };
+    assert_eq!(budgets.held("a"), held(1, 2, 9));
+    let step = |payload: &'static [u8]| Step::Publish {
+        to: Target::Link(Link(0)),
+        also: Vec::new(),
+        message: NewMessage {
+            payload: Bytes::from_static(payload),
+            ..NewMessage::default()
+        },
+    };
+    let remove = Command::Remove {
+        stream: Target::Link(Link(0)),
+        seq: Seq(1),
+    };
+    assert_eq!(b.ask(session, remove), Some(Reply::Done));
+    assert_eq!(budgets.held("a"), held(1, 1, 1));
+    let two = Transaction {
+        steps: vec![step(b"x"), step(b"x")],
+    };
+    let refused = b.ask(session, Command::Transact(Box::new(two))).unwrap();
+    assert!(matches!(
+        refused,
+        Reply::Refused(Refusal::Step { step: 1, .. })
+    ));
+    let delete = Command::Delete {
+        name: StreamName::new("a", "one"),
+    };
+    b.ask(session, delete);
+    assert_eq!(budgets.held("a"), held(0, 0, 0));
+    assert!(matches!(
+        open_in_a(&mut b, session, 1, "two"),
+        Reply::Opened { .. }
+    ));
+}
+
+fn log_name() -> StreamName {
+    StreamName::new("default", "log")
+}
+
+impl Bench {
+    /// A session with link 0 on a stream that only named groups consume from.
+    fn topic(&mut self, keep: Keep) -> SessionId {
+        let session = self.shard.attach();
+        let create = StreamConfig {
+            keep,
+            ..StreamConfig::default()
+        };
+        let open = Command::Open {
+            link: Link(0),
+            name: log_name(),
+            create: Some(Box::new(create)),
+            role: Role::Consumer,
+        };
+        assert!(matches!(
+            self.ask(session, open),
+            Some(Reply::Opened { .. })
+        ));
+        session
+    }
+
+    fn group(&mut self, session: SessionId, group: &str, start: Start) -> ConsumerTag {
+        let define = Command::DefineGroup {
+            stream: log_name(),
+            group: group.into(),
+            config: Box::new(GroupConfig {
+                start,
+                ..GroupConfig::default()
+            }),
+        };
+        assert_eq!(self.ask(session, define), Some(Reply::Done));
+        let consumer = ConsumerTag(u32::from(*group.as_bytes().first().unwrap_or(&0)));
+        let subscribe = Command::Subscribe {
+            consumer,
+            link: Link(0),
+            group: group.into(),
+        };
+        assert_eq!(self.ask(session, subscribe), Some(Reply::Done));
+        consumer
+    }
+
+    fn take_for(&mut self, session: SessionId, consumer: ConsumerTag) -> Option<(GroupId, Seq)> {
+        let take = Command::Take {
+            consumer,
+            wait: Wait::No,
+            deadline_margin_ms: 0,
+        };
+        match self.ask(session, take) {
+            Some(Reply::Delivered(delivery)) => Some((delivery.group, delivery.seq)),
+            Some(Reply::TimedOut) => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn messages(&self) -> u64 {
+        self.shard.info().totals.messages
+    }
+}
+
+#[test]
+fn a_backlog_goes_to_the_first_group_and_is_gone_when_it_has_settled_it() {
+    let mut b = Bench::new();
+    let session = b.topic(Keep::UntilSettled);
+    b.put(session, 0, 0, 0);
+    b.put(session, 0, 0, 0);
+    assert_eq!(b.messages(), 2, "kept until there is a group");
+    let one = b.group(session, "a", Start::Backlog);
+    let two = b.group(session, "b", Start::Backlog);
+    let third = b.put(session, 0, 0, 0);
+    assert_eq!(b.take_for(session, two).map(|t| t.1), Some(third));
+    let mut seen = Vec::new();
+    while let Some((group, seq)) = b.take_for(session, one) {
+        seen.push(seq);
+        let settle = Command::Settle {
+            message: Handle::Group(group, seq),
+            how: Settle::Ack,
+        };
+        assert_eq!(b.ask(session, settle), Some(Reply::Done));
+    }
+    assert_eq!(seen, [Seq(1), Seq(2), third]);
+    assert_eq!(b.messages(), 1, "the other group holds the third");
+}
+
+#[test]
+fn with_interest_nothing_stays_that_no_group_wants() {
+    let mut b = Bench::new();
+    let session = b.topic(Keep::Interest);
+    assert_eq!(b.put(session, 0, 0, 0), Seq(1));
+    assert_eq!(b.messages(), 0);
+    let group = b.group(session, "a", Start::Backlog);
+    assert_eq!(b.put(session, 0, 0, 0), Seq(2), "numbers go on");
+    assert_eq!(b.take_for(session, group).map(|t| t.1), Some(Seq(2)));
+    let delete = Command::DeleteGroup {
+        stream: log_name(),
+        group: "a".into(),
+    };
+    assert_eq!(b.ask(session, delete), Some(Reply::Done));
+    assert_eq!(b.messages(), 0, "with the group goes what it wanted");
+}
+
+#[test]
+fn a_first_group_that_starts_later_lets_go_of_what_came_before() {
+    let mut b = Bench::new();
+    let session = b.topic(Keep::UntilSettled);
+    b.put(session, 0, 0, 0);
+    b.group(session, "a", Start::Next);
+    assert_eq!(b.messages(), 0);
+    b.put(session, 0, 0, 0);
+    assert_eq!(b.messages(), 1);
+}
+
+#[test]
+fn the_default_group_can_go_and_come_back() {
+    let mut b = Bench::new();
+    let session = b.topic(Keep::UntilSettled);
+    let default = b.group(session, "", Start::First);
+    let seq = b.put(session, 0, 0, 0);
+    let (old, _) = b.take_for(session, default).expect("it is ready");
+    let delete = Command::DeleteGroup {
+        stream: log_name(),
+        group: "".into(),
+    };
+    assert_eq!(b.ask(session, delete), Some(Reply::Done));
+    let settle = Command::Settle {
+        message: Handle::Group(old, seq),
+        how: Settle::Ack,
+    };
+    assert_eq!(b.ask(session, settle), Some(Reply::NotFound));
+    assert_eq!(b.messages(), 1, "with no group left it is kept");
+    let default = b.group(session, "", Start::First);
+    let (new, again) = b.take_for(session, default).expect("it is ready again");
+    assert_eq!(again, seq);
+    assert_ne!(new, old);
+    let tube = b.worker(&["a"]);
+    let delete = Command::DeleteGroup {
+        stream: StreamName::new("default", "a"),
+        group: "".into(),
+    };
+    assert!(matches!(
+        b.ask(tube, delete),
+        Some(Reply::Refused(Refusal::Unsupported(_)))
+    ));
+}
+
+#[test]
+fn a_group_and_its_stream_are_paused_independently() {
+    let mut b = Bench::new();
+    let session = b.topic(Keep::UntilSettled);
+    let (one, two) = (
+        b.group(session, "a", Start::First),
+        b.group(session, "b", Start::First),
+    );
+    b.put(session, 0, 0, 0);
+    let pause = |group: Option<&str>, until| Command::Pause {
+        stream: log_name(),
+        group: group.map(Into::into),
+        until,
+        durable: false,
+    };
+    b.ask(session, pause(Some("a"), Until::Forever));
+    assert_eq!(b.take_for(session, one), None);
+    b.ask(session, pause(None, Until::Millis(1_000)));
+    assert_eq!(b.take_for(session, two), None);
+    b.pass(1_000);
+    assert!(b.take_for(session, two).is_some());
+    assert_eq!(b.take_for(session, one), None);
+    b.ask(session, pause(Some("a"), Until::Now));
+    assert!(b.take_for(session, one).is_some());
+    assert_eq!(
+        b.ask(session, pause(Some("c"), Until::Now)),
+        Some(Reply::NotFound)
+    );
+}
+
+#[test]
+fn a_purge_spares_what_is_held_unless_told_otherwise() {
+    let mut b = Bench::new();
+    let session = b.topic(Keep::UntilSettled);
+    let (one, two) = (
+        b.group(session, "a", Start::First),
+        b.group(session, "b", Start::First),
+    );
+    for _ in 0..1_000 {
+        b.put(session, 0, 0, 0);
+    }
+    let purge = |group: Option<&str>, held| Command::Purge {
+        stream: log_name(),
+        group: group.map(Into::into),
+        held,
+    };
+    let (_, held) = b.take_for(session, one).expect("it is ready");
+    let (group, seq) = b.take_for(session, one).expect("so is the next");
+    assert_eq!(
+        b.ask(session, purge(Some("a"), false)),
+        Some(Reply::Count(998))
+    );
+    assert_eq!(b.messages(), 1_000, "the other group wants them all");
+    assert_eq!(b.take_for(session, one), None);
+    let release = Command::Settle {
+        message: Handle::Group(group, seq),
+        how: Settle::Release {
+            priority: None,
+            delay_ms: 0,
+            failed: false,
+        },
+    };
+    assert_eq!(b.ask(session, release), Some(Reply::Done));
+    assert_eq!(b.take_for(session, one), Some((group, seq)));
+    assert_eq!(b.ask(session, purge(None, false)), Some(Reply::Count(998)));
+    assert_eq!(b.messages(), 2, "held by the one group");
+    assert_eq!(b.take_for(session, two).map(|t| t.1), Some(held));
+    assert_eq!(b.ask(session, purge(None, true)), Some(Reply::Count(2)));
+    let totals = b.shard.info().totals;
+    assert_eq!((totals.messages, totals.bytes, totals.held), (0, 0, 0));
+    assert!(b.put(session, 0, 0, 0) > seq);
+    assert!(b.take_for(session, one).is_some());
 }

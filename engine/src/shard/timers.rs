@@ -20,7 +20,7 @@ pub(crate) enum Timer {
     /// The first delayed message of a group is due.
     Delay(StreamId, usize),
     /// A pause ends.
-    Pause(StreamId, usize),
+    Pause(StreamId, Option<usize>),
     /// A blocking take or read has waited long enough.
     Take(SessionKey),
     /// Something that a waiting session holds is about to be taken back.
@@ -55,15 +55,7 @@ impl Shard {
         match timer {
             Timer::Hold(hold) => self.time_out(hold, fx),
             Timer::Delay(stream, at) => self.end_delays(stream, at, fx),
-            Timer::Pause(stream, at) => {
-                if self
-                    .group(stream, at)
-                    .and_then(|group| group.paused_until)
-                    .is_some_and(|until| until <= self.now)
-                {
-                    self.end_pause(stream, at, fx);
-                }
-            }
+            Timer::Pause(stream, at) => self.pause_over(stream, at, fx),
             Timer::Take(key) => match self.session(key).and_then(|state| state.blocked.as_ref()) {
                 Some(Blocked::Take { .. }) => self.end_take(key, Reply::TimedOut, Gate::OPEN, fx),
                 Some(Blocked::Read { from, .. }) => {

@@ -2,6 +2,8 @@
 //!
 //! Conditions on the state, which are looked at before the steps, will come here with the tenant that needs them.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use longtail_log::{Class, RecordParts};
@@ -12,6 +14,7 @@ use super::publish::{Room, check_texts, head_of, record_of};
 use super::settle::Fate;
 use super::streams::check_document_name;
 use super::{Outcome, Shard, now_reply};
+use crate::budget::{Budget, Holding};
 use crate::command::{Handle, NewMessage, Settle, Step, Target, Transaction};
 use crate::effect::{Effects, Gate, Refusal, Reply};
 use crate::event;
@@ -26,6 +29,8 @@ struct Draft {
     evictions: Vec<(StreamId, Seq, u64)>,
     /// Messages that a step names.
     named: HashSet<(StreamId, Seq), FixedHash>,
+    /// What it adds to the spaces that have limits.
+    more: Vec<(Arc<Budget>, Holding)>,
     /// What is to be appended, by step. It is looked at last: it must not push out what other steps name.
     publishes: Vec<(u32, Publish)>,
     additions: Vec<Addition>,
@@ -43,7 +48,11 @@ struct Publish {
 /// A message to append.
 struct Addition {
     message: NewMessage,
+    /// The stream that was named first, and its number there.
+    first: (StreamId, Seq),
     targets: SmallVec<[(StreamId, Seq); 2]>,
+    /// Where nobody wants it.
+    skipped: SmallVec<[(StreamId, Seq); 2]>,
     asked_for: bool,
 }
 
@@ -206,9 +215,13 @@ impl Shard {
         } = publish;
         let first = self.target(key, to)?;
         let bytes = message.bytes();
+        if asked_for && let Some(state) = self.streams.get(&first) {
+            draft.admit(state.held.budget(), 1 + also.len() as u64, bytes)?;
+        }
         let mut targets: SmallVec<[(StreamId, Seq); 2]> = SmallVec::new();
+        let mut skipped: SmallVec<[(StreamId, Seq); 2]> = SmallVec::new();
         for &stream in std::iter::once(&first).chain(&also) {
-            if targets.iter().any(|&(known, _)| known == stream) {
+            if (targets.iter().chain(&skipped)).any(|&(known, _)| known == stream) {
                 continue;
             }
             let state = self.streams.get(&stream).ok_or(Refusal::UnknownLink)?;
@@ -216,7 +229,12 @@ impl Shard {
             draft.level = draft.level.max(state.level);
             let given = draft.given.entry(state.index).or_default();
             *given += 1;
-            targets.push((stream, Seq(index.last_seq().0 + *given)));
+            let seq = Seq(index.last_seq().0 + *given);
+            if !state.keeps(seq) {
+                skipped.push((stream, seq));
+                continue;
+            }
+            targets.push((stream, seq));
             if state.config.limits.max_messages > 0 || state.config.limits.max_bytes > 0 {
                 let room = draft.rooms.entry(stream).or_insert_with(|| Room::of(state));
                 let named = &draft.named;
@@ -225,9 +243,12 @@ impl Shard {
                 room.add(bytes);
             }
         }
+        let number = (targets.iter().chain(&skipped)).find(|target| target.0 == first);
         draft.additions.push(Addition {
             message,
+            first: number.copied().unwrap_or((first, Seq(0))),
             targets,
+            skipped,
             asked_for,
         });
         Ok(())
@@ -238,7 +259,7 @@ impl Shard {
         let mut positions = vec![[None; 2]; draft.additions.len()];
         let mut frame = Frame::default();
         let mut defined: HashSet<StreamId, FixedHash> = HashSet::default();
-        let streams = draft.additions.iter().flat_map(|a| &a.targets);
+        let streams = (draft.additions.iter()).flat_map(|a| a.targets.iter().chain(&a.skipped));
         for &(stream, _) in streams {
             if defined.insert(stream) && self.put_definition(stream, &mut frame.heads) {
                 frame.cut(None);
@@ -252,6 +273,12 @@ impl Shard {
         }
         let mut in_memory = Vec::new();
         for (number, addition) in draft.additions.iter().enumerate() {
+            for &(stream, seq) in &addition.skipped {
+                if self.is_durable(stream) {
+                    event::put_skipped(&mut frame.heads, stream, seq);
+                    frame.cut(None);
+                }
+            }
             let record = record_of(&addition.message, self.now);
             let (durable, volatile): (SmallVec<[_; 2]>, SmallVec<[_; 2]>) =
                 (addition.targets.iter().copied()).partition(|target| self.is_durable(target.0));
@@ -367,7 +394,8 @@ impl Shard {
         for (addition, [durable, volatile]) in draft.additions.iter().zip(positions) {
             let targets = &addition.targets;
             let record = record_of(&addition.message, self.now);
-            let first = targets.first().copied().unwrap_or((StreamId(0), Seq(0)));
+            let first = addition.first;
+            self.skip(&addition.skipped);
             let head = head_of(first.0, &record, addition.message.bytes());
             let is_durable: SmallVec<[bool; 2]> = targets
                 .iter()
@@ -382,12 +410,16 @@ impl Shard {
                     self.references.insert(position, count);
                 }
             }
+            let mut at = None;
             for (target, is_durable) in targets.iter().zip(is_durable) {
                 let position = if is_durable { durable } else { volatile };
                 self.place_appended(std::slice::from_ref(target), &head, |_| position);
-                if addition.asked_for && *target == first {
-                    published.push((first.1, position.unwrap_or(Lsn::ZERO)));
+                if *target == first {
+                    at = position;
                 }
+            }
+            if addition.asked_for {
+                published.push((first.1, at.unwrap_or(Lsn::ZERO)));
             }
         }
         let mut holders = Vec::new();
@@ -475,10 +507,27 @@ impl Draft {
             rooms: HashMap::default(),
             evictions: Vec::new(),
             named: HashSet::default(),
+            more: Vec::new(),
             publishes: Vec::new(),
             additions: Vec::new(),
             changes: Vec::new(),
         }
+    }
+
+    /// Whether a space may hold so many messages more, of so many bytes each.
+    fn admit(&mut self, budget: &Arc<Budget>, messages: u64, bytes: u64) -> Result<(), Refusal> {
+        if !budget.is_limited() {
+            return Ok(());
+        }
+        let known = self.more.iter().position(|(b, _)| Arc::ptr_eq(b, budget));
+        let at = known.unwrap_or_else(|| {
+            self.more.push((Arc::clone(budget), Holding::default()));
+            self.more.len() - 1
+        });
+        let more = &mut self.more[at].1;
+        more.messages += messages;
+        more.bytes = more.bytes.saturating_add(bytes.saturating_mul(messages));
+        budget.admit(*more, Holding::default())
     }
 
     fn name(&mut self, stream: StreamId, seq: Seq, level: Durability) -> Result<(), Refusal> {

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use longtail_engine::{
-    Command, Handle, MessageInfo, MessageState, Numbering, Reply, Role, StreamConfig, StreamName,
-    Wait,
+    Command, GroupConfig, Handle, MessageInfo, MessageState, Numbering, Reply, Role, StreamConfig,
+    StreamName, Wait,
 };
 use longtail_model::{Durability, GroupId, Link, Lsn, Seq};
 
-use super::model::{Kept, Logged, Message, Place, Space, Standing, Stream};
+use super::model::{Kept, Logged, Message, Pause, Place, Space, Standing, Stream};
 use super::schedule::SPACES;
 use super::world::World;
 
@@ -224,15 +224,18 @@ impl World {
         let newest = *both.last().expect("one of them knows it");
         let mut stream = newest.clone();
         stream.defined = true;
-        let again = Command::Define {
-            name: name.clone(),
-            config: Box::new(newest.config.clone()),
+        // The default group may have come or gone in between.
+        let known = both.iter().rev().map(|s| &s.config).find(|config| {
+            let again = Command::Define {
+                name: name.clone(),
+                config: Box::new((*config).clone()),
+            };
+            self.ask(session, again) == Reply::Done
+        });
+        let Some(config) = known else {
+            return Err(format!("{name} has another configuration"));
         };
-        ensure_eq!(
-            self.ask(session, again),
-            Reply::Done,
-            "the configuration of {name}"
-        );
+        stream.config = config.clone();
         let Reply::Groups(groups) = self.ask(
             session,
             Command::DescribeGroups {
@@ -258,9 +261,35 @@ impl World {
         stream.groups = source.groups.clone();
         for group in &mut stream.groups {
             group.messages.clear();
+            let left = groups
+                .iter()
+                .find(|g| g.group.0 == group.id)
+                .map_or(0, |g| g.pause_left_ms);
+            let pauses = both
+                .iter()
+                .flat_map(|s| s.groups.iter().filter(|g| g.id == group.id))
+                .map(|g| g.pause);
+            group.pause = self.pause_of(left, pauses, &group.name)?;
         }
+        let Reply::StreamInfo(info) =
+            self.ask(session, Command::DescribeStream { name: name.clone() })
+        else {
+            panic!("stream {name} is there");
+        };
+        stream.pause = self.pause_of(info.pause_left_ms, both.iter().map(|s| s.pause), name)?;
         stream.messages.clear();
 
+        let all = Command::Read {
+            name: name.clone(),
+            from: Seq(1),
+            max: 1000,
+            max_bytes: u64::MAX,
+            wait: Wait::No,
+        };
+        let here: BTreeMap<u64, Lsn> = match self.ask(session, all) {
+            Reply::Batch { messages, .. } => messages.iter().map(|m| (m.0.0, m.1)).collect(),
+            other => panic!("{other:?}"),
+        };
         let seqs: BTreeSet<u64> = both
             .iter()
             .flat_map(|s| s.messages.keys().copied())
@@ -272,21 +301,15 @@ impl World {
                 .filter(|s| s.messages.contains_key(&seq))
                 .collect();
             let message = holders[0].messages[&seq].clone();
-            let peek = Command::Peek {
-                message: Handle::Group(GroupId(stream.id), Seq(seq)),
-            };
-            match self.ask(session, peek) {
-                Reply::Peeked { position, .. } => {
-                    self.check_body(position, Some(&message.shown));
-                }
-                Reply::NotFound => {
+            match here.get(&seq) {
+                Some(&position) => self.check_body(position, Some(&message.shown)),
+                None => {
                     ensure!(
                         holders.len() < both.len(),
                         "message {seq} of {name} is lost"
                     );
                     continue;
                 }
-                other => panic!("{other:?}"),
             }
             stream.messages.insert(seq, message);
             for at in 0..stream.groups.len() {
@@ -341,11 +364,31 @@ impl World {
         Ok(stream)
     }
 
+    /// The one of these pauses that a restart has brought back, as what is left of it says.
+    fn pause_of(
+        &self,
+        left: u64,
+        pauses: impl Iterator<Item = Option<Pause>>,
+        of: &impl std::fmt::Display,
+    ) -> Result<Option<Pause>, String> {
+        let known: Vec<Option<Pause>> = pauses
+            .map(|pause| pause.filter(|pause| pause.durable))
+            .collect();
+        let found = known
+            .iter()
+            .find(|pause| pause.map_or(0, |pause| pause.left_ms(self.now)) == left);
+        match found {
+            Some(pause) => Ok(*pause),
+            None => Err(format!("the pause of {of} has {left} ms left: {known:?}")),
+        }
+    }
+
     /// Learns what numbers the shard gives next, which depends on how much of what was never logged was in a checkpoint.
     fn probe_numbers(&mut self, session: longtail_model::SessionId, highest: u64) {
         let probe = |numbering| StreamConfig {
             numbering,
             auto_delete: true,
+            group: Some(GroupConfig::default()),
             ..StreamConfig::default()
         };
         for space in SPACES {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use longtail_engine::command::Start;
+use longtail_engine::command::{Start, Until};
+use longtail_engine::config::GroupName;
 use longtail_engine::{
     Command, Credit, GroupConfig, Handle, Keep, Limits, NewMessage, Numbering, Order, Overflow,
     Role, Settle, Step, StreamConfig, StreamName, Target, Transaction, Wait, Which,
@@ -51,11 +52,13 @@ pub fn run(seed: u64, trace: &SharedTrace) -> u64 {
 /// A stream as one of the protocols would make it, or as none does.
 fn config(random: &mut Random, name: &str) -> StreamConfig {
     let mut config = StreamConfig::default();
-    let group = &mut config.group;
+    let mut defaults = GroupConfig::default();
+    let group = &mut defaults;
     if name == "dead" {
         if random.chance(20) {
             config.limits.max_messages = 3;
         }
+        config.group = random.chance(85).then_some(defaults);
         return config;
     }
     if random.chance(45) {
@@ -101,9 +104,15 @@ fn config(random: &mut Random, name: &str) -> StreamConfig {
     if random.chance(50) {
         config.overflow = Overflow::DropOldest;
     }
-    if random.chance(15) {
-        config.keep = Keep::UntilLimit;
-    }
+    config.keep = match random.below(100) {
+        0..15 => Keep::UntilLimit,
+        15..30 => Keep::Interest,
+        _ => Keep::UntilSettled,
+    };
+    let shared = config.numbering != Numbering::Own;
+    config.group = random
+        .chance(if shared { 99 } else { 70 })
+        .then_some(defaults);
     config.durability = match random.below(10) {
         0 | 1 => Some(Durability::Memory),
         2 => Some(Durability::Interval),
@@ -328,6 +337,18 @@ impl Plan {
         } else {
             Handle::Group(GroupId(chosen.0), Seq(chosen.1))
         }
+    }
+
+    fn group(&mut self) -> GroupName {
+        match self.world.random.chance(40) {
+            true => "".into(),
+            false => (*self.world.random.pick(GROUPS)).into(),
+        }
+    }
+
+    fn group_or_all(&mut self) -> Option<GroupName> {
+        let group = self.group();
+        self.world.random.chance(60).then_some(group)
     }
 
     fn target(&mut self, session: SessionId) -> Target {
@@ -563,25 +584,35 @@ impl Plan {
                     .pick(&[Which::Ready, Which::Delayed, Which::Parked]);
                 Command::PeekHead {
                     stream: self.target(session),
+                    group: self.group(),
                     which,
                 }
             }
             840..865 => Command::Kick {
                 stream: self.target(session),
+                group: self.group(),
                 max: self.world.random.below(5),
             },
             865..880 => Command::KickOne {
                 message: self.handle(session),
             },
             880..888 => {
-                let ms = self.world.random.below(3) * self.world.random.below(3_000);
+                let until = match self.world.random.below(10) {
+                    0..3 => Until::Now,
+                    3..9 => Until::Millis(self.world.random.below(6_000)),
+                    _ => Until::Forever,
+                };
                 Command::Pause {
-                    name: self.new_name(),
-                    ms,
+                    stream: self.new_name(),
+                    group: self.group_or_all(),
+                    until,
+                    durable: self.world.random.chance(50),
                 }
             }
             888..894 => Command::Purge {
-                name: self.new_name(),
+                stream: self.new_name(),
+                group: self.group_or_all(),
+                held: self.world.random.chance(40),
             },
             894..906 => {
                 let at = self.world.random.below(NAMES.len() as u64) as usize;
@@ -603,9 +634,10 @@ impl Plan {
                 }
             }
             912..935 => {
-                let group = *self.world.random.pick(GROUPS);
-                let start = match self.world.random.below(5) {
+                let group = self.group();
+                let start = match self.world.random.below(6) {
                     0 | 1 => Start::First,
+                    5 => Start::Backlog,
                     2 => Start::Next,
                     3 => Start::Last,
                     _ if self.world.random.chance(50) => {
@@ -629,17 +661,14 @@ impl Plan {
                 }
                 Command::DefineGroup {
                     stream: self.new_name(),
-                    group: group.into(),
+                    group,
                     config: Box::new(config),
                 }
             }
-            935..942 => {
-                let group = *self.world.random.pick(GROUPS);
-                Command::DeleteGroup {
-                    stream: self.new_name(),
-                    group: group.into(),
-                }
-            }
+            935..942 => Command::DeleteGroup {
+                stream: self.new_name(),
+                group: self.group(),
+            },
             942..957 => Command::Read {
                 name: self.new_name(),
                 from: Seq(self.world.random.below(30)),

@@ -137,8 +137,8 @@ fn without_position(mut effect: Effect) -> Effect {
                 .for_each(|message| message.1 = Lsn::ZERO);
         }
         Effect::Reply(_, Reply::MessageInfo(info)) => info.position = Lsn::ZERO,
-        Effect::Reply(_, Reply::Groups(groups)) if !groups.is_empty() => {
-            groups[1..].sort_by_key(|group| group.group);
+        Effect::Reply(_, Reply::Groups(groups)) => {
+            groups.sort_by_key(|group| (!group.name.is_empty(), group.group));
         }
         Effect::Reply(_, Reply::Transacted { published }) => {
             published

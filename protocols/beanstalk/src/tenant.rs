@@ -279,10 +279,10 @@ impl Tenant {
             limits: config.tube_limits,
             durability: config.durability,
             auto_delete: true,
-            group: GroupConfig {
+            group: Some(GroupConfig {
                 order: Order::Priority,
                 ..GroupConfig::default()
-            },
+            }),
             ..StreamConfig::default()
         };
         let started = host.now();

@@ -23,7 +23,9 @@ use longtail_broker::auth::Authenticator;
 use longtail_broker::message::Quality;
 use longtail_edge::ConnectionId;
 use longtail_engine as engine;
-use longtail_engine::{Command, Handle, Reply, Role, StreamConfig, StreamInfo, StreamName, Wait};
+use longtail_engine::{
+    Command, GroupConfig, Handle, Reply, Role, StreamConfig, StreamInfo, StreamName, Until, Wait,
+};
 use longtail_model::{Filter, GroupId, Link, Priority, Seq, ShardId, StreamId, Subject};
 use tokio::sync::mpsc;
 
@@ -127,7 +129,12 @@ impl Backend {
         let tube = self.serving()?.longtail.beanstalk().and_then(|tenant| {
             (tenant.config().space == name.space).then(|| tenant.tube_config(&name.name))?
         });
-        Ok(tube.unwrap_or_default())
+        Ok(tube.unwrap_or_else(|| {
+            Box::new(StreamConfig {
+                group: Some(GroupConfig::default()),
+                ..StreamConfig::default()
+            })
+        }))
     }
 
     fn check_space(&self, space: &str) -> Answer<()> {
@@ -469,7 +476,11 @@ impl AdminBackend for Backend {
 
     async fn purge(&self, stream: &StreamRef) -> Answer<Purged> {
         match self
-            .at_stream(stream, |name| Command::Purge { name })
+            .at_stream(stream, |stream| Command::Purge {
+                stream,
+                group: None,
+                held: false,
+            })
             .await?
         {
             Reply::Count(messages) => Ok(Purged { messages }),
@@ -479,7 +490,12 @@ impl AdminBackend for Backend {
 
     async fn pause(&self, stream: &StreamRef, ms: u64) -> Answer<()> {
         match self
-            .at_stream(stream, |name| Command::Pause { name, ms })
+            .at_stream(stream, |stream| Command::Pause {
+                stream,
+                group: None,
+                until: Until::Millis(ms),
+                durable: false,
+            })
             .await?
         {
             Reply::Done => Ok(()),

@@ -54,11 +54,26 @@ pub struct Group {
     pub from: u64,
     pub messages: BTreeMap<u64, Standing>,
     pub waiters: BTreeMap<u64, (usize, ConsumerTag)>,
-    pub paused_until: Option<u64>,
-    pub pause_ms: u64,
-    pub pauses: u64,
-    pause_timer: Option<TimerKey>,
+    pub pause: Option<Pause>,
     delay_timer: Option<Alarm>,
+}
+
+/// Nothing is delivered until `end`, which is `u64::MAX` for ever.
+#[derive(Clone, Copy, Debug)]
+pub struct Pause {
+    pub end: u64,
+    pub length_ms: u64,
+    pub durable: bool,
+    timer: Option<TimerKey>,
+}
+
+impl Pause {
+    pub fn left_ms(&self, now: u64) -> u64 {
+        match self.end {
+            u64::MAX => u64::MAX,
+            end => end.saturating_sub(now),
+        }
+    }
 }
 
 /// A message as it was published.
@@ -101,7 +116,10 @@ pub struct Stream {
     pub space: Space,
     /// Whether a restart brings it back.
     pub defined: bool,
+    /// The default group first, if there is one.
     pub groups: Vec<Group>,
+    pub pause: Option<Pause>,
+    pub pauses: u64,
     pub messages: BTreeMap<u64, Message>,
     /// When to look at which message's expiry, and the time it was published with.
     pub expiry: BTreeMap<(u64, u64), ()>,
@@ -199,7 +217,8 @@ pub type Alarm = (u64, TimerKey);
 pub enum Timer {
     Hold(u64),
     Delay(u64, u64),
-    Pause(u64, u64),
+    /// Of the stream, or of a group.
+    Pause(u64, Option<u64>),
     Take(usize),
     Soon(usize),
     Expiry(u64),
@@ -300,6 +319,11 @@ impl Model {
             .groups
             .iter_mut()
             .find(|g| g.id == group)
+    }
+
+    /// Whether nothing is delivered from a group.
+    fn is_paused(&self, stream: u64, group: &Group) -> bool {
+        group.pause.is_some() || self.stream(stream).is_some_and(|s| s.pause.is_some())
     }
 
     pub fn standing(&self, at: At) -> Option<&Standing> {
@@ -424,11 +448,24 @@ impl Model {
             Command::Remove { stream, seq } => self.remove_one(key, stream, seq.0, told),
             Command::Extend { message, ms } => self.extend(key, message, ms),
             Command::Peek { message } => self.peek(key, message),
-            Command::PeekHead { stream, which } => self.peek_head(key, stream, which),
-            Command::Kick { stream, max } => self.kick(key, stream, max, told),
+            Command::PeekHead {
+                stream,
+                group,
+                which,
+            } => self.peek_head(key, stream, &group, which),
+            Command::Kick { stream, group, max } => self.kick(key, stream, &group, max, told),
             Command::KickOne { message } => self.kick_one(key, message, told),
-            Command::Pause { name, ms } => self.pause(&name, ms, told),
-            Command::Purge { name } => self.purge(&name),
+            Command::Pause {
+                stream,
+                group,
+                until,
+                durable,
+            } => Ok(self.pause(&stream, group.as_deref(), until, durable, told)),
+            Command::Purge {
+                stream,
+                group,
+                held,
+            } => Ok(self.purge(&stream, group.as_deref(), held, told)),
             Command::Define { name, config } => self.define(name, &config),
             Command::Delete { name } => match self.find(&name) {
                 Some(stream) => {
@@ -511,7 +548,10 @@ impl Model {
                     .find(|s| s.space == *space && s.messages.contains_key(&seq.0))
                     .map(|s| At {
                         stream: s.id,
-                        group: s.groups[0].id,
+                        // With no default group it stands nowhere.
+                        group: (s.groups.iter())
+                            .find(|g| g.name.is_empty())
+                            .map_or(0, |g| g.id),
                         seq: seq.0,
                     })
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use longtail_engine::command::Start;
+use longtail_engine::command::{Start, Until};
 use longtail_engine::{
     Counts, Effect, GroupConfig, GroupInfo, Handle, Keep, MessageInfo, MessageState, NewMessage,
     Numbering, Order, Overflow, Refusal, Reply, Role, StreamConfig, StreamInfo, StreamName, Target,
@@ -12,8 +12,8 @@ use longtail_engine::{
 use longtail_model::{ConsumerTag, Durability, GroupId, Lsn, Priority, Seq, StreamId, Timestamp};
 
 use super::{
-    Blocked, Group, Logged, Message, Model, Outcome, Place, Shown, Space, Standing, Stream, Timer,
-    Told, limit,
+    Blocked, Group, Logged, Message, Model, Outcome, Pause, Place, Shown, Space, Standing, Stream,
+    Timer, Told, limit,
 };
 
 impl Model {
@@ -25,10 +25,7 @@ impl Model {
             from,
             messages: Default::default(),
             waiters: Default::default(),
-            paused_until: None,
-            pause_ms: 0,
-            pauses: 0,
-            pause_timer: None,
+            pause: None,
             delay_timer: None,
         }
     }
@@ -38,7 +35,10 @@ impl Model {
         self.next_id - 1
     }
 
-    fn create(&mut self, name: StreamName, config: &StreamConfig) -> u64 {
+    fn create(&mut self, name: StreamName, config: &StreamConfig) -> Result<u64, Refusal> {
+        if config.group.is_none() && config.numbering != Numbering::Own {
+            return Err(Refusal::Unsupported(""));
+        }
         let id = self.take_id();
         let space = match &config.numbering {
             Numbering::Own => Space::Own(self.take_id()),
@@ -59,7 +59,11 @@ impl Model {
                 level: config.durability.unwrap_or(self.level),
                 space,
                 defined: false,
-                groups: vec![Self::new_group(id, "", config.group.clone(), 1)],
+                groups: (config.group.iter())
+                    .map(|group| Self::new_group(id, "", group.clone(), 1))
+                    .collect(),
+                pause: None,
+                pauses: 0,
                 config: config.clone(),
                 messages: Default::default(),
                 expiry: Default::default(),
@@ -72,7 +76,7 @@ impl Model {
                 readers: Vec::new(),
             }),
         );
-        id
+        Ok(id)
     }
 
     pub(super) fn open(
@@ -90,7 +94,7 @@ impl Model {
                 return Err(Refusal::Exists);
             }
             (Some(stream), _) => stream,
-            (None, Some(config)) => self.create(name, config),
+            (None, Some(config)) => self.create(name, config)?,
             (None, None) => return Ok(Reply::NotFound),
         };
         if let Some(state) = self.stream_mut(stream) {
@@ -137,8 +141,9 @@ impl Model {
         self.stop_timer(state.age_timer.map(|alarm| alarm.1));
         for group in &state.groups {
             self.stop_timer(group.delay_timer.map(|alarm| alarm.1));
-            self.stop_timer(group.pause_timer);
+            self.stop_timer(group.pause.and_then(|pause| pause.timer));
         }
+        self.stop_timer(state.pause.and_then(|pause| pause.timer));
         if let Space::Own(_) = state.space {
             self.kept.spaces.remove(&state.space);
         }
@@ -150,7 +155,7 @@ impl Model {
                 return Err(Refusal::Exists);
             }
             Some(stream) => stream,
-            None => self.create(name, config),
+            None => self.create(name, config)?,
         };
         self.set_defined(stream);
         Ok(Reply::Done)
@@ -247,8 +252,9 @@ impl Model {
         let last = self.kept.spaces[&state.space].given;
         let from = match config.start {
             Start::First => 1,
-            Start::Next => last + 1,
             Start::Last => last.max(1),
+            Start::Backlog if state.groups.is_empty() => 1,
+            Start::Next | Start::Backlog => last + 1,
             Start::At(seq) => seq.0.max(1),
             Start::Since(when) => state
                 .messages
@@ -263,14 +269,30 @@ impl Model {
         for (&seq, message) in state.messages.range(from..) {
             group.messages.insert(seq, fresh(message, self.now));
         }
-        self.kept
+        let state = self
+            .kept
             .streams
             .get_mut(&stream)
             .map(Rc::make_mut)
-            .expect("found")
-            .groups
-            .push(group);
+            .expect("found");
+        let first = state.groups.is_empty();
+        if name.is_empty() {
+            state.config.group = Some(config.clone());
+            state.groups.insert(0, group);
+        } else {
+            state.groups.push(group);
+        }
         self.set_delay_alarm(stream, id);
+        if first {
+            let before: Vec<u64> = self.kept.streams[&stream]
+                .messages
+                .range(..from)
+                .map(|(seq, _)| *seq)
+                .collect();
+            for seq in before {
+                self.remove_unwanted(stream, seq);
+            }
+        }
         Ok(Reply::Done)
     }
 
@@ -283,10 +305,13 @@ impl Model {
         let Some(stream) = self.find(stream) else {
             return Ok(Reply::NotFound);
         };
+        if let Space::Shared(_) = self.kept.streams[&stream].space {
+            return Err(Refusal::Unsupported(""));
+        }
         let found = self.kept.streams[&stream]
             .groups
             .iter()
-            .position(|g| g.name == name && !name.is_empty());
+            .position(|g| g.name == name);
         let Some(at) = found else {
             return Ok(Reply::NotFound);
         };
@@ -310,8 +335,11 @@ impl Model {
             .expect("found")
             .groups
             .remove(at);
+        if name.is_empty() {
+            self.stream_mut(stream).expect("found").config.group = None;
+        }
         self.stop_timer(gone.delay_timer.map(|alarm| alarm.1));
-        self.stop_timer(gone.pause_timer);
+        self.stop_timer(gone.pause.and_then(|pause| pause.timer));
         let seqs: Vec<u64> = self.kept.streams[&stream]
             .messages
             .keys()
@@ -331,9 +359,12 @@ impl Model {
         let Some(state) = self.stream_mut(stream) else {
             return;
         };
-        if state.config.keep == Keep::UntilSettled
-            && !state.groups.iter().any(|g| g.messages.contains_key(&seq))
-        {
+        let may_go = match state.config.keep {
+            Keep::UntilSettled => !state.groups.is_empty(),
+            Keep::Interest => true,
+            Keep::UntilLimit => false,
+        };
+        if may_go && !state.groups.iter().any(|g| g.messages.contains_key(&seq)) {
             self.remove(stream, seq);
         }
     }
@@ -445,22 +476,31 @@ impl Model {
                 if !self.kept.streams.contains_key(&stream) {
                     return Err(Refusal::UnknownLink);
                 }
+                let state = &self.kept.streams[&stream];
+                let given = targets
+                    .iter()
+                    .filter(|known| self.kept.streams[known].space == state.space)
+                    .count() as u64;
+                let seq = self.kept.spaces[&state.space].given + given + 1;
                 targets.push(stream);
+                if !stays(state, seq) {
+                    continue;
+                }
                 self.make_room(stream, message.bytes(), &[], &BTreeSet::new(), &mut evicted)?;
             }
         }
         for (stream, seq) in evicted {
             self.remove(stream, seq);
         }
-        let seq = self.place(&targets, message);
+        let (seq, kept) = self.place(&targets, message);
         self.mark();
-        self.show(&targets, fleeting, told);
+        self.show(&kept, fleeting, told);
         Ok(seq)
     }
 
-    /// Gives a message its place in every stream; returns its number in the first.
-    pub(super) fn place(&mut self, targets: &[u64], message: &Message) -> u64 {
-        let mut seqs = Vec::new();
+    /// Gives a message its place in every stream; returns its number in the first, and where it stays.
+    pub(super) fn place(&mut self, targets: &[u64], message: &Message) -> (u64, Vec<u64>) {
+        let (mut seqs, mut kept) = (Vec::new(), Vec::new());
         for &stream in targets {
             let state = self
                 .kept
@@ -480,6 +520,10 @@ impl Model {
             }
             let seq = last.given;
             seqs.push(seq);
+            if !stays(state, seq) {
+                continue;
+            }
+            kept.push(stream);
             state.appended += 1;
             state.messages.insert(seq, message.clone());
             self.bodies.insert((stream, seq), message.shown.clone());
@@ -505,7 +549,7 @@ impl Model {
             }
             self.set_age_alarm(stream, message.created);
         }
-        seqs[0]
+        (seqs[0], kept)
     }
 
     pub(super) fn show(&mut self, targets: &[u64], fleeting: bool, told: &mut Told) {
@@ -568,23 +612,52 @@ impl Model {
         }
     }
 
-    pub(super) fn purge(&mut self, name: &StreamName) -> Outcome {
+    pub(super) fn purge(
+        &mut self,
+        name: &StreamName,
+        group: Option<&str>,
+        held: bool,
+        told: &mut Told,
+    ) -> Reply {
         let Some(stream) = self.find(name) else {
-            return Ok(Reply::NotFound);
+            return Reply::NotFound;
         };
-        let seqs: Vec<u64> = self.kept.streams[&stream]
-            .messages
-            .keys()
-            .copied()
+        let before: Vec<(u64, usize, ConsumerTag)> = (self.holds.iter())
+            .map(|(hold, h)| (*hold, h.session, h.consumer))
             .collect();
+        let state = &self.kept.streams[&stream];
         let mut removed = 0;
-        for seq in seqs {
-            if !self.is_held(stream, seq) {
-                self.remove(stream, seq);
-                self.mark();
-                removed += 1;
+        match group {
+            None => {
+                let seqs: Vec<u64> = state.messages.keys().copied().collect();
+                for seq in seqs {
+                    if held || !self.is_held(stream, seq) {
+                        self.remove(stream, seq);
+                        removed += 1;
+                    }
+                }
+            }
+            Some(group) => {
+                let Some(group) = state.groups.iter().find(|g| g.name == group) else {
+                    return Reply::NotFound;
+                };
+                let (id, standings) = (group.id, group.messages.clone());
+                for (seq, standing) in standings {
+                    if let Place::Held(hold) = standing.now.place {
+                        if !held {
+                            continue;
+                        }
+                        self.let_go(hold);
+                    }
+                    if let Some(group) = self.group_mut(stream, id) {
+                        group.messages.remove(&seq);
+                    }
+                    self.remove_unwanted(stream, seq);
+                    removed += 1;
+                }
             }
         }
+        self.mark();
         if let Some(stream) = self.stream_mut(stream) {
             stream.removed += removed;
         }
@@ -596,39 +669,98 @@ impl Model {
         for group in groups {
             self.set_delay_alarm(stream, group);
         }
+        let lost: BTreeSet<_> = (before.into_iter())
+            .filter(|(hold, ..)| !self.holds.contains_key(hold))
+            .map(|(_, key, tag)| (key, tag))
+            .collect();
+        for (key, tag) in lost {
+            self.refill(key, tag, told);
+        }
         self.drop_if_idle(stream);
-        Ok(Reply::Count(removed))
+        Reply::Count(removed)
     }
 
-    pub(super) fn pause(&mut self, name: &StreamName, ms: u64, told: &mut Told) -> Outcome {
+    pub(super) fn pause(
+        &mut self,
+        name: &StreamName,
+        group: Option<&str>,
+        until: Until,
+        durable: bool,
+        told: &mut Told,
+    ) -> Reply {
         let Some(stream) = self.find(name) else {
-            return Ok(Reply::NotFound);
+            return Reply::NotFound;
         };
-        let until = self.now + ms;
-        let group = &mut self.stream_mut(stream).expect("found").groups[0];
-        let id = group.id;
-        group.pauses += 1;
-        let timer = group.pause_timer.take();
-        self.stop_timer(timer);
-        if ms == 0 {
-            self.end_pause(stream, id, told);
-        } else {
-            let timer = self.set_timer(until, Timer::Pause(stream, id));
-            let group = self.group_mut(stream, id).expect("found");
-            group.paused_until = Some(until);
-            group.pause_ms = ms;
-            group.pause_timer = Some(timer);
+        let groups = &self.kept.streams[&stream].groups;
+        let group = match group {
+            None => None,
+            Some(name) => match groups.iter().find(|g| g.name == name) {
+                None => return Reply::NotFound,
+                Some(group) => Some(group.id),
+            },
+        };
+        let pause = match until {
+            Until::Now | Until::Millis(0) => None,
+            Until::Millis(ms) => Some((self.now + ms, ms)),
+            Until::Forever => Some((u64::MAX, u64::MAX)),
+        };
+        if group.is_none() {
+            self.stream_mut(stream).expect("found").pauses += 1;
         }
-        Ok(Reply::Done)
+        let old = self.pause_slot(stream, group).take();
+        if durable || old.is_some_and(|pause| pause.durable) {
+            self.set_defined(stream);
+        }
+        self.stop_timer(old.and_then(|pause| pause.timer));
+        match pause {
+            None => self.resume(stream, group, told),
+            Some((end, length_ms)) => {
+                *self.pause_slot(stream, group) = Some(Pause {
+                    end,
+                    length_ms,
+                    durable,
+                    timer: None,
+                });
+                self.set_pause_timer(stream, group);
+            }
+        }
+        Reply::Done
     }
 
-    pub(super) fn end_pause(&mut self, stream: u64, group: u64, told: &mut Told) {
-        if let Some(group) = self.group_mut(stream, group) {
-            group.paused_until = None;
-            group.pause_ms = 0;
-            group.pause_timer = None;
+    fn pause_slot(&mut self, stream: u64, group: Option<u64>) -> &mut Option<Pause> {
+        match group {
+            None => &mut self.stream_mut(stream).expect("there").pause,
+            Some(group) => &mut self.group_mut(stream, group).expect("there").pause,
         }
-        self.dispatch(stream, group, told);
+    }
+
+    pub(super) fn set_pause_timer(&mut self, stream: u64, group: Option<u64>) {
+        if let Some(pause) = *self.pause_slot(stream, group)
+            && pause.end != u64::MAX
+        {
+            let timer = self.set_timer(pause.end, Timer::Pause(stream, group));
+            *self.pause_slot(stream, group) = Some(Pause {
+                timer: Some(timer),
+                ..pause
+            });
+        }
+    }
+
+    pub(super) fn end_pause(&mut self, stream: u64, group: Option<u64>, told: &mut Told) {
+        *self.pause_slot(stream, group) = None;
+        self.resume(stream, group, told);
+    }
+
+    fn resume(&mut self, stream: u64, group: Option<u64>, told: &mut Told) {
+        let groups: Vec<u64> = match group {
+            Some(group) => vec![group],
+            None => (self.kept.streams[&stream].groups.iter())
+                .map(|g| g.id)
+                .collect(),
+        };
+        for group in groups {
+            self.dispatch(stream, group, told);
+        }
     }
 
     pub(super) fn peek(&self, key: usize, handle: Handle) -> Outcome {
@@ -638,9 +770,18 @@ impl Model {
         Ok(found.map_or(Reply::NotFound, |at| peeked(at.seq)))
     }
 
-    pub(super) fn peek_head(&self, key: usize, stream: Target, which: Which) -> Outcome {
+    pub(super) fn peek_head(
+        &self,
+        key: usize,
+        stream: Target,
+        group: &str,
+        which: Which,
+    ) -> Outcome {
         let stream = self.target(key, stream)?;
-        let group = &self.kept.streams[&stream].groups[0];
+        let groups = &self.kept.streams[&stream].groups;
+        let Some(group) = groups.iter().find(|g| g.name == group) else {
+            return Ok(Reply::NotFound);
+        };
         let seq = match which {
             Which::Ready => group.head().map(|head| head.1),
             Which::Delayed => group.first_delayed().map(|(_, seq)| seq),
@@ -814,8 +955,8 @@ impl Model {
 
     fn stream_info(&self, stream: u64) -> StreamInfo {
         let state = &self.kept.streams[&stream];
-        let group = &state.groups[0];
-        let counted = group.counted();
+        let group = state.groups.iter().find(|g| g.name.is_empty());
+        let counted = group.map_or([0; 4], Group::counted);
         let next = self.kept.spaces[&state.space].given + 1;
         // Of all streams that share the numbers.
         let lowest = self
@@ -830,24 +971,24 @@ impl Model {
             messages: state.messages.len() as u64,
             bytes: state.messages.values().map(Message::bytes).sum(),
             ready: counted[0],
-            urgent: group
-                .messages
-                .values()
-                .filter(|s| s.now.place == Place::Ready && group.key(s.now.priority) < 1024)
-                .count() as u64,
+            urgent: group.map_or(0, |group| {
+                group
+                    .messages
+                    .values()
+                    .filter(|s| s.now.place == Place::Ready && group.key(s.now.priority) < 1024)
+                    .count() as u64
+            }),
             held: counted[1],
             delayed: counted[2],
             parked: counted[3],
             appended: state.appended,
             removed: state.removed,
-            pauses: group.pauses,
+            pauses: state.pauses,
             producers: state.producers,
             consumers: state.consumers,
-            waiting: group.waiters.len() as u64,
-            pause_ms: group.pause_ms,
-            pause_left_ms: group
-                .paused_until
-                .map_or(0, |until| until.saturating_sub(self.now)),
+            waiting: group.map_or(0, |g| g.waiters.len() as u64),
+            pause_ms: state.pause.map_or(0, |pause| pause.length_ms),
+            pause_left_ms: state.pause.map_or(0, |pause| pause.left_ms(self.now)),
             first: Seq(lowest.unwrap_or(next)),
             next: Seq(next),
             durability: state.level,
@@ -871,14 +1012,12 @@ impl Model {
                     delayed,
                     parked,
                     waiting: group.waiters.len() as u64,
-                    pause_left_ms: group
-                        .paused_until
-                        .map_or(0, |until| until.saturating_sub(self.now)),
+                    pause_left_ms: group.pause.map_or(0, |pause| pause.left_ms(self.now)),
                 }
             })
             .collect();
         // Added groups come in any order.
-        groups[1..].sort_by_key(|group| group.group);
+        groups.sort_by_key(|group| (!group.name.is_empty(), group.group));
         Reply::Groups(groups)
     }
 }
@@ -939,6 +1078,16 @@ pub(super) fn peeked(seq: u64) -> Reply {
     Reply::Peeked {
         seq: Seq(seq),
         position: Lsn::ZERO,
+    }
+}
+
+/// Whether a message of this number stays in the stream.
+pub(super) fn stays(stream: &Stream, seq: u64) -> bool {
+    let wanted = stream.groups.iter().any(|g| seq >= g.from);
+    match stream.config.keep {
+        Keep::UntilLimit => true,
+        Keep::UntilSettled => wanted || stream.groups.is_empty(),
+        Keep::Interest => wanted,
     }
 }
 

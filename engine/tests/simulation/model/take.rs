@@ -83,7 +83,7 @@ impl Model {
             let (stream, group) = consumer.sources[place];
             let head = self
                 .group(stream, group)
-                .filter(|g| g.paused_until.is_none())
+                .filter(|g| !self.is_paused(stream, g))
                 .and_then(super::Group::head);
             let Some((rank, seq)) = head else { continue };
             let space = &self.kept.streams[&stream].space;
@@ -114,7 +114,7 @@ impl Model {
             .iter()
             .any(|&(stream, group)| {
                 self.group(stream, group)
-                    .is_some_and(|g| g.paused_until.is_some() && g.head().is_some())
+                    .is_some_and(|g| self.is_paused(stream, g) && g.head().is_some())
             })
     }
 
@@ -224,7 +224,7 @@ impl Model {
         loop {
             let Some(found) = self
                 .group(stream, group)
-                .filter(|g| g.paused_until.is_none())
+                .filter(|g| !self.is_paused(stream, g))
             else {
                 return;
             };
@@ -717,16 +717,20 @@ impl Model {
         &mut self,
         key: usize,
         stream: Target,
+        group: &str,
         max: u64,
         told: &mut Told,
     ) -> Outcome {
         let stream = self.target(key, stream)?;
-        let group = &self.kept.streams[&stream].groups[0];
+        let groups = &self.kept.streams[&stream].groups;
+        let Some(group) = groups.iter().find(|g| g.name == group) else {
+            return Ok(Reply::NotFound);
+        };
         let id = group.id;
         let any_parked = group.first_parked().is_some();
         let mut kicked = 0;
         while kicked < max {
-            let group = &self.kept.streams[&stream].groups[0];
+            let group = self.group(stream, id).expect("it is there");
             let next = if any_parked {
                 group.first_parked()
             } else {

@@ -29,10 +29,11 @@ impl Model {
             Timer::Hold(hold) => self.time_out(hold, told),
             Timer::Delay(stream, group) => self.end_delays(stream, group, told),
             Timer::Pause(stream, group) => {
-                if self
-                    .group(stream, group)
-                    .is_some_and(|g| g.paused_until.is_some_and(|until| until <= self.now))
-                {
+                let pause = match group {
+                    None => self.stream(stream).and_then(|s| s.pause),
+                    Some(group) => self.group(stream, group).and_then(|g| g.pause),
+                };
+                if pause.is_some_and(|pause| pause.end <= self.now) {
                     self.end_pause(stream, group, told);
                 }
             }
@@ -168,7 +169,9 @@ impl Model {
             }
             let at = At {
                 stream,
-                group: self.kept.streams[&stream].groups[0].id,
+                group: (self.kept.streams[&stream].groups.iter())
+                    .find(|g| g.name.is_empty())
+                    .map_or(0, |g| g.id),
                 seq,
             };
             if let Some(target) = self.dead_letter_of(at)
@@ -311,6 +314,7 @@ impl Model {
                 state.appended,
                 state.removed,
             ) = (0, 0, 0, 0);
+            state.pauses = 0;
             state.readers.clear();
             (state.expiry_timer, state.age_timer) = (None, None);
             state.expiry = state
@@ -320,8 +324,7 @@ impl Model {
                 .collect();
             for group in &mut state.groups {
                 group.waiters.clear();
-                (group.paused_until, group.pause_ms, group.pauses) = (None, 0, 0);
-                (group.pause_timer, group.delay_timer) = (None, None);
+                group.delay_timer = None;
             }
         }
         let streams: Vec<u64> = self.kept.streams.keys().copied().collect();
@@ -333,7 +336,9 @@ impl Model {
                 .collect();
             for group in groups {
                 self.set_delay_alarm(stream, group);
+                self.set_pause_timer(stream, Some(group));
             }
+            self.set_pause_timer(stream, None);
             if let Some(due) = self.kept.streams[&stream]
                 .expiry
                 .keys()

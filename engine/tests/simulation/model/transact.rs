@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use longtail_engine::{Refusal, Reply, Settle, Step, Target};
 use longtail_model::{ConsumerTag, Lsn, Seq};
 
-use super::{At, Logged, Message, Model, Outcome, Place, Told};
+use super::stream::stays;
+use super::{At, Logged, Message, Model, Outcome, Place, Space, Told};
 
 enum Plan {
     Settled(u64),
@@ -40,11 +41,19 @@ impl Model {
                 .map_err(|why| refused(number, why))?;
             plans.extend(plan);
         }
+        let mut numbered = BTreeMap::new();
         let mut added: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
         let (mut evicted, mut all_targets) = (Vec::new(), Vec::new());
         for publish in &publishes {
             let targets = self
-                .room_for(key, publish, &named, &mut added, &mut evicted)
+                .room_for(
+                    key,
+                    publish,
+                    &named,
+                    &mut numbered,
+                    &mut added,
+                    &mut evicted,
+                )
                 .map_err(|why| refused(publish.step, why))?;
             all_targets.push(targets);
         }
@@ -54,8 +63,9 @@ impl Model {
             self.remove(stream, seq);
         }
         let mut published = Vec::new();
-        for (publish, targets) in publishes.iter().zip(&all_targets) {
-            let seq = self.place(targets, &publish.message);
+        for (publish, targets) in publishes.iter().zip(&mut all_targets) {
+            let (seq, kept) = self.place(targets, &publish.message);
+            *targets = kept;
             if publish.asked_for {
                 published.push((Seq(seq), Lsn::ZERO));
             }
@@ -87,6 +97,7 @@ impl Model {
         key: usize,
         publish: &Publish,
         named: &BTreeSet<(u64, u64)>,
+        numbered: &mut BTreeMap<Space, u64>,
         added: &mut BTreeMap<u64, Vec<u64>>,
         evicted: &mut Vec<(u64, u64)>,
     ) -> Result<Vec<u64>, Refusal> {
@@ -101,6 +112,12 @@ impl Model {
                 return Err(Refusal::UnknownLink);
             }
             targets.push(stream);
+            let state = &self.kept.streams[&stream];
+            let given = numbered.entry(state.space.clone()).or_default();
+            *given += 1;
+            if !stays(state, self.kept.spaces[&state.space].given + *given) {
+                continue;
+            }
             let more = added.entry(stream).or_default();
             self.make_room(stream, bytes, more, named, evicted)?;
             more.push(bytes);

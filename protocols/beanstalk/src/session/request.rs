@@ -1,6 +1,8 @@
 //! Requests to commands.
 
-use longtail_engine::command::{Command, Handle, NewMessage, Role, Settle, Target, Wait, Which};
+use longtail_engine::command::{
+    Command, Handle, NewMessage, Role, Settle, Target, Until, Wait, Which,
+};
 use longtail_model::{Link, Priority, Seq};
 
 use super::pending::{Kind, Mark, Pending};
@@ -115,6 +117,7 @@ impl Turn<'_> {
             Request::Kick { bound } => {
                 let kick = Command::Kick {
                     stream: Target::Link(USED),
+                    group: the_group(),
                     max: u64::from(bound),
                 };
                 self.ask(kick, Pending::Kick);
@@ -148,8 +151,10 @@ impl Turn<'_> {
             }),
             Request::PauseTube { tube, seconds } => {
                 let pause = Command::Pause {
-                    name: self.tenant.stream(tube.into()),
-                    ms: millis(seconds),
+                    stream: self.tenant.stream(tube.into()),
+                    group: None,
+                    until: Until::Millis(millis(seconds)),
+                    durable: false,
                 };
                 self.ask(pause, Pending::Done(Word::Paused));
             }
@@ -170,6 +175,7 @@ impl Turn<'_> {
         self.ask(
             Command::PeekHead {
                 stream: Target::Link(USED),
+                group: the_group(),
                 which,
             },
             Pending::Peek,

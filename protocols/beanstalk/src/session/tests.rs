@@ -2,7 +2,7 @@ use longtail_engine::command::Handle;
 use longtail_engine::effect::{
     Counts, Delivery, MessageInfo, MessageState, Refusal, Reply, ShardInfo, StreamInfo,
 };
-use longtail_engine::{Settle, StreamName, Target, Wait, Which};
+use longtail_engine::{Settle, StreamName, Target, Until, Wait, Which};
 use longtail_model::{GroupId, Lsn, Priority, Seq, StreamId, Timestamp};
 
 use super::*;
@@ -250,6 +250,7 @@ fn requests_become_commands() {
     let settle = |how| Command::Settle { message: job, how };
     let head = |which| Command::PeekHead {
         stream: Target::Link(USED),
+        group: "".into(),
         which,
     };
     let release = Settle::Release {
@@ -288,6 +289,7 @@ fn requests_become_commands() {
             "kick -1",
             Command::Kick {
                 stream: Target::Link(USED),
+                group: "".into(),
                 max: u64::from(u32::MAX),
             },
         ),
@@ -295,8 +297,10 @@ fn requests_become_commands() {
         (
             "pause-tube a 5",
             Command::Pause {
-                name: name.clone(),
-                ms: 5000,
+                stream: name.clone(),
+                group: None,
+                until: Until::Millis(5000),
+                durable: false,
             },
         ),
         ("stats-job 7", Command::DescribeMessage { message: job }),
