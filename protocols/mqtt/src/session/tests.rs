@@ -377,8 +377,10 @@ fn a_qos_2_message_is_published_once_at_its_pubrel() {
     assert!(bench.publish_all().is_empty());
     assert_eq!(bench.said(), [0x70, 2, 0, 9], "an unknown id");
 
-    let mut limits = Limits::default();
-    limits.qos2_routing = Qos2Routing::AtPublish;
+    let limits = Limits {
+        qos2_routing: Qos2Routing::AtPublish,
+        ..Limits::default()
+    };
     let mut early = Bench::open(limits, &connect(Version::V5));
     early.input(&packet);
     assert_eq!(early.publish_all().len(), 1);
@@ -509,7 +511,7 @@ fn retained_messages_follow_the_suback_at_the_clients_pace() {
     assert_eq!(bench.said(), [0x90, 4, 0, 5, 0, 0], "SUBACK only");
     assert!(bench.wire.asked, "the rest when there is room");
     bench.wire.full = false;
-    bench.with(|session, cx, wire| session.pump(cx, wire));
+    bench.with(Session::pump);
     let packet = |n: u8| [0x31, 7, 0, 3, b'r', b'/', n, 0, b'v'];
     assert_eq!(bench.said(), [packet(b'1'), packet(b'2')].concat());
 }
