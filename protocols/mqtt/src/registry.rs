@@ -30,9 +30,12 @@ use crate::timers::TimerKey;
 /// Parts that are locked apart.
 const PARTS: usize = 64;
 
+/// Sessions by client id.
+type Part = HashMap<Arc<str>, Entry, foldhash::fast::RandomState>;
+
 /// The sessions of a space.
 pub(crate) struct Registry {
-    parts: Box<[Mutex<HashMap<Arc<str>, Entry, foldhash::fast::RandomState>>]>,
+    parts: Box<[Mutex<Part>]>,
     hasher: foldhash::quality::RandomState,
     sessions: AtomicUsize,
     /// Never the same twice, so that the end of an old connection is never taken for that of a new one.
@@ -129,10 +132,7 @@ impl Registry {
         self.hasher.hash_one(client_id) | 1
     }
 
-    fn part(
-        &self,
-        client_id: &str,
-    ) -> &Mutex<HashMap<Arc<str>, Entry, foldhash::fast::RandomState>> {
+    fn part(&self, client_id: &str) -> &Mutex<Part> {
         &self.parts[(self.number(client_id) >> 32) as usize % PARTS]
     }
 
@@ -189,7 +189,7 @@ impl Registry {
             after.wills.push((will, Arc::clone(&claim.client_id)));
         }
         let resumed = if lives_on {
-            Some((Resumed::Left(state), membership))
+            Some((Resumed::Left(Box::new(state)), membership))
         } else {
             after.over.push((state, membership));
             None
@@ -201,7 +201,7 @@ impl Registry {
     /// A client comes back to a session that is away.
     fn come_back(
         &self,
-        part: &mut HashMap<Arc<str>, Entry, foldhash::fast::RandomState>,
+        part: &mut Part,
         claim: &Claim,
         tenant: &Arc<Tenant>,
         after: &mut Aftermath,
@@ -235,7 +235,7 @@ impl Registry {
     /// Gives the session, or a new one, to the connection of a claim.
     fn settle(
         &self,
-        part: &mut HashMap<Arc<str>, Entry, foldhash::fast::RandomState>,
+        part: &mut Part,
         claim: &Claim,
         resumed: Option<(Resumed, Membership)>,
         tenant: &Arc<Tenant>,
@@ -253,7 +253,7 @@ impl Registry {
             // The client has gone again before it was in: the session waits on.
             let expiry = tenant.expiry(claim.expiry_s.max(1));
             entry.holder = Holder::Away(Away {
-                expiry: self.set(tenant, &claim.client_id, entry.epoch, What::Expiry, expiry),
+                expiry: set(tenant, &claim.client_id, entry.epoch, What::Expiry, expiry),
                 membership,
                 will: None,
             });
@@ -305,7 +305,7 @@ impl Registry {
         if let Some(claim) = waiting {
             entry.epoch = self.next_epoch();
             let resumed = if lives_on {
-                Some((Resumed::Left(state), membership))
+                Some((Resumed::Left(Box::new(state)), membership))
             } else {
                 after.over.push((state, membership));
                 None
@@ -315,11 +315,11 @@ impl Registry {
             membership.put_away(state);
             let will = delayed.and_then(|will| {
                 let at = now.plus_millis(delay_ms);
-                let timer = self.set(tenant, client_id, epoch, What::Will, at)?;
+                let timer = set(tenant, client_id, epoch, What::Will, at)?;
                 Some((will, timer))
             });
             let expiry = tenant.expiry(expiry_s);
-            let expiry = self.set(tenant, client_id, epoch, What::Expiry, expiry);
+            let expiry = set(tenant, client_id, epoch, What::Expiry, expiry);
             entry.holder = Holder::Away(Away {
                 membership,
                 expiry,
@@ -330,22 +330,6 @@ impl Registry {
             self.sessions.fetch_sub(1, Ordering::Relaxed);
             after.over.push((state, membership));
         }
-    }
-
-    fn set(
-        &self,
-        tenant: &Tenant,
-        client_id: &Arc<str>,
-        epoch: u64,
-        what: What,
-        at: Timestamp,
-    ) -> Option<TimerKey> {
-        let due = Due {
-            client_id: Arc::clone(client_id),
-            epoch,
-            what,
-        };
-        (at != Timestamp::NEVER).then(|| tenant.timers().set(at, due))
     }
 
     /// A timer has come.
@@ -385,12 +369,28 @@ impl Membership {
     }
 }
 
+/// Sets a timer, unless it is for never.
+fn set(
+    tenant: &Tenant,
+    client_id: &Arc<str>,
+    epoch: u64,
+    what: What,
+    at: Timestamp,
+) -> Option<TimerKey> {
+    let due = Due {
+        client_id: Arc::clone(client_id),
+        epoch,
+        what,
+    };
+    (at != Timestamp::NEVER).then(|| tenant.timers().set(at, due))
+}
+
 /// What a client comes back to.
 enum Resumed {
     /// Nothing: its session is new.
     Nothing,
     /// What another connection has left.
-    Left(State),
+    Left(Box<State>),
     /// What is at its seat.
     Away,
 }
@@ -419,7 +419,7 @@ fn seat(
     };
     let is_in = match resumed {
         Resumed::Nothing => accept(None).0,
-        Resumed::Left(left) => membership.move_to(conn, Some(left), move_in),
+        Resumed::Left(left) => membership.move_to(conn, Some(*left), move_in),
         Resumed::Away => membership.move_to(conn, None, move_in),
     };
     if is_in {
