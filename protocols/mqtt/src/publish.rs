@@ -190,10 +190,10 @@ fn retain(
 }
 
 /// How a shard's refusal is said in MQTT.
-fn reason_of(refusal: &Refusal) -> ReasonCode {
+pub(crate) fn reason_of(refusal: &Refusal) -> ReasonCode {
     match refusal {
         Refusal::Limit(_) | Refusal::Full(_) => ReasonCode::QuotaExceeded,
-        Refusal::TooLarge(_) => ReasonCode::PacketTooLarge,
+        Refusal::TooLarge(_) => ReasonCode::ImplementationSpecificError,
         _ => ReasonCode::UnspecifiedError,
     }
 }

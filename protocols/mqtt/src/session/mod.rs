@@ -14,6 +14,7 @@
 
 mod alias;
 mod connect;
+pub(crate) mod feed;
 mod frame;
 mod outbound;
 mod receiving;
@@ -39,14 +40,15 @@ use crate::message::Will;
 
 pub use connect::{Demand, Hello, Refused};
 pub use receiving::Ticket;
+pub(crate) use subscribing::{Held, Subscriptions, routed};
 pub use subscribing::{Subscribing, Unsubscribing, Wanted};
 pub use tag::Tag;
 
 use alias::AliasTable;
+use feed::Feed;
 use outbound::Outbound;
 use receiving::Receiving;
 use sending::Replay;
-use subscribing::Subscriptions;
 
 /// Where packets are appended.
 pub trait Outbox {
@@ -127,8 +129,21 @@ pub(crate) struct Broken(pub(crate) ReasonCode, pub(crate) &'static str);
 pub struct State {
     /// By the text of the filter, `$share` included.
     pub(crate) subscriptions: Subscriptions,
+    /// Names a session that outlives its connection; 0: it does not.
+    pub(crate) number: u64,
     outbound: Outbound,
     unreleased: receiving::Unreleased,
+}
+
+impl State {
+    /// What is known of a session when the process starts.
+    pub(crate) fn restored(number: u64, subscriptions: Subscriptions) -> Self {
+        State {
+            subscriptions,
+            number,
+            ..State::default()
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,6 +169,9 @@ pub struct Session {
     aliases: Option<Box<AliasTable>>,
     replays: VecDeque<Replay>,
     state: State,
+    /// Whether it is one that the client comes back to.
+    present: bool,
+    feed: Option<Box<Feed>>,
     /// The client has to go as soon as somebody looks.
     expelled: Option<ReasonCode>,
 }
@@ -181,6 +199,8 @@ impl Session {
             aliases: None,
             replays: VecDeque::new(),
             state: State::default(),
+            present: false,
+            feed: None,
             expelled: None,
             hello,
         }
@@ -219,6 +239,16 @@ impl Session {
     #[must_use]
     pub fn grants(&self) -> &Arc<Grants> {
         self.grants.grants()
+    }
+
+    /// What outlives the connection.
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The will, unless the client has taken it back.
+    pub(crate) fn will(&self) -> Option<&Will> {
+        self.will.as_deref()
     }
 
     fn version(&self) -> Version {
@@ -340,6 +370,8 @@ impl Session {
     /// Takes what outlives the connection out of it.
     pub fn leave(&mut self) -> Left {
         self.phase = Phase::Over;
+        self.feed = None;
+        self.state.outbound.forget_streams();
         Left {
             expiry_s: self.hello.expiry_s,
             state: std::mem::take(&mut self.state),
