@@ -68,6 +68,7 @@ impl Client {
         epoch: u64,
         membership: Membership,
         resumed: &mut Option<State>,
+        durable: &Durable,
         cx: &Cx<'_>,
         out: &mut Out,
     ) -> Option<Accepted> {
@@ -75,7 +76,8 @@ impl Client {
         if !session.is_greeting() || self.seat.is_some() {
             return None;
         }
-        session.take_in(resumed.take(), rand::random::<u64>() | 1, cx);
+        let fresh = rand::random::<u64>() | 1;
+        session.take_in(resumed.take(), fresh, durable.incoming(), cx);
         self.seat = Some((epoch, membership));
         cx.counters.connected.fetch_add(1, Ordering::Relaxed);
         cx.counters.accepted.fetch_add(1, Ordering::Relaxed);
@@ -142,6 +144,18 @@ impl Client {
         {
             session.welcome(cx, out);
         }
+    }
+
+    /// Tells the client to go, if it has to; the connection is to be closed then.
+    pub(crate) fn must_go(&mut self, out: &mut Out) -> bool {
+        let Some(session) = &mut self.session else {
+            return false;
+        };
+        let Some(reason) = session.take_expelled() else {
+            return false;
+        };
+        session.expel(reason, out);
+        true
     }
 
     /// Queues what the session asks of the shard; `true`: the shard is to be run.

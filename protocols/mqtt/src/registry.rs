@@ -527,8 +527,16 @@ fn seat(
     let mut accepted = None;
     let mut accept = |state: Option<State>| {
         let mut state = state;
-        let outcome =
-            conn.with(|client, out| client.accept(epoch, membership.clone(), &mut state, &cx, out));
+        let outcome = conn.with(|client, out| {
+            client.accept(
+                epoch,
+                membership.clone(),
+                &mut state,
+                tenant.durable(),
+                &cx,
+                out,
+            )
+        });
         accepted = outcome.flatten();
         (accepted.is_some(), state)
     };

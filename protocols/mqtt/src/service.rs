@@ -23,11 +23,12 @@ use crate::access::{Admission, Admitted, Denied, Login};
 use crate::client::Client;
 use crate::codec::{Decoder, Fault, Packet, PacketLimits, ReasonCode};
 use crate::durable::link;
-use crate::publish::{Outgoing, publish};
+use crate::publish::{Outgoing, Released, publish, release};
 use crate::registry::{Aftermath, Claim, Claimed};
 use crate::seat::Membership;
 use crate::session::{
-    Action, Cx, Demand, Goodbye, Next, Outbox, Refused, Session, Subscribing, Ticket, Unsubscribing,
+    Action, Cx, Demand, Goodbye, Next, Outbox, Refused, Release, Session, Subscribing, Ticket,
+    Unsubscribing,
 };
 use crate::tenant::Tenant;
 
@@ -395,6 +396,23 @@ impl Turn<'_> {
                     self.published.push((ticket, reason));
                 }
             }
+            Action::Release {
+                message,
+                release: Release { seq, again },
+                ticket,
+            } => {
+                let tenant = &self.service.tenant;
+                let released = Released {
+                    conn: self.conn,
+                    ticket,
+                    home: tenant.durable().home(),
+                    stream: tenant.durable().incoming(),
+                    seq,
+                    again,
+                };
+                let (space, outgoing) = (tenant.space(), &mut self.outgoing);
+                release(space, &mut self.burst, &message, &released, outgoing);
+            }
             Action::Subscribe(subscribing) => {
                 self.tell();
                 self.subscribe(*subscribing);
@@ -420,13 +438,17 @@ impl Turn<'_> {
         if self.published.is_empty() {
             return;
         }
-        self.conn.with(|client, out| {
+        let must_go = self.conn.with(|client, out| {
             if let Some(session) = &mut client.session {
                 for (ticket, reason) in self.published.drain(..) {
                     session.complete(ticket, reason, out);
                 }
             }
+            client.must_go(out)
         });
+        if must_go == Some(true) {
+            self.conn.close(link::NOT_DONE);
+        }
     }
 
     /// Queues what streams are to keep; the edge's tick has it carried out.

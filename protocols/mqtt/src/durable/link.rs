@@ -30,6 +30,9 @@ struct Link {
     has_news: AtomicBool,
 }
 
+/// Why a connection ends whose client cannot be told that something was not done.
+pub(crate) const NOT_DONE: CloseReason = CloseReason::Internal;
+
 thread_local! {
     /// Whether this thread runs the shards for a link, and whether it is to do so once more.
     static RUNNING: Cell<(bool, bool)> = const { Cell::new((false, false)) };
@@ -56,9 +59,9 @@ impl Sink for Link {
         let tenant = self.conn.protocol().tenant();
         let message = messages.first().and_then(Option::as_ref);
         let cx = tenant.cx();
-        self.conn.with(|client, out| {
+        let must_go = self.conn.with(|client, out| {
             let Some(session) = client.session_mut() else {
-                return;
+                return false;
             };
             match effect {
                 Effect::Reply(token, reply) => {
@@ -74,7 +77,11 @@ impl Sink for Link {
             if client.queue(tenant.durable()) {
                 self.has_queued.store(true, Ordering::Relaxed);
             }
+            client.must_go(out)
         });
+        if must_go == Some(true) {
+            self.conn.close(NOT_DONE);
+        }
     }
 
     fn flush(&self) {

@@ -16,19 +16,23 @@ pub(crate) mod records;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
-use longtail_broker::client::Client;
+use longtail_broker::client::{Client, accepted};
 use longtail_broker::ephemeral::{StreamOptions, Target, TargetOptions};
 use longtail_broker::last_values::{Done, LastValues};
 use longtail_broker::router::Subscription;
+use longtail_broker::stored::Stored;
 use longtail_broker::{Broker, BrokerError, Space};
 use longtail_engine::config::GroupName;
 use longtail_engine::runtime::{Shards, Sink};
-use longtail_engine::{Command, Effect, Message, Numbering, Reply, StreamName, Token};
-use longtail_model::{DollarRule, Durability, Filter, SessionId, ShardId, StreamId};
+use longtail_engine::{
+    Command, Effect, Keep, Message, Numbering, Reply, Role, StreamConfig, StreamName,
+    Target as Into, Token, Wait,
+};
+use longtail_model::{DollarRule, Durability, Filter, Link, Seq, SessionId, ShardId, StreamId};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
-use crate::session::feed::group_name;
+use crate::session::feed::{group_name, read_incoming_id};
 use crate::session::{Held, State, Subscriptions};
 use records::{Record, SessionRecord};
 
@@ -39,7 +43,13 @@ const FILTER: &str = "$mqtt/f/";
 /// Before the fingerprint of one that is too long for a name.
 const LONG_FILTER: &str = "$mqtt/h/";
 
-/// Streams that are described in one go.
+/// The stream of QoS 2 messages that await their PUBREL.
+const INCOMING: &str = "$mqtt/in";
+
+/// Bytes of messages that are read in one go.
+const PAGE_BYTES: u64 = 4 << 20;
+
+/// Streams that are described, and messages that are read, in one go.
 const PAGE: u32 = 1_000;
 
 /// The durable side of a space's sessions.
@@ -51,6 +61,8 @@ pub(crate) struct Durable {
     keeper: SessionId,
     /// `None`: nothing outlives the process.
     records: Option<LastValues<()>>,
+    /// The stream of QoS 2 messages that await their PUBREL.
+    incoming: StreamId,
     /// The filters that have a stream, by their text.
     filters: Mutex<HashMap<Box<str>, FilterStream>>,
 }
@@ -98,6 +110,8 @@ impl Durable {
             });
             Some(LastValues::open(broker, &name, read, taken_back)?)
         };
+        let client = broker.client(home);
+        let incoming = open_incoming(&client, &space.name)?;
         let shards = broker.shards();
         let keeper = shards.attach(home, Arc::new(Keeper));
         let durable = Durable {
@@ -106,9 +120,10 @@ impl Durable {
             space: Arc::clone(space),
             keeper,
             records,
+            incoming,
             filters: Mutex::default(),
         };
-        let restored: Vec<_> = sessions
+        let mut restored: Vec<_> = sessions
             .into_iter()
             .map(|(client_id, record)| Restored {
                 client_id,
@@ -125,7 +140,8 @@ impl Durable {
                 durable.forget_subscription(number, text, Box::new(|_| ()));
             }
         }
-        durable.restore_streams(&broker.client(home), &restored)?;
+        durable.restore_incoming(&client, &mut restored)?;
+        durable.restore_streams(&client, &restored)?;
         durable.shards.run();
         Ok((durable, restored))
     }
@@ -189,6 +205,76 @@ impl Durable {
                 return Ok(());
             }
         }
+    }
+
+    /// Reads the QoS 2 messages that await their PUBREL, and removes what is of no session, or came again.
+    fn restore_incoming(
+        &self,
+        client: &Client,
+        sessions: &mut [Restored],
+    ) -> Result<(), BrokerError> {
+        let mut by_number: HashMap<u64, &mut State> = sessions
+            .iter_mut()
+            .map(|session| (session.record.number, &mut session.state))
+            .collect();
+        let mut known: HashMap<(u64, u16), Seq> = HashMap::new();
+        let mut from = Seq::FIRST;
+        loop {
+            let read = Command::Read {
+                name: StreamName::new(Arc::clone(&self.space.name), INCOMING),
+                from,
+                max: PAGE,
+                max_bytes: PAGE_BYTES,
+                wait: Wait::No,
+            };
+            let answer = client.call(read).wait()?;
+            let Reply::Batch { messages, next } = answer.reply else {
+                return Err(BrokerError::Unexpected(format!("{INCOMING} is not read")));
+            };
+            for ((seq, _), message) in messages.iter().zip(answer.messages) {
+                let found = message.and_then(|message| {
+                    let (number, id) = read_incoming_id(&message.id)?;
+                    let stored = Stored::read(&message.subject, &message.headers);
+                    let whole = stored
+                        .to_message(message.payload.clone(), message.created, message.expires)
+                        .ok()?;
+                    Some((number, id, whole))
+                });
+                let Some((number, id, whole)) = found else {
+                    self.forget_incoming(*seq);
+                    continue;
+                };
+                let Some(state) = by_number.get_mut(&number) else {
+                    self.forget_incoming(*seq);
+                    continue;
+                };
+                state.restore_incoming(id, Arc::new(whole), *seq);
+                if let Some(old) = known.insert((number, id), *seq) {
+                    self.forget_incoming(old);
+                }
+            }
+            if messages.is_empty() && next == from {
+                return Ok(());
+            }
+            from = next;
+        }
+    }
+
+    fn forget_incoming(&self, seq: Seq) {
+        self.keep_house(Command::Remove {
+            stream: Into::Stream(self.incoming),
+            seq,
+        });
+    }
+
+    /// The stream of QoS 2 messages that await their PUBREL.
+    pub(crate) fn incoming(&self) -> StreamId {
+        self.incoming
+    }
+
+    /// The shard of everything durable here.
+    pub(crate) fn home(&self) -> ShardId {
+        self.home
     }
 
     fn keep_house(&self, command: Command) {
@@ -328,12 +414,34 @@ impl Durable {
         if state.number == 0 {
             return;
         }
+        for seq in state.incoming() {
+            self.forget_incoming(seq);
+        }
         for (text, held) in &state.subscriptions {
             self.forget_subscription(state.number, text, Box::new(|_| ()));
             if held.has_stream() {
                 self.release(&held.filter, state.number);
             }
         }
+    }
+}
+
+/// Opens the stream of QoS 2 messages that await their PUBREL. Nothing goes from it by itself.
+fn open_incoming(client: &Client, space: &Arc<str>) -> Result<StreamId, BrokerError> {
+    let config = StreamConfig {
+        keep: Keep::UntilLimit,
+        group: None,
+        ..StreamConfig::default()
+    };
+    let open = Command::Open {
+        link: Link(1),
+        name: StreamName::new(Arc::clone(space), INCOMING),
+        create: Some(Box::new(config)),
+        role: Role::Producer,
+    };
+    match accepted(client.call(open).wait()?)?.reply {
+        Reply::Opened { stream } => Ok(stream),
+        other => Err(BrokerError::Unexpected(format!("{other:?}"))),
     }
 }
 

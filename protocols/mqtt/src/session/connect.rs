@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use longtail_broker::auth::{Action as Right, CachedGrants, Grants};
 use longtail_broker::message::Origin;
-use longtail_model::{Subject, Timestamp};
+use longtail_model::{StreamId, Subject, Timestamp};
 
 use super::alias::AliasTable;
 use super::feed::Feed;
@@ -215,8 +215,14 @@ impl Session {
     }
 
     /// The client has its session: `resumed` is the one that it comes back to. A session that outlives its connection
-    /// has a number, `fresh` if it is new.
-    pub(crate) fn take_in(&mut self, resumed: Option<State>, fresh: u64, cx: &Cx<'_>) {
+    /// has a number, `fresh` if it is new, and keeps QoS 2 messages in the stream `incoming`.
+    pub(crate) fn take_in(
+        &mut self,
+        resumed: Option<State>,
+        fresh: u64,
+        incoming: StreamId,
+        cx: &Cx<'_>,
+    ) {
         let hello = &self.hello;
         self.window = usize::from(hello.receive_max.min(cx.limits.window)).max(1);
         self.aliases = AliasTable::new(hello.alias_max.min(cx.limits.topic_aliases_out));
@@ -227,7 +233,7 @@ impl Session {
         }
         if self.state.number != 0 {
             self.state.outbound.hold_back();
-            self.feed = Some(Box::new(Feed::new(self.state.number)));
+            self.feed = Some(Box::new(Feed::new(self.state.number, incoming)));
         }
     }
 

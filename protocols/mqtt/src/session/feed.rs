@@ -15,7 +15,8 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use longtail_broker::auth::Action as Right;
 use longtail_broker::ephemeral::DropReason;
-use longtail_broker::stored::Stored;
+use longtail_broker::message::Message as Whole;
+use longtail_broker::stored::{Stored, new_message};
 use longtail_engine::config::GroupName;
 use longtail_engine::{
     Command, Credit, Delivery, GroupConfig, Handle, Message, Reply, Role, Settle, Start,
@@ -25,8 +26,9 @@ use longtail_model::{ConsumerTag, GroupId, Link, Seq, StreamId, SubjectRef};
 
 use super::outbound::{Copy, Stage};
 use super::sending::wanted;
-use super::{Cx, Outbox, Session, Tag};
-use crate::codec::{Ack, Packet, PacketId, Qos};
+use super::{Cx, Outbox, Session, Tag, Ticket};
+use crate::codec::{Ack, Packet, PacketId, Qos, ReasonCode};
+use crate::publish::reason_of;
 
 /// Where a message that is on its way came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +94,8 @@ enum Asked {
     Publish(PacketId),
     /// PUBREL may be sent.
     Release(PacketId),
+    /// A QoS 2 message of the client was written down: PUBREC may be sent.
+    Stored(PacketId, Ticket),
 }
 
 /// Why a stream is drawn from.
@@ -106,7 +110,10 @@ enum Way {
 /// A session's way to its streams, while it is connected.
 #[derive(Debug)]
 pub(crate) struct Feed {
+    number: u64,
     group: GroupName,
+    /// The stream of QoS 2 messages that await their PUBREL.
+    incoming: StreamId,
     /// By the stream that a message comes from: the text of the filter.
     streams: HashMap<StreamId, Arc<str>, foldhash::fast::FixedState>,
     links: u32,
@@ -154,9 +161,23 @@ pub(crate) fn group_name(number: u64) -> GroupName {
     format!("{number:016x}").into()
 }
 
+/// Names a QoS 2 message that awaits its PUBREL: number of the session, packet id.
+fn incoming_id(number: u64, id: u16) -> String {
+    format!("{number:016x}{id:04x}")
+}
+
+/// Reads that name.
+pub(crate) fn read_incoming_id(name: &[u8]) -> Option<(u64, u16)> {
+    let (number, id) = std::str::from_utf8(name).ok()?.split_at_checked(16)?;
+    let number = u64::from_str_radix(number, 16).ok()?;
+    Some((number, u16::from_str_radix(id, 16).ok()?))
+}
+
 impl Feed {
-    pub(crate) fn new(number: u64) -> Self {
+    pub(crate) fn new(number: u64, incoming: StreamId) -> Self {
         Feed {
+            number,
+            incoming,
             group: group_name(number),
             streams: HashMap::default(),
             links: 0,
@@ -344,6 +365,18 @@ impl Session {
                 }
                 Way::Resume
             }
+            Asked::Stored(id, ticket) => {
+                let reason = match reply {
+                    Reply::Published { seq } => {
+                        self.stored(id, *seq);
+                        ReasonCode::Success
+                    }
+                    Reply::Refused(refusal) => reason_of(refusal),
+                    _ => ReasonCode::UnspecifiedError,
+                };
+                self.complete(ticket, reason, out);
+                return;
+            }
             Asked::Publish(id) => {
                 // Without a mark nothing is promised: it is sent when the session comes back.
                 if !refused {
@@ -527,6 +560,37 @@ impl Session {
         }
     }
 
+    /// Writes down a QoS 2 message that awaits its PUBREL.
+    pub(super) fn store_incoming(
+        &mut self,
+        message: &Whole,
+        id: PacketId,
+        ticket: Ticket,
+        cx: &Cx<'_>,
+    ) {
+        let Some(feed) = self.feed.as_deref_mut() else {
+            return;
+        };
+        let record = longtail_engine::NewMessage {
+            id: incoming_id(feed.number, id.get()).into(),
+            ..new_message(message, cx.now)
+        };
+        let publish = Command::Publish {
+            to: Target::Stream(feed.incoming),
+            also: Vec::new(),
+            message: record,
+        };
+        feed.ask(Asked::Stored(id, ticket), publish);
+    }
+
+    /// Removes a QoS 2 message that awaited its PUBREL.
+    pub(super) fn forget_incoming(&mut self, seq: Seq) {
+        if let Some(feed) = self.feed.as_deref_mut() {
+            let stream = Target::Stream(feed.incoming);
+            feed.tell(Command::Remove { stream, seq });
+        }
+    }
+
     /// The message is done with.
     pub(super) fn done_with(&mut self, source: Source) {
         if let Some(feed) = self.feed.as_deref_mut() {
@@ -612,5 +676,15 @@ mod tests {
         assert!(first.pack() < second.pack());
         assert_eq!(Mark::unpack(0), None);
         assert_eq!(Mark::unpack(3 << STAGE_SHIFT | 1), None);
+    }
+
+    #[test]
+    fn a_message_that_awaits_its_pubrel_names_session_and_packet() {
+        for (number, id) in [(1, 1), (u64::MAX, u16::MAX)] {
+            let name = incoming_id(number, id);
+            assert_eq!(read_incoming_id(name.as_bytes()), Some((number, id)));
+        }
+        assert_eq!(read_incoming_id(b"x"), None);
+        assert_eq!(read_incoming_id(b"00000000000000zz0001"), None);
     }
 }

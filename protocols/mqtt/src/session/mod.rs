@@ -31,7 +31,7 @@ use bytes::Bytes;
 use longtail_broker::auth::{CachedGrants, Grants};
 use longtail_broker::message::{Origin, SharedMessage};
 use longtail_broker::retained::RetainedStore;
-use longtail_model::Timestamp;
+use longtail_model::{Seq, Timestamp};
 
 use crate::codec::{Packet, ReasonCode, Version};
 use crate::config::Limits;
@@ -39,7 +39,7 @@ use crate::counters::Counters;
 use crate::message::Will;
 
 pub use connect::{Demand, Hello, Refused};
-pub use receiving::Ticket;
+pub use receiving::{Release, Ticket};
 pub(crate) use subscribing::{Held, Subscriptions, routed};
 pub use subscribing::{Subscribing, Unsubscribing, Wanted};
 pub use tag::Tag;
@@ -90,6 +90,15 @@ pub enum Action {
         /// Of the acknowledgement that waits for it.
         ticket: Option<Ticket>,
     },
+    /// Publish what the log has until now, and remove it there; then [`Session::complete`].
+    Release {
+        /// What.
+        message: SharedMessage,
+        /// What the log has.
+        release: Release,
+        /// Of the acknowledgement that waits for it.
+        ticket: Ticket,
+    },
     /// Add to the router; then [`Session::subscribed`].
     Subscribe(Box<Subscribing>),
     /// Take from the router; then [`Session::unsubscribed`].
@@ -136,6 +145,17 @@ pub struct State {
 }
 
 impl State {
+    /// A QoS 2 message that awaits its PUBREL was found under this number.
+    pub(crate) fn restore_incoming(&mut self, id: u16, message: SharedMessage, seq: Seq) {
+        let held = receiving::Held::new(Some(message), Some(seq));
+        self.unreleased.insert(id, held);
+    }
+
+    /// The numbers of the QoS 2 messages that await their PUBREL.
+    pub(crate) fn incoming(&self) -> impl Iterator<Item = Seq> {
+        self.unreleased.values().filter_map(receiving::Held::stored)
+    }
+
     /// What is known of a session when the process starts.
     pub(crate) fn restored(number: u64, subscriptions: Subscriptions) -> Self {
         State {
