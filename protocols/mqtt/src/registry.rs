@@ -65,6 +65,23 @@ pub(crate) struct Claim {
     pub(crate) expiry_s: u32,
 }
 
+/// A session as somebody finds it who looks.
+pub(crate) enum Seen<'r> {
+    /// At a connection.
+    Connected(&'r Arc<Conn>),
+    /// Away, until then.
+    Away(&'r Membership, Option<Timestamp>),
+}
+
+impl Entry {
+    fn seen(&self) -> Seen<'_> {
+        match &self.holder {
+            Holder::Connected(conn, _) => Seen::Connected(conn),
+            Holder::Away(away) => Seen::Away(&away.membership, away.expiry.map(TimerKey::at)),
+        }
+    }
+}
+
 /// What became of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Claimed {
@@ -85,6 +102,8 @@ pub(crate) struct Aftermath {
     pub(crate) over: Vec<(State, Membership)>,
     /// Connections that lost their session.
     pub(crate) losers: Vec<Arc<Conn>>,
+    /// How many of these because nobody came back to them.
+    pub(crate) expired: u64,
     /// Connections that got one.
     pub(crate) accepted: Option<Arc<Conn>>,
 }
@@ -120,6 +139,56 @@ impl Registry {
     /// A number for a client id, the same for as long as the process runs.
     pub(crate) fn number(&self, client_id: &str) -> u64 {
         self.hasher.hash_one(client_id) | 1
+    }
+
+    /// Shows every session, part by part with the part locked.
+    pub(crate) fn for_each(&self, mut look: impl FnMut(&Arc<str>, &Seen<'_>)) {
+        for part in &self.parts {
+            for (client_id, entry) in part.lock().iter() {
+                look(client_id, &entry.seen());
+            }
+        }
+    }
+
+    /// Shows one session, if there is one, with its part locked.
+    pub(crate) fn look<R>(
+        &self,
+        client_id: &str,
+        look: impl FnOnce(&Arc<str>, &Seen<'_>) -> R,
+    ) -> Option<R> {
+        let part = self.part(client_id).lock();
+        let (client_id, entry) = part.get_key_value(client_id)?;
+        Some(look(client_id, &entry.seen()))
+    }
+
+    /// Ends a session that is away, with what it kept; `false` if there is none.
+    pub(crate) fn forget(&self, client_id: &str, tenant: &Tenant, after: &mut Aftermath) -> bool {
+        let mut part = self.part(client_id).lock();
+        let Some((client_id, entry)) = part.get_key_value(client_id) else {
+            return false;
+        };
+        let Holder::Away(away) = &entry.holder else {
+            return false;
+        };
+        let client_id = Arc::clone(client_id);
+        if let Some(expiry) = away.expiry {
+            tenant.timers().cancel(expiry);
+        }
+        if let Some((_, timer)) = &away.will {
+            tenant.timers().cancel(*timer);
+        }
+        let Some(Holder::Away(away)) = part.remove(&client_id).map(|entry| entry.holder) else {
+            return false;
+        };
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+        // The session ends, which is when its will is due at the latest.
+        after
+            .wills
+            .extend(away.will.map(|(will, _)| (will, Arc::clone(&client_id))));
+        after
+            .over
+            .push((away.membership.take_away(), away.membership));
+        true
     }
 
     fn part(
@@ -363,6 +432,7 @@ impl Registry {
             after.over.push((membership.take_away(), membership));
             part.remove(&due.client_id);
             self.sessions.fetch_sub(1, Ordering::Relaxed);
+            after.expired += 1;
         }
     }
 }
@@ -419,6 +489,10 @@ impl Aftermath {
                 "another connection took the session".into(),
             ));
         }
+        tenant
+            .counters()
+            .expired
+            .fetch_add(self.expired, Ordering::Relaxed);
         for (state, membership) in self.over {
             membership.discard(&state);
         }

@@ -134,6 +134,14 @@ impl Membership {
         }
     }
 
+    /// Looks at the session while it is away, or at what has come since its connection ended.
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        match &*self.seat.place.lock() {
+            Place::Connected(_, missed) => look(missed),
+            Place::Away(state) => look(state),
+        }
+    }
+
     /// What is away.
     pub(crate) fn take_away(&self) -> State {
         match &mut *self.seat.place.lock() {

@@ -70,6 +70,10 @@ pub struct Client {
 }
 
 impl Client {
+    pub(crate) fn session(&self) -> Option<&Session> {
+        self.session.as_deref()
+    }
+
     pub(crate) fn session_mut(&mut self) -> Option<&mut Session> {
         self.session.as_deref_mut()
     }
@@ -91,8 +95,7 @@ impl Client {
         }
         session.accept(resumed.take(), cx, out);
         self.seat = Some((epoch, membership));
-        cx.counters.connected.fetch_add(1, Ordering::Relaxed);
-        cx.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        cx.counters.client_came();
         true
     }
 }
@@ -230,10 +233,14 @@ impl Protocol for Mqtt {
     }
 
     fn closed(&self, client: Client, _id: ConnectionId, why: &CloseReason) {
-        let (Some(mut session), Some((epoch, _))) = (client.session, client.seat) else {
+        let tenant = &self.tenant;
+        let Some(mut session) = client.session else {
             return;
         };
-        let tenant = &self.tenant;
+        tenant.counters().take_over(session.tally());
+        let Some((epoch, _)) = client.seat else {
+            return;
+        };
         tenant.counters().connected.fetch_sub(1, Ordering::Relaxed);
         let silent = matches!(why, CloseReason::Draining | CloseReason::Shutdown);
         let client_id = Arc::clone(session.client_id());
@@ -341,6 +348,7 @@ impl Mqtt {
             Ok(admitted) => admitted,
             Err(denied) => {
                 tracing::info!(client = %client_id, peer = ?conn.peer(), why = denied.why, "not let in");
+                tenant.counters().unproven.fetch_add(1, Ordering::Relaxed);
                 self.refuse(conn, denied.reason);
                 return;
             }

@@ -20,6 +20,7 @@ use crate::message::Will;
 use crate::publish::{self, Outgoing, Streams};
 use crate::registry::{Aftermath, Due, Registry};
 use crate::session::Cx;
+use crate::sys::{Host, Sys};
 use crate::timers::{Timers, Waited};
 
 /// Sessions, wills and counters of one space.
@@ -34,6 +35,7 @@ pub struct Tenant {
     registry: Registry,
     timers: Timers<Due>,
     counters: Counters,
+    sys: Sys,
     timekeeper: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -58,6 +60,7 @@ impl Tenant {
     ) -> std::io::Result<Arc<Self>> {
         let tenant = Arc::new(Tenant {
             coarse_ms: AtomicU64::new(clock.now().0),
+            sys: Sys::new(config.sys_interval_s, clock.now()),
             config,
             space,
             clock,
@@ -84,6 +87,7 @@ impl Tenant {
 
     /// One turn of the thread that minds the time; `false` at the end.
     fn mind_the_time(self: &Arc<Self>) -> bool {
+        self.sys.mind_the_time(self, self.now());
         match self.timers.wait(|| self.now(), HOUSEKEEPING) {
             Waited::Closed => return false,
             Waited::Due(due) => {
@@ -128,6 +132,11 @@ impl Tenant {
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// From now on `$SYS` says what `host` knows of the process and its sockets. Only the first is heard.
+    pub fn set_host(&self, host: Arc<dyn Host>) {
+        self.sys.set_host(host);
     }
 
     /// Sessions, of connected clients and of others.
@@ -186,6 +195,7 @@ impl Tenant {
             limits: &self.config.limits,
             now,
             retained: &self.space.retained,
+            sys: self.sys.store(),
             counters: &self.counters,
         }
     }

@@ -197,8 +197,9 @@ impl Session {
             if let Some(message) = Arc::get_mut(&mut will.message) {
                 message.origin = origin;
             }
-            will.account = account;
+            will.account.clone_from(&account);
         }
+        self.account = account;
         let mut connack = Vec::new();
         let encoded = self
             .connack(false, limits)

@@ -28,17 +28,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use longtail_broker::auth::{CachedGrants, Grants};
+use longtail_broker::ephemeral::DropReason;
 use longtail_broker::message::{Origin, SharedMessage};
 use longtail_broker::retained::RetainedStore;
 use longtail_model::Timestamp;
 
 use crate::codec::{Packet, ReasonCode, Version};
 use crate::config::Limits;
-use crate::counters::Counters;
+use crate::counters::{Counters, Drops, Tally};
 use crate::message::Will;
 
 pub use connect::{Demand, Hello, Refused};
 pub use receiving::Ticket;
+pub(crate) use subscribing::Held;
 pub use subscribing::{Subscribing, Unsubscribing, Wanted};
 pub use tag::Tag;
 
@@ -72,6 +74,8 @@ pub struct Cx<'a> {
     pub now: Timestamp,
     /// The retained messages of the space.
     pub retained: &'a RetainedStore,
+    /// What the server says of itself, under `$SYS`.
+    pub sys: &'a RetainedStore,
     /// Where drops are counted.
     pub counters: &'a Counters,
 }
@@ -127,6 +131,19 @@ pub struct State {
     pub(crate) subscriptions: Subscriptions,
     outbound: Outbound,
     unreleased: receiving::Unreleased,
+    /// Messages that the client did not get.
+    drops: Drops,
+    /// Whose it was when its connection ended.
+    about: About,
+}
+
+/// What an operator wants to know of a session whose client is away.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct About {
+    /// The client's account, where there are accounts.
+    pub(crate) account: Option<Arc<str>>,
+    /// The version it spoke.
+    pub(crate) version: Option<Version>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +162,9 @@ pub struct Session {
     hello: Hello,
     origin: Origin,
     grants: CachedGrants,
+    /// Its account, where there are accounts.
+    account: Option<Arc<str>>,
+    tally: Tally,
     will: Option<Box<Will>>,
     receiving: Receiving,
     /// Messages that may be in flight to the client.
@@ -167,12 +187,62 @@ pub struct Left {
     pub will: Option<Box<Will>>,
 }
 
+/// What a session holds at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Levels {
+    /// Subscriptions.
+    pub subscriptions: usize,
+    /// Those of them that are shared.
+    pub shared: usize,
+    /// Messages that wait behind the window.
+    pub queued: usize,
+    /// Payload bytes of these.
+    pub queued_bytes: usize,
+    /// Messages sent and not acknowledged.
+    pub in_flight: usize,
+    /// Messages taken at QoS 2 whose PUBREL has not come.
+    pub unreleased: usize,
+    /// Messages that the client did not get.
+    pub drops: Drops,
+}
+
+impl State {
+    /// What it holds.
+    pub(crate) fn levels(&self) -> Levels {
+        let held = self.subscriptions.values();
+        Levels {
+            subscriptions: self.subscriptions.len(),
+            shared: held.filter(|held| held.group.is_some()).count(),
+            queued: self.outbound.queued(),
+            queued_bytes: self.outbound.queued_bytes(),
+            in_flight: self.outbound.in_flight(),
+            unreleased: self.unreleased.len(),
+            drops: self.drops,
+        }
+    }
+
+    pub(crate) fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// Counts messages that were accepted for the session and not sent after all.
+    fn drop_messages(&mut self, cx: &Cx<'_>, reason: DropReason, count: u64) {
+        self.drops.add(reason, count);
+        cx.counters.drop_messages(reason, count);
+    }
+}
+
 impl Session {
     fn new(hello: Hello, will: Option<Box<Will>>) -> Self {
+        let tally = Tally::default();
+        // CONNECT.
+        tally.packet_in();
         Session {
             phase: Phase::Greeting,
             origin: Origin::default(),
             grants: CachedGrants::new(Arc::new(Grants::default())),
+            account: None,
+            tally,
             will,
             receiving: Receiving::default(),
             window: 0,
@@ -213,6 +283,28 @@ impl Session {
         self.phase = Phase::Over;
     }
 
+    /// What went through it since it was last asked.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// The client's account, where there are accounts.
+    #[must_use]
+    pub fn account(&self) -> Option<&Arc<str>> {
+        self.account.as_ref()
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn levels(&self) -> Levels {
+        self.state.levels()
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
     /// What the client may do.
     #[must_use]
     pub fn grants(&self) -> &Arc<Grants> {
@@ -237,6 +329,7 @@ impl Session {
             Phase::Over => return Next::Close(Goodbye::Disconnected),
             Phase::Open => {}
         }
+        self.tally.packet_in();
         match self.carry_out(packet, cx, actions, out) {
             Ok(next) => next,
             Err(broken) => self.broken(broken, out),
@@ -313,6 +406,11 @@ impl Session {
         self.phase = Phase::Over;
     }
 
+    /// The session is not to outlive its connection, whatever was agreed on.
+    pub fn end_with_connection(&mut self) {
+        self.hello.expiry_s = 0;
+    }
+
     /// Another connection takes the session.
     pub fn take_over(&mut self, out: &mut impl Outbox) -> Left {
         self.expel(ReasonCode::SessionTakenOver, out);
@@ -322,6 +420,10 @@ impl Session {
     /// Takes what outlives the connection out of it.
     pub fn leave(&mut self) -> Left {
         self.phase = Phase::Over;
+        self.state.about = About {
+            account: self.account.clone(),
+            version: Some(self.version()),
+        };
         Left {
             expiry_s: self.hello.expiry_s,
             state: std::mem::take(&mut self.state),
@@ -336,8 +438,9 @@ impl Session {
 
     /// Writes a packet that is small and cannot fail to be written.
     fn say(&self, packet: &Packet<'_>, out: &mut impl Outbox) {
-        if let Err(error) = packet.encode(self.version(), out.tail()) {
-            tracing::error!(%error, "a packet cannot be written");
+        match packet.encode(self.version(), out.tail()) {
+            Ok(()) => self.tally.packet_out(),
+            Err(error) => tracing::error!(%error, "a packet cannot be written"),
         }
     }
 }

@@ -29,6 +29,8 @@ pub(crate) struct Held {
     pub(crate) filter: Filter,
     /// The share it is a member of.
     pub(crate) group: Option<Arc<str>>,
+    /// How it is served.
+    pub(crate) options: LiveOptions,
 }
 
 /// A SUBSCRIBE on its way through the router.
@@ -99,6 +101,7 @@ impl Session {
             let held = Held {
                 filter: wanted.filter.clone(),
                 group: wanted.group.clone(),
+                options: wanted.options,
             };
             let is_new = self
                 .state
