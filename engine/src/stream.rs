@@ -12,6 +12,7 @@ use longtail_model::{ConsumerTag, Durability, GroupId, IndexId, Lsn, Seq, Stream
 
 use smallvec::SmallVec;
 
+use crate::budget::Held;
 use crate::config::{GroupConfig, GroupName, Keep, Numbering, Order, StreamConfig, StreamName};
 use crate::effect::Counts;
 use crate::shard::Head;
@@ -46,10 +47,10 @@ pub(crate) struct Stream {
     pub(crate) roster: Roster,
     /// Messages that were ready when they were appended: all that a group that lists nothing ever had ahead of it.
     pub(crate) offered: u64,
+    /// How much it holds.
+    pub(crate) held: Held,
     pub(crate) pause: Option<Pause>,
     pub(crate) pauses: u64,
-    pub(crate) messages: u64,
-    pub(crate) bytes: u64,
     /// When which message expires.
     pub(crate) expiry: OrderedSet,
     pub(crate) expiry_timer: Alarm,

@@ -97,10 +97,11 @@ impl Longtail {
         for (listener, admission) in listeners {
             exposure.check(&listener.address)?;
             let tls = listener.tls.is_some();
-            let protocol = if listener.websocket.is_some() {
-                "mqtt-ws"
-            } else {
-                "mqtt"
+            let protocol = match (listener.websocket.is_some(), tls) {
+                (false, false) => "mqtt",
+                (false, true) => "mqtts",
+                (true, false) => "mqtt-ws",
+                (true, true) => "mqtt-wss",
             };
             let service = Mqtt::new(Arc::clone(&tenant), admission);
             let open =

@@ -252,10 +252,10 @@ impl Cli {
                 server_cmd,
                 ..
             } if protocol == "mqtt" => {
-                let reference = match conformance::mosquitto()? {
-                    Ok(reference) => reference,
-                    Err(why) => return Ok(finish(Tally::skip("differential", &why))),
-                };
+                if let Err(why) = conformance::mosquitto()? {
+                    return Ok(finish(Tally::skip("differential", &why)));
+                }
+                let reference = ServerCommand::patient_mosquitto();
                 let candidate = match (&server_cmd, against) {
                     (Some(line), _) => ServerCommand::parse(line)?,
                     (None, Some(_)) => reference.clone(),

@@ -81,10 +81,13 @@ impl ServerCommand {
         }
     }
 
-    /// Debian's Mosquitto with no limit on what waits for a client.
+    /// Debian's Mosquitto with no limit on what waits for a client, and with a copy for each subscription that matches:
+    /// otherwise it sends one, at the QoS of any of them.
     pub(crate) fn patient_mosquitto() -> Self {
         let mut command = Self::mosquitto();
-        command.config = Some(format!("{MOSQUITTO}max_queued_messages 0\n"));
+        command.config = Some(format!(
+            "{MOSQUITTO}max_queued_messages 0\nallow_duplicate_messages true\n"
+        ));
         command
     }
 

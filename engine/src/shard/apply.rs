@@ -20,8 +20,7 @@ impl Shard {
             return;
         };
         index.push(seq, position);
-        state.messages += 1;
-        state.bytes += head.bytes;
+        state.held.add(head.bytes);
         let due = head.created.plus_millis(head.delay_ms);
         let delayed = head.delay_ms > 0 && due > now;
         // The cursor of a group that lists what is ready stays where the group starts.
@@ -199,7 +198,7 @@ impl Shard {
         let Some(state) = self.streams.get(&stream) else {
             return;
         };
-        if self.live || state.messages == 0 || !state.shares_numbers() {
+        if self.live || state.held.messages() == 0 || !state.shares_numbers() {
             return;
         }
         let id = state.index;
@@ -289,7 +288,7 @@ impl Shard {
                 bytes += self.head(position).map_or(0, |head| head.bytes);
             }
             if let Some(state) = self.streams.get_mut(&stream) {
-                state.bytes = bytes;
+                state.held.set(state.held.messages(), bytes);
             }
         }
     }
@@ -317,12 +316,7 @@ impl Shard {
         let Some(state) = self.streams.get_mut(&stream) else {
             return;
         };
-        state.messages = state.messages.saturating_sub(1);
-        state.bytes = if state.messages == 0 {
-            0
-        } else {
-            state.bytes.saturating_sub(bytes)
-        };
+        state.held.take(bytes);
         if expires != Timestamp::NEVER {
             state.expiry.remove(expires.0, seq.0);
         }
@@ -397,7 +391,10 @@ impl Shard {
 
     /// The first message of a stream at or after `from`. In a shared index the numbers in between are others'.
     pub(crate) fn next_of_stream(&mut self, stream: StreamId, from: Seq) -> Option<(Seq, Lsn)> {
-        let state = self.streams.get(&stream).filter(|s| s.messages > 0)?;
+        let state = self
+            .streams
+            .get(&stream)
+            .filter(|s| s.held.messages() > 0)?;
         let (index, shared) = (state.index, state.shares_numbers());
         let mut from = from;
         loop {

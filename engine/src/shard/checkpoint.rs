@@ -97,8 +97,8 @@ impl Shard {
             varint::put(&mut out, stream.id.0);
             varint::put(&mut out, stream.index.0);
             definition::put_stream(&mut out, &stream.name, &stream.config);
-            varint::put(&mut out, stream.messages);
-            varint::put(&mut out, stream.bytes);
+            varint::put(&mut out, stream.held.messages());
+            varint::put(&mut out, stream.held.bytes());
             stream.expiry.encode(&mut out);
             put_pause(&mut out, stream.pause);
             let groups: Vec<_> = stream
@@ -187,8 +187,7 @@ impl Shard {
                 .streams
                 .get_mut(&stream)
                 .ok_or(RecoverError::Checkpoint)?;
-            state.messages = messages;
-            state.bytes = bytes;
+            state.held.set(messages, bytes);
             state.expiry = expiry;
             state.pause = pause;
         }

@@ -181,13 +181,13 @@ impl Shard {
         let index = self.indexes.get(&state.index);
         let next = index.map_or(Seq::FIRST, |index| index.last_seq().next());
         let first = index
-            .filter(|_| state.messages > 0)
+            .filter(|_| state.held.messages() > 0)
             .and_then(Index::first)
             .map_or(next, |(seq, _)| seq);
         let mut info = StreamInfo {
             stream,
-            messages: state.messages,
-            bytes: state.bytes,
+            messages: state.held.messages(),
+            bytes: state.held.bytes(),
             appended: state.appended,
             removed: state.removed,
             producers: state.producers,

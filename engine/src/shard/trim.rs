@@ -106,7 +106,7 @@ impl Shard {
             below,
             except: &except,
         };
-        let bytes = self.streams[&stream].bytes.saturating_sub(left);
+        let bytes = self.streams[&stream].held.bytes().saturating_sub(left);
         self.trim(stream, cut, bytes)
     }
 
@@ -321,7 +321,8 @@ impl Shard {
                 group.trim(cut, index);
             }
             thin(&mut state.expiry, |seq| cut.takes(seq));
-            state.messages = state.messages.saturating_sub(gone.len() as u64);
+            let left = state.held.messages().saturating_sub(gone.len() as u64);
+            state.held.set(left, state.held.bytes());
             for &(seq, _) in gone {
                 index.remove(seq);
             }
@@ -330,11 +331,11 @@ impl Shard {
             }
         }
         if let Some(state) = self.streams.get_mut(&stream) {
-            state.bytes = if state.messages == 0 {
-                0
-            } else {
-                state.bytes.saturating_sub(bytes)
+            let left = match state.held.messages() {
+                0 => 0,
+                _ => state.held.bytes().saturating_sub(bytes),
             };
+            state.held.set(state.held.messages(), left);
         }
     }
 

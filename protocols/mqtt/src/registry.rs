@@ -14,7 +14,7 @@
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use hashbrown::HashMap;
 use longtail_edge::CloseReason;
@@ -30,11 +30,16 @@ use crate::timers::TimerKey;
 /// Parts that are locked apart.
 const PARTS: usize = 64;
 
+/// Sessions by client id.
+type Part = HashMap<Arc<str>, Entry, foldhash::fast::RandomState>;
+
 /// The sessions of a space.
 pub(crate) struct Registry {
-    parts: Box<[Mutex<HashMap<Arc<str>, Entry, foldhash::fast::RandomState>>]>,
+    parts: Box<[Mutex<Part>]>,
     hasher: foldhash::quality::RandomState,
     sessions: AtomicUsize,
+    /// Never the same twice, so that the end of an old connection is never taken for that of a new one.
+    epochs: AtomicU64,
 }
 
 struct Entry {
@@ -128,7 +133,12 @@ impl Registry {
             parts: (0..PARTS).map(|_| Mutex::default()).collect(),
             hasher: foldhash::quality::RandomState::default(),
             sessions: AtomicUsize::new(0),
+            epochs: AtomicU64::new(0),
         }
+    }
+
+    fn next_epoch(&self) -> u64 {
+        self.epochs.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Sessions, connected or not.
@@ -191,10 +201,7 @@ impl Registry {
         true
     }
 
-    fn part(
-        &self,
-        client_id: &str,
-    ) -> &Mutex<HashMap<Arc<str>, Entry, foldhash::fast::RandomState>> {
+    fn part(&self, client_id: &str) -> &Mutex<Part> {
         &self.parts[(self.number(client_id) >> 32) as usize % PARTS]
     }
 
@@ -211,10 +218,11 @@ impl Registry {
                 return Claimed::Full;
             }
             let fresh = Membership::of(claim, tenant);
-            if seat(claim, None, &fresh, 1, tenant, after) {
+            let epoch = self.next_epoch();
+            if seat(claim, Resumed::Nothing, &fresh, epoch, tenant, after) {
                 self.sessions.fetch_add(1, Ordering::Relaxed);
                 let entry = Entry {
-                    epoch: 1,
+                    epoch,
                     holder: Holder::Connected(Arc::clone(&claim.conn), fresh),
                     waiting: None,
                 };
@@ -241,7 +249,7 @@ impl Registry {
         };
         tenant.counters().taken_over.fetch_add(1, Ordering::Relaxed);
         after.losers.push(old);
-        entry.epoch += 1;
+        entry.epoch = self.next_epoch();
         let lives_on = !claim.clean_start && left.expiry_s > 0;
         let Left { state, will, .. } = left;
         if let Some(will) = will
@@ -250,7 +258,7 @@ impl Registry {
             after.wills.push((will, Arc::clone(&claim.client_id)));
         }
         let resumed = if lives_on {
-            Some((state, membership))
+            Some((Resumed::Left(Box::new(state)), membership))
         } else {
             after.over.push((state, membership));
             None
@@ -262,7 +270,7 @@ impl Registry {
     /// A client comes back to a session that is away.
     fn come_back(
         &self,
-        part: &mut HashMap<Arc<str>, Entry, foldhash::fast::RandomState>,
+        part: &mut Part,
         claim: &Claim,
         tenant: &Arc<Tenant>,
         after: &mut Aftermath,
@@ -270,7 +278,7 @@ impl Registry {
         let Some(entry) = part.get_mut(&claim.client_id) else {
             return;
         };
-        entry.epoch += 1;
+        entry.epoch = self.next_epoch();
         let Holder::Away(away) = &mut entry.holder else {
             return;
         };
@@ -288,7 +296,7 @@ impl Registry {
             after.over.push((membership.take_away(), membership));
             None
         } else {
-            Some((State::default(), membership))
+            Some((Resumed::Away, membership))
         };
         self.settle(part, claim, resumed, tenant, after);
     }
@@ -296,28 +304,25 @@ impl Registry {
     /// Gives the session, or a new one, to the connection of a claim.
     fn settle(
         &self,
-        part: &mut HashMap<Arc<str>, Entry, foldhash::fast::RandomState>,
+        part: &mut Part,
         claim: &Claim,
-        resumed: Option<(State, Membership)>,
+        resumed: Option<(Resumed, Membership)>,
         tenant: &Arc<Tenant>,
         after: &mut Aftermath,
     ) {
         let Some(entry) = part.get_mut(&claim.client_id) else {
             return;
         };
-        let (state, membership) = match resumed {
-            // It may have been one that ends with its connection, or will be one.
-            Some((state, membership)) => (Some(state), membership),
-            None => (None, Membership::of(claim, tenant)),
-        };
-        let was_resumed = state.is_some();
-        if seat(claim, state, &membership, entry.epoch, tenant, after) {
+        let was_resumed = resumed.is_some();
+        let (resumed, membership) =
+            resumed.unwrap_or_else(|| (Resumed::Nothing, Membership::of(claim, tenant)));
+        if seat(claim, resumed, &membership, entry.epoch, tenant, after) {
             entry.holder = Holder::Connected(Arc::clone(&claim.conn), membership);
         } else if was_resumed {
             // The client has gone again before it was in: the session waits on.
             let expiry = tenant.expiry(claim.expiry_s.max(1));
             entry.holder = Holder::Away(Away {
-                expiry: self.set(tenant, &claim.client_id, entry.epoch, What::Expiry, expiry),
+                expiry: set(tenant, &claim.client_id, entry.epoch, What::Expiry, expiry),
                 membership,
                 will: None,
             });
@@ -367,9 +372,9 @@ impl Registry {
             _ => {}
         }
         if let Some(claim) = waiting {
-            entry.epoch += 1;
+            entry.epoch = self.next_epoch();
             let resumed = if lives_on {
-                Some((state, membership))
+                Some((Resumed::Left(Box::new(state)), membership))
             } else {
                 after.over.push((state, membership));
                 None
@@ -379,11 +384,11 @@ impl Registry {
             membership.put_away(state);
             let will = delayed.and_then(|will| {
                 let at = now.plus_millis(delay_ms);
-                let timer = self.set(tenant, client_id, epoch, What::Will, at)?;
+                let timer = set(tenant, client_id, epoch, What::Will, at)?;
                 Some((will, timer))
             });
             let expiry = tenant.expiry(expiry_s);
-            let expiry = self.set(tenant, client_id, epoch, What::Expiry, expiry);
+            let expiry = set(tenant, client_id, epoch, What::Expiry, expiry);
             entry.holder = Holder::Away(Away {
                 membership,
                 expiry,
@@ -394,22 +399,6 @@ impl Registry {
             self.sessions.fetch_sub(1, Ordering::Relaxed);
             after.over.push((state, membership));
         }
-    }
-
-    fn set(
-        &self,
-        tenant: &Tenant,
-        client_id: &Arc<str>,
-        epoch: u64,
-        what: What,
-        at: Timestamp,
-    ) -> Option<TimerKey> {
-        let due = Due {
-            client_id: Arc::clone(client_id),
-            epoch,
-            what,
-        };
-        (at != Timestamp::NEVER).then(|| tenant.timers().set(at, due))
     }
 
     /// A timer has come.
@@ -450,11 +439,37 @@ impl Membership {
     }
 }
 
+/// Sets a timer, unless it is for never.
+fn set(
+    tenant: &Tenant,
+    client_id: &Arc<str>,
+    epoch: u64,
+    what: What,
+    at: Timestamp,
+) -> Option<TimerKey> {
+    let due = Due {
+        client_id: Arc::clone(client_id),
+        epoch,
+        what,
+    };
+    (at != Timestamp::NEVER).then(|| tenant.timers().set(at, due))
+}
+
+/// What a client comes back to.
+enum Resumed {
+    /// Nothing: its session is new.
+    Nothing,
+    /// What another connection has left.
+    Left(Box<State>),
+    /// What is at its seat.
+    Away,
+}
+
 /// Tells the connection of a claim that it has its session. `false`: it has gone meanwhile, and a state that it was to
 /// get is back at its seat.
 fn seat(
     claim: &Claim,
-    resumed: Option<State>,
+    resumed: Resumed,
     membership: &Membership,
     epoch: u64,
     tenant: &Tenant,
@@ -468,12 +483,14 @@ fn seat(
             conn.with(|client, out| client.accept(epoch, membership.clone(), &mut state, &cx, out));
         (accepted == Some(true), state)
     };
+    let move_in = |state| match accept(Some(state)) {
+        (true, _) => None,
+        (false, state) => Some(state.unwrap_or_default()),
+    };
     let is_in = match resumed {
-        None => accept(None).0,
-        Some(left) => membership.move_to(conn, Some(left), |state| match accept(Some(state)) {
-            (true, _) => None,
-            (false, state) => Some(state.unwrap_or_default()),
-        }),
+        Resumed::Nothing => accept(None).0,
+        Resumed::Left(left) => membership.move_to(conn, Some(*left), move_in),
+        Resumed::Away => membership.move_to(conn, None, move_in),
     };
     if is_in {
         after.accepted = Some(Arc::clone(conn));

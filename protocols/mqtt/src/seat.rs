@@ -38,7 +38,7 @@ struct Seat {
 /// Where a session that outlives its connections is.
 enum Place {
     /// At a connection. What comes between the end of that and the news of it is kept.
-    Connected(Arc<Conn>, State),
+    Connected(Arc<Conn>, Box<State>),
     Away(Box<State>),
 }
 
@@ -52,7 +52,7 @@ impl Membership {
 
     /// For a session that may outlive its connection.
     pub(crate) fn lasting(tenant: Arc<Tenant>, origin: Origin, conn: Arc<Conn>) -> Self {
-        let place = Place::Connected(conn, State::default());
+        let place = Place::Connected(conn, Box::default());
         Self::new(tenant, origin, None, place)
     }
 
@@ -103,7 +103,7 @@ impl Membership {
         let mut place = self.seat.place.lock();
         let mut state = Box::new(state);
         if let Place::Connected(_, missed) = &mut *place {
-            state.append(std::mem::take(missed));
+            state.append(*std::mem::take(missed));
         }
         *place = Place::Away(state);
     }
@@ -117,14 +117,21 @@ impl Membership {
         seated: impl FnOnce(State) -> Option<State>,
     ) -> bool {
         let mut place = self.seat.place.lock();
-        let mut state = left.unwrap_or_default();
-        match &mut *place {
-            Place::Connected(_, missed) => state.append(std::mem::take(missed)),
-            Place::Away(away) => state.append(std::mem::take(away)),
-        }
+        let state = match (&mut *place, left) {
+            (Place::Connected(_, missed), left) => {
+                let mut state = left.unwrap_or_default();
+                state.append(*std::mem::take(missed));
+                state
+            }
+            (Place::Away(away), None) => *std::mem::take(away),
+            (Place::Away(away), Some(mut state)) => {
+                state.append(*std::mem::take(away));
+                state
+            }
+        };
         match seated(state) {
             None => {
-                *place = Place::Connected(Arc::clone(conn), State::default());
+                *place = Place::Connected(Arc::clone(conn), Box::default());
                 true
             }
             Some(state) => {
@@ -145,8 +152,7 @@ impl Membership {
     /// What is away.
     pub(crate) fn take_away(&self) -> State {
         match &mut *self.seat.place.lock() {
-            Place::Connected(_, missed) => std::mem::take(missed),
-            Place::Away(state) => std::mem::take(state),
+            Place::Connected(_, state) | Place::Away(state) => *std::mem::take(state),
         }
     }
 }

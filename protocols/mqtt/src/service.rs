@@ -35,6 +35,9 @@ thread_local! {
     static LISTS: RefCell<Vec<Vec<Action>>> = const { RefCell::new(Vec::new()) };
 }
 
+/// What is added to the time that a client may be silent, against clocks that are coarse.
+const KEEP_ALIVE_SLACK: Duration = Duration::from_millis(300);
+
 /// Lists that a thread keeps, and the room in each.
 const LISTS_MAX: usize = 64;
 const LIST_CAPACITY_MAX: usize = 4096;
@@ -441,6 +444,14 @@ impl Turn<'_> {
                 self.tell();
                 self.unsubscribe(*unsubscribing);
             }
+            Action::Ping => {
+                self.tell();
+                self.conn.with(|client, out| {
+                    if let Some(session) = &client.session {
+                        session.pong(out);
+                    }
+                });
+            }
             Action::Login(demand) => self.service.login(self.conn, *demand),
         }
     }
@@ -497,6 +508,7 @@ impl Turn<'_> {
                 session.subscribed(subscribing, &cx, out);
             }
         });
+        self.conn.resume();
     }
 
     fn unsubscribe(&self, unsubscribing: Unsubscribing) {
@@ -512,12 +524,14 @@ impl Turn<'_> {
                 session.unsubscribed(unsubscribing, out);
             }
         });
+        self.conn.resume();
     }
 }
 
-/// How long a client may be silent.
+/// How long a client may be silent. The edge notes arrivals up to a sweep too early: nobody is to lose by that.
 fn keep_alive(seconds: u16, percent: u32) -> Option<Duration> {
-    (seconds > 0).then(|| Duration::from_millis(u64::from(seconds) * u64::from(percent) * 10))
+    let allowed = Duration::from_millis(u64::from(seconds) * u64::from(percent) * 10);
+    (seconds > 0).then(|| allowed + KEEP_ALIVE_SLACK)
 }
 
 /// 128 random bits.

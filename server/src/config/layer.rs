@@ -122,6 +122,7 @@ fn defaults(entries: &mut Vec<Entry>, problems: &mut Vec<Problem>) {
         }
     }
     for (protocol, address) in PROTOCOLS {
+        let Some(address) = address else { continue };
         from_text(
             &format!("listeners.{protocol}"),
             address,

@@ -46,6 +46,10 @@ pub(crate) fn default_document() -> String {
             out,
             "\n# Where {protocol} is spoken; repeat the table for more. None at all: listeners.{protocol} = []\n"
         );
+        let Some(address) = address else {
+            let _ = writeln!(out, "# [[listeners.{protocol}]]");
+            continue;
+        };
         let _ = writeln!(out, "[[listeners.{protocol}]]");
         for key in LISTENER_KEYS {
             comment(&mut out, key.help);
@@ -87,15 +91,27 @@ pub(crate) fn effective_document(loaded: &Loaded) -> String {
         };
         let _ = writeln!(out, "{name} = {shown}{}", from(origin));
     }
+    let of = |protocol: &str| match loaded.values.get(&format!("listeners.{protocol}")) {
+        Some((Value::Array(listeners), origin)) => Some((listeners, origin)),
+        _ => None,
+    };
+    let mut head = "\n[listeners]\n";
     for (protocol, _) in PROTOCOLS {
-        let Some((Value::Array(listeners), origin)) =
-            loaded.values.get(&format!("listeners.{protocol}"))
-        else {
+        if let Some((listeners, origin)) = of(protocol)
+            && listeners.is_empty()
+        {
+            let _ = writeln!(
+                out,
+                "{}{protocol} = []{}",
+                std::mem::take(&mut head),
+                from(origin)
+            );
+        }
+    }
+    for (protocol, _) in PROTOCOLS {
+        let Some((listeners, origin)) = of(protocol) else {
             continue;
         };
-        if listeners.is_empty() {
-            let _ = write!(out, "\n[listeners]\n{protocol} = []{}\n", from(origin));
-        }
         for listener in listeners {
             let _ = write!(out, "\n[[listeners.{protocol}]]{}\n", from(origin));
             if let Value::Table(table) = listener {

@@ -8,7 +8,7 @@ use toml::Value;
 
 use super::error::Problem;
 use super::origin::Origin;
-use super::schema::BEANSTALK;
+use super::schema::{BEANSTALK, MQTT_TLS, MQTT_WEBSOCKET_TLS};
 use super::settings::Settings;
 
 /// All contradictions in `settings`, each with the origin of the value that causes it.
@@ -76,7 +76,7 @@ pub(super) fn check(
     problems
 }
 
-/// Accounts and spaces that do not fit the listeners, and quotas that nothing enforces.
+/// Accounts and spaces that do not fit the listeners.
 fn tenants(
     settings: &Settings,
     directory: &Directory,
@@ -95,30 +95,21 @@ fn tenants(
             );
         }
     }
-    for name in directory.spaces() {
-        let Some((_, quotas)) = directory.space(name) else {
-            continue;
-        };
-        let unknown = [
-            ("streams_max", quotas.streams_max),
-            ("bytes_max", quotas.bytes_max),
-            ("messages_max", quotas.messages_max),
-            ("subscriptions_max", quotas.subscriptions_max),
-        ];
-        for (quota, _) in unknown.iter().filter(|(_, limit)| limit.is_some()) {
-            wrong(
-                "spaces",
-                format!(
-                    "space \"{name}\": this release enforces no {quota}, so that it would promise too much; only \
-                     connections_max of a space, and limits.streams_max and limits.memory_streams_bytes of the server"
-                ),
-            );
-        }
-    }
     let any_account = !directory.has_no_accounts();
     for (protocol, listeners) in &settings.listeners {
         for listener in listeners {
             let path = format!("listeners.{protocol}");
+            if [MQTT_TLS, MQTT_WEBSOCKET_TLS].contains(&protocol.as_str())
+                && listener.edge.tls.is_none()
+            {
+                wrong(
+                    &path,
+                    format!(
+                        "{protocol} on {} needs `tls` with a certificate and a key",
+                        listener.address
+                    ),
+                );
+            }
             let asks = listener
                 .edge
                 .tls
@@ -178,7 +169,7 @@ fn sizes(settings: &Settings, origin: &impl Fn(&str) -> Origin, problems: &mut V
             let (one, setting, largest) = if protocol == BEANSTALK {
                 ("a job", "beanstalk.job_bytes", job)
             } else {
-                ("a packet", "mqtt.packet_bytes", packet)
+                ("a packet", "mqtt.packet_bytes_max", packet)
             };
             let needed = largest.saturating_add(LINE_BYTES);
             if edge.input_max_bytes < needed {

@@ -52,11 +52,13 @@ const MIB: i64 = 1 << 20;
 const GIB: i64 = 1 << 30;
 const HOUR: i64 = 3_600_000;
 
-/// Protocols this build speaks, with the address each listens on by default.
-pub(crate) const PROTOCOLS: &[(&str, &str)] = &[
-    (BEANSTALK, "127.0.0.1:11300"),
-    (MQTT, "127.0.0.1:1883"),
-    (MQTT_WEBSOCKET, "127.0.0.1:8083"),
+/// Protocols this build speaks, with the address each listens on by default, if it does.
+pub(crate) const PROTOCOLS: &[(&str, Option<&str>)] = &[
+    (BEANSTALK, Some("127.0.0.1:11300")),
+    (MQTT, Some("127.0.0.1:1883")),
+    (MQTT_TLS, None),
+    (MQTT_WEBSOCKET, Some("127.0.0.1:8083")),
+    (MQTT_WEBSOCKET_TLS, None),
 ];
 
 /// beanstalkd's protocol.
@@ -65,8 +67,14 @@ pub(crate) const BEANSTALK: &str = "beanstalk";
 /// MQTT of all versions.
 pub(crate) const MQTT: &str = "mqtt";
 
+/// MQTT over TLS.
+pub(crate) const MQTT_TLS: &str = "mqtts";
+
 /// MQTT inside WebSocket.
 pub(crate) const MQTT_WEBSOCKET: &str = "mqtt-ws";
+
+/// The same over TLS.
+pub(crate) const MQTT_WEBSOCKET_TLS: &str = "mqtt-wss";
 
 /// Name of the admin service in `--listen`.
 pub(crate) const ADMIN: &str = "admin";
@@ -209,7 +217,7 @@ pub(crate) const KEYS: &[Key] = &[
         "Broker whose limits and habits clients find, where the settings below do not say otherwise.",
     ),
     key(
-        "mqtt.packet_bytes",
+        "mqtt.packet_bytes_max",
         Kind::Bytes(KIB, 256 * MIB),
         None,
         "Largest packet. Told to clients of 5.0; a larger one ends the connection. 2MiB.",
@@ -287,7 +295,7 @@ pub(crate) const KEYS: &[Key] = &[
         "What happens when a session's queue is full. drop-newest.",
     ),
     key(
-        "mqtt.overlapping",
+        "mqtt.overlap",
         Kind::Choice(&["each", "merge"]),
         None,
         "Copies of a message that several subscriptions of a client match: one for each, or one. each.",
@@ -305,25 +313,25 @@ pub(crate) const KEYS: &[Key] = &[
         "Highest QoS of publishes and subscriptions. 2.",
     ),
     key(
-        "mqtt.retain",
+        "mqtt.retain_available",
         Kind::Switch,
         None,
         "Whether messages may be retained. true.",
     ),
     key(
-        "mqtt.wildcards",
+        "mqtt.wildcards_available",
         Kind::Switch,
         None,
         "Whether filters may have wildcards. true.",
     ),
     key(
-        "mqtt.shared",
+        "mqtt.shared_available",
         Kind::Switch,
         None,
         "Whether subscriptions may be shared. true.",
     ),
     key(
-        "mqtt.subscription_ids",
+        "mqtt.subscription_ids_available",
         Kind::Switch,
         None,
         "Whether subscriptions may have identifiers. true.",

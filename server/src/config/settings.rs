@@ -104,7 +104,7 @@ pub(crate) struct BeanstalkSettings {
 pub(crate) struct MqttSettings {
     pub(crate) space: String,
     pub(crate) profile: String,
-    pub(crate) packet_bytes: Option<u32>,
+    pub(crate) packet_bytes_max: Option<u32>,
     pub(crate) receive_max: Option<u16>,
     pub(crate) window: Option<u16>,
     pub(crate) topic_aliases_in: Option<u16>,
@@ -117,13 +117,13 @@ pub(crate) struct MqttSettings {
     pub(crate) queue_messages: Option<usize>,
     pub(crate) queue_bytes: Option<usize>,
     pub(crate) queue_policy: Option<MqttQueuePolicy>,
-    pub(crate) overlapping: Option<MqttOverlap>,
+    pub(crate) overlap: Option<MqttOverlap>,
     pub(crate) subscriptions_max: Option<usize>,
     pub(crate) qos_max: Option<u8>,
-    pub(crate) retain: Option<bool>,
-    pub(crate) wildcards: Option<bool>,
-    pub(crate) shared: Option<bool>,
-    pub(crate) subscription_ids: Option<bool>,
+    pub(crate) retain_available: Option<bool>,
+    pub(crate) wildcards_available: Option<bool>,
+    pub(crate) shared_available: Option<bool>,
+    pub(crate) subscription_ids_available: Option<bool>,
     pub(crate) empty_client_id: Option<bool>,
     pub(crate) client_id_prefix: Option<String>,
     pub(crate) topic_levels_max: Option<usize>,
@@ -140,7 +140,7 @@ pub(crate) enum MqttQueuePolicy {
     Disconnect,
 }
 
-/// `mqtt.overlapping`.
+/// `mqtt.overlap`.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum MqttOverlap {
@@ -159,7 +159,7 @@ impl MqttSettings {
             space: self.space.as_str().into(),
             sys_interval_s: self.sys_interval_s,
             limits: longtail_mqtt::Limits {
-                packet_bytes_max: self.packet_bytes.unwrap_or(base.packet_bytes_max),
+                packet_bytes_max: self.packet_bytes_max.unwrap_or(base.packet_bytes_max),
                 receive_max: self.receive_max.unwrap_or(base.receive_max),
                 window: self.window.unwrap_or(base.window),
                 topic_aliases_in: self.topic_aliases_in.unwrap_or(base.topic_aliases_in),
@@ -179,7 +179,7 @@ impl MqttSettings {
                     Some(MqttQueuePolicy::DropOldest) => QueuePolicy::DropOldest,
                     Some(MqttQueuePolicy::Disconnect) => QueuePolicy::Disconnect,
                 },
-                overlap: match self.overlapping {
+                overlap: match self.overlap {
                     None => base.overlap,
                     Some(MqttOverlap::Each) => Overlap::Each,
                     Some(MqttOverlap::Merge) => Overlap::Merge,
@@ -189,11 +189,11 @@ impl MqttSettings {
                     .qos_max
                     .and_then(Qos::from_bits)
                     .unwrap_or(base.qos_max),
-                retain_available: self.retain.unwrap_or(base.retain_available),
-                wildcards_available: self.wildcards.unwrap_or(base.wildcards_available),
-                shared_available: self.shared.unwrap_or(base.shared_available),
+                retain_available: self.retain_available.unwrap_or(base.retain_available),
+                wildcards_available: self.wildcards_available.unwrap_or(base.wildcards_available),
+                shared_available: self.shared_available.unwrap_or(base.shared_available),
                 subscription_ids_available: self
-                    .subscription_ids
+                    .subscription_ids_available
                     .unwrap_or(base.subscription_ids_available),
                 empty_client_id: self.empty_client_id.unwrap_or(base.empty_client_id),
                 client_id_prefix: self

@@ -75,7 +75,10 @@ fn the_default_document_parses_to_the_defaults() {
         .iter()
         .filter(|key| key.default.is_some())
         .count()
-        + schema::PROTOCOLS.len();
+        + schema::PROTOCOLS
+            .iter()
+            .filter(|(_, address)| address.is_some())
+            .count();
     assert_eq!(
         read, written,
         "the document names every setting that has a default"
@@ -101,6 +104,13 @@ fn the_effective_document_parses_to_the_same_settings() {
     );
     let (_dir, again) = with_file(&document);
     assert_eq!(load(&again).unwrap().settings, loaded.settings);
+
+    let loaded = load(&with_listen(&["admin=127.0.0.1:1"], true)).unwrap();
+    let (_dir, again) = with_file(&effective_document(&loaded));
+    assert!(
+        load(&again).unwrap().settings.listeners["mqtt"].is_empty(),
+        "several protocols may be off"
+    );
 }
 
 #[test]
@@ -272,9 +282,11 @@ fn listen_flags_replace_what_was_configured() {
         settings.admin.listen.is_some(),
         "what is not named stays as configured"
     );
-    let text = complaint(&with_listen(&["mqtt=127.0.0.1:1883"], false));
+    let text = complaint(&with_listen(&["amqp=127.0.0.1:5672"], false));
     assert!(
-        text.contains("unknown protocol `mqtt`: this build speaks beanstalk"),
+        text.contains(
+            "unknown protocol `amqp`: this build speaks beanstalk, mqtt, mqtts, mqtt-ws, mqtt-wss"
+        ),
         "{text}"
     );
 }
@@ -337,15 +349,17 @@ fn without_accounts_only_this_machine_may_connect() {
 }
 
 #[test]
-fn spaces_have_to_exist_and_quotas_to_be_enforced() {
+fn spaces_have_to_exist_and_may_have_quotas() {
     let text = complaint(&with_set(&["beanstalk.space=shop"]));
     assert!(text.contains("add it to [[spaces]]"), "{text}");
     let space = "[beanstalk]\nspace = \"shop\"\n[[spaces]]\nname = \"shop\"\n";
     let (_dir, sources) = with_file(&format!("{space}quotas = {{ connections_max = 5 }}\n"));
     assert!(load(&sources).is_ok());
-    let (_dir, sources) = with_file(&format!("{space}quotas = {{ bytes_max = 5 }}\n"));
-    let text = complaint(&sources);
-    assert!(text.contains("enforces no bytes_max"), "{text}");
+    let all = "streams_max = 1, bytes_max = 5, messages_max = 1, subscriptions_max = 1";
+    let (_dir, sources) = with_file(&format!("{space}quotas = {{ {all} }}\n"));
+    assert!(load(&sources).is_ok());
+    let (_dir, sources) = with_file(&format!("{space}quotas = {{ topics_max = 5 }}\n"));
+    assert!(complaint(&sources).contains("topics_max"));
 }
 
 #[test]
@@ -357,6 +371,11 @@ fn sizes_have_to_leave_room_for_one_another() {
         text.contains("outbox_hard_bytes (67108864) leaves no room"),
         "{text}"
     );
+    let text = complaint(&with_set(&["mqtt.packet_bytes_max=128MiB"]));
+    assert!(
+        text.contains("leaves no room for a packet of mqtt.packet_bytes_max (134217728)"),
+        "{text}"
+    );
     let text = complaint(&with_set(&["limits.memory_bytes=8MiB"]));
     assert!(text.contains("raise limits.memory_bytes"), "{text}");
     let (_dir, sources) = with_file(
@@ -366,6 +385,29 @@ fn sizes_have_to_leave_room_for_one_another() {
     let text = complaint(&sources);
     assert!(text.contains("input_max_bytes (1048576)"), "{text}");
     assert!(text.contains("raise outbox_hard_bytes"), "{text}");
+}
+
+#[test]
+fn mqtt_settings_override_those_of_the_profile() {
+    let settings = load(&with_set(&[
+        "mqtt.profile=mosquitto",
+        "mqtt.window=7",
+        "mqtt.overlap=merge",
+        "mqtt.queue_policy=drop-oldest",
+        "mqtt.qos_max=1",
+    ]));
+    let limits = settings.unwrap().settings.mqtt.config().limits;
+    assert_eq!((limits.receive_max, limits.window), (20, 7));
+    assert_eq!(limits.packet_bytes_max, 2_000_000);
+    assert_eq!(limits.overlap, longtail_mqtt::config::Overlap::Merge);
+    assert_eq!(
+        limits.queue_policy,
+        longtail_mqtt::config::QueuePolicy::DropOldest
+    );
+    assert_eq!(limits.qos_max, longtail_mqtt::codec::Qos::AtLeastOnce);
+    for profile in longtail_mqtt::Profile::ALL {
+        assert!(load(&with_set(&[&format!("mqtt.profile={profile}")])).is_ok());
+    }
 }
 
 #[test]

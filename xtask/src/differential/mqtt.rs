@@ -90,7 +90,7 @@ pub(super) enum Step {
     Release {
         known: bool,
     },
-    /// Acknowledges the oldest message it was sent and has not acknowledged, or an id that means nothing.
+    /// Acknowledges all that it was sent and has not acknowledged, or an id that means nothing.
     Acknowledge {
         known: bool,
         stray: Ack,

@@ -96,6 +96,8 @@ pub enum Action {
     Subscribe(Box<Subscribing>),
     /// Take from the router; then [`Session::unsubscribed`].
     Unsubscribe(Box<Unsubscribing>),
+    /// Nothing; then [`Session::pong`].
+    Ping,
 }
 
 /// What follows a packet.
@@ -103,7 +105,7 @@ pub enum Action {
 pub enum Next {
     /// More is welcome.
     Read,
-    /// Nothing more until the login is decided.
+    /// Nothing more until the login is decided, or the router has heard of the subscriptions.
     Pause,
     /// The conversation is over: what is in the outbox is sent, then the connection closed.
     Close(Goodbye),
@@ -349,9 +351,18 @@ impl Session {
             Packet::Pubrec(ack) => self.pubrec(ack, cx, out)?,
             Packet::Pubrel(ack) => self.pubrel(ack, cx, actions, out),
             Packet::Pubcomp(ack) => self.pubcomp(ack, cx, out)?,
-            Packet::Subscribe(subscribe) => self.subscribe(subscribe, cx, actions),
-            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe, actions),
-            Packet::Pingreq => self.say(&Packet::Pingresp, out),
+            // What follows is answered behind it.
+            Packet::Subscribe(subscribe) => {
+                self.subscribe(subscribe, cx, actions);
+                return Ok(Next::Pause);
+            }
+            Packet::Unsubscribe(unsubscribe) => {
+                self.unsubscribe(unsubscribe, actions);
+                return Ok(Next::Pause);
+            }
+            // Behind what the client has published to itself.
+            Packet::Pingreq if !actions.is_empty() => actions.push(Action::Ping),
+            Packet::Pingreq => self.pong(out),
             Packet::Disconnect(disconnect) => {
                 if let Some(expiry_s) = disconnect.properties.session_expiry_s {
                     if self.hello.expiry_s == 0 && expiry_s != 0 {
@@ -386,6 +397,13 @@ impl Session {
             None => Next::Read,
             Some(reason) => self.broken(Broken(reason, "the queue is full"), out),
         })
+    }
+
+    /// Answers a PINGREQ.
+    pub fn pong(&self, out: &mut impl Outbox) {
+        if self.is_open() {
+            self.say(&Packet::Pingresp, out);
+        }
     }
 
     /// Tells the client what it did wrong, if its version can say it, and ends the conversation.

@@ -42,7 +42,7 @@ impl Publisher {
     pub(super) fn new(number: usize, seed: u64) -> Self {
         Publisher {
             name: format!("publisher-{number}"),
-            version: if number % 2 == 0 {
+            version: if number.is_multiple_of(2) {
                 Version::V5
             } else {
                 Version::V4

@@ -7,6 +7,7 @@
 //! | PINGRESP | what the harness itself asks for |
 //! | properties of messages | topic aliases and the like are choices; the conformance suite compares them |
 //! | overlapping subscriptions | Mosquitto sends a copy each, Longtail merges them: equal copies of a message count once, at the highest QoS |
+//! | PUBREL | one for each copy: the conformance suite counts them |
 //! | reason codes of PUBACK below 0x80 | 0x10 may be told by either |
 //! | no local, retain handling, retain as published | where filters overlap, Mosquitto 2.0.11 goes by one of them: not generated |
 //! | shared subscriptions | whose turn it is is not a rule: not generated |
@@ -15,7 +16,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::mqtt::{Packet, Publish};
+use crate::mqtt::{Ack, Packet, Publish};
 
 /// What one client was sent, in a form that can be compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,7 +32,10 @@ pub(super) fn sent(packets: &[Packet]) -> Sent {
     let mut out = Sent::default();
     for packet in packets {
         match packet {
-            Packet::Pingresp => {}
+            Packet::Pingresp
+            | Packet::Ack {
+                kind: Ack::Pubrel, ..
+            } => {}
             Packet::Publish(message) => add(&mut out, message),
             Packet::Ack { kind, code, .. } => {
                 let code = if *code < 0x80 { 0 } else { *code };

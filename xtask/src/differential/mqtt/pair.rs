@@ -150,10 +150,13 @@ impl Side {
                 };
                 id.map_or(Ok(()), |id| peer.connection.send(&ack(Ack::Pubrel, id)))
             }
-            Step::Acknowledge { known: true, .. } => match peer.open.pop_front() {
-                Some((kind, id)) => peer.connection.send(&ack(kind, id)),
-                None => Ok(()),
-            },
+            Step::Acknowledge { known: true, .. } => {
+                // All of them: one server may have sent more copies than the other.
+                for (kind, id) in peer.open.drain(..) {
+                    peer.connection.send(&ack(kind, id))?;
+                }
+                Ok(())
+            }
             Step::Acknowledge { stray, .. } => peer.connection.send(&ack(*stray, 60_000)),
             Step::Subscribe(filters) => {
                 let filters: Vec<(&str, u8)> = filters
