@@ -74,6 +74,7 @@ impl SettingsArgs {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one, for a moment")]
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the server

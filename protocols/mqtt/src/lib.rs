@@ -27,7 +27,7 @@ pub mod sys;
 pub mod tenant;
 mod timers;
 
-pub use access::{Accounts, Admission, AdmitAll, Admitted, Denied, Login};
+pub use access::{Accounts, Admission, AdmitAll, Admitted, Denied, Exchange, Login, Step};
 pub use config::{Config, Limits, Profile};
 pub use service::Mqtt;
 pub use tenant::Tenant;

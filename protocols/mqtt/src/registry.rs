@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use crate::message::Will;
 use crate::seat::{Conn, Membership};
 use crate::session::{Left, State};
-use crate::tenant::Tenant;
+use crate::tenant::{Deadline, Tenant};
 use crate::timers::TimerKey;
 
 /// Parts that are locked apart.
@@ -452,7 +452,7 @@ fn set(
         epoch,
         what,
     };
-    (at != Timestamp::NEVER).then(|| tenant.timers().set(at, due))
+    (at != Timestamp::NEVER).then(|| tenant.timers().set(at, Deadline::Session(due)))
 }
 
 /// What a client comes back to.

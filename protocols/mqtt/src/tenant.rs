@@ -1,7 +1,7 @@
 //! What the connections of one space share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use longtail_broker::Space;
@@ -19,6 +19,8 @@ use crate::counters::Counters;
 use crate::message::Will;
 use crate::publish::{self, Outgoing, Streams};
 use crate::registry::{Aftermath, Due, Registry};
+use crate::seat::Conn;
+use crate::service::end_login;
 use crate::session::Cx;
 use crate::sys::{Host, Sys};
 use crate::timers::{Timers, Waited};
@@ -33,10 +35,19 @@ pub struct Tenant {
     rights: Arc<dyn Admission>,
     streams: Streams,
     registry: Registry,
-    timers: Timers<Due>,
+    timers: Timers<Deadline>,
     counters: Counters,
     sys: Sys,
     timekeeper: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What happens at some time.
+#[derive(Debug)]
+pub(crate) enum Deadline {
+    /// To a session.
+    Session(Due),
+    /// What this client has shown ends.
+    Login(Weak<Conn>),
 }
 
 /// How often retained messages that have expired are looked for.
@@ -90,7 +101,12 @@ impl Tenant {
         self.sys.mind_the_time(self, self.now());
         match self.timers.wait(|| self.now(), HOUSEKEEPING) {
             Waited::Closed => return false,
-            Waited::Due(due) => {
+            Waited::Due(Deadline::Login(conn)) => {
+                if let Some(conn) = conn.upgrade() {
+                    end_login(&conn);
+                }
+            }
+            Waited::Due(Deadline::Session(due)) => {
                 let mut after = Aftermath::default();
                 self.registry.due(&due, &mut after);
                 after.carry_out(self);
@@ -153,7 +169,7 @@ impl Tenant {
         &self.registry
     }
 
-    pub(crate) fn timers(&self) -> &Timers<Due> {
+    pub(crate) fn timers(&self) -> &Timers<Deadline> {
         &self.timers
     }
 

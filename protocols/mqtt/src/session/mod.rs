@@ -9,6 +9,7 @@
 //!
 //! No I/O: the time comes in with [`Cx`], randomness with [`Session::greet`]. [`connect`] agrees on the limits,
 //! [`receiving`] is what the client publishes, [`subscribing`] what it wants, [`sending`] what it gets, with
+//! [`proving`] is the authentication that takes more than a password,
 //! [`outbound`] for the packet ids and the window and [`frame`] for the bytes. [`State`] is what outlives the
 //! connection.
 
@@ -16,6 +17,7 @@ mod alias;
 mod connect;
 mod frame;
 mod outbound;
+mod proving;
 mod receiving;
 mod sending;
 mod subscribing;
@@ -39,6 +41,7 @@ use crate::counters::{Counters, Drops, Tally};
 use crate::message::Will;
 
 pub use connect::{Demand, Hello, Refused};
+pub use proving::Proof;
 pub use receiving::Ticket;
 pub(crate) use subscribing::Held;
 pub use subscribing::{Subscribing, Unsubscribing, Wanted};
@@ -46,6 +49,7 @@ pub use tag::Tag;
 
 use alias::AliasTable;
 use outbound::Outbound;
+use proving::Proving;
 use receiving::Receiving;
 use sending::Replay;
 use subscribing::Subscriptions;
@@ -85,6 +89,9 @@ pub struct Cx<'a> {
 pub enum Action {
     /// Check who it is, find its session; then [`Session::accept`] or [`Session::refuse`].
     Login(Box<Demand>),
+    /// Ask the method what it thinks of this; then [`Session::challenge`], [`Session::accept`] after
+    /// [`Session::proved`], or [`Session::reproved`].
+    Prove(Box<Proof>),
     /// Publish; then [`Session::complete`] if there is a ticket.
     Publish {
         /// What.
@@ -152,6 +159,8 @@ pub(crate) struct About {
 enum Phase {
     /// The login is not decided.
     Greeting,
+    /// Likewise: it is the client's turn to say more.
+    Proving,
     Open,
     /// Nothing that comes matters any more.
     Over,
@@ -166,6 +175,8 @@ pub struct Session {
     grants: CachedGrants,
     /// Its account, where there are accounts.
     account: Option<Arc<str>>,
+    /// How it proves who it is, if not by name and password alone.
+    proving: Option<Box<Proving>>,
     tally: Tally,
     will: Option<Box<Will>>,
     receiving: Receiving,
@@ -244,6 +255,7 @@ impl Session {
             origin: Origin::default(),
             grants: CachedGrants::new(Arc::new(Grants::default())),
             account: None,
+            proving: None,
             tally,
             will,
             receiving: Receiving::default(),
@@ -329,6 +341,10 @@ impl Session {
         match self.phase {
             Phase::Greeting => return Next::Pause,
             Phase::Over => return Next::Close(Goodbye::Disconnected),
+            Phase::Proving => {
+                self.tally.packet_in();
+                return self.prove(packet, cx.limits, actions, out);
+            }
             Phase::Open => {}
         }
         self.tally.packet_in();
@@ -379,12 +395,7 @@ impl Session {
                 self.phase = Phase::Over;
                 return Ok(Next::Close(Goodbye::Disconnected));
             }
-            Packet::Auth(_) => {
-                return Err(Broken(
-                    ReasonCode::ProtocolError,
-                    "AUTH without an authentication method",
-                ));
-            }
+            Packet::Auth(auth) => self.prove_again(auth, actions)?,
             Packet::Connect(_)
             | Packet::Connack(_)
             | Packet::Suback(_)
