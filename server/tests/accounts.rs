@@ -212,6 +212,7 @@ fn a_certificate_is_the_account_of_an_mqtt_client_that_gives_no_name() {
         permissions = [{ space = "default", rules = [{ actions = ["publish"], subject = "%u/#" }] }]
         [[listeners.beanstalk]]
         address = "127.0.0.1:0"
+        account = "pump"
         [[listeners.mqtts]]
         address = "127.0.0.1:0"
         [listeners.mqtts.tls]

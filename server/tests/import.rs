@@ -71,7 +71,11 @@ fn an_imported_configuration_is_one_that_the_server_takes() {
     assert!(checked.status.success(), "{said}\n{text}");
     let shown = longtail(dir.path(), &["config", "show"]);
     let shown = String::from_utf8(shown.stdout).unwrap();
-    for line in ["sys_interval_s = 10", "packet_bytes_max = 2000000", "window = 20"] {
+    for line in [
+        "sys_interval_s = 10",
+        "packet_bytes_max = 2000000",
+        "window = 20",
+    ] {
         assert!(shown.contains(line), "{line} is not in\n{shown}");
     }
 }

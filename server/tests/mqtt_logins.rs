@@ -53,7 +53,16 @@ fn start(dir: &Path) -> Server {
         hashed("swordfish", false),
     );
     std::fs::write(dir.join("longtail.toml"), text).unwrap();
-    Server::start(dir, &["--listen", "mqtt=127.0.0.1:0"])
+    let listen = ["mqtt=127.0.0.1:0", "admin=127.0.0.1:0"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_longtail"));
+    command
+        .args([
+            "serve", "--only", "--listen", listen[0], "--listen", listen[1],
+        ])
+        .current_dir(dir)
+        .env_remove("LONGTAIL_CONFIG")
+        .stderr(Stdio::piped());
+    Server::adopt(command.spawn().unwrap())
 }
 
 fn hmac(key: &[u8], data: &[u8]) -> [u8; 32] {

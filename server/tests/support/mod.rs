@@ -67,9 +67,10 @@ impl Server {
         let address = |protocol: &str| {
             let line = banner
                 .lines()
-                .find(|line| line.trim_start().starts_with(&format!("{protocol} ")))
-                .unwrap();
-            let address = line.split_whitespace().nth(1).unwrap();
+                .find(|line| line.trim_start().starts_with(&format!("{protocol} ")));
+            // Empty: it is not spoken.
+            let address = line.and_then(|line| line.split_whitespace().nth(1));
+            let address = address.unwrap_or_default();
             address.trim_start_matches("http://").to_owned()
         };
         Server {
