@@ -24,6 +24,14 @@ const COPIES_BYTES_MAX: u64 = 256 << 20;
 /// Streams that a message has come through, one dead letter after the other.
 pub(super) type Path = SmallVec<[StreamId; 2]>;
 
+/// What an addition to a frame pushes out.
+pub(super) struct Pushed {
+    /// Stream, number and bytes.
+    pub(super) messages: Vec<(StreamId, Seq, u64)>,
+    /// Where none of it may go: where the addition goes and came through.
+    pub(super) past: Path,
+}
+
 /// Where a dead letter goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Grave {
@@ -311,10 +319,10 @@ impl Shard {
     pub(super) fn draft_pushed(
         &mut self,
         draft: &mut Draft,
-        pushed: Vec<(StreamId, Seq, u64)>,
-        past: &Path,
+        pushed: Pushed,
     ) -> Result<(), Refusal> {
-        for (stream, seq, _) in pushed {
+        let Pushed { messages, past } = pushed;
+        for (stream, seq, _) in messages {
             let (target, body) = match self.grave_of(stream, seq, Reason::Limit) {
                 Grave::Unwanted => continue,
                 Grave::At { stream, body, .. } if !past.contains(&stream) => (stream, body),
@@ -332,7 +340,7 @@ impl Shard {
                 )));
             }
             match self.draft_targets(draft, target, copy) {
-                Ok((pushed, past)) => self.draft_pushed(draft, pushed, &past)?,
+                Ok(pushed) => self.draft_pushed(draft, pushed)?,
                 Err(_) => draft.lose(stream),
             }
         }

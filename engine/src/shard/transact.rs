@@ -10,7 +10,7 @@ use longtail_log::{Class, RecordParts};
 use longtail_model::{ConsumerTag, Durability, IndexId, Lsn, Priority, Seq, StreamId, Timestamp};
 use smallvec::SmallVec;
 
-use super::dead::Path;
+use super::dead::{Path, Pushed};
 use super::publish::{Evictions, Room, check_texts, head_of, record_of};
 use super::settle::Fate;
 use super::streams::check_document_name;
@@ -217,18 +217,18 @@ impl Shard {
         first: StreamId,
         publish: Publish,
     ) -> Result<(), Refusal> {
-        let (pushed, past) = self.draft_targets(draft, first, publish)?;
-        self.draft_pushed(draft, pushed, &past)
+        let pushed = self.draft_targets(draft, first, publish)?;
+        self.draft_pushed(draft, pushed)
     }
 
-    /// A message. Returns what it pushes out, and where that has come through. When it is refused nothing is drafted,
+    /// A message. Returns what it pushes out. When it is refused nothing is drafted,
     /// if it goes to one stream only.
     pub(super) fn draft_targets(
         &mut self,
         draft: &mut Draft,
         first: StreamId,
         publish: Publish,
-    ) -> Result<(Vec<(StreamId, Seq, u64)>, Path), Refusal> {
+    ) -> Result<Pushed, Refusal> {
         let Publish {
             also,
             message,
@@ -283,13 +283,16 @@ impl Shard {
             skipped,
             asked_for,
         });
-        let pushed = draft.evictions.gone[before.0..].to_vec();
-        let mut path = past;
-        if !pushed.is_empty() {
+        let mut pushed = Pushed {
+            messages: draft.evictions.gone[before.0..].to_vec(),
+            past,
+        };
+        if !pushed.messages.is_empty() {
             let targets = draft.additions.last().map(|addition| &addition.targets);
-            path.extend(targets.into_iter().flatten().map(|target| target.0));
+            let streams = targets.into_iter().flatten().map(|target| target.0);
+            pushed.past.extend(streams);
         }
-        Ok((pushed, path))
+        Ok(pushed)
     }
 
     /// Writes everything: one frame in the durable log; in memory a record a message, none when the frame is refused.

@@ -183,7 +183,8 @@ impl Model {
             fleeting: letter.fleeting,
             asked_for: letter.past.is_empty(),
         });
-        for (stream, seq) in frame.evicted[before..].to_vec() {
+        let pushed: Vec<(u64, u64)> = frame.evicted[before..].to_vec();
+        for (stream, seq) in pushed {
             let (at, to) = self.grave_of(stream, seq, Reason::Limit);
             let copied = match to {
                 Grave::Unwanted => continue,
@@ -302,6 +303,7 @@ impl Model {
     }
 
     /// What a message pushes out is laid off first, one by one; returns what goes for good.
+    #[allow(clippy::type_complexity)]
     pub(super) fn make_way(
         &mut self,
         first: u64,
