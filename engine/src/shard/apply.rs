@@ -120,7 +120,7 @@ impl Shard {
         false
     }
 
-    fn wants(&mut self, stream: StreamId, at: usize, seq: Seq) -> bool {
+    pub(crate) fn wants(&mut self, stream: StreamId, at: usize, seq: Seq) -> bool {
         let Some(group) = self.group(stream, at).filter(|group| !group.deleted) else {
             return false;
         };

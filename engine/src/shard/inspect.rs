@@ -299,6 +299,7 @@ impl Shard {
             appended: self.appended,
             delivered: self.delivered,
             removed: self.removed,
+            dead_letters_lost: self.lost,
             index_bytes: index_bytes as u64,
             log_end: self
                 .logs

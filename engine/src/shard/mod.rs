@@ -1,11 +1,12 @@
 //! The shard's state and how a command finds its way through it.
 //!
 //! Every change goes the same way: check, append its event to the log, apply it to the state, emit effects gated by
-//! the event's position. `publish`, `take`, `settle`, `streams`, `pause`, `trim` and `timers` hold the commands; `apply` the changes
-//! they share with recovery; `inspect` what only looks; `checkpoint` the state as bytes.
+//! the event's position. `publish`, `take`, `settle`, `dead`, `streams`, `pause`, `trim` and `timers` hold the
+//! commands; `apply` the changes they share with recovery; `inspect` what only looks; `checkpoint` the state as bytes.
 
 mod apply;
 mod checkpoint;
+mod dead;
 mod groups;
 mod inspect;
 mod logs;
@@ -132,6 +133,8 @@ pub struct Shard {
     appended: u64,
     delivered: u64,
     removed: u64,
+    /// Messages that were to be dead letters and that no stream took, since the shard was opened.
+    lost: u64,
     /// Streams with messages that were only for those who waited: what is left of them goes with the end of the step.
     fleeting: Vec<StreamId>,
     /// Records that nothing refers to any more, but that effects of this batch may still have to show.
@@ -182,6 +185,7 @@ impl Shard {
             appended: 0,
             delivered: 0,
             removed: 0,
+            lost: 0,
             fleeting: Vec::new(),
             retired: Vec::new(),
             unplaced: HashSet::default(),
