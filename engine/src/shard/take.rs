@@ -338,7 +338,9 @@ impl Shard {
                 group.pop_head(ready, seq);
             }
             Place::Ready(_) | Place::Ahead => {
-                if place == Place::Ahead && group.head_is_ahead(seq, self.indexes.get(&state.index))
+                if place == Place::Ahead
+                    && group
+                        .head_is_ahead(seq, self.indexes.get(&state.index).map(|index| &**index))
                 {
                     group.pop_head(0, seq);
                 } else {
