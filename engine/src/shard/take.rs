@@ -478,7 +478,10 @@ impl Shard {
             return;
         };
         let levelled = |consumer: &Consumer| {
-            consumer.tag == tag && matches!(consumer.credit, Credit::Level(_))
+            // One that waits has nothing ready in any of its groups.
+            consumer.tag == tag
+                && consumer.ticket.is_none()
+                && matches!(consumer.credit, Credit::Level(_))
         };
         if let Some(at) = state.consumers.iter().position(levelled) {
             self.serve(session, at, fx);
