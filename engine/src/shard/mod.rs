@@ -105,7 +105,8 @@ pub struct Shard {
     listing: BTreeMap<StreamId, ()>,
     /// Added groups; the default group of a stream has the stream's number.
     groups: HashMap<GroupId, (StreamId, usize), FixedHash>,
-    indexes: HashMap<IndexId, Index, FixedHash>,
+    /// Where the messages of a sequence space lie, once it has given a number.
+    indexes: HashMap<IndexId, Box<Index>, FixedHash>,
     /// Sequence spaces shared by several streams, by space and name.
     shared_indexes: BTreeMap<StreamName, IndexId>,
     /// The next number for a stream, group or index: they share one counter, so that any of them can key a hold.

@@ -216,7 +216,6 @@ impl Shard {
             }
             let state = self.streams.get(&stream).ok_or(Refusal::UnknownLink)?;
             targets.level = targets.level.max(state.level);
-            let index = self.indexes.get(&state.index).ok_or(Refusal::UnknownLink)?;
             let given = known()
                 .filter(|(known, _)| {
                     self.streams
@@ -224,7 +223,7 @@ impl Shard {
                         .is_some_and(|known| known.index == state.index)
                 })
                 .count() as u64;
-            let seq = Seq(index.last_seq().0 + given + 1);
+            let seq = Seq(self.last_in(state.index).0 + given + 1);
             if !state.keeps(seq) {
                 targets.skipped.push((stream, seq));
                 continue;

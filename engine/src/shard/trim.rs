@@ -3,7 +3,7 @@
 //! The event names a number below which everything goes, and what does not: what consumers held. Holds are not in the
 //! log, so a replay could not know. Live and replayed, [`Shard::apply_trimmed`] does the work, without reading records.
 
-use longtail_model::{Durability, GroupId, Lsn, Seq, StreamId};
+use longtail_model::{Durability, GroupId, IndexId, Lsn, Seq, StreamId};
 
 use super::publish::Evictions;
 use super::{Outcome, Shard, now_reply};
@@ -115,8 +115,14 @@ impl Shard {
     pub(crate) fn end_of(&self, stream: StreamId) -> Seq {
         self.streams
             .get(&stream)
-            .and_then(|state| self.indexes.get(&state.index))
-            .map_or(Seq::FIRST, |index| index.last_seq().next())
+            .map_or(Seq::FIRST, |state| self.last_in(state.index).next())
+    }
+
+    /// The last number given in a sequence space.
+    pub(crate) fn last_in(&self, index: IndexId) -> Seq {
+        self.indexes
+            .get(&index)
+            .map_or(Seq(0), |index| index.last_seq())
     }
 
     /// Holds on a stream's messages, by any group or by the one at `at`.
@@ -470,9 +476,9 @@ impl Shard {
     /// A message got a number that leads to nothing.
     pub(crate) fn apply_skipped(&mut self, stream: StreamId, seq: Seq) {
         if let Some(state) = self.streams.get(&stream)
-            && let Some(index) = self.indexes.get_mut(&state.index)
-            && seq > index.last_seq()
+            && seq > self.last_in(state.index)
         {
+            let index = self.indexes.entry(state.index).or_default();
             index.push(seq, Lsn::ZERO);
             index.remove(seq);
         }
