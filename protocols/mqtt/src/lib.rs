@@ -12,6 +12,7 @@
 //! to. [`access`] says who is let in, [`message`] how a message of MQTT is one of the broker's.
 
 pub mod access;
+pub mod bridge;
 pub mod codec;
 pub mod config;
 pub mod counters;
