@@ -165,6 +165,26 @@ pub struct TopicLine {
 }
 
 impl TopicLine {
+    /// A line without prefixes.
+    #[must_use]
+    pub fn new(filter: impl Into<String>, direction: Direction, qos: u8) -> Self {
+        TopicLine {
+            filter: filter.into(),
+            direction,
+            qos,
+            local_prefix: String::new(),
+            remote_prefix: String::new(),
+        }
+    }
+
+    /// Exchanges `local` in front of a topic here for `remote` in front of it there.
+    #[must_use]
+    pub fn prefixes(mut self, local: impl Into<String>, remote: impl Into<String>) -> Self {
+        self.local_prefix = local.into();
+        self.remote_prefix = remote.into();
+        self
+    }
+
     pub(super) fn qos(&self) -> Qos {
         Qos::from_bits(self.qos).unwrap_or(Qos::ExactlyOnce)
     }
@@ -195,6 +215,41 @@ pub struct BridgeError {
 }
 
 impl BridgeConfig {
+    /// A bridge with the defaults of everything else.
+    #[must_use]
+    pub fn new(
+        name: impl Into<String>,
+        address: impl Into<String>,
+        topics: Vec<TopicLine>,
+    ) -> Self {
+        BridgeConfig {
+            name: name.into(),
+            addresses: vec![address.into()],
+            client_id: String::new(),
+            username: None,
+            password: None,
+            password_file: None,
+            protocol: Protocol::default(),
+            bridge_bit: true,
+            keep_alive_s: sixty(),
+            clean_start: false,
+            session_expiry_s: for_ever(),
+            tls: None,
+            topics,
+            notifications: true,
+            notifications_local_only: false,
+            notification_topic: None,
+            outgoing_retain: true,
+            restart_ms: five_seconds(),
+            restart_max_ms: thirty_seconds(),
+            window: hundred(),
+            packet_bytes_max: packet_bytes(),
+            queue_messages: million(),
+            queue_bytes: gibibyte(),
+            hops_max: sixteen(),
+        }
+    }
+
     /// The client identifier in force.
     #[must_use]
     pub fn client_id(&self) -> String {

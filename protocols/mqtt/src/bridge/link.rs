@@ -102,6 +102,8 @@ pub(super) enum Fate {
 pub(super) enum Event<K> {
     /// The other broker has let the bridge in.
     Connected { session_present: bool },
+    /// The other broker has answered for the subscriptions, if there are any.
+    Subscribed,
     /// A subscription was refused.
     NotSubscribed { filter: String, reason: ReasonCode },
     /// A message has come.
@@ -414,6 +416,9 @@ impl<K: Clone> Link<K> {
             }
         }
         self.subscribe(now, out);
+        if self.subscribing.is_none() {
+            events.push(Event::Subscribed);
+        }
         self.tell(b"1", now, out);
         self.send_unsent(now, out, events);
         Ok(())
@@ -513,11 +518,7 @@ impl<K: Clone> Link<K> {
                 });
             }
         }
-    }
-
-    /// Whether the other broker has answered for the subscriptions.
-    pub(super) fn is_subscribed(&self) -> bool {
-        self.is_up() && self.subscribing.is_none()
+        events.push(Event::Subscribed);
     }
 
     /// Publishes the state there.

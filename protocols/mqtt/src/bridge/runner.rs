@@ -157,6 +157,7 @@ impl Runner {
             self.link.lost();
             if was_up {
                 self.status.up.store(false, Ordering::Relaxed);
+                self.status.ready.store(false, Ordering::Relaxed);
                 self.tell(false);
                 backoff.reset();
             }
@@ -326,6 +327,7 @@ impl Runner {
         for event in events.drain(..) {
             match event {
                 Event::Connected { session_present } => self.connected(session_present),
+                Event::Subscribed => self.status.ready.store(true, Ordering::Relaxed),
                 Event::NotSubscribed { filter, reason } => {
                     tracing::warn!(bridge = self.config.name, filter, ?reason, "not subscribed");
                 }

@@ -12,6 +12,7 @@ pub struct Status {
     /// The topic of its state.
     pub state_topic: String,
     pub(super) up: AtomicBool,
+    pub(super) ready: AtomicBool,
     pub(super) attempts: AtomicU64,
     pub(super) connects: AtomicU64,
     pub(super) sent: AtomicU64,
@@ -32,6 +33,12 @@ impl Status {
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
+    }
+
+    /// Whether the other broker has also answered for its subscriptions.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
     }
 
     /// Times that it tried to connect.
