@@ -10,12 +10,12 @@ use crate::config::StreamName;
 use crate::definition;
 use crate::event::{get, get_counts, get_u32, put_counts, take};
 use crate::stream::{Aside, Group, Meta};
-use crate::structures::index::Index;
+use crate::structures::index::PagedIndex;
 use crate::structures::interval::IntervalSet;
 use crate::structures::ordered::OrderedSet;
 use crate::structures::varint;
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     varint::put(out, bytes.len() as u64);
@@ -163,17 +163,19 @@ impl Shard {
         self.next_id = get(input)?;
         for _ in 0..get(input)? {
             let id = IndexId(get(input)?);
-            let mut index = Index::decode(input)?;
+            let mut index = PagedIndex::decode(input)?;
+            // None is in a page.
             let gone: Vec<Seq> = index
-                .iter()
+                .in_memory()
                 .filter(|(_, at)| in_memory(*at))
                 .map(|(seq, _)| seq)
                 .collect();
             for seq in gone {
-                index.remove(seq);
+                index.forget(seq);
             }
             self.indexes.insert(id, index);
         }
+        self.count_resident();
         for _ in 0..get(input)? {
             let space = get_text(input)?;
             let name = get_text(input)?;

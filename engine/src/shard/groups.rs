@@ -39,11 +39,13 @@ impl Shard {
             };
         }
         let level = state.level;
-        let start = self.start_of(stream, config.start);
+        let start = self.start_of(stream, config.start)?;
         let mut scratch = Vec::new();
         self.put_definition(stream, &mut scratch);
         let cut = scratch.len();
         let group = GroupId(self.take_id());
+        // Before the log hears of it: it may turn out that an index page cannot be read.
+        let gathered = self.gather_group(stream, group, name.clone(), config.clone(), start)?;
         let mut body = Vec::new();
         body.extend_from_slice(&(u32::try_from(name.len()).unwrap_or(u32::MAX)).to_le_bytes());
         body.extend_from_slice(name.as_bytes());
@@ -58,20 +60,23 @@ impl Shard {
         if let Some(state) = self.streams.get_mut(&stream) {
             state.defined = state.defined || level != Durability::Memory;
         }
-        self.insert_group(stream, group, name, config.clone(), start);
+        self.insert_group(stream, gathered);
         Ok((gate, Reply::Done))
     }
 
     /// The number from which a group with this start delivers.
-    fn start_of(&mut self, stream: StreamId, start: Start) -> Seq {
+    ///
+    /// # Errors
+    /// When an index page cannot be read.
+    fn start_of(&mut self, stream: StreamId, start: Start) -> Result<Seq, Refusal> {
         let Some(index) = self
             .streams
             .get(&stream)
             .and_then(|state| self.indexes.get(&state.index))
         else {
-            return Seq::FIRST;
+            return Ok(Seq::FIRST);
         };
-        match start {
+        Ok(match start {
             Start::First => Seq::FIRST,
             Start::Next => index.last_seq().next(),
             Start::Last => index.last_seq().max(Seq::FIRST),
@@ -81,7 +86,7 @@ impl Shard {
                 let (mut low, mut high) = (Seq::FIRST, index.last_seq().next());
                 while low < high {
                     let middle = Seq(low.0 + (high.0 - low.0) / 2);
-                    let Some((seq, position)) = self.next_of_stream(stream, middle) else {
+                    let Some((seq, position)) = self.next_of_stream(stream, middle)? else {
                         high = middle;
                         continue;
                     };
@@ -93,23 +98,26 @@ impl Shard {
                 }
                 low
             }
-        }
+        })
     }
 
-    /// Adds a group from `start` on: what lies before it counts as settled.
-    pub(crate) fn insert_group(
+    /// A group that delivers a stream from `start` on: what lies before it counts as settled.
+    ///
+    /// # Errors
+    /// When an index page cannot be read.
+    pub(crate) fn gather_group(
         &mut self,
         stream: StreamId,
         id: GroupId,
         name: GroupName,
         config: GroupConfig,
         start: Seq,
-    ) {
+    ) -> Result<Group, Refusal> {
         self.next_id = self.next_id.max(id.0 + 1);
         let mut group = Group::new(id, name, config, false, start);
         group.passed.set_floor(start.0);
         let mut from = start;
-        while let Some((seq, position)) = self.next_of_stream(stream, from) {
+        while let Some((seq, position)) = self.next_of_stream(stream, from)? {
             from = seq.next();
             let (priority, due) = match self.head(position) {
                 Ok(head) => (
@@ -130,6 +138,12 @@ impl Shard {
                 }
             }
         }
+        Ok(group)
+    }
+
+    /// Adds a group to a stream.
+    pub(crate) fn insert_group(&mut self, stream: StreamId, group: Group) {
+        let id = group.id;
         let Some(state) = self.streams.get_mut(&stream) else {
             return;
         };
@@ -219,9 +233,20 @@ impl Shard {
             gone.deleted = true;
             *group = gone;
         }
-        // What only this group still wanted can go.
+        // What only this group still wanted can go; what is in a page that cannot be read stays with the stream.
+        let Some(index) = self.streams.get(&stream).map(|state| state.index) else {
+            return;
+        };
         let mut from = Seq::FIRST;
-        while let Some((seq, _)) = self.next_of_stream(stream, from) {
+        loop {
+            let seq = match self.next_of_stream(stream, from) {
+                Ok(Some((seq, _))) => seq,
+                Ok(None) => return,
+                Err(_) => {
+                    from = self.behind_page(index, from);
+                    continue;
+                }
+            };
             from = seq.next();
             if self.streams[&stream].config.keep == crate::config::Keep::UntilSettled
                 && !self.wanted(stream, seq)

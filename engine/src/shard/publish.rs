@@ -226,7 +226,7 @@ impl Shard {
         }
         let mut from = Seq::FIRST;
         while over(messages, held) {
-            let Some((seq, position)) = self.next_of_stream(stream, from) else {
+            let Some((seq, position)) = self.next_of_stream(stream, from)? else {
                 break;
             };
             from = seq.next();

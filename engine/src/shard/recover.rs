@@ -32,6 +32,14 @@ pub enum RecoverError {
         /// The last number given in its sequence space.
         last: Seq,
     },
+    /// A group was defined over messages of which the index cannot be read.
+    #[error("cannot apply the event at position {position}: {why}")]
+    Index {
+        /// Where the event is.
+        position: Lsn,
+        /// Which page of the index, and what is wrong with it.
+        why: String,
+    },
     /// A record could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -100,7 +108,7 @@ impl Shard {
                         let last = self
                             .indexes
                             .get(&state.index)
-                            .map_or(Seq(0), crate::structures::Index::last_seq);
+                            .map_or(Seq(0), crate::structures::PagedIndex::last_seq);
                         if seq <= last {
                             return Err(RecoverError::Order {
                                 position,
@@ -166,7 +174,8 @@ impl Shard {
                         .group(found.stream, found.at)
                         .and_then(|group| group.meta.get(&seq.0))
                         .map(|meta| meta.delay_ms);
-                    let delay_ms = match (known, self.position(found.stream, seq)) {
+                    let position = self.position(found.stream, seq).unwrap_or_default();
+                    let delay_ms = match (known, position) {
                         (Some(delay_ms), _) => delay_ms,
                         (None, Some(at)) => self.head(at).map_or(0, |head| head.delay_ms),
                         (None, None) => 0,
@@ -211,7 +220,13 @@ impl Shard {
                 let name = std::str::from_utf8(name).map_err(|_| RecoverError::Event(position))?;
                 let config = definition::get_group(&mut rest).map_err(undecodable)?;
                 if self.streams.contains_key(&stream) {
-                    self.insert_group(stream, group, name.into(), config, start);
+                    let gathered = self
+                        .gather_group(stream, group, name.into(), config, start)
+                        .map_err(|refusal| RecoverError::Index {
+                            position,
+                            why: refusal.to_string(),
+                        })?;
+                    self.insert_group(stream, gathered);
                 }
             }
             Event::GroupDeleted { group } => self.apply_group_deleted(group, &mut Nobody),
@@ -237,7 +252,8 @@ impl Shard {
         let Some((found, place)) = self.place_in(group, seq) else {
             return;
         };
-        let Some(position) = self.position(found.stream, seq) else {
+        // Losing count is better than not starting.
+        let Ok(Some(position)) = self.position(found.stream, seq) else {
             return;
         };
         let known = self
@@ -293,15 +309,20 @@ impl Shard {
             if let Some((due, _)) = expiry {
                 self.look_at_expiry(stream, Timestamp(due));
             }
-            if let Some((_, position)) = self
+            let ages = self
                 .streams
                 .get(&stream)
-                .filter(|state| state.config.limits.max_age_ms > 0)
-                .map(|_| ())
-                .and_then(|()| self.next_of_stream(stream, Seq::FIRST))
-                && let Ok(head) = self.read_head(position)
-            {
-                self.set_age_alarm(stream, head.created);
+                .is_some_and(|state| state.config.limits.max_age_ms > 0);
+            if ages {
+                match self.next_of_stream(stream, Seq::FIRST) {
+                    Ok(Some((_, position))) => {
+                        if let Ok(head) = self.read_head(position) {
+                            self.set_age_alarm(stream, head.created);
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(_) => self.recheck_age(stream),
+                }
             }
             self.drop_if_idle(stream);
         }

@@ -479,7 +479,7 @@ impl Shard {
             Some(meta) => (meta.priority, meta.delay_ms, meta.counts),
             None => {
                 let position = self
-                    .position(stream, seq)
+                    .position(stream, seq)?
                     .ok_or(Refusal::Unsupported("the message is gone"))?;
                 let head = self.head(position)?;
                 (head.priority, head.delay_ms, Counts::default())

@@ -102,7 +102,7 @@ impl Shard {
             }
         }
         if !state.shares_numbers() {
-            self.indexes.remove(&state.index);
+            self.drop_index(state.index);
         }
     }
 
@@ -277,15 +277,20 @@ impl Shard {
             self.release_hold(hold);
         }
         self.doubt_unreadable(stream);
+        let index = self.streams.get(&stream).map(|state| state.index);
         let mut from = Seq::FIRST;
-        while let Some((seq, position)) = self.next_of_stream(stream, from) {
-            from = seq.next();
-            if let Some(index) = self.streams.get(&stream).map(|state| state.index)
-                && let Some(index) = self.indexes.get_mut(&index)
-            {
-                index.remove(seq);
+        while let Some(index) = index {
+            match self.next_of_stream(stream, from) {
+                Ok(Some((seq, position))) => {
+                    from = seq.next();
+                    // Its page has just been read.
+                    let _ = self.take_from(index, seq);
+                    self.retire(position);
+                }
+                Ok(None) => break,
+                // The log finds out about its records when it looks at their segments.
+                Err(_) => from = self.behind_page(index, from),
             }
-            self.retire(position);
         }
         let keys: Vec<_> = self.sessions.iter().map(|(key, _)| key).collect();
         for key in keys {
@@ -364,7 +369,7 @@ impl Shard {
         let mut removed = 0;
         let mut gate = Gate::OPEN;
         let mut from = Seq::FIRST;
-        while let Some((seq, _)) = self.next_of_stream(stream, from) {
+        while let Some((seq, _)) = self.next_of_stream(stream, from)? {
             from = seq.next();
             if self.is_held(stream, seq) {
                 continue;
