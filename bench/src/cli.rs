@@ -1,9 +1,14 @@
-//! The flags of `longtail bench`.
+//! The flags of `longtail bench`: those common to all protocols here, those of MQTT in a file of their own.
+
+mod mqtt;
+
+pub(crate) use mqtt::{MqttArgs, MqttLoadArgs, MqttPeer};
 
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
 use longtail_model::Durability;
 
@@ -21,7 +26,10 @@ pub struct BenchArgs {
 pub(crate) enum ProtocolArgs {
     /// Drives servers that speak beanstalkd's protocol.
     Beanstalk(BeanstalkArgs),
-    /// Drives a sink that answers everything at once: what the generator could report at most.
+    /// Drives servers that speak MQTT 3.1.1 or 5.0.
+    Mqtt(MqttArgs),
+    /// Drives a sink that answers everything at once: what the generator could report at most. For MQTT: `mqtt
+    /// --compare null --peer-only`.
     Null(NullArgs),
 }
 
@@ -79,11 +87,11 @@ pub(crate) enum PeerKind {
     Beanstalkd,
 }
 
-/// The load, common to all protocols.
+/// The load of a work queue.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LoadArgs {
     /// What the connections do. Default: the standard table of loads (with --target: cycle).
-    #[arg(long)]
+    #[arg(long, value_parser = scenario(QUEUES))]
     pub(crate) scenario: Option<Scenario>,
     /// Run the standard table of loads on --target.
     #[arg(long, conflicts_with = "scenario")]
@@ -109,6 +117,19 @@ pub(crate) struct LoadArgs {
     /// Jobs of backlog.
     #[arg(long, default_value_t = 100_000)]
     pub(crate) jobs: u64,
+    /// Jobs that the producers of split may have in flight.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) window: u32,
+    /// Queues (tubes) over which the connections are spread.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) queues: u32,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// How loads are run, common to all protocols.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RunArgs {
     /// Measured time of a run: 500ms, 3s, 2m.
     #[arg(long, default_value = "3s", value_parser = duration)]
     pub(crate) duration: Duration,
@@ -121,12 +142,6 @@ pub(crate) struct LoadArgs {
     /// Open loop: so many commands a second (of producers, for split). Latency then counts from when a command was due.
     #[arg(long, value_parser = rate)]
     pub(crate) rate: Option<f64>,
-    /// Jobs that the producers of split may have in flight.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) window: u32,
-    /// Queues (tubes) over which the connections are spread.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    pub(crate) queues: u32,
     /// Generator threads.
     #[arg(long, default_value_t = 1)]
     pub(crate) threads: usize,
@@ -152,15 +167,31 @@ impl LoadArgs {
             depth: self.depth,
             body_bytes: self.body_bytes as usize,
             jobs: self.jobs,
-            count: self.count,
-            duration: self.duration,
-            warm_up: self.warm_up,
-            rate: self.rate,
-            threads: self.threads,
+            count: self.run.count,
+            duration: self.run.duration,
+            warm_up: self.run.warm_up,
+            rate: self.run.rate,
+            threads: self.run.threads,
             queues: self.queues,
-            window: self.window,
+            window: Some(self.window),
+            promise: None,
         }
     }
+}
+
+/// Scenarios of a work queue.
+const QUEUES: &[Scenario] = &[
+    Scenario::Put,
+    Scenario::Cycle,
+    Scenario::Split,
+    Scenario::Backlog,
+    Scenario::Idle,
+];
+
+/// Accepts those of the scenarios that a protocol has.
+fn scenario(of: &[Scenario]) -> impl TypedValueParser<Value = Scenario> {
+    PossibleValuesParser::new(of.iter().filter_map(ValueEnum::to_possible_value))
+        .try_map(|name| Scenario::from_str(&name, false))
 }
 
 /// `500ms`, `3s`, `2m`, or seconds without a unit.
@@ -217,12 +248,25 @@ mod tests {
             panic!("legal flags")
         };
         assert_eq!(
-            args.load.pin,
+            args.load.run.pin,
             Some(Pin {
                 server: vec![0],
                 generator: vec![1]
             })
         );
+    }
+
+    #[test]
+    fn a_protocol_has_its_own_scenarios() {
+        assert!(parse("beanstalk --target a:1 --scenario cycle").is_ok());
+        assert!(parse("beanstalk --target a:1 --scenario fan-out").is_err());
+        assert!(
+            parse("mqtt --target a:1 --scenario fan-out --qos 0,2 --body-bytes 16,256").is_ok()
+        );
+        assert!(parse("mqtt --target a:1 --scenario cycle").is_err());
+        assert!(parse("mqtt --target a:1 --qos 3").is_err());
+        assert!(parse("mqtt --compare mosquitto,rumqttd,null --mqtt 5 --half-load").is_ok());
+        assert!(parse("mqtt --target a:1 --half-load --rate 100").is_err());
     }
 
     #[test]

@@ -4,11 +4,13 @@
 //! (memory, log files) are not charged to the next.
 
 mod matrix;
+mod mqtt;
 mod subject;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use longtail_model::Durability;
@@ -16,7 +18,7 @@ use longtail_model::Durability;
 use matrix::Task;
 use subject::Subject;
 
-use crate::cli::{BeanstalkArgs, BenchArgs, LoadArgs, PeerKind, ProtocolArgs};
+use crate::cli::{BeanstalkArgs, BenchArgs, LoadArgs, PeerKind, ProtocolArgs, RunArgs};
 use crate::environment::Environment;
 use crate::error::BenchError;
 use crate::measure::Target;
@@ -41,49 +43,86 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
 
 fn run_to(out: &mut dyn Write, args: BenchArgs) -> anyhow::Result<()> {
     match args.protocol {
+        ProtocolArgs::Mqtt(args) => mqtt::run(out, &args),
         ProtocolArgs::Null(args) => {
             let tasks = matrix::tasks(&args.load, &[Durability::Memory], true);
-            execute(
-                out,
-                &Beanstalk::default(),
-                &[Subject::null()],
-                &tasks,
-                &args.load,
-                None,
-            )
+            let plan = Plan {
+                tasks,
+                data: None,
+                half_load: false,
+                detail: wants_detail(&args.load),
+                settings: queue_settings(&args.load),
+            };
+            let null = [Subject::null()];
+            execute(out, &Beanstalk::default(), &null, &plan, &args.load.run)
         }
         ProtocolArgs::Beanstalk(args) => {
-            let subjects = subjects(&args)?;
             let started = args.compare.is_some();
-            let durabilities = match args.durability.as_slice() {
-                [] if started => vec![Durability::Memory, Durability::Interval, Durability::Sync],
-                given => given.to_vec(),
-            };
-            if !started && durabilities.len() > 1 {
-                let text = "a running target has one durability: give it once, as a note";
-                return Err(BenchError::Usage(text.to_owned()).into());
-            }
-            let directory = args.data.clone().unwrap_or_else(std::env::temp_dir);
+            let standard = [Durability::Memory, Durability::Interval, Durability::Sync];
+            let durabilities = durabilities(&args.durability, started, &standard)?;
             let tasks = matrix::tasks(&args.load, &durabilities, started);
-            let data = started.then_some(directory.as_path());
-            execute(
-                out,
-                &Beanstalk::default(),
-                &subjects,
-                &tasks,
-                &args.load,
-                data,
-            )
+            let plan = Plan {
+                tasks,
+                data: data(args.data.as_deref(), started),
+                half_load: false,
+                detail: wants_detail(&args.load),
+                settings: queue_settings(&args.load),
+            };
+            let subjects = subjects(&args)?;
+            execute(out, &Beanstalk::default(), &subjects, &plan, &args.load.run)
         }
     }
 }
 
+/// What is to be run, and how it is shown.
+struct Plan {
+    tasks: Vec<Task>,
+    /// Where servers that are started keep their data.
+    data: Option<PathBuf>,
+    /// Whether each load with subscribers is run again at half of what the slowest peer reached.
+    half_load: bool,
+    /// Whether every kind of command is shown.
+    detail: bool,
+    /// Settings of this protocol's loads, for the report.
+    settings: BTreeMap<&'static str, String>,
+}
+
+/// The durabilities that the flags ask for: of servers that are started, the `standard` ones if none is given.
+fn durabilities(
+    given: &[Durability],
+    started: bool,
+    standard: &[Durability],
+) -> Result<Vec<Durability>, BenchError> {
+    match given {
+        [] if started => Ok(standard.to_vec()),
+        [_, _, ..] if !started => Err(BenchError::Usage(
+            "a running target has one durability: give it once, as a note".to_owned(),
+        )),
+        given => Ok(given.to_vec()),
+    }
+}
+
+fn data(given: Option<&Path>, started: bool) -> Option<PathBuf> {
+    started.then(|| given.map_or_else(std::env::temp_dir, Path::to_owned))
+}
+
+fn wants_detail(load: &LoadArgs) -> bool {
+    load.scenario
+        .is_some_and(|scenario| scenario != Scenario::Cycle)
+}
+
+fn queue_settings(load: &LoadArgs) -> BTreeMap<&'static str, String> {
+    BTreeMap::from([("queues", load.queues.to_string())])
+}
+
+/// A server that runs already.
+fn running(text: &str, pid: Option<u32>) -> Result<Subject, BenchError> {
+    let address = resolve(text)?;
+    let probe = pid.or_else(|| listener_pid(address)).map(Probe::Process);
+    Ok(Subject::running(text, Target { address, probe }))
+}
+
 fn subjects(args: &BeanstalkArgs) -> Result<Vec<Subject>, BenchError> {
-    let running = |text: &str, pid: Option<u32>| {
-        let address = resolve(text)?;
-        let probe = pid.or_else(|| listener_pid(address)).map(Probe::Process);
-        Ok(Subject::running(text, Target { address, probe }))
-    };
     let mut subjects = Vec::new();
     if let Some(target) = &args.target {
         subjects.push(running(target, args.pid)?);
@@ -111,19 +150,14 @@ fn execute<P: Protocol>(
     out: &mut dyn Write,
     protocol: &P,
     subjects: &[Subject],
-    tasks: &[Task],
-    load: &LoadArgs,
-    data: Option<&std::path::Path>,
+    plan: &Plan,
+    run: &RunArgs,
 ) -> anyhow::Result<()> {
+    let tasks = &plan.tasks;
     matrix::check(tasks)?;
-    let connections = tasks
-        .iter()
-        .map(|task| u64::from(task.settings.connections))
-        .max()
-        .unwrap_or(0);
-    let split = u64::from(load.producers) + u64::from(load.workers);
-    allow_connections(connections.max(split))?;
-    let mut environment = Environment::detect(data)?;
+    let sockets = tasks.iter().map(|task| task.settings.sockets()).max();
+    allow_connections(sockets.unwrap_or(0))?;
+    let mut environment = Environment::detect(plan.data.as_deref())?;
     for subject in subjects {
         if let Some(version) = subject.version()? {
             environment.versions.insert(subject.name.clone(), version);
@@ -131,10 +165,10 @@ fn execute<P: Protocol>(
     }
     let mut report = Report {
         environment,
-        settings: settings(load),
+        settings: settings(run, &plan.settings),
         rows: Vec::new(),
     };
-    let generator_cpus = load.pin.as_ref().map(|pin| pin.generator.as_slice());
+    let generator_cpus = run.pin.as_ref().map(|pin| pin.generator.as_slice());
     let mut runner = Runner {
         protocol,
         generator_cpus,
@@ -143,7 +177,7 @@ fn execute<P: Protocol>(
     let mut failure = None;
     for (number, task) in tasks.iter().enumerate() {
         let place = format!("[{}/{}]", number + 1, tasks.len());
-        match rows(&mut runner, subjects, task, load, data, &place) {
+        match rows(&mut runner, subjects, task, plan, run, &place) {
             Ok(rows) => report.rows.extend(rows),
             Err(error) => {
                 failure = Some(anyhow::Error::new(error).context(task.settings.label()));
@@ -153,14 +187,10 @@ fn execute<P: Protocol>(
     }
     drop(runner);
     if !report.rows.is_empty() {
-        let detail = tasks.len() == 1
-            || load
-                .scenario
-                .is_some_and(|scenario| scenario != Scenario::Cycle);
-        let text = table::markdown(&report, detail);
+        let text = table::markdown(&report, plan.detail || tasks.len() == 1);
         out.write_all(text.as_bytes())
             .context("writing the table")?;
-        if let Some(path) = &load.json {
+        if let Some(path) = &run.json {
             let json = serde_json::to_vec_pretty(&report).context("encoding the report")?;
             fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
         }
@@ -168,8 +198,11 @@ fn execute<P: Protocol>(
     failure.map_or(Ok(()), Err)
 }
 
-fn settings(load: &LoadArgs) -> BTreeMap<&'static str, String> {
-    let pin = load.pin.as_ref().map_or_else(
+fn settings(
+    run: &RunArgs,
+    of_protocol: &BTreeMap<&'static str, String>,
+) -> BTreeMap<&'static str, String> {
+    let pin = run.pin.as_ref().map_or_else(
         || "none".to_owned(),
         |pin| {
             format!(
@@ -178,14 +211,15 @@ fn settings(load: &LoadArgs) -> BTreeMap<&'static str, String> {
             )
         },
     );
-    BTreeMap::from([
-        ("rounds", load.rounds.to_string()),
-        ("duration", format!("{:?}", load.duration)),
-        ("warm-up", format!("{:?}", load.warm_up)),
-        ("generator threads", load.threads.to_string()),
-        ("queues", load.queues.to_string()),
+    let mut settings = of_protocol.clone();
+    settings.extend([
+        ("rounds", run.rounds.to_string()),
+        ("duration", format!("{:?}", run.duration)),
+        ("warm-up", format!("{:?}", run.warm_up)),
+        ("generator threads", run.threads.to_string()),
         ("processors", pin),
-    ])
+    ]);
+    settings
 }
 
 /// All rounds of one task on all subjects in turn.
@@ -193,29 +227,38 @@ fn rows<P: Protocol>(
     runner: &mut Runner<'_, P>,
     subjects: &[Subject],
     task: &Task,
-    load: &LoadArgs,
-    data: Option<&std::path::Path>,
+    plan: &Plan,
+    run: &RunArgs,
     place: &str,
 ) -> Result<Vec<Row>, BenchError> {
-    let cpus = load.pin.as_ref().map(|pin| pin.server.as_slice());
+    let cpus = run.pin.as_ref().map(|pin| pin.server.as_slice());
     let live = subjects
         .iter()
-        .map(|subject| subject.start(runner.protocol, task, data, cpus))
+        .map(|subject| subject.start(runner.protocol, task, plan.data.as_deref(), cpus))
         .collect::<Result<Vec<_>, BenchError>>()?;
-    let mut rounds: Vec<Vec<Outcome>> = vec![Vec::new(); live.len()];
-    for round in 1..=load.rounds {
-        for ((subject, live), outcomes) in subjects.iter().zip(&live).zip(&mut rounds) {
-            let label = format!(
-                "{place} {} {}, round {round}/{}",
-                subject.name,
-                task.settings.label(),
-                load.rounds
-            );
-            runner.progress.begin(label);
-            outcomes.push(runner.run(&live.target, &task.settings)?);
+    let mut all = |task: &Task| -> Result<Vec<Row>, BenchError> {
+        let mut rounds: Vec<Vec<Outcome>> = vec![Vec::new(); live.len()];
+        for round in 1..=run.rounds {
+            for ((subject, live), outcomes) in subjects.iter().zip(&live).zip(&mut rounds) {
+                let label = format!(
+                    "{place} {} {}, round {round}/{}",
+                    subject.name,
+                    task.settings.label(),
+                    run.rounds
+                );
+                runner.progress.begin(label);
+                outcomes.push(runner.run(&live.target, &task.settings)?);
+            }
         }
+        Ok(fold(subjects, task, &rounds))
+    };
+    let mut rows = all(task)?;
+    if plan.half_load
+        && let Some(task) = rows.first().and_then(|row| task.at_half_load(row))
+    {
+        rows.extend(all(&task)?);
     }
-    Ok(fold(subjects, task, &rounds))
+    Ok(rows)
 }
 
 /// One row a load of the scenario; a scenario that only looks at memory has one row without loads.
@@ -244,6 +287,9 @@ fn fold(subjects: &[Subject], task: &Task, rounds: &[Vec<Outcome>]) -> Vec<Row> 
                 .collect();
             report::Subject {
                 name: subject.name.clone(),
+                shortfall: task
+                    .durability
+                    .and_then(|durability| subject.shortfall(durability)),
                 median: Measured::median(&measured),
                 rounds: measured,
                 footprint: if number == 0 {

@@ -27,7 +27,7 @@ use tally::Mark;
 
 use crate::error::BenchError;
 use crate::latency::Latencies;
-use crate::load::{Flow, Seat};
+use crate::load::{Counts, Flow, Seat};
 use crate::protocol::{Next, Protocol, Replies, Session};
 
 /// Bytes read at once.
@@ -47,6 +47,7 @@ pub(crate) struct Driver<'a, S> {
     epoll: OwnedFd,
     flow: &'a Flow,
     schedule: Schedule,
+    counts: Counts,
     names: &'static [&'static str],
     commands: &'a AtomicU64,
     started: Instant,
@@ -58,20 +59,23 @@ pub(crate) struct Driver<'a, S> {
     unfinished: usize,
     due: BinaryHeap<Reverse<(u64, usize)>>,
     parked: VecDeque<usize>,
+    /// Free connections that are to be asked again: their last burst had no answer to wait for.
+    free: Vec<usize>,
     latencies: Latencies,
     replies: Replies,
     late_bursts: u64,
 }
 
 impl<'a, S: Session> Driver<'a, S> {
-    /// Connects and shakes hands, one connection after the other. `commands` is where the thread publishes how many
-    /// commands were answered.
+    /// Connects and shakes hands, one connection after the other. `commands` is where the thread publishes what it
+    /// `counts`.
     pub(crate) fn open<P: Protocol<Session = S>>(
         protocol: &P,
         target: SocketAddr,
         seats: &[Seat],
         flow: &'a Flow,
         schedule: Schedule,
+        counts: Counts,
         commands: &'a AtomicU64,
     ) -> Result<Self, BenchError> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|errno| BenchError::Io {
@@ -90,6 +94,7 @@ impl<'a, S: Session> Driver<'a, S> {
             epoll,
             flow,
             schedule,
+            counts,
             names: protocol.commands(),
             commands,
             started: Instant::now(),
@@ -99,6 +104,7 @@ impl<'a, S: Session> Driver<'a, S> {
             progress_ns: 0,
             due: BinaryHeap::new(),
             parked: VecDeque::new(),
+            free: Vec::new(),
             latencies: Latencies::new(protocol.commands().len()),
             replies: Replies::default(),
             late_bursts: 0,
@@ -144,6 +150,7 @@ impl<'a, S: Session> Driver<'a, S> {
             }
             self.start_due()?;
             self.unpark()?;
+            self.ask_free()?;
             self.commands.store(self.answered, Ordering::Relaxed);
             if first_mark.is_none() && self.now_ns >= self.schedule.measure_from_ns {
                 first_mark = Some(Mark::now(self.now_ns));
@@ -199,7 +206,9 @@ impl<'a, S: Session> Driver<'a, S> {
 
     fn timeout(&self) -> Timespec {
         let mut wait = TICK;
-        if !self.parked.is_empty() {
+        if !self.free.is_empty() {
+            wait = Duration::ZERO;
+        } else if !self.parked.is_empty() {
             wait = PARKED_TICK;
         }
         if let Some(Reverse((due_ns, _))) = self.due.peek() {
@@ -231,7 +240,15 @@ impl<'a, S: Session> Driver<'a, S> {
 
     /// Fails when nothing useful has happened for too long, so that no lost reply, lost message or endless refusal
     /// keeps the load from ending.
-    fn check_progress(&self) -> Result<(), BenchError> {
+    fn check_progress(&mut self) -> Result<(), BenchError> {
+        let quiet_ns = self.now_ns.saturating_sub(self.progress_ns);
+        let is_lost = |after: Duration| u128::from(quiet_ns) > after.as_nanos();
+        if self.schedule.loss_after.is_some_and(is_lost)
+            && (!self.parked.is_empty() || self.flow.left_over() > 0)
+        {
+            self.flow.write_off();
+            self.progress_ns = self.now_ns;
+        }
         let stall_after = self.schedule.stall_after;
         let stall_ns = u64::try_from(stall_after.as_nanos()).unwrap_or(u64::MAX);
         if self.now_ns <= self.progress_ns.saturating_add(stall_ns) || !self.due.is_empty() {
@@ -277,6 +294,14 @@ impl<'a, S: Session> Driver<'a, S> {
         Ok(())
     }
 
+    fn ask_free(&mut self) -> Result<(), BenchError> {
+        // Those that send again are in the next list, after a look at the sockets.
+        for token in std::mem::take(&mut self.free) {
+            self.proceed(token, false)?;
+        }
+        Ok(())
+    }
+
     /// Asks a free connection for its next burst and sends it, or waits for its due time. `waited` says that it came
     /// from one of the waiting lists.
     fn proceed(&mut self, token: usize, waited: bool) -> Result<(), BenchError> {
@@ -298,8 +323,14 @@ impl<'a, S: Session> Driver<'a, S> {
             Next::Burst { command, count } => {
                 connection.due_ns += pace_ns.unwrap_or(0.0);
                 connection.begin(command, count, sent_ns);
-                connection.flush(&self.epoll, token)
+                self.flush(token)
             }
+            Next::Send => {
+                connection.due_ns += pace_ns.unwrap_or(0.0);
+                connection.begin_unanswered();
+                self.flush(token)
+            }
+            Next::Listen => Ok(()),
             Next::Park => {
                 self.parked.push_back(token);
                 Ok(())
@@ -316,10 +347,13 @@ impl<'a, S: Session> Driver<'a, S> {
     }
 
     fn flush(&mut self, token: usize) -> Result<(), BenchError> {
-        match self.connections.get_mut(token) {
-            Some(connection) => connection.flush(&self.epoll, token),
-            None => Ok(()),
+        if let Some(connection) = self.connections.get_mut(token) {
+            connection.flush(&self.epoll, token)?;
+            if connection.has_sent() {
+                self.free.push(token);
+            }
         }
+        Ok(())
     }
 
     fn receive(&mut self, token: usize, buffer: &mut [u8]) -> Result<(), BenchError> {
@@ -333,15 +367,25 @@ impl<'a, S: Session> Driver<'a, S> {
         self.tick();
         let measured = self.now_ns >= self.schedule.measure_from_ns;
         let (done, refused) = (self.replies.done, self.replies.refused);
+        let received = self.replies.received;
         self.replies.done = 0;
         self.replies.refused = 0;
+        self.replies.received = 0;
         let count = done + refused;
+        self.answered += u64::from(match self.counts {
+            // A refusal is quick and no work done: it counts neither as throughput nor as latency.
+            Counts::Commands => done,
+            Counts::Deliveries => received,
+        });
+        if received > 0 {
+            self.replied_ns = self.now_ns;
+            self.progress_ns = self.now_ns;
+        }
         let Some(connection) = self.connections.get_mut(token) else {
             return Ok(());
         };
+        let reacts = connection.reacts();
         if count > 0 {
-            // A refusal is quick and no work done: it counts neither as throughput nor as latency.
-            self.answered += u64::from(done);
             self.replied_ns = self.now_ns;
             let took_ns = self.now_ns.saturating_sub(connection.sent_ns);
             if done > 0 {
@@ -373,6 +417,10 @@ impl<'a, S: Session> Driver<'a, S> {
         }
         if count > 0 && connection.awaiting == 0 {
             self.proceed(token, false)?;
+        }
+        // Together with the next burst, if there was one.
+        if reacts {
+            self.flush(token)?;
         }
         Ok(())
     }

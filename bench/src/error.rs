@@ -43,9 +43,9 @@ pub enum BenchError {
         /// The start of what came back.
         reply: String,
     },
-    /// The server does nothing useful any more, or lost jobs that workers wait for.
+    /// The server does nothing useful any more, or lost messages that workers or subscribers wait for.
     #[error(
-        "no command succeeded for {} s: {waiting} wait for a reply, {refused} were refused, jobs on their way: {jobs}",
+        "no command succeeded for {} s: {waiting} wait for a reply, {refused} were refused, messages on their way: {jobs}",
         after.as_secs()
     )]
     Stalled {
@@ -53,7 +53,7 @@ pub enum BenchError {
         waiting: u64,
         /// Commands refused since the load began.
         refused: u64,
-        /// Jobs that producers sent and workers have not settled.
+        /// Messages that producers sent and that have not been settled or received.
         jobs: i64,
         /// How long the generator waited.
         after: Duration,
@@ -85,10 +85,12 @@ pub enum BenchError {
         limit: u64,
     },
     /// A server to compare with cannot be started.
-    #[error("cannot start {program:?}")]
+    #[error("cannot start {program:?}: {install}")]
     Start {
         /// The program.
         program: PathBuf,
+        /// How to get it.
+        install: &'static str,
         /// The system's error.
         source: io::Error,
     },

@@ -16,8 +16,51 @@ pub(crate) enum Role {
     Work,
     /// Takes and settles without blocking until nothing is left.
     Drain,
+    /// Receives what others publish, without asking for each message.
+    Subscribe(Interest),
+    /// Comes back to the session that it left and receives what was kept for it meanwhile.
+    Resume,
+    /// Comes back only to discard the session that it left.
+    Forget,
     /// Subscribed and silent.
     Idle,
+}
+
+/// Which queues a subscriber hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interest {
+    /// Its own; every subscriber of it gets each message.
+    Queue,
+    /// All queues of the load.
+    Every,
+    /// Its own, each message of which goes to one member of a group.
+    Shared,
+}
+
+/// How often a message arrives, where the protocol lets its clients choose: at most, at least or exactly once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Assurance {
+    #[default]
+    AtMost,
+    AtLeast,
+    Exactly,
+}
+
+/// What is promised about messages, where the protocol lets its clients choose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Promise {
+    pub(crate) assurance: Assurance,
+    /// What subscribers have not settled outlives their connections.
+    pub(crate) persistent: bool,
+}
+
+/// What a load's throughput counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counts {
+    /// Commands answered with success.
+    Commands,
+    /// Messages that reached a subscriber.
+    Deliveries,
 }
 
 /// How long a load runs.
@@ -32,6 +75,8 @@ pub(crate) enum Stop {
     Count(u64),
     /// When every connection says so itself (draining); everything is measured.
     Finished,
+    /// When so many messages, which wait in the server, have arrived; everything is measured.
+    Delivered(u64),
 }
 
 /// One load.
@@ -49,8 +94,12 @@ pub(crate) struct Load {
     pub(crate) rate: Option<f64>,
     /// Generator threads.
     pub(crate) threads: usize,
-    /// Messages that producers may have in flight together.
+    /// Messages that producers may have in flight together, counted once for each subscriber that gets them.
     pub(crate) window: i64,
+    /// Subscribers that get each message; 1 also for workers.
+    pub(crate) audience: u32,
+    /// What is promised about the messages.
+    pub(crate) promise: Promise,
     /// Queues over which the connections are spread.
     pub(crate) queues: u32,
     /// Prefix of the queues' names; a fresh one a run, so that nothing left over from another run is met.
@@ -68,8 +117,14 @@ pub(crate) struct Seat {
     pub(crate) depth: u32,
     /// Bytes of a message's body.
     pub(crate) body_bytes: usize,
-    /// The queue it uses.
-    pub(crate) queue: String,
+    /// What the names of the load's queues begin with.
+    pub(crate) queue_prefix: String,
+    /// Which of them it uses.
+    pub(crate) queue: u32,
+    /// Subscribers that get each message.
+    pub(crate) audience: u32,
+    /// What is promised about the messages.
+    pub(crate) promise: Promise,
     /// Publishes left to do; none is unlimited.
     pub(crate) budget: Option<u64>,
 }
@@ -87,12 +142,17 @@ impl Load {
                 role,
                 depth: self.depth,
                 body_bytes: self.body_bytes,
-                queue: format!("{}-{}", self.queue_prefix, connection % queues),
+                queue_prefix: self.queue_prefix.clone(),
+                queue: connection % queues,
+                audience: self.audience,
+                promise: self.promise,
                 budget: match self.stop {
                     Stop::Count(total) if role.is_publisher() => publisher
                         .next()
                         .map(|number| total / publishers + u64::from(number < total % publishers)),
-                    Stop::Count(_) | Stop::After { .. } | Stop::Finished => None,
+                    Stop::Count(_) | Stop::After { .. } | Stop::Finished | Stop::Delivered(_) => {
+                        None
+                    }
                 },
             })
             .collect()
@@ -102,6 +162,21 @@ impl Load {
     pub(crate) fn pace_ns(&self) -> Option<f64> {
         self.rate
             .map(|rate| f64::from(self.depth) * self.publishers() as f64 * 1e9 / rate)
+    }
+
+    /// What its throughput counts.
+    pub(crate) fn counts(&self) -> Counts {
+        let receives = |role: &Role| matches!(role, Role::Subscribe(_) | Role::Resume);
+        if self.roles.iter().any(receives) {
+            Counts::Deliveries
+        } else {
+            Counts::Commands
+        }
+    }
+
+    /// Whether messages may get lost without anybody breaking a promise.
+    pub(crate) fn may_lose(&self) -> bool {
+        self.counts() == Counts::Deliveries && self.promise.assurance == Assurance::AtMost
     }
 
     /// How many connections publish.
@@ -123,6 +198,7 @@ pub(crate) struct Flow {
     in_flight: AtomicI64,
     window: i64,
     publishers: AtomicU64,
+    lost: AtomicU64,
     aborted: AtomicBool,
 }
 
@@ -132,8 +208,15 @@ impl Flow {
             in_flight: AtomicI64::new(0),
             window,
             publishers: AtomicU64::new(publishers),
+            lost: AtomicU64::new(0),
             aborted: AtomicBool::new(false),
         }
+    }
+
+    /// So many messages are on their way before the load begins: a backlog.
+    pub(crate) fn expect(&self, messages: u64) {
+        let messages = i64::try_from(messages).unwrap_or(i64::MAX);
+        self.in_flight.fetch_add(messages, Ordering::Relaxed);
     }
 
     /// Takes room for `messages` of a producer; false when the window is full. A window smaller than one burst still
@@ -172,6 +255,19 @@ impl Flow {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// Counts what is in flight as lost, so that its room can be used again. What arrives after all is then counted
+    /// both ways.
+    pub(crate) fn write_off(&self) {
+        let lost = self.in_flight.swap(0, Ordering::Relaxed);
+        self.lost
+            .fetch_add(u64::try_from(lost).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Messages written off.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
     /// Tells all threads to give up because one failed.
     pub(crate) fn abort(&self) {
         self.aborted.store(true, Ordering::Relaxed);
@@ -196,6 +292,8 @@ mod tests {
             rate: Some(1000.0),
             threads: 1,
             window: 8,
+            audience: 1,
+            promise: Promise::default(),
             queues: 2,
             queue_prefix: "q".to_owned(),
         }
@@ -218,13 +316,33 @@ mod tests {
             .into_iter()
             .map(|seat| seat.queue)
             .collect();
-        assert_eq!(queues, ["q-0", "q-1", "q-0"]);
+        assert_eq!(queues, [0, 1, 0]);
     }
 
     #[test]
     fn the_rate_counts_commands_over_all_paced_connections() {
         // 5 connections of bursts of 4 at 1000 a second: 250 bursts a second, 50 a connection.
         assert_eq!(load(5, Stop::Finished).pace_ns(), Some(20e6));
+    }
+
+    #[test]
+    fn what_is_written_off_makes_room_and_is_remembered() {
+        let flow = Flow::new(8, 1);
+        flow.expect(3);
+        assert!(flow.admit(5) && !flow.admit(1));
+        flow.leave(2);
+        flow.write_off();
+        assert_eq!(flow.lost(), 6);
+        assert!(flow.admit(8) && !flow.is_drained());
+    }
+
+    #[test]
+    fn a_load_with_subscribers_counts_deliveries() {
+        let mut load = load(2, Stop::Finished);
+        assert_eq!(load.counts(), Counts::Commands);
+        load.roles.push(Role::Subscribe(Interest::Queue));
+        assert_eq!(load.counts(), Counts::Deliveries);
+        assert_eq!(load.publishers(), 2);
     }
 
     #[test]

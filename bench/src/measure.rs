@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::driver::{Driver, Schedule, Tally};
 use crate::error::BenchError;
 use crate::latency::Latencies;
-use crate::load::{Flow, Load, Seat, Stop};
+use crate::load::{Counts, Flow, Load, Seat, Stop};
 use crate::pin::pin_thread;
 use crate::probe::{Probe, Usage};
 use crate::progress::Progress;
@@ -19,6 +19,9 @@ use crate::report::{GeneratorUse, Measured, OperationLatency, ServerUse};
 
 /// How long no command may succeed while some wait: longer than any sync of a sane disk.
 const STALL_AFTER: Duration = Duration::from_secs(15);
+
+/// How long no message may arrive before those in flight count as lost, where they may be.
+const LOSS_AFTER: Duration = Duration::from_secs(1);
 
 /// A server under load.
 #[derive(Clone, Debug)]
@@ -44,7 +47,11 @@ pub(crate) fn run<P: Protocol>(
     progress: &mut Progress,
 ) -> Result<Measured, BenchError> {
     let flow = Flow::new(load.window, load.publishers());
+    if let Stop::Delivered(messages) = load.stop {
+        flow.expect(messages);
+    }
     let schedule = schedule(load);
+    let counts = load.counts();
     let shares = shares(load);
     let counters: Vec<AtomicU64> = shares.iter().map(|_| AtomicU64::new(0)).collect();
     let (events, inbox) = mpsc::channel();
@@ -62,6 +69,7 @@ pub(crate) fn run<P: Protocol>(
                     seats,
                     flow,
                     schedule,
+                    counts,
                     commands,
                     generator_cpus,
                     &events,
@@ -95,7 +103,7 @@ pub(crate) fn run<P: Protocol>(
         drop(starts);
         let tallies = join(threads)?;
         match window {
-            Some(window) => Ok(merge(protocol, load, &tallies, window?)),
+            Some(window) => Ok(merge(protocol, load, &tallies, window?, flow.lost())),
             None => Err(BenchError::Usage(
                 "a generator thread ended before the load began".to_owned(),
             )),
@@ -114,6 +122,7 @@ fn work<P: Protocol>(
     seats: &[Seat],
     flow: &Flow,
     schedule: Schedule,
+    counts: Counts,
     commands: &AtomicU64,
     cpus: Option<&[usize]>,
     events: &Sender<Event>,
@@ -122,7 +131,7 @@ fn work<P: Protocol>(
     if let Some(cpus) = cpus {
         pin_thread(cpus)?;
     }
-    let driver = Driver::open(protocol, target, seats, flow, schedule, commands)?;
+    let driver = Driver::open(protocol, target, seats, flow, schedule, counts, commands)?;
     let _coordinator_gone = events.send(Event::Ready);
     match started.recv() {
         Ok(origin) => driver.run(origin).map(Some),
@@ -134,13 +143,14 @@ fn schedule(load: &Load) -> Schedule {
     let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let (measure_from_ns, stop_at_ns) = match load.stop {
         Stop::After { warm_up, measure } => (ns(warm_up), ns(warm_up.saturating_add(measure))),
-        Stop::Count(_) | Stop::Finished => (0, u64::MAX),
+        Stop::Count(_) | Stop::Finished | Stop::Delivered(_) => (0, u64::MAX),
     };
     Schedule {
         measure_from_ns,
         stop_at_ns,
         pace_ns: load.pace_ns(),
         stall_after: STALL_AFTER,
+        loss_after: load.may_lose().then_some(LOSS_AFTER),
     }
 }
 
@@ -263,7 +273,13 @@ fn elapsed_ns(origin: Instant) -> u64 {
     u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn merge<P: Protocol>(protocol: &P, load: &Load, tallies: &[Tally], window: Window) -> Measured {
+fn merge<P: Protocol>(
+    protocol: &P,
+    load: &Load,
+    tallies: &[Tally],
+    window: Window,
+    lost: u64,
+) -> Measured {
     let mut latencies = Latencies::new(protocol.commands().len());
     let mut refusals: BTreeMap<String, u64> = BTreeMap::new();
     let (mut cpu, mut waiting, mut elapsed) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
@@ -301,7 +317,10 @@ fn merge<P: Protocol>(protocol: &P, load: &Load, tallies: &[Tally], window: Wind
         seconds,
         commands,
         commands_per_second: commands as f64 / seconds,
-        latency: latencies.all(),
+        latency: match load.counts() {
+            Counts::Commands => latencies.all(),
+            Counts::Deliveries => latencies.messages(),
+        },
         operations: protocol
             .commands()
             .iter()
@@ -316,6 +335,7 @@ fn merge<P: Protocol>(protocol: &P, load: &Load, tallies: &[Tally], window: Wind
         burst: latencies.bursts(),
         message: latencies.messages(),
         refusals,
+        lost,
         server,
         generator: GeneratorUse {
             busy: share(cpu),

@@ -1,5 +1,9 @@
-//! The null sink: a thread that answers every command with canned bytes and keeps nothing. What the generator reaches
-//! against it is what it could report at most.
+//! The null sink: a thread that answers every command with canned bytes and keeps nothing, and passes messages on as
+//! they came to whoever subscribed. What the generator reaches against it is what it could report at most.
+
+mod relay;
+
+pub(crate) use relay::Relay;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -112,6 +116,7 @@ fn serve<S: Sink>(listener: &TcpListener, fresh: &S, stop: &AtomicBool) -> std::
         epoll::EventFlags::IN,
     )?;
     let mut clients: Vec<Option<Client<S>>> = Vec::new();
+    let mut relay = Relay::default();
     let mut buffer = vec![0; READ_BYTES];
     let mut events = Vec::with_capacity(EVENTS_MAX);
     while !stop.load(Ordering::Relaxed) {
@@ -132,13 +137,26 @@ fn serve<S: Sink>(listener: &TcpListener, fresh: &S, stop: &AtomicBool) -> std::
             else {
                 continue;
             };
+            relay.turn_to(token);
             let open = place
                 .as_mut()
-                .is_some_and(|client| client.answer(&mut buffer).unwrap_or(false));
+                .is_some_and(|client| client.answer(&mut buffer, &mut relay).unwrap_or(false));
             if !open {
                 *place = None;
             }
         }
+        relay.flush(|token, bytes| {
+            let place = usize::try_from(token)
+                .ok()
+                .and_then(|place| clients.get_mut(place));
+            let Some(place) = place else { return };
+            let written = place
+                .as_mut()
+                .map(|client| write_all(&mut client.stream, bytes));
+            if !matches!(written, Some(Ok(()))) {
+                *place = None;
+            }
+        });
     }
     Ok(())
 }
@@ -173,8 +191,12 @@ fn accept<S: Sink>(
 
 impl<S: Sink> Client<S> {
     /// One read and one write; false at the end of the stream.
-    fn answer(&mut self, buffer: &mut [u8]) -> std::io::Result<bool> {
+    fn answer(&mut self, buffer: &mut Vec<u8>, relay: &mut Relay) -> std::io::Result<bool> {
         let kept = self.tail.len();
+        if kept * 2 > buffer.len() {
+            // A command larger than the buffer, of a sink that wants it whole.
+            buffer.resize(kept * 4, 0);
+        }
         if let Some(front) = buffer.get_mut(..kept) {
             front.copy_from_slice(&self.tail);
         }
@@ -186,19 +208,24 @@ impl<S: Sink> Client<S> {
         };
         let input = buffer.get(..kept + count).unwrap_or_default();
         self.out.clear();
-        let used = self.sink.answer(input, &mut self.out);
+        let used = self.sink.answer(input, &mut self.out, relay);
         self.tail.clear();
         self.tail
             .extend_from_slice(input.get(used..).unwrap_or_default());
-        let mut written = 0;
-        while let Some(rest) = self.out.get(written..).filter(|rest| !rest.is_empty()) {
-            match self.stream.write(rest) {
-                Ok(count) => written += count,
-                // The generator never stops reading, so there is room again soon.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::yield_now(),
-                Err(error) => return Err(error),
-            }
-        }
+        write_all(&mut self.stream, &self.out)?;
         Ok(true)
     }
+}
+
+fn write_all(stream: &mut TcpStream, bytes: &[u8]) -> std::io::Result<()> {
+    let mut written = 0;
+    while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+        match stream.write(rest) {
+            Ok(count) => written += count,
+            // The generator never stops reading, so there is room again soon.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::yield_now(),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }

@@ -3,6 +3,8 @@
 
 pub(crate) mod beanstalkd;
 pub(crate) mod longtail;
+pub(crate) mod mosquitto;
+pub(crate) mod rumqttd;
 
 use std::fs::File;
 use std::io::Read;
@@ -36,8 +38,16 @@ pub(crate) trait Peer {
     /// The flag that makes it print its version.
     fn version_flag(&self) -> &'static str;
 
-    /// The command that serves in the foreground as `place` says.
-    fn command(&self, place: &Place<'_>) -> Command;
+    /// How to get the program, for those who do not have it.
+    fn install(&self) -> &'static str;
+
+    /// The command that serves in the foreground as `place` says; writes the configuration that it needs.
+    fn command(&self, place: &Place<'_>) -> Result<Command, BenchError>;
+
+    /// In what its acknowledgements fall short of `durability`, if they do.
+    fn shortfall(&self, _durability: Durability) -> Option<&'static str> {
+        None
+    }
 }
 
 /// How a server should run.
@@ -45,12 +55,23 @@ pub(crate) trait Peer {
 pub(crate) struct Place<'a> {
     /// An existing empty directory for its data.
     pub(crate) data: &'a Path,
+    /// Where its configuration may be written.
+    pub(crate) config: &'a Path,
     /// The port of 127.0.0.1 to listen on.
     pub(crate) port: u16,
+    /// What it must be able to do.
+    pub(crate) needs: Needs,
+}
+
+/// What a server must be able to do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needs {
     /// What an acknowledgement must mean.
     pub(crate) durability: Durability,
     /// The largest body that will be sent.
     pub(crate) body_bytes: usize,
+    /// Connections that will be open at the same time.
+    pub(crate) connections: u64,
 }
 
 /// A server process; killed, and its directory removed, when dropped.
@@ -67,8 +88,7 @@ impl Server {
     pub(crate) fn start(
         peer: &dyn Peer,
         directory: &Path,
-        durability: Durability,
-        body_bytes: usize,
+        needs: Needs,
         cpus: Option<&[usize]>,
     ) -> Result<Self, BenchError> {
         let scratch = tempfile::Builder::new()
@@ -82,10 +102,10 @@ impl Server {
         let port = free_port()?;
         let mut command = peer.command(&Place {
             data: &data,
+            config: &scratch.path().join("config"),
             port,
-            durability,
-            body_bytes,
-        });
+            needs,
+        })?;
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -93,6 +113,7 @@ impl Server {
         let child = pinned(cpus, || {
             command.spawn().map_err(|source| BenchError::Start {
                 program: peer.program(),
+                install: peer.install(),
                 source,
             })
         })?;
@@ -148,6 +169,11 @@ impl Drop for Server {
     }
 }
 
+/// Writes a configuration where `place` says.
+pub(crate) fn configure(place: &Place<'_>, text: &str) -> Result<(), BenchError> {
+    std::fs::write(place.config, text).map_err(BenchError::io("writing a configuration"))
+}
+
 /// The first line a program prints about its version.
 pub(crate) fn version(peer: &dyn Peer) -> Result<String, BenchError> {
     let program = peer.program();
@@ -155,7 +181,11 @@ pub(crate) fn version(peer: &dyn Peer) -> Result<String, BenchError> {
         .arg(peer.version_flag())
         .stdin(Stdio::null())
         .output()
-        .map_err(|source| BenchError::Start { program, source })?;
+        .map_err(|source| BenchError::Start {
+            program,
+            install: peer.install(),
+            source,
+        })?;
     let text = String::from_utf8_lossy(&output.stdout);
     Ok(text.lines().next().unwrap_or("unknown version").to_owned())
 }
@@ -198,18 +228,26 @@ mod tests {
             "--version"
         }
 
-        fn command(&self, _place: &Place<'_>) -> Command {
+        fn install(&self) -> &'static str {
+            "nobody wants it"
+        }
+
+        fn command(&self, _place: &Place<'_>) -> Result<Command, BenchError> {
             let mut command = Command::new("sh");
             command.args(["-c", "echo no disk >&2; exit 3"]);
-            command
+            Ok(command)
         }
     }
 
     #[test]
     fn a_server_that_ends_at_once_is_quoted() {
         let directory = tempfile::tempdir().expect("a directory");
-        let error = Server::start(&Broken, directory.path(), Durability::Memory, 64, None)
-            .expect_err("it ends");
+        let needs = Needs {
+            durability: Durability::Memory,
+            body_bytes: 64,
+            connections: 1,
+        };
+        let error = Server::start(&Broken, directory.path(), needs, None).expect_err("it ends");
         assert!(
             matches!(&error, BenchError::Exited { status, .. } if status.code() == Some(3)),
             "{error}"

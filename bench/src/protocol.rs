@@ -1,15 +1,19 @@
 //! What a protocol implements to be driven: bytes out, bytes in, and a script. A new protocol is one file here.
 //!
 //! A [`Session`] is one connection after its handshake, without its socket. The driver asks it for a burst, writes
-//! [`Session::outgoing`], feeds it what arrives until every command of the burst is answered, and asks again.
+//! [`Session::outgoing`], feeds it what arrives until every command of the burst is answered, and asks again. A session
+//! that [listens](Next::Listen) is fed without being asked again; what it wants to say to what it hears (an
+//! acknowledgement) goes into [`Replies::reactions`], which the driver writes at once, between bursts.
 
 pub(crate) mod beanstalk;
+pub(crate) mod mqtt;
 
 use std::collections::BTreeMap;
 use std::net::TcpStream;
 
 use crate::error::BenchError;
 use crate::load::{Flow, Seat};
+use crate::null::Relay;
 
 /// A protocol: makes sessions.
 pub(crate) trait Protocol: Sync {
@@ -24,6 +28,14 @@ pub(crate) trait Protocol: Sync {
     /// The handshake on a fresh blocking socket (with timeouts set), and the session that follows it.
     fn open(&self, seat: &Seat, stream: &mut TcpStream) -> Result<Self::Session, BenchError>;
 
+    /// Ends a session of [`open`](Self::open) in good order, so that what is persistent stays behind in the server and
+    /// nothing else does. On a blocking socket.
+    fn leave(&self, stream: &mut TcpStream) -> Result<(), BenchError> {
+        stream
+            .shutdown(std::net::Shutdown::Both)
+            .map_err(BenchError::io("closing a connection"))
+    }
+
     /// The answering half of a fresh connection, for the null sink, which clones it for each.
     fn sink(&self, body_bytes: usize) -> Self::Sink;
 }
@@ -33,6 +45,10 @@ pub(crate) trait Protocol: Sync {
 pub(crate) enum Next {
     /// Send [`Session::outgoing`]: so many commands of one kind, one reply each.
     Burst { command: usize, count: u32 },
+    /// Send [`Session::outgoing`], which is not answered, and ask again.
+    Send,
+    /// Nothing to send; messages come by themselves until the load's end.
+    Listen,
     /// The window is full; ask again when messages were settled.
     Park,
     /// Nothing more, ever.
@@ -71,6 +87,10 @@ pub(crate) struct Replies {
     pub(crate) done: u32,
     /// Commands answered with a refusal (each also counted in `refusals`).
     pub(crate) refused: u32,
+    /// Messages that came to a subscriber.
+    pub(crate) received: u32,
+    /// Bytes to send at once, whatever burst is on its way.
+    pub(crate) reactions: Vec<u8>,
     /// When the messages received were sent, for those that carry it.
     pub(crate) sent_ns: Vec<u64>,
     /// Refusals by the protocol's name for them, over the whole load.
@@ -87,6 +107,7 @@ impl Replies {
 
 /// One connection of the null sink: answers each command with canned bytes, keeping nothing.
 pub(crate) trait Sink: Clone + Send + 'static {
-    /// Appends the answers to the whole commands at the front of `input`; returns the bytes used.
-    fn answer(&mut self, input: &[u8], out: &mut Vec<u8>) -> usize;
+    /// Appends the answers to the whole commands at the front of `input`; returns the bytes used. What other
+    /// connections should get goes to `relay`.
+    fn answer(&mut self, input: &[u8], out: &mut Vec<u8>, relay: &mut Relay) -> usize;
 }

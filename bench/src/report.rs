@@ -31,6 +31,8 @@ pub(crate) struct Row {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Subject {
     pub(crate) name: String,
+    /// In what its acknowledgements fall short of the row's durability.
+    pub(crate) shortfall: Option<&'static str>,
     /// Each number's median over the rounds; None for loads that only look at memory.
     pub(crate) median: Option<Measured>,
     pub(crate) rounds: Vec<Measured>,
@@ -43,7 +45,7 @@ pub(crate) struct Measured {
     pub(crate) seconds: f64,
     pub(crate) commands: u64,
     pub(crate) commands_per_second: f64,
-    /// Over all commands.
+    /// Over all commands; where there are subscribers, from a publisher's write to a subscriber's receipt.
     pub(crate) latency: Option<Percentiles>,
     pub(crate) operations: Vec<OperationLatency>,
     /// From a burst's write to its last reply.
@@ -52,6 +54,8 @@ pub(crate) struct Measured {
     pub(crate) message: Option<Percentiles>,
     /// Replies that refused a command, by name, over the whole run.
     pub(crate) refusals: BTreeMap<String, u64>,
+    /// Messages that never arrived, of those that may get lost, over the whole run.
+    pub(crate) lost: u64,
     pub(crate) server: Option<ServerUse>,
     pub(crate) generator: GeneratorUse,
 }
@@ -179,6 +183,7 @@ impl Measured {
             burst: percentiles(&|round| round.burst),
             message: percentiles(&|round| round.message),
             refusals,
+            lost: rounds.iter().map(|round| round.lost).sum(),
             server: (!servers.is_empty()).then(|| ServerUse {
                 user_us_per_command: median(
                     servers.iter().map(|server| server.user_us_per_command),

@@ -1,20 +1,20 @@
-//! Scenarios: what a user asks for, as loads, and the memory that goes with some of them.
+//! Scenarios: what a user asks for, as loads. `runner` runs them, and looks at the memory that goes with some.
+
+mod runner;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use runner::{Outcome, Runner};
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use clap::ValueEnum;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::driver::connect;
 use crate::error::BenchError;
-use crate::load::{Load, Role, Seat, Stop};
-use crate::measure::{self, Target};
-use crate::progress::Progress;
-use crate::protocol::Protocol;
-use crate::report::{Footprint, Measured};
+use crate::load::{Interest, Load, Promise, Role, Stop};
 
 /// What the connections do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -27,8 +27,20 @@ pub(crate) enum Scenario {
     Split,
     /// Publish many jobs, look at memory, drain them.
     Backlog,
-    /// Open connections that wait for a job, look at memory.
+    /// Open connections that wait for a message, look at memory.
     Idle,
+    /// Publish to topics that nobody hears.
+    Publish,
+    /// As many subscribers as publishers; each hears one.
+    OneToOne,
+    /// One subscriber hears all publishers, each with a topic of its own.
+    FanIn,
+    /// All subscribers hear one publisher.
+    FanOut,
+    /// Publishers of one topic, each message of which goes to one subscriber of a group.
+    Shared,
+    /// Sessions go offline, messages are published to them, the sessions come back and get them all.
+    Offline,
 }
 
 /// One scenario with its numbers.
@@ -36,10 +48,13 @@ pub(crate) enum Scenario {
 pub(crate) struct Settings {
     pub(crate) scenario: Scenario,
     pub(crate) connections: u32,
+    /// Connections that publish, where not all do the same.
     pub(crate) producers: u32,
+    /// Workers or subscribers, where not all do the same.
     pub(crate) workers: u32,
     pub(crate) depth: u32,
     pub(crate) body_bytes: usize,
+    /// Messages of a backlog.
     pub(crate) jobs: u64,
     pub(crate) count: Option<u64>,
     pub(crate) duration: Duration,
@@ -47,59 +62,122 @@ pub(crate) struct Settings {
     pub(crate) rate: Option<f64>,
     pub(crate) threads: usize,
     pub(crate) queues: u32,
-    pub(crate) window: u32,
+    /// Messages in flight (times subscribers that get each). None: two bursts a publisher, but one for a fan-out.
+    pub(crate) window: Option<u32>,
+    /// What is promised about messages; None where the protocol leaves no choice.
+    pub(crate) promise: Option<Promise>,
 }
 
-/// What one round of a scenario found.
-#[derive(Clone, Debug)]
-pub(crate) struct Outcome {
-    /// Label and result of each measured load.
-    pub(crate) loads: Vec<(String, Measured)>,
-    pub(crate) footprint: Option<Footprint>,
-}
-
-/// How a drain is done: fast, and the same for everybody.
-const DRAIN_CONNECTIONS: u32 = 4;
-const DRAIN_DEPTH: u32 = 64;
-/// How long a server may settle before its memory is read.
-const SETTLE: Duration = Duration::from_millis(300);
 /// Open files that are not connections of the load.
 const FILES_RESERVED: u64 = 64;
 
 impl Settings {
     /// The label in tables.
     pub(crate) fn label(&self) -> String {
-        let bytes = self.body_bytes;
-        let plural = if self.connections == 1 { "" } else { "s" };
+        let (producers, workers, bytes) = (self.producers, self.workers, self.body_bytes);
         let depth = if self.depth > 1 {
             format!(", {} deep", self.depth)
         } else {
             String::new()
         };
-        let rate = self
-            .rate
-            .map_or_else(String::new, |rate| format!(", {rate}/s"));
-        match self.scenario {
-            Scenario::Put => format!(
-                "put, {} connection{plural}{depth}, {bytes} B{rate}",
-                self.connections
-            ),
-            Scenario::Cycle => format!(
-                "cycle, {} connection{plural}{depth}, {bytes} B{rate}",
-                self.connections
-            ),
-            Scenario::Split => {
-                format!(
-                    "split, {} producers{depth}, {} workers, {bytes} B{rate}",
-                    self.producers, self.workers
-                )
+        let who = match self.scenario {
+            Scenario::Put | Scenario::Cycle | Scenario::Publish => {
+                plural(self.connections, "connection") + &depth
             }
-            Scenario::Backlog => format!("backlog, {} jobs, {bytes} B", self.jobs),
-            Scenario::Idle => format!("idle, {} connection{plural}", self.connections),
+            Scenario::Split => format!("{producers} producers{depth}, {workers} workers"),
+            Scenario::Backlog => format!("{} jobs", self.jobs),
+            Scenario::Idle => return format!("idle, {}", plural(self.connections, "connection")),
+            Scenario::OneToOne => plural(producers, "pair") + &depth,
+            Scenario::FanIn => plural(producers, "publisher") + &depth,
+            Scenario::FanOut => plural(workers, "subscriber") + &depth,
+            Scenario::Shared => {
+                let publishers = plural(producers, "publisher");
+                format!("{publishers}{depth}, {}", plural(workers, "member"))
+            }
+            Scenario::Offline => {
+                let publishers = plural(producers, "publisher");
+                let sessions = plural(workers, "session");
+                format!("{publishers}{depth}, {} messages to {sessions}", self.jobs)
+            }
+        };
+        let promise = self.promise.map_or_else(String::new, |promise| {
+            let qos = promise.assurance as u8;
+            let persistent = match self.scenario {
+                Scenario::Publish | Scenario::Offline => "",
+                _ if promise.persistent => ", persistent",
+                _ => "",
+            };
+            format!(" QoS {qos}{persistent}")
+        });
+        let rate = self.rate.map_or_else(String::new, |rate| match rate {
+            100.0.. => format!(", {rate:.0}/s"),
+            _ if rate.fract() == 0.0 => format!(", {rate}/s"),
+            _ => format!(", {rate:.2}/s"),
+        });
+        let name = self.scenario.name();
+        format!("{name}{promise}, {who}, {bytes} B{rate}")
+    }
+
+    /// Connections that are open at the same time.
+    pub(crate) fn sockets(&self) -> u64 {
+        let (producers, workers) = (u64::from(self.producers), u64::from(self.workers));
+        match self.scenario {
+            Scenario::Put | Scenario::Cycle | Scenario::Backlog | Scenario::Publish => {
+                u64::from(self.connections)
+            }
+            Scenario::Idle => u64::from(self.connections),
+            Scenario::Split | Scenario::Shared => producers + workers,
+            Scenario::OneToOne => producers * 2,
+            Scenario::FanIn => producers + 1,
+            Scenario::FanOut => workers + 1,
+            Scenario::Offline => producers.max(workers),
         }
     }
 
-    fn load(&self, roles: Vec<Role>, stop: Stop) -> Load {
+    /// Subscribers that get each message.
+    pub(crate) fn audience(&self) -> u32 {
+        match self.scenario {
+            Scenario::FanOut => self.workers,
+            _ => 1,
+        }
+    }
+
+    /// The roles of a scenario that is one load, and the number of queues.
+    fn roles(&self) -> (Vec<Role>, u32) {
+        let all = |role, count: u32| (vec![role; count as usize], self.queues);
+        let both = |publishers: u32, role, count: u32, queues| {
+            let mut roles = vec![Role::Produce; publishers as usize];
+            roles.resize(roles.len() + count as usize, role);
+            (roles, queues)
+        };
+        let (producers, workers) = (self.producers, self.workers);
+        match self.scenario {
+            Scenario::Put | Scenario::Publish | Scenario::Backlog | Scenario::Offline => {
+                all(Role::Put, self.connections)
+            }
+            Scenario::Cycle => all(Role::Cycle, self.connections),
+            Scenario::Idle => all(Role::Idle, self.connections),
+            Scenario::Split => both(producers, Role::Work, workers, self.queues),
+            Scenario::OneToOne => {
+                let role = Role::Subscribe(Interest::Queue);
+                both(producers, role, producers, producers)
+            }
+            Scenario::FanIn => both(producers, Role::Subscribe(Interest::Every), 1, producers),
+            Scenario::FanOut => both(1, Role::Subscribe(Interest::Queue), workers, 1),
+            Scenario::Shared => both(producers, Role::Subscribe(Interest::Shared), workers, 1),
+        }
+    }
+
+    fn load(&self, roles: Vec<Role>, queues: u32, stop: Stop) -> Load {
+        let audience = self.audience();
+        let publishers = roles.iter().filter(|role| role.is_publisher()).count();
+        let bursts = match self.scenario {
+            Scenario::FanOut => 1,
+            _ => 2 * publishers as i64,
+        };
+        let window = self
+            .window
+            .map_or(bursts * i64::from(self.depth), i64::from);
         Load {
             roles,
             depth: self.depth,
@@ -107,8 +185,10 @@ impl Settings {
             stop,
             rate: self.rate,
             threads: self.threads,
-            window: i64::from(self.window),
-            queues: self.queues,
+            window: window * i64::from(audience),
+            audience,
+            promise: self.promise.unwrap_or_default(),
+            queues,
             queue_prefix: fresh_prefix(),
         }
     }
@@ -124,6 +204,29 @@ impl Settings {
     }
 }
 
+impl Scenario {
+    fn name(self) -> &'static str {
+        match self {
+            Scenario::Put => "put",
+            Scenario::Cycle => "cycle",
+            Scenario::Split => "split",
+            Scenario::Backlog => "backlog",
+            Scenario::Idle => "idle",
+            Scenario::Publish => "publish",
+            Scenario::OneToOne => "one-to-one",
+            Scenario::FanIn => "fan-in",
+            Scenario::FanOut => "fan-out",
+            Scenario::Shared => "shared",
+            Scenario::Offline => "offline",
+        }
+    }
+}
+
+fn plural(count: u32, name: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {name}{ending}")
+}
+
 /// A name that no earlier run used on a server that outlives this process.
 fn fresh_prefix() -> String {
     static RUNS: AtomicU32 = AtomicU32::new(0);
@@ -135,156 +238,6 @@ fn fresh_prefix() -> String {
         std::process::id(),
         RUNS.fetch_add(1, Ordering::Relaxed)
     )
-}
-
-/// Runs scenarios with one protocol.
-pub(crate) struct Runner<'a, P> {
-    pub(crate) protocol: &'a P,
-    pub(crate) generator_cpus: Option<&'a [usize]>,
-    pub(crate) progress: Progress,
-}
-
-impl<P: Protocol> Runner<'_, P> {
-    /// One round on one server.
-    pub(crate) fn run(
-        &mut self,
-        target: &Target,
-        settings: &Settings,
-    ) -> Result<Outcome, BenchError> {
-        let connections = vec![(); settings.connections as usize];
-        let all = |role| connections.iter().map(|()| role).collect::<Vec<Role>>();
-        match settings.scenario {
-            Scenario::Put => {
-                let load = settings.load(all(Role::Put), settings.stop());
-                let measured = self.measure(target, &load)?;
-                self.drain(target, &load)?;
-                Ok(Outcome {
-                    loads: vec![(settings.label(), measured)],
-                    footprint: None,
-                })
-            }
-            Scenario::Cycle => {
-                let measured =
-                    self.measure(target, &settings.load(all(Role::Cycle), settings.stop()))?;
-                Ok(Outcome {
-                    loads: vec![(settings.label(), measured)],
-                    footprint: None,
-                })
-            }
-            Scenario::Split => {
-                let mut roles = vec![Role::Produce; settings.producers as usize];
-                roles.resize(roles.len() + settings.workers as usize, Role::Work);
-                let measured = self.measure(target, &settings.load(roles, settings.stop()))?;
-                Ok(Outcome {
-                    loads: vec![(settings.label(), measured)],
-                    footprint: None,
-                })
-            }
-            Scenario::Backlog => self.backlog(target, settings, all(Role::Put)),
-            Scenario::Idle => self.idle(target, settings),
-        }
-    }
-
-    fn backlog(
-        &mut self,
-        target: &Target,
-        settings: &Settings,
-        roles: Vec<Role>,
-    ) -> Result<Outcome, BenchError> {
-        let before = resident(target)?;
-        let load = settings.load(roles, Stop::Count(settings.jobs));
-        let filled = self.measure(target, &load)?;
-        thread::sleep(SETTLE);
-        let loaded = resident(target)?;
-        let drained = self.drain(target, &load)?;
-        thread::sleep(SETTLE);
-        let after = resident(target)?;
-        let label = settings.label();
-        Ok(Outcome {
-            loads: vec![
-                (format!("{label}: fill"), filled),
-                (format!("{label}: drain"), drained),
-            ],
-            footprint: footprint("job", settings.jobs, before, loaded, after),
-        })
-    }
-
-    fn idle(&mut self, target: &Target, settings: &Settings) -> Result<Outcome, BenchError> {
-        let before = resident(target)?;
-        let load = settings.load(
-            vec![Role::Idle; settings.connections as usize],
-            Stop::Finished,
-        );
-        let open = |seat: &Seat| {
-            let mut stream = connect(target.address, seat.connection)?;
-            self.protocol.open(seat, &mut stream)?;
-            Ok(stream)
-        };
-        let streams = load
-            .seats()
-            .iter()
-            .map(open)
-            .collect::<Result<Vec<_>, BenchError>>()?;
-        thread::sleep(SETTLE);
-        let loaded = resident(target)?;
-        drop(streams);
-        thread::sleep(SETTLE);
-        let after = resident(target)?;
-        let count = u64::from(settings.connections);
-        Ok(Outcome {
-            loads: Vec::new(),
-            footprint: footprint("connection", count, before, loaded, after),
-        })
-    }
-
-    /// Empties the queues that `filled` filled.
-    fn drain(&mut self, target: &Target, filled: &Load) -> Result<Measured, BenchError> {
-        let load = Load {
-            roles: vec![Role::Drain; (DRAIN_CONNECTIONS.max(filled.queues)) as usize],
-            depth: DRAIN_DEPTH,
-            stop: Stop::Finished,
-            rate: None,
-            ..filled.clone()
-        };
-        self.measure(target, &load)
-    }
-
-    fn measure(&mut self, target: &Target, load: &Load) -> Result<Measured, BenchError> {
-        measure::run(
-            self.protocol,
-            target,
-            load,
-            self.generator_cpus,
-            &mut self.progress,
-        )
-    }
-}
-
-fn resident(target: &Target) -> Result<Option<u64>, BenchError> {
-    let usage = target
-        .probe
-        .as_ref()
-        .map(crate::probe::Probe::read)
-        .transpose()?;
-    Ok(usage
-        .and_then(|usage| usage.memory)
-        .map(|memory| memory.resident))
-}
-
-fn footprint(
-    of: &'static str,
-    count: u64,
-    before: Option<u64>,
-    loaded: Option<u64>,
-    after: Option<u64>,
-) -> Option<Footprint> {
-    Some(Footprint {
-        of,
-        count,
-        before_bytes: before?,
-        loaded_bytes: loaded?,
-        after_bytes: after?,
-    })
 }
 
 /// Lets this process, and the servers it starts, hold `connections` connections.

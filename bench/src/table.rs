@@ -1,5 +1,8 @@
 //! The report as Markdown: conditions, one table of loads, memory, and what qualifies the figures.
 
+mod side_by_side;
+
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use crate::latency::Percentiles;
@@ -21,8 +24,8 @@ pub(crate) fn markdown(report: &Report, detail: bool) -> String {
         .collect();
     match loads.first().map(|row| row.subjects.as_slice()) {
         Some([_]) => single(&mut text, &loads),
-        Some([a, b, ..]) => side_by_side(&mut text, &loads, &a.name, &b.name),
-        Some([]) | None => {}
+        Some(subjects) if subjects.len() > 1 => side_by_side::write(&mut text, &loads, subjects),
+        Some(_) | None => {}
     }
     if detail && !loads.is_empty() {
         operations(&mut text, &loads);
@@ -124,78 +127,6 @@ fn single(text: &mut String, rows: &[&Row]) {
     }
 }
 
-fn side_by_side(text: &mut String, rows: &[&Row], a: &str, b: &str) {
-    let _ = writeln!(text, "A is {a}, B is {b}. Ratios above 1 favour A.\n");
-    header(
-        text,
-        &[
-            "durability",
-            "load",
-            "A k/s",
-            "B k/s",
-            "ratio",
-            "A p50/p99 us",
-            "B p50/p99 us",
-            "p99 ratio",
-            "A CPU us/op",
-            "B CPU us/op",
-            "ratio",
-            "A MiB",
-            "B MiB",
-            "generator busy A, B",
-        ],
-    );
-    for row in rows {
-        let medians: Vec<&Measured> = row
-            .subjects
-            .iter()
-            .filter_map(|subject| subject.median.as_ref())
-            .collect();
-        let [a, b, ..] = medians.as_slice() else {
-            continue;
-        };
-        let quantiles = |measured: &Measured| {
-            measured.latency.map_or_else(
-                || "-".to_owned(),
-                |latency| format!("{}/{}", digits(latency.p50_us), digits(latency.p99_us)),
-            )
-        };
-        let p99 = |measured: &Measured| measured.latency.map(|latency| latency.p99_us);
-        let cpu = |measured: &Measured| measured.server.map(|server| server.us_per_command());
-        let mib = |measured: &Measured| {
-            option(
-                measured
-                    .server
-                    .and_then(|server| server.resident_bytes)
-                    .map(|bytes| bytes as f64 / MIB),
-            )
-        };
-        line(
-            text,
-            &[
-                row.durability.clone(),
-                row.load.clone(),
-                rate(a),
-                rate(b),
-                ratio(Some(a.commands_per_second), Some(b.commands_per_second)),
-                quantiles(a),
-                quantiles(b),
-                ratio(p99(b), p99(a)),
-                option(cpu(a)),
-                option(cpu(b)),
-                ratio(cpu(b), cpu(a)),
-                mib(a),
-                mib(b),
-                format!(
-                    "{:.0} %, {:.0} %",
-                    a.generator.busy * 100.0,
-                    b.generator.busy * 100.0
-                ),
-            ],
-        );
-    }
-}
-
 fn operations(text: &mut String, rows: &[&Row]) {
     text.push('\n');
     header(
@@ -245,7 +176,7 @@ fn operations(text: &mut String, rows: &[&Row]) {
                 one(row, subject, "whole burst", burst);
             }
             if let Some(message) = &measured.message {
-                one(row, subject, "producer to worker", message);
+                one(row, subject, "end to end", message);
             }
         }
     }
@@ -295,8 +226,15 @@ fn footprints(text: &mut String, report: &Report) {
 fn remarks(text: &mut String, report: &Report) {
     let mut remarks = Vec::new();
     let mut starved = [0.0f64; 2];
+    let mut shortfalls = BTreeSet::new();
     for row in &report.rows {
         for subject in &row.subjects {
+            if let Some(shortfall) = subject.shortfall {
+                shortfalls.insert(format!(
+                    "with {} durability {} {shortfall}",
+                    row.durability, subject.name
+                ));
+            }
             let Some(measured) = &subject.median else {
                 continue;
             };
@@ -305,6 +243,9 @@ fn remarks(text: &mut String, report: &Report) {
                 remarks.push(format!(
                     "{place}: {count} commands were refused with {name}"
                 ));
+            }
+            if measured.lost > 0 {
+                remarks.push(format!("{place}: {} messages never arrived", measured.lost));
             }
             let server_waiting = measured.server.map_or(0.0, |server| server.waiting);
             for (most, share) in starved
@@ -340,6 +281,7 @@ fn remarks(text: &mut String, report: &Report) {
              {generator:.0} %; trust processor time an operation more than throughput and tails"
         ));
     }
+    remarks.splice(0..0, shortfalls);
     if !remarks.is_empty() {
         text.push('\n');
     }

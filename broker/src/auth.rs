@@ -13,17 +13,21 @@ mod account;
 mod authenticator;
 mod password;
 mod permission;
+mod scram;
 mod space;
 #[cfg(test)]
 mod tests;
 mod throttle;
+mod token;
 
 pub use account::{Account, AuthDocument, Directory, DirectoryError, SpacePermissions};
 pub use authenticator::{AuthError, Authenticator, Credentials, Login, LoginRequest, Peer};
-pub use password::{PasswordCost, PasswordError, PasswordHash};
+pub use password::{PasswordCost, PasswordError, PasswordHash, ScramVerifier};
 pub use permission::{
     Action, CachedGrants, Effect, Grants, Identity, IdentityError, Pattern, PatternError, Rule,
     Verdict,
 };
+pub use scram::{ScramError, ScramExchange};
 pub use space::{QuotaExceeded, Quotas, Resource, Space, Usage};
 pub use throttle::{LoginThrottle, ThrottleLimits};
+pub use token::{TokenAlgorithm, TokenIssuer};

@@ -109,8 +109,11 @@ impl Broker {
             spaces: Spaces::default(),
             clock,
         });
-        crate::client::block_on(broker.restore_bindings());
-        Ok(broker)
+        crate::client::block_on(async {
+            broker.restore_spaces().await?;
+            broker.restore_bindings().await;
+            Ok(broker.clone())
+        })
     }
 
     /// The settings it was opened with.

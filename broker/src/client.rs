@@ -24,6 +24,14 @@ pub struct OwnedMessage {
     pub priority: Priority,
     /// How long it may be held, in milliseconds; 0: the group's default.
     pub ack_timeout_ms: u64,
+    /// When it expires; [`Timestamp::NEVER`] if it does not.
+    pub expires: Timestamp,
+    /// What it is about; empty: nothing is said.
+    pub subject: Bytes,
+    /// Names the message for whoever published it; empty: nameless.
+    pub id: Bytes,
+    /// What it belongs to; 0: nothing.
+    pub key: u64,
     /// Encoded headers, see [`longtail_engine::headers`].
     pub headers: Bytes,
     /// The body.
@@ -36,6 +44,10 @@ impl From<Message<'_>> for OwnedMessage {
             created: message.created,
             priority: message.priority,
             ack_timeout_ms: message.ack_timeout_ms,
+            expires: message.expires,
+            subject: Bytes::copy_from_slice(message.subject),
+            id: Bytes::copy_from_slice(message.id),
+            key: message.key,
             headers: Bytes::copy_from_slice(message.headers),
             payload: Bytes::copy_from_slice(message.payload),
         }
@@ -55,7 +67,7 @@ pub struct Answer {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Pushed {
     /// A message.
-    Message(Delivery, Option<OwnedMessage>),
+    Message(Delivery, Option<Box<OwnedMessage>>),
     /// A stream that the consumer drew from is gone.
     Cancelled(ConsumerTag, StreamId),
 }
@@ -117,9 +129,10 @@ impl Sink for Inbox {
                 }
             }
             Effect::Push(delivery) => {
-                state
-                    .pushed
-                    .push_back(Pushed::Message(*delivery, owned().next().flatten()));
+                state.pushed.push_back(Pushed::Message(
+                    *delivery,
+                    owned().next().flatten().map(Box::new),
+                ));
             }
             Effect::Cancelled { consumer, stream } => {
                 state

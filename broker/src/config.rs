@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use longtail_model::Durability;
 
+use crate::retained::RetainedLimits;
+
 /// How a broker keeps its messages.
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
@@ -25,6 +27,8 @@ pub struct BrokerConfig {
     pub max_message_bytes: u64,
     /// Streams that may exist in a shard.
     pub max_streams: u64,
+    /// What the last values of one space may hold.
+    pub retained: RetainedLimits,
 }
 
 impl Default for BrokerConfig {
@@ -39,6 +43,7 @@ impl Default for BrokerConfig {
             memory_bytes: 4 << 30,
             max_message_bytes: 1 << 30,
             max_streams: 1_000_000,
+            retained: RetainedLimits::default(),
         }
     }
 }

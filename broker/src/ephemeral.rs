@@ -3,59 +3,27 @@
 //! A session looks the subject up in its `RouteCache`, and hands the routes and the
 //! message to a [`Burst`]. The burst offers the message to every subscriber's bounded outbox, and remembers who has
 //! something to write; [`Burst::flush`] then wakes each of them once, however many messages it was given. Streams
-//! among the routes are left to the caller.
+//! among the routes are left to the caller, see [`stored`](crate::stored).
 //!
 //! A slow consumer is the affair of its own outbox, which refuses what it cannot hold; here the refusals are counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use longtail_model::{ShardId, StreamId, Timestamp};
+use longtail_model::Timestamp;
 use smallvec::SmallVec;
 
-use crate::message::{Origin, SharedMessage};
-use crate::router::{Chance, RouteCache, Router, Routes};
+use crate::message::{Message, Origin, SharedMessage};
+use crate::router::Chance;
 
+mod target;
 #[cfg(test)]
 mod tests;
 
-/// A live subscriber, for as long as it is connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LiveId(u64);
-
-/// Who wants messages of a subject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Target {
-    /// A stream, which stores them.
-    Stream(ShardId, StreamId),
-    /// A live subscriber.
-    Live(LiveId),
-}
-
-/// What a target says with each subscription.
-#[derive(Clone, Debug)]
-pub enum TargetOptions {
-    /// Nothing: a stream takes messages as they are.
-    Stream,
-    /// Where to deliver, and how.
-    Live(LiveHandle, LiveOptions),
-}
-
-/// The router of a space.
-pub type SpaceRouter = Router<Target, TargetOptions>;
-/// A publisher's cache for it.
-pub type SpaceRouteCache = RouteCache<Target, TargetOptions>;
-/// What a look-up finds in it.
-pub type SpaceRoutes = Routes<Target, TargetOptions>;
-
-/// How a live subscriber wants the messages of one subscription.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LiveOptions {
-    /// The subscriber's own: a subscription id, a quality of service, whatever its protocol needs to know.
-    pub tag: u64,
-    /// Not those it has published itself.
-    pub no_local: bool,
-}
+pub use target::{
+    LiveId, LiveOptions, Picked, SpaceRouteCache, SpaceRouter, SpaceRoutes, StreamOptions, Target,
+    TargetOptions,
+};
 
 /// Why a subscriber did not get a message that it wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -197,14 +165,17 @@ impl EphemeralCounters {
 }
 
 /// What one publish came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Published {
     /// Live subscribers that got it, one for each group.
     pub delivered: usize,
     /// Live subscribers and groups that wanted it and did not get it.
     pub dropped: usize,
-    /// Streams that want it.
+    /// Streams that want it, those of `picked` included. Storing it there is left to the caller.
     pub streams: usize,
+    /// The streams that groups have picked. They are not among the targets of the routes, and a second look would pick
+    /// others.
+    pub picked: Picked,
 }
 
 impl Published {
@@ -243,7 +214,8 @@ impl<'c> Burst<'c> {
     }
 
     /// Offers `message` to the live subscribers among `routes`, and to one member of each group: the picked one, or
-    /// those after it as long as they refuse.
+    /// those after it as long as they refuse. A stream never refuses here. Every target is asked what it takes, see
+    /// [`StreamOptions`] and [`LiveOptions`].
     pub fn publish(
         &mut self,
         routes: &SpaceRoutes,
@@ -254,18 +226,27 @@ impl<'c> Burst<'c> {
         self.published += 1;
         let expired = message.is_expired(now);
         let mut published = Published::default();
-        for route in routes.targets() {
-            if matches!(route.key, Target::Stream(..)) {
-                published.streams += 1;
-                continue;
-            }
+        for route in routes.leading() {
+            published.streams += usize::from(is_stored(&route.options, message));
+        }
+        for route in routes.following() {
             let outcome = self.offer(&route.options, message, expired);
             self.note(outcome, &mut published);
         }
         for group in routes.groups() {
             let mut last = None;
             for member in group.pick(chance) {
-                let outcome = self.offer(std::slice::from_ref(&member.options), message, expired);
+                let options = std::slice::from_ref(&member.options);
+                if let Target::Stream(shard, stream) = member.key {
+                    if is_stored(options, message) {
+                        published.streams += 1;
+                        published.picked.push((shard, stream));
+                        last = None;
+                        break;
+                    }
+                    continue;
+                }
+                let outcome = self.offer(options, message, expired);
                 last = outcome.or(last);
                 if outcome == Some(Delivery::Delivered) {
                     break;
@@ -289,8 +270,7 @@ impl<'c> Burst<'c> {
             let TargetOptions::Live(live, options) = options else {
                 continue;
             };
-            let own = message.origin != Origin::default() && live.0.origin == message.origin;
-            if !(options.no_local && own) {
+            if options.takes(message, live.0.origin) {
                 handle = Some(live);
                 wanted.push(*options);
             }
@@ -348,6 +328,13 @@ impl Drop for Burst<'_> {
     fn drop(&mut self) {
         self.flush();
     }
+}
+
+/// Whether a stream with these subscriptions keeps the message.
+pub(crate) fn is_stored(options: &[TargetOptions], message: &Message) -> bool {
+    options
+        .iter()
+        .any(|options| matches!(options, TargetOptions::Stream(options) if options.takes(message)))
 }
 
 fn next_burst() -> u64 {

@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod ephemeral;
+pub mod last_values;
 pub mod limits;
 pub mod message;
 pub mod retained;
@@ -13,6 +14,7 @@ pub mod client;
 mod config;
 mod shards;
 pub mod space;
+pub mod stored;
 
 pub use broker::{Broker, BrokerError};
 pub use catalog::Catalog;

@@ -67,6 +67,26 @@ impl Headers {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Origin(pub u64);
 
+/// How surely a message is to reach those who want it, as its publisher asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Quality {
+    /// It may be lost.
+    #[default]
+    AtMostOnce,
+    /// It may come twice.
+    AtLeastOnce,
+    /// Neither.
+    ExactlyOnce,
+}
+
+impl Quality {
+    /// Whether it must not be lost.
+    #[must_use]
+    pub const fn is_assured(self) -> bool {
+        !matches!(self, Quality::AtMostOnce)
+    }
+}
+
 /// Names one wire format, so that a message is encoded once for all subscribers that read it. The high byte is the
 /// protocol's, the low byte its own (version, quality of service, with or without headers).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,6 +109,8 @@ pub struct Message {
     pub published: Timestamp,
     /// When it is worth nothing any more; [`Timestamp::NEVER`] for ever.
     pub expires: Timestamp,
+    /// How surely it was published.
+    pub quality: Quality,
     /// Whether the publisher asked for it to be kept as its subject's last value.
     pub retain: bool,
     /// The wire formats made of it so far, see [`Message::encoded`]; empty at first.
@@ -99,7 +121,7 @@ impl Message {
     /// Wire formats remembered for one message; more are encoded every time.
     pub const FORMATS_MAX: usize = 16;
 
-    /// A message without headers that never expires.
+    /// A message without headers that never expires and may be lost.
     #[must_use]
     pub fn new(subject: Subject, payload: Bytes) -> Self {
         Message {
@@ -110,6 +132,7 @@ impl Message {
             origin: Origin::default(),
             published: Timestamp::default(),
             expires: Timestamp::NEVER,
+            quality: Quality::default(),
             retain: false,
             encodings: Encodings::default(),
         }

@@ -5,10 +5,13 @@
 //! match. It takes the lock for a bounded number of entries at a time and remembers only a subject between two steps:
 //! a million matches are paced by whoever consumes them, and changes in the meantime harm nothing.
 //!
-//! Durability is the caller's: [`RetainedStore::admits`] before a change is logged, [`RetainedStore::apply`] when it
-//! is, in the order of the log. A snapshot is a cursor over everything; applied to an empty store and followed by the
-//! changes made since the cursor started, it gives the same store, since a later change to a subject replaces any
-//! earlier one.
+//! In a broker that keeps its messages, the values are [last values](crate::last_values) of the stream `$retained` of
+//! their space. A change is visible at once, in the order of submission, which is the order of the log, and durable
+//! when the caller is told. When the shard refuses it, what was there before is back.
+//!
+//! Who publishes sets the value first and looks for subscribers then; who subscribes does that first and walks through
+//! the values then. So a subscriber that comes in the middle of a publish sees the old value, the new one, or the new
+//! one after the old one.
 
 mod cursor;
 #[cfg(test)]
@@ -16,13 +19,22 @@ mod tests;
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use longtail_engine::StreamName;
 use longtail_model::{Subject, Timestamp};
 use parking_lot::RwLock;
 
+use crate::broker::{Broker, BrokerError};
+use crate::client::OwnedMessage;
+use crate::last_values::{Done, LastValues};
 use crate::message::{Message, SharedMessage};
+use crate::stored::{Stored, new_value};
 
 pub use cursor::RetainedCursor;
+
+/// The stream of a space that keeps its values.
+pub const STREAM: &str = "$retained";
 
 /// How much one store holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,13 +54,14 @@ impl Default for RetainedLimits {
     }
 }
 
-/// A change of the store, as plain data for the log.
-#[derive(Clone, Debug)]
-pub enum RetainedChange {
-    /// The message is now its subject's last value.
-    Set(SharedMessage),
-    /// The subject has no value any more.
-    Clear(Subject),
+/// When a change is as durable as it is going to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Settled {
+    /// It is already: there is no log, or nothing to be changed. The completion is not called.
+    Now,
+    /// When the completion is called.
+    Later,
 }
 
 /// Why a message cannot be kept. Nothing has changed.
@@ -69,7 +82,9 @@ pub enum RetainedError {
 }
 
 /// The last values of one space.
-pub struct RetainedStore {
+pub struct RetainedStore(Arc<Store>);
+
+struct Store {
     limits: RetainedLimits,
     inner: RwLock<Inner>,
 }
@@ -80,6 +95,8 @@ struct Inner {
     /// The entries that expire, by when.
     due: BTreeSet<(Timestamp, Key)>,
     bytes: u64,
+    /// Where they are durable, if anywhere. Changed with the lock held, so that both have one order.
+    log: Option<Arc<LastValues<SharedMessage>>>,
 }
 
 impl Default for RetainedStore {
@@ -92,13 +109,59 @@ impl RetainedStore {
     /// What an entry costs beside its subject, headers and payload, in bytes.
     pub const OVERHEAD: u64 = 256;
 
-    /// An empty store.
+    /// Expired values that one change takes away with it. More than it adds, so that they do not gather.
+    const EXPIRED_MAX: usize = 2;
+
+    /// An empty store without a log.
     #[must_use]
     pub fn new(limits: RetainedLimits) -> Self {
-        RetainedStore {
+        RetainedStore(Arc::new(Store {
             limits,
             inner: RwLock::default(),
-        }
+        }))
+    }
+
+    /// The store of a space: what the log has of it, and in future keeps of it.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub(crate) fn open(
+        broker: &Broker,
+        space: &Arc<str>,
+        limits: RetainedLimits,
+        is_new: bool,
+    ) -> Result<Self, BrokerError> {
+        let store = RetainedStore::new(limits);
+        let name = StreamName::new(Arc::clone(space), STREAM);
+        let taken_back = {
+            let store = Arc::downgrade(&store.0);
+            Box::new(move |key: &str| {
+                if let Some(store) = store.upgrade() {
+                    store.inner.write().take_over(key);
+                }
+            })
+        };
+        let log = if is_new {
+            LastValues::empty(broker, &name, taken_back)
+        } else {
+            LastValues::open(broker, &name, read, taken_back)?
+        };
+        let mut inner = store.0.inner.write();
+        // In order: a map is built faster from what is sorted.
+        let mut found = Vec::with_capacity(log.len());
+        log.for_each(|_, message| found.push((Key(message.subject.clone()), message.clone())));
+        found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        inner.bytes = found.iter().map(|(_, message)| cost(message)).sum();
+        let expiring = found
+            .iter()
+            .filter(|(_, message)| message.expires != Timestamp::NEVER);
+        inner.due = expiring
+            .map(|(key, message)| (message.expires, key.clone()))
+            .collect();
+        inner.entries = found.into_iter().collect();
+        inner.log = Some(Arc::new(log));
+        drop(inner);
+        Ok(store)
     }
 
     /// Whether there is room for `message`, in place of what its subject has now.
@@ -106,57 +169,62 @@ impl RetainedStore {
     /// # Errors
     /// The limit that it would exceed.
     pub fn admits(&self, message: &Message) -> Result<(), RetainedError> {
-        self.check(&self.inner.read(), message)
+        self.check(&self.0.inner.read(), message)
     }
 
     fn check(&self, inner: &Inner, message: &Message) -> Result<(), RetainedError> {
+        let limits = &self.0.limits;
         let old = inner.entries.get(&Key(message.subject.clone()));
-        if old.is_none() && inner.entries.len() >= self.limits.messages_max {
+        if old.is_none() && inner.entries.len() >= limits.messages_max {
             return Err(RetainedError::TooManyMessages {
-                limit: self.limits.messages_max,
+                limit: limits.messages_max,
             });
         }
         let freed = old.map_or(0, |old| cost(old));
-        if inner.bytes - freed + cost(message) > self.limits.bytes_max {
+        if inner.bytes - freed + cost(message) > limits.bytes_max {
             return Err(RetainedError::TooManyBytes {
-                limit: self.limits.bytes_max,
+                limit: limits.bytes_max,
             });
         }
         Ok(())
     }
 
-    /// Keeps `message` as its subject's last value. For a store without a log; returns the change for whoever follows.
+    /// Keeps `message` as its subject's last value. It is visible at once; for `done` see [`Settled`] and [`Done`]. Of
+    /// what has expired when it was published, a little is forgotten.
+    ///
+    /// Only queues: [`Shards::run`](longtail_engine::runtime::Shards::run) follows, as after a session's own commands.
     ///
     /// # Errors
     /// As [`RetainedStore::admits`].
-    pub fn set(&self, message: SharedMessage) -> Result<RetainedChange, RetainedError> {
-        let mut inner = self.inner.write();
+    pub fn set(&self, message: SharedMessage, done: Done) -> Result<Settled, RetainedError> {
+        let mut inner = self.0.inner.write();
+        inner.expire(message.published, Self::EXPIRED_MAX);
         self.check(&inner, &message)?;
         inner.put(&message);
-        Ok(RetainedChange::Set(message))
+        let Some(log) = &inner.log else {
+            return Ok(Settled::Now);
+        };
+        let key = message.subject.clone().into_shared();
+        let record = new_value(&message);
+        log.set(key, message, record, done);
+        Ok(Settled::Later)
     }
 
-    /// Forgets the last value of `subject`. `None` if it had none.
-    pub fn clear(&self, subject: &Subject) -> Option<RetainedChange> {
-        let taken = self.inner.write().take(subject);
-        taken.map(|_| RetainedChange::Clear(subject.clone()))
-    }
-
-    /// Applies a change that has been decided: limits do not matter any more.
-    pub fn apply(&self, change: &RetainedChange) {
-        let mut inner = self.inner.write();
-        match change {
-            RetainedChange::Set(message) => inner.put(message),
-            RetainedChange::Clear(subject) => {
-                inner.take(subject);
-            }
+    /// Forgets the last value of `subject`. As [`RetainedStore::set`] otherwise.
+    pub fn clear(&self, subject: &Subject, done: Done) -> Settled {
+        let mut inner = self.0.inner.write();
+        inner.take(subject);
+        match &inner.log {
+            // Also when it has none any more: that may not be durable yet.
+            Some(log) if log.remove(subject, done) => Settled::Later,
+            _ => Settled::Now,
         }
     }
 
     /// The last value of one subject, unless it has expired.
     #[must_use]
     pub fn get(&self, subject: &Subject, now: Timestamp) -> Option<SharedMessage> {
-        let inner = self.inner.read();
+        let inner = self.0.inner.read();
         inner
             .entries
             .get(&Key(subject.clone()))
@@ -164,29 +232,17 @@ impl RetainedStore {
             .cloned()
     }
 
-    /// Forgets up to `most` values that have expired, and returns the changes. Fewer than `most` means that no more
-    /// have expired.
-    pub fn expire(&self, now: Timestamp, most: usize) -> Vec<RetainedChange> {
-        let mut inner = self.inner.write();
-        let mut changes = Vec::new();
-        while changes.len() < most {
-            let Some((due, key)) = inner.due.first() else {
-                break;
-            };
-            if *due > now {
-                break;
-            }
-            let subject = key.0.clone();
-            inner.take(&subject);
-            changes.push(RetainedChange::Clear(subject));
-        }
-        changes
+    /// Forgets up to `most` values that have expired, durably; returns how many. Fewer than `most` means that no more
+    /// have expired. Only queues, as [`RetainedStore::set`].
+    pub fn expire(&self, now: Timestamp, most: usize) -> usize {
+        self.0.inner.write().expire(now, most)
     }
 
     /// When the next value expires; [`Timestamp::NEVER`] if none does.
     #[must_use]
     pub fn next_expiry(&self) -> Timestamp {
-        self.inner
+        self.0
+            .inner
             .read()
             .due
             .first()
@@ -196,7 +252,7 @@ impl RetainedStore {
     /// Subjects with a value, expired ones that were not yet forgotten included.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.inner.read().entries.len()
+        self.0.inner.read().entries.len()
     }
 
     /// Whether no subject has a value.
@@ -208,7 +264,7 @@ impl RetainedStore {
     /// Bytes in memory, as [`RetainedLimits::bytes_max`] counts them.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.inner.read().bytes
+        self.0.inner.read().bytes
     }
 }
 
@@ -227,6 +283,37 @@ impl Inner {
         }
     }
 
+    /// Takes what the log says of a subject.
+    fn take_over(&mut self, subject: &str) {
+        let Some(log) = &self.log else { return };
+        match log.get(subject) {
+            Some(message) => self.put(&message),
+            None => {
+                if let Ok(subject) = Subject::new(subject) {
+                    self.take(&subject);
+                }
+            }
+        }
+    }
+
+    fn expire(&mut self, now: Timestamp, most: usize) -> usize {
+        for count in 0..most {
+            let Some((due, key)) = self.due.first() else {
+                return count;
+            };
+            if *due > now {
+                return count;
+            }
+            let subject = key.0.clone();
+            self.take(&subject);
+            if let Some(log) = &self.log {
+                // If the shard refuses, it is back, and goes later.
+                let _ = log.remove(&subject, Box::new(|_| {}));
+            }
+        }
+        most
+    }
+
     fn take(&mut self, subject: &Subject) -> Option<SharedMessage> {
         let key = Key(subject.clone());
         let old = self.entries.remove(&key)?;
@@ -234,6 +321,13 @@ impl Inner {
         self.due.remove(&(old.expires, key));
         Some(old)
     }
+}
+
+/// The message of a record that [`new_value`] has made.
+fn read(subject: &str, record: OwnedMessage) -> Option<SharedMessage> {
+    let stored = Stored::read(subject.as_bytes(), &record.headers);
+    let message = stored.to_message(record.payload, record.created, stored.expires);
+    message.ok().map(Arc::new)
 }
 
 fn cost(message: &Message) -> u64 {

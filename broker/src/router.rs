@@ -17,7 +17,7 @@ mod routes;
 mod tests;
 mod trie;
 
-use std::hash::{BuildHasher, Hash};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,7 +28,7 @@ use smallvec::SmallVec;
 
 pub use cache::{CacheLimits, RouteCache};
 pub use group::{Chance, GroupRoute, GroupScope, GroupSpec, Member, Strategy};
-pub use routes::{Route, Routes};
+pub use routes::{Route, Routes, TargetKey};
 
 use hamt::Hamt;
 use trie::{Change, Hasher, Leaf, Leaves, Node, Walk};
@@ -127,13 +127,13 @@ struct Exact<K, O> {
     leaf: Leaf<K, O>,
 }
 
-impl<K: Copy + Ord + Hash, O: Clone> Default for Router<K, O> {
+impl<K: TargetKey, O: Clone> Default for Router<K, O> {
     fn default() -> Self {
         Router::new(RouterLimits::default())
     }
 }
 
-impl<K: Copy + Ord + Hash, O: Clone> Router<K, O> {
+impl<K: TargetKey, O: Clone> Router<K, O> {
     /// An empty router.
     #[must_use]
     pub fn new(limits: RouterLimits) -> Self {
@@ -294,7 +294,7 @@ pub struct Batch<'r, K, O> {
     touched: u64,
 }
 
-impl<K: Copy + Ord + Hash, O: Clone> Batch<'_, K, O> {
+impl<K: TargetKey, O: Clone> Batch<'_, K, O> {
     /// As [`Router::subscribe`].
     ///
     /// # Errors

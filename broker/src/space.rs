@@ -11,20 +11,23 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use longtail_engine::{Command, NewMessage, Refusal, Reply, StreamName, Target as Into};
-use longtail_model::{Filter, Seq, ShardId, StreamId};
+use longtail_engine::{Command, Refusal, Reply, StreamName};
+use longtail_model::{Durability, Filter, Seq, ShardId, StreamId};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 use crate::broker::{Broker, BrokerError};
-use crate::client::accepted;
+use crate::client::{Closed, accepted};
 use crate::ephemeral::{
     Burst, Delivery, DropReason, EphemeralCounters, LiveHandle, LiveOptions, SpaceRouter,
-    SpaceRoutes, Subscriber, Target, TargetOptions,
+    SpaceRoutes, StreamOptions, Subscriber, Target, TargetOptions,
 };
-use crate::message::{Message, Origin, SharedMessage};
-use crate::retained::{RetainedLimits, RetainedStore};
+use crate::last_values::completion;
+use crate::message::{Origin, SharedMessage};
+use crate::retained::{self, RetainedStore, Settled};
 use crate::router::{Chance, RouterLimits, Subscription};
+use crate::stored::publishes;
 
 /// Names of catalog documents that bind a subject filter to a stream start with this.
 const BINDING: &str = "binding:";
@@ -67,13 +70,37 @@ pub struct Space {
 }
 
 impl Space {
-    pub(crate) fn new(name: Arc<str>) -> Self {
-        Space {
+    fn open(broker: &Broker, name: Arc<str>, is_new: bool) -> Result<Self, BrokerError> {
+        let limits = broker.config().retained;
+        let retained = if broker.durability() == Durability::Memory {
+            RetainedStore::new(limits)
+        } else {
+            RetainedStore::open(broker, &name, limits, is_new)?
+        };
+        Ok(Space {
             name,
             router: SpaceRouter::new(RouterLimits::default()),
             counters: EphemeralCounters::default(),
-            retained: RetainedStore::new(RetainedLimits::default()),
-        }
+            retained,
+        })
+    }
+}
+
+impl Space {
+    /// Keeps the message as its subject's last value or, without payload, forgets that. The answer comes when this is
+    /// durable; `None`: it is.
+    fn retain(
+        &self,
+        message: &SharedMessage,
+    ) -> Result<Option<oneshot::Receiver<Result<(), Refusal>>>, Refusal> {
+        let (done, answer) = completion();
+        let settled = if message.payload.is_empty() {
+            self.retained.clear(&message.subject, done)
+        } else {
+            let set = self.retained.set(Arc::clone(message), done);
+            set.map_err(|error| Refusal::Limit(error.to_string()))?
+        };
+        Ok((settled == Settled::Later).then_some(answer))
     }
 }
 
@@ -84,21 +111,29 @@ pub(crate) struct Spaces(RwLock<HashMap<Arc<str>, Arc<Space>>>);
 impl Spaces {
     const MAX: usize = 10_000;
 
-    pub(crate) fn get(&self, name: &str) -> Result<Arc<Space>, BrokerError> {
+    fn get(&self, broker: &Broker, name: &str) -> Result<Arc<Space>, BrokerError> {
         if let Some(space) = self.0.read().get(name) {
             return Ok(Arc::clone(space));
         }
         let mut spaces = self.0.write();
-        if spaces.len() >= Self::MAX && !spaces.contains_key(name) {
+        if let Some(space) = spaces.get(name) {
+            return Ok(Arc::clone(space));
+        }
+        if spaces.len() >= Self::MAX {
             return Err(
                 Refusal::Limit(format!("the limit of {} spaces is reached", Self::MAX)).into(),
             );
         }
-        let key: Arc<str> = name.into();
-        let space = spaces
-            .entry(Arc::clone(&key))
-            .or_insert_with(|| Arc::new(Space::new(key)));
-        Ok(Arc::clone(space))
+        let name: Arc<str> = name.into();
+        let space = Arc::new(Space::open(broker, Arc::clone(&name), true)?);
+        spaces.insert(name, Arc::clone(&space));
+        Ok(space)
+    }
+
+    fn restore(&self, broker: &Broker, name: Arc<str>) -> Result<(), BrokerError> {
+        let space = Arc::new(Space::open(broker, Arc::clone(&name), false)?);
+        self.0.write().insert(name, space);
+        Ok(())
     }
 }
 
@@ -114,16 +149,35 @@ pub struct PublishedTo {
 }
 
 impl Broker {
-    /// A space, by name.
+    /// A space, by name. The first to name a new one attaches a session to a shard: not from a
+    /// [`Sink`](longtail_engine::runtime::Sink).
     ///
     /// # Errors
     /// When there are too many.
     pub fn space(&self, name: &str) -> Result<Arc<Space>, BrokerError> {
-        self.spaces().get(name)
+        self.spaces().get(self, name)
+    }
+
+    /// Reads what the spaces keep of their own. Before anything else is done with them.
+    pub(crate) async fn restore_spaces(&self) -> Result<(), BrokerError> {
+        for shard in (0..self.shards().count()).map(ShardId) {
+            let list = Command::ListStreams { space: None };
+            let names = match self.client_of(shard).call(list).await?.reply {
+                Reply::Streams(names) => names,
+                other => return Err(BrokerError::Unexpected(format!("{other:?}"))),
+            };
+            for name in names {
+                if &*name.name == retained::STREAM {
+                    self.spaces().restore(self, name.space)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Publishes to a subject: to live subscribers at once, and into every bound stream. Answers when the message is as
-    /// durable as each of the streams asks. A shard that refuses does not undo what others have taken.
+    /// durable as each of the streams asks, and kept as the last value of its subject if it says so. A shard that
+    /// refuses does not undo what others have taken.
     ///
     /// # Errors
     /// When a shard refuses.
@@ -133,6 +187,12 @@ impl Broker {
         message: SharedMessage,
     ) -> Result<PublishedTo, BrokerError> {
         let space = self.space(space)?;
+        // Before the subscribers are looked up, see `retained`.
+        let kept = if message.retain {
+            space.retain(&message)?
+        } else {
+            None
+        };
         let mut routes = SpaceRoutes::default();
         space.router.routes(message.subject.as_ref(), &mut routes);
         let now = self.clock().now();
@@ -144,22 +204,12 @@ impl Broker {
             };
             burst.publish(&routes, &message, &chance, now)
         };
-        let mut shards: HashMap<ShardId, Vec<StreamId>> = HashMap::new();
-        for route in routes.targets() {
-            if let Target::Stream(shard, stream) = route.key {
-                shards.entry(shard).or_default().push(stream);
-            }
-        }
-        let mut calls = Vec::with_capacity(shards.len());
-        for (shard, mut streams) in shards {
-            let first = streams.swap_remove(0);
-            let command = Command::Publish {
-                to: Into::Stream(first),
-                also: streams,
-                message: stored(&message),
-            };
-            calls.push((shard, first, self.client_of(shard).call(command)));
-        }
+        let calls: Vec<_> = publishes(&routes, &live.picked, &message, now)
+            .map(|publish| {
+                let call = self.client_of(publish.shard).call(publish.command);
+                (publish.shard, publish.first, call)
+            })
+            .collect();
         let mut published = PublishedTo {
             delivered: live.delivered,
             dropped: live.dropped,
@@ -170,6 +220,10 @@ impl Broker {
                 Reply::Published { seq } => published.streams.push((shard, stream, seq)),
                 other => return Err(BrokerError::Unexpected(format!("{other:?}"))),
             }
+        }
+        if let Some(kept) = kept {
+            self.shards().run();
+            kept.await.map_err(|_| Closed)??;
         }
         Ok(published)
     }
@@ -231,7 +285,7 @@ impl Broker {
         let Some((shard, info)) = self.find(name).await? else {
             return Err(BrokerError::NoStream(name.clone()));
         };
-        let subscription = Subscription::new(TargetOptions::Stream);
+        let subscription = Subscription::new(TargetOptions::Stream(StreamOptions::default()));
         let router = &self.space(&name.space)?.router;
         router
             .subscribe(filter, Target::Stream(shard, info.stream), subscription)
@@ -284,26 +338,6 @@ impl Broker {
             handle,
             queue,
         })
-    }
-}
-
-/// The message as a stream keeps it: its subject goes with it as a header.
-fn stored(message: &Message) -> NewMessage {
-    let mut headers = Vec::new();
-    longtail_engine::headers::put(
-        &mut headers,
-        "lt-subject",
-        message.subject.as_str().as_bytes(),
-    );
-    for header in message.headers.iter() {
-        if let Ok(name) = std::str::from_utf8(&header.name) {
-            longtail_engine::headers::put(&mut headers, name, &header.value);
-        }
-    }
-    NewMessage {
-        headers: headers.into(),
-        payload: message.payload.clone(),
-        ..NewMessage::default()
     }
 }
 

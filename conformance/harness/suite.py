@@ -5,12 +5,16 @@ names nobody else uses and cleans both up. Cases marked `waits` spend their time
 share nothing, so they run side by side. Cases marked `alone` look at counters of the whole server and run one by one
 before the others; `last` is for what cannot be undone.
 
+A case that states where the reference server is known to differ (`differs`) is still run against that server: it has to
+fail there, so that the list of differences stays true, and counts as skipped with the reason.
+
 The report is one line a case (`ok NAME`, `FAIL NAME: why`, `skip NAME: why`) and the totals on the last line.
 """
 
 import argparse
 import concurrent.futures
 import itertools
+import json
 import sys
 import threading
 import time
@@ -30,20 +34,31 @@ class Skip(Exception):
 class Case:
     """One registered case."""
 
-    def __init__(self, function, covers, kind):
+    def __init__(self, name, function, covers, kind, differs):
         self.function = function
         self.covers = covers.split()
         self.kind = kind
-        self.name = function.__name__
+        self.name = name
+        self.differs = differs
 
 
-def case(covers, kind="alone"):
-    """Registers a case. `covers` names the commands or rules it exercises."""
+def add(name, function, covers, kind="alone", differs=None):
+    """Registers a case that is a row of a table.
+
+    `differs` is a pair: the flavour of server that answers otherwise, and what it does instead.
+    """
     if kind not in ("alone", "waits", "last"):
         raise ValueError(f"unknown kind of case: {kind}")
+    if any(other.name == name for other in _CASES):
+        raise ValueError(f"two cases are called {name}")
+    _CASES.append(Case(name, function, covers, kind, differs))
+
+
+def case(covers, kind="alone", differs=None):
+    """Registers a case. `covers` names the commands or rules it exercises."""
 
     def register(function):
-        _CASES.append(Case(function, covers, kind))
+        add(function.__name__, function, covers, kind, differs)
         return function
 
     return register
@@ -59,12 +74,17 @@ class Context:
         self.port = int(port)
         self.flavour = options.flavour
         self.pid = options.pid
+        self.websocket = options.websocket
+        self.start = options.start
         self._name = name
         self._cleanups = []
 
-    def tube(self):
-        """A tube name that no other case uses, nor one of an earlier run against the same server."""
+    def unique(self):
+        """A name that no other case uses, nor one of an earlier run against the same server."""
         return f"{self._name[:60]}-{_RUN}-{next(Context._numbers)}"
+
+    #: For protocols whose names are those of tubes.
+    tube = unique
 
     def defer(self, function):
         """Runs `function` when the case ends, last first."""
@@ -96,6 +116,11 @@ def _run(entry, options):
         line = _attempt(entry, options)
         if not line.startswith("FAIL"):
             break
+    if entry.differs and entry.differs[0] == options.flavour:
+        if line.startswith("ok"):
+            return f"FAIL {entry.name}: {options.flavour} is said to differ here and does not: {entry.differs[1]}"
+        if line.startswith("FAIL"):
+            return f"skip {entry.name}: {options.flavour} differs: {entry.differs[1]}"
     return line
 
 
@@ -107,7 +132,7 @@ def _attempt(entry, options):
         return f"skip {entry.name}: {why}"
     except Exception as error:  # a case may fail in any way, and the others still have to run
         frames = traceback.extract_tb(error.__traceback__)
-        here = next((f for f in reversed(frames) if f.name == entry.name), frames[-1])
+        here = next((f for f in reversed(frames) if f.name == entry.function.__name__), frames[-1])
         text = str(error) or type(error).__name__
         return f"FAIL {entry.name}: {text} (line {here.lineno}: {here.line})"
     finally:
@@ -119,8 +144,10 @@ def main():
     """Runs the registered cases as the command line says and exits with 0 only when none failed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--target", required=True, help="host:port of the server")
-    parser.add_argument("--flavour", choices=("1.12", "1.13"), default="1.13", help="whose behaviour to expect")
+    parser.add_argument("--flavour", default="1.13", help="whose behaviour to expect")
     parser.add_argument("--pid", type=int, help="process id of the server, for cases that send it a signal")
+    parser.add_argument("--websocket", help="host:port where the server speaks WebSocket")
+    parser.add_argument("--start", type=json.loads, help="how to start such a server, for cases that end it: JSON")
     parser.add_argument("--list", action="store_true", help="print what each case covers")
     parser.add_argument("only", nargs="*", help="names of cases to run")
     options = parser.parse_args()

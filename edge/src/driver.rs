@@ -154,7 +154,7 @@ impl<P: Protocol> Driver<P> {
                 self.end_session(CloseReason::Shutdown);
                 return Poll::Ready(());
             }
-            if signals & (signal::DRAIN | signal::IDLE) != 0 {
+            if signals & (signal::DRAIN | signal::IDLE | signal::ROOM) != 0 {
                 self.ask_protocol(signals);
             }
             if signals & signal::RESUME != 0 && self.flow == Flow::Paused {
@@ -214,6 +214,9 @@ impl<P: Protocol> Driver<P> {
             return;
         };
         let protocol = self.conn.protocol();
+        if signals & signal::ROOM != 0 {
+            protocol.has_room(session, &mut state.out);
+        }
         if signals & signal::IDLE != 0 && protocol.idle(session, &mut state.out) == Idle::Close {
             core.begin_close(state, CloseReason::Idle);
         } else if signals & signal::DRAIN != 0

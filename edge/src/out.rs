@@ -29,6 +29,7 @@ pub struct Out {
     /// How much of `tail` is already written.
     tail_start: usize,
     soft_limit: usize,
+    wants_room: bool,
 }
 
 impl Out {
@@ -41,6 +42,7 @@ impl Out {
             tail: Vec::new(),
             tail_start: 0,
             soft_limit,
+            wants_room: false,
         }
     }
 
@@ -85,6 +87,17 @@ impl Out {
     #[must_use]
     pub fn is_over_soft_limit(&self) -> bool {
         self.len() > self.soft_limit
+    }
+
+    /// Has [`crate::Protocol::has_room`] called once when the outbox is below half of its soft limit again. To be asked for
+    /// while it is over it.
+    pub fn ask_for_room(&mut self) {
+        self.wants_room = true;
+    }
+
+    /// Whether it was asked for; forgets it.
+    pub(crate) fn take_wants_room(&mut self) -> bool {
+        std::mem::take(&mut self.wants_room)
     }
 
     /// Fills `slices` with the front of the queue; returns how many are used.

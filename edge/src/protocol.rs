@@ -19,7 +19,7 @@ use crate::out::Out;
 /// produced is submitted before `closed` is called.
 ///
 /// # Locking
-/// `open`, `input`, `end_of_input`, `idle` and `draining` run under the connection's lock: they must not call
+/// `open`, `input`, `end_of_input`, `idle`, `has_room` and `draining` run under the connection's lock: they must not call
 /// [`Connection::with`] or [`Connection::flush`] of the *same* connection and should not wait for anything.
 /// `submit` and `closed` run without it. All are called by the worker that owns the connection.
 pub trait Protocol: Send + Sync + Sized + 'static {
@@ -77,6 +77,11 @@ pub trait Protocol: Send + Sync + Sized + 'static {
     fn idle(&self, session: &mut Self::Session, out: &mut Out) -> Idle {
         let _ = (session, out);
         Idle::Close
+    }
+
+    /// The outbox is below half of its soft limit again, as [`Out::ask_for_room`] asked to be told.
+    fn has_room(&self, session: &mut Self::Session, out: &mut Out) {
+        let _ = (session, out);
     }
 
     /// The server is going down. Say so to `out` if the protocol can.

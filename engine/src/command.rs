@@ -31,12 +31,30 @@ pub struct NewMessage {
     pub delay_ms: u64,
     /// How long a consumer may hold the message before it is taken back, in milliseconds; 0: the group's default.
     pub ack_timeout_ms: u64,
-    /// Dropped (or dead-lettered) when not settled this many milliseconds from now; 0: never.
-    pub expires_ms: u64,
+    /// Dropped (or dead-lettered) when not settled this many milliseconds from now; `None`: never, `Some(0)`: unless
+    /// somebody who waits takes it in the same step.
+    pub expires_ms: Option<u64>,
+    /// What it is about: tokens with `/` between them, at most [`NewMessage::TEXT_MAX`] bytes; empty: nothing is said.
+    pub subject: Bytes,
+    /// Names the message for whoever published it, at most [`NewMessage::TEXT_MAX`] bytes; empty: nameless.
+    pub id: Bytes,
+    /// What it belongs to, as a hash of whatever the protocol calls it; 0: nothing.
+    pub key: u64,
     /// Encoded headers, opaque here.
     pub headers: Bytes,
     /// The body.
     pub payload: Bytes,
+}
+
+impl NewMessage {
+    /// Longest subject and longest id, in bytes.
+    pub const TEXT_MAX: usize = 65_535;
+
+    /// What counts as the message's size: subject, id, headers and body.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (self.subject.len() + self.id.len() + self.headers.len() + self.payload.len()) as u64
+    }
 }
 
 /// A message as somebody who may hold it names it.
@@ -82,6 +100,16 @@ pub enum Wait {
     Forever,
 }
 
+/// How many messages a consumer is pushed without asking for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credit {
+    /// So many more than it may have now. A level set before does not count any more.
+    Add(u32),
+    /// New ones while it holds fewer than this. 0 pushes nothing more and leaves it what it holds; what was added
+    /// before does not count any more.
+    Level(u32),
+}
+
 /// Which of a stream's messages to look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
@@ -118,6 +146,63 @@ pub enum Role {
     Consumer,
 }
 
+/// What is done together or not at all.
+///
+/// All steps are checked first; then one frame of the log has them all, then all are applied, and only then is anything
+/// delivered. A stream that is full or gone, a message that is gone or that somebody else holds, refuse the whole.
+#[derive(Clone, Debug, Default)]
+pub struct Transaction {
+    /// At most [`Transaction::MAX_STEPS`], and all together no larger than a frame of the log.
+    pub steps: Vec<Step>,
+}
+
+impl Transaction {
+    /// Most steps of one transaction.
+    pub const MAX_STEPS: usize = 10_000;
+}
+
+/// One step of a [`Transaction`]. A message that is there already is named by one step at most.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// As [`Command::Publish`]. What another step takes out of the stream makes no room for it.
+    Publish {
+        /// Where to.
+        to: Target,
+        /// And to these as well.
+        also: Vec<StreamId>,
+        /// The message.
+        message: NewMessage,
+    },
+    /// As [`Command::Settle`].
+    Settle {
+        /// Which.
+        message: Handle,
+        /// What becomes of it.
+        how: Settle,
+    },
+    /// As [`Command::Remove`].
+    Remove {
+        /// The stream.
+        stream: Target,
+        /// The message's number there.
+        seq: Seq,
+    },
+    /// As [`Command::Mark`], and awaited.
+    Mark {
+        /// Which.
+        message: Handle,
+        /// The number.
+        mark: u64,
+    },
+    /// As [`Command::PutDocument`].
+    Document {
+        /// Its name, 1 to 1024 bytes.
+        name: String,
+        /// Its content; `None` removes it.
+        body: Option<Bytes>,
+    },
+}
+
 /// A request to a shard.
 #[derive(Clone, Debug)]
 pub enum Command {
@@ -148,6 +233,9 @@ pub enum Command {
         /// The message.
         message: NewMessage,
     },
+    /// Does several things as one. Reply: `Transacted`; refused as [`Refusal::Step`](crate::Refusal::Step) when a step
+    /// cannot be done.
+    Transact(Box<Transaction>),
     /// Adds a group of a stream to those that a consumer draws from. Reply: `Done`, or `NotFound` when the stream
     /// has no such group.
     Subscribe {
@@ -183,15 +271,13 @@ pub enum Command {
         /// Which.
         message: Handle,
     },
-    /// Lets the consumer have `add` messages more, pushed as they become ready. Reply: `Done`; deliveries follow
-    /// outside the order of replies.
+    /// Lets the consumer have messages, pushed as they become ready. Reply: `Done`; deliveries follow outside the
+    /// order of replies.
     Credit {
         /// The session's consumer.
         consumer: ConsumerTag,
-        /// How many more.
-        add: u32,
-        /// Whether settling a message gives its credit back.
-        renew: bool,
+        /// How many.
+        credit: Credit,
     },
     /// Settles a message that the session holds. Reply: `Done` or `NotFound`.
     Settle {
@@ -204,6 +290,33 @@ pub enum Command {
     Discard {
         /// Which.
         message: Handle,
+    },
+    /// Leaves a number on a message that the session holds; every later delivery of it to the group shows it as
+    /// [`Delivery::mark`](crate::Delivery::mark), until it is settled. Reply: `Done` or `NotFound`.
+    Mark {
+        /// Which.
+        message: Handle,
+        /// The number, which means nothing here; 0 takes a mark away.
+        mark: u64,
+        /// Written with whatever is written next, and the answer does not wait for that: a crash may take the mark
+        /// back. Otherwise the answer waits until it is durable.
+        noted: bool,
+    },
+    /// The messages of a group that have a mark and that nobody holds, by number, at most 65,535. Reply: `Marked`, or
+    /// `NotFound` when the stream has no such group.
+    Marked {
+        /// The stream.
+        stream: Target,
+        /// The group; `""` is the default one.
+        group: GroupName,
+    },
+    /// Removes a message from its stream and all its groups, whoever holds it: a holder is not told, and its
+    /// settlement finds nothing. Reply: `Done` or `NotFound`.
+    Remove {
+        /// The stream.
+        stream: Target,
+        /// The message's number there.
+        seq: Seq,
     },
     /// Restarts the acknowledgement deadline of a held message. Reply: `Done` or `NotFound`.
     Extend {

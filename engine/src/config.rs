@@ -62,7 +62,7 @@ pub enum Keep {
 pub struct Limits {
     /// Messages.
     pub max_messages: u64,
-    /// Bytes of headers and payload.
+    /// Bytes of subjects, ids, headers and payload.
     pub max_bytes: u64,
     /// Milliseconds since a message was appended.
     pub max_age_ms: u64,

@@ -18,7 +18,7 @@ fn put_str(out: &mut Vec<u8>, text: &str) {
 
 fn get_str(input: &mut &[u8]) -> Result<Arc<str>, Malformed> {
     let len = get(input)?;
-    let text = std::str::from_utf8(take(input, len)?).map_err(|_| Malformed)?;
+    let text = std::str::from_utf8(take(input, len)?).map_err(|_| Malformed::Damaged)?;
     Ok(text.into())
 }
 
@@ -33,7 +33,7 @@ fn get_flag(input: &mut &[u8]) -> Result<bool, Malformed> {
     match take(input, 1)? {
         [0] => Ok(false),
         [1] => Ok(true),
-        _ => Err(Malformed),
+        _ => Err(Malformed::Damaged),
     }
 }
 
@@ -86,7 +86,7 @@ pub(crate) fn get_stream(input: &mut &[u8]) -> Result<(StreamName, StreamConfig)
         keep: match take(input, 1)? {
             [0] => Keep::UntilSettled,
             [1] => Keep::UntilLimit,
-            _ => return Err(Malformed),
+            _ => return Err(Malformed::Damaged),
         },
         limits: Limits {
             max_messages: get(input)?,
@@ -96,14 +96,14 @@ pub(crate) fn get_stream(input: &mut &[u8]) -> Result<(StreamName, StreamConfig)
         overflow: match take(input, 1)? {
             [0] => Overflow::RefuseNew,
             [1] => Overflow::DropOldest,
-            _ => return Err(Malformed),
+            _ => return Err(Malformed::Damaged),
         },
         durability: match take(input, 1)? {
             [0] => None,
             [1] => Some(Durability::Memory),
             [2] => Some(Durability::Interval),
             [3] => Some(Durability::Sync),
-            _ => return Err(Malformed),
+            _ => return Err(Malformed::Damaged),
         },
         auto_delete: get_flag(input)?,
         group: get_group(input)?,
@@ -138,7 +138,7 @@ pub(crate) fn get_group(input: &mut &[u8]) -> Result<GroupConfig, Malformed> {
     let order = match take(input, 1)? {
         [0] => Order::Sequence,
         [1] => Order::Priority,
-        _ => return Err(Malformed),
+        _ => return Err(Malformed::Damaged),
     };
     let kind = take(input, 1)?[0];
     let value = get(input)?;
@@ -148,7 +148,7 @@ pub(crate) fn get_group(input: &mut &[u8]) -> Result<GroupConfig, Malformed> {
         2 => Start::Last,
         3 => Start::At(Seq(value)),
         4 => Start::Since(Timestamp(value)),
-        _ => return Err(Malformed),
+        _ => return Err(Malformed::Damaged),
     };
     let ack_timeout_ms = get(input)?;
     let max_deliveries = get_u32(input)?;

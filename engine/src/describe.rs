@@ -107,12 +107,20 @@ pub fn describe_event(payload: &[u8]) -> Result<Described, Malformed> {
                 Timestamp::NEVER => 0,
                 at => at.0,
             };
-            event
+            event = event
                 .number("created_ms", message.created.0)
                 .number("priority", message.priority.0.into())
                 .if_some("delay_ms", message.delay_ms)
                 .if_some("ack_timeout_ms", message.ack_timeout_ms)
-                .if_some("expires_ms", expires)
+                .if_some("expires_ms", expires);
+            if !message.subject.is_empty() {
+                event = event.text("subject", message.subject);
+            }
+            if !message.id.is_empty() {
+                event = event.text("id", message.id);
+            }
+            event
+                .if_some("key", message.key)
                 .if_some("header_bytes", message.headers.len() as u64)
                 .number("bytes", message.payload.len() as u64)
                 .text("body", message.payload)
@@ -157,6 +165,10 @@ pub fn describe_event(payload: &[u8]) -> Result<Described, Malformed> {
             .number("group", group.0)
             .number("seq", seq.0)
             .number("deliveries", deliveries.into()),
+        Event::Marked { group, seq, mark } => Described::new("marked")
+            .number("group", group.0)
+            .number("seq", seq.0)
+            .number("mark", mark),
         Event::StreamDefined {
             stream,
             index,
@@ -213,6 +225,9 @@ mod tests {
             delay_ms: 0,
             ack_timeout_ms: 60_000,
             expires: Timestamp::NEVER,
+            subject: b"a/b",
+            id: b"",
+            key: 0,
             headers: b"",
             payload: b"",
         };
@@ -222,7 +237,7 @@ mod tests {
         let text = describe_event(&record).unwrap().to_string();
         assert!(
             text.starts_with(
-                "append stream=1 seq=2 created_ms=7 priority=3 ack_timeout_ms=60000 bytes=103 body=\"a\\n\\\"xxx"
+                "append stream=1 seq=2 created_ms=7 priority=3 ack_timeout_ms=60000 subject=\"a/b\" bytes=103 body=\"a\\n\\\"xxx"
             ),
             "{text}"
         );
@@ -243,7 +258,10 @@ mod tests {
             describe_event(&record).unwrap().to_string(),
             "document name=\"streams/a\" removed=1"
         );
-        assert_eq!(describe_event(b"\xff"), Err(Malformed));
-        assert_eq!(describe_event(b""), Err(Malformed));
+        assert!(matches!(
+            describe_event(b"\xff"),
+            Err(Malformed::Later { number: 255, .. })
+        ));
+        assert_eq!(describe_event(b""), Err(Malformed::Damaged));
     }
 }

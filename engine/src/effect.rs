@@ -22,6 +22,15 @@ impl Gate {
         lsn: Lsn::ZERO,
         level: Durability::Memory,
     };
+
+    /// What is behind both.
+    #[must_use]
+    pub fn max(self, other: Gate) -> Gate {
+        Gate {
+            lsn: self.lsn.max(other.lsn),
+            level: self.level.max(other.level),
+        }
+    }
 }
 
 /// A message on its way to a consumer.
@@ -39,6 +48,8 @@ pub struct Delivery {
     pub position: Lsn,
     /// How often it was delivered before.
     pub redeliveries: u32,
+    /// What [`Command::Mark`](crate::Command::Mark) left on it; 0: nothing.
+    pub mark: u64,
 }
 
 /// Why a command was not carried out.
@@ -62,6 +73,17 @@ pub enum Refusal {
     /// The stream exists with another configuration.
     #[error("the stream exists with another configuration")]
     Exists,
+    /// There is no such message, or the session does not hold it.
+    #[error("no such message, or not held by this session")]
+    Gone,
+    /// A step of a transaction cannot be done; nothing of the transaction is.
+    #[error("step {step} of the transaction: {why}")]
+    Step {
+        /// Which, counted from 0.
+        step: u32,
+        /// Why not.
+        why: Box<Refusal>,
+    },
     /// The request makes no sense for this stream.
     #[error("{0}")]
     Unsupported(&'static str),
@@ -84,6 +106,12 @@ pub enum Reply {
         /// Its number in the first stream.
         seq: Seq,
     },
+    /// All of it is done.
+    Transacted {
+        /// For each message published, in order of the steps: its number in the first of its streams, and where its
+        /// record is.
+        published: Vec<(Seq, Lsn)>,
+    },
     /// Taken.
     Delivered(Delivery),
     /// Nothing came in time.
@@ -99,6 +127,13 @@ pub enum Reply {
     },
     /// So many.
     Count(u64),
+    /// Messages with a mark.
+    Marked {
+        /// The number of the group, for [`Handle::Group`](crate::Handle::Group).
+        group: GroupId,
+        /// Number and mark of each, by number.
+        messages: Vec<(Seq, u64)>,
+    },
     /// Messages read, in order.
     Batch {
         /// Number and position of each.
@@ -184,6 +219,8 @@ pub struct MessageInfo {
     pub ack_timeout_ms: u64,
     /// What happened to it so far.
     pub counts: Counts,
+    /// What a consumer left on it; 0: nothing.
+    pub mark: u64,
     /// Bytes of payload.
     pub bytes: u64,
     /// Its position in the log.
@@ -235,7 +272,7 @@ pub struct StreamInfo {
     pub stream: StreamId,
     /// Messages it holds.
     pub messages: u64,
-    /// Bytes of headers and payload it holds.
+    /// Bytes of subjects, ids, headers and payload it holds.
     pub bytes: u64,
     /// Messages ready.
     pub ready: u64,

@@ -9,10 +9,23 @@ use crate::effect::Counts;
 use crate::message::Message;
 use crate::structures::varint;
 
-/// The bytes of an event do not decode: the log holds something that this version did not write.
+/// Why the bytes of an event do not decode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an event of the log does not decode")]
-pub struct Malformed;
+pub enum Malformed {
+    /// No release of the server writes this.
+    #[error("an event of the log does not decode")]
+    Damaged,
+    /// A part that has a number in the format, but none that this release knows.
+    #[error(
+        "an event of the log has {what} {number}, which only a later release of Longtail can read"
+    )]
+    Later {
+        /// Of which kind the part is.
+        what: &'static str,
+        /// Its number.
+        number: u64,
+    },
+}
 
 const APPEND: u8 = 1;
 const SETTLED: u8 = 2;
@@ -25,6 +38,20 @@ const STREAM_DELETED: u8 = 8;
 const GROUP_DEFINED: u8 = 9;
 const GROUP_DELETED: u8 = 10;
 const DOCUMENT: u8 = 11;
+const MARKED: u8 = 16;
+
+/// Facts of a message beyond those that every message has. An append names those that are there in a bit set, and
+/// their values follow in the order of the bits; a fact that is not there has its default and costs nothing.
+const PRIORITY: u64 = 1;
+const DELAY: u64 = 1 << 1;
+const ACK_TIMEOUT: u64 = 1 << 2;
+/// Milliseconds after the creation.
+const EXPIRES: u64 = 1 << 3;
+const SUBJECT: u64 = 1 << 4;
+const HEADERS: u64 = 1 << 5;
+const ID: u64 = 1 << 6;
+const KEY: u64 = 1 << 7;
+const FACTS: u64 = (KEY << 1) - 1;
 
 /// One decoded event.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,6 +97,8 @@ pub(crate) enum Event<'a> {
         seq: Seq,
         deliveries: u32,
     },
+    /// A consumer left a number on a message that it held.
+    Marked { group: GroupId, seq: Seq, mark: u64 },
     /// A stream came to be; the rest is its name and configuration, see `definition`.
     StreamDefined {
         stream: StreamId,
@@ -121,17 +150,80 @@ pub(crate) fn put_append(out: &mut Vec<u8>, targets: &[(StreamId, Seq)], message
         varint::put(out, seq.0);
     }
     varint::put(out, message.created.0);
-    varint::put(out, u64::from(message.priority.0));
-    varint::put(out, message.delay_ms);
-    varint::put(out, message.ack_timeout_ms);
-    let expires = if message.expires == Timestamp::NEVER {
-        0
-    } else {
-        message.expires.0
+    put_facts(out, message);
+}
+
+fn put_facts(out: &mut Vec<u8>, message: &Message<'_>) {
+    let expires = message.expires != Timestamp::NEVER;
+    let facts = [
+        (PRIORITY, message.priority.0 != 0),
+        (DELAY, message.delay_ms != 0),
+        (ACK_TIMEOUT, message.ack_timeout_ms != 0),
+        (EXPIRES, expires),
+        (SUBJECT, !message.subject.is_empty()),
+        (HEADERS, !message.headers.is_empty()),
+        (ID, !message.id.is_empty()),
+        (KEY, message.key != 0),
+    ];
+    let present = facts
+        .iter()
+        .filter(|(_, there)| *there)
+        .fold(0, |present, (fact, _)| present | fact);
+    varint::put(out, present);
+    for (fact, _) in facts.into_iter().filter(|(_, there)| *there) {
+        let text = match fact {
+            SUBJECT => message.subject,
+            HEADERS => message.headers,
+            ID => message.id,
+            _ => {
+                let number = match fact {
+                    PRIORITY => u64::from(message.priority.0),
+                    DELAY => message.delay_ms,
+                    ACK_TIMEOUT => message.ack_timeout_ms,
+                    EXPIRES => message.expires.millis_since(message.created),
+                    _ => message.key,
+                };
+                varint::put(out, number);
+                continue;
+            }
+        };
+        varint::put(out, text.len() as u64);
+        out.extend_from_slice(text);
+    }
+}
+
+/// Everything of an append but its targets; the body is what is left.
+fn get_message<'a>(mut input: &'a [u8]) -> Result<Message<'a>, Malformed> {
+    let input = &mut input;
+    let created = Timestamp(get(input)?);
+    let present = get(input)?;
+    if present & !FACTS != 0 {
+        return Err(Malformed::Later {
+            what: "the facts of a message",
+            number: present & !FACTS,
+        });
+    }
+    let number = |input: &mut &'a [u8], fact: u64| match present & fact {
+        0 => Ok(None),
+        _ => get(input).map(Some),
     };
-    varint::put(out, expires);
-    varint::put(out, message.headers.len() as u64);
-    out.extend_from_slice(message.headers);
+    let text = |input: &mut &'a [u8], fact: u64| match number(input, fact)? {
+        None => Ok(&[][..]),
+        Some(len) => take(input, len),
+    };
+    let priority = number(input, PRIORITY)?.unwrap_or_default();
+    Ok(Message {
+        created,
+        priority: Priority(u32::try_from(priority).map_err(|_| Malformed::Damaged)?),
+        delay_ms: number(input, DELAY)?.unwrap_or_default(),
+        ack_timeout_ms: number(input, ACK_TIMEOUT)?.unwrap_or_default(),
+        expires: number(input, EXPIRES)?.map_or(Timestamp::NEVER, |ms| created.plus_millis(ms)),
+        subject: text(input, SUBJECT)?,
+        headers: text(input, HEADERS)?,
+        id: text(input, ID)?,
+        key: number(input, KEY)?.unwrap_or_default(),
+        payload: input,
+    })
 }
 
 pub(crate) fn put_settled(out: &mut Vec<u8>, group: GroupId, seq: Seq, bytes: u64) {
@@ -185,6 +277,13 @@ pub(crate) fn put_taken(out: &mut Vec<u8>, group: GroupId, seq: Seq, deliveries:
     varint::put(out, group.0);
     varint::put(out, seq.0);
     varint::put(out, u64::from(deliveries));
+}
+
+pub(crate) fn put_marked(out: &mut Vec<u8>, group: GroupId, seq: Seq, mark: u64) {
+    out.push(MARKED);
+    varint::put(out, group.0);
+    varint::put(out, seq.0);
+    varint::put(out, mark);
 }
 
 pub(crate) fn put_stream_defined(
@@ -256,16 +355,16 @@ pub(crate) fn get_counts(input: &mut &[u8]) -> Result<Counts, Malformed> {
 }
 
 pub(crate) fn get(input: &mut &[u8]) -> Result<u64, Malformed> {
-    varint::get(input).ok_or(Malformed)
+    varint::get(input).ok_or(Malformed::Damaged)
 }
 
 pub(crate) fn get_u32(input: &mut &[u8]) -> Result<u32, Malformed> {
-    u32::try_from(get(input)?).map_err(|_| Malformed)
+    u32::try_from(get(input)?).map_err(|_| Malformed::Damaged)
 }
 
 pub(crate) fn take<'a>(input: &mut &'a [u8], len: u64) -> Result<&'a [u8], Malformed> {
-    let len = usize::try_from(len).map_err(|_| Malformed)?;
-    let (bytes, rest) = input.split_at_checked(len).ok_or(Malformed)?;
+    let len = usize::try_from(len).map_err(|_| Malformed::Damaged)?;
+    let (bytes, rest) = input.split_at_checked(len).ok_or(Malformed::Damaged)?;
     *input = rest;
     Ok(bytes)
 }
@@ -277,7 +376,7 @@ fn priority(input: &mut &[u8]) -> Result<Priority, Malformed> {
 impl<'a> Event<'a> {
     /// Decodes one record's payload.
     pub(crate) fn decode(payload: &'a [u8]) -> Result<Self, Malformed> {
-        let (&kind, mut input) = payload.split_first().ok_or(Malformed)?;
+        let (&kind, mut input) = payload.split_first().ok_or(Malformed::Damaged)?;
         let input = &mut input;
         Ok(match kind {
             APPEND => {
@@ -288,27 +387,9 @@ impl<'a> Event<'a> {
                     get(input)?;
                 }
                 let bytes = &start[..start.len() - input.len()];
-                let created = Timestamp(get(input)?);
-                let priority = priority(input)?;
-                let delay_ms = get(input)?;
-                let ack_timeout_ms = get(input)?;
-                let expires = match get(input)? {
-                    0 => Timestamp::NEVER,
-                    ms => Timestamp(ms),
-                };
-                let headers_len = get(input)?;
-                let headers = take(input, headers_len)?;
                 Event::Append {
                     targets: Targets { count, bytes },
-                    message: Message {
-                        created,
-                        priority,
-                        delay_ms,
-                        ack_timeout_ms,
-                        expires,
-                        headers,
-                        payload: input,
-                    },
+                    message: get_message(input)?,
                 }
             }
             SETTLED => Event::Settled {
@@ -343,6 +424,11 @@ impl<'a> Event<'a> {
                 seq: Seq(get(input)?),
                 deliveries: get_u32(input)?,
             },
+            MARKED => Event::Marked {
+                group: GroupId(get(input)?),
+                seq: Seq(get(input)?),
+                mark: get(input)?,
+            },
             STREAM_DEFINED => Event::StreamDefined {
                 stream: StreamId(get(input)?),
                 index: IndexId(get(input)?),
@@ -364,16 +450,22 @@ impl<'a> Event<'a> {
                 let present = match take(input, 1)? {
                     [0] => false,
                     [1] => true,
-                    _ => return Err(Malformed),
+                    _ => return Err(Malformed::Damaged),
                 };
                 let len = get(input)?;
-                let name = std::str::from_utf8(take(input, len)?).map_err(|_| Malformed)?;
+                let name =
+                    std::str::from_utf8(take(input, len)?).map_err(|_| Malformed::Damaged)?;
                 Event::Document {
                     name,
                     body: present.then_some(*input),
                 }
             }
-            _ => return Err(Malformed),
+            kind => {
+                return Err(Malformed::Later {
+                    what: "the kind",
+                    number: u64::from(kind),
+                });
+            }
         })
     }
 }
@@ -403,7 +495,10 @@ mod tests {
             priority: Priority(u32::MAX),
             delay_ms: 5,
             ack_timeout_ms: 120_000,
-            expires: Timestamp::NEVER,
+            expires: Timestamp(1_700_000_000_123),
+            subject: b"a/b",
+            id: b"1-2-3",
+            key: u64::MAX,
             headers: b"hh",
             payload: b"body",
         };
@@ -424,6 +519,52 @@ mod tests {
     }
 
     #[test]
+    fn what_a_message_does_not_say_costs_nothing() {
+        let message = Message {
+            created: Timestamp(5),
+            priority: Priority(0),
+            delay_ms: 0,
+            ack_timeout_ms: 0,
+            expires: Timestamp::NEVER,
+            subject: b"",
+            id: b"",
+            key: 0,
+            headers: b"",
+            payload: b"",
+        };
+        let mut record = Vec::new();
+        put_append(&mut record, &[(StreamId(1), Seq(2))], &message);
+        assert_eq!(record, [APPEND, 1, 1, 2, 5, 0]);
+        let Ok(Event::Append { message: back, .. }) = Event::decode(&record) else {
+            panic!("not an append")
+        };
+        assert_eq!(back, message);
+    }
+
+    #[test]
+    fn a_fact_or_a_kind_of_a_later_release_is_named() {
+        let mut record = vec![APPEND, 1, 1, 2, 5];
+        varint::put(&mut record, PRIORITY | (1 << 20));
+        record.push(9);
+        let why = Event::decode(&record).unwrap_err();
+        assert_eq!(
+            why,
+            Malformed::Later {
+                what: "the facts of a message",
+                number: 1 << 20
+            }
+        );
+        assert!(why.to_string().contains("later release"), "{why}");
+        assert_eq!(
+            Event::decode(&[200]),
+            Err(Malformed::Later {
+                what: "the kind",
+                number: 200
+            })
+        );
+    }
+
+    #[test]
     fn every_truncation_is_malformed_or_another_event() {
         let mut record = Vec::new();
         put_returned(
@@ -438,7 +579,7 @@ mod tests {
         for end in 0..record.len() {
             assert_eq!(
                 Event::decode(&record[..end]),
-                Err(Malformed),
+                Err(Malformed::Damaged),
                 "cut at {end}"
             );
         }

@@ -12,6 +12,8 @@
 pub mod command;
 pub mod config;
 pub mod effect;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod headers;
 pub mod message;
 pub mod runtime;
@@ -24,7 +26,10 @@ mod open;
 mod shard;
 mod stream;
 
-pub use command::{Command, Handle, NewMessage, Role, Settle, Start, Target, Token, Wait, Which};
+pub use command::{
+    Command, Credit, Handle, NewMessage, Role, Settle, Start, Step, Target, Token, Transaction,
+    Wait, Which,
+};
 pub use config::{GroupConfig, Keep, Limits, Numbering, Order, Overflow, StreamConfig, StreamName};
 pub use describe::{Described, Field, describe_event};
 pub use effect::{

@@ -15,8 +15,22 @@ pub struct Message<'a> {
     pub ack_timeout_ms: u64,
     /// When it expires; [`Timestamp::NEVER`] if it does not.
     pub expires: Timestamp,
+    /// What it is about, `/` between the tokens; empty: nothing is said.
+    pub subject: &'a [u8],
+    /// Names the message for whoever published it; empty: nameless.
+    pub id: &'a [u8],
+    /// What it belongs to; 0: nothing.
+    pub key: u64,
     /// Encoded headers.
     pub headers: &'a [u8],
     /// The body.
     pub payload: &'a [u8],
+}
+
+impl Message<'_> {
+    /// What counts as the message's size: subject, id, headers and body.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (self.subject.len() + self.id.len() + self.headers.len() + self.payload.len()) as u64
+    }
 }

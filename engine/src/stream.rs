@@ -12,6 +12,7 @@ use longtail_model::{ConsumerTag, Durability, GroupId, IndexId, Lsn, Seq, Stream
 
 use crate::config::{GroupConfig, GroupName, Numbering, Order, StreamConfig, StreamName};
 use crate::effect::Counts;
+use crate::shard::Head;
 use crate::structures::index::{PageSource, PagedIndex};
 use crate::structures::interval::IntervalSet;
 use crate::structures::ordered::OrderedSet;
@@ -82,7 +83,7 @@ pub(crate) enum Place {
 }
 
 /// What is remembered of a message beyond its record, once something has happened to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Meta {
     pub(crate) priority: u32,
     /// `None`: ready.
@@ -92,6 +93,19 @@ pub(crate) struct Meta {
     /// The message may be shown again once the log is as safe as its stream asks up to here: whoever gets it learns
     /// that it came back.
     pub(crate) after: Lsn,
+    /// What a consumer left on it; 0: nothing.
+    pub(crate) mark: u64,
+}
+
+impl Meta {
+    /// Of a message to which nothing has happened yet.
+    pub(crate) fn of(head: &Head) -> Self {
+        Meta {
+            priority: head.priority,
+            delay_ms: head.delay_ms,
+            ..Meta::default()
+        }
+    }
 }
 
 /// Why a message with a [`Meta`] is not ready.
@@ -314,7 +328,23 @@ pub(crate) struct Hold {
     pub(crate) counts: Counts,
     /// See [`Meta::after`].
     pub(crate) after: Lsn,
+    /// See [`Meta::mark`].
+    pub(crate) mark: u64,
     /// Neighbours in the session's list of holds.
     pub(crate) previous: Option<HoldKey>,
     pub(crate) next: Option<HoldKey>,
+}
+
+impl Hold {
+    /// What is remembered of the message when the hold ends.
+    pub(crate) fn meta(&self) -> Meta {
+        Meta {
+            priority: self.priority,
+            aside: None,
+            delay_ms: self.delay_ms,
+            counts: self.counts,
+            after: self.after,
+            mark: self.mark,
+        }
+    }
 }

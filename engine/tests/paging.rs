@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use longtail_engine::command::Credit;
 use longtail_engine::{
     Command, Effect, Effects, Gate, GroupConfig, Handle, Keep, MemoryLimits, NewMessage, Numbering,
     Order, Refusal, Reply, Role, Settle, Shard, ShardConfig, StreamConfig, StreamName, Target,
@@ -71,7 +72,7 @@ fn name(at: usize) -> StreamName {
 }
 
 /// "own" and "log" number for themselves, the others together; "log" keeps what is settled.
-fn config(at: usize) -> StreamConfig {
+fn config_of(at: usize) -> StreamConfig {
     let mut config = StreamConfig {
         group: GroupConfig {
             order: Order::Sequence,
@@ -161,7 +162,7 @@ impl World {
                 role: Role::Consumer,
             };
             let Reply::Opened { stream } = self.ask(open) else {
-                panic!("{} is gone", NAMES[at]);
+                panic!("stream {at} is gone");
             };
             self.streams[at] = stream;
             let subscribe = Command::Subscribe {
@@ -326,7 +327,12 @@ impl World {
             bytes.map(|bytes| u64::from_le_bytes(*bytes))
         });
         let body = body.expect("a message that is listed can be read");
-        assert_eq!(body, self.model[at].get(&seq).copied(), "{} {seq}", NAMES[at]);
+        assert_eq!(
+            body,
+            self.model[at].get(&seq).copied(),
+            "{} {seq}",
+            NAMES[at]
+        );
     }
 
     /// Reads a stream from a number on and compares.
@@ -362,7 +368,8 @@ impl World {
                 self.check_body(at, seq, position);
             }
             seen += messages.len();
-            if next == from || messages.is_empty() && self.model[at].range(next..).next().is_none() {
+            if next == from || messages.is_empty() && self.model[at].range(next..).next().is_none()
+            {
                 return;
             }
             from = next;
@@ -374,9 +381,9 @@ impl World {
             self.read(at, Seq(1), usize::MAX);
             let describe = Command::DescribeStream { name: name(at) };
             let Reply::StreamInfo(info) = self.ask(describe) else {
-                panic!("{} is gone", NAMES[at]);
+                panic!("stream {at} is gone");
             };
-            assert_eq!(info.messages, self.model[at].len() as u64, "{}", NAMES[at]);
+            assert_eq!(info.messages, self.model[at].len() as u64, "stream {at}");
         }
     }
 
@@ -408,10 +415,6 @@ impl World {
         }
         self.connect();
     }
-}
-
-fn config_of(at: usize) -> StreamConfig {
-    config(at)
 }
 
 #[derive(Default)]
@@ -456,9 +459,15 @@ fn run(seed: u64, totals: &mut Totals) {
             9 => world.checkpoint(),
             10 if faults => match random.below(4) {
                 0 => world.disk.halt_after(random.below(40)),
-                1 => world.disk.fail(Operation::Write, random.below(20), Failure::Io),
-                2 => world.disk.fail(Operation::Sync, random.below(10), Failure::Io),
-                _ => world.disk.fail(Operation::Create, random.below(3), Failure::Full),
+                1 => world
+                    .disk
+                    .fail(Operation::Write, random.below(20), Failure::Io),
+                2 => world
+                    .disk
+                    .fail(Operation::Sync, random.below(10), Failure::Io),
+                _ => world
+                    .disk
+                    .fail(Operation::Create, random.below(3), Failure::Full),
             },
             11 => {
                 world.crash(random.next());
@@ -491,7 +500,7 @@ fn number(variable: &str, default: u64) -> u64 {
 fn power_cuts_and_faults_lose_nothing_and_bring_nothing_back() {
     let first = number("LONGTAIL_SIM_FIRST", 0);
     let mut totals = Totals::default();
-    for seed in first..first + number("LONGTAIL_SIM_SEEDS", 24) {
+    for seed in first..first + number("LONGTAIL_SIM_SEEDS", 12) {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let mut one = Totals::default();
             run(seed, &mut one);
@@ -638,8 +647,7 @@ fn consumers_that_wait_go_on_when_a_page_can_be_read_again() {
     let undamaged = wipe(&world);
     let credit = Command::Credit {
         consumer: ConsumerTag(0),
-        add: 1,
-        renew: false,
+        credit: Credit::Add(1),
     };
     assert_eq!(world.ask(credit), Reply::Done);
     let mut seen = Seen::default();

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use longtail_model::ShardId;
@@ -138,11 +139,24 @@ impl Checkpoint {
         if read_full(file, &mut bytes, 0)? != size {
             return Err(SHORT);
         }
-        Self::decode(&bytes)
+        // The body is most of it, and not copied.
+        let (mut checkpoint, body) = Self::parse(&bytes)?;
+        bytes.truncate(body.end);
+        bytes.drain(..body.start);
+        checkpoint.body = bytes;
+        Ok(checkpoint)
     }
 
     /// Checks and takes apart the bytes of a checkpoint file.
+    #[cfg(test)]
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
+        let (mut checkpoint, body) = Self::parse(bytes)?;
+        checkpoint.body = bytes.get(body).unwrap_or_default().to_vec();
+        Ok(checkpoint)
+    }
+
+    /// All but the body, and where that is.
+    fn parse(bytes: &[u8]) -> Result<(Self, Range<usize>), Unreadable> {
         const SHORT: Unreadable = Unreadable::Damaged("the file is too short");
         if bytes.get(..8).ok_or(SHORT)? != MAGIC {
             return Err(Unreadable::Damaged("it is not a checkpoint"));
@@ -198,13 +212,14 @@ impl Checkpoint {
                 })
             })
             .collect::<Result<_, Unreadable>>()?;
-        Ok(Checkpoint {
+        let checkpoint = Checkpoint {
             shard,
             covers,
             accounts,
             pages,
-            body: bytes.get(body_at..crc_at).ok_or(SHORT)?.to_vec(),
-        })
+            body: Vec::new(),
+        };
+        Ok((checkpoint, body_at..crc_at))
     }
 }
 

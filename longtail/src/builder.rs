@@ -30,6 +30,9 @@ pub enum StartError {
     /// A listener would let other machines in although there are no accounts.
     #[error(transparent)]
     Exposed(#[from] Exposed),
+    /// A thread beside the MQTT service.
+    #[error("mqtt: cannot start a thread: {0}")]
+    Mqtt(std::io::Error),
     /// The settings of the beanstalk service.
     #[error("beanstalk: {0}")]
     Beanstalk(#[from] longtail_beanstalk::ConfigError),
@@ -41,6 +44,8 @@ pub struct Builder {
     pub(crate) edge: EdgeConfig,
     pub(crate) beanstalk: longtail_beanstalk::Config,
     pub(crate) beanstalk_listeners: Vec<(ListenerConfig, Arc<dyn Admission>)>,
+    pub(crate) mqtt: longtail_mqtt::Config,
+    pub(crate) mqtt_listeners: Vec<(ListenerConfig, Arc<dyn longtail_mqtt::Admission>)>,
     pub(crate) accounts: bool,
 }
 
@@ -51,6 +56,8 @@ impl Default for Builder {
             edge: EdgeConfig::default(),
             beanstalk: longtail_beanstalk::Config::default(),
             beanstalk_listeners: Vec::new(),
+            mqtt: longtail_mqtt::Config::default(),
+            mqtt_listeners: Vec::new(),
             accounts: false,
         }
     }
@@ -122,6 +129,33 @@ impl Builder {
         admission: Arc<dyn Admission>,
     ) -> Self {
         self.beanstalk_listeners.push((config, admission));
+        self
+    }
+
+    /// Settings of the MQTT service.
+    #[must_use]
+    pub fn mqtt_config(mut self, config: longtail_mqtt::Config) -> Self {
+        self.mqtt = config;
+        self
+    }
+
+    /// Speaks MQTT at an address, with everybody who can reach it allowed everything.
+    #[must_use]
+    pub fn mqtt(self, address: Address) -> Self {
+        self.mqtt_listener(
+            ListenerConfig::new(address),
+            Arc::new(longtail_mqtt::AdmitAll),
+        )
+    }
+
+    /// Speaks MQTT at a listener, for those whom `admission` lets in.
+    #[must_use]
+    pub fn mqtt_listener(
+        mut self,
+        config: ListenerConfig,
+        admission: Arc<dyn longtail_mqtt::Admission>,
+    ) -> Self {
+        self.mqtt_listeners.push((config, admission));
         self
     }
 

@@ -9,6 +9,7 @@ use longtail_edge::{Accounts, Connection, DrainReport, Edge, Exposure, Tick};
 use longtail_engine::runtime::{Clock, Shards};
 use longtail_engine::{Numbering, StreamName};
 use longtail_model::{Lsn, ShardId, Timestamp};
+use longtail_mqtt::Mqtt;
 
 use crate::builder::{Builder, StartError};
 
@@ -20,6 +21,7 @@ pub struct Longtail {
     broker: Arc<Broker>,
     edge: Arc<Edge>,
     beanstalk: Option<Arc<Tenant>>,
+    mqtt: Option<Arc<longtail_mqtt::Tenant>>,
     addresses: Vec<ListeningOn>,
 }
 
@@ -56,6 +58,7 @@ impl Longtail {
             broker,
             edge: Arc::new(edge),
             beanstalk: None,
+            mqtt: None,
             addresses: Vec::new(),
         };
         let exposure = Exposure::new(if builder.accounts {
@@ -66,7 +69,52 @@ impl Longtail {
         if !builder.beanstalk_listeners.is_empty() {
             running.start_beanstalk(builder.beanstalk, builder.beanstalk_listeners, exposure)?;
         }
+        if !builder.mqtt_listeners.is_empty() {
+            running.start_mqtt(builder.mqtt, builder.mqtt_listeners, exposure)?;
+        }
         Ok(running)
+    }
+
+    fn start_mqtt(
+        &mut self,
+        config: longtail_mqtt::Config,
+        listeners: Vec<(
+            longtail_edge::ListenerConfig,
+            Arc<dyn longtail_mqtt::Admission>,
+        )>,
+        exposure: Exposure,
+    ) -> Result<(), StartError> {
+        let Some((_, rights)) = listeners.first() else {
+            return Ok(());
+        };
+        let space = self.broker.space(&config.space)?;
+        let clock = self.broker.clock();
+        let tenant = longtail_mqtt::Tenant::start(config, space, clock, Arc::clone(rights));
+        let tenant = tenant.map_err(StartError::Mqtt)?;
+        for (listener, admission) in listeners {
+            exposure.check(&listener.address)?;
+            let tls = listener.tls.is_some();
+            let protocol = if listener.websocket.is_some() {
+                "mqtt-ws"
+            } else {
+                "mqtt"
+            };
+            let service = Mqtt::new(Arc::clone(&tenant), admission);
+            let open =
+                self.edge
+                    .listen(listener, service)
+                    .map_err(|source| StartError::Listen {
+                        protocol,
+                        source: Box::new(source),
+                    })?;
+            self.addresses.push(ListeningOn {
+                protocol,
+                address: open.local().to_string(),
+                tls,
+            });
+        }
+        self.mqtt = Some(tenant);
+        Ok(())
     }
 
     fn start_beanstalk(
@@ -137,6 +185,12 @@ impl Longtail {
         self.beanstalk.as_ref()
     }
 
+    /// What MQTT connections share, if there are any.
+    #[must_use]
+    pub fn mqtt(&self) -> Option<&Arc<longtail_mqtt::Tenant>> {
+        self.mqtt.as_ref()
+    }
+
     /// Where it listens, in the order in which the listeners were given.
     #[must_use]
     pub fn addresses(&self) -> &[ListeningOn] {
@@ -165,6 +219,9 @@ impl Longtail {
 
     /// Makes everything durable and stops the shards. Connections that are left get no more answers.
     pub fn close(&self) {
+        if let Some(mqtt) = &self.mqtt {
+            mqtt.stop();
+        }
         self.broker.close();
     }
 }
@@ -216,4 +273,5 @@ impl Host for BrokerHost {
 const _: fn() = || {
     fn shared<T: Send + Sync>() {}
     shared::<Connection<Beanstalk>>();
+    shared::<Connection<Mqtt>>();
 };

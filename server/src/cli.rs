@@ -81,6 +81,8 @@ pub(crate) enum Command {
     /// Check, show or print settings
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Turn the configuration of another broker into ours, with its accounts, and say what could not be carried over
+    Import(ImportArgs),
     /// Measure a server, alone or side by side with the real peer
     Bench(longtail_bench::BenchArgs),
     /// Look at the logs of a data directory, also while a server uses it
@@ -251,7 +253,20 @@ pub(crate) enum ConfigCommand {
     /// Print all settings at their defaults as commented TOML
     Default,
     /// Read a password from standard input and print its hash for `[[accounts]]`
-    HashPassword,
+    HashPassword {
+        /// Print a SCRAM-SHA-256 verifier, for an account whose clients prove the password without sending it
+        #[arg(long)]
+        scram: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// A Mosquitto configuration, as in mosquitto.conf
+    pub(crate) file: PathBuf,
+    /// Write the settings to this file, which must not exist, instead of standard output
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

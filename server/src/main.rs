@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod config;
 mod exit_codes;
+mod import;
 mod serve;
 
 use std::process::ExitCode;
@@ -57,6 +58,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
             serve::run(sources, loaded)
         }
         Command::Config(command) => commands::config::run(command).map(|()| Exit::Ok),
+        Command::Import(args) => import::run(&args),
         Command::Bench(args) => longtail_bench::run(args)
             .map(|()| Exit::Ok)
             .map_err(Failure::from),

@@ -31,7 +31,7 @@ enum Task {
     },
     /// Client libraries and raw sockets against a real server.
     Conformance {
-        /// Names of suites; all when none is given.
+        /// Names of suites or protocols; all suites when none is given.
         suites: Vec<String>,
         /// Show the suites and what they cover.
         #[arg(long)]
@@ -42,9 +42,13 @@ enum Task {
         /// How to start another server than Longtail; {port} and {data} are replaced.
         #[arg(long)]
         server_cmd: Option<String>,
-        /// Whose behaviour to expect: beanstalkd 1.13 is what Longtail follows, Debian ships 1.12.
-        #[arg(long, default_value = "1.13")]
-        flavour: String,
+        /// Run the suites of MQTT against a real Mosquitto instead, to check the suites themselves.
+        #[arg(long, value_parser = ["mosquitto"], conflicts_with_all = ["target", "server_cmd"])]
+        against: Option<String>,
+        /// Whose behaviour to expect, when it is not Longtail's: beanstalkd 1.13 is what Longtail follows, Debian ships
+        /// 1.12.
+        #[arg(long)]
+        flavour: Option<String>,
     },
     /// Fuzz the codecs and the recovery of the log, on a stable toolchain.
     Fuzz {
@@ -110,6 +114,21 @@ impl Cli {
                 Ok(true)
             }
             Task::Conformance {
+                mut suites,
+                against: Some(peer),
+                ..
+            } => {
+                let server = match conformance::mosquitto()? {
+                    Ok(server) => server,
+                    Err(why) => return Ok(finish(Tally::skip("conformance", &why))),
+                };
+                if suites.is_empty() {
+                    suites.push("mqtt".to_owned());
+                }
+                let target = Target::Start(Some(server));
+                Ok(finish(conformance::run(&suites, &target, Some(&peer))?))
+            }
+            Task::Conformance {
                 suites,
                 target,
                 server_cmd,
@@ -125,7 +144,11 @@ impl Cli {
                             .transpose()?,
                     ),
                 };
-                Ok(finish(conformance::run(&suites, &target, &flavour)?))
+                Ok(finish(conformance::run(
+                    &suites,
+                    &target,
+                    flavour.as_deref(),
+                )?))
             }
             Task::Fuzz {
                 target,

@@ -1,8 +1,8 @@
 //! Conformance: unmodified client libraries, and raw sockets, drive a real server.
 //!
-//! `conformance/suites.json` lists the suites. A suite is a program that takes `--target`, `--flavour` and `--pid` and
-//! prints one line a case and the totals last. Each gets a server of its own. What the suites need is installed into
-//! `.cache/`, by exact version.
+//! `conformance/suites.json` lists the suites. A suite is a program that takes `--target`, `--flavour`, `--pid`,
+//! `--websocket` and `--start` (the last two where the protocol has them) and prints one line a case and the totals last.
+//! Each gets a server of its own. What the suites need is installed into `.cache/`, by exact version.
 
 mod install;
 
@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::server::{Server, ServerCommand};
 use crate::tally::Tally;
-use crate::{process, workspace};
+use crate::{debian, process, workspace};
 
 /// One row of `suites.json`.
 #[derive(Debug, Deserialize)]
@@ -43,6 +43,8 @@ enum Runtime {
     Node,
     /// A binary of `conformance/rust`.
     Rust,
+    /// The system's Python, which drives Mosquitto's command line clients.
+    MosquittoClients,
 }
 
 /// Where the suites find their server.
@@ -65,15 +67,23 @@ pub(crate) fn suites() -> Result<Vec<Suite>> {
         .with_context(|| format!("{} is not a list of suites", path.display()))
 }
 
-/// Runs the suites named, or all.
+/// Mosquitto, as something to run the suites of MQTT against; or why this machine cannot have it.
+///
+/// # Errors
+/// When the installation cannot be started.
+pub(crate) fn mosquitto() -> Result<Result<ServerCommand, String>> {
+    Ok(debian::program("mosquitto", "mosquitto")?.map(|()| ServerCommand::mosquitto()))
+}
+
+/// Runs the suites named by themselves or by their protocol, or all.
 ///
 /// # Errors
 /// When a name is unknown or a suite cannot be started at all.
-pub(crate) fn run(names: &[String], target: &Target, flavour: &str) -> Result<Tally> {
+pub(crate) fn run(names: &[String], target: &Target, flavour: Option<&str>) -> Result<Tally> {
     let suites = suites()?;
     if let Some(unknown) = names
         .iter()
-        .find(|name| suites.iter().all(|suite| suite.name != **name))
+        .find(|name| suites.iter().all(|suite| !suite.is_called(name)))
     {
         anyhow::bail!(
             "no suite is called {unknown:?}; `cargo xtask conformance --list` shows them"
@@ -82,7 +92,7 @@ pub(crate) fn run(names: &[String], target: &Target, flavour: &str) -> Result<Ta
     let mut total = Tally::default();
     for suite in suites
         .iter()
-        .filter(|suite| names.is_empty() || names.contains(&suite.name))
+        .filter(|suite| names.is_empty() || names.iter().any(|name| suite.is_called(name)))
     {
         println!("--- {}: {}", suite.name, suite.covers);
         total += match suite.run(target, flavour) {
@@ -97,7 +107,28 @@ pub(crate) fn run(names: &[String], target: &Target, flavour: &str) -> Result<Ta
 }
 
 impl Suite {
-    fn run(&self, target: &Target, flavour: &str) -> Result<Tally> {
+    /// Whether the command line means it: its own name, or its protocol's.
+    fn is_called(&self, name: &str) -> bool {
+        name == self.name || name == self.protocol
+    }
+
+    /// Whose behaviour is expected of Longtail.
+    fn flavour(&self) -> &'static str {
+        match self.protocol.as_str() {
+            "beanstalk" => "1.13",
+            _ => "longtail",
+        }
+    }
+
+    /// How Longtail is started for it.
+    fn longtail(&self) -> ServerCommand {
+        match self.protocol.as_str() {
+            "mqtt" => ServerCommand::longtail_mqtt(None),
+            protocol => ServerCommand::longtail(protocol, None),
+        }
+    }
+
+    fn run(&self, target: &Target, flavour: Option<&str>) -> Result<Tally> {
         let mut command = match self.program()? {
             Ok(command) => command,
             Err(why) => return Ok(Tally::skip(&self.name, &why)),
@@ -109,18 +140,22 @@ impl Suite {
                 None
             }
             Target::Start(chosen) => {
-                let longtail = || ServerCommand::longtail(&self.protocol, None);
-                let server = Server::start(&chosen.clone().unwrap_or_else(longtail), home.path())?;
+                let start = chosen.clone().unwrap_or_else(|| self.longtail());
+                let server = Server::start(&start, home.path())?;
                 command.args([
                     "--target",
                     &server.address().to_string(),
                     "--pid",
                     &server.pid().to_string(),
                 ]);
+                if let Some(websocket) = server.websocket() {
+                    command.args(["--websocket", &websocket.to_string()]);
+                    command.args(["--start", &start.to_json()?]);
+                }
                 Some(server)
             }
         };
-        command.args(["--flavour", flavour]);
+        command.args(["--flavour", flavour.unwrap_or(self.flavour())]);
         let mut tally = None;
         let ok = process::run_observed(&mut command, |line| tally = Tally::of_suite(line))?;
         let mut tally = tally.unwrap_or_default();
@@ -156,6 +191,8 @@ impl Suite {
             Runtime::Rust => {
                 Ok(install::rust(&self.entry)?.map(|program| process::command(program, &[])))
             }
+            Runtime::MosquittoClients => Ok(debian::program("mosquitto_sub", "mosquitto-clients")?
+                .map(|()| process::command("python3", &[&entry]))),
         }
     }
 }

@@ -21,9 +21,9 @@ use anyhow::Result;
 
 use self::generator::{Clock, Generator};
 use self::pair::Pair;
-use crate::process;
 use crate::server::ServerCommand;
 use crate::tally::Tally;
+use crate::{debian, process};
 
 /// Connections driven in one session or scenario.
 const CONNECTIONS: usize = 5;
@@ -60,30 +60,16 @@ pub(crate) struct Settings {
 }
 
 /// The original, installed if this machine allows it; or why it is not there.
+///
+/// # Errors
+/// When the installation cannot be started.
 pub(crate) fn reference() -> Result<Result<ServerCommand, String>> {
-    let found = || process::ask("beanstalkd", &["-v"]);
-    if found().is_none() {
-        if process::ask("apt-get", &["--version"]).is_none()
-            || process::ask("id", &["-u"]).as_deref() != Some("0")
-        {
-            return Ok(Err(
-                "beanstalkd is not installed, and only root of a Debian can install it".to_owned(),
-            ));
-        }
-        let install = ["install", "-y", "--no-install-recommends", "beanstalkd"];
-        if !process::run(&mut process::command("apt-get", &install))? {
-            process::run(&mut process::command("apt-get", &["update"]))?;
-            process::run(&mut process::command("apt-get", &install))?;
-        }
-    }
-    Ok(match found() {
-        Some(version) => {
+    Ok(debian::program("beanstalkd", "beanstalkd")?.and_then(|()| {
+        if let Some(version) = process::ask("beanstalkd", &["-v"]) {
             println!("the reference is {version}");
-            ServerCommand::parse("beanstalkd -l 127.0.0.1 -p {port}")
-                .map_err(|error| error.to_string())
         }
-        None => Err("apt-get could not install beanstalkd".to_owned()),
-    })
+        ServerCommand::parse("beanstalkd -l 127.0.0.1 -p {port}").map_err(|error| error.to_string())
+    }))
 }
 
 /// Runs all sessions and scenarios; each counts as one test.

@@ -7,6 +7,7 @@
 mod cli;
 mod conformance;
 mod crash;
+mod debian;
 mod differential;
 mod fuzz;
 mod process;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde::Serialize;
 
 use crate::{process, workspace};
 
@@ -21,11 +22,48 @@ const PORT_ATTEMPTS: usize = 5;
 /// How many of the log's last bytes are shown when a server fails.
 const LOG_TAIL: usize = 4000;
 
-/// How to start a server: words in which `{port}` and `{data}` are replaced.
-#[derive(Clone, Debug)]
+/// How to start a server: words, and the text of a configuration file if it needs one, in which `{port}`, `{ws}` (the
+/// port for WebSocket), `{data}` and `{config}` (the file) are replaced.
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct ServerCommand {
     words: Vec<String>,
+    config: Option<String>,
+    /// How a test that ends it and looks at what it kept does so.
+    stop: Stop,
 }
+
+/// How a server is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Stop {
+    /// `SIGKILL`: what it acknowledged is on disk.
+    Kill,
+    /// `SIGTERM`: it writes when it ends.
+    Term,
+}
+
+/// The listeners of a Longtail that speaks MQTT only. Paho states an origin when it uses WebSocket.
+const LONGTAIL_MQTT: &str = r#"
+[admin]
+listen = "off"
+[listeners]
+beanstalk = []
+[[listeners.mqtt]]
+address = "127.0.0.1:{port}"
+[[listeners.mqtt]]
+address = "127.0.0.1:{ws}"
+websocket = { origins = ["*"] }
+"#;
+
+/// Mosquitto with what Longtail has by default: it keeps what it has to keep, and anybody of this machine may connect.
+const MOSQUITTO: &str = "listener {port} 127.0.0.1
+listener {ws} 127.0.0.1
+protocol websockets
+allow_anonymous true
+persistence true
+persistence_location {data}/
+user root
+";
 
 impl ServerCommand {
     /// Splits a command line at blanks.
@@ -39,7 +77,54 @@ impl ServerCommand {
                 "a server command needs a program and {{port}} among its arguments, got {line:?}"
             );
         }
-        Ok(ServerCommand { words })
+        Ok(ServerCommand {
+            words,
+            config: None,
+            stop: Stop::Kill,
+        })
+    }
+
+    /// Debian's Mosquitto.
+    pub(crate) fn mosquitto() -> Self {
+        ServerCommand {
+            words: ["mosquitto", "-c", "{config}"].map(str::to_owned).into(),
+            config: Some(MOSQUITTO.to_owned()),
+            stop: Stop::Term,
+        }
+    }
+
+    /// Longtail's release binary with two listeners for MQTT, the second inside WebSocket.
+    pub(crate) fn longtail_mqtt(durability: Option<&str>) -> Self {
+        let program = workspace::longtail().display().to_string();
+        let mut words: Vec<String> = [
+            &program, "serve", "--data", "{data}", "--config", "{config}",
+        ]
+        .map(str::to_owned)
+        .into();
+        if let Some(durability) = durability {
+            words.extend(["--durability".to_owned(), durability.to_owned()]);
+        }
+        ServerCommand {
+            words,
+            config: Some(LONGTAIL_MQTT.to_owned()),
+            stop: Stop::Kill,
+        }
+    }
+
+    /// For a suite that starts such servers itself.
+    ///
+    /// # Errors
+    /// None that this type can have.
+    pub(crate) fn to_json(&self) -> Result<String> {
+        Ok(serde_json::to_string(self)?)
+    }
+
+    /// Whether it also speaks WebSocket.
+    fn has_websocket(&self) -> bool {
+        self.config
+            .as_ref()
+            .is_some_and(|text| text.contains("{ws}"))
+            || self.words.iter().any(|word| word.contains("{ws}"))
     }
 
     /// Longtail's release binary with only the listener of `protocol`.
@@ -54,18 +139,34 @@ impl ServerCommand {
         if let Some(durability) = durability {
             words.extend(["--durability".to_owned(), durability.to_owned()]);
         }
-        ServerCommand { words }
+        ServerCommand {
+            words,
+            config: None,
+            stop: Stop::Kill,
+        }
     }
 
-    fn with(&self, port: u16, data: &Path) -> Command {
-        let data = data.display().to_string();
-        let mut words = self.words.iter().map(|word| {
-            word.replace("{port}", &port.to_string())
-                .replace("{data}", &data)
-        });
+    fn with(&self, port: u16, websocket: u16, home: &Path) -> Result<Command> {
+        let config = home.join("config");
+        let values = [
+            ("{port}", port.to_string()),
+            ("{ws}", websocket.to_string()),
+            ("{data}", home.join("data").display().to_string()),
+            ("{config}", config.display().to_string()),
+        ];
+        let filled = |text: &str| {
+            values.iter().fold(text.to_owned(), |text, (name, value)| {
+                text.replace(name, value)
+            })
+        };
+        if let Some(text) = &self.config {
+            std::fs::write(&config, filled(text))
+                .with_context(|| format!("cannot write {}", config.display()))?;
+        }
+        let mut words = self.words.iter().map(|word| filled(word));
         let mut command = process::command(words.next().unwrap_or_default(), &[]);
         command.args(words);
-        command
+        Ok(command)
     }
 }
 
@@ -74,6 +175,8 @@ impl ServerCommand {
 pub(crate) struct Server {
     child: Child,
     address: SocketAddr,
+    websocket: Option<SocketAddr>,
+    stop: Stop,
     log: std::path::PathBuf,
 }
 
@@ -101,7 +204,9 @@ impl Server {
             .with_context(|| format!("cannot create {}", data.display()))?;
         let log = home.join("server.log");
         let output = File::options().create(true).append(true).open(&log)?;
-        let mut command = command.with(port, &data);
+        let websocket = free_port()?;
+        let (stop, has_websocket) = (command.stop, command.has_websocket());
+        let mut command = command.with(port, websocket, home)?;
         command
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -112,6 +217,8 @@ impl Server {
         let mut server = Server {
             child,
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            websocket: has_websocket.then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, websocket))),
+            stop,
             log,
         };
         server.wait_until_it_accepts()?;
@@ -121,6 +228,11 @@ impl Server {
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it speaks WebSocket.
+    pub(crate) fn websocket(&self) -> Option<SocketAddr> {
+        self.websocket
     }
 
     /// Its process id.
@@ -133,6 +245,19 @@ impl Server {
         // Both fail only when the process is gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Ends it the way it is said to survive: at once, or for one that writes when it ends, by asking.
+    pub(crate) fn end(&mut self) {
+        if self.stop == Stop::Term {
+            let pid = self.pid().to_string();
+            if process::ask("kill", &["-TERM", &pid]).is_some() {
+                // It fails only when the process is gone already.
+                let _ = self.child.wait();
+                return;
+            }
+        }
+        self.kill();
     }
 
     /// The end of its log.

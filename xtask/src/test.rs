@@ -233,7 +233,7 @@ fn conformance() -> Result<Tally> {
     if let Some(why) = no_server() {
         return Ok(Tally::skip("conformance", &why));
     }
-    conformance::run(&[], &Target::Start(None), "1.13")
+    conformance::run(&[], &Target::Start(None), None)
 }
 
 fn differential(scale: Scale) -> Result<Tally> {

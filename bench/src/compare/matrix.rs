@@ -4,6 +4,7 @@ use longtail_model::Durability;
 
 use crate::cli::LoadArgs;
 use crate::error::BenchError;
+use crate::report::Row;
 use crate::scenario::{Scenario, Settings};
 
 /// Largest burst of publishes in bytes: each is kept encoded in memory.
@@ -15,6 +16,34 @@ pub(super) struct Task {
     /// None for a running target of which it is not known.
     pub(super) durability: Option<Durability>,
     pub(super) settings: Settings,
+}
+
+impl Task {
+    /// The same as an open loop at half of what the slowest peer reached in `row`, or the only subject; None for loads
+    /// without subscribers, whose latency is not from end to end.
+    pub(super) fn at_half_load(&self, row: &Row) -> Option<Task> {
+        let scenario = self.settings.scenario;
+        if !matches!(
+            scenario,
+            Scenario::OneToOne | Scenario::FanIn | Scenario::FanOut | Scenario::Shared
+        ) {
+            return None;
+        }
+        let peers = row
+            .subjects
+            .iter()
+            .skip(usize::from(row.subjects.len() > 1));
+        let reached = peers.filter_map(|peer| Some(peer.median.as_ref()?.commands_per_second));
+        let slowest = reached.min_by(f64::total_cmp)?;
+        let publishes = slowest / f64::from(self.settings.audience()) / 2.0;
+        (publishes > 0.0).then(|| Task {
+            durability: self.durability,
+            settings: Settings {
+                rate: Some(publishes),
+                ..self.settings.clone()
+            },
+        })
+    }
 }
 
 /// Connections and depth of the cycles that are run without waiting for the disk.

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use longtail_model::Durability;
+
 use super::matrix::Task;
 use crate::error::BenchError;
 use crate::measure::Target;
 use crate::null::NullSink;
-use crate::peer::{Peer, Server, version};
+use crate::peer::{Needs, Peer, Server, version};
 use crate::probe::Probe;
 use crate::protocol::Protocol;
 
@@ -61,6 +63,14 @@ impl Subject {
         }
     }
 
+    /// In what its acknowledgements fall short of `durability`, if that is known.
+    pub(super) fn shortfall(&self, durability: Durability) -> Option<&'static str> {
+        match &self.kind {
+            Kind::Started(peer) => peer.shortfall(durability),
+            Kind::Running(_) | Kind::Null => None,
+        }
+    }
+
     pub(super) fn start<P: Protocol>(
         &self,
         protocol: &P,
@@ -69,6 +79,11 @@ impl Subject {
         cpus: Option<&[usize]>,
     ) -> Result<Live, BenchError> {
         let body_bytes = task.settings.body_bytes;
+        let needs = Needs {
+            durability: task.durability.unwrap_or_default(),
+            body_bytes,
+            connections: task.settings.sockets(),
+        };
         match &self.kind {
             Kind::Running(target) => Ok(Live {
                 target: target.clone(),
@@ -90,8 +105,7 @@ impl Subject {
             Kind::Started(peer) => {
                 let temporary = std::env::temp_dir();
                 let directory = data.unwrap_or(&temporary);
-                let durability = task.durability.unwrap_or_default();
-                let server = Server::start(peer.as_ref(), directory, durability, body_bytes, cpus)?;
+                let server = Server::start(peer.as_ref(), directory, needs, cpus)?;
                 let target = Target {
                     address: server.address,
                     probe: Some(Probe::Process(server.pid())),

@@ -107,3 +107,82 @@ fn an_unreachable_target_is_named() {
         "{error:#}"
     );
 }
+
+#[test]
+fn the_null_sink_of_mqtt_passes_messages_on() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let json = directory.path().join("report.json");
+    let (text, result) = bench(&format!(
+        "mqtt --compare null,null,null --peer-only --durability memory --scenario fan-out --subscribers 10 --qos 0,1 \
+         --count 40 --depth 4 --rounds 1 --json {}",
+        json.display()
+    ));
+    result.expect("a run");
+    assert!(
+        text.contains("A is null sink, B is null sink, C is null sink. Ratios above 1 favour A."),
+        "{text}"
+    );
+    let row = text
+        .lines()
+        .find(|line| line.starts_with("| memory | fan-out QoS 1, 10 subscribers, 4 deep, 256 B |"))
+        .expect("a row");
+    // Two names, four figures of three subjects, three ratios to two, how busy.
+    assert_eq!(row.matches('|').count(), 2 + 4 * 3 + 3 * 2 + 1 + 1, "{row}");
+    let report: serde_json::Value =
+        serde_json::from_slice(&fs::read(&json).expect("a file")).expect("JSON");
+    assert_eq!(report["rows"].as_array().map(Vec::len), Some(2));
+    let subject = &report["rows"][1]["subjects"][2];
+    assert_eq!(subject["median"]["commands"], 400);
+    assert_eq!(subject["median"]["latency"]["samples"], 400);
+    assert_eq!(subject["median"]["operations"][0]["name"], "publish");
+    assert_eq!(subject["median"]["operations"][0]["samples"], 40);
+}
+
+#[test]
+fn half_load_is_an_open_loop_at_half_of_what_was_reached() {
+    let (text, result) = bench(
+        "mqtt --compare null --peer-only --durability memory --scenario one-to-one --publishers 2 --qos 0 --count 200 \
+         --rounds 1 --half-load",
+    );
+    result.expect("a run");
+    let rows: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("| memory | one-to-one QoS 0, 2 pairs, 256 B"))
+        .collect();
+    assert!(rows.iter().any(|row| row.contains("256 B |")), "{text}");
+    assert!(rows.iter().any(|row| row.contains("/s |")), "{text}");
+}
+
+#[test]
+fn idle_connections_of_mqtt_are_weighed() {
+    let protocol = crate::protocol::mqtt::Mqtt::default();
+    let sink = crate::null::NullSink::start(&protocol, 64, None).expect("a sink");
+    let (text, result) = bench(&format!(
+        "mqtt --target {} --scenario idle -c 20 --rounds 1 --mqtt 5",
+        sink.address
+    ));
+    result.expect("a run");
+    assert!(text.contains("| not told | 20 connections |"), "{text}");
+}
+
+#[test]
+fn sessions_are_too_much_for_the_null_sink() {
+    let (_, result) = bench("mqtt --compare null --peer-only --scenario offline");
+    let error = result.expect_err("no sessions");
+    assert!(
+        matches!(error.downcast_ref(), Some(BenchError::Usage(_))),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_peer_that_is_not_installed_is_said_to_be() {
+    let (_, result) = bench(
+        "mqtt --compare mosquitto --peer-only --mosquitto /nowhere/mosquitto --scenario idle",
+    );
+    let error = format!("{:#}", result.expect_err("no program"));
+    assert!(
+        error.contains("install the Debian package mosquitto"),
+        "{error}"
+    );
+}

@@ -1,6 +1,6 @@
 //! One connection of a generator thread: its socket, its session, and what is half written or half read.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -32,7 +32,13 @@ pub(super) struct Connection<S> {
     /// Which of the load's connections.
     pub(super) number: u32,
     stream: TcpStream,
+    /// Bytes of the current burst that are written.
     written: usize,
+    /// Nobody answers the current burst.
+    unanswered: bool,
+    reactions: Vec<u8>,
+    /// Bytes of the reactions that are written.
+    reacted: usize,
     watches_out: bool,
     tail: Vec<u8>,
 }
@@ -59,6 +65,9 @@ impl<S: Session> Connection<S> {
             number: seat.connection,
             stream,
             written: 0,
+            unanswered: false,
+            reactions: Vec::new(),
+            reacted: 0,
             watches_out: false,
             tail: Vec::new(),
         })
@@ -84,19 +93,58 @@ impl<S: Session> Connection<S> {
         self.written = 0;
     }
 
-    /// Writes what the socket takes of the current burst.
+    /// Begins a burst without answers; [`has_sent`](Self::has_sent) tells its end.
+    pub(super) fn begin_unanswered(&mut self) {
+        self.written = 0;
+        self.unanswered = true;
+    }
+
+    /// Whether a burst without answers has been written; true once a burst.
+    pub(super) fn has_sent(&mut self) -> bool {
+        let sent = self.unanswered && self.written >= self.session.outgoing().len();
+        if sent {
+            self.unanswered = false;
+        }
+        sent
+    }
+
+    /// Writes what the socket takes of the current burst and of the reactions.
     pub(super) fn flush(&mut self, epoll: &OwnedFd, token: usize) -> Result<(), BenchError> {
         loop {
-            let rest = self
+            let burst = self
                 .session
                 .outgoing()
                 .get(self.written..)
                 .unwrap_or_default();
-            if rest.is_empty() {
-                return self.watch_out(false, epoll, token);
-            }
-            match self.stream.write(rest) {
-                Ok(count) => self.written += count,
+            let reactions = self.reactions.get(self.reacted..).unwrap_or_default();
+            // What is half written goes on first.
+            let burst_first = self.written > 0 && !burst.is_empty();
+            let result = match (burst.is_empty(), reactions.is_empty()) {
+                (true, true) => {
+                    self.reactions.clear();
+                    self.reacted = 0;
+                    return self.watch_out(false, epoll, token);
+                }
+                (false, true) => self.stream.write(burst),
+                (true, false) => self.stream.write(reactions),
+                (false, false) if burst_first => self
+                    .stream
+                    .write_vectored(&[IoSlice::new(burst), IoSlice::new(reactions)]),
+                (false, false) => self
+                    .stream
+                    .write_vectored(&[IoSlice::new(reactions), IoSlice::new(burst)]),
+            };
+            match result {
+                Ok(count) if burst_first => {
+                    let of_burst = count.min(burst.len());
+                    self.written += of_burst;
+                    self.reacted += count - of_burst;
+                }
+                Ok(count) => {
+                    let of_reactions = count.min(reactions.len());
+                    self.reacted += of_reactions;
+                    self.written += count - of_reactions;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     return self.watch_out(true, epoll, token);
                 }
@@ -158,7 +206,13 @@ impl<S: Session> Connection<S> {
         self.tail.clear();
         self.tail
             .extend_from_slice(input.get(used..).unwrap_or_default());
+        self.reactions.append(&mut replies.reactions);
         Ok(true)
+    }
+
+    /// Whether there are reactions to write.
+    pub(super) fn reacts(&self) -> bool {
+        !self.reactions.is_empty()
     }
 
     fn failed(&self, source: std::io::Error, doing: &'static str) -> BenchError {

@@ -19,6 +19,8 @@ pub(crate) struct Schedule {
     pub(crate) pace_ns: Option<f64>,
     /// How long no command may succeed while some wait.
     pub(crate) stall_after: Duration,
+    /// After so long without a message those in flight count as lost; none when none may be.
+    pub(crate) loss_after: Option<Duration>,
 }
 
 /// What a thread brings back.

@@ -3,7 +3,7 @@ use std::net::TcpListener;
 use std::thread;
 
 use super::*;
-use crate::load::Role;
+use crate::load::{Counts, Promise, Role};
 use crate::protocol::beanstalk::Beanstalk;
 
 /// Reads up to and with `end`.
@@ -37,7 +37,10 @@ fn drive(
         role: Role::Put,
         depth: 1,
         body_bytes: 1,
-        queue: "q".to_owned(),
+        queue_prefix: "q".to_owned(),
+        queue: 0,
+        audience: 1,
+        promise: Promise::default(),
         budget: Some(budget),
     };
     let (flow, commands) = (Flow::new(1, 1), AtomicU64::new(0));
@@ -47,6 +50,7 @@ fn drive(
         &[seat],
         &flow,
         schedule,
+        Counts::Commands,
         &commands,
     )?;
     let result = driver.run(Instant::now());
@@ -60,6 +64,7 @@ fn schedule() -> Schedule {
         stop_at_ns: u64::MAX,
         pace_ns: None,
         stall_after: Duration::from_secs(60),
+        loss_after: None,
     }
 }
 

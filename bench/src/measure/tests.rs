@@ -5,9 +5,10 @@ use std::net::TcpListener;
 
 use super::*;
 use crate::driver::tests::read_to;
-use crate::load::Role;
+use crate::load::{Assurance, Interest, Promise, Role};
 use crate::null::NullSink;
 use crate::protocol::beanstalk::Beanstalk;
+use crate::protocol::mqtt::Mqtt;
 
 fn load(roles: Vec<Role>, depth: u32, stop: Stop) -> Load {
     Load {
@@ -18,19 +19,45 @@ fn load(roles: Vec<Role>, depth: u32, stop: Stop) -> Load {
         rate: None,
         threads: 2,
         window: 16,
+        audience: 1,
+        promise: Promise::default(),
         queues: 1,
         queue_prefix: "test".to_owned(),
     }
 }
 
 fn against_sink(load: &Load) -> Measured {
-    let protocol = Beanstalk::default();
-    let sink = NullSink::start(&protocol, load.body_bytes, None).expect("a sink");
+    against_sink_of(&Beanstalk::default(), load)
+}
+
+fn against_sink_of<P: Protocol>(protocol: &P, load: &Load) -> Measured {
+    let sink = NullSink::start(protocol, load.body_bytes, None).expect("a sink");
     let target = Target {
         address: sink.address,
         probe: Some(sink.probe.clone()),
     };
-    super::run(&protocol, &target, load, None, &mut Progress::new()).expect("a run")
+    super::run(protocol, &target, load, None, &mut Progress::new()).expect("a run")
+}
+
+/// Publishers with these subscribers, over MQTT.
+fn heard(publishers: usize, listeners: usize, interest: Interest, assurance: Assurance) -> Load {
+    let mut roles = vec![Role::Produce; publishers];
+    roles.resize(publishers + listeners, Role::Subscribe(interest));
+    Load {
+        promise: Promise {
+            assurance,
+            persistent: false,
+        },
+        queues: match interest {
+            Interest::Every => 3,
+            Interest::Queue | Interest::Shared => 1,
+        },
+        audience: match interest {
+            Interest::Shared => 1,
+            Interest::Queue | Interest::Every => u32::try_from(listeners).expect("a few"),
+        },
+        ..load(roles, 4, Stop::Count(50))
+    }
 }
 
 fn samples(measured: &Measured) -> Vec<(&str, u64)> {
@@ -153,4 +180,111 @@ fn a_server_that_hangs_up_ends_the_load() {
         assert_eq!(error.to_string(), expected);
         server.join().expect("the server ends by itself");
     }
+}
+
+#[test]
+fn every_subscriber_gets_every_message_at_every_assurance() {
+    for assurance in [Assurance::AtMost, Assurance::AtLeast, Assurance::Exactly] {
+        let publishes = match assurance {
+            // Nobody answers them.
+            Assurance::AtMost => vec![],
+            _ => vec![("publish", 50)],
+        };
+        for (publishers, listeners, interest, deliveries) in [
+            (1, 5, Interest::Queue, 250),
+            (7, 1, Interest::Every, 50),
+            (2, 3, Interest::Shared, 50),
+        ] {
+            let load = heard(publishers, listeners, interest, assurance);
+            let measured = against_sink_of(&Mqtt::default(), &load);
+            assert_eq!(measured.commands, deliveries, "{assurance:?}, {interest:?}");
+            assert_eq!(samples(&measured), publishes);
+            let latency = measured.latency.expect("bodies carry the time");
+            assert_eq!(latency.samples, deliveries);
+            assert!(latency.p50_us > 0.0 && latency.max_us < 60e6, "{latency:?}");
+            assert_eq!(measured.lost, 0);
+        }
+    }
+}
+
+#[test]
+fn messages_larger_than_a_read_are_passed_on_and_acknowledged_between_bursts() {
+    for assurance in [Assurance::AtLeast, Assurance::Exactly] {
+        let load = Load {
+            body_bytes: 600_000,
+            stop: Stop::Count(6),
+            ..heard(1, 2, Interest::Queue, assurance)
+        };
+        let measured = against_sink_of(&Mqtt::default(), &load);
+        assert_eq!(measured.commands, 12);
+        assert_eq!(samples(&measured), [("publish", 6)]);
+    }
+}
+
+#[test]
+fn a_timed_load_with_subscribers_ends() {
+    let load = Load {
+        stop: Stop::After {
+            warm_up: Duration::from_millis(20),
+            measure: Duration::from_millis(50),
+        },
+        ..heard(2, 2, Interest::Queue, Assurance::AtMost)
+    };
+    assert!(against_sink_of(&Mqtt::default(), &load).commands > 0);
+}
+
+/// An MQTT server for one publisher and one subscriber that passes on every message but the second.
+fn forgetful() -> (SocketAddr, thread::JoinHandle<()>) {
+    use std::io::Read;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let read = |stream: &mut std::net::TcpStream| -> Option<Vec<u8>> {
+        let mut packet = vec![0; 2];
+        stream.read_exact(&mut packet).ok()?;
+        let length = usize::from(packet[1]);
+        assert!(length < 128, "packets here are short");
+        packet.resize(2 + length, 0);
+        stream.read_exact(packet.get_mut(2..)?).ok()?;
+        Some(packet)
+    };
+    let server = thread::spawn(move || {
+        let (mut publisher, _) = listener.accept().expect("a publisher");
+        read(&mut publisher).expect("a connect");
+        publisher.write_all(b"\x20\x02\0\0").expect("it listens");
+        let (mut subscriber, _) = listener.accept().expect("a subscriber");
+        read(&mut subscriber).expect("a connect");
+        subscriber.write_all(b"\x20\x02\0\0").expect("it listens");
+        read(&mut subscriber).expect("a subscribe");
+        subscriber
+            .write_all(b"\x90\x03\0\x01\0")
+            .expect("it listens");
+        let mut number = 0;
+        while let Some(message) = read(&mut publisher) {
+            number += 1;
+            if number != 2 {
+                subscriber.write_all(&message).expect("it listens");
+            }
+        }
+    });
+    (address, server)
+}
+
+#[test]
+fn a_message_lost_where_it_may_be_is_counted_and_ends_nothing() {
+    let (address, server) = forgetful();
+    let target = Target {
+        address,
+        probe: None,
+    };
+    let load = Load {
+        threads: 1,
+        depth: 1,
+        window: 1,
+        stop: Stop::Count(4),
+        ..heard(1, 1, Interest::Queue, Assurance::AtMost)
+    };
+    let measured =
+        super::run(&Mqtt::default(), &target, &load, None, &mut Progress::new()).expect("a run");
+    assert_eq!((measured.commands, measured.lost), (3, 1));
+    server.join().expect("the server ends with the publisher");
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 use longtail_model::Durability;
 
 use super::{Peer, Place};
+use crate::error::BenchError;
 
 /// Milliseconds between two syncs with `interval`: the server's own default.
 const INTERVAL_MS: &str = "50";
@@ -29,23 +30,28 @@ impl Peer for Beanstalkd {
         "-v"
     }
 
-    fn command(&self, place: &Place<'_>) -> Command {
+    fn install(&self) -> &'static str {
+        "install the Debian package beanstalkd, or name the program with --peer-program"
+    }
+
+    fn command(&self, place: &Place<'_>) -> Result<Command, BenchError> {
         let mut command = Command::new(&self.program);
         command.args(["-l", "127.0.0.1", "-p", &place.port.to_string()]);
-        command.args(["-z", &place.body_bytes.max(65_535).to_string()]);
-        let sync_ms = match place.durability {
-            Durability::Memory => return command,
+        command.args(["-z", &place.needs.body_bytes.max(65_535).to_string()]);
+        let sync_ms = match place.needs.durability {
+            Durability::Memory => return Ok(command),
             Durability::Interval => INTERVAL_MS,
             Durability::Sync => "0",
         };
         command.arg("-b").arg(place.data).args(["-f", sync_ms]);
-        command
+        Ok(command)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::peer::Needs;
     use std::path::Path;
 
     fn flags(durability: Durability) -> String {
@@ -54,11 +60,15 @@ mod tests {
         };
         let place = Place {
             data: Path::new("/d"),
+            config: Path::new("/c"),
             port: 9,
-            durability,
-            body_bytes: 1,
+            needs: Needs {
+                durability,
+                body_bytes: 1,
+                connections: 1,
+            },
         };
-        let command = peer.command(&place);
+        let command = peer.command(&place).expect("no file is needed");
         command
             .get_args()
             .map(|arg| arg.to_string_lossy().into_owned())

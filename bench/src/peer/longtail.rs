@@ -58,7 +58,11 @@ impl Peer for Longtail {
         "--version"
     }
 
-    fn command(&self, place: &Place<'_>) -> Command {
+    fn install(&self) -> &'static str {
+        "build it with `cargo build --release`, and see what --own names"
+    }
+
+    fn command(&self, place: &Place<'_>) -> Result<Command, BenchError> {
         let data = place.data.to_string_lossy();
         let port = place.port.to_string();
         let mut command = Command::new(&self.program);
@@ -66,15 +70,16 @@ impl Peer for Longtail {
             argument
                 .replace("{data}", &data)
                 .replace("{port}", &port)
-                .replace("{durability}", place.durability.as_str())
+                .replace("{durability}", place.needs.durability.as_str())
         }));
-        command
+        Ok(command)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::peer::Needs;
     use longtail_model::Durability;
     use std::path::Path;
 
@@ -82,13 +87,18 @@ mod tests {
     fn placeholders_are_filled_in() {
         let place = Place {
             data: Path::new("/d"),
+            config: Path::new("/c"),
             port: 9,
-            durability: Durability::Sync,
-            body_bytes: 1,
+            needs: Needs {
+                durability: Durability::Sync,
+                body_bytes: 1,
+                connections: 1,
+            },
         };
         let command = Longtail::current("beanstalk")
             .expect("this program")
-            .command(&place);
+            .command(&place)
+            .expect("no file is needed");
         let arguments: Vec<_> = command
             .get_args()
             .map(|arg| arg.to_string_lossy().into_owned())
@@ -108,7 +118,8 @@ mod tests {
         );
         let custom = Longtail::custom("x --p {port}")
             .expect("two words")
-            .command(&place);
+            .command(&place)
+            .expect("no file is needed");
         assert_eq!(custom.get_program(), "x");
         assert!(Longtail::custom(" ").is_err());
     }

@@ -71,7 +71,7 @@ impl Protocol for Beanstalk {
     }
 
     fn open(&self, seat: &Seat, stream: &mut TcpStream) -> Result<BeanstalkSession, BenchError> {
-        let queue = &seat.queue;
+        let queue = format!("{}-{}", seat.queue_prefix, seat.queue);
         let setup = format!("use {queue}\r\nwatch {queue}\r\nignore default\r\n");
         stream
             .write_all(setup.as_bytes())
@@ -226,7 +226,8 @@ impl BeanstalkSession {
 impl Session for BeanstalkSession {
     fn next(&mut self, now_ns: u64, stopping: bool, flow: &Flow) -> Next {
         match (self.role, self.burst) {
-            (Role::Idle, _) => Next::Done,
+            // Jobs come only to those who ask for them.
+            (Role::Idle | Role::Subscribe(_) | Role::Resume | Role::Forget, _) => Next::Done,
             (Role::Put | Role::Produce, _) => self.put(now_ns, stopping, flow),
             (Role::Cycle, Burst::Put(_)) if self.accepted > 0 => self.reserve(self.accepted),
             (_, Burst::Reserve(_)) if self.held > 0 => self.delete(),

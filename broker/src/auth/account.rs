@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::password::PasswordHash;
 use super::permission::Rule;
 use super::space::{Quotas, Space};
+use super::token::{TokenIssuer, Tokens};
 
 /// What an operator writes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +18,12 @@ pub struct AuthDocument {
     pub spaces: Vec<Space>,
     /// Accounts. None at all closes the server to everybody but peers on this machine.
     pub accounts: Vec<Account>,
+    /// The account of clients that show no credentials. Left out: such clients are refused, if there are accounts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anonymous: Option<String>,
+    /// Whose signed tokens are accepted as passwords.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tokens: Vec<TokenIssuer>,
 }
 
 /// Who may log in, how, and what for.
@@ -105,6 +112,22 @@ pub enum DirectoryError {
         /// The limit.
         limit: usize,
     },
+    /// An account that is named elsewhere and not listed.
+    #[error("{by} needs the account {account:?}, which is not listed")]
+    UnknownAccount {
+        /// Where.
+        by: String,
+        /// The account.
+        account: String,
+    },
+    /// An issuer of tokens whose key does not fit, or one that is listed twice.
+    #[error("the token issuer {name:?} cannot be used: {why}")]
+    Token {
+        /// The issuer.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
 }
 
 /// A checked document, indexed.
@@ -115,6 +138,8 @@ pub struct Directory {
     certificates: HashMap<String, Arc<Account>>,
     /// The hash that a login to an account without one is checked against, so that it takes as long as any other.
     decoy: Option<PasswordHash>,
+    anonymous: Option<Arc<Account>>,
+    tokens: Vec<Tokens>,
 }
 
 impl Default for Directory {
@@ -125,6 +150,8 @@ impl Default for Directory {
             accounts: HashMap::new(),
             certificates: HashMap::new(),
             decoy: None,
+            anonymous: None,
+            tokens: Vec::new(),
         }
     }
 }
@@ -157,7 +184,34 @@ impl Directory {
         for account in document.accounts {
             directory.add(account)?;
         }
+        if let Some(name) = document.anonymous {
+            let account = directory.listed(&name, || "anonymous".to_owned())?;
+            directory.anonymous = Some(account);
+        }
+        for (at, issuer) in document.tokens.iter().enumerate() {
+            let refused = |why: String| DirectoryError::Token {
+                name: issuer.name.clone(),
+                why,
+            };
+            check_name(&issuer.name)?;
+            let known = &document.tokens[..at];
+            if known.iter().any(|known| known.name == issuer.name) {
+                return Err(refused("it is listed twice".to_owned()));
+            }
+            if let Some(account) = &issuer.account {
+                directory.listed(account, || format!("the token issuer {:?}", issuer.name))?;
+            }
+            directory.tokens.push(Tokens::new(issuer).map_err(refused)?);
+        }
         Ok(directory)
+    }
+
+    fn listed(&self, name: &str, by: impl Fn() -> String) -> Result<Arc<Account>, DirectoryError> {
+        let unknown = || DirectoryError::UnknownAccount {
+            by: by(),
+            account: name.to_owned(),
+        };
+        self.account(name).cloned().ok_or_else(unknown)
     }
 
     fn add(&mut self, account: Account) -> Result<(), DirectoryError> {
@@ -238,6 +292,16 @@ impl Directory {
     /// The names of all spaces, in no particular order.
     pub fn spaces(&self) -> impl Iterator<Item = &Arc<str>> {
         self.spaces.keys()
+    }
+
+    /// The account of clients without credentials.
+    #[must_use]
+    pub fn anonymous(&self) -> Option<&Arc<Account>> {
+        self.anonymous.as_ref()
+    }
+
+    pub(super) fn tokens(&self) -> &[Tokens] {
+        &self.tokens
     }
 
     pub(super) fn decoy(&self) -> Option<&PasswordHash> {

@@ -6,11 +6,15 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use longtail_model::Timestamp;
 use parking_lot::{Condvar, Mutex};
+use rand::Rng;
 
 use super::account::{Account, Directory};
+use super::password::Key;
 use super::permission::{Grants, Identity, IdentityError};
+use super::scram::{ScramError, ScramExchange};
 use super::space::Quotas;
 use super::throttle::{LoginThrottle, ThrottleLimits};
+use super::token::Tokens;
 
 /// How a client proves who it is.
 #[derive(Clone, Copy)]
@@ -69,6 +73,10 @@ pub struct LoginRequest<'a> {
 pub struct Login {
     /// The account; none on a server without accounts.
     pub account: Option<Arc<Account>>,
+    /// What the client is called: the account's name, or the one that its token says; empty without accounts.
+    pub name: Arc<str>,
+    /// When what it has shown ends: the client is to be disconnected then. `None`: never.
+    pub expires: Option<Timestamp>,
     /// The space's name.
     pub space: Arc<str>,
     /// The space's quotas.
@@ -114,6 +122,9 @@ pub enum AuthError {
     /// Too many logins at once.
     #[error("too many logins are waiting")]
     Busy,
+    /// A message of an exchange that is none, or asks for what is not supported.
+    #[error("{0}")]
+    Scram(#[from] ScramError),
 }
 
 /// Answers logins from the current [`Directory`].
@@ -121,6 +132,8 @@ pub struct Authenticator {
     directory: ArcSwap<Directory>,
     throttle: Mutex<LoginThrottle>,
     gate: Gate,
+    /// What the salts of unknown users are made with.
+    secret: Key,
 }
 
 impl Authenticator {
@@ -138,6 +151,11 @@ impl Authenticator {
             directory: ArcSwap::from_pointee(directory),
             throttle: Mutex::new(LoginThrottle::new(throttle)),
             gate: Gate::default(),
+            secret: {
+                let mut secret = Key::default();
+                rand::rng().fill_bytes(&mut secret);
+                secret
+            },
         }
     }
 
@@ -176,17 +194,26 @@ impl Authenticator {
         if directory.has_no_accounts() {
             return open_login(&directory, request);
         }
-        let remote = match request.peer {
-            Peer::Address(address) if !request.peer.is_local() => Some(address),
-            _ => None,
-        };
-        if let Some(address) = remote {
-            self.throttle
-                .lock()
-                .check(address, now)
-                .map_err(|until| AuthError::Throttled { until })?;
-        }
+        self.check(request.peer, now)?;
         let account = match &request.credentials {
+            Credentials::Password { user, password }
+                if !directory.tokens().is_empty() && Tokens::is_one(password) =>
+            {
+                match by_token(&directory, user, password, now) {
+                    Some((account, name, expires)) => {
+                        let mut login = login(
+                            &directory,
+                            &account,
+                            &name,
+                            request.space,
+                            request.client_id,
+                        )?;
+                        login.expires = Some(expires);
+                        return Ok(login);
+                    }
+                    None => None,
+                }
+            }
             Credentials::Password { user, password } => {
                 self.by_password(&directory, user, password)?
             }
@@ -194,16 +221,86 @@ impl Authenticator {
                 let account = names.iter().find_map(|name| directory.certificate(name));
                 account.filter(|account| account.enabled).cloned()
             }
-            Credentials::Anonymous => None,
+            Credentials::Anonymous => directory.anonymous().filter(|a| a.enabled).cloned(),
         };
         match account {
-            Some(account) => login(&directory, &account, request.space, request.client_id),
+            Some(account) => login(
+                &directory,
+                &account,
+                &account.name,
+                request.space,
+                request.client_id,
+            ),
             None => {
-                if let Some(address) = remote {
-                    self.throttle.lock().failed(address, now);
-                }
+                self.failed(request.peer, now);
                 Err(AuthError::BadCredentials)
             }
+        }
+    }
+
+    /// Starts a SCRAM-SHA-256 exchange with the client's first message; yields what to answer. Does not block.
+    ///
+    /// # Errors
+    /// [`AuthError::Throttled`], and [`AuthError::Scram`] for a message that is none. On a server without accounts the
+    /// exchange fails at its end.
+    pub fn begin_scram(
+        &self,
+        message: &[u8],
+        peer: Peer,
+        now: Timestamp,
+    ) -> Result<(ScramExchange, String), AuthError> {
+        self.check(peer, now)?;
+        let mut random = [0; 18];
+        rand::rng().fill_bytes(&mut random);
+        Ok(ScramExchange::begin(
+            message,
+            &self.directory.load(),
+            random,
+            &self.secret,
+        )?)
+    }
+
+    /// Ends the exchange with the client's last message; yields the login and what proves the server to the client.
+    /// The request's credentials are not looked at. Does not block.
+    ///
+    /// # Errors
+    /// [`AuthError::BadCredentials`] for a wrong proof, otherwise as [`Authenticator::authenticate`].
+    pub fn finish_scram(
+        &self,
+        exchange: ScramExchange,
+        message: &[u8],
+        request: &LoginRequest<'_>,
+        now: Timestamp,
+    ) -> Result<(Login, String), AuthError> {
+        match exchange.finish(message) {
+            Ok((account, proof)) => {
+                let directory = self.directory.load_full();
+                let name = &account.name;
+                let login = login(&directory, &account, name, request.space, request.client_id)?;
+                Ok((login, proof))
+            }
+            Err(ScramError::BadCredentials) => {
+                self.failed(request.peer, now);
+                Err(AuthError::BadCredentials)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Refuses an address with too many failures.
+    fn check(&self, peer: Peer, now: Timestamp) -> Result<(), AuthError> {
+        let Some(address) = remote(peer) else {
+            return Ok(());
+        };
+        self.throttle
+            .lock()
+            .check(address, now)
+            .map_err(|until| AuthError::Throttled { until })
+    }
+
+    fn failed(&self, peer: Peer, now: Timestamp) {
+        if let Some(address) = remote(peer) {
+            self.throttle.lock().failed(address, now);
         }
     }
 
@@ -215,12 +312,8 @@ impl Authenticator {
     pub fn grants(&self, account: &str, space: &str, client_id: &str) -> Result<Login, AuthError> {
         let directory = self.directory.load_full();
         let account = directory.account(account).filter(|account| account.enabled);
-        login(
-            &directory,
-            account.ok_or(AuthError::BadCredentials)?,
-            space,
-            client_id,
-        )
+        let account = account.ok_or(AuthError::BadCredentials)?;
+        login(&directory, account, &account.name, space, client_id)
     }
 
     fn by_password(
@@ -259,15 +352,47 @@ fn open_login(directory: &Directory, request: &LoginRequest<'_>) -> Result<Login
     let grants = Arc::new(Grants::full());
     Ok(Login {
         account: None,
+        name: Arc::from(""),
+        expires: None,
         space: Arc::clone(space),
         quotas: *quotas,
         grants,
     })
 }
 
+/// The address whose failures count; this machine's do not.
+fn remote(peer: Peer) -> Option<IpAddr> {
+    match peer {
+        Peer::Address(address) if !peer.is_local() => Some(address),
+        _ => None,
+    }
+}
+
+/// The account and the name of a client with a token, and when that ends. A user name beside the token must be the
+/// same.
+fn by_token(
+    directory: &Directory,
+    user: &str,
+    token: &[u8],
+    now: Timestamp,
+) -> Option<(Arc<Account>, String, Timestamp)> {
+    directory.tokens().iter().find_map(|issuer| {
+        let claimed = issuer.check(token, now)?;
+        if !user.is_empty() && user != claimed.name {
+            return None;
+        }
+        let account = directory.account(issuer.account.as_deref().unwrap_or(&claimed.name))?;
+        account
+            .enabled
+            .then(|| (Arc::clone(account), claimed.name, claimed.expires))
+    })
+}
+
+/// What `account` may do, for a client that is called `name`.
 fn login(
     directory: &Directory,
     account: &Arc<Account>,
+    name: &str,
     space: &str,
     client_id: &str,
 ) -> Result<Login, AuthError> {
@@ -283,12 +408,14 @@ fn login(
     let grants = Grants::compile(
         &permissions.rules,
         &Identity {
-            account: &account.name,
+            account: name,
             client_id,
         },
     )?;
     Ok(Login {
         account: Some(Arc::clone(account)),
+        name: Arc::from(name),
+        expires: None,
         space: Arc::clone(space),
         quotas: *quotas,
         grants: Arc::new(grants),

@@ -1,13 +1,25 @@
-//! Passwords, kept as argon2id hashes in PHC strings.
+//! Passwords, kept as hashes.
+//!
+//! An argon2id hash (a PHC string) is what a password should be kept as. A SCRAM-SHA-256 verifier is for accounts whose
+//! clients prove their password without sending it; it serves those that send it as well. Hashes of Mosquitto's
+//! password files are read so that its users can be taken over.
 //!
 //! Verifying one costs tens of milliseconds and megabytes on purpose. It must never run where messages do: call it
 //! from a thread that may block.
+
+mod mosquitto;
+mod scram;
 
 use std::fmt;
 
 use argon2::password_hash::phc;
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
+use rand::Rng;
 use serde::{Deserialize, Serialize};
+
+use self::mosquitto::MosquittoHash;
+pub use self::scram::ScramVerifier;
+pub(in crate::auth) use self::scram::{Key, hmac};
 
 /// What computing a hash costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,12 +51,24 @@ impl Default for PasswordCost {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PasswordError {
-    /// Not a PHC string.
-    #[error("not a password hash: expected a PHC string that starts with $argon2id$")]
+    /// None of the formats.
+    #[error(
+        "not a password hash: expected one that starts with $argon2id$ or SCRAM-SHA-256$, or Mosquitto's $6$ or $7$"
+    )]
     Malformed,
     /// A PHC string of another algorithm.
-    #[error("unsupported password hash {0:?}: only argon2id is accepted")]
+    #[error(
+        "unsupported password hash {0:?}: accepted are argon2id, SCRAM-SHA-256, and Mosquitto's $6$ and $7$"
+    )]
     Algorithm(String),
+    /// More iterations than are allowed, or none.
+    #[error("the password hash asks for {iterations} iterations; 1 to {limit} are allowed")]
+    TooManyIterations {
+        /// Iterations it asks for.
+        iterations: u32,
+        /// The most.
+        limit: u32,
+    },
     /// More expensive than [`PasswordCost::MEMORY_KIB_MAX`] and [`PasswordCost::PASSES_MAX`] allow.
     #[error(
         "the password hash asks for {memory_kib} KiB and {passes} passes, more than is allowed"
@@ -63,14 +87,29 @@ pub enum PasswordError {
 /// The hash of a password. Its debug text does not show it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct PasswordHash(phc::PasswordHash);
+pub struct PasswordHash(Kind);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Kind {
+    Argon2(Box<phc::PasswordHash>),
+    Scram(Box<ScramVerifier>),
+    Mosquitto(Box<MosquittoHash>),
+}
 
 impl PasswordHash {
-    /// Reads a PHC string.
+    /// Reads a hash.
     ///
     /// # Errors
-    /// [`PasswordError`], if it is not one of argon2id with a bearable cost.
+    /// [`PasswordError`], if it is in none of the formats, or asks for more than a login may cost.
     pub fn parse(text: &str) -> Result<Self, PasswordError> {
+        if ScramVerifier::is_one(text) {
+            let verifier = ScramVerifier::parse(text)?;
+            return Ok(PasswordHash(Kind::Scram(Box::new(verifier))));
+        }
+        if MosquittoHash::is_one(text) {
+            let hash = MosquittoHash::parse(text)?;
+            return Ok(PasswordHash(Kind::Mosquitto(Box::new(hash))));
+        }
         let hash = phc::PasswordHash::new(text).map_err(|_| PasswordError::Malformed)?;
         if hash.algorithm.as_str() != "argon2id" {
             return Err(PasswordError::Algorithm(hash.algorithm.as_str().to_owned()));
@@ -87,7 +126,7 @@ impl PasswordHash {
                 passes: params.t_cost(),
             });
         }
-        Ok(PasswordHash(hash))
+        Ok(PasswordHash(Kind::Argon2(Box::new(hash))))
     }
 
     /// Hashes a password with a random salt. Blocks for as long as a login does.
@@ -101,14 +140,38 @@ impl PasswordHash {
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         argon2
             .hash_password(password)
-            .map(PasswordHash)
+            .map(|hash| PasswordHash(Kind::Argon2(Box::new(hash))))
             .map_err(|error| failed(&error))
+    }
+
+    /// A SCRAM-SHA-256 verifier of a password, with a random salt.
+    #[must_use]
+    pub fn create_scram(password: &[u8]) -> Self {
+        let mut salt = [0; 16];
+        rand::rng().fill_bytes(&mut salt);
+        let verifier = ScramVerifier::derive(password, &salt, ScramVerifier::ITERATIONS);
+        PasswordHash(Kind::Scram(Box::new(verifier)))
+    }
+
+    /// The SCRAM-SHA-256 verifier, if it is one.
+    #[must_use]
+    pub fn scram(&self) -> Option<&ScramVerifier> {
+        match &self.0 {
+            Kind::Scram(verifier) => Some(verifier),
+            Kind::Argon2(_) | Kind::Mosquitto(_) => None,
+        }
     }
 
     /// Whether this is the hash of `password`. Blocks: see the module's documentation.
     #[must_use]
     pub fn verify(&self, password: &[u8]) -> bool {
-        Argon2::default().verify_password(password, &self.0).is_ok()
+        match &self.0 {
+            Kind::Argon2(hash) => Argon2::default()
+                .verify_password(password, hash.as_ref())
+                .is_ok(),
+            Kind::Scram(verifier) => verifier.verify(password),
+            Kind::Mosquitto(hash) => hash.verify(password),
+        }
     }
 }
 
@@ -122,7 +185,11 @@ impl TryFrom<String> for PasswordHash {
 
 impl From<PasswordHash> for String {
     fn from(hash: PasswordHash) -> Self {
-        hash.0.to_string()
+        match hash.0 {
+            Kind::Argon2(hash) => hash.to_string(),
+            Kind::Scram(verifier) => verifier.to_string(),
+            Kind::Mosquitto(hash) => hash.to_string(),
+        }
     }
 }
 

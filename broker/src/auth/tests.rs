@@ -482,3 +482,121 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn clients_without_credentials_have_the_rules_of_the_anonymous_account() {
+    let text = |anonymous: &str| {
+        format!(
+            "anonymous = {anonymous:?}\n[[accounts]]\nname = \"guest\"\npermissions = [{{ space = \"default\", rules = [{{ actions = [\"consume\"], subject = \"public/#\" }}] }}]"
+        )
+    };
+    let directory = Directory::new(document(&text("guest"))).unwrap();
+    let authenticator = Authenticator::new(directory, ThrottleLimits::default());
+    let request = LoginRequest {
+        credentials: Credentials::Anonymous,
+        peer: Peer::Address([192, 0, 2, 1].into()),
+        space: "default",
+        client_id: "",
+    };
+    let login = authenticator.authenticate(&request, Timestamp(1)).unwrap();
+    assert_eq!(&*login.name, "guest");
+    let allows = |text: &str| login.grants.allows(Action::Consume, subject(text).as_ref());
+    assert!(allows("public/a") && !allows("private/a"));
+    assert_eq!(
+        Directory::new(document(&text("nobody"))).unwrap_err(),
+        DirectoryError::UnknownAccount {
+            by: "anonymous".to_owned(),
+            account: "nobody".to_owned()
+        }
+    );
+}
+
+#[test]
+fn a_token_is_a_password_with_an_end() {
+    let secret = "0123456789abcdef0123456789abcdef";
+    let text = format!(
+        "[[accounts]]\nname = \"device\"\npermissions = [{{ space = \"default\", rules = [{{ actions = [\"publish\"], subject = \"%u/#\" }}] }}]\n[[tokens]]\nname = \"gate\"\nalgorithm = \"HS256\"\nkey = {secret:?}\naccount = \"device\""
+    );
+    let directory = Directory::new(document(&text)).unwrap();
+    let authenticator = Authenticator::new(directory, ThrottleLimits::default());
+    let claims = serde_json::json!({"sub": "d7", "exp": 2000});
+    let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+    let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap();
+    let login = |user: &str, now| {
+        let request = LoginRequest {
+            credentials: Credentials::Password {
+                user,
+                password: token.as_bytes(),
+            },
+            peer: Peer::Unix,
+            space: "default",
+            client_id: "",
+        };
+        authenticator.authenticate(&request, Timestamp(now))
+    };
+    let granted = login("d7", 1).unwrap();
+    assert_eq!(
+        (&*granted.name, granted.expires),
+        ("d7", Some(Timestamp(2_000_000)))
+    );
+    assert_eq!(granted.account_name(), "device");
+    assert!(
+        granted
+            .grants
+            .allows(Action::Publish, subject("d7/x").as_ref())
+    );
+    assert!(
+        !granted
+            .grants
+            .allows(Action::Publish, subject("d8/x").as_ref())
+    );
+    assert!(login("", 1).is_ok());
+    assert_eq!(login("d8", 1).unwrap_err(), AuthError::BadCredentials);
+    assert_eq!(
+        login("d7", 2_000_000).unwrap_err(),
+        AuthError::BadCredentials
+    );
+}
+
+#[test]
+fn a_scram_exchange_ends_in_a_login() {
+    let verifier: String = PasswordHash::create_scram(b"pencil").into();
+    let text = format!(
+        "[[accounts]]\nname = \"ann\"\npassword = {verifier:?}\npermissions = [{{ space = \"default\", rules = [] }}]"
+    );
+    let directory = Directory::new(document(&text)).unwrap();
+    let authenticator = Authenticator::new(directory, ThrottleLimits::default());
+    let request = |password| LoginRequest {
+        credentials: Credentials::Password {
+            user: "ann",
+            password,
+        },
+        peer: Peer::Unix,
+        space: "default",
+        client_id: "",
+    };
+    // The verifier serves clients that send their password as well.
+    assert!(
+        authenticator
+            .authenticate(&request(b"pencil"), Timestamp(1))
+            .is_ok()
+    );
+    assert!(
+        authenticator
+            .authenticate(&request(b"pen"), Timestamp(1))
+            .is_err()
+    );
+    let begin = || {
+        authenticator
+            .begin_scram(b"n,,n=ann,r=abc", Peer::Unix, Timestamp(1))
+            .unwrap()
+    };
+    let (exchange, first) = begin();
+    assert!(first.starts_with("r=abc"));
+    assert_ne!(begin().1, first, "the nonce is new each time");
+    let nonce = first.split(',').next().unwrap();
+    let last = format!("c=biws,{nonce},p=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+    let finished =
+        authenticator.finish_scram(exchange, last.as_bytes(), &request(b""), Timestamp(1));
+    assert_eq!(finished.unwrap_err(), AuthError::BadCredentials);
+}

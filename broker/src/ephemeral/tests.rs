@@ -1,9 +1,9 @@
 use bytes::Bytes;
-use longtail_model::{Filter, Subject};
+use longtail_model::{Filter, ShardId, StreamId, Subject};
 use parking_lot::Mutex;
 
 use super::*;
-use crate::message::Message;
+use crate::message::{Message, Quality};
 use crate::router::{GroupScope, GroupSpec, Strategy, Subscription};
 
 /// An outbox that holds a few messages and writes down what happens to it.
@@ -94,7 +94,7 @@ fn message(subject: &str) -> Message {
 fn tag(tag: u64) -> LiveOptions {
     LiveOptions {
         tag,
-        no_local: false,
+        ..LiveOptions::default()
     }
 }
 
@@ -158,7 +158,7 @@ fn drops_are_counted_by_reason_and_slow_ones_slow_nobody() {
         Published {
             delivered: 1,
             dropped: 1,
-            streams: 0
+            ..Published::default()
         }
     );
     let late = Message {
@@ -170,7 +170,7 @@ fn drops_are_counted_by_reason_and_slow_ones_slow_nobody() {
         Published {
             delivered: 0,
             dropped: 2,
-            streams: 0
+            ..Published::default()
         }
     );
     drop(burst);
@@ -186,6 +186,7 @@ fn no_local_keeps_a_publisher_from_hearing_himself() {
     let silent = LiveOptions {
         tag: 1,
         no_local: true,
+        ..LiveOptions::default()
     };
     house.subscriber(
         &outbox,
@@ -217,7 +218,11 @@ fn streams_are_counted_and_left_to_the_caller() {
     let stream = Target::Stream(ShardId(0), StreamId(4));
     house
         .router
-        .subscribe(&filter, stream, Subscription::new(TargetOptions::Stream))
+        .subscribe(
+            &filter,
+            stream,
+            Subscription::new(TargetOptions::Stream(StreamOptions::default())),
+        )
         .unwrap();
     let mut burst = Burst::new(&house.counters);
     let published = house.publish(&mut burst, message("x"));
@@ -226,7 +231,8 @@ fn streams_are_counted_and_left_to_the_caller() {
         Published {
             delivered: 0,
             dropped: 0,
-            streams: 1
+            streams: 1,
+            ..Published::default()
         }
     );
     assert!(published.has_matched());
@@ -259,7 +265,7 @@ fn a_group_tries_the_next_member_when_one_is_full() {
             Published {
                 delivered: 1,
                 dropped: 0,
-                streams: 0
+                ..Published::default()
             }
         );
     }
@@ -268,10 +274,123 @@ fn a_group_tries_the_next_member_when_one_is_full() {
         Published {
             delivered: 0,
             dropped: 1,
-            streams: 0
+            ..Published::default()
         }
     );
     drop(burst);
     assert_eq!(outboxes.map(|outbox| outbox.got().len()), [1, 2, 0]);
     assert_eq!(house.counters.dropped(DropReason::OutboxFull), 1);
+}
+
+/// Subscribes a stream to `x`, as a member of group `g` if asked.
+fn stream(house: &House, number: u64, options: StreamOptions, in_group: bool) {
+    let group = in_group.then(|| GroupSpec {
+        name: "g".into(),
+        scope: GroupScope::Space,
+        strategy: Strategy::RoundRobin,
+    });
+    let subscription = Subscription {
+        group,
+        ..Subscription::new(TargetOptions::Stream(options))
+    };
+    let target = Target::Stream(ShardId(0), StreamId(number));
+    house
+        .router
+        .subscribe(&Filter::new("x").unwrap(), target, subscription)
+        .unwrap();
+}
+
+fn assured(subject: &str) -> Message {
+    Message {
+        quality: Quality::AtLeastOnce,
+        ..message(subject)
+    }
+}
+
+#[test]
+fn a_session_that_is_live_and_stored_gets_each_message_one_way() {
+    let house = House::new();
+    let outbox = Outbox::new(9);
+    let live_only = LiveOptions {
+        not_assured: true,
+        ..tag(1)
+    };
+    house.subscriber(&outbox, 1, &[("x", live_only)]);
+    let assured_only = StreamOptions {
+        assured_only: true,
+        ..StreamOptions::default()
+    };
+    stream(&house, 1, assured_only, false);
+    let mut burst = Burst::new(&house.counters);
+    let lossy = house.publish(&mut burst, message("x"));
+    assert_eq!((lossy.delivered, lossy.streams), (1, 0));
+    let sure = house.publish(&mut burst, assured("x"));
+    assert_eq!((sure.delivered, sure.dropped, sure.streams), (0, 0, 1));
+    let exact = Message {
+        quality: Quality::ExactlyOnce,
+        ..message("x")
+    };
+    assert_eq!(house.publish(&mut burst, exact).streams, 1);
+    assert_eq!(outbox.got().len(), 1);
+}
+
+#[test]
+fn a_stream_does_not_keep_what_its_owner_published() {
+    let house = House::new();
+    let options = StreamOptions {
+        not_from: Origin(7),
+        ..StreamOptions::default()
+    };
+    stream(&house, 1, options, false);
+    let mut burst = Burst::new(&house.counters);
+    for (origin, streams) in [(7, 0), (8, 1), (0, 1)] {
+        let message = Message {
+            origin: Origin(origin),
+            ..message("x")
+        };
+        assert_eq!(house.publish(&mut burst, message).streams, streams);
+    }
+}
+
+#[test]
+fn a_group_picks_its_streams_in_turn_with_its_live_members() {
+    let house = House::new();
+    let outbox = Outbox::new(9);
+    let handle = house.subscriber(&outbox, 0, &[]);
+    let spec = GroupSpec {
+        name: "g".into(),
+        scope: GroupScope::Space,
+        strategy: Strategy::RoundRobin,
+    };
+    let subscription = Subscription {
+        group: Some(spec),
+        ..Subscription::new(handle.options(tag(0)))
+    };
+    house
+        .router
+        .subscribe(&Filter::new("x").unwrap(), handle.target(), subscription)
+        .unwrap();
+    stream(&house, 4, StreamOptions::default(), true);
+    let assured_only = StreamOptions {
+        assured_only: true,
+        ..StreamOptions::default()
+    };
+    stream(&house, 5, assured_only, true);
+    let mut burst = Burst::new(&house.counters);
+    let mut picked = Vec::new();
+    for _ in 0..6 {
+        let published = house.publish(&mut burst, assured("x"));
+        assert_eq!(published.delivered + published.streams, 1);
+        picked.extend(published.picked);
+    }
+    let streams: Vec<u64> = picked.iter().map(|(_, stream)| stream.0).collect();
+    assert_eq!(streams, [4, 5, 4, 5]);
+    assert_eq!(outbox.got().len(), 2);
+    for _ in 0..3 {
+        picked.extend(house.publish(&mut burst, message("x")).picked);
+    }
+    assert!(
+        picked[4..].iter().all(|(_, stream)| stream.0 == 4),
+        "stream 5 takes only what must not be lost"
+    );
 }

@@ -61,7 +61,7 @@ impl RetainedCursor {
         most: usize,
         found: &mut Vec<SharedMessage>,
     ) -> bool {
-        let inner = store.inner.read();
+        let inner = store.0.inner.read();
         for _ in 0..most {
             let Some(from) = self.next.take() else {
                 return false;

@@ -1,10 +1,8 @@
 //! A publisher's own memory of recent look-ups.
 
-use std::hash::Hash;
-
 use longtail_model::SubjectRef;
 
-use super::{Router, Routes};
+use super::{Router, Routes, TargetKey};
 
 /// How much one [`RouteCache`] holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +99,7 @@ impl<K, O> RouteCache<K, O> {
     }
 }
 
-impl<K: Copy + Ord + Hash, O: Clone> RouteCache<K, O> {
+impl<K: TargetKey, O: Clone> RouteCache<K, O> {
     /// Everything in `router` that wants `subject`.
     pub fn lookup(&mut self, router: &Router<K, O>, subject: SubjectRef<'_>) -> &Routes<K, O> {
         if self.router != router.id {

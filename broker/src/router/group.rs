@@ -3,11 +3,13 @@
 //! This is the ephemeral kind (NATS queue groups, MQTT `$share` at QoS 0): no state but who the members are and whose
 //! turn it is. Durable sharing is a group over a stream.
 
-use std::hash::{BuildHasher, Hash};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use smallvec::SmallVec;
+
+use super::routes::TargetKey;
 
 /// How a group picks the member for a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,7 +75,7 @@ pub(super) struct SharedGroup<K, O> {
     turn: Arc<AtomicU64>,
 }
 
-impl<K: Copy + Eq + Hash, O> SharedGroup<K, O> {
+impl<K: TargetKey, O> SharedGroup<K, O> {
     pub(super) fn new(spec: GroupSpec, hidden: bool) -> Self {
         SharedGroup {
             spec,
@@ -90,7 +92,7 @@ pub struct GroupRoute<K, O> {
     parts: SmallVec<[Arc<SharedGroup<K, O>>; 1]>,
 }
 
-impl<K: Copy + Eq + Hash, O> GroupRoute<K, O> {
+impl<K: TargetKey, O> GroupRoute<K, O> {
     pub(super) fn new(part: Arc<SharedGroup<K, O>>) -> Self {
         GroupRoute {
             parts: smallvec::smallvec![part],

@@ -7,6 +7,18 @@ use smallvec::{SmallVec, smallvec};
 use super::group::GroupRoute;
 use super::trie::Leaf;
 
+/// Names a target.
+pub trait TargetKey: Copy + Ord + Hash {
+    /// Whether it comes before others in an answer: such targets are found together, in order, see
+    /// [`Routes::leading`].
+    fn is_leading(&self) -> bool {
+        false
+    }
+}
+
+impl TargetKey for u32 {}
+impl TargetKey for u64 {}
+
 /// One target that wants a message, with the options of every one of its subscriptions that matched.
 #[derive(Clone, Debug)]
 pub struct Route<K, O> {
@@ -19,7 +31,9 @@ pub struct Route<K, O> {
 /// Everything that wants a message: each target once, each shared group once.
 #[derive(Clone, Debug)]
 pub struct Routes<K, O> {
+    /// The leading ones first.
     targets: Vec<Route<K, O>>,
+    leading: usize,
     groups: Vec<GroupRoute<K, O>>,
 }
 
@@ -30,16 +44,29 @@ impl<K, O> Default for Routes<K, O> {
     fn default() -> Self {
         Routes {
             targets: Vec::new(),
+            leading: 0,
             groups: Vec::new(),
         }
     }
 }
 
 impl<K, O> Routes<K, O> {
-    /// The targets that want their own copy, in no particular order.
+    /// The targets that want their own copy, the leading ones first.
     #[must_use]
     pub fn targets(&self) -> &[Route<K, O>] {
         &self.targets
+    }
+
+    /// Those of the targets that [lead](TargetKey::is_leading), in order of their keys.
+    #[must_use]
+    pub fn leading(&self) -> &[Route<K, O>] {
+        self.targets.get(..self.leading).unwrap_or_default()
+    }
+
+    /// The other targets, in no particular order.
+    #[must_use]
+    pub fn following(&self) -> &[Route<K, O>] {
+        self.targets.get(self.leading..).unwrap_or_default()
     }
 
     /// The groups of which one member wants a copy.
@@ -62,6 +89,7 @@ impl<K, O> Routes<K, O> {
 
     pub(super) fn clear(&mut self) {
         self.targets.clear();
+        self.leading = 0;
         self.groups.clear();
     }
 
@@ -73,7 +101,7 @@ impl<K, O> Routes<K, O> {
     }
 }
 
-impl<K: Copy + Ord + Hash, O: Clone> Routes<K, O> {
+impl<K: TargetKey, O: Clone> Routes<K, O> {
     pub(super) fn fill(&mut self, leaves: &[&Leaf<K, O>], reserved: bool) {
         self.clear();
         for leaf in leaves {
@@ -95,6 +123,17 @@ impl<K: Copy + Ord + Hash, O: Clone> Routes<K, O> {
         if leaves.len() > 1 {
             self.merge_targets();
         }
+        self.lead();
+    }
+
+    fn lead(&mut self) {
+        for at in 0..self.targets.len() {
+            if self.targets[at].key.is_leading() {
+                self.targets.swap(self.leading, at);
+                self.leading += 1;
+            }
+        }
+        self.targets[..self.leading].sort_unstable_by_key(|route| route.key);
     }
 
     fn merge_targets(&mut self) {

@@ -6,7 +6,7 @@
 //! of them; it remembers from where on the child has been tried already, which keeps the cost of a look-up linear in
 //! the length of the subject for every node, however the filters are nested.
 
-use std::hash::{BuildHasher, Hash};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use longtail_model::FilterToken;
@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 
 use super::group::{GroupSpec, Member, SharedGroup};
 use super::hamt::Hamt;
+use super::routes::TargetKey;
 
 /// A random seed, so that nobody can choose tokens that collide.
 pub(super) type Hasher = foldhash::quality::RandomState;
@@ -75,7 +76,7 @@ impl<K, O> Default for Leaf<K, O> {
     }
 }
 
-impl<K: Copy + Ord + Hash, O: Clone> Leaf<K, O> {
+impl<K: TargetKey, O: Clone> Leaf<K, O> {
     pub(super) fn is_empty(&self) -> bool {
         matches!(self.plain, Entries::None) && self.groups.is_none()
     }
@@ -220,7 +221,7 @@ impl<K: Copy + Ord + Hash, O: Clone> Leaf<K, O> {
 }
 
 /// Changes the leaf in `slot`, which comes and goes as needed.
-fn change_leaf<K: Copy + Ord + Hash, O: Clone>(
+fn change_leaf<K: TargetKey, O: Clone>(
     slot: &mut Option<Arc<Leaf<K, O>>>,
     change: Change<'_, K, O>,
     hasher: &Hasher,
@@ -262,7 +263,7 @@ impl<K, O> Node<K, O> {
     }
 }
 
-impl<K: Copy + Ord + Hash, O: Clone> Node<K, O> {
+impl<K: TargetKey, O: Clone> Node<K, O> {
     pub(super) fn is_empty(&self) -> bool {
         self.children.is_empty()
             && self.one.is_none()
@@ -349,7 +350,7 @@ pub(super) struct Walk<'w, 's, K, O> {
     tried: SmallVec<[(&'s Node<K, O>, usize); 4]>,
 }
 
-impl<'w, 's, K: Copy + Ord + Hash, O: Clone> Walk<'w, 's, K, O> {
+impl<'w, 's, K: TargetKey, O: Clone> Walk<'w, 's, K, O> {
     pub(super) fn run(
         root: &'s Node<K, O>,
         tokens: &'w [(&'w str, u64)],

@@ -28,6 +28,8 @@ pub(crate) mod signal {
     pub(crate) const DRAIN: u32 = 8;
     /// Nothing arrived for the idle timeout.
     pub(crate) const IDLE: u32 = 16;
+    /// The outbox has the room that the protocol asked for.
+    pub(crate) const ROOM: u32 = 32;
 }
 
 /// The part that does not depend on the protocol.
@@ -198,9 +200,14 @@ impl Core {
         if left > self.hard_limit() && !self.closing.load(Ordering::Relaxed) {
             ListenerMetrics::count(&self.listener().metrics.slow_consumers);
             self.begin_close(state, CloseReason::SlowConsumer { queued: left });
-        } else if left <= self.drained_at() && self.awaits_drain.load(Ordering::Relaxed) {
-            self.awaits_drain.store(false, Ordering::Relaxed);
-            self.signal(signal::WRITE);
+        } else if left <= self.drained_at() {
+            if self.awaits_drain.load(Ordering::Relaxed) {
+                self.awaits_drain.store(false, Ordering::Relaxed);
+                self.signal(signal::WRITE);
+            }
+            if state.out.take_wants_room() {
+                self.signal(signal::ROOM);
+            }
         }
     }
 

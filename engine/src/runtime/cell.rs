@@ -21,6 +21,7 @@ use crate::command::{Command, Token};
 use crate::shard::Shard;
 
 /// Something for the shard to do.
+#[expect(clippy::large_enum_variant, reason = "nearly all of it is commands")]
 pub(super) enum Work {
     Command(SessionId, Token, Command),
     Interrupt(SessionId),

@@ -335,6 +335,8 @@ impl Core {
 /// A message taken out of the log's buffers, for effects that show several.
 struct Copied {
     message: Message<'static>,
+    subject: Vec<u8>,
+    id: Vec<u8>,
     headers: Vec<u8>,
     payload: Vec<u8>,
 }
@@ -343,10 +345,14 @@ impl Copied {
     fn of(message: &Message<'_>) -> Self {
         Copied {
             message: Message {
+                subject: &[],
+                id: &[],
                 headers: &[],
                 payload: &[],
                 ..*message
             },
+            subject: message.subject.to_vec(),
+            id: message.id.to_vec(),
             headers: message.headers.to_vec(),
             payload: message.payload.to_vec(),
         }
@@ -354,6 +360,8 @@ impl Copied {
 
     fn view(&self) -> Message<'_> {
         Message {
+            subject: &self.subject,
+            id: &self.id,
             headers: &self.headers,
             payload: &self.payload,
             ..self.message

@@ -2,12 +2,12 @@
 //! decided or is read back from the log.
 
 use hashbrown::HashSet;
-use longtail_model::{Durability, GroupId, Lsn, Priority, Seq, StreamId, Timestamp};
+use longtail_model::{Durability, GroupId, Lsn, Seq, StreamId, Timestamp};
 
 use super::timers::Timer;
 use super::{Found, Head, Shard};
 use crate::config::Keep;
-use crate::effect::{Counts, Refusal};
+use crate::effect::Refusal;
 use crate::stream::{Alarm, Aside, Meta, Place};
 
 impl Shard {
@@ -312,16 +312,8 @@ impl Shard {
         }
     }
 
-    /// A message that stands nowhere (or at `place`) is ready again, or will be at `due`.
-    pub(crate) fn apply_returned(
-        &mut self,
-        found: Found,
-        priority: Priority,
-        due: Option<Timestamp>,
-        delay_ms: u64,
-        counts: Counts,
-        after: Lsn,
-    ) {
+    /// A message that stands nowhere is ready again, or will be at `due`.
+    pub(crate) fn apply_returned(&mut self, found: Found, due: Option<Timestamp>, meta: Meta) {
         let Found {
             stream, at, seq, ..
         } = found;
@@ -330,37 +322,21 @@ impl Shard {
             return;
         };
         let aside = due.filter(|&due| due > now).map(Aside::Delayed);
-        group.meta.insert(
-            seq.0,
-            Meta {
-                priority: priority.0,
-                aside,
-                delay_ms,
-                counts,
-                after,
-            },
-        );
+        group.meta.insert(seq.0, Meta { aside, ..meta });
         match aside {
             Some(Aside::Delayed(due)) => {
                 group.delayed.insert(due.0, seq.0);
                 self.set_delay_alarm(stream, at);
             }
             _ => {
-                let key = group.key(priority.0);
+                let key = group.key(meta.priority);
                 group.add_ready(key, seq);
             }
         }
     }
 
     /// A message that stands nowhere is set aside, behind those already there.
-    pub(crate) fn apply_parked(
-        &mut self,
-        found: Found,
-        priority: Priority,
-        delay_ms: u64,
-        counts: Counts,
-        after: Lsn,
-    ) {
+    pub(crate) fn apply_parked(&mut self, found: Found, meta: Meta) {
         let Found {
             stream, at, seq, ..
         } = found;
@@ -373,11 +349,8 @@ impl Shard {
         group.meta.insert(
             seq.0,
             Meta {
-                priority: priority.0,
                 aside: Some(Aside::Parked(ticket)),
-                delay_ms,
-                counts,
-                after,
+                ..meta
             },
         );
     }
@@ -423,8 +396,13 @@ impl Shard {
     /// A message at the head cannot be read: out of the way, where an operator finds it.
     pub(crate) fn set_aside_unreadable(&mut self, found: Found, place: Place) {
         if let Some(group) = self.group_mut(found.stream, found.at) {
+            let mark = group.meta.get(&found.seq.0).map_or(0, |meta| meta.mark);
             group.forget(place, found.seq);
-            self.apply_parked(found, Priority(0), 0, Counts::default(), Lsn::ZERO);
+            let meta = Meta {
+                mark,
+                ..Meta::default()
+            };
+            self.apply_parked(found, meta);
         }
     }
 

@@ -35,7 +35,9 @@ impl Shard {
     /// The state after everything in the log, for [`ShardLog::checkpoint`](longtail_log::ShardLog::checkpoint).
     #[must_use]
     pub fn encode_checkpoint(&self) -> Vec<u8> {
-        let mut out = vec![FORMAT];
+        // Most of it is what the indexes have in memory.
+        let mut out = Vec::with_capacity(self.resident + (64 << 10));
+        out.push(FORMAT);
         varint::put(&mut out, self.next_id);
 
         // Indexes of streams that a restart does not bring back go with them.
@@ -133,6 +135,7 @@ impl Shard {
             varint::put(out, value);
             varint::put(out, meta.delay_ms);
             put_counts(out, &meta.counts);
+            varint::put(out, meta.mark);
         }
         let held: Vec<_> = if group.held == 0 {
             Vec::new()
@@ -152,6 +155,7 @@ impl Shard {
             varint::put(out, u64::from(hold.priority));
             varint::put(out, hold.delay_ms);
             put_counts(out, &hold.counts);
+            varint::put(out, hold.mark);
         }
     }
 
@@ -266,6 +270,7 @@ fn decode_group(input: &mut &[u8], shared: bool) -> Result<Group, RecoverError> 
                 delay_ms,
                 counts,
                 after: Lsn::ZERO,
+                mark: get(input)?,
             },
         );
     }
@@ -282,6 +287,7 @@ fn decode_group(input: &mut &[u8], shared: bool) -> Result<Group, RecoverError> 
                 delay_ms,
                 counts,
                 after: Lsn::ZERO,
+                mark: get(input)?,
             },
         );
         let key = group.key(priority);

@@ -44,13 +44,13 @@ impl Shard {
         self.put_definition(stream, &mut scratch);
         let cut = scratch.len();
         let group = GroupId(self.take_id());
-        // Before the log hears of it: it may turn out that an index page cannot be read.
-        let gathered = self.gather_group(stream, group, name.clone(), config.clone(), start)?;
         let mut body = Vec::new();
         body.extend_from_slice(&(u32::try_from(name.len()).unwrap_or(u32::MAX)).to_le_bytes());
         body.extend_from_slice(name.as_bytes());
         definition::put_group(&mut body, config);
         event::put_group_defined(&mut scratch, stream, group, start, &body);
+        // Before the log hears of it: it may turn out that an index page cannot be read.
+        let gathered = self.gather_group(stream, group, name, config.clone(), start)?;
         let gate = if cut == 0 {
             self.logs.control(level, &[&scratch])?
         } else {
@@ -113,7 +113,7 @@ impl Shard {
         config: GroupConfig,
         start: Seq,
     ) -> Result<Group, Refusal> {
-        self.next_id = self.next_id.max(id.0 + 1);
+        self.next_id = self.next_id.max(id.0.saturating_add(1));
         let mut group = Group::new(id, name, config, false, start);
         group.passed.set_floor(start.0);
         let mut from = start;
@@ -196,9 +196,7 @@ impl Shard {
             .filter(|(_, hold)| hold.group == id)
             .map(|(key, _)| key)
             .collect();
-        for hold in held {
-            self.release_hold(hold);
-        }
+        let holders = self.release_all(held);
         // Not before: letting go of a hold needs to find its group.
         self.groups.remove(&id);
         let keys: Vec<_> = self.sessions.iter().map(|(key, _)| key).collect();
@@ -234,14 +232,12 @@ impl Shard {
             *group = gone;
         }
         // What only this group still wanted can go; what is in a page that cannot be read stays with the stream.
-        let Some(index) = self.streams.get(&stream).map(|state| state.index) else {
-            return;
-        };
+        let index = self.streams.get(&stream).map(|state| state.index);
         let mut from = Seq::FIRST;
-        loop {
+        while let Some(index) = index {
             let seq = match self.next_of_stream(stream, from) {
                 Ok(Some((seq, _))) => seq,
-                Ok(None) => return,
+                Ok(None) => break,
                 Err(_) => {
                     from = self.behind_page(index, from);
                     continue;
@@ -255,5 +251,6 @@ impl Shard {
                 self.remove_message(stream, seq, bytes);
             }
         }
+        self.refill_all(holders, fx);
     }
 }

@@ -104,6 +104,7 @@ impl Shard {
             delay_ms: meta.map_or(head.delay_ms, |meta| meta.delay_ms),
             ack_timeout_ms: head.ack_timeout_ms,
             counts: meta.map_or_else(Counts::default, |meta| meta.counts),
+            mark: meta.map_or(0, |meta| meta.mark),
             bytes: head.bytes,
             position,
         };
@@ -121,6 +122,7 @@ impl Shard {
                 info.priority = longtail_model::Priority(held.priority);
                 info.delay_ms = held.delay_ms;
                 info.counts = held.counts;
+                info.mark = held.mark;
             }
         }
         now_reply(Reply::MessageInfo(Box::new(info)))

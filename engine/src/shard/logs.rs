@@ -160,6 +160,32 @@ impl Logs {
         ))
     }
 
+    /// Appends a frame of records; returns the position of each and the gate of the frame.
+    pub(crate) fn append_frame(
+        &mut self,
+        level: Durability,
+        records: &[RecordParts<'_>],
+        class: Class,
+    ) -> Result<(Vec<Lsn>, Gate), Refusal> {
+        let durable = self
+            .durable
+            .as_deref_mut()
+            .filter(|_| level != Durability::Memory && !records.is_empty());
+        let Some(log) = durable else {
+            return Ok((Vec::new(), Gate::OPEN));
+        };
+        let mut next = log.append(records, class).map_err(refusal)?;
+        let mut positions = Vec::with_capacity(records.len());
+        for record in records {
+            positions.push(next);
+            next.0 += log.span(record.head.len() + record.body.len());
+        }
+        self.awaited = log.end();
+        self.appended += records.len() as u64;
+        let lsn = self.awaited;
+        Ok((positions, Gate { lsn, level }))
+    }
+
     /// Appends a frame of events that somebody waits for.
     pub(crate) fn control(&mut self, level: Durability, events: &[&[u8]]) -> Result<Gate, Refusal> {
         let Some(log) = self

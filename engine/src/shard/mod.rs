@@ -9,10 +9,12 @@ mod checkpoint;
 mod groups;
 mod inspect;
 mod logs;
+mod mark;
 mod paging;
 mod publish;
 mod read;
 mod recover;
+mod remove;
 mod session;
 mod settle;
 mod streams;
@@ -20,6 +22,7 @@ mod take;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod transact;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -127,6 +130,8 @@ pub struct Shard {
     appended: u64,
     delivered: u64,
     removed: u64,
+    /// Streams with messages that were only for those who waited: what is left of them goes with the end of the step.
+    fleeting: Vec<StreamId>,
     /// Records that nothing refers to any more, but that effects of this batch may still have to show.
     retired: Vec<Lsn>,
     /// While the log is replayed: what groups are done with, but may still list. See [`Shard::unplace`].
@@ -175,6 +180,7 @@ impl Shard {
             appended: 0,
             delivered: 0,
             removed: 0,
+            fleeting: Vec::new(),
             retired: Vec::new(),
             unplaced: HashSet::default(),
             doubtful: Vec::new(),
@@ -252,11 +258,19 @@ impl Shard {
         self.run_unblocked(fx);
     }
 
-    /// Carries out what waits in sessions that are no longer blocked.
+    /// Ends a step: drops what was only for those who waited, and carries out what waits in sessions that are no longer
+    /// blocked.
     fn run_unblocked(&mut self, fx: &mut dyn Effects) {
-        while let Some(key) = self.runnable.pop_front() {
+        loop {
+            if let Some(stream) = self.fleeting.pop() {
+                self.expire_now(stream, fx);
+                continue;
+            }
+            let Some(key) = self.runnable.pop_front() else {
+                return;
+            };
             while let Some(state) = self.sessions.get_mut(key) {
-                if state.blocked.is_some() {
+                if state.blocked.is_some() || !self.fleeting.is_empty() {
                     break;
                 }
                 let Some((token, command)) = state.backlog.pop_front() else {
@@ -264,12 +278,16 @@ impl Shard {
                 };
                 self.execute(key, token, command, fx);
             }
+            if !self.fleeting.is_empty() {
+                self.runnable.push_front(key);
+            }
         }
     }
 
     fn execute(&mut self, key: SessionKey, token: Token, command: Command, fx: &mut dyn Effects) {
         let outcome = match command {
             Command::Publish { to, also, message } => self.publish(key, to, &also, &message, fx),
+            Command::Transact(transaction) => self.transact(key, *transaction, fx),
             Command::Take {
                 consumer,
                 wait,
@@ -279,13 +297,16 @@ impl Shard {
             }
             Command::Discard { message } => self.discard(key, message, fx),
             Command::Settle { message, how } => self.settle(key, message, how, fx),
+            Command::Mark {
+                message,
+                mark,
+                noted,
+            } => self.mark(key, message, mark, noted),
+            Command::Marked { stream, group } => self.marked(key, stream, &group),
+            Command::Remove { stream, seq } => self.remove(key, stream, seq, fx),
             Command::Extend { message, ms } => self.extend(key, message, ms),
             Command::TakeOne { message } => self.take_one(key, message),
-            Command::Credit {
-                consumer,
-                add,
-                renew,
-            } => self.credit(key, consumer, add, renew, fx),
+            Command::Credit { consumer, credit } => self.credit(key, consumer, credit, fx),
             Command::Open {
                 link,
                 name,
@@ -444,7 +465,7 @@ impl Shard {
             delay_ms: message.delay_ms,
             ack_timeout_ms: message.ack_timeout_ms,
             expires: message.expires,
-            bytes: (message.headers.len() + message.payload.len()) as u64,
+            bytes: message.bytes(),
         })
         .map_err(|error| {
             tracing::error!(%shard, %position, %error, "cannot read a message");

@@ -1,7 +1,7 @@
 //! Publishing: one record, one body, however many streams it goes to.
 
 use longtail_log::RecordParts;
-use longtail_model::{Durability, Seq, StreamId, Timestamp};
+use longtail_model::{Durability, Lsn, Seq, StreamId, Timestamp};
 use smallvec::{SmallVec, smallvec};
 
 use super::{Head, Outcome, Shard};
@@ -10,7 +10,76 @@ use crate::config::Overflow;
 use crate::effect::{Effects, Gate, Refusal, Reply};
 use crate::event;
 use crate::message::Message;
-use crate::stream::SessionKey;
+use crate::stream::{SessionKey, Stream};
+
+/// Refuses a message whose subject or id is too long.
+pub(crate) fn check_texts(message: &NewMessage) -> Result<(), Refusal> {
+    for (what, text) in [("subject", &message.subject), ("id", &message.id)] {
+        if text.len() > NewMessage::TEXT_MAX {
+            return Err(Refusal::TooLarge(format!(
+                "a {what} of {} bytes; at most {} are taken",
+                text.len(),
+                NewMessage::TEXT_MAX
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A message as its record has it.
+pub(crate) fn record_of(message: &NewMessage, created: Timestamp) -> Message<'_> {
+    Message {
+        created,
+        priority: message.priority,
+        delay_ms: message.delay_ms,
+        ack_timeout_ms: message.ack_timeout_ms,
+        expires: message
+            .expires_ms
+            .map_or(Timestamp::NEVER, |ms| created.plus_millis(ms)),
+        subject: &message.subject,
+        id: &message.id,
+        key: message.key,
+        headers: &message.headers,
+        payload: &message.payload,
+    }
+}
+
+/// What there is to know of a message that is about to be appended.
+pub(crate) fn head_of(stream: StreamId, record: &Message<'_>, bytes: u64) -> Head {
+    Head {
+        stream,
+        created: record.created,
+        priority: record.priority.0,
+        delay_ms: record.delay_ms,
+        ack_timeout_ms: record.ack_timeout_ms,
+        expires: record.expires,
+        bytes,
+    }
+}
+
+/// How full a stream is while room is made in it for one message after the other.
+pub(crate) struct Room {
+    messages: u64,
+    bytes: u64,
+    /// What lies before this goes already, or must stay.
+    from: Seq,
+}
+
+impl Room {
+    pub(crate) fn of(state: &Stream) -> Self {
+        Room {
+            messages: state.messages,
+            bytes: state.bytes,
+            from: Seq::FIRST,
+        }
+    }
+
+    /// A message is added.
+    pub(crate) fn add(&mut self, bytes: u64) {
+        self.messages += 1;
+        self.bytes += bytes;
+    }
+}
 
 impl Shard {
     pub(crate) fn publish(
@@ -21,6 +90,7 @@ impl Shard {
         message: &NewMessage,
         fx: &mut dyn Effects,
     ) -> Outcome {
+        check_texts(message)?;
         let first = self.target(key, to)?;
         let (gate, seq) = self.append(first, also, message, self.now, fx)?;
         Ok((gate, Reply::Published { seq }))
@@ -35,7 +105,7 @@ impl Shard {
         created: Timestamp,
         fx: &mut dyn Effects,
     ) -> Result<(Gate, Seq), Refusal> {
-        let bytes = (message.headers.len() + message.payload.len()) as u64;
+        let bytes = message.bytes();
         let mut targets: SmallVec<[(StreamId, Seq); 2]> = smallvec![];
         let mut evictions: Vec<(StreamId, Seq, u64)> = Vec::new();
         let mut level = Durability::Memory;
@@ -56,22 +126,12 @@ impl Shard {
                 .count() as u64;
             targets.push((stream, Seq(index.last_seq().0 + given + 1)));
             if state.config.limits.max_messages > 0 || state.config.limits.max_bytes > 0 {
-                self.make_room(stream, bytes, &mut evictions)?;
+                let mut room = Room::of(state);
+                self.make_room(stream, &mut room, bytes, |_| false, &mut evictions)?;
             }
         }
 
-        let record = Message {
-            created,
-            priority: message.priority,
-            delay_ms: message.delay_ms,
-            ack_timeout_ms: message.ack_timeout_ms,
-            expires: match message.expires_ms {
-                0 => Timestamp::NEVER,
-                ms => created.plus_millis(ms),
-            },
-            headers: &message.headers,
-            payload: &message.payload,
-        };
+        let record = record_of(message, created);
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         let mut cuts: SmallVec<[usize; 4]> = smallvec![];
@@ -150,15 +210,7 @@ impl Shard {
         for (stream, seq, bytes) in evictions {
             self.remove_message(stream, seq, bytes);
         }
-        let head = Head {
-            stream: first,
-            created,
-            priority: message.priority.0,
-            delay_ms: message.delay_ms,
-            ack_timeout_ms: message.ack_timeout_ms,
-            expires: record.expires,
-            bytes,
-        };
+        let head = head_of(first, &record, bytes);
         for (position, targets) in [(position, &durable), (position_in_memory, &volatile)] {
             if let Some(position) = position
                 && targets.len() > 1
@@ -167,22 +219,47 @@ impl Shard {
                     .insert(position, u32::try_from(targets.len()).unwrap_or(u32::MAX));
             }
         }
-        for &(stream, seq) in &targets {
-            let in_memory = volatile.iter().any(|target| target.0 == stream);
-            let place = if in_memory {
+        let position_of = |stream| {
+            if volatile.iter().any(|target| target.0 == stream) {
                 position_in_memory
             } else {
                 position
+            }
+        };
+        self.place_appended(&targets, &head, position_of);
+        self.show_appended(&targets, message, fx);
+        let seq = targets.first().map_or(Seq(0), |target| target.1);
+        Ok((gate, seq))
+    }
+
+    /// Gives a message that is in the log its place in every stream.
+    pub(crate) fn place_appended(
+        &mut self,
+        targets: &[(StreamId, Seq)],
+        head: &Head,
+        position_of: impl Fn(StreamId) -> Option<Lsn>,
+    ) {
+        for &(stream, seq) in targets {
+            let Some(position) = position_of(stream) else {
+                continue;
             };
-            let Some(position) = place else { continue };
             if let Some(state) = self.streams.get_mut(&stream) {
                 state.defined = state.defined || state.level != Durability::Memory;
                 state.appended += 1;
                 self.appended += 1;
             }
-            self.apply_append(stream, seq, position, &head);
+            self.apply_append(stream, seq, position, head);
         }
-        for &(stream, _) in &targets {
+    }
+
+    /// Gives an appended message to those who wait for it.
+    pub(crate) fn show_appended(
+        &mut self,
+        targets: &[(StreamId, Seq)],
+        message: &NewMessage,
+        fx: &mut dyn Effects,
+    ) {
+        for &(stream, _) in targets {
             for at in 0..self
                 .streams
                 .get(&stream)
@@ -191,54 +268,53 @@ impl Shard {
                 self.dispatch(stream, at, fx);
             }
             self.wake_readers(stream, fx);
+            if message.expires_ms == Some(0) {
+                self.fleeting.push(stream);
+            }
         }
-        let seq = targets.first().map_or(Seq(0), |target| target.1);
-        Ok((gate, seq))
     }
 
-    /// Applies a stream's limits to a message about to be appended: refuses it, or chooses what goes.
-    fn make_room(
+    /// Applies a stream's limits to a message about to be appended: refuses it, or chooses what goes, but nothing that
+    /// is `spared`.
+    pub(crate) fn make_room(
         &mut self,
         stream: StreamId,
+        room: &mut Room,
         bytes: u64,
+        spared: impl Fn(Seq) -> bool,
         evictions: &mut Vec<(StreamId, Seq, u64)>,
     ) -> Result<(), Refusal> {
         let Some(state) = self.streams.get(&stream) else {
             return Ok(());
         };
         let limits = state.config.limits;
-        let over = |messages: u64, held: u64| {
-            (limits.max_messages > 0 && messages + 1 > limits.max_messages)
-                || (limits.max_bytes > 0 && held.saturating_add(bytes) > limits.max_bytes)
+        let over = |room: &Room| {
+            (limits.max_messages > 0 && room.messages + 1 > limits.max_messages)
+                || (limits.max_bytes > 0 && room.bytes.saturating_add(bytes) > limits.max_bytes)
         };
-        let (mut messages, mut held) = (state.messages, state.bytes);
-        if !over(messages, held) {
+        if !over(room) {
             return Ok(());
         }
-        let refuse = || {
-            Err(Refusal::Limit(format!(
-                "stream {} is full ({messages} messages, {held} bytes; limits {} and {})",
-                state.name, limits.max_messages, limits.max_bytes
-            )))
-        };
         if state.config.overflow == Overflow::RefuseNew {
-            return refuse();
+            return Err(Refusal::Limit(format!(
+                "stream {} is full ({} messages, {} bytes; limits {} and {})",
+                state.name, room.messages, room.bytes, limits.max_messages, limits.max_bytes
+            )));
         }
-        let mut from = Seq::FIRST;
-        while over(messages, held) {
-            let Some((seq, position)) = self.next_of_stream(stream, from)? else {
+        while over(room) {
+            let Some((seq, position)) = self.next_of_stream(stream, room.from)? else {
                 break;
             };
-            from = seq.next();
-            if self.is_held(stream, seq) {
+            room.from = seq.next();
+            if self.is_held(stream, seq) || spared(seq) {
                 continue;
             }
             let size = self.head(position)?.bytes;
             evictions.push((stream, seq, size));
-            messages -= 1;
-            held = held.saturating_sub(size);
+            room.messages -= 1;
+            room.bytes = room.bytes.saturating_sub(size);
         }
-        if over(messages, held) {
+        if over(room) {
             return Err(Refusal::Limit(
                 "the stream is full of messages that consumers hold".to_owned(),
             ));

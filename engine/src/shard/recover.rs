@@ -6,9 +6,9 @@ use longtail_model::{ConsumerTag, Lsn, Seq, SessionId, StreamId, Timestamp};
 use super::{Found, Head, Logs, Shard, ShardConfig};
 use crate::config::StreamName;
 use crate::definition;
-use crate::effect::{Counts, Effect, Effects, Gate};
+use crate::effect::{Effect, Effects, Gate};
 use crate::event::{Event, Malformed};
-use crate::stream::{Aside, Meta, Place};
+use crate::stream::{Meta, Place};
 use crate::structures::Corrupt;
 
 /// Why a shard could not be brought back.
@@ -17,11 +17,17 @@ pub enum RecoverError {
     /// The checkpoint does not decode although its checksum holds: written by another version, or a bug.
     #[error("the checkpoint does not decode; it was written by another version of the server")]
     Checkpoint,
+    /// The checkpoint holds something of a later release.
+    #[error("the checkpoint does not decode: {0}")]
+    LaterCheckpoint(Malformed),
     /// An event does not decode although its checksum holds.
-    #[error(
-        "the event at position {0} does not decode; it was written by another version of the server"
-    )]
-    Event(Lsn),
+    #[error("at position {position}: {why}")]
+    Event {
+        /// Where the event is.
+        position: Lsn,
+        /// What is wrong with it.
+        why: Malformed,
+    },
     /// A message has a number that is not above those given before it.
     #[error("the message at position {position} has number {seq} although {last} was given before")]
     Order {
@@ -31,6 +37,12 @@ pub enum RecoverError {
         seq: Seq,
         /// The last number given in its sequence space.
         last: Seq,
+    },
+    /// A stream or a group is defined under a number that another one has.
+    #[error("the definition at position {position} gives a number a second time")]
+    Defined {
+        /// Where the definition is.
+        position: Lsn,
     },
     /// A group was defined over messages of which the index cannot be read.
     #[error("cannot apply the event at position {position}: {why}")]
@@ -46,8 +58,11 @@ pub enum RecoverError {
 }
 
 impl From<Malformed> for RecoverError {
-    fn from(_: Malformed) -> Self {
-        RecoverError::Checkpoint
+    fn from(why: Malformed) -> Self {
+        match why {
+            Malformed::Damaged => RecoverError::Checkpoint,
+            Malformed::Later { .. } => RecoverError::LaterCheckpoint(why),
+        }
     }
 }
 
@@ -89,8 +104,8 @@ impl Shard {
     /// # Errors
     /// When the event does not decode, or repeats a message's number.
     pub fn replay(&mut self, position: Lsn, payload: &[u8]) -> Result<(), RecoverError> {
-        let event = Event::decode(payload).map_err(|_| RecoverError::Event(position))?;
-        let undecodable = |_: Malformed| RecoverError::Event(position);
+        let undecodable = |why: Malformed| RecoverError::Event { position, why };
+        let event = Event::decode(payload).map_err(undecodable)?;
         match event {
             Event::Append { targets, message } => {
                 let mut head = Head {
@@ -100,7 +115,7 @@ impl Shard {
                     delay_ms: message.delay_ms,
                     ack_timeout_ms: message.ack_timeout_ms,
                     expires: message.expires,
-                    bytes: (message.headers.len() + message.payload.len()) as u64,
+                    bytes: message.bytes(),
                 };
                 let mut references = 0;
                 for (stream, seq) in targets {
@@ -157,10 +172,18 @@ impl Shard {
                 counts,
             } => {
                 if let Some((found, place)) = self.place_in(group, seq) {
+                    let known = self.known(found);
                     if let Some(group) = self.group_mut(found.stream, found.at) {
                         group.forget(place, seq);
                     }
-                    self.apply_returned(found, priority, due, delay_ms, counts, Lsn::ZERO);
+                    let meta = Meta {
+                        priority: priority.0,
+                        delay_ms,
+                        counts,
+                        mark: known.map_or(0, |meta| meta.mark),
+                        ..Meta::default()
+                    };
+                    self.apply_returned(found, due, meta);
                 }
             }
             Event::Parked {
@@ -170,27 +193,34 @@ impl Shard {
                 counts,
             } => {
                 if let Some((found, place)) = self.place_in(group, seq) {
-                    let known = self
-                        .group(found.stream, found.at)
-                        .and_then(|group| group.meta.get(&seq.0))
-                        .map(|meta| meta.delay_ms);
+                    let known = self.known(found);
                     let position = self.position(found.stream, seq).unwrap_or_default();
                     let delay_ms = match (known, position) {
-                        (Some(delay_ms), _) => delay_ms,
+                        (Some(meta), _) => meta.delay_ms,
                         (None, Some(at)) => self.head(at).map_or(0, |head| head.delay_ms),
                         (None, None) => 0,
                     };
                     if let Some(group) = self.group_mut(found.stream, found.at) {
                         group.forget(place, seq);
                     }
-                    self.apply_parked(found, priority, delay_ms, counts, Lsn::ZERO);
+                    let meta = Meta {
+                        priority: priority.0,
+                        delay_ms,
+                        counts,
+                        mark: known.map_or(0, |meta| meta.mark),
+                        ..Meta::default()
+                    };
+                    self.apply_parked(found, meta);
                 }
             }
             Event::Taken {
                 group,
                 seq,
                 deliveries,
-            } => self.apply_taken(group, seq, deliveries),
+            } => self.apply_held(group, seq, |meta| meta.counts.deliveries = deliveries),
+            Event::Marked { group, seq, mark } => {
+                self.apply_held(group, seq, |meta| meta.mark = mark);
+            }
             Event::StreamDefined {
                 stream,
                 index,
@@ -198,6 +228,9 @@ impl Shard {
             } => {
                 let (name, config) =
                     definition::get_stream(&mut definition).map_err(undecodable)?;
+                if self.streams.contains_key(&stream) {
+                    return Err(RecoverError::Defined { position });
+                }
                 if let Some(&old) = self.names.get(&name) {
                     // An auto-deleting stream whose end the log was not told of.
                     self.apply_deleted(old, &mut Nobody);
@@ -213,12 +246,16 @@ impl Shard {
             } => {
                 let (len, rest) = definition
                     .split_first_chunk::<4>()
-                    .ok_or(RecoverError::Event(position))?;
+                    .ok_or(undecodable(Malformed::Damaged))?;
                 let (name, mut rest) = rest
                     .split_at_checked(u32::from_le_bytes(*len) as usize)
-                    .ok_or(RecoverError::Event(position))?;
-                let name = std::str::from_utf8(name).map_err(|_| RecoverError::Event(position))?;
+                    .ok_or(undecodable(Malformed::Damaged))?;
+                let name =
+                    std::str::from_utf8(name).map_err(|_| undecodable(Malformed::Damaged))?;
                 let config = definition::get_group(&mut rest).map_err(undecodable)?;
+                if self.groups.contains_key(&group) {
+                    return Err(RecoverError::Defined { position });
+                }
                 if self.streams.contains_key(&stream) {
                     let gathered = self
                         .gather_group(stream, group, name.into(), config, start)
@@ -247,8 +284,18 @@ impl Shard {
         Some((found, place))
     }
 
-    /// A message had been delivered: the count stays, the consumer does not.
-    fn apply_taken(&mut self, group: longtail_model::GroupId, seq: Seq, deliveries: u32) {
+    fn known(&self, found: Found) -> Option<Meta> {
+        let group = self.group(found.stream, found.at)?;
+        group.meta.get(&found.seq.0).copied()
+    }
+
+    /// A message was held, and something about it changed: that stays, the consumer does not.
+    fn apply_held(
+        &mut self,
+        group: longtail_model::GroupId,
+        seq: Seq,
+        change: impl FnOnce(&mut Meta),
+    ) {
         let Some((found, place)) = self.place_in(group, seq) else {
             return;
         };
@@ -256,34 +303,22 @@ impl Shard {
         let Ok(Some(position)) = self.position(found.stream, seq) else {
             return;
         };
-        let known = self
-            .group(found.stream, found.at)
-            .and_then(|group| group.meta.get(&seq.0))
-            .copied();
-        let (priority, delay_ms, mut counts) = match known {
-            Some(meta) => (meta.priority, meta.delay_ms, meta.counts),
+        let mut meta = match self.known(found) {
+            Some(meta) => meta,
             None => match self.head(position) {
-                Ok(head) => (head.priority, head.delay_ms, Counts::default()),
+                Ok(head) => Meta::of(&head),
                 Err(_) => return,
             },
         };
-        counts.deliveries = deliveries;
+        meta.aside = None;
+        change(&mut meta);
         let Some(group) = self.group_mut(found.stream, found.at) else {
             return;
         };
         // A delivered message that was delayed or parked has come back since.
         group.forget(place, seq);
-        group.meta.insert(
-            seq.0,
-            Meta {
-                priority,
-                aside: None::<Aside>,
-                delay_ms,
-                counts,
-                after: Lsn::ZERO,
-            },
-        );
-        let key = group.key(priority);
+        group.meta.insert(seq.0, meta);
+        let key = group.key(meta.priority);
         group.add_ready(key, seq);
     }
 

@@ -6,7 +6,7 @@ use longtail_model::{ConsumerTag, Link, Seq, SessionId, StreamId, Timestamp};
 use smallvec::SmallVec;
 
 use super::{Outcome, Shard, now_reply};
-use crate::command::{Command, Role, Token};
+use crate::command::{Command, Credit, Role, Token};
 use crate::config::GroupName;
 use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
 use crate::stream::{HoldKey, SessionKey};
@@ -52,10 +52,21 @@ pub(crate) struct Consumer {
     pub(crate) sources: SmallVec<[(StreamId, usize); 2]>,
     /// The source to look at first, where sources take turns.
     pub(crate) turn: usize,
-    pub(crate) credit: u32,
-    pub(crate) renew: bool,
+    pub(crate) credit: Credit,
+    /// Messages that the session holds under this tag.
+    pub(crate) held: u32,
     /// Its place among those who wait, while it waits.
     pub(crate) ticket: Option<u64>,
+}
+
+impl Consumer {
+    /// Whether it may be pushed one more message.
+    pub(crate) fn has_room(&self) -> bool {
+        match self.credit {
+            Credit::Add(left) => left > 0,
+            Credit::Level(level) => self.held < level,
+        }
+    }
 }
 
 impl Session {
@@ -97,6 +108,12 @@ impl Session {
 
     pub(crate) fn forget_stream(&mut self, stream: StreamId) {
         self.links.retain(|entry| entry.1 != stream);
+    }
+
+    pub(crate) fn consumer_mut(&mut self, tag: ConsumerTag) -> Option<&mut Consumer> {
+        self.consumers
+            .iter_mut()
+            .find(|consumer| consumer.tag == tag)
     }
 
     /// Whether this consumer is the one whose take blocks the session.
@@ -180,7 +197,7 @@ impl Shard {
                     .consumers
                     .iter()
                     .position(|c| c.tag == consumer)
-                    && self.sessions[key].consumers[at].credit == 0
+                    && !self.sessions[key].consumers[at].has_room()
                 {
                     self.stop_queueing(key, at);
                 }
@@ -257,6 +274,16 @@ impl Shard {
         }
     }
 
+    fn held_under(&self, key: SessionKey, tag: ConsumerTag) -> u32 {
+        let mut held = 0;
+        let mut next = self.sessions[key].first_hold;
+        while let Some(hold) = next.and_then(|hold| self.holds.get(hold)) {
+            next = hold.next;
+            held += u32::from(hold.consumer == tag);
+        }
+        held
+    }
+
     /// A group, or with no `group` a whole stream, that a consumer draws from is gone. With the last of them a take
     /// that waits has nothing left to wait for.
     pub(crate) fn lose_source(
@@ -310,31 +337,33 @@ impl Shard {
         let Some(place) = place else {
             return now_reply(Reply::NotFound);
         };
-        let state = &mut self.sessions[key];
-        let at = match state
+        let at = match self.sessions[key]
             .consumers
             .iter()
             .position(|consumer| consumer.tag == tag)
         {
             Some(at) => at,
             None => {
+                // What was taken by its number under this tag, before there was a consumer.
+                let held = self.held_under(key, tag);
+                let state = &mut self.sessions[key];
                 state.consumers.push(Consumer {
                     tag,
                     sources: SmallVec::new(),
                     turn: 0,
-                    credit: 0,
-                    renew: false,
+                    credit: Credit::Add(0),
+                    held,
                     ticket: None,
                 });
                 state.consumers.len() - 1
             }
         };
         let source = (stream, place);
-        if !state.consumers[at].sources.contains(&source) {
+        if !self.sessions[key].consumers[at].sources.contains(&source) {
             // A consumer that waits joins the queue of the new group as well.
             self.stop_queueing(key, at);
             self.sessions[key].consumers[at].sources.push(source);
-            if self.sessions[key].consumers[at].credit > 0 {
+            if self.sessions[key].consumers[at].has_room() {
                 self.serve(key, at, fx);
             }
         }

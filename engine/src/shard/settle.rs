@@ -1,6 +1,6 @@
 //! What becomes of messages that were taken, and what an operator does to those that were not.
 
-use longtail_model::{Priority, Seq, StreamId, Timestamp};
+use longtail_model::{Lsn, Priority, Seq, StreamId, Timestamp};
 
 use super::timers::Timer;
 use super::{Found, Outcome, Shard, now_reply};
@@ -8,7 +8,7 @@ use crate::command::{Handle, NewMessage, Settle, Target};
 use crate::config::StreamName;
 use crate::effect::{Counts, Effects, Gate, Refusal, Reply};
 use crate::event;
-use crate::stream::{Hold, HoldKey, Place, SessionKey};
+use crate::stream::{Hold, HoldKey, Meta, Place, SessionKey};
 
 /// Why a message went to a dead-letter stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,25 @@ impl DeathReason {
     }
 }
 
+/// What becomes of a held message.
+pub(crate) enum Fate {
+    /// The group is done with it.
+    Done,
+    /// Ready again, at once or when due.
+    Returned { due: Option<Timestamp>, meta: Meta },
+    /// Set aside.
+    Parked(Meta),
+    /// A copy goes to this stream.
+    Dead(StreamId, DeathReason),
+}
+
+fn parked(held: &Hold, priority: Option<Priority>) -> Meta {
+    let mut meta = held.meta();
+    meta.counts.parks = meta.counts.parks.saturating_add(1);
+    meta.priority = priority.map_or(meta.priority, |priority| priority.0);
+    meta
+}
+
 impl Shard {
     pub(crate) fn settle(
         &mut self,
@@ -40,22 +59,22 @@ impl Shard {
             return now_reply(Reply::NotFound);
         };
         let (tag, session) = (self.holds[hold].consumer, key);
-        let gate = match how {
-            Settle::Ack => self.ack(hold)?,
-            Settle::Release {
-                priority,
-                delay_ms,
-                failed,
-            } => self.put_back(hold, priority, delay_ms, failed, fx)?,
-            Settle::Park { priority } => self.park(hold, priority)?,
-            Settle::Reject => self.reject(hold, fx)?,
+        let gate = match self.fate(hold, how) {
+            Fate::Done => self.ack(hold)?,
+            Fate::Returned { due, meta } => self.put_back(hold, due, meta, fx)?,
+            Fate::Parked(meta) => self.park(hold, meta)?,
+            Fate::Dead(target, reason) => self.bury_dead(hold, target, reason, fx)?,
         };
-        self.renew_credit(session, tag, fx);
+        self.refill(session, tag, fx);
         Ok((gate, Reply::Done))
     }
 
     /// The session's own hold on a message.
-    fn own_hold(&mut self, key: SessionKey, message: Handle) -> Result<Option<HoldKey>, Refusal> {
+    pub(crate) fn own_hold(
+        &mut self,
+        key: SessionKey,
+        message: Handle,
+    ) -> Result<Option<HoldKey>, Refusal> {
         let hold = match message {
             Handle::Group(group, seq) => {
                 let Some((stream, at)) = self.group_at(group) else {
@@ -71,7 +90,7 @@ impl Shard {
         Ok(hold.filter(|&hold| self.holds.get(hold).is_some_and(|held| held.session == key)))
     }
 
-    fn found(&self, held: &Hold) -> Option<Found> {
+    pub(crate) fn found(&self, held: &Hold) -> Option<Found> {
         let (stream, at) = self.group_at(held.group)?;
         Some(Found {
             stream,
@@ -90,103 +109,124 @@ impl Shard {
         if let Some(held) = self.release_hold(hold)
             && let Some(found) = self.found(&held)
         {
-            if let Some(stream) = self.streams.get_mut(&found.stream) {
-                stream.removed += 1;
-            }
-            self.removed += 1;
+            self.count_removed(found.stream);
             self.apply_settled(found, None, held.bytes);
             self.drop_if_idle(found.stream);
         }
         Ok(gate)
     }
 
+    /// Decides what a settlement makes of a held message. Changes nothing.
+    pub(crate) fn fate(&self, hold: HoldKey, how: Settle) -> Fate {
+        let held = &self.holds[hold];
+        let group = self
+            .group_at(held.group)
+            .and_then(|(stream, at)| self.group(stream, at));
+        let Some(config) = group.map(|group| &group.config) else {
+            return Fate::Done;
+        };
+        match how {
+            Settle::Ack => Fate::Done,
+            Settle::Reject if config.dead_letter.is_none() => Fate::Done,
+            Settle::Reject => self.death(held, DeathReason::Rejected),
+            Settle::Park { priority } => Fate::Parked(parked(held, priority)),
+            Settle::Release {
+                priority,
+                mut delay_ms,
+                failed,
+            } => {
+                let mut counts = held.counts;
+                if failed {
+                    counts.failures = counts.failures.saturating_add(1);
+                    if config.max_deliveries > 0 && counts.deliveries >= config.max_deliveries {
+                        return self.death(held, DeathReason::Deliveries);
+                    }
+                    let steps = &config.backoff_ms;
+                    if delay_ms == 0 && !steps.is_empty() {
+                        delay_ms = steps[(counts.failures as usize - 1).min(steps.len() - 1)];
+                    }
+                }
+                counts.releases = counts.releases.saturating_add(1);
+                Fate::Returned {
+                    due: (delay_ms > 0).then(|| self.now.plus_millis(delay_ms)),
+                    meta: Meta {
+                        priority: priority.map_or(held.priority, |priority| priority.0),
+                        delay_ms,
+                        counts,
+                        ..held.meta()
+                    },
+                }
+            }
+        }
+    }
+
+    /// To the dead-letter stream, or aside where there is none.
+    fn death(&self, held: &Hold, reason: DeathReason) -> Fate {
+        match self
+            .found(held)
+            .and_then(|found| self.dead_letter_of(found))
+        {
+            Some(target) => Fate::Dead(target, reason),
+            None => Fate::Parked(parked(held, None)),
+        }
+    }
+
     fn put_back(
         &mut self,
         hold: HoldKey,
-        priority: Option<Priority>,
-        delay_ms: u64,
-        failed: bool,
+        due: Option<Timestamp>,
+        meta: Meta,
         fx: &mut dyn Effects,
     ) -> Result<Gate, Refusal> {
         let held = &self.holds[hold];
         let level = self.level_of(held.group);
-        let mut counts = held.counts;
-        let mut delay_ms = delay_ms;
-        if failed {
-            counts.failures = counts.failures.saturating_add(1);
-            let Some((stream, at)) = self.group_at(held.group) else {
-                return Ok(Gate::OPEN);
-            };
-            if let Some(group) = self.group(stream, at) {
-                if group.config.max_deliveries > 0
-                    && counts.deliveries >= group.config.max_deliveries
-                {
-                    return self.bury_dead(hold, DeathReason::Deliveries, fx);
-                }
-                let steps = &group.config.backoff_ms;
-                if delay_ms == 0 && !steps.is_empty() {
-                    delay_ms = steps[(counts.failures as usize - 1).min(steps.len() - 1)];
-                }
-            }
-        }
-        counts.releases = counts.releases.saturating_add(1);
-        let priority = priority.unwrap_or(Priority(held.priority));
-        let due = (delay_ms > 0).then(|| self.now.plus_millis(delay_ms));
         self.scratch.clear();
         event::put_returned(
             &mut self.scratch,
             held.group,
             held.seq,
-            priority,
+            Priority(meta.priority),
             due,
-            delay_ms,
-            &counts,
+            meta.delay_ms,
+            &meta.counts,
         );
         let gate = self.logs.control(level, &[&self.scratch])?;
         if let Some(held) = self.release_hold(hold)
             && let Some(found) = self.found(&held)
         {
-            self.apply_returned(found, priority, due, delay_ms, counts, gate.lsn);
+            let after = gate.lsn;
+            self.apply_returned(found, due, Meta { after, ..meta });
             self.dispatch(found.stream, found.at, fx);
         }
         Ok(gate)
     }
 
-    fn park(&mut self, hold: HoldKey, priority: Option<Priority>) -> Result<Gate, Refusal> {
+    fn park(&mut self, hold: HoldKey, meta: Meta) -> Result<Gate, Refusal> {
         let held = &self.holds[hold];
         let level = self.level_of(held.group);
-        let mut counts = held.counts;
-        counts.parks = counts.parks.saturating_add(1);
-        let priority = priority.unwrap_or(Priority(held.priority));
-        let delay_ms = held.delay_ms;
+        let priority = Priority(meta.priority);
         self.scratch.clear();
-        event::put_parked(&mut self.scratch, held.group, held.seq, priority, &counts);
+        event::put_parked(
+            &mut self.scratch,
+            held.group,
+            held.seq,
+            priority,
+            &meta.counts,
+        );
         let gate = self.logs.control(level, &[&self.scratch])?;
         if let Some(held) = self.release_hold(hold)
             && let Some(found) = self.found(&held)
         {
-            self.apply_parked(found, priority, delay_ms, counts, gate.lsn);
+            let after = gate.lsn;
+            self.apply_parked(found, Meta { after, ..meta });
         }
         Ok(gate)
     }
 
-    fn reject(&mut self, hold: HoldKey, fx: &mut dyn Effects) -> Result<Gate, Refusal> {
-        let group = self.holds[hold].group;
-        let has_dead_letter = self
-            .group_at(group)
-            .and_then(|(stream, at)| self.group(stream, at))
-            .is_some_and(|group| group.config.dead_letter.is_some());
-        if has_dead_letter {
-            self.bury_dead(hold, DeathReason::Rejected, fx)
-        } else {
-            self.ack(hold)
-        }
-    }
-
-    /// To the dead-letter stream, or aside where there is none.
     fn bury_dead(
         &mut self,
         hold: HoldKey,
+        target: StreamId,
         reason: DeathReason,
         fx: &mut dyn Effects,
     ) -> Result<Gate, Refusal> {
@@ -195,15 +235,9 @@ impl Shard {
         let Some(found) = self.found(held) else {
             return Ok(Gate::OPEN);
         };
-        let Some(target) = self.dead_letter_of(found) else {
-            return self.park(hold, None);
-        };
         let copied = self.copy_dead(found, seq, position, counts, reason, target, fx)?;
         let acked = self.ack(hold)?;
-        Ok(Gate {
-            lsn: copied.lsn.max(acked.lsn),
-            level: copied.level.max(acked.level),
-        })
+        Ok(copied.max(acked))
     }
 
     pub(crate) fn dead_letter_of(&self, found: Found) -> Option<StreamId> {
@@ -227,20 +261,33 @@ impl Shard {
         &mut self,
         found: Found,
         seq: Seq,
-        position: longtail_model::Lsn,
+        position: Lsn,
         counts: Counts,
         reason: DeathReason,
         target: StreamId,
         fx: &mut dyn Effects,
     ) -> Result<Gate, Refusal> {
+        let copy = self.dead_copy(found.stream, seq, position, counts, reason)?;
+        let (gate, _) = self.append(target, &[], &copy, self.now, fx)?;
+        Ok(gate)
+    }
+
+    /// A message with its history added to its headers.
+    pub(crate) fn dead_copy(
+        &mut self,
+        stream: StreamId,
+        seq: Seq,
+        position: Lsn,
+        counts: Counts,
+        reason: DeathReason,
+    ) -> Result<NewMessage, Refusal> {
         let source = self
             .streams
-            .get(&found.stream)
+            .get(&stream)
             .map(|stream| stream.name.to_string())
             .unwrap_or_default();
         let now = self.now;
-        let copy = self
-            .logs
+        self.logs
             .with_message(position, |_, message| {
                 let mut headers = message.headers.to_vec();
                 crate::headers::put(&mut headers, "lt-death-reason", reason.as_str().as_bytes());
@@ -256,14 +303,15 @@ impl Shard {
                     priority: message.priority,
                     delay_ms: 0,
                     ack_timeout_ms: message.ack_timeout_ms,
-                    expires_ms: 0,
+                    expires_ms: None,
+                    subject: bytes::Bytes::copy_from_slice(message.subject),
+                    id: bytes::Bytes::copy_from_slice(message.id),
+                    key: message.key,
                     headers: headers.into(),
                     payload: bytes::Bytes::copy_from_slice(message.payload),
                 }
             })
-            .map_err(|error| Refusal::Failed(error.to_string()))?;
-        let (gate, _) = self.append(target, &[], &copy, now, fx)?;
-        Ok(gate)
+            .map_err(|error| Refusal::Failed(error.to_string()))
     }
 
     /// Removes a message that the session holds, or that nobody holds.
@@ -276,7 +324,7 @@ impl Shard {
         if let Some(hold) = self.own_hold(key, message)? {
             let tag = self.holds[hold].consumer;
             let gate = self.ack(hold)?;
-            self.renew_credit(key, tag, fx);
+            self.refill(key, tag, fx);
             return Ok((gate, Reply::Done));
         }
         let Some(found) = self.resolve(key, message)? else {
@@ -294,10 +342,7 @@ impl Shard {
         let bytes = self.size(found.stream, found.seq);
         event::put_settled(&mut self.scratch, group, found.seq, bytes);
         let gate = self.logs.control(level, &[&self.scratch])?;
-        if let Some(stream) = self.streams.get_mut(&found.stream) {
-            stream.removed += 1;
-        }
-        self.removed += 1;
+        self.count_removed(found.stream);
         self.apply_settled(found, Some(place), bytes);
         if matches!(place, Place::Delayed(_)) {
             self.set_delay_alarm(found.stream, found.at);
@@ -339,14 +384,7 @@ impl Shard {
         if over && self.lay_dead(found, &held, fx) {
             return;
         }
-        self.apply_returned(
-            found,
-            Priority(held.priority),
-            None,
-            held.delay_ms,
-            held.counts,
-            held.after,
-        );
+        self.apply_returned(found, None, held.meta());
         self.dispatch(found.stream, found.at, fx);
     }
 
@@ -389,13 +427,11 @@ impl Shard {
                 let Ok(gate) = self.logs.control(level, &[&self.scratch]) else {
                     return false;
                 };
-                self.apply_parked(
-                    found,
-                    Priority(held.priority),
-                    held.delay_ms,
-                    held.counts,
-                    gate.lsn,
-                );
+                let meta = Meta {
+                    after: gate.lsn,
+                    ..held.meta()
+                };
+                self.apply_parked(found, meta);
             }
         }
         true
@@ -475,33 +511,34 @@ impl Shard {
             return Ok(Gate::OPEN);
         };
         let id = group.id;
-        let (priority, delay_ms, mut counts) = match group.meta.get(&seq.0) {
-            Some(meta) => (meta.priority, meta.delay_ms, meta.counts),
+        let known = group.meta.get(&seq.0).copied();
+        let mut meta = match known {
+            Some(meta) => meta,
             None => {
                 let position = self
                     .position(stream, seq)?
                     .ok_or(Refusal::Unsupported("the message is gone"))?;
-                let head = self.head(position)?;
-                (head.priority, head.delay_ms, Counts::default())
+                Meta::of(&self.head(position)?)
             }
         };
-        counts.kicks = counts.kicks.saturating_add(1);
+        meta.counts.kicks = meta.counts.kicks.saturating_add(1);
         let level = self.level_of(id);
         self.scratch.clear();
         event::put_returned(
             &mut self.scratch,
             id,
             seq,
-            Priority(priority),
+            Priority(meta.priority),
             None,
-            delay_ms,
-            &counts,
+            meta.delay_ms,
+            &meta.counts,
         );
         let gate = self.logs.control(level, &[&self.scratch])?;
         if let Some(group) = self.group_mut(stream, at) {
             group.forget(place, seq);
         }
-        self.apply_returned(found, Priority(priority), None, delay_ms, counts, gate.lsn);
+        meta.after = gate.lsn;
+        self.apply_returned(found, None, meta);
         Ok(gate)
     }
 }

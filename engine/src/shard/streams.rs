@@ -12,6 +12,14 @@ use crate::event;
 use crate::stream::{Alarm, Group, SessionKey, Stream};
 use crate::structures::ordered::OrderedSet;
 
+pub(crate) fn check_document_name(name: &str) -> Result<(), Refusal> {
+    const NAME_MAX: usize = 1024;
+    if name.is_empty() || name.len() > NAME_MAX {
+        return Err(Refusal::Unsupported("a document name has 1 to 1024 bytes"));
+    }
+    Ok(())
+}
+
 impl Shard {
     pub(crate) fn open_link(
         &mut self,
@@ -154,7 +162,10 @@ impl Shard {
         config: StreamConfig,
         defined: bool,
     ) {
-        self.next_id = self.next_id.max(stream.0 + 1).max(index.0 + 1);
+        self.next_id = self
+            .next_id
+            .max(stream.0.saturating_add(1))
+            .max(index.0.saturating_add(1));
         if let Numbering::Shared(with) = &config.numbering {
             let shared = StreamName {
                 space: name.space.clone(),
@@ -273,9 +284,7 @@ impl Shard {
             .filter(|(_, hold)| hold.stream == stream)
             .map(|(key, _)| key)
             .collect();
-        for hold in held {
-            self.release_hold(hold);
-        }
+        let holders = self.release_all(held);
         self.doubt_unreadable(stream);
         let index = self.streams.get(&stream).map(|state| state.index);
         let mut from = Seq::FIRST;
@@ -323,6 +332,7 @@ impl Shard {
             self.groups.remove(&group);
         }
         self.forget_stream(stream);
+        self.refill_all(holders, fx);
     }
 
     pub(crate) fn pause(&mut self, name: &StreamName, ms: u64, fx: &mut dyn Effects) -> Outcome {
@@ -380,10 +390,7 @@ impl Shard {
             gate = self.logs.control(level, &[&self.scratch])?;
             self.remove_message(stream, seq, bytes);
             removed += 1;
-            self.removed += 1;
-            if let Some(state) = self.streams.get_mut(&stream) {
-                state.removed += 1;
-            }
+            self.count_removed(stream);
         }
         for at in 0..self.streams[&stream].groups.len() {
             self.set_delay_alarm(stream, at);
@@ -393,10 +400,7 @@ impl Shard {
     }
 
     pub(crate) fn put_document(&mut self, name: &str, body: Option<&[u8]>) -> Outcome {
-        const NAME_MAX: usize = 1024;
-        if name.is_empty() || name.len() > NAME_MAX {
-            return Err(Refusal::Unsupported("a document name has 1 to 1024 bytes"));
-        }
+        check_document_name(name)?;
         self.scratch.clear();
         event::put_document(&mut self.scratch, name, body);
         let gate = self.logs.control(self.logs.level(None), &[&self.scratch])?;

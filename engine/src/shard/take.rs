@@ -6,10 +6,10 @@
 
 use longtail_model::{ConsumerTag, IndexId, Lsn, Seq, StreamId, Timestamp};
 
-use super::session::{Blocked, Session};
+use super::session::{Blocked, Consumer, Session};
 use super::timers::{RECHECK_MS, Timer};
 use super::{Found, Head, Outcome, Shard, now_reply};
-use crate::command::{Handle, Token, Wait};
+use crate::command::{Credit, Handle, Token, Wait};
 use crate::effect::{Delivery, Effect, Effects, Gate, Refusal, Reply};
 use crate::shard::logs::Logs;
 use crate::stream::{Hold, HoldKey, Meta, Place, SessionKey};
@@ -96,8 +96,7 @@ impl Shard {
         &mut self,
         key: SessionKey,
         tag: ConsumerTag,
-        add: u32,
-        renew: bool,
+        credit: Credit,
         fx: &mut dyn Effects,
     ) -> Outcome {
         let Some(state) = self.sessions.get_mut(key) else {
@@ -111,15 +110,17 @@ impl Shard {
             return Err(Refusal::UnknownLink);
         };
         let consumer = &mut state.consumers[at];
-        consumer.credit = consumer.credit.saturating_add(add);
-        consumer.renew = renew;
+        consumer.credit = match (consumer.credit, credit) {
+            (Credit::Add(left), Credit::Add(more)) => Credit::Add(left.saturating_add(more)),
+            (_, credit) => credit,
+        };
         self.serve(key, at, fx);
         now_reply(Reply::Done)
     }
 
-    /// Pushes to a consumer while it has credit and there is something; then lets it wait for more.
+    /// Pushes to a consumer while it has room and there is something; then lets it wait for more.
     pub(crate) fn serve(&mut self, key: SessionKey, at: usize, fx: &mut dyn Effects) {
-        while self.sessions[key].consumers[at].credit > 0 {
+        while self.sessions[key].consumers[at].has_room() {
             let (stream, group, seq) = match self.best(key, at) {
                 Ok(Some(best)) => best,
                 Ok(None) => return self.start_queueing(key, at),
@@ -151,7 +152,9 @@ impl Shard {
         let tag = self.sessions[key].consumers[at].tag;
         // One that cannot be read was parked by `deliver` and reported: the consumer gets the next one.
         if let Ok((gate, delivery)) = self.deliver(key, tag, stream, group, seq) {
-            self.sessions[key].consumers[at].credit -= 1;
+            if let Credit::Add(left) = &mut self.sessions[key].consumers[at].credit {
+                *left = left.saturating_sub(1);
+            }
             fx.emit(self.sessions[key].id, gate, Effect::Push(delivery));
         }
     }
@@ -191,7 +194,7 @@ impl Shard {
                 // To the end of the queue: consumers take turns.
                 self.stop_queueing(key, consumer);
                 self.push(key, consumer, stream, at, seq, fx);
-                if self.sessions[key].consumers[consumer].credit > 0 {
+                if self.sessions[key].consumers[consumer].has_room() {
                     self.start_queueing(key, consumer);
                 }
             }
@@ -415,6 +418,7 @@ impl Shard {
             bytes: head.bytes,
             counts,
             after: meta.map_or(Lsn::ZERO, |meta| meta.after),
+            mark: meta.map_or(0, |meta| meta.mark),
             previous,
             next: None,
         });
@@ -429,6 +433,7 @@ impl Shard {
             None => self.sessions[key].first_hold = Some(hold),
         }
         self.sessions[key].last_hold = Some(hold);
+        self.count_held(key, tag);
         self.hold_by.insert((domain, seq.0), hold);
         self.taken.push((group_id, seq));
         let delivery = Delivery {
@@ -438,6 +443,7 @@ impl Shard {
             seq,
             position,
             redeliveries,
+            mark: self.holds[hold].mark,
         };
         let mut gate = Logs::gate_of(position, level);
         gate.lsn = gate.lsn.max(self.holds[hold].after);
@@ -474,6 +480,13 @@ impl Shard {
                 }
             }
         }
+        if let Some(consumer) = self
+            .sessions
+            .get_mut(held.session)
+            .and_then(|state| state.consumer_mut(held.consumer))
+        {
+            consumer.held = consumer.held.saturating_sub(1);
+        }
         if let Some((stream, at)) = self.group_at(held.group) {
             let domain = self.domain(stream, at);
             self.hold_by.remove(&(domain, held.seq.0));
@@ -484,25 +497,54 @@ impl Shard {
         Some(held)
     }
 
-    /// Gives a consumer back the credit of a message that it has settled.
-    pub(crate) fn renew_credit(
+    /// A consumer holds one message more. One that waits for more than its level allows waits no longer.
+    fn count_held(&mut self, key: SessionKey, tag: ConsumerTag) {
+        let state = &mut self.sessions[key];
+        let Some(at) = state.consumers.iter().position(|c| c.tag == tag) else {
+            return;
+        };
+        let consumer = &mut state.consumers[at];
+        consumer.held = consumer.held.saturating_add(1);
+        let full = consumer.ticket.is_some() && !consumer.has_room();
+        if full && !state.takes(tag) {
+            self.stop_queueing(key, at);
+        }
+    }
+
+    /// A consumer holds fewer messages than before: where a level says how many it may hold, it gets more.
+    pub(crate) fn refill(&mut self, session: SessionKey, tag: ConsumerTag, fx: &mut dyn Effects) {
+        let Some(state) = self.sessions.get(session) else {
+            return;
+        };
+        let levelled = |consumer: &Consumer| {
+            consumer.tag == tag && matches!(consumer.credit, Credit::Level(_))
+        };
+        if let Some(at) = state.consumers.iter().position(levelled) {
+            self.serve(session, at, fx);
+        }
+    }
+
+    /// Releases holds; returns who had them, each consumer once.
+    pub(crate) fn release_all(&mut self, holds: Vec<HoldKey>) -> Vec<(SessionKey, ConsumerTag)> {
+        let mut holders: Vec<_> = holds
+            .into_iter()
+            .filter_map(|hold| self.release_hold(hold))
+            .map(|held| (held.session, held.consumer))
+            .collect();
+        holders.sort_unstable();
+        holders.dedup();
+        holders
+    }
+
+    /// [`Shard::refill`] for several consumers, in a fixed order.
+    pub(crate) fn refill_all(
         &mut self,
-        session: SessionKey,
-        tag: ConsumerTag,
+        consumers: Vec<(SessionKey, ConsumerTag)>,
         fx: &mut dyn Effects,
     ) {
-        let Some(state) = self.sessions.get_mut(session) else {
-            return;
-        };
-        let Some(at) = state
-            .consumers
-            .iter()
-            .position(|consumer| consumer.tag == tag && consumer.renew)
-        else {
-            return;
-        };
-        state.consumers[at].credit = state.consumers[at].credit.saturating_add(1);
-        self.serve(session, at, fx);
+        for (session, tag) in consumers {
+            self.refill(session, tag, fx);
+        }
     }
 
     pub(crate) fn session(&self, key: SessionKey) -> Option<&Session> {

@@ -6,7 +6,9 @@ use longtail_model::{
     Timestamp,
 };
 
-use crate::command::{Command, Handle, NewMessage, Role, Settle, Target, Wait, Which};
+use crate::command::{
+    Command, Credit, Handle, NewMessage, Role, Settle, Step, Target, Transaction, Wait, Which,
+};
 use crate::config::{GroupConfig, Numbering, Order, StreamConfig, StreamName};
 use crate::definition;
 use crate::effect::{Effect, Effects, Gate, MessageState, Refusal, Reply};
@@ -16,6 +18,9 @@ use crate::open::MemoryLimits;
 use crate::shard::{Logs, RecoverError, Shard, ShardConfig};
 
 const ME: ConsumerTag = ConsumerTag(0);
+
+/// Largest frame, in bytes.
+const FRAME: usize = 1 << 20;
 
 #[derive(Default)]
 struct Seen(Vec<(SessionId, Effect)>);
@@ -48,12 +53,16 @@ fn tube() -> StreamConfig {
 impl Bench {
     fn new() -> Self {
         let now = Timestamp(1_000_000);
+        let memory = MemoryLimits {
+            frame_bytes: FRAME as u64,
+            ..MemoryLimits::default()
+        };
         let config = ShardConfig {
             durability: Durability::Memory,
             ..ShardConfig::default()
         };
         Bench {
-            shard: Shard::in_memory(MemoryLimits::default(), config, now),
+            shard: Shard::in_memory(memory, config, now),
             now,
             token: 0,
             seen: Seen::default(),
@@ -143,6 +152,17 @@ impl Bench {
             Some(Reply::TimedOut) => None,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// What was pushed since this was last asked; other effects are dropped.
+    fn pushed(&mut self) -> Vec<(SessionId, Seq)> {
+        let all = std::mem::take(&mut self.seen.0);
+        all.into_iter()
+            .filter_map(|(to, effect)| match effect {
+                Effect::Push(delivery) => Some((to, delivery.seq)),
+                _ => None,
+            })
+            .collect()
     }
 
     fn settle(&mut self, session: SessionId, seq: Seq, how: Settle) -> Option<Reply> {
@@ -439,7 +459,7 @@ fn an_interrupted_take_times_out_at_once() {
 }
 
 #[test]
-fn credit_pushes_in_turn_and_comes_back_with_settlement() {
+fn a_level_pushes_in_turn_and_again_with_every_settlement() {
     let mut b = Bench::new();
     let (one, two) = (b.worker(&["a"]), b.worker(&["a"]));
     for session in [one, two] {
@@ -447,24 +467,86 @@ fn credit_pushes_in_turn_and_comes_back_with_settlement() {
             session,
             Command::Credit {
                 consumer: ME,
-                add: 1,
-                renew: true,
+                credit: Credit::Level(1),
             },
         );
     }
     let seqs: Vec<_> = (0..3).map(|_| b.put(one, 0, 0, 0)).collect();
-    let pushed = |b: &mut Bench| -> Vec<(SessionId, Seq)> {
-        let all = std::mem::take(&mut b.seen.0);
-        all.into_iter()
-            .filter_map(|(to, effect)| match effect {
-                Effect::Push(delivery) => Some((to, delivery.seq)),
-                _ => None,
-            })
-            .collect()
-    };
-    assert_eq!(pushed(&mut b), [(one, seqs[0]), (two, seqs[1])]);
+    assert_eq!(b.pushed(), [(one, seqs[0]), (two, seqs[1])]);
     b.settle(two, seqs[1], Settle::Ack);
-    assert_eq!(pushed(&mut b), [(two, seqs[2])]);
+    assert_eq!(b.pushed(), [(two, seqs[2])]);
+}
+
+#[test]
+fn a_level_counts_what_is_held_and_level_zero_stops_without_taking_anything_back() {
+    let mut b = Bench::new();
+    let session = b.worker(&["a"]);
+    let mut seqs = (0..9).map(|_| b.put(session, 0, 0, 0)).collect::<Vec<_>>();
+    let credit = |b: &mut Bench, credit| {
+        let consumer = ME;
+        let reply = b.ask(session, Command::Credit { consumer, credit });
+        assert_eq!(reply, Some(Reply::Done));
+        b.pushed()
+            .into_iter()
+            .map(|(_, seq)| seq)
+            .collect::<Vec<_>>()
+    };
+    // One that is taken by its number counts as well.
+    let message = Handle::Shared(Link(0), seqs.pop().expect("nine"));
+    assert!(matches!(
+        b.ask(session, Command::TakeOne { message }),
+        Some(Reply::Delivered(_))
+    ));
+    assert_eq!(credit(&mut b, Credit::Level(3)), seqs[0..2]);
+    assert_eq!(credit(&mut b, Credit::Level(0)), []);
+    assert_eq!(b.settle(session, seqs[0], Settle::Ack), Some(Reply::Done));
+    assert_eq!(b.settle(session, seqs[1], Settle::Ack), Some(Reply::Done));
+    assert_eq!(b.pushed(), []);
+    assert_eq!(credit(&mut b, Credit::Level(2)), seqs[2..3]);
+    assert_eq!(
+        credit(&mut b, Credit::Add(2)),
+        seqs[3..5],
+        "whatever it holds"
+    );
+    b.settle(session, seqs[2], Settle::Ack);
+    assert_eq!(b.pushed(), [], "what was added does not come back");
+    assert_eq!(credit(&mut b, Credit::Level(5)), seqs[5..7]);
+    // All five time out, one after the other, and the next best takes the place of each.
+    b.pass(10_000);
+    let again = b.pushed();
+    assert_eq!(again.len(), 5);
+    assert_eq!(again[0], (session, seqs[7]));
+}
+
+#[test]
+fn who_waits_with_a_level_is_not_pushed_more_when_it_takes_by_number() {
+    let mut b = Bench::new();
+    let (session, producer) = (b.worker(&["a"]), b.worker(&["a"]));
+    let later = b.put(producer, 0, 0, 60_000);
+    let consumer = ME;
+    let credit = Credit::Level(1);
+    b.ask(session, Command::Credit { consumer, credit });
+    let message = Handle::Shared(Link(0), later);
+    let taken = b.ask(session, Command::TakeOne { message });
+    assert_eq!(delivered(taken), later);
+    let next = b.put(producer, 0, 0, 0);
+    assert_eq!(b.pushed(), []);
+    b.settle(session, later, Settle::Ack);
+    assert_eq!(b.pushed(), [(session, next)]);
+}
+
+#[test]
+fn who_loses_what_it_held_with_a_group_is_fed_from_the_others() {
+    let mut b = Bench::new();
+    let session = b.worker(&["a", "b"]);
+    let (held, next) = (b.put(session, 0, 0, 0), b.put(session, 1, 0, 0));
+    let consumer = ME;
+    let credit = Credit::Level(1);
+    b.ask(session, Command::Credit { consumer, credit });
+    assert_eq!(b.pushed(), [(session, held)]);
+    let name = StreamName::new("default", "a");
+    assert_eq!(b.ask(session, Command::Delete { name }), Some(Reply::Done));
+    assert_eq!(b.pushed(), [(session, next)]);
 }
 
 #[test]
@@ -569,6 +651,290 @@ fn who_waits_gets_what_is_ready_first_when_several_become_so() {
     assert_eq!(bench.take(producer), Some(late));
 }
 
+/// A stream with its own numbers and an added group `g`, three messages in it, and a session that draws from `g`.
+fn grouped(b: &mut Bench) -> (SessionId, GroupId) {
+    let session = b.shard.attach();
+    let name = StreamName::new("default", "log");
+    let (link, role) = (Link(0), Role::Consumer);
+    let create = Some(Box::default());
+    let open = Command::Open {
+        link,
+        name: name.clone(),
+        create,
+        role,
+    };
+    b.ask(session, open);
+    let define = Command::DefineGroup {
+        stream: name,
+        group: "g".into(),
+        config: Box::default(),
+    };
+    assert_eq!(b.ask(session, define), Some(Reply::Done));
+    let subscribe = Command::Subscribe {
+        consumer: ConsumerTag(1),
+        link,
+        group: "g".into(),
+    };
+    assert_eq!(b.ask(session, subscribe), Some(Reply::Done));
+    for _ in 0..3 {
+        b.put(session, 0, 0, 0);
+    }
+    (session, marked(b, session).0)
+}
+
+fn marked(b: &mut Bench, session: SessionId) -> (GroupId, Vec<(Seq, u64)>) {
+    let ask = Command::Marked {
+        stream: Target::Link(Link(0)),
+        group: "g".into(),
+    };
+    match b.ask(session, ask) {
+        Some(Reply::Marked { group, messages }) => (group, messages),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_mark_stays_with_a_message_until_it_is_settled() {
+    let mut b = Bench::new();
+    let (session, group) = grouped(&mut b);
+    let take = |b: &mut Bench, session, seq| {
+        let message = Handle::Group(group, seq);
+        match b.ask(session, Command::TakeOne { message }) {
+            Some(Reply::Delivered(delivery)) => Some(delivery.mark),
+            Some(Reply::NotFound) => None,
+            other => panic!("{other:?}"),
+        }
+    };
+    let leave = |b: &mut Bench, session, seq, mark| {
+        let mark = Command::Mark {
+            message: Handle::Group(group, seq),
+            mark,
+            noted: false,
+        };
+        b.ask(session, mark)
+    };
+    assert_eq!(take(&mut b, session, Seq(2)), Some(0));
+    assert_eq!(take(&mut b, session, Seq(3)), Some(0));
+    assert_eq!(leave(&mut b, session, Seq(1), 7), Some(Reply::NotFound));
+    assert_eq!(leave(&mut b, session, Seq(2), 7), Some(Reply::Done));
+    assert_eq!(leave(&mut b, session, Seq(3), 8), Some(Reply::Done));
+    assert_eq!(marked(&mut b, session).1, [], "both are held");
+
+    let next = b.shard.attach();
+    b.shard.detach(b.now, session, &mut b.seen);
+    let name = StreamName::new("default", "log");
+    let open = Command::Open {
+        link: Link(0),
+        name,
+        create: None,
+        role: Role::Consumer,
+    };
+    b.ask(next, open);
+    assert_eq!(
+        marked(&mut b, next),
+        (group, vec![(Seq(2), 7), (Seq(3), 8)])
+    );
+    assert_eq!(take(&mut b, next, Seq(3)), Some(8));
+    assert_eq!(marked(&mut b, next).1, [(Seq(2), 7)]);
+    assert_eq!(leave(&mut b, next, Seq(3), 0), Some(Reply::Done));
+    let settle = |how| Command::Settle {
+        message: Handle::Group(group, Seq(3)),
+        how,
+    };
+    let park = settle(Settle::Park { priority: None });
+    assert_eq!(b.ask(next, park), Some(Reply::Done));
+    assert_eq!(marked(&mut b, next).1, [(Seq(2), 7)]);
+    assert_eq!(take(&mut b, next, Seq(2)), Some(7));
+    let settle = Command::Settle {
+        message: Handle::Group(group, Seq(2)),
+        how: Settle::Ack,
+    };
+    assert_eq!(b.ask(next, settle), Some(Reply::Done));
+    assert_eq!(take(&mut b, next, Seq(2)), None);
+    assert_eq!(marked(&mut b, next).1, []);
+}
+
+#[test]
+fn a_removed_message_leaves_every_group_and_its_holder_is_fed_again() {
+    let mut b = Bench::new();
+    let (session, group) = grouped(&mut b);
+    let (consumer, credit) = (ConsumerTag(1), Credit::Level(1));
+    b.ask(session, Command::Credit { consumer, credit });
+    assert_eq!(b.pushed(), [(session, Seq(1))]);
+    let remove = |seq| Command::Remove {
+        stream: Target::Link(Link(0)),
+        seq,
+    };
+    assert_eq!(b.ask(session, remove(Seq(2))), Some(Reply::Done));
+    assert_eq!(b.ask(session, remove(Seq(2))), Some(Reply::NotFound));
+    assert_eq!(b.ask(session, remove(Seq(1))), Some(Reply::Done));
+    assert_eq!(b.pushed(), [(session, Seq(3))]);
+    let settle = Command::Settle {
+        message: Handle::Group(group, Seq(1)),
+        how: Settle::Ack,
+    };
+    assert_eq!(b.ask(session, settle), Some(Reply::NotFound));
+    let groups = Command::DescribeGroups {
+        stream: StreamName::new("default", "log"),
+    };
+    match b.ask(session, groups) {
+        Some(Reply::Groups(groups)) => {
+            let counts: Vec<_> = groups.iter().map(|g| (g.ready, g.held)).collect();
+            assert_eq!(counts, [(1, 0), (0, 1)]);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn transact(b: &mut Bench, session: SessionId, steps: Vec<Step>) -> Reply {
+    let transaction = Box::new(Transaction { steps });
+    match b.ask(session, Command::Transact(transaction)) {
+        Some(reply) => reply,
+        None => panic!("a transaction does not wait"),
+    }
+}
+
+fn publish_to(name: &str, b: &mut Bench, session: SessionId, link: u32) -> Step {
+    let open = Command::Open {
+        link: Link(link),
+        name: StreamName::new("default", name),
+        create: Some(Box::default()),
+        role: Role::Producer,
+    };
+    b.ask(session, open);
+    Step::Publish {
+        to: Target::Link(Link(link)),
+        also: vec![],
+        message: NewMessage {
+            payload: "whole".into(),
+            ..NewMessage::default()
+        },
+    }
+}
+
+fn messages_of(b: &mut Bench, session: SessionId, name: &str) -> u64 {
+    let name = StreamName::new("default", name);
+    match b.ask(session, Command::DescribeStream { name }) {
+        Some(Reply::StreamInfo(info)) => info.messages,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_prepared_message_is_published_and_removed_as_one_and_only_once() {
+    let mut b = Bench::new();
+    let (session, _) = grouped(&mut b);
+    let publish = publish_to("target", &mut b, session, 5);
+    let steps = vec![
+        publish.clone(),
+        Step::Remove {
+            stream: Target::Link(Link(0)),
+            seq: Seq(2),
+        },
+        publish,
+    ];
+    match transact(&mut b, session, steps.clone()) {
+        Reply::Transacted { published } => {
+            let seqs: Vec<_> = published.iter().map(|message| message.0).collect();
+            assert_eq!(seqs, [Seq(1), Seq(2)]);
+            assert_ne!(published[0].1, published[1].1);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(messages_of(&mut b, session, "log"), 2);
+    let again = Refusal::Step {
+        step: 1,
+        why: Box::new(Refusal::Gone),
+    };
+    assert_eq!(transact(&mut b, session, steps), Reply::Refused(again));
+    assert_eq!(messages_of(&mut b, session, "target"), 2, "not once more");
+}
+
+#[test]
+fn a_transaction_is_done_before_anybody_sees_any_of_it() {
+    let mut b = Bench::new();
+    let (session, group) = grouped(&mut b);
+    let (consumer, credit) = (ConsumerTag(1), Credit::Level(2));
+    b.ask(session, Command::Credit { consumer, credit });
+    assert_eq!(b.pushed(), [(session, Seq(1)), (session, Seq(2))]);
+    let settle = |seq, how| Step::Settle {
+        message: Handle::Group(group, seq),
+        how,
+    };
+    let release = Settle::Release {
+        priority: None,
+        delay_ms: 0,
+        failed: false,
+    };
+    let steps = vec![settle(Seq(1), release), settle(Seq(2), Settle::Ack)];
+    assert!(matches!(
+        transact(&mut b, session, steps),
+        Reply::Transacted { .. }
+    ));
+    assert_eq!(b.pushed(), [(session, Seq(1)), (session, Seq(3))]);
+}
+
+#[test]
+fn what_does_not_fit_refuses_the_whole_transaction() {
+    let mut b = Bench::new();
+    let (session, group) = grouped(&mut b);
+    let publish = publish_to("target", &mut b, session, 5);
+    let message = Handle::Group(group, Seq(1));
+    b.ask(session, Command::TakeOne { message });
+    let ack = Step::Settle {
+        message,
+        how: Settle::Ack,
+    };
+    let why = |reply| match reply {
+        Reply::Refused(refusal) => refusal.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let twice = vec![ack.clone(), publish.clone(), ack.clone()];
+    let text = why(transact(&mut b, session, twice));
+    assert_eq!(
+        text,
+        "step 2 of the transaction: a transaction names a message in one step at most"
+    );
+    let gone = Step::Publish {
+        to: Target::Link(Link(99)),
+        also: vec![],
+        message: NewMessage::default(),
+    };
+    let text = why(transact(
+        &mut b,
+        session,
+        vec![publish.clone(), ack.clone(), gone],
+    ));
+    assert_eq!(text, "step 2 of the transaction: no such link or consumer");
+    let many = vec![publish.clone(); Transaction::MAX_STEPS + 1];
+    let text = why(transact(&mut b, session, many));
+    assert_eq!(
+        text,
+        "a transaction of 10001 steps; at most 10000 are taken"
+    );
+    let large = Step::Publish {
+        to: Target::Link(Link(5)),
+        also: vec![],
+        message: NewMessage {
+            payload: vec![0; FRAME + 1].into(),
+            ..NewMessage::default()
+        },
+    };
+    let reply = transact(&mut b, session, vec![publish.clone(), large, ack.clone()]);
+    assert!(
+        matches!(reply, Reply::Refused(Refusal::TooLarge(_))),
+        "{reply:?}"
+    );
+    assert_eq!(messages_of(&mut b, session, "target"), 0);
+
+    let reply = transact(&mut b, session, vec![publish; Transaction::MAX_STEPS]);
+    assert!(matches!(reply, Reply::Transacted { published } if published.len() == 10_000));
+    assert!(matches!(
+        transact(&mut b, session, vec![ack]),
+        Reply::Transacted { published } if published.is_empty()
+    ));
+}
+
 const STREAM: StreamId = StreamId(1);
 const GROUP: GroupId = GroupId(3);
 
@@ -615,6 +981,9 @@ fn an_append(out: &mut Vec<u8>, seq: Seq, payload: &[u8], expires: Timestamp) {
         delay_ms: 0,
         ack_timeout_ms: 0,
         expires,
+        subject: &[],
+        id: &[],
+        key: 0,
         headers: &[],
         payload,
     };
@@ -681,4 +1050,77 @@ fn a_number_that_comes_twice_in_the_log_is_an_error() {
         an_append(out, Seq(6), b"two", Timestamp::NEVER);
     })
     .expect("the next");
+}
+
+#[test]
+fn what_is_worth_nothing_later_goes_to_who_waits_or_to_nobody() {
+    let mut b = Bench::new();
+    let (consumer, producer) = (b.worker(&["a"]), b.worker(&["a"]));
+    let now_or_never = || Command::Publish {
+        to: Target::Link(Link(0)),
+        also: vec![],
+        message: NewMessage {
+            expires_ms: Some(0),
+            ..NewMessage::default()
+        },
+    };
+    let published = b.ask(producer, now_or_never());
+    assert!(matches!(published, Some(Reply::Published { seq: Seq(1) })));
+    let peeked = b.ask(
+        producer,
+        Command::Peek {
+            message: Handle::Shared(Link(0), Seq(1)),
+        },
+    );
+    assert_eq!(peeked, Some(Reply::NotFound), "nobody waited");
+    assert_eq!(b.take(consumer), None);
+
+    let waits = b.send(consumer, reserve(Wait::Forever));
+    b.ask(producer, now_or_never());
+    let seq = delivered(b.reply(consumer, waits));
+    assert_eq!(seq, Seq(2));
+    b.pass(500);
+    let how = Settle::Release {
+        priority: None,
+        delay_ms: 0,
+        failed: false,
+    };
+    assert_eq!(b.settle(consumer, seq, how), Some(Reply::Done));
+    b.pass(1_000);
+    assert_eq!(b.take(consumer), None, "its time is over");
+    assert_eq!(b.shard.info().totals.messages, 0);
+}
+
+#[test]
+fn a_message_keeps_its_subject_its_id_and_its_key() {
+    let mut b = Bench::new();
+    let session = b.worker(&["a"]);
+    let publish = |subject: Vec<u8>| Command::Publish {
+        to: Target::Link(Link(0)),
+        also: vec![],
+        message: NewMessage {
+            subject: subject.into(),
+            id: "order 7".into(),
+            key: 99,
+            payload: "body".into(),
+            ..NewMessage::default()
+        },
+    };
+    b.ask(session, publish(b"orders/7".to_vec()));
+    let Some(Reply::Delivered(delivery)) = b.ask(session, reserve(Wait::No)) else {
+        panic!("nothing there")
+    };
+    let seen = b.shard.with_message(delivery.position, |message| {
+        assert_eq!(message.subject, b"orders/7");
+        assert_eq!(message.id, b"order 7");
+        assert_eq!(message.key, 99);
+        message.bytes()
+    });
+    assert_eq!(seen.ok(), Some(8 + 7 + 4));
+    assert_eq!(b.shard.info().totals.bytes, 19, "all of it counts");
+    let long = vec![b'x'; NewMessage::TEXT_MAX + 1];
+    assert!(matches!(
+        b.ask(session, publish(long)),
+        Some(Reply::Refused(Refusal::TooLarge(_)))
+    ));
 }

@@ -122,7 +122,7 @@ impl Shard {
             self.logs.note(&self.scratch);
         }
         self.abandon(hold, fx);
-        self.renew_credit(session, tag, fx);
+        self.refill(session, tag, fx);
     }
 
     /// Makes ready what is due.
@@ -166,10 +166,7 @@ impl Shard {
                         seq,
                         hold: None,
                     },
-                    Priority(0),
-                    0,
-                    Counts::default(),
-                    longtail_model::Lsn::ZERO,
+                    Meta::default(),
                 ),
             }
         }
@@ -212,6 +209,16 @@ impl Shard {
             }
         } else if !self.ready_but_paused(key, at) {
             self.end_take(key, Reply::DeadlineSoon, Gate::OPEN, fx);
+        }
+    }
+
+    /// Looks at what has expired without waiting for the timer.
+    pub(crate) fn expire_now(&mut self, stream: StreamId, fx: &mut dyn Effects) {
+        if let Some(state) = self.streams.get_mut(&stream) {
+            state
+                .expiry_timer
+                .move_to(None, &mut self.timers, Timer::Expiry(stream));
+            self.expire(stream, fx);
         }
     }
 

@@ -277,7 +277,7 @@ impl World {
             };
             match self.ask(session, peek) {
                 Reply::Peeked { position, .. } => {
-                    self.check_body(position, Some(&(message.headers, message.body.clone())));
+                    self.check_body(position, Some(&message.shown));
                 }
                 Reply::NotFound => {
                     ensure!(
@@ -403,6 +403,7 @@ fn fits(logged: &Logged, info: &MessageInfo, now: u64) -> bool {
         && logged.priority == info.priority.0
         && logged.delay_ms == info.delay_ms
         && logged.counts == info.counts
+        && logged.mark == info.mark
 }
 
 impl Stream {

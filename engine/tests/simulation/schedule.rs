@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use longtail_engine::command::Start;
 use longtail_engine::{
-    Command, GroupConfig, Handle, Keep, Limits, NewMessage, Numbering, Order, Overflow, Role,
-    Settle, StreamConfig, StreamName, Target, Wait, Which,
+    Command, Credit, GroupConfig, Handle, Keep, Limits, NewMessage, Numbering, Order, Overflow,
+    Role, Settle, Step, StreamConfig, StreamName, Target, Transaction, Wait, Which,
 };
 use longtail_model::{
     ConsumerTag, Durability, GroupId, Link, Priority, Seq, SessionId, StreamId, Timestamp,
 };
 
+use super::model::Hold;
 use super::random::Random;
 use super::world::{SharedTrace, World};
 
@@ -337,6 +338,20 @@ impl Plan {
         }
     }
 
+    /// A message by its stream, most often one that is there.
+    fn message_of(&mut self, session: SessionId) -> (Target, Seq) {
+        let stream = self.stream();
+        let there: Vec<u64> = (self.world.model.kept.streams.get(&stream.0))
+            .map(|state| state.messages.keys().copied().collect())
+            .unwrap_or_default();
+        if there.is_empty() || self.world.random.chance(10) {
+            let seq = Seq(self.world.random.below(20));
+            return (self.target(session), seq);
+        }
+        let seq = *self.world.random.pick(&there);
+        (Target::Stream(stream), Seq(seq))
+    }
+
     fn stream(&mut self) -> StreamId {
         let ids: Vec<u64> = self.world.model.kept.streams.keys().copied().collect();
         if ids.is_empty() || self.world.random.chance(3) {
@@ -370,11 +385,20 @@ impl Plan {
             } else {
                 0
             },
-            expires_ms: if random.chance(12) {
-                1 + random.below(8_000)
-            } else {
-                0
+            expires_ms: match random.below(100) {
+                0..12 => Some(1 + random.below(8_000)),
+                12..18 => Some(0),
+                _ => None,
             },
+            subject: match random.below(3) {
+                0 => Bytes::from_static(b"a/b"),
+                _ => Bytes::new(),
+            },
+            id: match random.below(4) {
+                0 => Bytes::from(self.body.to_be_bytes().to_vec()),
+                _ => Bytes::new(),
+            },
+            key: if random.chance(40) { random.next() } else { 0 },
             headers: Bytes::from(vec![7; random.below(3) as usize * 5]),
             payload: body.into(),
         }
@@ -417,8 +441,58 @@ impl Plan {
         }
     }
 
+    fn step(&mut self, session: SessionId) -> Step {
+        // A message of others refuses the whole; most often that is not what is tried.
+        let message = self.own_handle(session);
+        let message = match message {
+            Some(message) if self.world.random.chance(97) => message,
+            _ if self.world.random.chance(10) => self.handle(session),
+            _ => return self.publish_step(session),
+        };
+        match self.world.random.below(100) {
+            0..30 => self.publish_step(session),
+            30..65 => Step::Settle {
+                message,
+                how: self.settle(),
+            },
+            65..80 => Step::Mark {
+                message,
+                mark: self.world.random.below(4),
+            },
+            80..92 => {
+                let (stream, seq) = self.message_of(session);
+                Step::Remove { stream, seq }
+            }
+            _ => Step::Document {
+                name: format!("document {}", self.world.random.below(4)),
+                body: self.world.random.chance(70).then(|| vec![4; 20].into()),
+            },
+        }
+    }
+
+    fn publish_step(&mut self, session: SessionId) -> Step {
+        let mut message = self.message();
+        // All of it must fit into a frame.
+        message.payload.truncate(2_000);
+        let also = self.world.random.chance(15);
+        Step::Publish {
+            to: self.target(session),
+            also: also.then(|| self.stream()).into_iter().collect(),
+            message,
+        }
+    }
+
+    fn own_handle(&mut self, session: SessionId) -> Option<Handle> {
+        let model = &self.world.model;
+        let own = |h: &&Hold| (model.sessions.get(h.session)).is_some_and(|s| s.id == session);
+        let own: Vec<Handle> = (model.holds.values().filter(own))
+            .map(|h| Handle::Group(GroupId(h.group), Seq(h.seq)))
+            .collect();
+        (!own.is_empty()).then(|| *self.world.random.pick(&own))
+    }
+
     fn random_command(&mut self, session: SessionId) -> Command {
-        match self.world.random.below(1000) {
+        match self.world.random.below(1110) {
             0..280 => {
                 let to = self.target(session);
                 let also = if self.world.random.chance(12) {
@@ -450,13 +524,16 @@ impl Plan {
             590..620 => Command::Discard {
                 message: self.handle(session),
             },
-            620..645 => Command::TakeOne {
+            620..640 => Command::TakeOne {
                 message: self.handle(session),
             },
-            645..670 => Command::Credit {
+            640..670 => Command::Credit {
                 consumer: self.any_tag(session),
-                add: 1 + self.world.random.below(4) as u32,
-                renew: self.world.random.chance(50),
+                credit: if self.world.random.chance(50) {
+                    Credit::Add(1 + self.world.random.below(4) as u32)
+                } else {
+                    Credit::Level(self.world.random.below(5) as u32)
+                },
             },
             670..690 => Command::Extend {
                 message: self.handle(session),
@@ -587,7 +664,29 @@ impl Plan {
             985..995 => Command::DescribeStream {
                 name: self.new_name(),
             },
-            _ => Command::DescribeShard,
+            995..1000 => Command::DescribeShard,
+            1000..1035 => Command::Mark {
+                message: self.handle(session),
+                mark: self.world.random.below(4),
+                noted: self.world.random.chance(40),
+            },
+            1035..1050 => {
+                let group = *self.world.random.pick(&["", "", GROUPS[0], GROUPS[1]]);
+                Command::Marked {
+                    stream: self.target(session),
+                    group: group.into(),
+                }
+            }
+            1050..1065 => {
+                let (stream, seq) = self.message_of(session);
+                Command::Remove { stream, seq }
+            }
+            _ => {
+                let steps = (0..self.world.random.below(7)).map(|_| self.step(session));
+                Command::Transact(Box::new(Transaction {
+                    steps: steps.collect(),
+                }))
+            }
         }
     }
 }

@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use longtail_engine::{
-    Command, Effect, Effects, Gate, MemoryLimits, Refusal, Reply, Shard, ShardConfig,
+    Command, Effect, Effects, Gate, MemoryLimits, Refusal, Reply, Shard, ShardConfig, Step, Target,
 };
 use longtail_log::sim::{Failure, Operation, SimDisk};
 use longtail_log::{Done, Health, Job, Options, Outcome, ShardLog};
-use longtail_model::{Durability, Lsn, SessionId, ShardId, Timestamp};
+use longtail_model::{Durability, Lsn, SessionId, ShardId, StreamId, Timestamp};
 
-use super::model::{Kept, Model, Told};
+use super::model::{Kept, Model, Shown, Told};
 use super::random::Random;
 
 /// The last lines of what happened, and a hash of all of it.
@@ -115,6 +115,16 @@ pub const MEMORY: MemoryLimits = MemoryLimits {
     frame_bytes: 1 << 20,
 };
 
+/// Only the kind of a refusal is foretold.
+fn without_text(refusal: &mut Refusal) {
+    match refusal {
+        Refusal::Limit(text) => text.clear(),
+        Refusal::Unsupported(text) => *text = "",
+        Refusal::Step { why, .. } => without_text(why),
+        _ => {}
+    }
+}
+
 fn without_position(mut effect: Effect) -> Effect {
     match &mut effect {
         Effect::Push(delivery) | Effect::Reply(_, Reply::Delivered(delivery)) => {
@@ -130,9 +140,12 @@ fn without_position(mut effect: Effect) -> Effect {
         Effect::Reply(_, Reply::Groups(groups)) if !groups.is_empty() => {
             groups[1..].sort_by_key(|group| group.group);
         }
-        // Only the kind of a refusal is foretold.
-        Effect::Reply(_, Reply::Refused(Refusal::Limit(text))) => text.clear(),
-        Effect::Reply(_, Reply::Refused(Refusal::Unsupported(text))) => *text = "",
+        Effect::Reply(_, Reply::Transacted { published }) => {
+            published
+                .iter_mut()
+                .for_each(|message| message.1 = Lsn::ZERO);
+        }
+        Effect::Reply(_, Reply::Refused(refusal)) => without_text(refusal),
         // Of the shard as a whole, only that it answers.
         Effect::Reply(token, Reply::ShardInfo(_)) => return Effect::Reply(*token, Reply::Done),
         Effect::Reply(..) | Effect::Cancelled { .. } => {}
@@ -431,23 +444,20 @@ impl World {
         }
     }
 
-    pub fn check_body(&mut self, position: Lsn, expected: Option<&(usize, Bytes)>) {
-        let read = self.shard.with_message(position, |message| {
-            (
-                message.headers.len(),
-                Bytes::copy_from_slice(message.payload),
-            )
+    pub fn check_body(&mut self, position: Lsn, expected: Option<&Shown>) {
+        let read = self.shard.with_message(position, |message| Shown {
+            subject: Bytes::copy_from_slice(message.subject),
+            id: Bytes::copy_from_slice(message.id),
+            key: message.key,
+            headers: message.headers.len(),
+            body: Bytes::copy_from_slice(message.payload),
         });
         match read {
             Ok(read) => {
                 if let Some(expected) = expected {
                     assert!(
                         read == *expected,
-                        "the message at {position} has {} and {} bytes, not {} and {}, or others",
-                        read.0,
-                        read.1.len(),
-                        expected.0,
-                        expected.1.len()
+                        "the message at {position} is {read:?} instead of {expected:?}"
                     );
                 }
             }
@@ -698,6 +708,16 @@ impl World {
             self.step(session, Command::DescribeStream { name: name.clone() });
             self.step(session, Command::DescribeGroups { stream: name });
         }
+        let groups: Vec<(u64, String)> = (self.model.kept.streams.values())
+            .flat_map(|s| s.groups.iter().map(|g| (s.id, g.name.clone())))
+            .collect();
+        for (stream, group) in groups {
+            let marked = Command::Marked {
+                stream: Target::Stream(StreamId(stream)),
+                group: group.into(),
+            };
+            self.step(session, marked);
+        }
         self.step(session, Command::ListStreams { space: None });
         let page = Command::DescribeStreams {
             space: None,
@@ -728,9 +748,23 @@ fn describe(command: &Command) -> String {
             );
             let _ = write!(
                 line,
-                ", priority {}, delay {}, timeout {}, expires {}",
+                ", priority {}, delay {}, timeout {}, expires {:?}",
                 message.priority, message.delay_ms, message.ack_timeout_ms, message.expires_ms
             );
+            line
+        }
+        Command::Transact(transaction) => {
+            let mut line = format!("{} steps as one:", transaction.steps.len());
+            for step in &transaction.steps {
+                let _ = match step {
+                    Step::Publish { to, also, message } => write!(
+                        line,
+                        " publish to {to:?} and {also:?}: {} bytes,",
+                        message.payload.len()
+                    ),
+                    other => write!(line, " {other:?},"),
+                };
+            }
             line
         }
         Command::PutDocument { name, body } => {

@@ -30,8 +30,8 @@ pub(crate) fn run(command: ConfigCommand) -> Result<(), Failure> {
             io::stdout()
                 .write_all(config::effective_document(&load(&args.into_sources())?).as_bytes())?;
         }
-        ConfigCommand::HashPassword => {
-            writeln!(io::stdout(), "{}", hashed(&mut io::stdin().lock())?)?;
+        ConfigCommand::HashPassword { scram } => {
+            writeln!(io::stdout(), "{}", hashed(&mut io::stdin().lock(), scram)?)?;
         }
         ConfigCommand::Default => io::stdout().write_all(config::default_document().as_bytes())?,
     }
@@ -39,7 +39,7 @@ pub(crate) fn run(command: ConfigCommand) -> Result<(), Failure> {
 }
 
 /// The hash of the first line of `input`.
-fn hashed(input: &mut impl BufRead) -> Result<String, Failure> {
+fn hashed(input: &mut impl BufRead, scram: bool) -> Result<String, Failure> {
     let mut line = String::new();
     input.take(PASSWORD_MAX).read_line(&mut line)?;
     let password = line.trim_end_matches(['\r', '\n']);
@@ -48,6 +48,9 @@ fn hashed(input: &mut impl BufRead) -> Result<String, Failure> {
             Exit::Usage,
             anyhow!("no password: write one line to standard input"),
         ));
+    }
+    if scram {
+        return Ok(PasswordHash::create_scram(password.as_bytes()).into());
     }
     Ok(PasswordHash::create(password.as_bytes(), PasswordCost::default())?.into())
 }

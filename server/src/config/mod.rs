@@ -30,7 +30,7 @@ pub(crate) use check::milliseconds;
 pub(crate) use error::ConfigError;
 pub(crate) use layer::{Overrides, Sources};
 pub(crate) use render::{default_document, effective_document};
-pub(crate) use schema::ADMIN;
+pub(crate) use schema::{ADMIN, BEANSTALK, MQTT, MQTT_WEBSOCKET};
 pub(crate) use settings::{LogFormat, LoggingSettings, Settings};
 
 use std::collections::BTreeMap;

@@ -8,6 +8,7 @@ use toml::Value;
 
 use super::error::Problem;
 use super::origin::Origin;
+use super::schema::BEANSTALK;
 use super::settings::Settings;
 
 /// All contradictions in `settings`, each with the origin of the value that causes it.
@@ -34,7 +35,7 @@ pub(super) fn check(
             };
             problems.push(Problem::new(
                 origin(path),
-                format!("accounts or spaces: {why}"),
+                format!("accounts, spaces or tokens: {why}"),
             ));
         }
     }
@@ -83,12 +84,16 @@ fn tenants(
     problems: &mut Vec<Problem>,
 ) {
     let mut wrong = |path: &str, why: String| problems.push(Problem::new(origin(path), why));
-    let space = &settings.beanstalk.space;
-    if directory.space(space).is_none() {
-        wrong(
-            "beanstalk.space",
-            format!("beanstalk.space = \"{space}\": there is no such space; add it to [[spaces]]"),
-        );
+    for (path, space) in [
+        ("beanstalk.space", &settings.beanstalk.space),
+        ("mqtt.space", &settings.mqtt.space),
+    ] {
+        if directory.space(space).is_none() {
+            wrong(
+                path,
+                format!("{path} = \"{space}\": there is no such space; add it to [[spaces]]"),
+            );
+        }
     }
     for name in directory.spaces() {
         let Some((_, quotas)) = directory.space(name) else {
@@ -127,7 +132,7 @@ fn tenants(
                         listener.address
                     ),
                 ),
-                None if any_account && !asks => wrong(
+                None if any_account && !asks && protocol == BEANSTALK => wrong(
                     &path,
                     format!(
                         "{protocol} on {} lets nobody in: with [[accounts]], a listener needs `account`, or `tls` with \
@@ -166,18 +171,23 @@ fn sizes(settings: &Settings, origin: &impl Fn(&str) -> Origin, problems: &mut V
             ),
         );
     }
+    let packet = settings.mqtt.config().limits.packet_bytes_max as usize;
     for (protocol, listeners) in &settings.listeners {
         for listener in listeners {
             let (path, edge) = (format!("listeners.{protocol}"), &listener.edge);
-            if edge.input_max_bytes < job.saturating_add(LINE_BYTES) {
+            let (one, setting, largest) = if protocol == BEANSTALK {
+                ("a job", "beanstalk.job_bytes", job)
+            } else {
+                ("a packet", "mqtt.packet_bytes", packet)
+            };
+            let needed = largest.saturating_add(LINE_BYTES);
+            if edge.input_max_bytes < needed {
                 wrong(
                     &path,
                     format!(
-                        "{protocol} on {}: input_max_bytes ({}) leaves no room for a job of beanstalk.job_bytes ({job}): \
-                         raise it above {}",
-                        listener.address,
-                        edge.input_max_bytes,
-                        job.saturating_add(LINE_BYTES)
+                        "{protocol} on {}: input_max_bytes ({}) leaves no room for {one} of {setting} ({largest}): raise \
+                         it above {needed}",
+                        listener.address, edge.input_max_bytes
                     ),
                 );
             }

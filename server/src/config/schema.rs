@@ -53,7 +53,20 @@ const GIB: i64 = 1 << 30;
 const HOUR: i64 = 3_600_000;
 
 /// Protocols this build speaks, with the address each listens on by default.
-pub(crate) const PROTOCOLS: &[(&str, &str)] = &[("beanstalk", "127.0.0.1:11300")];
+pub(crate) const PROTOCOLS: &[(&str, &str)] = &[
+    (BEANSTALK, "127.0.0.1:11300"),
+    (MQTT, "127.0.0.1:1883"),
+    (MQTT_WEBSOCKET, "127.0.0.1:8083"),
+];
+
+/// beanstalkd's protocol.
+pub(crate) const BEANSTALK: &str = "beanstalk";
+
+/// MQTT of all versions.
+pub(crate) const MQTT: &str = "mqtt";
+
+/// MQTT inside WebSocket.
+pub(crate) const MQTT_WEBSOCKET: &str = "mqtt-ws";
 
 /// Name of the admin service in `--listen`.
 pub(crate) const ADMIN: &str = "admin";
@@ -91,6 +104,12 @@ pub(crate) const KEYS: &[Key] = &[
         Kind::Number(0, 1024),
         Some("0"),
         "Threads that serve connections. 0: one for every core.",
+    ),
+    key(
+        "anonymous",
+        Kind::Text,
+        Some("\"\""),
+        "Account of clients that show no credentials, where there are accounts; empty: they are refused.",
     ),
     key(
         "log.segment_bytes",
@@ -178,6 +197,162 @@ pub(crate) const KEYS: &[Key] = &[
         "Start in drain mode: put is answered DRAINING. SIGUSR1 switches it on in a running server.",
     ),
     key(
+        "mqtt.space",
+        Kind::Text,
+        Some("\"default\""),
+        "Space whose subjects the topics are.",
+    ),
+    key(
+        "mqtt.profile",
+        Kind::Choice(&["default", "mosquitto", "mochi", "emqx", "nanomq", "vernemq"]),
+        Some("\"default\""),
+        "Broker whose limits and habits clients find, where the settings below do not say otherwise.",
+    ),
+    key(
+        "mqtt.packet_bytes",
+        Kind::Bytes(KIB, 256 * MIB),
+        None,
+        "Largest packet. Told to clients of 5.0; a larger one ends the connection. 2MiB.",
+    ),
+    key(
+        "mqtt.receive_max",
+        Kind::Number(1, 65_535),
+        None,
+        "QoS 1 and 2 messages that a client may have unacknowledged. 1024.",
+    ),
+    key(
+        "mqtt.window",
+        Kind::Number(1, 65_535),
+        None,
+        "QoS 1 and 2 messages sent to a client and not acknowledged by it; its own receive maximum may be lower. 256.",
+    ),
+    key(
+        "mqtt.topic_aliases_in",
+        Kind::Number(0, 65_535),
+        None,
+        "Topic aliases that a client may define. 32.",
+    ),
+    key(
+        "mqtt.topic_aliases_out",
+        Kind::Number(0, 65_535),
+        None,
+        "Topic aliases that are given to a client that takes them. 16.",
+    ),
+    key(
+        "mqtt.keep_alive_max_s",
+        Kind::Number(0, 65_535),
+        None,
+        "Longest keep alive in seconds; 0: any. 0.",
+    ),
+    key(
+        "mqtt.connect_timeout_ms",
+        Kind::Millis(100, HOUR),
+        None,
+        "Time that a new connection has for its CONNECT. 10s.",
+    ),
+    key(
+        "mqtt.session_expiry_max_s",
+        Kind::Number(0, 4_294_967_295),
+        None,
+        "Longest time in seconds that a session outlives its connection; 4294967295: for ever. For ever.",
+    ),
+    key(
+        "mqtt.session_expiry_v3_s",
+        Kind::Number(0, 4_294_967_295),
+        None,
+        "The same for clients before 5.0 with clean session off, which cannot say it. For ever.",
+    ),
+    key(
+        "mqtt.sessions_max",
+        Kind::Number(1, 100_000_000),
+        None,
+        "Sessions, connected or not. 1000000.",
+    ),
+    key(
+        "mqtt.queue_messages",
+        Kind::Number(0, 100_000_000),
+        None,
+        "QoS 1 and 2 messages that wait behind the window of a session. 8192.",
+    ),
+    key(
+        "mqtt.queue_bytes",
+        Kind::Bytes(0, 1024 * GIB),
+        None,
+        "Payload bytes of these. 16MiB.",
+    ),
+    key(
+        "mqtt.queue_policy",
+        Kind::Choice(&["drop-newest", "drop-oldest", "disconnect"]),
+        None,
+        "What happens when a session's queue is full. drop-newest.",
+    ),
+    key(
+        "mqtt.overlapping",
+        Kind::Choice(&["each", "merge"]),
+        None,
+        "Copies of a message that several subscriptions of a client match: one for each, or one. each.",
+    ),
+    key(
+        "mqtt.subscriptions_max",
+        Kind::Number(0, 100_000_000),
+        None,
+        "Subscriptions of a session. 100000.",
+    ),
+    key(
+        "mqtt.qos_max",
+        Kind::Number(0, 2),
+        None,
+        "Highest QoS of publishes and subscriptions. 2.",
+    ),
+    key(
+        "mqtt.retain",
+        Kind::Switch,
+        None,
+        "Whether messages may be retained. true.",
+    ),
+    key(
+        "mqtt.wildcards",
+        Kind::Switch,
+        None,
+        "Whether filters may have wildcards. true.",
+    ),
+    key(
+        "mqtt.shared",
+        Kind::Switch,
+        None,
+        "Whether subscriptions may be shared. true.",
+    ),
+    key(
+        "mqtt.subscription_ids",
+        Kind::Switch,
+        None,
+        "Whether subscriptions may have identifiers. true.",
+    ),
+    key(
+        "mqtt.empty_client_id",
+        Kind::Switch,
+        None,
+        "Whether a client may come without an identifier; it is given one. true.",
+    ),
+    key(
+        "mqtt.client_id_prefix",
+        Kind::Text,
+        None,
+        "What given identifiers begin with. auto-.",
+    ),
+    key(
+        "mqtt.topic_levels_max",
+        Kind::Number(1, 128),
+        None,
+        "Levels of a topic or filter. 128.",
+    ),
+    key(
+        "mqtt.will_at_takeover",
+        Kind::Switch,
+        None,
+        "Whether the will of a connection is published when another one of the same client takes its session over. true.",
+    ),
+    key(
         "logging.format",
         Kind::Choice(&["human", "json"]),
         Some("\"human\""),
@@ -194,6 +369,12 @@ pub(crate) const KEYS: &[Key] = &[
         Kind::Documents,
         None,
         "Who may connect. Without any, listeners accept this machine only.",
+    ),
+    key(
+        "tokens",
+        Kind::Documents,
+        None,
+        "Issuers of signed tokens (JWT) that are accepted as passwords.",
     ),
     key(
         "spaces",

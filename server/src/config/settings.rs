@@ -40,6 +40,8 @@ pub(crate) struct Settings {
     pub(crate) admin: AdminSettings,
     /// The beanstalk protocol.
     pub(crate) beanstalk: BeanstalkSettings,
+    /// MQTT.
+    pub(crate) mqtt: MqttSettings,
     /// The server's own log.
     pub(crate) logging: LoggingSettings,
     /// Accounts, as written; the broker's `AuthDocument` knows what is in them.
@@ -48,6 +50,11 @@ pub(crate) struct Settings {
     /// Spaces, as written; likewise.
     #[serde(default)]
     pub(crate) spaces: Vec<Table>,
+    /// Issuers of tokens, as written; likewise.
+    #[serde(default)]
+    pub(crate) tokens: Vec<Table>,
+    /// Account of clients without credentials; empty: there is none.
+    pub(crate) anonymous: String,
 }
 
 /// `log.*`; for every shard.
@@ -89,6 +96,114 @@ pub(crate) struct BeanstalkSettings {
     pub(crate) space: String,
     pub(crate) job_bytes: usize,
     pub(crate) drain: bool,
+}
+
+/// `mqtt.*`; what is absent is as the profile says.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MqttSettings {
+    pub(crate) space: String,
+    pub(crate) profile: String,
+    pub(crate) packet_bytes: Option<u32>,
+    pub(crate) receive_max: Option<u16>,
+    pub(crate) window: Option<u16>,
+    pub(crate) topic_aliases_in: Option<u16>,
+    pub(crate) topic_aliases_out: Option<u16>,
+    pub(crate) keep_alive_max_s: Option<u16>,
+    pub(crate) connect_timeout_ms: Option<u64>,
+    pub(crate) session_expiry_max_s: Option<u32>,
+    pub(crate) session_expiry_v3_s: Option<u32>,
+    pub(crate) sessions_max: Option<usize>,
+    pub(crate) queue_messages: Option<usize>,
+    pub(crate) queue_bytes: Option<usize>,
+    pub(crate) queue_policy: Option<MqttQueuePolicy>,
+    pub(crate) overlapping: Option<MqttOverlap>,
+    pub(crate) subscriptions_max: Option<usize>,
+    pub(crate) qos_max: Option<u8>,
+    pub(crate) retain: Option<bool>,
+    pub(crate) wildcards: Option<bool>,
+    pub(crate) shared: Option<bool>,
+    pub(crate) subscription_ids: Option<bool>,
+    pub(crate) empty_client_id: Option<bool>,
+    pub(crate) client_id_prefix: Option<String>,
+    pub(crate) topic_levels_max: Option<usize>,
+    pub(crate) will_at_takeover: Option<bool>,
+}
+
+/// `mqtt.queue_policy`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum MqttQueuePolicy {
+    DropNewest,
+    DropOldest,
+    Disconnect,
+}
+
+/// `mqtt.overlapping`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum MqttOverlap {
+    Each,
+    Merge,
+}
+
+impl MqttSettings {
+    /// As the service takes them. A profile that does not exist is the default one: the schema has its words.
+    pub(crate) fn config(&self) -> longtail_mqtt::Config {
+        use longtail_mqtt::codec::Qos;
+        use longtail_mqtt::config::{Overlap, QueuePolicy};
+        let profile: longtail_mqtt::Profile = self.profile.parse().unwrap_or_default();
+        let base = profile.limits();
+        longtail_mqtt::Config {
+            space: self.space.as_str().into(),
+            limits: longtail_mqtt::Limits {
+                packet_bytes_max: self.packet_bytes.unwrap_or(base.packet_bytes_max),
+                receive_max: self.receive_max.unwrap_or(base.receive_max),
+                window: self.window.unwrap_or(base.window),
+                topic_aliases_in: self.topic_aliases_in.unwrap_or(base.topic_aliases_in),
+                topic_aliases_out: self.topic_aliases_out.unwrap_or(base.topic_aliases_out),
+                keep_alive_max_s: self.keep_alive_max_s.unwrap_or(base.keep_alive_max_s),
+                connect_timeout_ms: self.connect_timeout_ms.unwrap_or(base.connect_timeout_ms),
+                session_expiry_max_s: self
+                    .session_expiry_max_s
+                    .unwrap_or(base.session_expiry_max_s),
+                session_expiry_v3_s: self.session_expiry_v3_s.unwrap_or(base.session_expiry_v3_s),
+                sessions_max: self.sessions_max.unwrap_or(base.sessions_max),
+                queue_messages: self.queue_messages.unwrap_or(base.queue_messages),
+                queue_bytes: self.queue_bytes.unwrap_or(base.queue_bytes),
+                queue_policy: match self.queue_policy {
+                    None => base.queue_policy,
+                    Some(MqttQueuePolicy::DropNewest) => QueuePolicy::DropNewest,
+                    Some(MqttQueuePolicy::DropOldest) => QueuePolicy::DropOldest,
+                    Some(MqttQueuePolicy::Disconnect) => QueuePolicy::Disconnect,
+                },
+                overlap: match self.overlapping {
+                    None => base.overlap,
+                    Some(MqttOverlap::Each) => Overlap::Each,
+                    Some(MqttOverlap::Merge) => Overlap::Merge,
+                },
+                subscriptions_max: self.subscriptions_max.unwrap_or(base.subscriptions_max),
+                qos_max: self
+                    .qos_max
+                    .and_then(Qos::from_bits)
+                    .unwrap_or(base.qos_max),
+                retain_available: self.retain.unwrap_or(base.retain_available),
+                wildcards_available: self.wildcards.unwrap_or(base.wildcards_available),
+                shared_available: self.shared.unwrap_or(base.shared_available),
+                subscription_ids_available: self
+                    .subscription_ids
+                    .unwrap_or(base.subscription_ids_available),
+                empty_client_id: self.empty_client_id.unwrap_or(base.empty_client_id),
+                client_id_prefix: self
+                    .client_id_prefix
+                    .as_deref()
+                    .map_or(base.client_id_prefix.clone(), Into::into),
+                topic_levels_max: self.topic_levels_max.unwrap_or(base.topic_levels_max),
+                will_at_takeover: self.will_at_takeover.unwrap_or(base.will_at_takeover),
+                ..base
+            },
+        }
+    }
 }
 
 /// `logging.*`.
@@ -140,6 +255,7 @@ impl Settings {
             memory_bytes: self.limits.memory_streams_bytes,
             max_message_bytes: self.limits.message_bytes as u64,
             max_streams: self.limits.streams_max,
+            ..defaults
         }
     }
 
@@ -160,10 +276,15 @@ impl Settings {
     pub(crate) fn directory(&self) -> Result<Directory, String> {
         let list =
             |tables: &[Table]| Value::Array(tables.iter().cloned().map(Value::Table).collect());
-        let document = Table::from_iter([
+        let mut document = Table::from_iter([
             ("accounts".to_owned(), list(&self.accounts)),
             ("spaces".to_owned(), list(&self.spaces)),
+            ("tokens".to_owned(), list(&self.tokens)),
         ]);
+        if !self.anonymous.is_empty() {
+            let anonymous = Value::String(self.anonymous.clone());
+            document.insert("anonymous".to_owned(), anonymous);
+        }
         let document: AuthDocument = Value::Table(document)
             .try_into()
             .map_err(|error: toml::de::Error| error.message().to_owned())?;

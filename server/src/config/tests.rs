@@ -388,7 +388,7 @@ fn accounts_are_checked_by_the_broker() {
     let (_dir, sources) = with_file("[[accounts]]\nname = \"worker\"\npassword = \"plain\"\n");
     let text = complaint(&sources);
     assert!(
-        text.contains("longtail.toml:1: accounts or spaces: not a password hash"),
+        text.contains("longtail.toml:1: accounts, spaces or tokens: not a password hash"),
         "{text}"
     );
 }

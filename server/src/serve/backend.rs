@@ -20,6 +20,7 @@ use longtail_admin::{
     AdminBackend, AdminError, ErrorKind, Metrics, NewMessage, Page, StreamRef, Target,
 };
 use longtail_broker::auth::Authenticator;
+use longtail_broker::message::Quality;
 use longtail_edge::ConnectionId;
 use longtail_engine as engine;
 use longtail_engine::{Command, Handle, Reply, Role, StreamConfig, StreamInfo, StreamName, Wait};
@@ -154,7 +155,11 @@ impl Backend {
         }
         let subject =
             Subject::parse_nats(subject).map_err(|error| wording::subject(subject, &error))?;
-        let message = Arc::new(Message::new(subject, message.body));
+        let message = Arc::new(Message {
+            // The answer says that the streams have it.
+            quality: Quality::AtLeastOnce,
+            ..Message::new(subject, message.body)
+        });
         let published = broker
             .publish(space, message)
             .await

@@ -13,11 +13,8 @@ use super::admin::AdminService;
 use super::admission::AccountAdmission;
 use super::backend::Backend;
 use super::lifecycle::{Listening, Running};
-use crate::config::{Settings, Sources, load};
+use crate::config::{BEANSTALK, MQTT, MQTT_WEBSOCKET, Settings, Sources, load};
 use crate::exit_codes::Exit;
-
-/// The protocols that can be listened for.
-const BEANSTALK: &str = "beanstalk";
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -138,7 +135,8 @@ fn builder(
     let mut builder = Longtail::builder()
         .broker(settings.broker())
         .edge(settings.edge())
-        .beanstalk_config(beanstalk);
+        .beanstalk_config(beanstalk)
+        .mqtt_config(settings.mqtt.config());
     if authenticator.may_listen_publicly() {
         builder = builder.with_accounts();
     }
@@ -155,6 +153,19 @@ fn builder(
                     };
                     builder =
                         builder.beanstalk_listener(listener.edge.clone(), Arc::new(admission));
+                }
+                MQTT | MQTT_WEBSOCKET => {
+                    let accounts = longtail_mqtt::Accounts {
+                        authenticator: Arc::clone(authenticator),
+                        clock: Arc::clone(&clock),
+                        space: settings.mqtt.space.as_str().into(),
+                        account: listener.account.clone(),
+                    };
+                    let mut edge = listener.edge.clone();
+                    if protocol == MQTT_WEBSOCKET {
+                        edge.websocket.get_or_insert_default();
+                    }
+                    builder = builder.mqtt_listener(edge, Arc::new(accounts));
                 }
                 _ => {
                     let why = "this release does not speak this protocol".to_owned();

@@ -1,5 +1,6 @@
 //! The answering half: what a server would say, without keeping a job.
 
+use crate::null::Relay;
 use crate::protocol::Sink;
 
 /// One connection of the null sink.
@@ -20,7 +21,7 @@ impl BeanstalkSink {
 }
 
 impl Sink for BeanstalkSink {
-    fn answer(&mut self, input: &[u8], out: &mut Vec<u8>) -> usize {
+    fn answer(&mut self, input: &[u8], out: &mut Vec<u8>, _relay: &mut Relay) -> usize {
         let mut used = 0;
         loop {
             if self.skip > 0 {

@@ -1,5 +1,7 @@
 use super::parse::{Line, line, refusal, reserved};
 use super::*;
+use crate::load::Promise;
+use crate::null::Relay;
 use crate::protocol::Sink;
 
 fn seat(role: Role, depth: u32, body_bytes: usize) -> Seat {
@@ -8,7 +10,10 @@ fn seat(role: Role, depth: u32, body_bytes: usize) -> Seat {
         role,
         depth,
         body_bytes,
-        queue: "q".to_owned(),
+        queue_prefix: "q".to_owned(),
+        queue: 0,
+        audience: 1,
+        promise: Promise::default(),
         budget: None,
     }
 }
@@ -296,7 +301,7 @@ fn the_sink_answers_every_command_whatever_the_pieces() {
         let (mut tail, mut out) = (Vec::new(), Vec::new());
         for bytes in commands.chunks(piece) {
             tail.extend_from_slice(bytes);
-            let used = sink.answer(&tail, &mut out);
+            let used = sink.answer(&tail, &mut out, &mut Relay::default());
             tail.drain(..used);
         }
         assert_eq!(

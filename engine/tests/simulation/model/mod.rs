@@ -6,13 +6,14 @@
 mod stream;
 mod take;
 mod time;
+mod transact;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use longtail_engine::{
-    Command, Counts, Effect, GroupConfig, Handle, Refusal, Reply, Role, StreamConfig, StreamName,
-    Target, Token,
+    Command, Counts, Credit, Effect, GroupConfig, Handle, Refusal, Reply, Role, StreamConfig,
+    StreamName, Target, Token,
 };
 use longtail_model::{ConsumerTag, Durability, GroupId, Lsn, Seq, SessionId, StreamId};
 use slab::Slab;
@@ -35,6 +36,7 @@ pub struct Logged {
     pub priority: u32,
     pub delay_ms: u64,
     pub counts: Counts,
+    pub mark: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -67,14 +69,25 @@ pub struct Message {
     pub delay_ms: u64,
     pub ack_timeout_ms: u64,
     pub expires: Option<u64>,
+    /// What is read of it.
+    pub shown: Shown,
+}
+
+/// What a reader sees of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    pub subject: bytes::Bytes,
+    pub id: bytes::Bytes,
+    pub key: u64,
+    /// Bytes of headers.
     pub headers: usize,
-    /// Says what the body is, see [`super::world::body`].
     pub body: bytes::Bytes,
 }
 
 impl Message {
     pub fn bytes(&self) -> u64 {
-        (self.headers + self.body.len()) as u64
+        let shown = &self.shown;
+        (shown.subject.len() + shown.id.len() + shown.headers + shown.body.len()) as u64
     }
 }
 
@@ -162,8 +175,7 @@ pub struct Consumer {
     pub sources: Vec<(u64, u64)>,
     /// Which source comes first when several have equals of different numbering.
     pub turn: usize,
-    pub credit: u32,
-    pub renew: bool,
+    pub credit: Credit,
     pub ticket: Option<u64>,
 }
 
@@ -208,14 +220,18 @@ pub struct Model {
     runnable: VecDeque<usize>,
     pub next_session: u64,
     pub next_id: u64,
-    /// Bytes of headers and the body of everything ever published, by stream and number.
-    pub bodies: BTreeMap<(u64, u64), (usize, bytes::Bytes)>,
+    /// What is read of everything ever published, by stream and number.
+    pub bodies: BTreeMap<(u64, u64), Shown>,
+    /// Streams with messages that were only for those who waited.
+    fleeting: Vec<u64>,
     /// Deliveries of this batch, by hold.
     taken: Vec<u64>,
     pub timeouts: u64,
     /// What was kept in between, since somebody last took this: a step may write many records, and a crash may fall
     /// between any two of them.
     pub trail: Vec<Rc<Kept>>,
+    /// What happens is one frame of the log until this ends.
+    within: bool,
 }
 
 pub type Outcome = Result<Reply, Refusal>;
@@ -238,14 +254,19 @@ impl Model {
             next_session: 1,
             next_id: 1,
             bodies: BTreeMap::new(),
+            fleeting: Vec::new(),
             taken: Vec::new(),
             timeouts: 0,
             trail: Vec::new(),
+            within: false,
         }
     }
 
-    /// The log may end here.
+    /// The log may end here, unless within a frame.
     fn mark(&mut self) {
+        if self.within {
+            return;
+        }
         self.trail.push(Rc::new(self.kept.clone()));
     }
 
@@ -332,12 +353,14 @@ impl Model {
     }
 
     fn run_unblocked(&mut self, told: &mut Told) {
+        self.expire_fleeting(told);
         while let Some(key) = self.runnable.pop_front() {
             while self.sessions.get(key).is_some_and(|s| s.blocked.is_none()) {
                 let Some((token, command)) = self.sessions[key].backlog.pop_front() else {
                     break;
                 };
                 self.execute(key, token, command, told);
+                self.expire_fleeting(told);
             }
         }
     }
@@ -377,6 +400,7 @@ impl Model {
                 Ok(Reply::Done)
             }
             Command::Publish { to, also, message } => self.publish(key, to, &also, &message, told),
+            Command::Transact(transaction) => self.transact(key, &transaction.steps, told),
             Command::Subscribe {
                 consumer,
                 link,
@@ -388,13 +412,16 @@ impl Model {
                 group,
             } => self.unsubscribe(key, consumer, link, &group),
             Command::TakeOne { message } => self.take_one(key, message),
-            Command::Credit {
-                consumer,
-                add,
-                renew,
-            } => self.credit(key, consumer, add, renew, told),
+            Command::Credit { consumer, credit } => self.credit(key, consumer, credit, told),
             Command::Settle { message, how } => self.settle(key, message, how, told),
             Command::Discard { message } => self.discard(key, message, told),
+            Command::Mark {
+                message,
+                mark,
+                noted: _,
+            } => self.leave_mark(key, message, mark),
+            Command::Marked { stream, group } => self.marked(key, stream, &group),
+            Command::Remove { stream, seq } => self.remove_one(key, stream, seq.0, told),
             Command::Extend { message, ms } => self.extend(key, message, ms),
             Command::Peek { message } => self.peek(key, message),
             Command::PeekHead { stream, which } => self.peek_head(key, stream, which),
@@ -573,7 +600,12 @@ impl Hold {
     }
 }
 
-pub fn delivery(consumer: ConsumerTag, at: At, redeliveries: u32) -> longtail_engine::Delivery {
+pub fn delivery(
+    consumer: ConsumerTag,
+    at: At,
+    redeliveries: u32,
+    mark: u64,
+) -> longtail_engine::Delivery {
     longtail_engine::Delivery {
         consumer,
         stream: StreamId(at.stream),
@@ -581,5 +613,6 @@ pub fn delivery(consumer: ConsumerTag, at: At, redeliveries: u32) -> longtail_en
         seq: Seq(at.seq),
         position: Lsn::ZERO,
         redeliveries,
+        mark,
     }
 }

@@ -1,5 +1,6 @@
 //! Streams and groups in the model: publishing, defining, deleting, describing.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use longtail_engine::command::Start;
@@ -8,11 +9,11 @@ use longtail_engine::{
     Numbering, Order, Overflow, Refusal, Reply, Role, StreamConfig, StreamInfo, StreamName, Target,
     Wait, Which,
 };
-use longtail_model::{Durability, GroupId, Lsn, Priority, Seq, StreamId, Timestamp};
+use longtail_model::{ConsumerTag, Durability, GroupId, Lsn, Priority, Seq, StreamId, Timestamp};
 
 use super::{
-    Blocked, Group, Logged, Message, Model, Outcome, Place, Space, Standing, Stream, Timer, Told,
-    limit,
+    Blocked, Group, Logged, Message, Model, Outcome, Place, Shown, Space, Standing, Stream, Timer,
+    Told, limit,
 };
 
 impl Model {
@@ -168,9 +169,7 @@ impl Model {
             .filter(|(_, h)| h.stream == stream)
             .map(|(key, _)| *key)
             .collect();
-        for hold in held {
-            self.let_go(hold);
-        }
+        let holders = self.let_go_all(held);
         let keys: Vec<usize> = self.sessions.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.sessions[key].links.retain(|_, link| link.0 != stream);
@@ -184,6 +183,9 @@ impl Model {
             self.end_wait(key, Reply::NotFound, told);
         }
         self.forget(stream);
+        for (key, tag) in holders {
+            self.refill(key, tag, told);
+        }
     }
 
     /// Takes groups away from a session's consumers.
@@ -295,9 +297,7 @@ impl Model {
             .filter(|(_, h)| h.group == id)
             .map(|(key, _)| *key)
             .collect();
-        for hold in held {
-            self.let_go(hold);
-        }
+        let holders = self.let_go_all(held);
         let keys: Vec<usize> = self.sessions.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.cancel(key, &|source| source == (stream, id), stream, told);
@@ -319,6 +319,9 @@ impl Model {
             .collect();
         for seq in seqs {
             self.remove_unwanted(stream, seq);
+        }
+        for (key, tag) in holders {
+            self.refill(key, tag, told);
         }
         self.drop_if_idle(stream);
         Ok(Reply::Done)
@@ -359,6 +362,35 @@ impl Model {
         }
     }
 
+    pub(super) fn remove_one(
+        &mut self,
+        key: usize,
+        stream: Target,
+        seq: u64,
+        told: &mut Told,
+    ) -> Outcome {
+        let stream = self.target(key, stream)?;
+        if !self.kept.streams[&stream].messages.contains_key(&seq) {
+            return Ok(Reply::NotFound);
+        }
+        let holders = self.holders(stream, seq);
+        self.remove(stream, seq);
+        self.stream_mut(stream).expect("found").removed += 1;
+        self.mark();
+        for (key, tag) in holders {
+            self.refill(key, tag, told);
+        }
+        self.drop_if_idle(stream);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn holders(&self, stream: u64, seq: u64) -> BTreeSet<(usize, ConsumerTag)> {
+        (self.holds.values())
+            .filter(|h| h.stream == stream && h.seq == seq)
+            .map(|h| (h.session, h.consumer))
+            .collect()
+    }
+
     pub(super) fn is_held(&self, stream: u64, seq: u64) -> bool {
         self.holds
             .values()
@@ -375,17 +407,27 @@ impl Model {
     ) -> Outcome {
         let first = self.target(key, to)?;
         let also: Vec<u64> = also.iter().map(|id| id.0).collect();
-        let message = Message {
+        let fleeting = message.expires_ms == Some(0);
+        let message = self.new_message(message);
+        let seq = self.append(first, &also, &message, fleeting, told)?;
+        Ok(Reply::Published { seq: Seq(seq) })
+    }
+
+    pub(super) fn new_message(&self, message: &NewMessage) -> Message {
+        Message {
             created: self.now,
             priority: message.priority.0,
             delay_ms: message.delay_ms,
             ack_timeout_ms: message.ack_timeout_ms,
-            expires: (message.expires_ms > 0).then(|| self.now + message.expires_ms),
-            headers: message.headers.len(),
-            body: message.payload.clone(),
-        };
-        let seq = self.append(first, &also, &message, told)?;
-        Ok(Reply::Published { seq: Seq(seq) })
+            expires: message.expires_ms.map(|ms| self.now + ms),
+            shown: Shown {
+                subject: message.subject.clone(),
+                id: message.id.clone(),
+                key: message.key,
+                headers: message.headers.len(),
+                body: message.payload.clone(),
+            },
+        }
     }
 
     pub(super) fn append(
@@ -393,6 +435,7 @@ impl Model {
         first: u64,
         also: &[u64],
         message: &Message,
+        fleeting: bool,
         told: &mut Told,
     ) -> Result<u64, Refusal> {
         let mut targets: Vec<u64> = Vec::new();
@@ -403,14 +446,22 @@ impl Model {
                     return Err(Refusal::UnknownLink);
                 }
                 targets.push(stream);
-                self.make_room(stream, message.bytes(), &mut evicted)?;
+                self.make_room(stream, message.bytes(), &[], &BTreeSet::new(), &mut evicted)?;
             }
         }
         for (stream, seq) in evicted {
             self.remove(stream, seq);
         }
+        let seq = self.place(&targets, message);
+        self.mark();
+        self.show(&targets, fleeting, told);
+        Ok(seq)
+    }
+
+    /// Gives a message its place in every stream; returns its number in the first.
+    pub(super) fn place(&mut self, targets: &[u64], message: &Message) -> u64 {
         let mut seqs = Vec::new();
-        for &stream in &targets {
+        for &stream in targets {
             let state = self
                 .kept
                 .streams
@@ -431,8 +482,7 @@ impl Model {
             seqs.push(seq);
             state.appended += 1;
             state.messages.insert(seq, message.clone());
-            self.bodies
-                .insert((stream, seq), (message.headers, message.body.clone()));
+            self.bodies.insert((stream, seq), message.shown.clone());
             let standing = fresh(message, self.now);
             for group in state.groups.iter_mut().filter(|g| seq >= g.from) {
                 group.messages.insert(seq, standing.clone());
@@ -455,8 +505,11 @@ impl Model {
             }
             self.set_age_alarm(stream, message.created);
         }
-        self.mark();
-        for &stream in &targets {
+        seqs[0]
+    }
+
+    pub(super) fn show(&mut self, targets: &[u64], fleeting: bool, told: &mut Told) {
+        for &stream in targets {
             let groups: Vec<u64> = self
                 .stream(stream)
                 .map(|s| s.groups.iter().map(|g| g.id).collect())
@@ -465,14 +518,19 @@ impl Model {
                 self.dispatch(stream, group, told);
             }
             self.wake_readers(stream, told);
+            if fleeting {
+                self.fleeting.push(stream);
+            }
         }
-        Ok(seqs[0])
     }
 
-    fn make_room(
+    /// `added`: bytes of what comes before it in the same step; nothing of that goes, nor anything `spared`.
+    pub(super) fn make_room(
         &self,
         stream: u64,
         bytes: u64,
+        added: &[u64],
+        spared: &BTreeSet<(u64, u64)>,
         evicted: &mut Vec<(u64, u64)>,
     ) -> Result<(), Refusal> {
         let state = &self.kept.streams[&stream];
@@ -481,16 +539,23 @@ impl Model {
             (limits.max_messages > 0 && messages + 1 > limits.max_messages)
                 || (limits.max_bytes > 0 && held + bytes > limits.max_bytes)
         };
-        let mut messages = state.messages.len() as u64;
-        let mut held: u64 = state.messages.values().map(Message::bytes).sum();
-        for (&seq, message) in &state.messages {
+        let left = (state.messages.iter())
+            .filter(|(seq, _)| !evicted.contains(&(stream, **seq)))
+            .collect::<Vec<_>>();
+        let mut messages = (left.len() + added.len()) as u64;
+        let mut held: u64 = left
+            .iter()
+            .map(|(_, m)| m.bytes())
+            .chain(added.iter().copied())
+            .sum();
+        for (&seq, message) in left {
             if !over(messages, held) {
                 break;
             }
             if state.config.overflow == Overflow::RefuseNew {
                 return Err(limit());
             }
-            if !self.is_held(stream, seq) {
+            if !self.is_held(stream, seq) && !spared.contains(&(stream, seq)) {
                 evicted.push((stream, seq));
                 messages -= 1;
                 held -= message.bytes();
@@ -706,6 +771,7 @@ impl Model {
             delay_ms: standing.now.delay_ms,
             ack_timeout_ms: message.ack_timeout_ms,
             counts: standing.now.counts,
+            mark: standing.now.mark,
             bytes: message.bytes(),
             position: Lsn::ZERO,
         })))
@@ -888,6 +954,7 @@ fn fresh(message: &Message, now: u64) -> Standing {
         priority: message.priority,
         delay_ms: message.delay_ms,
         counts: Counts::default(),
+        mark: 0,
     };
     Standing {
         now: logged,

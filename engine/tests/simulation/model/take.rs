@@ -1,10 +1,13 @@
 //! Taking and settling in the model.
 
-use longtail_engine::{Effect, Handle, Refusal, Reply, Settle, Target, Token, Wait};
-use longtail_model::ConsumerTag;
+use std::collections::BTreeSet;
+
+use longtail_engine::{Credit, Effect, Handle, Refusal, Reply, Settle, Target, Token, Wait};
+use longtail_model::{ConsumerTag, GroupId, Seq};
 
 use super::{
-    At, Blocked, Consumer, Hold, Logged, Message, Model, Outcome, Place, Timer, Told, delivery,
+    At, Blocked, Consumer, Hold, Logged, Message, Model, Outcome, Place, Shown, Standing, Timer,
+    Told, delivery,
 };
 
 impl Model {
@@ -148,10 +151,17 @@ impl Model {
             },
         );
         self.taken.push(number);
+        if let Some(consumer) = self.consumer(key, tag)
+            && !self.has_room(key, consumer)
+            && !self.takes(key, tag)
+        {
+            self.stop_queueing(key, consumer);
+        }
         let standing = self.standing_mut(at).expect("it stands there");
         standing.now.place = Place::Held(number);
         standing.now.counts.deliveries += 1;
-        delivery(tag, at, standing.now.counts.deliveries - 1)
+        let deliveries = standing.now.counts.deliveries;
+        delivery(tag, at, deliveries - 1, standing.now.mark)
     }
 
     /// Nobody holds it any more; the caller says where it goes.
@@ -176,20 +186,21 @@ impl Model {
         &mut self,
         key: usize,
         tag: ConsumerTag,
-        add: u32,
-        renew: bool,
+        credit: Credit,
         told: &mut Told,
     ) -> Outcome {
         let at = self.consumer(key, tag).ok_or(Refusal::UnknownLink)?;
         let consumer = &mut self.sessions[key].consumers[at];
-        consumer.credit += add;
-        consumer.renew = renew;
+        consumer.credit = match (credit, consumer.credit) {
+            (Credit::Add(more), Credit::Add(left)) => Credit::Add(left + more),
+            (new, _) => new,
+        };
         self.serve(key, at, told);
         Ok(Reply::Done)
     }
 
     fn serve(&mut self, key: usize, at: usize, told: &mut Told) {
-        while self.sessions[key].consumers[at].credit > 0 {
+        while self.has_room(key, at) {
             let Some(best) = self.best(key, at) else {
                 return self.start_queueing(key, at);
             };
@@ -203,7 +214,9 @@ impl Model {
     fn push(&mut self, key: usize, at: usize, message: At, told: &mut Told) {
         let tag = self.sessions[key].consumers[at].tag;
         let taken = self.hold(key, tag, message);
-        self.sessions[key].consumers[at].credit -= 1;
+        if let Credit::Add(left) = &mut self.sessions[key].consumers[at].credit {
+            *left -= 1;
+        }
         self.tell(key, Effect::Push(taken), told);
     }
 
@@ -227,7 +240,7 @@ impl Model {
                 let consumer = self.consumer(key, tag).expect("a waiter is a consumer");
                 self.stop_queueing(key, consumer);
                 self.push(key, consumer, at, told);
-                if self.sessions[key].consumers[consumer].credit > 0 {
+                if self.has_room(key, consumer) {
                     self.start_queueing(key, consumer);
                 }
             }
@@ -275,7 +288,7 @@ impl Model {
                 self.stop_timer(timeout);
                 self.stop_timer(soon);
                 if let Some(at) = self.consumer(key, consumer)
-                    && self.sessions[key].consumers[at].credit == 0
+                    && !self.has_room(key, at)
                 {
                     self.stop_queueing(key, at);
                 }
@@ -327,8 +340,7 @@ impl Model {
                 tag,
                 sources: Vec::new(),
                 turn: 0,
-                credit: 0,
-                renew: false,
+                credit: Credit::Add(0),
                 ticket: None,
             });
             consumers.len() - 1
@@ -341,7 +353,7 @@ impl Model {
             self.sessions[key].consumers[at]
                 .sources
                 .push((stream, group));
-            if self.sessions[key].consumers[at].credit > 0 {
+            if self.has_room(key, at) {
                 self.serve(key, at, told);
             }
         }
@@ -408,22 +420,39 @@ impl Model {
                 }
             }
         }
-        self.renew_credit(key, tag, told);
+        self.refill(key, tag, told);
         Ok(Reply::Done)
     }
 
-    pub(super) fn renew_credit(&mut self, key: usize, tag: ConsumerTag, told: &mut Told) {
+    /// Whether the consumer may be pushed one more.
+    fn has_room(&self, key: usize, at: usize) -> bool {
+        let consumer = &self.sessions[key].consumers[at];
+        match consumer.credit {
+            Credit::Add(left) => left > 0,
+            Credit::Level(level) => {
+                let own = |hold: &&Hold| hold.session == key && hold.consumer == consumer.tag;
+                self.holds.values().filter(own).count() < level as usize
+            }
+        }
+    }
+
+    /// It may hold fewer than before.
+    pub(super) fn refill(&mut self, key: usize, tag: ConsumerTag, told: &mut Told) {
         if !self.sessions.contains(key) {
             return;
         }
-        let found = self.sessions[key]
-            .consumers
-            .iter()
-            .position(|c| c.tag == tag && c.renew);
-        if let Some(at) = found {
-            self.sessions[key].consumers[at].credit += 1;
+        if let Some(at) = self.consumer(key, tag)
+            && let Credit::Level(_) = self.sessions[key].consumers[at].credit
+        {
             self.serve(key, at, told);
         }
+    }
+
+    /// The same for all who lost holds, by session and tag.
+    pub(super) fn let_go_all(&mut self, holds: Vec<u64>) -> BTreeSet<(usize, ConsumerTag)> {
+        let gone = holds.into_iter().filter_map(|hold| self.let_go(hold));
+        gone.map(|(hold, _)| (hold.session, hold.consumer))
+            .collect()
     }
 
     fn ack(&mut self, hold: u64) {
@@ -434,7 +463,7 @@ impl Model {
         }
     }
 
-    fn settled(&mut self, at: At) {
+    pub(super) fn settled(&mut self, at: At) {
         if let Some(group) = self.group_mut(at.stream, at.group) {
             group.messages.remove(&at.seq);
         }
@@ -500,7 +529,7 @@ impl Model {
         self.dispatch(at.stream, at.group, told);
     }
 
-    fn park(&mut self, hold: u64, priority: Option<u32>) {
+    pub(super) fn park(&mut self, hold: u64, priority: Option<u32>) {
         let at = self.holds[&hold].at();
         self.let_go(hold);
         let standing = self.standing_mut(at).expect("held");
@@ -547,6 +576,11 @@ impl Model {
         target: u64,
         told: &mut Told,
     ) -> Result<(), Refusal> {
+        let copy = self.dead_copy(at, reason);
+        self.append(target, &[], &copy, false, told).map(|_| ())
+    }
+
+    pub(super) fn dead_copy(&self, at: At, reason: &str) -> Message {
         let stream = &self.kept.streams[&at.stream];
         let message = &stream.messages[&at.seq];
         let deliveries = self.standing(at).map_or(0, |s| s.now.counts.deliveries);
@@ -558,23 +592,24 @@ impl Model {
             ("lt-death-time", &self.now.to_string()),
             ("lt-death-deliveries", &deliveries.to_string()),
         ]);
-        let copy = Message {
+        Message {
             created: self.now,
             priority: message.priority,
             delay_ms: 0,
             ack_timeout_ms: message.ack_timeout_ms,
             expires: None,
-            headers: message.headers + added,
-            body: message.body.clone(),
-        };
-        self.append(target, &[], &copy, told).map(|_| ())
+            shown: Shown {
+                headers: message.shown.headers + added,
+                ..message.shown.clone()
+            },
+        }
     }
 
     pub(super) fn discard(&mut self, key: usize, handle: Handle, told: &mut Told) -> Outcome {
         if let Some(hold) = self.own_hold(key, handle)? {
             let tag = self.holds[&hold].consumer;
             self.ack(hold);
-            self.renew_credit(key, tag, told);
+            self.refill(key, tag, told);
             return Ok(Reply::Done);
         }
         let Some(at) = self.resolve(key, handle)? else {
@@ -591,6 +626,40 @@ impl Model {
         }
         self.drop_if_idle(at.stream);
         Ok(Reply::Done)
+    }
+
+    /// A restart finds the message ready, with what else the log knew of it.
+    pub(super) fn leave_mark(&mut self, key: usize, handle: Handle, mark: u64) -> Outcome {
+        let Some(hold) = self.own_hold(key, handle)? else {
+            return Ok(Reply::NotFound);
+        };
+        self.set_mark(hold, mark);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn set_mark(&mut self, hold: u64, mark: u64) {
+        let at = self.holds[&hold].at();
+        let standing = self.standing_mut(at).expect("held");
+        standing.now.mark = mark;
+        for logged in &mut standing.logged {
+            logged.mark = mark;
+            logged.place = Place::Ready;
+        }
+    }
+
+    pub(super) fn marked(&self, key: usize, stream: Target, group: &str) -> Outcome {
+        let stream = self.target(key, stream)?;
+        let groups = &self.kept.streams[&stream].groups;
+        let Some(group) = groups.iter().find(|g| g.name == group) else {
+            return Ok(Reply::NotFound);
+        };
+        let free = |s: &Standing| !matches!(s.now.place, Place::Held(_));
+        let messages = (group.messages.iter())
+            .filter(|(_, s)| s.now.mark > 0 && free(s))
+            .map(|(seq, s)| (Seq(*seq), s.now.mark))
+            .collect();
+        let group = GroupId(group.id);
+        Ok(Reply::Marked { group, messages })
     }
 
     pub(super) fn extend(&mut self, key: usize, handle: Handle, ms: Option<u64>) -> Outcome {

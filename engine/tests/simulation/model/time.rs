@@ -77,7 +77,7 @@ impl Model {
             self.mark();
         }
         self.abandon(number, told);
-        self.renew_credit(key, tag, told);
+        self.refill(key, tag, told);
     }
 
     fn end_delays(&mut self, stream: u64, group: u64, told: &mut Told) {
@@ -128,6 +128,18 @@ impl Model {
     fn set_soon(&mut self, key: usize, timer: Option<super::TimerKey>) {
         if let Some(Blocked::Take { soon, .. }) = &mut self.sessions[key].blocked {
             *soon = timer;
+        }
+    }
+
+    /// What was only for those who waited goes.
+    pub(super) fn expire_fleeting(&mut self, told: &mut Told) {
+        while let Some(stream) = self.fleeting.pop() {
+            let Some(set) = self.stream(stream).map(|s| s.expiry_timer) else {
+                continue;
+            };
+            self.stop_timer(set.map(|alarm| alarm.1));
+            self.expire(stream, told);
+            self.mark();
         }
     }
 
@@ -287,6 +299,7 @@ impl Model {
         self.timers.clear();
         self.runnable.clear();
         self.taken.clear();
+        self.fleeting.clear();
         self.trail.clear();
         self.next_session = 1;
         self.timeouts = 0;

@@ -104,11 +104,13 @@ fn word_for(answer: &Reply) -> Word {
     match answer {
         Reply::NotFound => Word::NotFound,
         Reply::Refused(refusal) => match refusal {
+            Refusal::Gone => Word::NotFound,
             Refusal::Limit(_) | Refusal::Full(_) => Word::OutOfMemory,
             Refusal::TooLarge(_) => Word::JobTooBig,
             Refusal::Failed(_)
             | Refusal::UnknownLink
             | Refusal::Exists
+            | Refusal::Step { .. }
             | Refusal::Unsupported(_) => Word::InternalError,
         },
         other => {

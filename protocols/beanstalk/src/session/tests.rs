@@ -129,6 +129,9 @@ impl Talk {
             delay_ms: 0,
             ack_timeout_ms: 0,
             expires: Timestamp::NEVER,
+            subject: b"",
+            id: b"",
+            key: 0,
             headers: b"",
             payload: b"bo\r\ndy",
         };
@@ -187,6 +190,7 @@ fn delivered(seq: u64) -> Reply {
         seq: Seq(seq),
         position: Lsn(0),
         redeliveries: 0,
+        mark: 0,
     })
 }
 
@@ -329,7 +333,7 @@ fn a_put_becomes_a_message() {
     );
     assert_eq!(
         (also.len(), &message.payload[..], message.expires_ms),
-        (0, &b"a\r\n"[..], 0)
+        (0, &b"a\r\n"[..], None)
     );
     talk.answer_all([published(9)]);
     assert_eq!(talk.heard(), "INSERTED 9\r\n");
@@ -856,6 +860,7 @@ fn stats_of_a_job() {
             kicks: 5,
             failures: 6,
         },
+        mark: 0,
         bytes: 3,
         position: Lsn(25),
     };

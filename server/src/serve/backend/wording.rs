@@ -15,14 +15,19 @@ pub(super) fn broker(error: BrokerError) -> AdminError {
 }
 
 pub(super) fn refused(refusal: &Refusal) -> AdminError {
-    let kind = match refusal {
+    AdminError::new(kind_of(refusal), refusal.to_string())
+}
+
+fn kind_of(refusal: &Refusal) -> ErrorKind {
+    match refusal {
         Refusal::Limit(_) => ErrorKind::Limit,
         Refusal::Full(_) | Refusal::Failed(_) => ErrorKind::Unavailable,
         Refusal::TooLarge(_) => ErrorKind::Invalid,
         Refusal::Exists | Refusal::Unsupported(_) => ErrorKind::Refused,
+        Refusal::Gone => ErrorKind::NotFound,
+        Refusal::Step { why, .. } => kind_of(why),
         Refusal::UnknownLink => ErrorKind::Internal,
-    };
-    AdminError::new(kind, refusal.to_string())
+    }
 }
 
 pub(super) fn closed() -> AdminError {

@@ -1,0 +1,91 @@
+"""A server that a case starts, ends and starts again on what it left on disk."""
+
+import pathlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+from harness.suite import Skip
+
+#: Seconds until a started server has to accept connections, and until a stopped one has to be gone.
+START_LIMIT = 20.0
+
+
+class OwnServer:
+    """Started as the command line's `--start` says, with a data directory of its own, on a port nobody listens on.
+
+    `start` is `{"words": [...], "config": text or null, "stop": "kill" or "term"}`. In words and text `{port}`, `{ws}`,
+    `{data}` and `{config}` are replaced. A server that keeps what it acknowledged is killed; Mosquitto, which writes at a
+    clean end only, is asked to end.
+    """
+
+    def __init__(self, t):
+        if not t.start:
+            raise Skip("needs --start, to start a server of its own")
+        self._start = t.start
+        self._home = pathlib.Path(tempfile.mkdtemp(prefix="longtail-conformance-"))
+        t.defer(lambda: shutil.rmtree(self._home, ignore_errors=True))
+        t.defer(self._end)
+        (self._home / "data").mkdir()
+        self._process = None
+        self.address = ("127.0.0.1", _free_port())
+        self._websocket = _free_port()
+        self.run()
+
+    def run(self):
+        """Starts it and waits until it accepts connections."""
+        words = [self._filled(word) for word in self._start["words"]]
+        if self._start.get("config") is not None:
+            (self._home / "config").write_text(self._filled(self._start["config"]))
+        with open(self._home / "log", "ab") as log:
+            self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        end = time.monotonic() + START_LIMIT
+        while True:
+            if self._process.poll() is not None:
+                log = (self._home / "log").read_text(errors="replace")
+                raise AssertionError(f"the server ended at its start: {log[-1000:]}")
+            try:
+                socket.create_connection(self.address, timeout=1).close()
+                return
+            except ConnectionRefusedError:
+                if time.monotonic() > end:
+                    raise AssertionError("the server does not accept connections") from None
+                time.sleep(0.01)
+
+    def restart(self):
+        """Ends it the hard way and starts it again."""
+        self.end()
+        self.run()
+
+    def end(self):
+        """Ends it."""
+        self._process.send_signal(signal.SIGTERM if self._start.get("stop") == "term" else signal.SIGKILL)
+        self._process.wait(START_LIMIT)
+
+    def _end(self):
+        if self._process and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def _filled(self, text):
+        values = {"port": self.address[1], "ws": self._websocket, "data": self._home / "data"}
+        values["config"] = self._home / "config"
+        for name, value in values.items():
+            text = text.replace(f"{{{name}}}", str(value))
+        return text
+
+
+def _free_port():
+    """A port outside of what the system gives to clients, whose own end could take it otherwise."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue

@@ -1,0 +1,540 @@
+//! Several steps as one: checked first, then one frame of the log, then applied, then dispatched.
+//!
+//! Conditions on the state, which are looked at before the steps, will come here with the tenant that needs them.
+
+use bytes::Bytes;
+use hashbrown::{HashMap, HashSet};
+use longtail_log::{Class, RecordParts};
+use longtail_model::{ConsumerTag, Durability, IndexId, Lsn, Priority, Seq, StreamId, Timestamp};
+use smallvec::SmallVec;
+
+use super::publish::{Room, check_texts, head_of, record_of};
+use super::settle::Fate;
+use super::streams::check_document_name;
+use super::{Outcome, Shard, now_reply};
+use crate::command::{Handle, NewMessage, Settle, Step, Target, Transaction};
+use crate::effect::{Effects, Gate, Refusal, Reply};
+use crate::event;
+use crate::stream::{FixedHash, HoldKey, Meta, SessionKey};
+
+/// A transaction while its steps are checked.
+struct Draft {
+    level: Durability,
+    /// Numbers given to its messages so far.
+    given: HashMap<IndexId, u64, FixedHash>,
+    rooms: HashMap<StreamId, Room, FixedHash>,
+    evictions: Vec<(StreamId, Seq, u64)>,
+    /// Messages that a step names.
+    named: HashSet<(StreamId, Seq), FixedHash>,
+    /// What is to be appended, by step. It is looked at last: it must not push out what other steps name.
+    publishes: Vec<(u32, Publish)>,
+    additions: Vec<Addition>,
+    changes: Vec<Change>,
+}
+
+struct Publish {
+    to: Target,
+    also: Vec<StreamId>,
+    message: NewMessage,
+    /// Whether a step asked for it; dead letters come by themselves.
+    asked_for: bool,
+}
+
+/// A message to append.
+struct Addition {
+    message: NewMessage,
+    targets: SmallVec<[(StreamId, Seq); 2]>,
+    asked_for: bool,
+}
+
+/// What becomes of something that is there already.
+enum Change {
+    Settled(HoldKey),
+    Returned {
+        hold: HoldKey,
+        due: Option<Timestamp>,
+        meta: Meta,
+    },
+    Parked(HoldKey, Meta),
+    Marked(HoldKey, u64),
+    Removed {
+        stream: StreamId,
+        seq: Seq,
+        bytes: u64,
+        holders: Vec<(SessionKey, ConsumerTag)>,
+    },
+    Document(String, Option<Bytes>),
+}
+
+/// Where the records of a transaction are.
+struct Written {
+    gate: Gate,
+    /// Of each addition, in the durable log and in memory.
+    positions: Vec<[Option<Lsn>; 2]>,
+}
+
+impl Shard {
+    pub(crate) fn transact(
+        &mut self,
+        key: SessionKey,
+        transaction: Transaction,
+        fx: &mut dyn Effects,
+    ) -> Outcome {
+        let steps = transaction.steps;
+        if steps.len() > Transaction::MAX_STEPS {
+            return Err(Refusal::Limit(format!(
+                "a transaction of {} steps; at most {} are taken",
+                steps.len(),
+                Transaction::MAX_STEPS
+            )));
+        }
+        if steps.is_empty() {
+            return now_reply(Reply::Transacted {
+                published: Vec::new(),
+            });
+        }
+        let mut draft = Draft::new();
+        for (step, number) in steps.into_iter().zip(0..) {
+            self.draft_step(key, &mut draft, number, step)
+                .map_err(|why| refused(number, why))?;
+        }
+        for (number, publish) in std::mem::take(&mut draft.publishes) {
+            self.draft_publish(key, &mut draft, publish)
+                .map_err(|why| refused(number, why))?;
+        }
+        let written = self.write_draft(&draft)?;
+        Ok(self.apply_draft(draft, written, fx))
+    }
+
+    fn draft_step(
+        &mut self,
+        key: SessionKey,
+        draft: &mut Draft,
+        number: u32,
+        step: Step,
+    ) -> Result<(), Refusal> {
+        match step {
+            Step::Publish { to, also, message } => {
+                check_texts(&message)?;
+                let publish = Publish {
+                    to,
+                    also,
+                    message,
+                    asked_for: true,
+                };
+                draft.publishes.push((number, publish));
+                Ok(())
+            }
+            Step::Settle { message, how } => self.draft_settle(key, draft, number, message, how),
+            Step::Mark { message, mark } => {
+                let hold = self.own_hold(key, message)?.ok_or(Refusal::Gone)?;
+                self.name_hold(draft, hold)?;
+                draft.changes.push(Change::Marked(hold, mark));
+                Ok(())
+            }
+            Step::Remove { stream, seq } => {
+                let stream = self.target(key, stream)?;
+                if !self.is_there(stream, seq)? {
+                    return Err(Refusal::Gone);
+                }
+                let level = self.streams[&stream].level;
+                draft.name(stream, seq, level)?;
+                draft.changes.push(Change::Removed {
+                    stream,
+                    seq,
+                    bytes: self.size(stream, seq),
+                    holders: self.holders(stream, seq),
+                });
+                Ok(())
+            }
+            Step::Document { name, body } => {
+                check_document_name(&name)?;
+                draft.level = draft.level.max(self.logs.level(None));
+                draft.changes.push(Change::Document(name, body));
+                Ok(())
+            }
+        }
+    }
+
+    fn draft_settle(
+        &mut self,
+        key: SessionKey,
+        draft: &mut Draft,
+        number: u32,
+        message: Handle,
+        how: Settle,
+    ) -> Result<(), Refusal> {
+        let hold = self.own_hold(key, message)?.ok_or(Refusal::Gone)?;
+        self.name_hold(draft, hold)?;
+        let change = match self.fate(hold, how) {
+            Fate::Done => Change::Settled(hold),
+            Fate::Returned { due, meta } => Change::Returned { hold, due, meta },
+            Fate::Parked(meta) => Change::Parked(hold, meta),
+            Fate::Dead(target, reason) => {
+                let held = &self.holds[hold];
+                let (stream, seq, position) = (held.stream, held.seq, held.position);
+                let publish = Publish {
+                    to: Target::Stream(target),
+                    also: Vec::new(),
+                    message: self.dead_copy(stream, seq, position, held.counts, reason)?,
+                    asked_for: false,
+                };
+                draft.publishes.push((number, publish));
+                Change::Settled(hold)
+            }
+        };
+        draft.changes.push(change);
+        Ok(())
+    }
+
+    fn name_hold(&self, draft: &mut Draft, hold: HoldKey) -> Result<(), Refusal> {
+        let held = &self.holds[hold];
+        draft.name(held.stream, held.seq, self.level_of(held.group))
+    }
+
+    fn draft_publish(
+        &mut self,
+        key: SessionKey,
+        draft: &mut Draft,
+        publish: Publish,
+    ) -> Result<(), Refusal> {
+        let Publish {
+            to,
+            also,
+            message,
+            asked_for,
+        } = publish;
+        let first = self.target(key, to)?;
+        let bytes = message.bytes();
+        let mut targets: SmallVec<[(StreamId, Seq); 2]> = SmallVec::new();
+        for &stream in std::iter::once(&first).chain(&also) {
+            if targets.iter().any(|&(known, _)| known == stream) {
+                continue;
+            }
+            let state = self.streams.get(&stream).ok_or(Refusal::UnknownLink)?;
+            let index = self.indexes.get(&state.index).ok_or(Refusal::UnknownLink)?;
+            draft.level = draft.level.max(state.level);
+            let given = draft.given.entry(state.index).or_default();
+            *given += 1;
+            targets.push((stream, Seq(index.last_seq().0 + *given)));
+            if state.config.limits.max_messages > 0 || state.config.limits.max_bytes > 0 {
+                let room = draft.rooms.entry(stream).or_insert_with(|| Room::of(state));
+                let named = &draft.named;
+                let spared = |seq| named.contains(&(stream, seq));
+                self.make_room(stream, room, bytes, spared, &mut draft.evictions)?;
+                room.add(bytes);
+            }
+        }
+        draft.additions.push(Addition {
+            message,
+            targets,
+            asked_for,
+        });
+        Ok(())
+    }
+
+    /// Writes everything: one frame in the durable log; in memory a record a message, none when the frame is refused.
+    fn write_draft(&mut self, draft: &Draft) -> Result<Written, Refusal> {
+        let mut positions = vec![[None; 2]; draft.additions.len()];
+        let mut frame = Frame::default();
+        let mut defined: HashSet<StreamId, FixedHash> = HashSet::default();
+        let streams = draft.additions.iter().flat_map(|a| &a.targets);
+        for &(stream, _) in streams {
+            if defined.insert(stream) && self.put_definition(stream, &mut frame.heads) {
+                frame.cut(None);
+            }
+        }
+        for &(stream, seq, bytes) in &draft.evictions {
+            if self.is_durable(stream) {
+                event::put_removed(&mut frame.heads, stream, seq, bytes);
+                frame.cut(None);
+            }
+        }
+        let mut in_memory = Vec::new();
+        for (number, addition) in draft.additions.iter().enumerate() {
+            let record = record_of(&addition.message, self.now);
+            let (durable, volatile): (SmallVec<[_; 2]>, SmallVec<[_; 2]>) =
+                (addition.targets.iter().copied()).partition(|target| self.is_durable(target.0));
+            if !durable.is_empty() {
+                event::put_append(&mut frame.heads, &durable, &record);
+                frame.cut(Some(number));
+            }
+            if !volatile.is_empty() {
+                in_memory.push((number, volatile, record));
+            }
+        }
+        for change in &draft.changes {
+            self.put_change(change, &mut frame);
+        }
+
+        let mut head = Vec::new();
+        let mut refusal = None;
+        for (number, targets, record) in &in_memory {
+            head.clear();
+            event::put_append(&mut head, targets, record);
+            let parts = RecordParts {
+                head: &head,
+                body: record.payload,
+                retained: true,
+            };
+            match self.logs.append_message(Durability::Memory, &[], parts) {
+                Ok((position, _)) => positions[*number][1] = Some(position),
+                Err(why) => {
+                    refusal = Some(why);
+                    break;
+                }
+            }
+        }
+        let written = match refusal {
+            Some(why) => Err(why),
+            None => frame.write(self, draft, &mut positions),
+        };
+        if written.is_err() {
+            for position in positions.iter().filter_map(|both| both[1]) {
+                self.logs.retire(position);
+            }
+        }
+        written.map(|gate| Written { gate, positions })
+    }
+
+    fn is_durable(&self, stream: StreamId) -> bool {
+        self.streams
+            .get(&stream)
+            .is_some_and(|state| state.level != Durability::Memory)
+    }
+
+    fn put_change(&self, change: &Change, frame: &mut Frame) {
+        let out = &mut frame.heads;
+        match change {
+            Change::Document(name, body) => {
+                if self.logs.level(None) == Durability::Memory {
+                    return;
+                }
+                event::put_document(out, name, body.as_deref());
+            }
+            &Change::Removed {
+                stream, seq, bytes, ..
+            } => {
+                if !self.is_durable(stream) {
+                    return;
+                }
+                event::put_removed(out, stream, seq, bytes);
+            }
+            Change::Settled(hold)
+            | Change::Returned { hold, .. }
+            | Change::Parked(hold, _)
+            | Change::Marked(hold, _) => {
+                let held = &self.holds[*hold];
+                let (group, seq) = (held.group, held.seq);
+                if !self.is_durable(held.stream) {
+                    return;
+                }
+                match change {
+                    Change::Returned { due, meta, .. } => {
+                        let (priority, delay_ms) = (Priority(meta.priority), meta.delay_ms);
+                        event::put_returned(
+                            out,
+                            group,
+                            seq,
+                            priority,
+                            *due,
+                            delay_ms,
+                            &meta.counts,
+                        );
+                    }
+                    Change::Parked(_, meta) => {
+                        event::put_parked(out, group, seq, Priority(meta.priority), &meta.counts);
+                    }
+                    Change::Marked(_, mark) => event::put_marked(out, group, seq, *mark),
+                    _ => event::put_settled(out, group, seq, held.bytes),
+                }
+            }
+        }
+        frame.cut(None);
+    }
+
+    fn apply_draft(
+        &mut self,
+        draft: Draft,
+        written: Written,
+        fx: &mut dyn Effects,
+    ) -> (Gate, Reply) {
+        let Written { gate, positions } = written;
+        for (stream, seq, bytes) in draft.evictions {
+            self.remove_message(stream, seq, bytes);
+        }
+        let mut published = Vec::new();
+        for (addition, [durable, volatile]) in draft.additions.iter().zip(positions) {
+            let targets = &addition.targets;
+            let record = record_of(&addition.message, self.now);
+            let first = targets.first().copied().unwrap_or((StreamId(0), Seq(0)));
+            let head = head_of(first.0, &record, addition.message.bytes());
+            let is_durable: SmallVec<[bool; 2]> = targets
+                .iter()
+                .map(|target| self.is_durable(target.0))
+                .collect();
+            for (position, kind) in [(durable, true), (volatile, false)] {
+                let count = is_durable.iter().filter(|&&is| is == kind).count();
+                if let Some(position) = position
+                    && count > 1
+                {
+                    let count = u32::try_from(count).unwrap_or(u32::MAX);
+                    self.references.insert(position, count);
+                }
+            }
+            for (target, is_durable) in targets.iter().zip(is_durable) {
+                let position = if is_durable { durable } else { volatile };
+                self.place_appended(std::slice::from_ref(target), &head, |_| position);
+                if addition.asked_for && *target == first {
+                    published.push((first.1, position.unwrap_or(Lsn::ZERO)));
+                }
+            }
+        }
+        let mut holders = Vec::new();
+        let mut ready = Vec::new();
+        let mut touched = Vec::new();
+        for change in draft.changes {
+            match change {
+                Change::Document(name, body) => self.apply_document(&name, body.as_deref()),
+                Change::Marked(hold, mark) => {
+                    let held = &mut self.holds[hold];
+                    held.mark = mark;
+                    held.after = held.after.max(gate.lsn);
+                }
+                Change::Removed {
+                    stream,
+                    seq,
+                    bytes,
+                    holders: who,
+                } => {
+                    self.count_removed(stream);
+                    self.remove_message(stream, seq, bytes);
+                    holders.extend(who);
+                    touched.push(stream);
+                }
+                Change::Settled(hold) => {
+                    if let Some(held) = self.release_hold(hold)
+                        && let Some(found) = self.found(&held)
+                    {
+                        self.count_removed(found.stream);
+                        self.apply_settled(found, None, held.bytes);
+                        holders.push((held.session, held.consumer));
+                        touched.push(found.stream);
+                    }
+                }
+                Change::Returned { hold, due, meta } => {
+                    if let Some(held) = self.release_hold(hold)
+                        && let Some(found) = self.found(&held)
+                    {
+                        let after = gate.lsn;
+                        self.apply_returned(found, due, Meta { after, ..meta });
+                        holders.push((held.session, held.consumer));
+                        ready.push((found.stream, found.at));
+                    }
+                }
+                Change::Parked(hold, meta) => {
+                    if let Some(held) = self.release_hold(hold)
+                        && let Some(found) = self.found(&held)
+                    {
+                        let after = gate.lsn;
+                        self.apply_parked(found, Meta { after, ..meta });
+                        holders.push((held.session, held.consumer));
+                    }
+                }
+            }
+        }
+
+        for addition in &draft.additions {
+            self.show_appended(&addition.targets, &addition.message, fx);
+        }
+        for (stream, at) in ready {
+            self.dispatch(stream, at, fx);
+        }
+        holders.sort_unstable();
+        holders.dedup();
+        self.refill_all(holders, fx);
+        for stream in touched {
+            self.drop_if_idle(stream);
+        }
+        (gate, Reply::Transacted { published })
+    }
+}
+
+fn refused(step: u32, why: Refusal) -> Refusal {
+    Refusal::Step {
+        step,
+        why: Box::new(why),
+    }
+}
+
+impl Draft {
+    fn new() -> Self {
+        Draft {
+            level: Durability::Memory,
+            given: HashMap::default(),
+            rooms: HashMap::default(),
+            evictions: Vec::new(),
+            named: HashSet::default(),
+            publishes: Vec::new(),
+            additions: Vec::new(),
+            changes: Vec::new(),
+        }
+    }
+
+    fn name(&mut self, stream: StreamId, seq: Seq, level: Durability) -> Result<(), Refusal> {
+        self.level = self.level.max(level);
+        if self.named.insert((stream, seq)) {
+            Ok(())
+        } else {
+            Err(Refusal::Unsupported(
+                "a transaction names a message in one step at most",
+            ))
+        }
+    }
+}
+
+/// The records of one frame, while they are put together.
+#[derive(Default)]
+struct Frame {
+    /// Their heads, one after the other.
+    heads: Vec<u8>,
+    /// Where each ends, and whose body follows it.
+    ends: Vec<(usize, Option<usize>)>,
+}
+
+impl Frame {
+    /// Ends a record.
+    fn cut(&mut self, addition: Option<usize>) {
+        self.ends.push((self.heads.len(), addition));
+    }
+
+    fn write(
+        &self,
+        shard: &mut Shard,
+        draft: &Draft,
+        positions: &mut [[Option<Lsn>; 2]],
+    ) -> Result<Gate, Refusal> {
+        let mut start = 0;
+        let mut class = Class::Control;
+        let mut records = Vec::with_capacity(self.ends.len());
+        for &(end, addition) in &self.ends {
+            let body = addition.and_then(|number| draft.additions.get(number));
+            if body.is_some() {
+                class = Class::Message;
+            }
+            records.push(RecordParts {
+                head: &self.heads[start..end],
+                body: body.map_or(&[], |addition| &addition.message.payload),
+                retained: body.is_some(),
+            });
+            start = end;
+        }
+        let (found, gate) = shard.logs.append_frame(draft.level, &records, class)?;
+        for (position, (_, addition)) in found.into_iter().zip(&self.ends) {
+            if let Some(both) = addition.and_then(|number| positions.get_mut(number)) {
+                both[0] = Some(position);
+            }
+        }
+        Ok(gate)
+    }
+}

@@ -1,0 +1,194 @@
+//! Who is let in, and what for.
+
+use std::sync::Arc;
+
+use longtail_broker::auth::{
+    AuthError, Authenticator, Credentials, Grants, LoginRequest, Peer, Usage,
+};
+use longtail_edge::{Endpoint, TlsIdentity};
+use longtail_engine::runtime::Clock;
+
+use crate::codec::ReasonCode;
+
+/// A client at the door.
+#[derive(Clone, Copy, Debug)]
+pub struct Login<'a> {
+    /// Its identifier.
+    pub client_id: &'a str,
+    /// The name it gives.
+    pub username: Option<&'a str>,
+    /// The password it gives.
+    pub password: Option<&'a [u8]>,
+    /// Where it comes from.
+    pub remote: &'a Endpoint,
+    /// Whom its certificate names.
+    pub identity: Option<&'a TlsIdentity>,
+    /// Clients connected to the space, this one not counted.
+    pub connections: u64,
+}
+
+/// A client that is let in.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    /// What it may do.
+    pub grants: Arc<Grants>,
+    /// Its account; none where there are no accounts.
+    pub account: Option<Arc<str>>,
+}
+
+/// Why a client is not let in.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct Denied {
+    /// What it is told.
+    pub reason: ReasonCode,
+    /// For the log.
+    pub why: String,
+}
+
+/// Decides who is let in at a listener.
+pub trait Admission: Send + Sync + 'static {
+    /// Checks a login.
+    ///
+    /// # Errors
+    /// When the client is not let in.
+    fn admit(&self, login: &Login<'_>) -> Result<Admitted, Denied>;
+
+    /// Whether [`Admission::admit`] may take longer than some microseconds for this login: then it is called from a
+    /// thread that may wait.
+    fn may_block(&self, login: &Login<'_>) -> bool {
+        let _ = login;
+        false
+    }
+
+    /// What a client that was let in may do now; `None`: nothing any more.
+    fn now(&self, account: &str, client_id: &str) -> Option<Arc<Grants>>;
+}
+
+/// Lets everybody in who reaches the listener, and allows everything.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AdmitAll;
+
+impl Admission for AdmitAll {
+    fn admit(&self, _login: &Login<'_>) -> Result<Admitted, Denied> {
+        Ok(Admitted {
+            grants: Arc::new(Grants::full()),
+            account: None,
+        })
+    }
+
+    fn now(&self, _account: &str, _client_id: &str) -> Option<Arc<Grants>> {
+        Some(Arc::new(Grants::full()))
+    }
+}
+
+/// Lets in whom the broker's accounts name: by user name and password, else by certificate. Without accounts, everybody
+/// on this machine.
+pub struct Accounts {
+    /// Knows the accounts.
+    pub authenticator: Arc<Authenticator>,
+    /// The time, for the limit on failures.
+    pub clock: Arc<dyn Clock>,
+    /// The space.
+    pub space: Arc<str>,
+    /// Account of every connection, whatever it says; `None`: as it proves.
+    pub account: Option<String>,
+}
+
+impl Accounts {
+    fn request<'a>(&'a self, login: &Login<'a>, names: &'a [String]) -> LoginRequest<'a> {
+        let credentials = match login.username {
+            Some(user) => Credentials::Password {
+                user,
+                password: login.password.unwrap_or_default(),
+            },
+            None if !names.is_empty() => Credentials::Certificate { names },
+            None => Credentials::Anonymous,
+        };
+        LoginRequest {
+            credentials,
+            peer: match login.remote {
+                Endpoint::Tcp(address) => Peer::Address(address.ip()),
+                Endpoint::Unix(_) => Peer::Unix,
+            },
+            space: &self.space,
+            client_id: login.client_id,
+        }
+    }
+}
+
+impl Admission for Accounts {
+    fn admit(&self, login: &Login<'_>) -> Result<Admitted, Denied> {
+        let granted = match &self.account {
+            Some(account) => self
+                .authenticator
+                .grants(account, &self.space, login.client_id),
+            None => {
+                let names = login.identity.map(names).unwrap_or_default();
+                self.authenticator
+                    .authenticate(&self.request(login, &names), self.clock.now())
+            }
+        };
+        let granted = granted.map_err(|error| denied(&error))?;
+        let used = Usage {
+            connections: login.connections,
+            ..Usage::default()
+        };
+        let more = Usage {
+            connections: 1,
+            ..Usage::default()
+        };
+        granted.quotas.admit(&used, &more).map_err(|full| Denied {
+            reason: ReasonCode::QuotaExceeded,
+            why: full.to_string(),
+        })?;
+        Ok(Admitted {
+            account: granted
+                .account
+                .as_ref()
+                .map(|account| account.name.as_str().into()),
+            grants: granted.grants,
+        })
+    }
+
+    fn may_block(&self, login: &Login<'_>) -> bool {
+        self.account.is_none()
+            && login.username.is_some()
+            && !self.authenticator.directory().has_no_accounts()
+    }
+
+    fn now(&self, account: &str, client_id: &str) -> Option<Arc<Grants>> {
+        let login = self
+            .authenticator
+            .grants(account, &self.space, client_id)
+            .ok()?;
+        Some(login.grants)
+    }
+}
+
+/// How a refusal is said in MQTT.
+fn denied(error: &AuthError) -> Denied {
+    let reason = match error {
+        AuthError::BadCredentials => ReasonCode::BadUserNameOrPassword,
+        AuthError::Identity(_) => ReasonCode::ClientIdentifierNotValid,
+        AuthError::Throttled { .. } => ReasonCode::Banned,
+        AuthError::Busy => ReasonCode::ServerBusy,
+        _ => ReasonCode::NotAuthorized,
+    };
+    Denied {
+        reason,
+        why: error.to_string(),
+    }
+}
+
+/// The names in a certificate.
+fn names(identity: &TlsIdentity) -> Vec<String> {
+    identity
+        .common_name
+        .iter()
+        .chain(&identity.dns_names)
+        .chain(&identity.email_addresses)
+        .chain(&identity.uris)
+        .cloned()
+        .collect()
+}

@@ -1,0 +1,336 @@
+//! Settings of the service, and the profiles that make it answer as another broker would.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::codec::Qos;
+
+/// Settings of one service.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Space whose subjects the topics are.
+    pub space: Arc<str>,
+    /// Everything that a client may notice.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            space: "default".into(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What happens to a message for which a session's queue has no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QueuePolicy {
+    /// It is dropped.
+    #[default]
+    DropNewest,
+    /// The ones that wait longest are dropped.
+    DropOldest,
+    /// The client is disconnected (0x97).
+    Disconnect,
+}
+
+/// How many copies a client gets of a message that several of its subscriptions match.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overlap {
+    /// One for each subscription, with its identifier.
+    #[default]
+    Each,
+    /// One at the highest QoS, with all identifiers.
+    Merge,
+}
+
+/// When a QoS 2 message is shown to subscribers. Both are allowed (MQTT 5.0, 4.3.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Qos2Routing {
+    /// At PUBREL.
+    #[default]
+    AtRelease,
+    /// At PUBLISH.
+    AtPublish,
+}
+
+/// What a client gets that sends more unacknowledged messages than the receive maximum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Enforcement {
+    /// DISCONNECT 0x93.
+    #[default]
+    Strict,
+    /// A line in the log.
+    Warn,
+}
+
+/// What a client of 3.1 or 3.1.1 gets for a keep alive above the maximum. One of 5.0 is told the maximum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LongKeepAlive {
+    /// CONNACK 2.
+    #[default]
+    Refuse,
+    /// The maximum holds, and nobody is told.
+    Lower,
+}
+
+/// What a publish that is not allowed means for a client that cannot be told: at QoS 0, and before 5.0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeniedPublish {
+    /// It is acknowledged and dropped.
+    #[default]
+    Drop,
+    /// The connection is closed.
+    Disconnect,
+}
+
+/// Limits and habits. Bytes and counts are for one connection or one session each.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Largest packet taken, in bytes with its fixed header. Default 2 MiB: a little more than Mosquitto's.
+    pub packet_bytes_max: u32,
+    /// Unacknowledged QoS 1 and 2 messages taken from a client, 1 to 65,535. Default 1,024.
+    pub receive_max: u16,
+    /// Payload bytes of QoS 2 messages that await their PUBREL. Default 16 MiB; beyond it PUBREC 0x97.
+    pub unreleased_bytes: usize,
+    /// What happens when a client sends more.
+    pub receive_max_enforcement: Enforcement,
+    /// Unacknowledged messages sent to a client; its own receive maximum may be lower. Default 256.
+    pub window: u16,
+    /// Topic aliases that a client may define. Default 32.
+    pub topic_aliases_in: u16,
+    /// Topic aliases given to a client that takes them. Default 16.
+    pub topic_aliases_out: u16,
+    /// Longest keep alive in seconds; 0: any, also none. Default 0.
+    pub keep_alive_max_s: u16,
+    /// What a client before 5.0 gets for a longer one.
+    pub long_keep_alive: LongKeepAlive,
+    /// A client is gone after its keep alive times this, in percent. Default 150.
+    pub keep_alive_percent: u32,
+    /// Time until CONNECT, in milliseconds. Default 10 s.
+    pub connect_timeout_ms: u64,
+    /// Longest session expiry in seconds. Default `u32::MAX`, for ever.
+    pub session_expiry_max_s: u32,
+    /// Session expiry of clients before 5.0 that want to keep their session. Default `u32::MAX`, for ever.
+    pub session_expiry_v3_s: u32,
+    /// Sessions in the space, connected or not. Default 1,000,000; one more is refused (0x97).
+    pub sessions_max: usize,
+    /// Messages that wait behind the window. Default 8,192.
+    pub queue_messages: usize,
+    /// Payload bytes of these. Default 16 MiB.
+    pub queue_bytes: usize,
+    /// What happens when there is no room.
+    pub queue_policy: QueuePolicy,
+    /// Subscriptions of a session. Default 100,000; one more is refused (0x97).
+    pub subscriptions_max: usize,
+    /// Copies for overlapping subscriptions.
+    pub overlap: Overlap,
+    /// When QoS 2 messages are shown.
+    pub qos2_routing: Qos2Routing,
+    /// Highest QoS. Default 2.
+    pub qos_max: Qos,
+    /// Whether messages may be retained.
+    pub retain_available: bool,
+    /// Whether filters may have wildcards.
+    pub wildcards_available: bool,
+    /// Whether subscriptions may be shared.
+    pub shared_available: bool,
+    /// Whether subscriptions may have identifiers.
+    pub subscription_ids_available: bool,
+    /// Whether a client may come without an identifier.
+    pub empty_client_id: bool,
+    /// Longest client identifier, in bytes. Default 65,535.
+    pub client_id_bytes_max: usize,
+    /// What identifiers begin with that the server gives.
+    pub client_id_prefix: Arc<str>,
+    /// Topic levels, 1 to 128. Default 128.
+    pub topic_levels_max: usize,
+    /// Whether a wrong password is answered 0x87 (not authorized) instead of 0x86.
+    pub bad_password_is_not_authorized: bool,
+    /// Whether a PUBREL for an unknown id is answered with 0x92 instead of plain success.
+    pub unknown_release_is_told: bool,
+    /// Denied publishes of clients that cannot be told.
+    pub denied_publish: DeniedPublish,
+    /// Whether the will of a connection is published when another one of the same client takes a session over that
+    /// lives on.
+    pub will_at_takeover: bool,
+    /// Response information for clients that ask for it; empty: none.
+    pub response_information: Arc<str>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            packet_bytes_max: 2 * 1024 * 1024,
+            receive_max: 1024,
+            unreleased_bytes: 16 * 1024 * 1024,
+            receive_max_enforcement: Enforcement::default(),
+            window: 256,
+            topic_aliases_in: 32,
+            topic_aliases_out: 16,
+            keep_alive_max_s: 0,
+            long_keep_alive: LongKeepAlive::default(),
+            keep_alive_percent: 150,
+            connect_timeout_ms: 10_000,
+            session_expiry_max_s: u32::MAX,
+            session_expiry_v3_s: u32::MAX,
+            sessions_max: 1_000_000,
+            queue_messages: 8192,
+            queue_bytes: 16 * 1024 * 1024,
+            queue_policy: QueuePolicy::default(),
+            subscriptions_max: 100_000,
+            overlap: Overlap::default(),
+            qos2_routing: Qos2Routing::default(),
+            qos_max: Qos::ExactlyOnce,
+            retain_available: true,
+            wildcards_available: true,
+            shared_available: true,
+            subscription_ids_available: true,
+            empty_client_id: true,
+            client_id_bytes_max: 65_535,
+            client_id_prefix: "auto-".into(),
+            topic_levels_max: 128,
+            bad_password_is_not_authorized: false,
+            unknown_release_is_told: false,
+            denied_publish: DeniedPublish::default(),
+            will_at_takeover: true,
+            response_information: "".into(),
+        }
+    }
+}
+
+/// Whose habits the limits follow, as far as this broker has the same settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// Longtail's own.
+    #[default]
+    Default,
+    /// Mosquitto 2.1.
+    Mosquitto,
+    /// Mochi MQTT 2.7.
+    Mochi,
+    /// EMQX 6.
+    Emqx,
+    /// NanoMQ 0.2x.
+    Nanomq,
+    /// VerneMQ 2.
+    Vernemq,
+}
+
+impl Profile {
+    /// All of them.
+    pub const ALL: [Profile; 6] = [
+        Profile::Default,
+        Profile::Mosquitto,
+        Profile::Mochi,
+        Profile::Emqx,
+        Profile::Nanomq,
+        Profile::Vernemq,
+    ];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Profile::Default => "default",
+            Profile::Mosquitto => "mosquitto",
+            Profile::Mochi => "mochi",
+            Profile::Emqx => "emqx",
+            Profile::Nanomq => "nanomq",
+            Profile::Vernemq => "vernemq",
+        }
+    }
+
+    /// The limits that a client of that broker is used to.
+    #[must_use]
+    pub fn limits(self) -> Limits {
+        let own = Limits::default();
+        match self {
+            Profile::Default => own,
+            Profile::Mosquitto => Limits {
+                packet_bytes_max: 2_000_000,
+                receive_max: 20,
+                receive_max_enforcement: Enforcement::Warn,
+                window: 20,
+                topic_aliases_in: 10,
+                topic_aliases_out: 10,
+                queue_messages: 1000,
+                bad_password_is_not_authorized: true,
+                will_at_takeover: false,
+                ..own
+            },
+            Profile::Mochi => Limits {
+                packet_bytes_max: 268_435_460,
+                receive_max: 1024,
+                window: 8192,
+                topic_aliases_in: 65_535,
+                topic_aliases_out: 65_535,
+                queue_messages: 8192,
+                overlap: Overlap::Merge,
+                qos2_routing: Qos2Routing::AtPublish,
+                unknown_release_is_told: true,
+                long_keep_alive: LongKeepAlive::Lower,
+                denied_publish: DeniedPublish::Disconnect,
+                ..own
+            },
+            Profile::Emqx => Limits {
+                packet_bytes_max: 1024 * 1024,
+                receive_max: 32,
+                window: 32,
+                topic_aliases_in: 65_535,
+                topic_aliases_out: 65_535,
+                session_expiry_max_s: 7200,
+                session_expiry_v3_s: 7200,
+                queue_messages: 1000,
+                queue_policy: QueuePolicy::DropOldest,
+                connect_timeout_ms: 15_000,
+                ..own
+            },
+            Profile::Nanomq => Limits {
+                packet_bytes_max: 256 * 1024 * 1024,
+                window: 2048,
+                topic_aliases_in: 1024,
+                topic_aliases_out: 0,
+                keep_alive_percent: 125,
+                queue_messages: 2048,
+                ..own
+            },
+            Profile::Vernemq => Limits {
+                packet_bytes_max: 268_435_460,
+                receive_max: 65_535,
+                window: 20,
+                topic_aliases_in: 0,
+                topic_aliases_out: 0,
+                connect_timeout_ms: 5000,
+                client_id_bytes_max: 100,
+                topic_levels_max: 10,
+                queue_messages: 1000,
+                ..own
+            },
+        }
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// No such profile.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no profile {0:?}")]
+pub struct UnknownProfile(pub String);
+
+impl FromStr for Profile {
+    type Err = UnknownProfile;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Profile::ALL
+            .into_iter()
+            .find(|profile| profile.as_str() == text)
+            .ok_or_else(|| UnknownProfile(text.to_owned()))
+    }
+}

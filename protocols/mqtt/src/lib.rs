@@ -1,0 +1,30 @@
+//! MQTT 3.1, 3.1.1 and 5.0.
+//!
+//! ```text
+//!            edge                                                broker
+//! bytes ──▶ service ──▶ codec ──▶ session::input ──▶ actions ──▶ publish ──▶ router, retained values
+//!              ▲                      │                             │
+//!              └── session::deliver ◀─┴── seat ◀────────────────────┘
+//! ```
+//!
+//! [`codec`] knows the bytes, [`session`] one connection, [`service`] plugs both into the edge. [`tenant`] is what the
+//! connections share; its registry knows which client has which session, the seat of each is where the router delivers
+//! to. [`access`] says who is let in, [`message`] how a message of MQTT is one of the broker's.
+
+pub mod access;
+pub mod codec;
+pub mod config;
+pub mod counters;
+pub mod message;
+mod publish;
+mod registry;
+mod seat;
+pub mod service;
+pub mod session;
+pub mod tenant;
+mod timers;
+
+pub use access::{Accounts, Admission, AdmitAll, Admitted, Denied, Login};
+pub use config::{Config, Limits, Profile};
+pub use service::Mqtt;
+pub use tenant::Tenant;

@@ -1,0 +1,195 @@
+//! Where the router delivers the messages of a session: its connection, or the session itself while it has none.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use longtail_broker::ephemeral::{
+    Delivery, DropReason, LiveHandle, LiveOptions, Subscriber, Target,
+};
+use longtail_broker::message::{Origin, SharedMessage};
+use longtail_broker::router::SubscribeError;
+use longtail_edge::{CloseReason, Connection};
+use parking_lot::Mutex;
+
+use crate::service::Mqtt;
+use crate::session::{State, Wanted};
+use crate::tenant::Tenant;
+
+/// A connection of this service.
+pub(crate) type Conn = Connection<Mqtt>;
+
+/// A session's place in the router.
+#[derive(Clone)]
+pub(crate) struct Membership {
+    handle: LiveHandle,
+    seat: Arc<Seat>,
+}
+
+/// Where the session is.
+struct Seat {
+    /// Always there: a session that ends with its connection.
+    bound: Option<Arc<Conn>>,
+    place: Mutex<Place>,
+    tenant: Arc<Tenant>,
+    /// Nothing of it is to stay in the router.
+    gone: AtomicBool,
+}
+
+/// Where a session that outlives its connections is.
+enum Place {
+    /// At a connection. What comes between the end of that and the news of it is kept.
+    Connected(Arc<Conn>, State),
+    Away(Box<State>),
+}
+
+struct Sink(Arc<Seat>);
+
+impl Membership {
+    /// For a session that ends with its connection.
+    pub(crate) fn bound(tenant: Arc<Tenant>, origin: Origin, conn: Arc<Conn>) -> Self {
+        Self::new(tenant, origin, Some(conn), Place::Away(Box::default()))
+    }
+
+    /// For a session that may outlive its connection.
+    pub(crate) fn lasting(tenant: Arc<Tenant>, origin: Origin, conn: Arc<Conn>) -> Self {
+        let place = Place::Connected(conn, State::default());
+        Self::new(tenant, origin, None, place)
+    }
+
+    fn new(tenant: Arc<Tenant>, origin: Origin, bound: Option<Arc<Conn>>, place: Place) -> Self {
+        let seat = Arc::new(Seat {
+            bound,
+            place: Mutex::new(place),
+            tenant,
+            gone: AtomicBool::new(false),
+        });
+        Membership {
+            handle: LiveHandle::new(origin, Box::new(Sink(Arc::clone(&seat)))),
+            seat,
+        }
+    }
+
+    /// Adds a subscription to the router.
+    pub(crate) fn subscribe(&self, wanted: &Wanted) -> Result<(), SubscribeError> {
+        let router = &self.seat.tenant.space().router;
+        let subscription = wanted.subscription(self.handle.options(wanted.options));
+        router.subscribe(&wanted.filter, self.handle.target(), subscription)?;
+        if self.seat.gone.load(Ordering::Acquire) {
+            // The session ended meanwhile, and whoever ended it may have been here before.
+            router.unsubscribe(&wanted.filter, self.target(), wanted.group.as_deref());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn target(&self) -> Target {
+        self.handle.target()
+    }
+
+    /// The session is over: nothing of it stays in the router.
+    pub(crate) fn discard(&self, state: &State) {
+        self.seat.gone.store(true, Ordering::Release);
+        if state.subscriptions.is_empty() {
+            return;
+        }
+        self.seat.tenant.space().router.update(|router| {
+            for held in state.subscriptions.values() {
+                router.unsubscribe(&held.filter, self.target(), held.group.as_deref());
+            }
+        });
+    }
+
+    /// The session stays while its client is away. `state` is what its connection left; what has come since is added.
+    pub(crate) fn put_away(&self, state: State) {
+        let mut place = self.seat.place.lock();
+        let mut state = Box::new(state);
+        if let Place::Connected(_, missed) = &mut *place {
+            state.append(std::mem::take(missed));
+        }
+        *place = Place::Away(state);
+    }
+
+    /// Lets `seated` bring the session to `conn`, while nothing is delivered. It is given the state, if the session was
+    /// away, and says whether the connection has taken it; gives back what it has not.
+    pub(crate) fn move_to(
+        &self,
+        conn: &Arc<Conn>,
+        left: Option<State>,
+        seated: impl FnOnce(State) -> Option<State>,
+    ) -> bool {
+        let mut place = self.seat.place.lock();
+        let mut state = left.unwrap_or_default();
+        match &mut *place {
+            Place::Connected(_, missed) => state.append(std::mem::take(missed)),
+            Place::Away(away) => state.append(std::mem::take(away)),
+        }
+        match seated(state) {
+            None => {
+                *place = Place::Connected(Arc::clone(conn), State::default());
+                true
+            }
+            Some(state) => {
+                *place = Place::Away(Box::new(state));
+                false
+            }
+        }
+    }
+
+    /// What is away.
+    pub(crate) fn take_away(&self) -> State {
+        match &mut *self.seat.place.lock() {
+            Place::Connected(_, missed) => std::mem::take(missed),
+            Place::Away(state) => std::mem::take(state),
+        }
+    }
+}
+
+/// `None`: the connection has ended, or its session was taken from it.
+fn deliver_to(
+    conn: &Arc<Conn>,
+    tenant: &Tenant,
+    message: &SharedMessage,
+    options: &[LiveOptions],
+) -> Option<Delivery> {
+    let cx = tenant.cx_at(message.published);
+    let (delivery, expelled) = conn.with(|client, out| {
+        let session = client.session_mut().filter(|session| session.is_open())?;
+        let delivery = session.deliver(message, options, &cx, out);
+        let expelled = session.take_expelled();
+        if let Some(reason) = expelled {
+            session.expel(reason, out);
+        }
+        Some((delivery, expelled.is_some()))
+    })??;
+    if expelled {
+        conn.close(CloseReason::Refused("its queue is full".into()));
+    }
+    Some(delivery)
+}
+
+impl Subscriber for Sink {
+    fn deliver(&self, message: &SharedMessage, options: &[LiveOptions]) -> Delivery {
+        let seat = &*self.0;
+        let closed = Delivery::Dropped(DropReason::Closed);
+        if let Some(conn) = &seat.bound {
+            return deliver_to(conn, &seat.tenant, message, options).unwrap_or(closed);
+        }
+        let cx = seat.tenant.cx_at(message.published);
+        match &mut *seat.place.lock() {
+            Place::Connected(conn, missed) => deliver_to(conn, &seat.tenant, message, options)
+                .unwrap_or_else(|| missed.keep(message, options, &cx)),
+            Place::Away(state) => state.keep(message, options, &cx),
+        }
+    }
+
+    fn flush(&self) {
+        if let Some(conn) = &self.0.bound {
+            conn.flush_soon();
+            return;
+        }
+        let conn = match &*self.0.place.lock() {
+            Place::Connected(conn, _) => Arc::clone(conn),
+            Place::Away(_) => return,
+        };
+        conn.flush_soon();
+    }
+}

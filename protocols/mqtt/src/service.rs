@@ -1,0 +1,529 @@
+//! The glue between the edge, which has the sockets, and the sessions.
+//!
+//! ```text
+//! input (under the connection's lock) ──▶ actions ──▶ submit (without it) ──▶ router, registry
+//! bytes ◀── complete, subscribed, accept (under it again) ◀────┘
+//! ```
+//!
+//! Publishing happens in [`Protocol::submit`], when no lock is held: it takes the locks of the subscribers, and the
+//! publisher may be one of them.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use longtail_broker::ephemeral::Burst;
+use longtail_edge::{
+    CloseReason, Connection, ConnectionId, Draining, Idle, Input, Out, Protocol, Refusal, Then,
+};
+
+use crate::access::{Admission, Admitted, Denied, Login};
+use crate::codec::{Decoder, Fault, Packet, PacketLimits, ReasonCode};
+use crate::publish::publish;
+use crate::registry::{Aftermath, Claim, Claimed};
+use crate::seat::Membership;
+use crate::session::{
+    Action, Cx, Demand, Goodbye, Next, Outbox, Refused, Session, State, Subscribing, Ticket,
+    Unsubscribing,
+};
+use crate::tenant::Tenant;
+
+thread_local! {
+    /// Lists of actions that are not in use, so that an idle connection has none.
+    static LISTS: RefCell<Vec<Vec<Action>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lists that a thread keeps, and the room in each.
+const LISTS_MAX: usize = 64;
+const LIST_CAPACITY_MAX: usize = 4096;
+
+/// The protocol, as the edge's listeners want it. Several listeners that let in different clients can share one
+/// [`Tenant`].
+pub struct Mqtt {
+    tenant: Arc<Tenant>,
+    admission: Arc<dyn Admission>,
+}
+
+impl Mqtt {
+    /// Serves the sessions of `tenant` to whom `admission` lets in.
+    #[must_use]
+    pub fn new(tenant: Arc<Tenant>, admission: Arc<dyn Admission>) -> Arc<Self> {
+        Arc::new(Mqtt { tenant, admission })
+    }
+
+    /// What its connections share.
+    #[must_use]
+    pub fn tenant(&self) -> &Arc<Tenant> {
+        &self.tenant
+    }
+}
+
+/// What the edge keeps for one connection.
+pub struct Client {
+    decoder: Decoder,
+    session: Option<Box<Session>>,
+    actions: Vec<Action>,
+    /// Which session it is, once the client is in.
+    seat: Option<(u64, Membership)>,
+}
+
+impl Client {
+    pub(crate) fn session_mut(&mut self) -> Option<&mut Session> {
+        self.session.as_deref_mut()
+    }
+
+    /// The client is in. `false`: it has gone, and `resumed` is left where it is.
+    pub(crate) fn accept(
+        &mut self,
+        epoch: u64,
+        membership: Membership,
+        resumed: &mut Option<State>,
+        cx: &Cx<'_>,
+        out: &mut Out,
+    ) -> bool {
+        let Some(session) = &mut self.session else {
+            return false;
+        };
+        if !session.is_greeting() {
+            return false;
+        }
+        session.accept(resumed.take(), cx, out);
+        self.seat = Some((epoch, membership));
+        cx.counters.connected.fetch_add(1, Ordering::Relaxed);
+        cx.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+}
+
+impl Protocol for Mqtt {
+    type Session = Client;
+
+    fn name(&self) -> &'static str {
+        "mqtt"
+    }
+
+    fn websocket_subprotocols(&self) -> &'static [&'static str] {
+        &["mqtt", "mqttv3.1"]
+    }
+
+    fn open(
+        self: &Arc<Self>,
+        _conn: &Arc<Connection<Self>>,
+        _out: &mut Out,
+    ) -> Result<Client, Refusal> {
+        let limits = PacketLimits {
+            publish: self.tenant.limits().packet_bytes_max,
+            ..PacketLimits::default()
+        };
+        Ok(Client {
+            decoder: Decoder::for_server(limits),
+            session: None,
+            actions: Vec::new(),
+            seat: None,
+        })
+    }
+
+    fn input(&self, client: &mut Client, input: &[u8], out: &mut Out) -> Input {
+        let cx = self.tenant.cx();
+        let mut consumed = 0;
+        if client.actions.capacity() == 0 {
+            client.actions = LISTS.with_borrow_mut(Vec::pop).unwrap_or_default();
+        }
+        let Client {
+            decoder,
+            session,
+            actions,
+            ..
+        } = client;
+        let then = loop {
+            if session
+                .as_ref()
+                .is_some_and(|session| session.is_greeting())
+            {
+                break Then::Pause;
+            }
+            if out.is_over_soft_limit() {
+                break Then::Drain;
+            }
+            let decoded = match decoder.decode(input.get(consumed..).unwrap_or_default()) {
+                Ok(Some(decoded)) => decoded,
+                Ok(None) => break Then::Read,
+                Err(error) => {
+                    if session.as_ref().is_none_or(|session| session.is_open()) {
+                        error.answer.encode(out.tail());
+                    }
+                    if let Some(session) = session {
+                        session.cut();
+                    }
+                    break Then::Close(CloseReason::Malformed(error.to_string().into()));
+                }
+            };
+            consumed += decoded.consumed;
+            let next = match session {
+                Some(session) => session.input(&decoded.packet, &cx, actions, out),
+                None => self.hello(&decoded.packet, session, &cx, actions, out),
+            };
+            match next {
+                Next::Read => {}
+                Next::Pause => break Then::Pause,
+                Next::Close(goodbye) => break Then::Close(close_reason(goodbye)),
+            }
+        };
+        Input { consumed, then }
+    }
+
+    fn submit(&self, conn: &Arc<Connection<Self>>) {
+        let actions = conn.with(|client, _| std::mem::take(&mut client.actions));
+        let Some(mut actions) = actions else { return };
+        if !actions.is_empty() {
+            let mut turn = Turn {
+                service: self,
+                conn,
+                burst: Burst::new(&self.tenant.space().counters),
+                published: Vec::new(),
+            };
+            for action in actions.drain(..) {
+                turn.carry_out(action);
+            }
+            turn.tell();
+        }
+        if actions.capacity() > 0 && actions.capacity() <= LIST_CAPACITY_MAX {
+            LISTS.with_borrow_mut(|lists| {
+                if lists.len() < LISTS_MAX {
+                    lists.push(actions);
+                }
+            });
+        }
+    }
+
+    fn idle_timeout(&self) -> Option<Duration> {
+        Some(Duration::from_millis(
+            self.tenant.limits().connect_timeout_ms,
+        ))
+    }
+
+    fn idle(&self, client: &mut Client, out: &mut Out) -> Idle {
+        match &mut client.session {
+            // Its login takes as long as it takes.
+            Some(session) if session.is_greeting() => return Idle::Stay,
+            Some(session) => session.expel(ReasonCode::KeepAliveTimeout, out),
+            None => {}
+        }
+        Idle::Close
+    }
+
+    fn has_room(&self, client: &mut Client, out: &mut Out) {
+        if let Some(session) = &mut client.session {
+            session.pump(&self.tenant.cx(), out);
+        }
+    }
+
+    fn draining(&self, client: &mut Client, out: &mut Out) -> Draining {
+        if let Some(session) = &mut client.session {
+            session.expel(ReasonCode::ServerShuttingDown, out);
+        }
+        Draining::Close
+    }
+
+    fn closed(&self, client: Client, _id: ConnectionId, why: &CloseReason) {
+        let (Some(mut session), Some((epoch, _))) = (client.session, client.seat) else {
+            return;
+        };
+        let tenant = &self.tenant;
+        tenant.counters().connected.fetch_sub(1, Ordering::Relaxed);
+        let silent = matches!(why, CloseReason::Draining | CloseReason::Shutdown);
+        let client_id = Arc::clone(session.client_id());
+        let left = session.leave();
+        let mut after = Aftermath::default();
+        tenant
+            .registry()
+            .release(&client_id, epoch, left, silent, tenant, &mut after);
+        after.carry_out(tenant);
+    }
+}
+
+impl Mqtt {
+    /// The first packet.
+    fn hello(
+        &self,
+        packet: &Packet<'_>,
+        session: &mut Option<Box<Session>>,
+        cx: &Cx<'_>,
+        actions: &mut Vec<Action>,
+        out: &mut Out,
+    ) -> Next {
+        let Packet::Connect(connect) = packet else {
+            // The decoder lets nothing else through.
+            let fault = Fault::NotConnect;
+            tracing::error!(%fault, "a packet before CONNECT");
+            return Next::Close(Goodbye::Refused(ReasonCode::ProtocolError));
+        };
+        match Session::greet(connect, fresh_id, cx.limits, cx.now) {
+            Ok((greeting, demand)) => {
+                *session = Some(Box::new(greeting));
+                actions.push(Action::Login(Box::new(demand)));
+                Next::Pause
+            }
+            Err(refused) => {
+                refused.write(connect.version, cx.limits, out);
+                self.tenant
+                    .counters()
+                    .refused
+                    .fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(client = connect.client_id, why = refused.why, "refused");
+                Next::Close(Goodbye::Refused(refused.reason))
+            }
+        }
+    }
+
+    fn login(&self, conn: &Arc<Connection<Self>>, demand: Demand) {
+        let client_id = conn.with(|client, _| {
+            client
+                .session
+                .as_ref()
+                .map(|session| Arc::clone(session.client_id()))
+        });
+        let Some(Some(client_id)) = client_id else {
+            return;
+        };
+        let connections = self.tenant.counters().connected.load(Ordering::Relaxed);
+        let login = Login {
+            client_id: &client_id,
+            username: demand.username.as_deref(),
+            password: demand.password.as_deref(),
+            remote: conn.peer(),
+            identity: conn.identity(),
+            connections,
+        };
+        if !self.admission.may_block(&login) {
+            let admitted = self.admission.admit(&login);
+            self.decided(conn, &client_id, admitted);
+            return;
+        }
+        // Not on a thread that moves messages.
+        let service = Arc::clone(conn.protocol());
+        let conn = Arc::clone(conn);
+        let id = Arc::clone(&client_id);
+        let work = move || {
+            let login = Login {
+                client_id: &id,
+                username: demand.username.as_deref(),
+                password: demand.password.as_deref(),
+                remote: conn.peer(),
+                identity: conn.identity(),
+                connections,
+            };
+            let admitted = service.admission.admit(&login);
+            service.decided(&conn, &id, admitted);
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => {
+                runtime.spawn_blocking(work);
+            }
+            Err(_) => work(),
+        }
+    }
+
+    /// The login is decided.
+    fn decided(
+        &self,
+        conn: &Arc<Connection<Self>>,
+        client_id: &Arc<str>,
+        admitted: Result<Admitted, Denied>,
+    ) {
+        let tenant = &self.tenant;
+        let origin = tenant.origin(client_id);
+        let Admitted { grants, account } = match admitted {
+            Ok(admitted) => admitted,
+            Err(denied) => {
+                tracing::info!(client = %client_id, peer = ?conn.peer(), why = denied.why, "not let in");
+                self.refuse(conn, denied.reason);
+                return;
+            }
+        };
+        let authorized = conn.with(|client, _| {
+            let session = client.session.as_mut()?;
+            let authorized = session.authorize(grants, account, origin, tenant.limits());
+            let hello = session.hello();
+            let claim = Claim {
+                client_id: Arc::clone(&hello.client_id),
+                conn: Arc::clone(conn),
+                clean_start: hello.clean_start,
+                expiry_s: hello.expiry_s,
+            };
+            Some(authorized.map(|()| (claim, hello.keep_alive_s)))
+        });
+        let (claim, keep_alive_s) = match authorized.flatten() {
+            None => return,
+            Some(Ok(claim)) => claim,
+            Some(Err(refused)) => {
+                self.refuse_with(conn, refused);
+                return;
+            }
+        };
+        conn.set_idle_timeout(keep_alive(keep_alive_s, tenant.limits().keep_alive_percent));
+        let mut after = Aftermath::default();
+        let claimed = tenant.registry().claim(&claim, tenant, &mut after);
+        if claimed == Claimed::Full {
+            self.refuse(conn, ReasonCode::QuotaExceeded);
+        }
+        after.carry_out(tenant);
+    }
+
+    fn refuse(&self, conn: &Arc<Connection<Self>>, reason: ReasonCode) {
+        let refused = Refused {
+            reason,
+            silent: false,
+            why: "refused",
+        };
+        self.refuse_with(conn, refused);
+    }
+
+    fn refuse_with(&self, conn: &Arc<Connection<Self>>, refused: Refused) {
+        let tenant = &self.tenant;
+        tenant.counters().refused.fetch_add(1, Ordering::Relaxed);
+        conn.with(|client, out| {
+            if let Some(session) = &mut client.session {
+                let version = session.hello().version;
+                refused.write(version, tenant.limits(), out);
+                session.cut();
+            }
+        });
+        conn.close(CloseReason::Refused(refused.why.into()));
+    }
+}
+
+/// The work of one connection in one tick.
+struct Turn<'t> {
+    service: &'t Mqtt,
+    conn: &'t Arc<Connection<Mqtt>>,
+    burst: Burst<'t>,
+    /// What was published and is to be acknowledged.
+    published: Vec<(Ticket, ReasonCode)>,
+}
+
+impl Turn<'_> {
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Publish { message, ticket } => {
+                let space = self.service.tenant.space();
+                let reason = publish(space, &mut self.burst, &message, message.published);
+                if let Some(ticket) = ticket {
+                    self.published.push((ticket, reason));
+                }
+            }
+            Action::Subscribe(subscribing) => {
+                self.tell();
+                self.subscribe(*subscribing);
+            }
+            Action::Unsubscribe(unsubscribing) => {
+                self.tell();
+                self.unsubscribe(*unsubscribing);
+            }
+            Action::Login(demand) => self.service.login(self.conn, *demand),
+        }
+    }
+
+    /// Acknowledges what was published.
+    fn tell(&mut self) {
+        if self.published.is_empty() {
+            return;
+        }
+        self.conn.with(|client, out| {
+            if let Some(session) = &mut client.session {
+                for (ticket, reason) in self.published.drain(..) {
+                    session.complete(ticket, reason, out);
+                }
+            }
+        });
+    }
+
+    fn membership(&self) -> Option<Membership> {
+        let seat = self
+            .conn
+            .with(|client, _| client.seat.as_ref().map(|(_, member)| member.clone()));
+        seat.flatten()
+    }
+
+    fn subscribe(&self, mut subscribing: Subscribing) {
+        let Some(membership) = self.membership() else {
+            return;
+        };
+        let mut refused = Vec::new();
+        for wanted in &mut subscribing.wanted {
+            let Ok(subscription) = wanted else { continue };
+            if let Err(error) = membership.subscribe(subscription) {
+                tracing::warn!(%error, "a subscription is refused");
+                if let Ok(subscription) = std::mem::replace(wanted, Err(ReasonCode::QuotaExceeded))
+                {
+                    refused.push(subscription);
+                }
+            }
+        }
+        let cx = self.service.tenant.cx();
+        self.conn.with(|client, out| {
+            if let Some(session) = &mut client.session {
+                for wanted in &refused {
+                    session.was_refused(wanted);
+                }
+                session.subscribed(subscribing, &cx, out);
+            }
+        });
+    }
+
+    fn unsubscribe(&self, unsubscribing: Unsubscribing) {
+        let Some(membership) = self.membership() else {
+            return;
+        };
+        let router = &self.service.tenant.space().router;
+        for (filter, group) in &unsubscribing.ended {
+            router.unsubscribe(filter, membership.target(), group.as_deref());
+        }
+        self.conn.with(|client, out| {
+            if let Some(session) = &mut client.session {
+                session.unsubscribed(unsubscribing, out);
+            }
+        });
+    }
+}
+
+/// How long a client may be silent.
+fn keep_alive(seconds: u16, percent: u32) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_millis(u64::from(seconds) * u64::from(percent) * 10))
+}
+
+/// 128 random bits.
+fn fresh_id() -> String {
+    let (high, low): (u64, u64) = (rand::random(), rand::random());
+    format!("{high:016x}{low:016x}")
+}
+
+fn close_reason(goodbye: Goodbye) -> CloseReason {
+    match goodbye {
+        Goodbye::Disconnected => CloseReason::Finished,
+        Goodbye::Broken(reason, why) => {
+            CloseReason::Malformed(format!("{why} ({reason:?})").into())
+        }
+        Goodbye::Refused(reason) => CloseReason::Refused(format!("{reason:?}").into()),
+    }
+}
+
+impl Outbox for Out {
+    fn tail(&mut self) -> &mut Vec<u8> {
+        Out::tail(self)
+    }
+
+    fn put_shared(&mut self, bytes: Bytes) {
+        self.put_bytes(bytes);
+    }
+
+    fn is_full(&self) -> bool {
+        self.is_over_soft_limit()
+    }
+
+    fn ask_for_room(&mut self) {
+        Out::ask_for_room(self);
+    }
+}

@@ -1,0 +1,343 @@
+//! One client's conversation: packets and events in, packets and actions out.
+//!
+//! ```text
+//! packet ──▶ input() ──▶ Action: log in, publish, subscribe     (carried out by the service, outside any lock)
+//!               │            │
+//! bytes ◀── answers ◀── accept(), complete(), subscribed() ◀── outcome
+//! bytes ◀────────────── deliver(), pump() ◀── router, retained values
+//! ```
+//!
+//! No I/O: the time comes in with [`Cx`], randomness with [`Session::greet`]. [`connect`] agrees on the limits,
+//! [`receiving`] is what the client publishes, [`subscribing`] what it wants, [`sending`] what it gets, with
+//! [`outbound`] for the packet ids and the window and [`frame`] for the bytes. [`State`] is what outlives the
+//! connection.
+
+mod alias;
+mod connect;
+mod frame;
+mod outbound;
+mod receiving;
+mod sending;
+mod subscribing;
+mod tag;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use longtail_broker::auth::{CachedGrants, Grants};
+use longtail_broker::message::{Origin, SharedMessage};
+use longtail_broker::retained::RetainedStore;
+use longtail_model::Timestamp;
+
+use crate::codec::{Packet, ReasonCode, Version};
+use crate::config::Limits;
+use crate::counters::Counters;
+use crate::message::Will;
+
+pub use connect::{Demand, Hello, Refused};
+pub use receiving::Ticket;
+pub use subscribing::{Subscribing, Unsubscribing, Wanted};
+pub use tag::Tag;
+
+use alias::AliasTable;
+use outbound::Outbound;
+use receiving::Receiving;
+use sending::Replay;
+use subscribing::Subscriptions;
+
+/// Where packets are appended.
+pub trait Outbox {
+    /// The buffer to append to. What is in it already stays as it is.
+    fn tail(&mut self) -> &mut Vec<u8>;
+
+    /// Appends without copying what is long.
+    fn put_shared(&mut self, bytes: Bytes);
+
+    /// Whether so much waits to be read by the client that nothing more should be produced for now.
+    fn is_full(&self) -> bool;
+
+    /// Has [`Session::pump`] called when it is full no longer.
+    fn ask_for_room(&mut self);
+}
+
+/// What a session needs of the world.
+#[derive(Clone, Copy)]
+pub struct Cx<'a> {
+    /// The settings.
+    pub limits: &'a Limits,
+    /// The time.
+    pub now: Timestamp,
+    /// The retained messages of the space.
+    pub retained: &'a RetainedStore,
+    /// Where drops are counted.
+    pub counters: &'a Counters,
+}
+
+/// Something to be done that the session cannot do itself. In the order in which the client asked for it.
+#[derive(Debug)]
+pub enum Action {
+    /// Check who it is, find its session; then [`Session::accept`] or [`Session::refuse`].
+    Login(Box<Demand>),
+    /// Publish; then [`Session::complete`] if there is a ticket.
+    Publish {
+        /// What.
+        message: SharedMessage,
+        /// Of the acknowledgement that waits for it.
+        ticket: Option<Ticket>,
+    },
+    /// Add to the router; then [`Session::subscribed`].
+    Subscribe(Box<Subscribing>),
+    /// Take from the router; then [`Session::unsubscribed`].
+    Unsubscribe(Box<Unsubscribing>),
+}
+
+/// What follows a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// More is welcome.
+    Read,
+    /// Nothing more until the login is decided.
+    Pause,
+    /// The conversation is over: what is in the outbox is sent, then the connection closed.
+    Close(Goodbye),
+}
+
+/// Why a conversation is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goodbye {
+    /// The client has said so.
+    Disconnected,
+    /// The client broke the rules.
+    Broken(ReasonCode, &'static str),
+    /// The client was not let in.
+    Refused(ReasonCode),
+}
+
+/// A rule that a client broke, and what it is told where that is possible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Broken(pub(crate) ReasonCode, pub(crate) &'static str);
+
+/// What outlives a connection, for as long as the session expiry says.
+#[derive(Debug, Default)]
+pub struct State {
+    /// By the text of the filter, `$share` included.
+    pub(crate) subscriptions: Subscriptions,
+    outbound: Outbound,
+    unreleased: receiving::Unreleased,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The login is not decided.
+    Greeting,
+    Open,
+    /// Nothing that comes matters any more.
+    Over,
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub struct Session {
+    phase: Phase,
+    hello: Hello,
+    origin: Origin,
+    grants: CachedGrants,
+    will: Option<Box<Will>>,
+    receiving: Receiving,
+    /// Messages that may be in flight to the client.
+    window: usize,
+    aliases: Option<Box<AliasTable>>,
+    replays: VecDeque<Replay>,
+    state: State,
+    /// The client has to go as soon as somebody looks.
+    expelled: Option<ReasonCode>,
+}
+
+/// How a session leaves its connection.
+#[derive(Debug)]
+pub struct Left {
+    /// Seconds that it lives on.
+    pub expiry_s: u32,
+    /// What is left of it.
+    pub state: State,
+    /// The will, unless the client has taken it back.
+    pub will: Option<Box<Will>>,
+}
+
+impl Session {
+    fn new(hello: Hello, will: Option<Box<Will>>) -> Self {
+        Session {
+            phase: Phase::Greeting,
+            origin: Origin::default(),
+            grants: CachedGrants::new(Arc::new(Grants::default())),
+            will,
+            receiving: Receiving::default(),
+            window: 0,
+            aliases: None,
+            replays: VecDeque::new(),
+            state: State::default(),
+            expelled: None,
+            hello,
+        }
+    }
+
+    /// The client's identifier.
+    #[must_use]
+    pub fn client_id(&self) -> &Arc<str> {
+        &self.hello.client_id
+    }
+
+    /// What was agreed on.
+    #[must_use]
+    pub fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    /// Whether packets are carried out: the client is in and has not left.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// Whether its login is not decided.
+    #[must_use]
+    pub fn is_greeting(&self) -> bool {
+        self.phase == Phase::Greeting
+    }
+
+    /// Nothing that comes matters any more.
+    pub fn cut(&mut self) {
+        self.phase = Phase::Over;
+    }
+
+    /// What the client may do.
+    #[must_use]
+    pub fn grants(&self) -> &Arc<Grants> {
+        self.grants.grants()
+    }
+
+    fn version(&self) -> Version {
+        self.hello.version
+    }
+
+    /// Carries out one packet. Answers that can be given at once go to `out`, what the service has to do is appended
+    /// to `actions`.
+    pub fn input(
+        &mut self,
+        packet: &Packet<'_>,
+        cx: &Cx<'_>,
+        actions: &mut Vec<Action>,
+        out: &mut impl Outbox,
+    ) -> Next {
+        match self.phase {
+            Phase::Greeting => return Next::Pause,
+            Phase::Over => return Next::Close(Goodbye::Disconnected),
+            Phase::Open => {}
+        }
+        match self.carry_out(packet, cx, actions, out) {
+            Ok(next) => next,
+            Err(broken) => self.broken(broken, out),
+        }
+    }
+
+    fn carry_out(
+        &mut self,
+        packet: &Packet<'_>,
+        cx: &Cx<'_>,
+        actions: &mut Vec<Action>,
+        out: &mut impl Outbox,
+    ) -> Result<Next, Broken> {
+        match packet {
+            Packet::Publish(publish) => self.publish(publish, cx, actions, out)?,
+            Packet::Puback(ack) => self.puback(ack, cx, out)?,
+            Packet::Pubrec(ack) => self.pubrec(ack, cx, out)?,
+            Packet::Pubrel(ack) => self.pubrel(ack, cx, actions, out),
+            Packet::Pubcomp(ack) => self.pubcomp(ack, cx, out)?,
+            Packet::Subscribe(subscribe) => self.subscribe(subscribe, cx, actions),
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe, actions),
+            Packet::Pingreq => self.say(&Packet::Pingresp, out),
+            Packet::Disconnect(disconnect) => {
+                if let Some(expiry_s) = disconnect.properties.session_expiry_s {
+                    if self.hello.expiry_s == 0 && expiry_s != 0 {
+                        return Err(Broken(
+                            ReasonCode::ProtocolError,
+                            "a session without expiry was given one at the end",
+                        ));
+                    }
+                    self.hello.expiry_s = expiry_s.min(cx.limits.session_expiry_max_s);
+                }
+                if disconnect.reason == ReasonCode::Success {
+                    self.will = None;
+                }
+                self.phase = Phase::Over;
+                return Ok(Next::Close(Goodbye::Disconnected));
+            }
+            Packet::Auth(_) => {
+                return Err(Broken(
+                    ReasonCode::ProtocolError,
+                    "AUTH without an authentication method",
+                ));
+            }
+            Packet::Connect(_)
+            | Packet::Connack(_)
+            | Packet::Suback(_)
+            | Packet::Unsuback(_)
+            | Packet::Pingresp => {
+                return Err(Broken(ReasonCode::ProtocolError, "a packet out of place"));
+            }
+        }
+        Ok(match self.expelled {
+            None => Next::Read,
+            Some(reason) => self.broken(Broken(reason, "the queue is full"), out),
+        })
+    }
+
+    /// Tells the client what it did wrong, if its version can say it, and ends the conversation.
+    fn broken(&mut self, Broken(reason, why): Broken, out: &mut impl Outbox) -> Next {
+        self.expel(reason, out);
+        Next::Close(Goodbye::Broken(reason, why))
+    }
+
+    /// Tells the client to go; the will stays.
+    pub fn expel(&mut self, reason: ReasonCode, out: &mut impl Outbox) {
+        if self.phase == Phase::Open && self.version().is_v5() {
+            let disconnect = crate::codec::Disconnect {
+                reason,
+                properties: crate::codec::DisconnectProperties::default(),
+            };
+            self.say(&Packet::Disconnect(disconnect), out);
+        }
+        self.phase = Phase::Over;
+    }
+
+    /// Another connection takes the session.
+    pub fn take_over(&mut self, out: &mut impl Outbox) -> Left {
+        self.expel(ReasonCode::SessionTakenOver, out);
+        self.leave()
+    }
+
+    /// Takes what outlives the connection out of it.
+    pub fn leave(&mut self) -> Left {
+        self.phase = Phase::Over;
+        Left {
+            expiry_s: self.hello.expiry_s,
+            state: std::mem::take(&mut self.state),
+            will: self.will.take(),
+        }
+    }
+
+    /// Whether the client has to go although nothing came from it; once.
+    pub fn take_expelled(&mut self) -> Option<ReasonCode> {
+        self.expelled.take()
+    }
+
+    /// Writes a packet that is small and cannot fail to be written.
+    fn say(&self, packet: &Packet<'_>, out: &mut impl Outbox) {
+        if let Err(error) = packet.encode(self.version(), out.tail()) {
+            tracing::error!(%error, "a packet cannot be written");
+        }
+    }
+}

@@ -1,0 +1,513 @@
+//! What the client publishes: aliases, permissions, the receive maximum, acknowledgements in the order of arrival.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use longtail_broker::auth::Action as Right;
+use longtail_broker::message::SharedMessage;
+use longtail_model::{Subject, SubjectError, SubjectRef};
+
+use super::{Action, Broken, Cx, Outbox, Session};
+use crate::codec::{Ack, Packet, PacketId, Publish, Qos, ReasonCode};
+use crate::config::{DeniedPublish, Enforcement, Qos2Routing};
+use crate::message::{self, Published};
+
+/// Names an acknowledgement that waits for its message to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket(u64);
+
+/// QoS 2 messages that await PUBREL, by packet id.
+pub(super) type Unreleased = HashMap<u16, Held, foldhash::fast::FixedState>;
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// Absent: it is shown already, or dropped because it was not allowed.
+    message: Option<SharedMessage>,
+    /// How often it came again.
+    repeats: u8,
+}
+
+/// The receiving side of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Receiving {
+    /// Topics by alias.
+    aliases: HashMap<u16, Subject, foldhash::fast::FixedState>,
+    /// The topic of the last publish: clients tend to stay with it.
+    last: Option<Subject>,
+    /// Acknowledgements that wait for their turn.
+    due: VecDeque<Due>,
+    /// Ticket of the first of them.
+    first: u64,
+    /// Messages that count against the receive maximum.
+    unacknowledged: usize,
+    /// Payload bytes of messages that await PUBREL.
+    unreleased_bytes: usize,
+    warned: bool,
+}
+
+#[derive(Debug)]
+struct Due {
+    kind: Kind,
+    id: PacketId,
+    /// Known once it can be sent.
+    reason: Option<ReasonCode>,
+    /// Whether its message counted against the receive maximum.
+    counted: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Puback,
+    Pubrec,
+    Pubcomp,
+}
+
+/// Times that a QoS 2 message may come again before its PUBREL.
+const REPEATS_MAX: u8 = 1;
+
+/// Room that an empty queue may keep, in acknowledgements.
+const KEPT_CAPACITY: usize = 32;
+
+/// Whether the topic belongs to the server, so that no client may publish to it. The state of a bridge is the exception.
+pub(super) fn is_reserved(topic: &str) -> bool {
+    let Some(rest) = topic.strip_prefix('$') else {
+        return false;
+    };
+    let tree = rest.split('/').next().unwrap_or_default();
+    match tree {
+        "share" => true,
+        "SYS" => {
+            let mut levels = topic.split('/').skip(1);
+            let bridge = levels.next() == Some("broker")
+                && levels.next() == Some("connection")
+                && levels.next().is_some()
+                && levels.next() == Some("state")
+                && levels.next().is_none();
+            !bridge
+        }
+        _ => false,
+    }
+}
+
+impl Session {
+    pub(super) fn publish(
+        &mut self,
+        publish: &Publish<'_>,
+        cx: &Cx<'_>,
+        actions: &mut Vec<Action>,
+        out: &mut impl Outbox,
+    ) -> Result<(), Broken> {
+        if publish.qos > cx.limits.qos_max {
+            return Err(Broken(ReasonCode::QosNotSupported, "QoS not supported"));
+        }
+        if publish.retain && !cx.limits.retain_available {
+            return Err(Broken(
+                ReasonCode::RetainNotSupported,
+                "retain not supported",
+            ));
+        }
+        let known = publish.qos == Qos::ExactlyOnce
+            && publish
+                .packet_id
+                .is_some_and(|id| self.state.unreleased.contains_key(&id.get()));
+        if publish.qos != Qos::AtMostOnce && !known {
+            self.check_receive_max(cx)?;
+        }
+        let refused = match self.topic(publish, cx)? {
+            Ok(subject) => self.may_publish(&subject, cx).map_or(Ok(subject), Err),
+            Err(reason) => Err(reason),
+        };
+        cx.counters
+            .received
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let subject = match refused {
+            Ok(subject) => subject,
+            Err(reason) => return self.denied(publish, reason, cx, out),
+        };
+        let make = |session: &Session| {
+            Arc::new(message::incoming(
+                subject.clone(),
+                Bytes::copy_from_slice(publish.payload),
+                &publish.properties.message,
+                Published {
+                    qos: publish.qos,
+                    retain: publish.retain,
+                    origin: session.origin,
+                    now: cx.now,
+                },
+            ))
+        };
+        match (publish.qos, publish.packet_id) {
+            (Qos::AtLeastOnce, Some(id)) => {
+                let message = make(self);
+                let ticket = self.owe(Kind::Puback, id, None, true);
+                let ticket = Some(ticket);
+                actions.push(Action::Publish { message, ticket });
+            }
+            (Qos::ExactlyOnce, Some(id)) => {
+                if known && self.came_again(publish, &subject, id)? {
+                    self.acknowledge(Kind::Pubrec, id, ReasonCode::Success, false, out);
+                } else {
+                    if known {
+                        // Another message under the same id: the client has forgotten the first.
+                        self.forget_unreleased(id);
+                    }
+                    let message = make(self);
+                    self.hold(id, message, known, cx, actions, out)?;
+                }
+            }
+            _ => {
+                let message = make(self);
+                let ticket = None;
+                actions.push(Action::Publish { message, ticket });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_receive_max(&mut self, cx: &Cx<'_>) -> Result<(), Broken> {
+        if self.receiving.unacknowledged < usize::from(cx.limits.receive_max) {
+            return Ok(());
+        }
+        match cx.limits.receive_max_enforcement {
+            Enforcement::Strict => Err(Broken(
+                ReasonCode::ReceiveMaximumExceeded,
+                "more unacknowledged messages than the receive maximum",
+            )),
+            // Bounded all the same.
+            Enforcement::Warn if self.receiving.unacknowledged > usize::from(u16::MAX) => {
+                Err(Broken(
+                    ReasonCode::ReceiveMaximumExceeded,
+                    "more unacknowledged messages than there are packet ids",
+                ))
+            }
+            Enforcement::Warn => {
+                if !std::mem::replace(&mut self.receiving.warned, true) {
+                    tracing::warn!(client = %self.hello.client_id, "more unacknowledged messages than the receive maximum");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The topic, or why it is none that can be published to.
+    fn topic(
+        &mut self,
+        publish: &Publish<'_>,
+        cx: &Cx<'_>,
+    ) -> Result<Result<Subject, ReasonCode>, Broken> {
+        let alias = publish.properties.topic_alias.map(NonZeroU16::get);
+        if alias.is_some_and(|alias| alias > cx.limits.topic_aliases_in) {
+            return Err(Broken(
+                ReasonCode::TopicAliasInvalid,
+                "topic alias above the maximum",
+            ));
+        }
+        if publish.topic.is_empty() {
+            return match alias.and_then(|alias| self.receiving.aliases.get(&alias)) {
+                Some(subject) => Ok(Ok(subject.clone())),
+                None => Err(Broken(
+                    ReasonCode::ProtocolError,
+                    "a topic alias that was never defined",
+                )),
+            };
+        }
+        let last = self.receiving.last.as_ref();
+        let subject = match last.filter(|last| last.as_str() == publish.topic) {
+            Some(last) => last.clone(),
+            None => match Subject::parse_mqtt(publish.topic) {
+                Ok(subject) => subject,
+                Err(SubjectError::TooManyTokens { .. } | SubjectError::TooLong { .. }) => {
+                    return Ok(Err(ReasonCode::TopicNameInvalid));
+                }
+                Err(_) => return Err(Broken(ReasonCode::MalformedPacket, "no topic name")),
+            },
+        };
+        if let Some(alias) = alias {
+            self.receiving.aliases.insert(alias, subject.clone());
+        }
+        self.receiving.last = Some(subject.clone());
+        Ok(Ok(subject))
+    }
+
+    fn may_publish(&mut self, subject: &Subject, cx: &Cx<'_>) -> Option<ReasonCode> {
+        let levels = || subject.as_ref().tokens().count();
+        if cx.limits.topic_levels_max < 128 && levels() > cx.limits.topic_levels_max {
+            return Some(ReasonCode::TopicNameInvalid);
+        }
+        let may = self
+            .grants
+            .allows(Right::Publish, SubjectRef::from(subject));
+        (!may || is_reserved(subject)).then_some(ReasonCode::NotAuthorized)
+    }
+
+    /// A publish that goes nowhere: the client is told where there is a way to say it.
+    fn denied(
+        &mut self,
+        publish: &Publish<'_>,
+        reason: ReasonCode,
+        cx: &Cx<'_>,
+        out: &mut impl Outbox,
+    ) -> Result<(), Broken> {
+        cx.counters
+            .denied
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let told = self.version().is_v5() && publish.qos != Qos::AtMostOnce;
+        if !told && cx.limits.denied_publish == DeniedPublish::Disconnect {
+            return Err(Broken(reason, "a publish that is not allowed"));
+        }
+        let reason = if told { reason } else { ReasonCode::Success };
+        match (publish.qos, publish.packet_id) {
+            (Qos::AtLeastOnce, Some(id)) => self.acknowledge(Kind::Puback, id, reason, true, out),
+            (Qos::ExactlyOnce, Some(id)) => {
+                let known = self.forget_unreleased(id);
+                if reason.is_error() {
+                    self.acknowledge(Kind::Pubrec, id, reason, true, out);
+                    self.receiving.unacknowledged -= usize::from(known);
+                } else {
+                    self.keep(id, None);
+                    self.receiving.unacknowledged += usize::from(!known);
+                    self.acknowledge(Kind::Pubrec, id, reason, false, out);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the message under a known id is the one that came before.
+    fn came_again(
+        &mut self,
+        publish: &Publish<'_>,
+        subject: &Subject,
+        id: PacketId,
+    ) -> Result<bool, Broken> {
+        let Some(held) = self.state.unreleased.get_mut(&id.get()) else {
+            return Ok(false);
+        };
+        let same = held.message.as_ref().is_none_or(|message| {
+            message.subject == *subject && message.payload[..] == *publish.payload
+        });
+        if same {
+            if held.repeats >= REPEATS_MAX {
+                return Err(Broken(
+                    ReasonCode::ProtocolError,
+                    "a QoS 2 message that came too often",
+                ));
+            }
+            held.repeats += 1;
+        }
+        Ok(same)
+    }
+
+    /// Keeps a QoS 2 message until its PUBREL.
+    fn hold(
+        &mut self,
+        id: PacketId,
+        message: SharedMessage,
+        counted: bool,
+        cx: &Cx<'_>,
+        actions: &mut Vec<Action>,
+        out: &mut impl Outbox,
+    ) -> Result<(), Broken> {
+        if cx.limits.qos2_routing == Qos2Routing::AtPublish {
+            self.keep(id, None);
+            let ticket = self.owe(Kind::Pubrec, id, None, false);
+            self.receiving.unacknowledged += usize::from(!counted);
+            let ticket = Some(ticket);
+            actions.push(Action::Publish { message, ticket });
+            return Ok(());
+        }
+        let bytes = self.receiving.unreleased_bytes + message.payload.len();
+        if bytes > cx.limits.unreleased_bytes {
+            let reason = ReasonCode::QuotaExceeded;
+            if !self.version().is_v5() {
+                return Err(Broken(reason, "too many bytes await their PUBREL"));
+            }
+            self.receiving.unacknowledged -= usize::from(counted);
+            self.acknowledge(Kind::Pubrec, id, reason, true, out);
+            return Ok(());
+        }
+        self.receiving.unreleased_bytes = bytes;
+        self.keep(id, Some(message));
+        self.receiving.unacknowledged += usize::from(!counted);
+        self.acknowledge(Kind::Pubrec, id, ReasonCode::Success, false, out);
+        Ok(())
+    }
+
+    fn keep(&mut self, id: PacketId, message: Option<SharedMessage>) {
+        let held = Held {
+            message,
+            repeats: 0,
+        };
+        self.state.unreleased.insert(id.get(), held);
+    }
+
+    /// Whether there was one.
+    fn forget_unreleased(&mut self, id: PacketId) -> bool {
+        let Some(held) = self.state.unreleased.remove(&id.get()) else {
+            return false;
+        };
+        let bytes = held.message.map_or(0, |message| message.payload.len());
+        self.receiving.unreleased_bytes = self.receiving.unreleased_bytes.saturating_sub(bytes);
+        true
+    }
+
+    pub(super) fn pubrel(
+        &mut self,
+        ack: &Ack<'_>,
+        cx: &Cx<'_>,
+        actions: &mut Vec<Action>,
+        out: &mut impl Outbox,
+    ) {
+        let id = ack.packet_id;
+        let Some(held) = self.state.unreleased.remove(&id.get()) else {
+            let reason = if cx.limits.unknown_release_is_told {
+                ReasonCode::PacketIdentifierNotFound
+            } else {
+                ReasonCode::Success
+            };
+            self.acknowledge(Kind::Pubcomp, id, reason, false, out);
+            return;
+        };
+        let Some(message) = held.message else {
+            self.settle(Kind::Pubcomp, id, out);
+            return;
+        };
+        let bytes = message.payload.len();
+        self.receiving.unreleased_bytes = self.receiving.unreleased_bytes.saturating_sub(bytes);
+        let ticket = self.owe(Kind::Pubcomp, id, None, false);
+        if let Some(due) = self.receiving.due.back_mut() {
+            due.counted = true;
+        }
+        let ticket = Some(ticket);
+        actions.push(Action::Publish { message, ticket });
+    }
+
+    /// Acknowledges with success what counted when it came.
+    fn settle(&mut self, kind: Kind, id: PacketId, out: &mut impl Outbox) {
+        self.owe(kind, id, Some(ReasonCode::Success), false);
+        if let Some(due) = self.receiving.due.back_mut() {
+            due.counted = true;
+        }
+        self.say_what_is_due(out);
+    }
+
+    /// An acknowledgement at the end of the queue. With `counts`, its message takes a place of the receive maximum
+    /// until it is sent.
+    fn owe(
+        &mut self,
+        kind: Kind,
+        id: PacketId,
+        reason: Option<ReasonCode>,
+        counts: bool,
+    ) -> Ticket {
+        let receiving = &mut self.receiving;
+        receiving.unacknowledged += usize::from(counts);
+        receiving.due.push_back(Due {
+            kind,
+            id,
+            reason,
+            counted: counts,
+        });
+        Ticket(receiving.first + receiving.due.len() as u64 - 1)
+    }
+
+    fn acknowledge(
+        &mut self,
+        kind: Kind,
+        id: PacketId,
+        reason: ReasonCode,
+        counts: bool,
+        out: &mut impl Outbox,
+    ) {
+        self.owe(kind, id, Some(reason), counts);
+        self.say_what_is_due(out);
+    }
+
+    /// A message was published, or not: what [`Action::Publish`] had a ticket for.
+    pub fn complete(&mut self, ticket: Ticket, reason: ReasonCode, out: &mut impl Outbox) {
+        if !self.is_open() {
+            return;
+        }
+        let at = ticket.0.checked_sub(self.receiving.first);
+        let Some(due) = at.and_then(|at| self.receiving.due.get_mut(usize::try_from(at).ok()?))
+        else {
+            return;
+        };
+        let reason = match (due.kind, reason) {
+            // PUBREC and PUBCOMP say nothing of who was there.
+            (Kind::Pubrec | Kind::Pubcomp, ReasonCode::NoMatchingSubscribers) => {
+                ReasonCode::Success
+            }
+            (Kind::Pubcomp, reason) if reason.is_error() => ReasonCode::Success,
+            (_, reason) => reason,
+        };
+        due.reason = Some(reason);
+        let forgotten = (due.kind == Kind::Pubrec && reason.is_error()).then_some(due.id);
+        if let Some(id) = forgotten {
+            due.counted = true;
+            self.forget_unreleased(id);
+        }
+        self.say_what_is_due(out);
+    }
+
+    /// Sends the acknowledgements at the front of the queue that are known.
+    fn say_what_is_due(&mut self, out: &mut impl Outbox) {
+        while let Some(due) = self.receiving.due.front() {
+            let (Some(reason), kind, id) = (due.reason, due.kind, due.id) else {
+                break;
+            };
+            if due.counted {
+                self.receiving.unacknowledged = self.receiving.unacknowledged.saturating_sub(1);
+            }
+            self.receiving.due.pop_front();
+            self.receiving.first += 1;
+            let ack = Ack::with_reason(id, reason);
+            let packet = match kind {
+                Kind::Puback => Packet::Puback(ack),
+                Kind::Pubrec => Packet::Pubrec(ack),
+                Kind::Pubcomp => Packet::Pubcomp(ack),
+            };
+            self.say(&packet, out);
+        }
+        if self.receiving.due.is_empty() && self.receiving.due.capacity() > KEPT_CAPACITY {
+            self.receiving.due = VecDeque::new();
+        }
+    }
+
+    /// A session that comes back: what awaited its PUBREL counts on this connection too.
+    pub(super) fn recount(&mut self) {
+        self.receiving.unacknowledged = self.state.unreleased.len();
+        let bytes = |held: &Held| held.message.as_ref().map_or(0, |m| m.payload.len());
+        self.receiving.unreleased_bytes = self.state.unreleased.values().map(bytes).sum();
+        for held in self.state.unreleased.values_mut() {
+            held.repeats = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_servers_own_topics() {
+        for (topic, reserved) in [
+            ("$SYS/broker/uptime", true),
+            ("$SYS", true),
+            ("$share/g/t", true),
+            ("$SYS/broker/connection/b/state", false),
+            ("$SYS/broker/connection/b/c/state", true),
+            ("$SYStem/x", false),
+            ("$other/x", false),
+            ("a/$SYS", false),
+        ] {
+            assert_eq!(is_reserved(topic), reserved, "{topic}");
+        }
+    }
+}

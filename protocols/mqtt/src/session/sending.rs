@@ -1,0 +1,432 @@
+//! What the client gets: live messages, what waits in its queue, retained messages.
+
+use std::collections::VecDeque;
+
+use longtail_broker::auth::Action as Right;
+use longtail_broker::ephemeral::{Delivery, DropReason, LiveOptions};
+use longtail_broker::message::SharedMessage;
+use longtail_broker::retained::RetainedCursor;
+use longtail_model::{DollarRule, Filter, SubjectRef};
+
+use super::frame::{self, Style, Unsent};
+use super::outbound::{Acked, Again, Copy, Ids, QueueLimits};
+use super::{Broken, Cx, Outbox, Session, State, Tag};
+use crate::codec::{Ack, Packet, PacketId, Qos, ReasonCode};
+use crate::config::{Limits, Overlap};
+use crate::message;
+
+/// The retained messages for one new subscription, on their way.
+#[derive(Debug)]
+pub(super) struct Replay {
+    text: Box<str>,
+    cursor: RetainedCursor,
+    tag: Tag,
+    found: VecDeque<SharedMessage>,
+}
+
+/// Retained messages that are looked at in one go, while the connection's lock is held.
+const REPLAY_STEP: usize = 64;
+
+impl Replay {
+    pub(super) fn new(text: Box<str>, filter: Filter, tag: Tag) -> Self {
+        Replay {
+            text,
+            cursor: RetainedCursor::new(filter, DollarRule::Hide),
+            tag,
+            found: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn is_of(&self, text: &str) -> bool {
+        *self.text == *text
+    }
+
+    fn next(&mut self, cx: &Cx<'_>) -> Option<SharedMessage> {
+        while self.found.is_empty() && !self.cursor.is_done() {
+            let mut found = Vec::new();
+            self.cursor
+                .step(cx.retained, cx.now, REPLAY_STEP, &mut found);
+            self.found = found.into();
+        }
+        self.found.pop_front()
+    }
+}
+
+/// How one copy is to be sent.
+struct Wanted {
+    qos: Qos,
+    retain: bool,
+    ids: Ids,
+}
+
+impl Session {
+    /// A message that some of the session's subscriptions match.
+    pub fn deliver(
+        &mut self,
+        message: &SharedMessage,
+        options: &[LiveOptions],
+        cx: &Cx<'_>,
+        out: &mut impl Outbox,
+    ) -> Delivery {
+        if !self.is_open() {
+            return Delivery::Dropped(DropReason::Closed);
+        }
+        if let [only] = options {
+            let tag = Tag::unpack(only.tag);
+            return match self.copy_for(message, tag) {
+                Some(wanted) => self.send(message, wanted, cx, out),
+                None => Delivery::Dropped(DropReason::Denied),
+            };
+        }
+        let mut merged: Option<Wanted> = None;
+        let mut outcome = Delivery::Dropped(DropReason::Denied);
+        for options in options {
+            let tag = Tag::unpack(options.tag);
+            let Some(wanted) = self.copy_for(message, tag) else {
+                continue;
+            };
+            match (&mut merged, cx.limits.overlap) {
+                (_, Overlap::Each) => {
+                    let sent = self.send(message, wanted, cx, out);
+                    if outcome != Delivery::Delivered {
+                        outcome = sent;
+                    }
+                }
+                (None, Overlap::Merge) => merged = Some(wanted),
+                (Some(merged), Overlap::Merge) => {
+                    merged.qos = merged.qos.max(wanted.qos);
+                    merged.retain |= wanted.retain;
+                    merged.ids.push(tag.id);
+                }
+            }
+        }
+        match merged {
+            Some(merged) => self.send(message, merged, cx, out),
+            None => outcome,
+        }
+    }
+
+    /// How the subscription with this tag gets the message; `None`: not at all.
+    fn copy_for(&mut self, message: &SharedMessage, tag: Tag) -> Option<Wanted> {
+        if tag.screened
+            && !self
+                .grants
+                .allows(Right::Consume, SubjectRef::from(&message.subject))
+        {
+            return None;
+        }
+        Some(wanted(message, tag))
+    }
+
+    fn send(
+        &mut self,
+        message: &SharedMessage,
+        wanted: Wanted,
+        cx: &Cx<'_>,
+        out: &mut impl Outbox,
+    ) -> Delivery {
+        if wanted.qos == Qos::AtMostOnce {
+            if out.is_full() {
+                return Delivery::Dropped(DropReason::OutboxFull);
+            }
+            let sent = self.put(
+                message,
+                wanted.qos,
+                wanted.retain,
+                wanted.ids.as_slice(),
+                None,
+                false,
+                cx,
+                out,
+            );
+            return match sent {
+                Ok(()) => Delivery::Delivered,
+                Err(reason) => Delivery::Dropped(reason),
+            };
+        }
+        let copy = Copy {
+            message: SharedMessage::clone(message),
+            qos: wanted.qos,
+            retain: wanted.retain,
+            ids: wanted.ids,
+        };
+        let outbound = &self.state.outbound;
+        if outbound.is_clear(self.window) && (!out.is_full() || outbound.is_idle()) {
+            return match self.send_assured(copy, cx, out) {
+                Ok(()) => Delivery::Delivered,
+                Err(reason) => Delivery::Dropped(reason),
+            };
+        }
+        match self.state.queue(copy, cx) {
+            Queued::Yes => Delivery::Delivered,
+            Queued::No => Delivery::Dropped(DropReason::OutboxFull),
+            Queued::Expel => {
+                self.expelled = Some(ReasonCode::QuotaExceeded);
+                Delivery::Dropped(DropReason::OutboxFull)
+            }
+        }
+    }
+
+    /// Sends a message at QoS 1 or 2 under a new id.
+    fn send_assured(
+        &mut self,
+        copy: Copy,
+        cx: &Cx<'_>,
+        out: &mut impl Outbox,
+    ) -> Result<(), DropReason> {
+        let id = self.state.outbound.free_id();
+        self.put_copy(&copy, id, false, cx, out)?;
+        self.state.outbound.fly(id, copy);
+        Ok(())
+    }
+
+    fn put_copy(
+        &mut self,
+        copy: &Copy,
+        id: PacketId,
+        dup: bool,
+        cx: &Cx<'_>,
+        out: &mut impl Outbox,
+    ) -> Result<(), DropReason> {
+        let ids = copy.ids.as_slice();
+        self.put(
+            &copy.message,
+            copy.qos,
+            copy.retain,
+            ids,
+            Some(id),
+            dup,
+            cx,
+            out,
+        )
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one packet")]
+    fn put(
+        &mut self,
+        message: &SharedMessage,
+        qos: Qos,
+        retain: bool,
+        ids: &[std::num::NonZeroU32],
+        packet_id: Option<PacketId>,
+        dup: bool,
+        cx: &Cx<'_>,
+        out: &mut impl Outbox,
+    ) -> Result<(), DropReason> {
+        let aliases = self.aliases.as_mut();
+        let style = Style {
+            version: self.hello.version,
+            qos,
+            retain,
+            dup,
+            packet_id,
+            ids,
+            alias: aliases.and_then(|table| table.choose(&message.subject)),
+        };
+        let sent = frame::put(message, &style, cx.now, self.hello.packet_max, out);
+        sent.map_err(|unsent| {
+            if let Some(table) = &mut self.aliases {
+                table.forget();
+            }
+            match unsent {
+                Unsent::TooLarge | Unsent::Unspeakable => DropReason::TooLarge,
+            }
+        })
+    }
+
+    /// Sends what waits and has room now: first what was in flight on an earlier connection, then the queue, then
+    /// retained messages.
+    pub fn pump(&mut self, cx: &Cx<'_>, out: &mut impl Outbox) {
+        if !self.is_open() {
+            return;
+        }
+        while let Some(again) = self.state.outbound.next_again(self.window) {
+            match again {
+                Again::Release(id) => self.say(&Packet::Pubrel(Ack::success(id)), out),
+                Again::Publish(id, copy) => {
+                    if let Err(reason) = self.put_copy(&copy, id, true, cx, out) {
+                        self.state.outbound.give_up(id);
+                        cx.counters.drop_messages(reason, 1);
+                    }
+                }
+            }
+        }
+        loop {
+            if out.is_full() && !self.state.outbound.is_idle() {
+                // An acknowledgement will come when the client has read.
+                return;
+            }
+            let Some(copy) = self.state.outbound.next(self.window) else {
+                break;
+            };
+            if copy.message.is_expired(cx.now) {
+                cx.counters.drop_messages(DropReason::Expired, 1);
+            } else if let Err(reason) = self.send_assured(copy, cx, out) {
+                cx.counters.drop_messages(reason, 1);
+            }
+        }
+        self.replay(cx, out);
+    }
+
+    fn replay(&mut self, cx: &Cx<'_>, out: &mut impl Outbox) {
+        while let Some(mut replay) = self.replays.pop_front() {
+            loop {
+                if out.is_full() {
+                    out.ask_for_room();
+                    self.replays.push_front(replay);
+                    return;
+                }
+                if replay.tag.qos != Qos::AtMostOnce && !self.state.outbound.is_clear(self.window) {
+                    self.replays.push_front(replay);
+                    return;
+                }
+                let Some(message) = replay.next(cx) else {
+                    break;
+                };
+                let Some(mut wanted) = self.copy_for(&message, replay.tag) else {
+                    continue;
+                };
+                wanted.retain = true;
+                if let Delivery::Dropped(reason) = self.send(&message, wanted, cx, out) {
+                    cx.counters.drop_messages(reason, 1);
+                }
+            }
+        }
+        if self.replays.capacity() > 0 {
+            self.replays = VecDeque::new();
+        }
+    }
+
+    pub(super) fn puback(
+        &mut self,
+        ack: &Ack<'_>,
+        cx: &Cx<'_>,
+        out: &mut impl Outbox,
+    ) -> Result<(), Broken> {
+        match self.state.outbound.puback(ack.packet_id) {
+            Acked::Wrong => Err(WRONG_ACK),
+            Acked::Unknown => Ok(()),
+            Acked::Done | Acked::Release => {
+                self.pump(cx, out);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn pubrec(
+        &mut self,
+        ack: &Ack<'_>,
+        cx: &Cx<'_>,
+        out: &mut impl Outbox,
+    ) -> Result<(), Broken> {
+        let failed = ack.reason.is_error();
+        match self.state.outbound.pubrec(ack.packet_id, failed) {
+            Acked::Wrong => return Err(WRONG_ACK),
+            Acked::Unknown if failed => {}
+            Acked::Release | Acked::Unknown => {
+                self.say(&Packet::Pubrel(Ack::success(ack.packet_id)), out);
+            }
+            Acked::Done => self.pump(cx, out),
+        }
+        Ok(())
+    }
+
+    pub(super) fn pubcomp(
+        &mut self,
+        ack: &Ack<'_>,
+        cx: &Cx<'_>,
+        out: &mut impl Outbox,
+    ) -> Result<(), Broken> {
+        match self.state.outbound.pubcomp(ack.packet_id) {
+            Acked::Wrong => return Err(WRONG_ACK),
+            Acked::Unknown => {}
+            Acked::Done | Acked::Release => self.pump(cx, out),
+        }
+        Ok(())
+    }
+
+    /// Messages that are in flight, and that wait.
+    #[must_use]
+    pub fn outstanding(&self) -> (usize, usize) {
+        let outbound = &self.state.outbound;
+        (outbound.in_flight(), outbound.queued())
+    }
+}
+
+const WRONG_ACK: Broken = Broken(
+    ReasonCode::ProtocolError,
+    "an acknowledgement that does not go with the message",
+);
+
+/// How a subscription gets a message.
+fn wanted(message: &SharedMessage, tag: Tag) -> Wanted {
+    let mut ids = Ids::None;
+    ids.push(tag.id);
+    Wanted {
+        qos: message::qos(message.quality).min(tag.qos),
+        retain: tag.retain_as_published && message.retain,
+        ids,
+    }
+}
+
+/// Whether a message has found a place in the queue.
+enum Queued {
+    Yes,
+    No,
+    Expel,
+}
+
+impl State {
+    /// Adds what waits in `later` behind what waits here.
+    pub fn append(&mut self, later: State) {
+        self.outbound.append(later.outbound);
+    }
+
+    fn queue(&mut self, copy: Copy, cx: &Cx<'_>) -> Queued {
+        let overflow = self.outbound.push(copy, &queue_limits(cx.limits), cx.now);
+        cx.counters
+            .drop_messages(DropReason::Expired, overflow.expired);
+        let others = overflow.dropped - u64::from(overflow.refused);
+        cx.counters.drop_messages(DropReason::OutboxFull, others);
+        match overflow {
+            overflow if overflow.disconnect => Queued::Expel,
+            overflow if overflow.refused => Queued::No,
+            _ => Queued::Yes,
+        }
+    }
+
+    /// A message for a session without a connection: kept at QoS 1 and 2.
+    pub fn keep(
+        &mut self,
+        message: &SharedMessage,
+        options: &[LiveOptions],
+        cx: &Cx<'_>,
+    ) -> Delivery {
+        let mut outcome = Delivery::Dropped(DropReason::Closed);
+        for options in options {
+            let wanted = wanted(message, Tag::unpack(options.tag));
+            if wanted.qos == Qos::AtMostOnce {
+                continue;
+            }
+            let copy = Copy {
+                message: SharedMessage::clone(message),
+                qos: wanted.qos,
+                retain: wanted.retain,
+                ids: wanted.ids,
+            };
+            outcome = match self.queue(copy, cx) {
+                Queued::Yes => Delivery::Delivered,
+                Queued::No | Queued::Expel => Delivery::Dropped(DropReason::OutboxFull),
+            };
+        }
+        outcome
+    }
+}
+
+fn queue_limits(limits: &Limits) -> QueueLimits {
+    QueueLimits {
+        messages: limits.queue_messages,
+        bytes: limits.queue_bytes,
+        policy: limits.queue_policy,
+    }
+}

@@ -1,0 +1,261 @@
+//! SUBSCRIBE and UNSUBSCRIBE.
+//!
+//! The session knows its subscriptions from the moment that the client asks for them, the router a moment later, and
+//! only then the client is answered.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use longtail_broker::auth::{Action as Right, Verdict};
+use longtail_broker::ephemeral::{LiveOptions, TargetOptions};
+use longtail_broker::router::{GroupScope, GroupSpec, Strategy, Subscription as Routed};
+use longtail_model::{DollarRule, Filter};
+
+use super::sending::Replay;
+use super::{Action, Cx, Outbox, Session, Tag};
+use crate::codec::{
+    AckProperties, Packet, PacketId, Qos, ReasonCode, RetainHandling, Suback, Subscribe,
+    Subscription, SubscriptionOptions, TopicFilter, Unsuback, Unsubscribe, Version,
+};
+use crate::config::Limits;
+
+/// The subscriptions of a session, by the text that the client knows them by.
+pub(crate) type Subscriptions = HashMap<Box<str>, Held, foldhash::fast::RandomState>;
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    /// What it matches.
+    pub(crate) filter: Filter,
+    /// The share it is a member of.
+    pub(crate) group: Option<Arc<str>>,
+}
+
+/// A SUBSCRIBE on its way through the router.
+#[derive(Debug)]
+pub struct Subscribing {
+    packet_id: PacketId,
+    /// What is wanted, in the order of the packet.
+    pub wanted: Vec<Result<Wanted, ReasonCode>>,
+    /// What a client of 3.1, which knows no failure, is answered.
+    asked: Vec<Qos>,
+}
+
+/// One subscription.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    text: Box<str>,
+    /// What it matches.
+    pub filter: Filter,
+    /// The share that it joins.
+    pub group: Option<Arc<str>>,
+    /// How it is served.
+    pub options: LiveOptions,
+    granted: Qos,
+    replays: bool,
+}
+
+impl Wanted {
+    /// As the router takes it.
+    #[must_use]
+    pub fn subscription(&self, options: TargetOptions) -> Routed<TargetOptions> {
+        Routed {
+            options,
+            dollar: DollarRule::Hide,
+            group: self.group.as_ref().map(|name| GroupSpec {
+                name: Arc::clone(name),
+                scope: GroupScope::Filter,
+                strategy: Strategy::RoundRobin,
+            }),
+        }
+    }
+}
+
+/// An UNSUBSCRIBE on its way through the router.
+#[derive(Debug)]
+pub struct Unsubscribing {
+    packet_id: PacketId,
+    /// What ends: filter and share.
+    pub ended: Vec<(Filter, Option<Arc<str>>)>,
+    reasons: Vec<ReasonCode>,
+}
+
+impl Session {
+    pub(super) fn subscribe(
+        &mut self,
+        subscribe: &Subscribe<'_>,
+        cx: &Cx<'_>,
+        actions: &mut Vec<Action>,
+    ) {
+        let id = subscribe.properties.subscription_id;
+        let wanted = subscribe.subscriptions.iter().map(|subscription| {
+            if id.is_some() && !cx.limits.subscription_ids_available {
+                return Err(ReasonCode::SubscriptionIdentifiersNotSupported);
+            }
+            let (mut wanted, handling) = self.want(subscription, cx.limits)?;
+            let mut tag = Tag::unpack(wanted.options.tag);
+            tag.id = id;
+            wanted.options.tag = tag.pack();
+            let held = Held {
+                filter: wanted.filter.clone(),
+                group: wanted.group.clone(),
+            };
+            let is_new = self
+                .state
+                .subscriptions
+                .insert(wanted.text.clone(), held)
+                .is_none();
+            wanted.replays = wanted.group.is_none()
+                && match handling {
+                    RetainHandling::Always => true,
+                    RetainHandling::IfNew => is_new,
+                    RetainHandling::Never => false,
+                };
+            Ok(wanted)
+        });
+        let wanted = wanted.collect();
+        let asked = subscribe
+            .subscriptions
+            .iter()
+            .map(|subscription| subscription.options.qos)
+            .collect();
+        actions.push(Action::Subscribe(Box::new(Subscribing {
+            packet_id: subscribe.packet_id,
+            wanted,
+            asked,
+        })));
+    }
+
+    /// Checks one subscription.
+    fn want(
+        &self,
+        subscription: &Subscription<'_>,
+        limits: &Limits,
+    ) -> Result<(Wanted, RetainHandling), ReasonCode> {
+        let text = subscription.filter;
+        let parsed = TopicFilter::parse(text).map_err(|_| ReasonCode::TopicFilterInvalid)?;
+        if parsed.group.is_some() && !limits.shared_available {
+            return Err(ReasonCode::SharedSubscriptionsNotSupported);
+        }
+        if parsed.has_wildcards() && !limits.wildcards_available {
+            return Err(ReasonCode::WildcardSubscriptionsNotSupported);
+        }
+        let filter =
+            Filter::parse_mqtt(parsed.filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
+        if filter.tokens().count() > limits.topic_levels_max {
+            return Err(ReasonCode::TopicFilterInvalid);
+        }
+        let verdict = self.grants().judge(Right::Consume, &filter);
+        if verdict == Verdict::Denied {
+            return Err(ReasonCode::NotAuthorized);
+        }
+        let subscriptions = &self.state.subscriptions;
+        if subscriptions.len() >= limits.subscriptions_max && !subscriptions.contains_key(text) {
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        let options = self.options(subscription.options);
+        let granted = options.qos.min(limits.qos_max);
+        let tag = Tag {
+            qos: granted,
+            retain_as_published: options.retain_as_published,
+            screened: verdict == Verdict::Screened,
+            id: None,
+        };
+        let wanted = Wanted {
+            text: text.into(),
+            filter,
+            group: parsed.group.map(Arc::from),
+            options: LiveOptions {
+                tag: tag.pack(),
+                no_local: options.no_local,
+                not_assured: false,
+            },
+            granted,
+            replays: false,
+        };
+        Ok((wanted, options.retain_handling))
+    }
+
+    /// The options in force: a bridge before 5.0 cannot say what it wants, and wants this.
+    fn options(&self, options: SubscriptionOptions) -> SubscriptionOptions {
+        if self.hello().bridge {
+            SubscriptionOptions {
+                no_local: true,
+                retain_as_published: true,
+                ..options
+            }
+        } else {
+            options
+        }
+    }
+
+    /// The router knows the subscriptions; those that it refused are errors now. Answers the client, and begins to send
+    /// it the retained messages.
+    pub fn subscribed(&mut self, subscribing: Subscribing, cx: &Cx<'_>, out: &mut impl Outbox) {
+        if !self.is_open() {
+            return;
+        }
+        let silent = self.version() == Version::V31;
+        let reasons = subscribing
+            .wanted
+            .iter()
+            .zip(&subscribing.asked)
+            .map(|(wanted, asked)| match wanted {
+                Ok(wanted) => wanted.granted.into(),
+                Err(_) if silent => (*asked).into(),
+                Err(reason) => *reason,
+            });
+        let suback = Packet::Suback(Suback {
+            packet_id: subscribing.packet_id,
+            properties: AckProperties::default(),
+            reasons: reasons.collect(),
+        });
+        self.say(&suback, out);
+        for wanted in subscribing.wanted.into_iter().flatten() {
+            if wanted.replays {
+                let tag = Tag::unpack(wanted.options.tag);
+                self.replays
+                    .push_back(Replay::new(wanted.text, wanted.filter, tag));
+            }
+        }
+        self.pump(cx, out);
+    }
+
+    /// The router has refused a subscription after all.
+    pub fn was_refused(&mut self, wanted: &Wanted) {
+        self.state.subscriptions.remove(&wanted.text);
+    }
+
+    pub(super) fn unsubscribe(&mut self, unsubscribe: &Unsubscribe<'_>, actions: &mut Vec<Action>) {
+        let mut ended = Vec::new();
+        let reasons = unsubscribe.filters.iter().map(|text| {
+            self.replays.retain(|replay| !replay.is_of(text));
+            match self.state.subscriptions.remove(*text) {
+                Some(held) => {
+                    ended.push((held.filter, held.group));
+                    ReasonCode::Success
+                }
+                None => ReasonCode::NoSubscriptionExisted,
+            }
+        });
+        let reasons = reasons.collect();
+        actions.push(Action::Unsubscribe(Box::new(Unsubscribing {
+            packet_id: unsubscribe.packet_id,
+            ended,
+            reasons,
+        })));
+    }
+
+    /// The router has forgotten the subscriptions.
+    pub fn unsubscribed(&mut self, unsubscribing: Unsubscribing, out: &mut impl Outbox) {
+        if !self.is_open() {
+            return;
+        }
+        let unsuback = Packet::Unsuback(Unsuback {
+            packet_id: unsubscribing.packet_id,
+            properties: AckProperties::default(),
+            reasons: unsubscribing.reasons,
+        });
+        self.say(&unsuback, out);
+    }
+}

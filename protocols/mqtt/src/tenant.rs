@@ -1,0 +1,210 @@
+//! What the connections of one space share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use longtail_broker::Space;
+use longtail_broker::auth::Action as Right;
+use longtail_broker::ephemeral::Burst;
+use longtail_broker::message::Origin;
+use longtail_engine::runtime::Clock;
+use longtail_model::Timestamp;
+use parking_lot::Mutex;
+use std::thread::JoinHandle;
+
+use crate::access::Admission;
+use crate::config::{Config, Limits};
+use crate::counters::Counters;
+use crate::message::Will;
+use crate::publish;
+use crate::registry::{Aftermath, Due, Registry};
+use crate::session::Cx;
+use crate::timers::{Timers, Waited};
+
+/// Sessions, wills and counters of one space.
+pub struct Tenant {
+    config: Config,
+    space: Arc<Space>,
+    clock: Arc<dyn Clock>,
+    /// The time when somebody looked last.
+    coarse_ms: AtomicU64,
+    rights: Arc<dyn Admission>,
+    registry: Registry,
+    timers: Timers<Due>,
+    counters: Counters,
+    timekeeper: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// How often retained messages that have expired are looked for.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// Retained messages that are forgotten in one go.
+const EXPIRED_STEP: usize = 1000;
+
+impl Tenant {
+    /// The sessions of `space`, none yet. `rights` says what a client that was let in may still do when its will is
+    /// published.
+    ///
+    /// # Errors
+    /// When the thread that minds the time cannot be started.
+    pub fn start(
+        config: Config,
+        space: Arc<Space>,
+        clock: Arc<dyn Clock>,
+        rights: Arc<dyn Admission>,
+    ) -> std::io::Result<Arc<Self>> {
+        let tenant = Arc::new(Tenant {
+            coarse_ms: AtomicU64::new(clock.now().0),
+            config,
+            space,
+            clock,
+            rights,
+            registry: Registry::new(),
+            timers: Timers::new(),
+            counters: Counters::default(),
+            timekeeper: Mutex::new(None),
+        });
+        let weak = Arc::downgrade(&tenant);
+        let thread = std::thread::Builder::new()
+            .name("mqtt-timers".to_owned())
+            .spawn(move || {
+                while let Some(tenant) = weak.upgrade() {
+                    if !tenant.mind_the_time() {
+                        return;
+                    }
+                }
+            })?;
+        *tenant.timekeeper.lock() = Some(thread);
+        Ok(tenant)
+    }
+
+    /// One turn of the thread that minds the time; `false` at the end.
+    fn mind_the_time(self: &Arc<Self>) -> bool {
+        match self.timers.wait(|| self.now(), HOUSEKEEPING) {
+            Waited::Closed => return false,
+            Waited::Due(due) => {
+                let mut after = Aftermath::default();
+                self.registry.due(&due, &mut after);
+                after.carry_out(self);
+            }
+            Waited::Nothing => {
+                let now = self.now();
+                while self.space.retained.expire(now, EXPIRED_STEP) == EXPIRED_STEP {}
+            }
+        }
+        true
+    }
+
+    /// Publishes no more wills, expires no more sessions.
+    pub fn stop(&self) {
+        self.timers.close();
+        let thread = self.timekeeper.lock().take();
+        if let Some(thread) = thread
+            && thread.thread().id() != std::thread::current().id()
+        {
+            // It has told if it panicked.
+            let _ = thread.join();
+        }
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The space.
+    #[must_use]
+    pub fn space(&self) -> &Arc<Space> {
+        &self.space
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Sessions, of connected clients and of others.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.registry.len()
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    pub(crate) fn timers(&self) -> &Timers<Due> {
+        &self.timers
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        let now = self.clock.now();
+        self.coarse_ms.store(now.0, Ordering::Relaxed);
+        now
+    }
+
+    /// When something ends that lasts so many seconds from now; `u32::MAX` is for ever.
+    pub(crate) fn expiry(&self, seconds: u32) -> Timestamp {
+        if seconds == u32::MAX {
+            return Timestamp::NEVER;
+        }
+        self.now().plus_millis(u64::from(seconds) * 1000)
+    }
+
+    /// Who a client is as a publisher.
+    pub(crate) fn origin(&self, client_id: &str) -> Origin {
+        Origin(self.registry.number(client_id))
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    pub(crate) fn cx(&self) -> Cx<'_> {
+        self.cx_of(self.now())
+    }
+
+    /// For a message of this time: no clock is asked.
+    pub(crate) fn cx_at(&self, published: Timestamp) -> Cx<'_> {
+        let coarse = Timestamp(self.coarse_ms.load(Ordering::Relaxed));
+        self.cx_of(published.max(coarse))
+    }
+
+    fn cx_of(&self, now: Timestamp) -> Cx<'_> {
+        Cx {
+            limits: &self.config.limits,
+            now,
+            retained: &self.space.retained,
+            counters: &self.counters,
+        }
+    }
+
+    /// Publishes a will, if its client may still publish there.
+    pub(crate) fn publish_will(&self, will: &Will, client_id: &str) {
+        let subject = will.message.subject.as_ref();
+        let may = match &will.account {
+            None => true,
+            Some(account) => self
+                .rights
+                .now(account, client_id)
+                .is_some_and(|grants| grants.allows(Right::Publish, subject)),
+        };
+        if !may {
+            tracing::info!(client = client_id, topic = %subject, "a will is not published: its client may not any more");
+            return;
+        }
+        self.counters.wills.fetch_add(1, Ordering::Relaxed);
+        let now = self.now();
+        let mut burst = Burst::new(&self.space.counters);
+        publish::publish(&self.space, &mut burst, &will.publish(now), now);
+    }
+}
+
+impl Drop for Tenant {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

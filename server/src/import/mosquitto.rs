@@ -1,0 +1,245 @@
+//! A Mosquitto configuration as ours.
+//!
+//! Options come in three kinds: global ones, those of the `listener` line above them, and those of the `connection`
+//! line above them (a bridge). The table [`GLOBAL`] says for each global one what it becomes; what is in none of the
+//! tables becomes a note.
+
+mod accounts;
+mod lines;
+mod listeners;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use toml::Value;
+
+use self::accounts::Access;
+use self::lines::Line;
+use self::listeners::Listener;
+use super::Imported;
+
+/// What a global option becomes.
+#[derive(Clone, Copy, Debug)]
+enum Becomes {
+    /// These settings, a number that means the same.
+    Number(&'static [&'static str]),
+    /// These settings, a number of bytes; 0 means no limit and leaves ours.
+    Bytes(&'static [&'static str]),
+    /// This setting, `true` or `false`.
+    Switch(&'static str),
+    /// This setting, the text as it is.
+    Text(&'static str),
+    /// Nothing: why that loses nothing. Not worth a note.
+    Settled,
+    /// Nothing: what is different here.
+    Not(&'static str),
+}
+
+const GLOBAL: &[(&str, Becomes)] = &[
+    (
+        "max_packet_size",
+        Becomes::Bytes(&["mqtt.packet_bytes_max"]),
+    ),
+    ("max_keepalive", Becomes::Number(&["mqtt.keep_alive_max_s"])),
+    (
+        "max_inflight_messages",
+        Becomes::Number(&["mqtt.window", "mqtt.receive_max"]),
+    ),
+    (
+        "max_queued_messages",
+        Becomes::Number(&["mqtt.queue_messages"]),
+    ),
+    ("max_queued_bytes", Becomes::Bytes(&["mqtt.queue_bytes"])),
+    (
+        "max_topic_alias",
+        Becomes::Number(&["mqtt.topic_aliases_in"]),
+    ),
+    (
+        "max_topic_alias_broker",
+        Becomes::Number(&["mqtt.topic_aliases_out"]),
+    ),
+    ("max_qos", Becomes::Number(&["mqtt.qos_max"])),
+    ("retain_available", Becomes::Switch("mqtt.retain_available")),
+    (
+        "allow_zero_length_clientid",
+        Becomes::Switch("mqtt.empty_client_id"),
+    ),
+    ("auto_id_prefix", Becomes::Text("mqtt.client_id_prefix")),
+    ("sys_interval", Becomes::Number(&["mqtt.sys_interval_s"])),
+    (
+        "queue_qos0_messages",
+        Becomes::Not("QoS 0 messages are not kept for clients that are away"),
+    ),
+    (
+        "pid_file",
+        Becomes::Not("a service manager knows the process"),
+    ),
+    (
+        "user",
+        Becomes::Not("start the server as the user it is to run as"),
+    ),
+    (
+        "log_dest",
+        Becomes::Not("the log goes to standard error; see `logging`"),
+    ),
+    ("log_facility", Becomes::Settled),
+    ("log_timestamp", Becomes::Settled),
+    ("log_timestamp_format", Becomes::Settled),
+    ("connection_messages", Becomes::Settled),
+    ("set_tcp_nodelay", Becomes::Settled),
+    ("autosave_interval", Becomes::Settled),
+    ("autosave_on_changes", Becomes::Settled),
+    ("persistence_file", Becomes::Settled),
+    ("log_type", Becomes::Not("use `logging.level`")),
+    (
+        "memory_limit",
+        Becomes::Not("use `limits.memory_bytes`, which bounds the connections' memory"),
+    ),
+    (
+        "upgrade_outgoing_qos",
+        Becomes::Not("a message is never sent at a higher QoS than it was published with"),
+    ),
+    (
+        "per_listener_settings",
+        Becomes::Not("accounts are the server's; what differs between listeners needs a look"),
+    ),
+];
+
+/// Options that name plug-ins.
+const PLUGINS: &[&str] = &[
+    "plugin",
+    "plugin_load",
+    "plugin_use",
+    "global_plugin",
+    "auth_plugin",
+];
+
+/// What has been read so far.
+#[derive(Default)]
+struct Reader {
+    out: Imported,
+    access: Access,
+    listeners: Vec<Listener>,
+    /// Whether the lines that follow belong to a bridge.
+    in_bridge: bool,
+    /// What the file says about clients without a name, if it does.
+    anonymous: Option<bool>,
+}
+
+/// Reads a configuration with all files it names.
+///
+/// # Errors
+/// When a file cannot be read.
+pub(super) fn import(file: &Path) -> anyhow::Result<Imported> {
+    let mut reader = Reader::default();
+    for line in lines::read(file)? {
+        reader.read(&line);
+    }
+    reader.finish()
+}
+
+impl Reader {
+    fn read(&mut self, line: &Line) {
+        match line.keyword.as_str() {
+            "connection" => {
+                self.in_bridge = true;
+                self.note(
+                    line,
+                    "bridges are not carried over; see docs/mqtt.md for ours",
+                );
+            }
+            "listener" => {
+                self.in_bridge = false;
+                match Listener::named(&line.value) {
+                    Ok(listener) => self.listeners.push(listener),
+                    Err(why) => self.note(line, why),
+                }
+            }
+            _ if self.in_bridge => {}
+            "port" => match Listener::named(&line.value) {
+                Ok(listener) => self.listeners.insert(0, listener),
+                Err(why) => self.note(line, why),
+            },
+            "allow_anonymous" | "listener_allow_anonymous" => {
+                let allowed = line.value == "true";
+                self.anonymous = Some(self.anonymous.unwrap_or(false) || allowed);
+            }
+            "password_file" => {
+                self.access.password_file = Some((line.place.clone(), PathBuf::from(&line.value)));
+            }
+            "acl_file" => {
+                self.access.acl_file = Some((line.place.clone(), PathBuf::from(&line.value)));
+            }
+            "persistence" if line.value == "false" => self.out.set("durability", "memory"),
+            "persistence" => {}
+            "persistence_location" => self.out.set("data", line.value.as_str()),
+            keyword
+                if PLUGINS.contains(&keyword)
+                    || keyword.starts_with("plugin_opt_")
+                    || keyword.starts_with("auth_opt_") =>
+            {
+                self.note(
+                    line,
+                    "plug-ins do not run here; embed the broker to use hooks",
+                );
+            }
+            _ => self.read_setting(line),
+        }
+    }
+
+    fn read_setting(&mut self, line: &Line) {
+        if let Some(listener) = self.listeners.last_mut() {
+            match listener.option(&line.keyword, &line.value) {
+                listeners::Taken::Yes => return,
+                listeners::Taken::Identity => {
+                    self.access.certificate_names = true;
+                    return;
+                }
+                listeners::Taken::But(why) => return self.note(line, why),
+                listeners::Taken::No => {}
+            }
+        }
+        let known = GLOBAL.iter().find(|(keyword, _)| *keyword == line.keyword);
+        match known.map(|(_, becomes)| *becomes) {
+            None => self.note(line, "not known here"),
+            Some(Becomes::Settled) => {}
+            Some(Becomes::Not(why)) => self.note(line, why),
+            Some(Becomes::Text(path)) => self.out.set(path, line.value.as_str()),
+            Some(Becomes::Switch(path)) => self.out.set(path, line.value == "true"),
+            Some(Becomes::Bytes(_)) if line.value == "0" => {}
+            Some(Becomes::Number(paths) | Becomes::Bytes(paths)) => self.set_number(line, paths),
+        }
+    }
+
+    fn set_number(&mut self, line: &Line, paths: &[&str]) {
+        let Ok(number) = line.value.parse::<i64>() else {
+            return self.note(line, "not a number");
+        };
+        for path in paths {
+            self.out.set(path, number);
+        }
+    }
+
+    fn note(&mut self, line: &Line, why: impl AsRef<str>) {
+        let text = format!("{} {}: {}", line.keyword, line.value, why.as_ref());
+        self.out.note(&line.place, text);
+    }
+
+    fn finish(mut self) -> anyhow::Result<Imported> {
+        self.out.set("mqtt.profile", "mosquitto");
+        // Without a listener Mosquitto serves this machine and asks for no name.
+        let local_only = self.listeners.is_empty();
+        self.access.anonymous = self.anonymous.unwrap_or(local_only);
+        let wants_accounts =
+            self.access.password_file.is_some() || self.access.acl_file.is_some() || !local_only;
+        if wants_accounts {
+            accounts::import(&self.access, &mut self.out)?;
+        }
+        for (protocol, listeners) in listeners::by_protocol(self.listeners) {
+            let path = format!("listeners.{protocol}");
+            self.out.set(&path, Value::Array(listeners));
+        }
+        Ok(self.out)
+    }
+}

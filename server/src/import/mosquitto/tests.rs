@@ -1,0 +1,165 @@
+use std::fs;
+
+use toml::{Table, Value};
+
+use super::import;
+use crate::import::Imported;
+
+const PASSWORDS: &str = "# users\nann:$7$101$OzdCFazTwDmRJQQv$+sO6odEXwoW+9TBgJvYzXE4MsAF0nFWNENxoSZcGLYFFmuQ8zi0VF9dfp+fUfF+BKjAW5e90Iuf4kNv/NzigLw==\nbob:plain\nbroken\n";
+
+const RULES: &str = "topic read public/#\nuser ann\ntopic #\ntopic deny secret/%/x\nuser cat\ntopic write $SYS/x\ntopic +/a\npattern readwrite devices/%c/%u/100%\ntopic read a#\nodd x\n";
+
+/// Imports a file of these lines, with a password and an access control file beside it.
+fn imported(lines: &str) -> Imported {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::write(path("passwords"), PASSWORDS).unwrap();
+    fs::write(path("rules"), RULES).unwrap();
+    fs::create_dir(path("more")).unwrap();
+    fs::write(path("more/b.conf"), "max_keepalive 60\n").unwrap();
+    fs::write(path("more/ignored.txt"), "max_keepalive 61\n").unwrap();
+    let lines = lines.replace("DIR", dir.path().to_str().unwrap());
+    fs::write(path("mosquitto.conf"), lines).unwrap();
+    import(&path("mosquitto.conf")).unwrap()
+}
+
+fn at<'a>(settings: &'a Table, path: &str) -> Option<&'a Value> {
+    let mut names = path.split('.');
+    let mut value = settings.get(names.next()?)?;
+    for name in names {
+        value = match name.parse::<usize>() {
+            Ok(index) => value.as_array()?.get(index)?,
+            Err(_) => value.as_table()?.get(name)?,
+        };
+    }
+    Some(value)
+}
+
+fn notes(imported: &Imported) -> Vec<&str> {
+    imported
+        .notes
+        .iter()
+        .map(|note| note.text.as_str())
+        .collect()
+}
+
+/// `(actions, effect, subject)` of an account's rules.
+fn rules(settings: &Table, name: &str) -> Vec<(usize, bool, String)> {
+    let accounts = settings["accounts"].as_array().unwrap();
+    let account = accounts
+        .iter()
+        .find(|account| account["name"].as_str() == Some(name))
+        .unwrap();
+    let rules = account["permissions"][0]["rules"].as_array().unwrap();
+    let rule = |rule: &Value| {
+        let actions = rule["actions"].as_array().unwrap().len();
+        let denies = rule.get("effect").is_some();
+        (
+            actions,
+            denies,
+            rule["subject"].as_str().unwrap().to_owned(),
+        )
+    };
+    rules.iter().map(rule).collect()
+}
+
+#[test]
+fn global_options_become_settings() {
+    let imported = imported(
+        "# c\nmax_packet_size 1000\nmax_queued_bytes 0\nmax_inflight_messages 7\ninclude_dir DIR/more\nretain_available false\npersistence_location /var/lib/x\nset_tcp_nodelay true\n",
+    );
+    let number = |path| at(&imported.settings, path).and_then(Value::as_integer);
+    assert_eq!(number("mqtt.packet_bytes_max"), Some(1000));
+    assert_eq!(number("mqtt.queue_bytes"), None);
+    assert_eq!(number("mqtt.window"), Some(7));
+    assert_eq!(number("mqtt.receive_max"), Some(7));
+    assert_eq!(number("mqtt.keep_alive_max_s"), Some(60));
+    assert_eq!(
+        imported.settings["mqtt"]["retain_available"],
+        Value::Boolean(false)
+    );
+    assert_eq!(imported.settings["data"].as_str(), Some("/var/lib/x"));
+    assert_eq!(notes(&imported), Vec::<&str>::new());
+    assert!(
+        !imported.settings.contains_key("accounts"),
+        "this machine only, as before"
+    );
+}
+
+#[test]
+fn what_has_no_counterpart_is_said_with_its_line() {
+    let imported = imported(
+        "\nplugin /x.so\nfrobnicate 1\nconnection up\naddress a:1\nlistener 1884\nmount_point x/\n",
+    );
+    let lines: Vec<usize> = imported.notes.iter().map(|note| note.place.line).collect();
+    assert_eq!(lines, [2, 3, 4, 7]);
+}
+
+#[test]
+fn listeners_keep_their_transport() {
+    let imported = imported(
+        "port 1883\nlistener 8883 10.0.0.1\ncertfile c.pem\nkeyfile k.pem\ncafile a.pem\nrequire_certificate true\nmax_connections 9\nlistener 9001\nprotocol websockets\nlistener 0 /run/m.sock\nallow_anonymous true\n",
+    );
+    let text = |path| at(&imported.settings, path).and_then(Value::as_str);
+    assert_eq!(text("listeners.mqtt.0.address"), Some("[::]:1883"));
+    assert_eq!(text("listeners.mqtt.1.address"), Some("unix:/run/m.sock"));
+    assert_eq!(text("listeners.mqtts.0.address"), Some("10.0.0.1:8883"));
+    assert_eq!(text("listeners.mqtts.0.tls.certificate"), Some("c.pem"));
+    assert_eq!(
+        text("listeners.mqtts.0.tls.client_certificates"),
+        Some("required")
+    );
+    assert_eq!(text("listeners.mqtt-ws.0.address"), Some("[::]:9001"));
+    let limit = at(&imported.settings, "listeners.mqtts.0.connections_max");
+    assert_eq!(limit.and_then(Value::as_integer), Some(9));
+    // Anybody may do everything, as it was.
+    assert_eq!(imported.settings["anonymous"].as_str(), Some("anonymous"));
+    assert_eq!(
+        rules(&imported.settings, "anonymous")[0],
+        (2, false, "#".to_owned())
+    );
+}
+
+#[test]
+fn accounts_have_the_rules_of_the_access_control_file() {
+    let imported = imported(
+        "listener 1883\npassword_file DIR/passwords\nacl_file DIR/rules\nallow_anonymous true\n",
+    );
+    let settings = &imported.settings;
+    let owned = |rules: &[(usize, bool, &str)]| -> Vec<(usize, bool, String)> {
+        rules
+            .iter()
+            .map(|&(actions, denies, subject)| (actions, denies, subject.to_owned()))
+            .collect()
+    };
+    let pattern = (2, false, "devices/%c/%u/100%%");
+    assert_eq!(
+        rules(settings, "ann"),
+        owned(&[
+            (2, false, "#"),
+            (2, true, "secret/%%/x"),
+            pattern,
+            (2, true, "$SYS/#")
+        ])
+    );
+    assert_eq!(
+        rules(settings, "cat"),
+        owned(&[(1, false, "$SYS/x"), (2, false, "+/a"), pattern])
+    );
+    assert_eq!(
+        rules(settings, "anonymous"),
+        owned(&[(1, false, "public/#")])
+    );
+    let said = notes(&imported);
+    assert_eq!(said.len(), 4, "{said:?}");
+    assert!(said[0].contains("\"bob\""));
+    let document: longtail_broker::auth::AuthDocument = Value::Table(Table::from_iter([
+        ("accounts".to_owned(), settings["accounts"].clone()),
+        ("anonymous".to_owned(), settings["anonymous"].clone()),
+    ]))
+    .try_into()
+    .unwrap();
+    let directory = longtail_broker::auth::Directory::new(document).unwrap();
+    let hash = directory.account("ann").unwrap().password.clone().unwrap();
+    assert!(hash.verify(b"hunter2"));
+}
