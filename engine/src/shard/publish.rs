@@ -374,7 +374,7 @@ impl Shard {
             )));
         }
         while over(room) {
-            let Some((seq, position)) = self.next_of_stream(stream, room.from) else {
+            let Some((seq, position)) = self.next_of_stream(stream, room.from)? else {
                 break;
             };
             room.from = seq.next();

@@ -9,8 +9,9 @@ use crate::effect::{Counts, Effects, Gate, Reply};
 use crate::event;
 use crate::stream::{HoldKey, Meta, SessionKey};
 
-/// How long until an expired message that somebody holds, or that the log does not let go, is looked at again.
-const RECHECK_MS: u64 = 1_000;
+/// How long until what could not be done is tried again: an expired message that somebody holds or that the log does
+/// not let go, or an index page that cannot be read.
+pub(crate) const RECHECK_MS: u64 = 1_000;
 
 /// What a timer stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub(crate) enum Timer {
     Expiry(StreamId),
     /// The first message of a stream has reached the age limit.
     Age(StreamId),
+    /// Whether a group has something for those who wait is looked at again.
+    Dispatch(StreamId, usize),
 }
 
 impl Shard {
@@ -75,6 +78,7 @@ impl Shard {
             Timer::Soon(key) => self.deadline_soon(key, fx),
             Timer::Expiry(stream) => self.expire(stream, fx),
             Timer::Age(stream) => self.age(stream),
+            Timer::Dispatch(stream, at) => self.dispatch_now(stream, at, fx),
         }
     }
 
@@ -131,8 +135,9 @@ impl Shard {
                 }
                 None if group.implicit => Ok(0),
                 None => match self.position(stream, seq) {
-                    Some(position) => self.read_head(position).map(|head| head.priority),
-                    None => Ok(0),
+                    Ok(Some(position)) => self.read_head(position).map(|head| head.priority),
+                    Ok(None) => Ok(0),
+                    Err(error) => Err(error),
                 },
             };
             let Some(group) = self.group_mut(stream, at) else {
@@ -230,7 +235,10 @@ impl Shard {
             let seq = Seq(seq);
             from = (due, seq.0 + 1);
             let held = self.is_held(stream, seq);
-            if held || (self.position(stream, seq).is_some() && !self.drop_expired(stream, seq, fx))
+            let there = self
+                .position(stream, seq)
+                .map(|position| position.is_some());
+            if held || there.is_err() || (there == Ok(true) && !self.drop_expired(stream, seq, fx))
             {
                 // It may still be settled, or the log take it: looked at again in a while.
                 later = Some(now.plus_millis(RECHECK_MS));
@@ -262,9 +270,10 @@ impl Shard {
             seq,
             hold: None,
         };
-        if let (Some(target), Some(position)) =
-            (self.dead_letter_of(found), self.position(stream, seq))
-        {
+        let Ok(position) = self.position(stream, seq) else {
+            return false;
+        };
+        if let (Some(target), Some(position)) = (self.dead_letter_of(found), position) {
             let counts = self
                 .group(stream, 0)
                 .and_then(|group| group.meta.get(&seq.0))
@@ -302,6 +311,16 @@ impl Shard {
         true
     }
 
+    /// Looks at the age limit again in a while.
+    pub(crate) fn recheck_age(&mut self, stream: StreamId) {
+        let when = self.now.plus_millis(RECHECK_MS);
+        if let Some(state) = self.streams.get_mut(&stream) {
+            state
+                .age_timer
+                .move_to(Some(when), &mut self.timers, Timer::Age(stream));
+        }
+    }
+
     /// Drops what is older than the stream's age limit.
     fn age(&mut self, stream: StreamId) {
         let now = self.now;
@@ -309,7 +328,15 @@ impl Shard {
             state.age_timer.set = None;
         }
         let mut from = Seq::FIRST;
-        while let Some((seq, position)) = self.next_of_stream(stream, from) {
+        loop {
+            let (seq, position) = match self.next_of_stream(stream, from) {
+                Ok(Some(next)) => next,
+                Ok(None) => break,
+                Err(_) => {
+                    self.recheck_age(stream);
+                    break;
+                }
+            };
             let Some(age) = self
                 .streams
                 .get(&stream)
