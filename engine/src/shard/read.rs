@@ -71,7 +71,7 @@ impl Shard {
             timeout,
         });
         if let Some(state) = self.streams.get_mut(&stream) {
-            state.readers.push(key);
+            state.extra.make().readers.push(key);
         }
     }
 
@@ -128,11 +128,11 @@ impl Shard {
         let Some(state) = self
             .streams
             .get_mut(&stream)
-            .filter(|state| !state.readers.is_empty())
+            .filter(|state| !state.extra.readers.is_empty())
         else {
             return;
         };
-        for key in std::mem::take(&mut state.readers) {
+        for key in state.take_readers() {
             let Some(Blocked::Read {
                 from,
                 max,
@@ -155,7 +155,7 @@ impl Shard {
             };
             if messages.is_empty() && !more {
                 if let Some(state) = self.streams.get_mut(&stream) {
-                    state.readers.push(key);
+                    state.extra.make().readers.push(key);
                 }
                 continue;
             }

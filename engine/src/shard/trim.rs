@@ -251,7 +251,11 @@ impl Shard {
                 return Ok(group.ahead(state.offered));
             }
             let mut ahead = index.count_in(group.cursor, below, &self.logs)?;
-            let passed = group.passed.runs().take_while(|&(from, _)| from < below.0);
+            let passed = group
+                .lists
+                .passed
+                .runs()
+                .take_while(|&(from, _)| from < below.0);
             for (from, to) in passed {
                 let (from, to) = (Seq(from).max(group.cursor), Seq(to).min(below));
                 ahead = ahead.saturating_sub(index.count_in(from, to, &self.logs)?);
@@ -266,7 +270,11 @@ impl Shard {
         let Some(group) = self.group(stream, at) else {
             return Vec::new();
         };
-        let lists = [&group.ready, &group.delayed, &group.parked];
+        let lists = [
+            &group.lists.ready,
+            &group.lists.delayed,
+            &group.lists.parked,
+        ];
         let listed = (lists.into_iter().flat_map(OrderedSet::iter)).map(|(_, seq)| Seq(seq));
         let held = self.holds_of(stream, Some(at)).into_iter();
         let held = held.filter_map(|hold| Some(self.holds.get(hold)?.seq));
@@ -311,9 +319,12 @@ impl Shard {
     ) {
         let lists: usize = self.streams.get(&stream).map_or(0, |state| {
             let lists = |group: &Group| {
-                group.ready.len() + group.delayed.len() + group.parked.len() + group.meta.len()
+                group.lists.ready.len()
+                    + group.lists.delayed.len()
+                    + group.lists.parked.len()
+                    + group.lists.meta.len()
             };
-            state.expiry.len() + state.groups.iter().map(lists).sum::<usize>()
+            state.extra.expiry.len() + state.groups.iter().map(lists).sum::<usize>()
         });
         let index = self.streams.get(&stream).map(|state| state.index);
         let few = count.saturating_mul(LOOKUP) < lists as u64;
@@ -379,7 +390,9 @@ impl Shard {
             for (group, &ahead) in groups.filter(|(group, _)| !group.deleted) {
                 group.trim(cut, ahead);
             }
-            thin(&mut state.expiry, |seq| cut.takes(seq));
+            if let Some(extra) = state.extra.get_mut() {
+                thin(&mut extra.expiry, |seq| cut.takes(seq));
+            }
         }
         let mut count = 0;
         if shared {
@@ -479,7 +492,7 @@ impl Shard {
         let Some(group) = state.groups.get_mut(at) else {
             return Ok(());
         };
-        let (mut from, passed) = (group.cursor, group.passed.clone());
+        let (mut from, passed) = (group.cursor, group.lists.passed.clone());
         group.trim(cut, ahead);
         if keep == Keep::UntilLimit {
             return Ok(());
@@ -529,27 +542,28 @@ impl Shard {
 impl Group {
     /// Forgets everything that a cut takes, of `ahead` messages ahead of the cursor below it. Holds are the caller's.
     fn trim(&mut self, cut: Cut<'_>, ahead: u64) {
-        thin(&mut self.ready, |seq| cut.takes(seq));
-        thin(&mut self.delayed, |seq| cut.takes(seq));
-        thin(&mut self.parked, |seq| cut.takes(seq));
-        self.urgent = match self.ready.first() {
-            Some(_) => self.count_urgent(),
-            None => 0,
-        };
-        self.meta.retain(|&seq, _| !cut.takes(seq));
+        if let Some(lists) = self.lists.get_mut() {
+            thin(&mut lists.ready, |seq| cut.takes(seq));
+            thin(&mut lists.delayed, |seq| cut.takes(seq));
+            thin(&mut lists.parked, |seq| cut.takes(seq));
+            lists.urgent = lists.count_urgent();
+            lists.meta.retain(|&seq, _| !cut.takes(seq));
+        }
         if !self.implicit || self.cursor >= cut.below {
             return;
         }
         let stays = self.stay_ahead(cut);
         self.meet(ahead.saturating_sub(stays.len() as u64));
         let mut from = self.cursor.0;
+        let passed = &mut self.lists.make().passed;
         for seq in stays {
-            self.passed.insert_range(from, seq);
+            passed.insert_range(from, seq);
             from = seq + 1;
         }
-        self.passed.insert_range(from, cut.below.0);
-        self.cursor = Seq(self.passed.next_absent(self.cursor.0));
-        self.passed.set_floor(self.cursor.0);
+        passed.insert_range(from, cut.below.0);
+        self.cursor = Seq(passed.next_absent(self.cursor.0));
+        passed.set_floor(self.cursor.0);
+        self.tidy();
     }
 
     /// What a cut spares that is ahead of the cursor: somebody else holds it.
