@@ -181,7 +181,7 @@ impl Shard {
             for &(stream, seq, _) in &targets.evictions.gone {
                 if undone.contains(&(stream, seq))
                     || self.is_held(stream, seq)
-                    || self.position(stream, seq).is_none()
+                    || self.position(stream, seq)?.is_none()
                 {
                     continue;
                 }
@@ -448,7 +448,7 @@ impl Shard {
             )));
         }
         while over(room) {
-            let Some((seq, position)) = self.next_of_stream(stream, room.from) else {
+            let Some((seq, position)) = self.next_of_stream(stream, room.from)? else {
                 break;
             };
             room.from = seq.next();

@@ -67,6 +67,7 @@ pub(crate) struct Settings {
 pub(crate) struct LogSettings {
     pub(crate) segment_bytes: u64,
     pub(crate) tail_bytes: u64,
+    pub(crate) index_bytes: u64,
 }
 
 /// `limits.*`.
@@ -258,6 +259,7 @@ impl Settings {
             },
             segment_bytes: self.log.segment_bytes,
             tail_bytes: self.log.tail_bytes,
+            index_bytes: self.log.index_bytes,
             memory_bytes: self.limits.memory_streams_bytes,
             max_message_bytes: self.limits.message_bytes as u64,
             max_streams: self.limits.streams_max,
