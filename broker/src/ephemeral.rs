@@ -21,7 +21,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-pub use run::{Run, Tally};
+pub use run::{Deliveries, Run};
 pub use target::{
     LiveId, LiveOptions, Picked, SpaceRouteCache, SpaceRouter, SpaceRoutes, StreamOptions, Target,
     TargetOptions,
@@ -83,9 +83,9 @@ pub trait Subscriber: Send + Sync {
     fn deliver(&self, message: &SharedMessage, options: &[LiveOptions]) -> Delivery;
 
     /// As [`Subscriber::deliver`], once for each message of a run, in their order.
-    fn deliver_run(&self, run: &Run<'_>, options: &[LiveOptions], tally: &mut Tally) {
+    fn deliver_run(&self, run: &Run<'_>, options: &[LiveOptions], deliveries: &mut Deliveries) {
         for message in run.messages() {
-            tally.add(self.deliver(message, options), 1);
+            deliveries.add(self.deliver(message, options), 1);
         }
     }
 
@@ -209,7 +209,7 @@ pub struct Burst<'c> {
     id: u64,
     pending: Vec<LiveHandle>,
     published: u64,
-    tally: Tally,
+    deliveries: Deliveries,
 }
 
 impl<'c> Burst<'c> {
@@ -224,7 +224,7 @@ impl<'c> Burst<'c> {
             id: next_burst(),
             pending: Vec::new(),
             published: 0,
-            tally: Tally::default(),
+            deliveries: Deliveries::default(),
         }
     }
 
@@ -245,9 +245,12 @@ impl<'c> Burst<'c> {
                 continue;
             };
             is_wanted = true;
-            let before = self.tally.delivered;
-            handle.0.sink.deliver_run(run, &wanted, &mut self.tally);
-            if self.tally.delivered > before {
+            let before = self.deliveries.delivered;
+            handle
+                .0
+                .sink
+                .deliver_run(run, &wanted, &mut self.deliveries);
+            if self.deliveries.delivered > before {
                 self.will_flush(handle);
             }
         }
@@ -342,7 +345,7 @@ impl<'c> Burst<'c> {
 
     fn note(&mut self, outcome: Option<Delivery>, published: &mut Published) {
         let Some(outcome) = outcome else { return };
-        self.tally.add(outcome, 1);
+        self.deliveries.add(outcome, 1);
         match outcome {
             Delivery::Delivered => published.delivered += 1,
             Delivery::Dropped(_) => published.dropped += 1,
@@ -358,11 +361,11 @@ impl<'c> Burst<'c> {
         self.counters
             .published
             .fetch_add(std::mem::take(&mut self.published), Ordering::Relaxed);
-        let tally = std::mem::take(&mut self.tally);
+        let deliveries = std::mem::take(&mut self.deliveries);
         self.counters
             .delivered
-            .fetch_add(tally.delivered, Ordering::Relaxed);
-        for (total, count) in self.counters.dropped.iter().zip(tally.dropped) {
+            .fetch_add(deliveries.delivered, Ordering::Relaxed);
+        for (total, count) in self.counters.dropped.iter().zip(deliveries.dropped) {
             if count > 0 {
                 total.fetch_add(count, Ordering::Relaxed);
             }

@@ -14,6 +14,7 @@ use longtail_model::Timestamp;
 #[derive(Debug)]
 pub struct Run<'m> {
     messages: &'m [SharedMessage],
+    payload_bytes: usize,
     encodings: Encodings,
 }
 
@@ -25,6 +26,7 @@ impl<'m> Run<'m> {
         let is_run = !rest.is_empty() && rest.iter().all(|next| Self::may_follow(first, next));
         is_run.then(|| Run {
             messages,
+            payload_bytes: messages.iter().map(|message| message.payload.len()).sum(),
             encodings: Encodings::default(),
         })
     }
@@ -46,6 +48,12 @@ impl<'m> Run<'m> {
         self.messages
     }
 
+    /// Bytes of all payloads.
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
+        self.payload_bytes
+    }
+
     /// The whole run in a wire format, see [`Message::encoded`].
     pub fn encoded(
         &self,
@@ -58,14 +66,14 @@ impl<'m> Run<'m> {
 
 /// What became of the messages that one or several subscribers were offered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct Deliveries {
     /// Copies in outboxes.
     pub delivered: u64,
     /// Copies dropped, by reason.
     pub dropped: [u64; DropReason::ALL.len()],
 }
 
-impl Tally {
+impl Deliveries {
     /// Counts `count` copies of which the same has become.
     pub fn add(&mut self, outcome: Delivery, count: u64) {
         match outcome {
