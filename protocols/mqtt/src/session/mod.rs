@@ -66,6 +66,9 @@ pub trait Outbox {
     /// Whether so much waits to be read by the client that nothing more should be produced for now.
     fn is_full(&self) -> bool;
 
+    /// Whether so many bytes more can be appended before it is full.
+    fn has_room(&self, bytes: usize) -> bool;
+
     /// Has [`Session::pump`] called when it is full no longer.
     fn ask_for_room(&mut self);
 }
