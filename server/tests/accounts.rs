@@ -144,8 +144,12 @@ fn configured(dir: &Path) -> Server {
     let mut command = Command::new(env!("CARGO_BIN_EXE_longtail"));
     command
         .args(["serve", "--listen", "admin=127.0.0.1:0"])
-        .args(["--listen", "mqtt=127.0.0.1:0"])
-        .args(["--listen", "mqtt-ws=127.0.0.1:0"])
+        .args([
+            "--set",
+            "listeners.mqtt=[]",
+            "--set",
+            "listeners.mqtt-ws=[]",
+        ])
         .current_dir(dir)
         .env_remove("LONGTAIL_CONFIG")
         .stderr(Stdio::piped());
@@ -223,7 +227,7 @@ fn a_certificate_is_the_account_of_an_mqtt_client_that_gives_no_name() {
     "##;
     std::fs::write(dir.path().join("longtail.toml"), text).unwrap();
     let server = configured(dir.path());
-    let address = server.address_with_tls("mqtt");
+    let address = server.address_with_tls("mqtts");
     let log_in = |name: &str| {
         let mut client = Mqtt(authority.connect(&address, name));
         client.send(&connect("c", &[], None));

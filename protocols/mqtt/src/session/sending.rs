@@ -68,12 +68,12 @@ impl Replay {
 }
 
 /// How one copy is to be sent.
-struct Wanted {
-    qos: Qos,
-    retain: bool,
-    ids: Ids,
+pub(super) struct Wanted {
+    pub(super) qos: Qos,
+    pub(super) retain: bool,
+    pub(super) ids: Ids,
     /// It is not to wait: somebody else may have room.
-    only_now: bool,
+    pub(super) only_now: bool,
 }
 
 impl Session {
@@ -183,6 +183,7 @@ impl Session {
             qos: wanted.qos,
             retain: wanted.retain,
             ids: wanted.ids,
+            source: None,
         };
         let outbound = &self.state.outbound;
         if outbound.is_clear(self.window) && (!out.is_full() || outbound.is_idle()) {
@@ -204,20 +205,42 @@ impl Session {
         }
     }
 
-    /// Sends a message at QoS 1 or 2 under a new id.
-    fn send_assured(
+    /// Sends a message at QoS 1 or 2 under a new id, at QoS 2 from a stream when the id is durable there.
+    pub(super) fn send_assured(
         &mut self,
         copy: Copy,
         cx: &Cx<'_>,
         out: &mut impl Outbox,
     ) -> Result<(), DropReason> {
         let id = self.state.outbound.free_id();
-        self.put_copy(&copy, id, false, cx, out)?;
+        let source = copy.source;
+        let waits = source.is_some() && copy.qos == Qos::ExactlyOnce;
+        if !waits && let Err(reason) = self.put_copy(&copy, id, false, cx, out) {
+            if let Some(source) = source {
+                self.done_with(source);
+            }
+            return Err(reason);
+        }
         self.state.outbound.fly(id, copy);
+        if let Some(source) = source {
+            self.mark_sent(id, source, waits);
+        }
         Ok(())
     }
 
-    fn put_copy(
+    /// Sends a message at QoS 0.
+    pub(super) fn put_plain(
+        &mut self,
+        copy: &Copy,
+        cx: &Cx<'_>,
+        out: &mut impl Outbox,
+    ) -> Result<(), DropReason> {
+        let ids = copy.ids.as_slice();
+        let qos = Qos::AtMostOnce;
+        self.put(&copy.message, qos, copy.retain, ids, None, false, cx, out)
+    }
+
+    pub(super) fn put_copy(
         &mut self,
         copy: &Copy,
         id: PacketId,
@@ -291,6 +314,7 @@ impl Session {
                 }
             }
         }
+        self.settle_landed();
         loop {
             if out.is_full() && !self.state.outbound.is_idle() {
                 // An acknowledgement will come when the client has read.
@@ -301,6 +325,9 @@ impl Session {
             };
             if copy.message.is_expired(cx.now) {
                 self.state.drop_messages(cx, DropReason::Expired, 1);
+                if let Some(source) = copy.source {
+                    self.done_with(source);
+                }
             } else if let Err(reason) = self.send_assured(copy, cx, out) {
                 self.state.drop_messages(cx, reason, 1);
             }
@@ -347,6 +374,7 @@ impl Session {
             Acked::Wrong => Err(WRONG_ACK),
             Acked::Unknown => Ok(()),
             Acked::Done | Acked::Release => {
+                self.settle_landed();
                 self.pump(cx, out);
                 Ok(())
             }
@@ -364,9 +392,14 @@ impl Session {
             Acked::Wrong => return Err(WRONG_ACK),
             Acked::Unknown if failed => {}
             Acked::Release | Acked::Unknown => {
-                self.say(&Packet::Pubrel(Ack::success(ack.packet_id)), out);
+                if !self.mark_released(ack.packet_id) {
+                    self.say(&Packet::Pubrel(Ack::success(ack.packet_id)), out);
+                }
             }
-            Acked::Done => self.pump(cx, out),
+            Acked::Done => {
+                self.settle_landed();
+                self.pump(cx, out);
+            }
         }
         Ok(())
     }
@@ -380,7 +413,10 @@ impl Session {
         match self.state.outbound.pubcomp(ack.packet_id) {
             Acked::Wrong => return Err(WRONG_ACK),
             Acked::Unknown => {}
-            Acked::Done | Acked::Release => self.pump(cx, out),
+            Acked::Done | Acked::Release => {
+                self.settle_landed();
+                self.pump(cx, out);
+            }
         }
         Ok(())
     }
@@ -399,7 +435,7 @@ const WRONG_ACK: Broken = Broken(
 );
 
 /// How a subscription gets a message.
-fn wanted(message: &SharedMessage, tag: Tag) -> Wanted {
+pub(super) fn wanted(message: &SharedMessage, tag: Tag) -> Wanted {
     let mut ids = Ids::None;
     ids.push(tag.id);
     Wanted {
@@ -458,6 +494,7 @@ impl State {
                 qos: wanted.qos,
                 retain: wanted.retain,
                 ids: wanted.ids,
+                source: None,
             };
             outcome = match self.queue(copy, cx) {
                 Queued::Yes => Delivery::Delivered,

@@ -10,7 +10,7 @@ use longtail_broker::auth::Grants;
 use longtail_broker::ephemeral::{Delivery, DropReason, LiveOptions};
 use longtail_broker::message::{Message, Origin, Quality, SharedMessage};
 use longtail_broker::retained::{RetainedLimits, RetainedStore};
-use longtail_model::{Subject, Timestamp};
+use longtail_model::{StreamId, Subject, Timestamp};
 
 use super::*;
 use crate::codec::{
@@ -106,7 +106,10 @@ impl Bench {
     }
 
     fn accept(&mut self, state: Option<State>) {
-        self.with(|session, cx, wire| session.accept(state, cx, wire));
+        self.with(|session, cx, wire| {
+            session.take_in(state, 0, StreamId(0), cx);
+            session.welcome(cx, wire);
+        });
     }
 
     fn input(&mut self, packet: &Packet<'_>) -> Next {
