@@ -208,9 +208,8 @@ impl Registry {
         after
             .wills
             .extend(away.will.map(|(will, _)| (will, Arc::clone(&client_id))));
-        after
-            .over
-            .push((away.membership.take_away(), away.membership));
+        let state = away.membership.take_away();
+        over(&client_id, state, away.membership, tenant, after);
         true
     }
 

@@ -249,6 +249,14 @@ impl Reader {
         if wants_accounts {
             accounts::import(&self.access, &mut self.out)?;
         }
+        // Where Mosquitto does not listen, neither does what is made of it.
+        for protocol in ["beanstalk", "mqtt-ws"] {
+            self.out
+                .set(&format!("listeners.{protocol}"), Value::Array(Vec::new()));
+        }
+        if !local_only {
+            self.out.set("listeners.mqtt", Value::Array(Vec::new()));
+        }
         for (protocol, listeners) in listeners::by_protocol(self.listeners) {
             let path = format!("listeners.{protocol}");
             self.out.set(&path, Value::Array(listeners));
