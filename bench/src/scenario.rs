@@ -62,12 +62,14 @@ pub(crate) struct Settings {
     pub(crate) rate: Option<f64>,
     pub(crate) threads: usize,
     pub(crate) queues: u32,
-    /// Messages in flight (times subscribers that get each). None: two bursts a publisher, but one for a fan-out.
+    /// Messages in flight (times subscribers that get each). None: four bursts a publisher, but one for a fan-out.
     pub(crate) window: Option<u32>,
     /// What is promised about messages; None where the protocol leaves no choice.
     pub(crate) promise: Option<Promise>,
 }
 
+/// Bursts in flight for each publisher: with fewer, sender, server and receiver take turns instead of overlapping.
+const BURSTS_IN_FLIGHT: i64 = 4;
 /// Open files that are not connections of the load.
 const FILES_RESERVED: u64 = 64;
 
@@ -173,7 +175,7 @@ impl Settings {
         let publishers = roles.iter().filter(|role| role.is_publisher()).count();
         let bursts = match self.scenario {
             Scenario::FanOut => 1,
-            _ => 2 * publishers as i64,
+            _ => BURSTS_IN_FLIGHT * publishers as i64,
         };
         let window = self
             .window

@@ -40,6 +40,7 @@ fn conditions(text: &mut String, report: &Report) {
     let mut facts = vec![
         format!("{} x {}", environment.processors, environment.processor),
         format!("Linux {}", environment.kernel),
+        format!("TCP {}", environment.congestion_control),
     ];
     if let Some(load) = environment.load_before {
         facts.push(format!("load average {load} before the first run"));

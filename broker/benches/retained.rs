@@ -55,7 +55,8 @@ fn main() {
         if number % 100 == 99 {
             broker.shards().run();
         }
-        while number - acknowledged.load(Ordering::Relaxed) > WINDOW {
+        while number.saturating_sub(acknowledged.load(Ordering::Relaxed)) > WINDOW {
+            broker.shards().run();
             std::thread::yield_now();
         }
     }

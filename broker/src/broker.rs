@@ -6,12 +6,13 @@ use longtail_engine::runtime::{
     Clock, CommitTimes, LogFacts, Runtime, RuntimeConfig, Shards, SystemClock,
 };
 use longtail_engine::{
-    Command, NewMessage, Numbering, Recovered, Refusal, Reply, ShardInfo, StreamConfig, StreamInfo,
-    StreamName, Target,
+    Budgets, Command, Holding, NewMessage, Numbering, Recovered, Refusal, Reply, ShardInfo,
+    StreamConfig, StreamInfo, StreamName, Target,
 };
 use longtail_model::{Durability, Seq, ShardId, StreamId};
 use parking_lot::Mutex;
 
+use crate::auth::{Quotas, Usage};
 use crate::catalog::Catalog;
 use crate::client::{Answer, Client, Closed, Inbox, accepted};
 use crate::config::BrokerConfig;
@@ -63,6 +64,7 @@ pub struct Broker {
     recovered: Vec<Recovered>,
     catalog: Catalog,
     spaces: Spaces,
+    budgets: Arc<Budgets>,
     clock: Arc<dyn Clock>,
 }
 
@@ -73,7 +75,7 @@ impl Broker {
     /// When the directory cannot be used, see [`OpenError`], or threads cannot be started.
     pub fn open(config: BrokerConfig) -> Result<Arc<Broker>, BrokerError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let opened = shards::open(&config, &clock)?;
+        let (opened, budgets) = shards::open(&config, &clock)?;
         let (shards, recovered): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
         let runtime_config = RuntimeConfig {
             interval_ms: config.interval_ms,
@@ -107,10 +109,14 @@ impl Broker {
             recovered,
             catalog,
             spaces: Spaces::default(),
+            budgets,
             clock,
         });
         crate::client::block_on(async {
             broker.restore_spaces().await?;
+            for (space, quotas) in &broker.config.quotas {
+                broker.set_quotas(space, quotas)?;
+            }
             broker.restore_bindings().await;
             Ok(broker.clone())
         })
@@ -160,6 +166,40 @@ impl Broker {
         let hash = stable_hash(&[name.space.as_bytes(), key.as_bytes()]);
         let shards = u64::from(self.shards.count().max(1));
         ShardId(u16::try_from(hash % shards).unwrap_or(0))
+    }
+
+    /// Says what a space may use from now on: its streams, messages, bytes and subscriptions. What it uses already
+    /// stays; connections are the listeners' affair.
+    ///
+    /// # Errors
+    /// When there are too many spaces.
+    pub fn set_quotas(&self, space: &str, quotas: &Quotas) -> Result<(), BrokerError> {
+        self.budgets.limit(
+            space,
+            Holding {
+                streams: quotas.streams_max,
+                messages: quotas.messages_max,
+                bytes: quotas.bytes_max,
+            },
+        );
+        let most = quotas
+            .subscriptions_max
+            .map(|most| usize::try_from(most).unwrap_or(usize::MAX));
+        self.space(space)?.router.limit_subscriptions(most);
+        Ok(())
+    }
+
+    /// What a space uses. Its connections are not known here and are 0.
+    #[must_use]
+    pub fn usage(&self, space: &str) -> Usage {
+        let held = self.budgets.held(space);
+        Usage {
+            streams: held.streams,
+            bytes: held.bytes,
+            messages: held.messages,
+            connections: 0,
+            subscriptions: self.spaces.subscriptions(space),
+        }
     }
 
     /// What is defined.

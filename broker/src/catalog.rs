@@ -2,18 +2,23 @@
 //! schedules). They are as durable as everything else, read from a snapshot without a lock, and watched.
 //!
 //! All of them live in shard 0's log. A write is published to readers once the shard has answered, so that nobody acts
-//! on a definition that a crash may take back.
+//! on a definition that a crash may take back. Documents that are written together are in one frame of the log, and
+//! readers and watchers see all of them at once.
 
-use std::collections::BTreeMap;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use longtail_engine::Command;
+use longtail_engine::{Command, Refusal, Step, Transaction};
 use parking_lot::Mutex;
 
 use crate::broker::BrokerError;
 use crate::client::{Client, accepted};
+use snapshot::Snapshot;
 
 /// A document as readers see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,15 +38,24 @@ pub struct Change {
     pub document: Option<Document>,
 }
 
-/// Is called after every change, from the thread that made it; must not wait.
-pub type Watcher = Box<dyn Fn(&Change) + Send + Sync>;
+/// Is called with what was written together, after every write, from the thread that made it; must not wait.
+pub type Watcher = Box<dyn Fn(&[Change]) + Send + Sync>;
 
-type Documents = BTreeMap<Arc<str>, Document>;
+/// One document of a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// Its name, 1 to 1024 bytes.
+    pub name: String,
+    /// Its content; `None` removes it.
+    pub body: Option<Bytes>,
+    /// Only if it has this version (0: if it does not exist); `None`: whatever it has.
+    pub expected: Option<u64>,
+}
 
 /// The documents of a broker.
 pub struct Catalog {
     client: Client,
-    documents: ArcSwap<Documents>,
+    documents: ArcSwap<Snapshot>,
     /// One writer at a time, in the order of the log.
     writer: tokio::sync::Mutex<()>,
     watchers: Mutex<Vec<Watcher>>,
@@ -55,18 +69,16 @@ impl Catalog {
         client: Client,
         stored: impl Iterator<Item = (&'a str, &'a [u8])>,
     ) -> Self {
-        let mut documents = Documents::new();
+        let mut documents = Snapshot::default();
         for (name, bytes) in stored {
             match bytes.split_first_chunk::<{ Catalog::VERSION }>() {
                 Some((version, body)) => {
                     let version = u64::from_le_bytes(*version);
-                    documents.insert(
-                        name.into(),
-                        Document {
-                            version,
-                            body: Bytes::copy_from_slice(body),
-                        },
-                    );
+                    let document = Document {
+                        version,
+                        body: Bytes::copy_from_slice(body),
+                    };
+                    documents.set(&name.into(), Some(document));
                 }
                 None => tracing::error!(
                     name,
@@ -92,13 +104,10 @@ impl Catalog {
     #[must_use]
     pub fn list(&self, prefix: &str) -> Vec<(Arc<str>, Document)> {
         let documents = self.documents.load();
-        documents
-            .range::<str, _>((
-                std::ops::Bound::Included(prefix),
-                std::ops::Bound::Unbounded,
-            ))
+        let found = documents.range(prefix);
+        found
             .take_while(|(name, _)| name.starts_with(prefix))
-            .map(|(name, document)| (Arc::clone(name), document.clone()))
+            .cloned()
             .collect()
     }
 
@@ -117,30 +126,13 @@ impl Catalog {
         body: &[u8],
         expected: Option<u64>,
     ) -> Result<u64, BrokerError> {
-        let _writer = self.writer.lock().await;
-        let found = self.get(name).map_or(0, |document| document.version);
-        if expected.is_some_and(|expected| expected != found) {
-            return Err(BrokerError::Conflict {
-                name: name.to_owned(),
-                found,
-            });
-        }
-        let version = found + 1;
-        let stored = [&version.to_le_bytes()[..], body].concat();
-        let command = Command::PutDocument {
+        let write = Write {
             name: name.to_owned(),
-            body: Some(stored.into()),
+            body: Some(Bytes::copy_from_slice(body)),
+            expected,
         };
-        accepted(self.client.call(command).await?)?;
-        let document = Document {
-            version,
-            body: Bytes::copy_from_slice(body),
-        };
-        self.publish(&Change {
-            name: name.into(),
-            document: Some(document),
-        });
-        Ok(version)
+        let versions = self.put_all(vec![write]).await?;
+        Ok(versions.first().copied().unwrap_or_default())
     }
 
     /// Removes a document; `false` when there was none.
@@ -152,34 +144,80 @@ impl Catalog {
         if self.get(name).is_none() {
             return Ok(false);
         }
-        accepted(
-            self.client
-                .call(Command::PutDocument {
-                    name: name.to_owned(),
-                    body: None,
-                })
-                .await?,
-        )?;
-        self.publish(&Change {
-            name: name.into(),
-            document: None,
-        });
+        let write = Write {
+            name: name.to_owned(),
+            body: None,
+            expected: None,
+        };
+        self.write(vec![write]).await?;
         Ok(true)
     }
 
-    fn publish(&self, change: &Change) {
-        let mut documents = Documents::clone(&self.documents.load());
-        match &change.document {
-            Some(document) => {
-                documents.insert(Arc::clone(&change.name), document.clone());
+    /// Writes and removes documents, all or none: at most [`Transaction::MAX_STEPS`], no name twice. Returns the version
+    /// that each has now, 0 for those that are gone.
+    ///
+    /// # Errors
+    /// [`BrokerError::Conflict`] for the first that has another version than expected; what the shard refuses.
+    pub async fn put_all(&self, writes: Vec<Write>) -> Result<Vec<u64>, BrokerError> {
+        let _writer = self.writer.lock().await;
+        self.write(writes).await
+    }
+
+    /// With the writer's lock held.
+    async fn write(&self, writes: Vec<Write>) -> Result<Vec<u64>, BrokerError> {
+        let documents = self.documents.load_full();
+        let mut names: Vec<&str> = writes.iter().map(|write| write.name.as_str()).collect();
+        names.sort_unstable();
+        if names.windows(2).any(|pair| pair[0] == pair[1]) {
+            let why = "a write names a document once at most";
+            return Err(Refusal::Unsupported(why).into());
+        }
+        let mut steps = Vec::with_capacity(writes.len());
+        let mut changes = Vec::with_capacity(writes.len());
+        for write in writes {
+            let found = documents.get(&write.name).map_or(0, |known| known.version);
+            if write.expected.is_some_and(|expected| expected != found) {
+                return Err(BrokerError::Conflict {
+                    name: write.name,
+                    found,
+                });
             }
-            None => {
-                documents.remove(&change.name);
+            let document = write.body.map(|body| Document {
+                version: found + 1,
+                body,
+            });
+            changes.push(Change {
+                name: write.name.as_str().into(),
+                document: document.clone(),
+            });
+            if document.is_none() && found == 0 {
+                continue;
             }
+            let stored = |document: Document| {
+                Bytes::from([&document.version.to_le_bytes()[..], &document.body].concat())
+            };
+            steps.push(Step::Document {
+                name: write.name,
+                body: document.map(stored),
+            });
+        }
+        if !steps.is_empty() {
+            let transaction = Command::Transact(Box::new(Transaction { steps }));
+            accepted(self.client.call(transaction).await?)?;
+        }
+        self.publish(&documents, &changes);
+        let version = |change: &Change| change.document.as_ref().map_or(0, |now| now.version);
+        Ok(changes.iter().map(version).collect())
+    }
+
+    fn publish(&self, documents: &Snapshot, changes: &[Change]) {
+        let mut documents = documents.clone();
+        for change in changes {
+            documents.set(&change.name, change.document.clone());
         }
         self.documents.store(Arc::new(documents));
         for watcher in self.watchers.lock().iter() {
-            watcher(change);
+            watcher(changes);
         }
     }
 }

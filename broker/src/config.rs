@@ -1,9 +1,11 @@
 //! Settings of the broker.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use longtail_model::Durability;
 
+use crate::auth::Quotas;
 use crate::retained::RetainedLimits;
 
 /// How a broker keeps its messages.
@@ -29,6 +31,8 @@ pub struct BrokerConfig {
     pub max_streams: u64,
     /// What the last values of one space may hold.
     pub retained: RetainedLimits,
+    /// What single spaces may use, from the first moment on; see also [`Broker::set_quotas`](crate::Broker::set_quotas).
+    pub quotas: Vec<(Arc<str>, Quotas)>,
 }
 
 impl Default for BrokerConfig {
@@ -44,6 +48,7 @@ impl Default for BrokerConfig {
             max_message_bytes: 1 << 30,
             max_streams: 1_000_000,
             retained: RetainedLimits::default(),
+            quotas: Vec::new(),
         }
     }
 }

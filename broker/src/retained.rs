@@ -107,7 +107,7 @@ impl Default for RetainedStore {
 
 impl RetainedStore {
     /// What an entry costs beside its subject, headers and payload, in bytes.
-    pub const OVERHEAD: u64 = 256;
+    pub const OVERHEAD: u64 = 384;
 
     /// Expired values that one change takes away with it. More than it adds, so that they do not gather.
     const EXPIRED_MAX: usize = 2;

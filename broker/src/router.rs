@@ -19,7 +19,7 @@ mod trie;
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use longtail_model::{DollarRule, Filter, FilterToken, SubjectRef};
@@ -107,6 +107,8 @@ pub struct Router<K, O> {
     /// Tells caches of different routers apart.
     id: u64,
     limits: RouterLimits,
+    /// A lower limit of subscriptions than that of `limits`; `usize::MAX`: none.
+    subscriptions_max: AtomicUsize,
     hasher: Hasher,
     snapshot: ArcSwap<Snapshot<K, O>>,
     generations: [AtomicU64; BUCKETS],
@@ -146,11 +148,19 @@ impl<K: TargetKey, O: Clone> Router<K, O> {
         Router {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             limits,
+            subscriptions_max: AtomicUsize::new(usize::MAX),
             hasher: Hasher::default(),
             snapshot: ArcSwap::from_pointee(empty),
             generations: [const { AtomicU64::new(0) }; BUCKETS],
             writer: Mutex::new(()),
         }
+    }
+
+    /// Lets in no more than so many subscriptions from now on, and never more than [`RouterLimits::subscriptions_max`].
+    /// Those that are there stay.
+    pub fn limit_subscriptions(&self, most: Option<usize>) {
+        self.subscriptions_max
+            .store(most.unwrap_or(usize::MAX), Ordering::Relaxed);
     }
 
     /// Subscribes `key` to `filter`. A second subscription with the same filter and group replaces the first.
@@ -328,10 +338,10 @@ impl<K: TargetKey, O: Clone> Batch<'_, K, O> {
         let known = leaf.is_some_and(|leaf| leaf.holds(&change, &self.router.hasher));
         if !known {
             let limits = &self.router.limits;
-            if self.snapshot.len >= limits.subscriptions_max {
-                return Err(SubscribeError::TooManySubscriptions {
-                    limit: limits.subscriptions_max,
-                });
+            let most = self.router.subscriptions_max.load(Ordering::Relaxed);
+            let most = most.min(limits.subscriptions_max);
+            if self.snapshot.len >= most {
+                return Err(SubscribeError::TooManySubscriptions { limit: most });
             }
             let members = leaf
                 .zip(group.as_ref())

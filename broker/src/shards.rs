@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 
 use longtail_engine::runtime::Clock;
-use longtail_engine::{MemoryLimits, OpenShardError, Recovered, Shard, ShardConfig};
+use longtail_engine::{Budgets, MemoryLimits, OpenShardError, Recovered, Shard, ShardConfig};
 use longtail_log::{FsDisk, Options};
 use longtail_model::ShardId;
 use serde::{Deserialize, Serialize};
@@ -84,11 +84,15 @@ impl OpenError {
 pub(crate) type Opened = Vec<(Shard, Recovered)>;
 
 /// Opens every shard, or makes them anew.
-pub(crate) fn open(config: &BrokerConfig, clock: &Arc<dyn Clock>) -> Result<Opened, OpenError> {
-    let shard_config = |number: u16| ShardConfig {
+pub(crate) fn open(
+    config: &BrokerConfig,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Opened, Arc<Budgets>), OpenError> {
+    let shard_config = |number: u16, budgets: &Arc<Budgets>| ShardConfig {
         id: ShardId(number),
         durability: config.durability,
         max_streams: config.max_streams,
+        budgets: Arc::clone(budgets),
         ..ShardConfig::default()
     };
     let count = config.shards.max(1);
@@ -97,15 +101,17 @@ pub(crate) fn open(config: &BrokerConfig, clock: &Arc<dyn Clock>) -> Result<Open
         frame_bytes: config.max_message_bytes.saturating_add(FRAME_MARGIN),
     };
     let Some(dir) = config.directory() else {
+        let budgets = Arc::new(Budgets::new(count));
         let shards = (0..count).map(|number| {
             (
-                Shard::in_memory(memory, shard_config(number), clock.now()),
+                Shard::in_memory(memory, shard_config(number, &budgets), clock.now()),
                 Recovered::default(),
             )
         });
-        return Ok(shards.collect());
+        return Ok((shards.collect(), Arc::clone(&budgets)));
     };
     let layout = layout(dir, count)?;
+    let budgets = &Arc::new(Budgets::new(layout.shards));
     let open_one = |number: u16| {
         let mut options = Options::new(ShardId(number));
         options.segment_bytes = config.segment_bytes;
@@ -117,7 +123,7 @@ pub(crate) fn open(config: &BrokerConfig, clock: &Arc<dyn Clock>) -> Result<Open
             &path,
             options,
             memory,
-            shard_config(number),
+            shard_config(number, budgets),
             clock.now(),
         )
         .map_err(|source| OpenError::Shard {
@@ -125,7 +131,7 @@ pub(crate) fn open(config: &BrokerConfig, clock: &Arc<dyn Clock>) -> Result<Open
             source,
         })
     };
-    thread::scope(|scope| {
+    let shards = thread::scope(|scope| {
         let open_one = &open_one;
         let threads: Vec<_> = (0..layout.shards)
             .map(|number| {
@@ -142,8 +148,9 @@ pub(crate) fn open(config: &BrokerConfig, clock: &Arc<dyn Clock>) -> Result<Open
                     .join()
                     .unwrap_or_else(|_| Err(OpenError::Thread(io::Error::other("it panicked"))))
             })
-            .collect()
-    })
+            .collect::<Result<Opened, OpenError>>()
+    })?;
+    Ok((shards, Arc::clone(budgets)))
 }
 
 /// What a frame may have beyond its largest message.

@@ -130,6 +130,12 @@ impl Spaces {
         Ok(space)
     }
 
+    /// Subscriptions of a space, 0 of one that nobody has named yet.
+    pub(crate) fn subscriptions(&self, name: &str) -> u64 {
+        let space = self.0.read().get(name).cloned();
+        space.map_or(0, |space| space.router.len() as u64)
+    }
+
     fn restore(&self, broker: &Broker, name: Arc<str>) -> Result<(), BrokerError> {
         let space = Arc::new(Space::open(broker, Arc::clone(&name), false)?);
         self.0.write().insert(name, space);

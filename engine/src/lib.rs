@@ -19,6 +19,8 @@ pub mod message;
 pub mod runtime;
 pub mod structures;
 
+pub mod budget;
+
 mod definition;
 mod describe;
 mod event;
@@ -26,6 +28,7 @@ mod open;
 mod shard;
 mod stream;
 
+pub use budget::{Budgets, Holding};
 pub use command::{
     Command, Credit, Handle, NewMessage, Role, Settle, Start, Step, Target, Token, Transaction,
     Until, Wait, Which,

@@ -4,11 +4,15 @@
 //! there. Groups that read in sequence order do not list what is ready either, as long as it is ready in its place:
 //! everything from the cursor on is, except what `passed` names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::BuildHasher as _;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashTable};
 use longtail_model::{ConsumerTag, Durability, GroupId, IndexId, Lsn, Seq, StreamId, Timestamp};
 
+use smallvec::SmallVec;
+
+use crate::budget::Held;
 use crate::config::{GroupConfig, GroupName, Keep, Numbering, Order, StreamConfig, StreamName};
 use crate::effect::Counts;
 use crate::shard::Head;
@@ -40,10 +44,13 @@ pub(crate) struct Stream {
     pub(crate) defined: bool,
     /// The default group, deleted when there is none, then those that were added.
     pub(crate) groups: Vec<Group>,
+    pub(crate) roster: Roster,
+    /// Messages that were ready when they were appended: all that a group that lists nothing ever had ahead of it.
+    pub(crate) offered: u64,
+    /// How much it holds.
+    pub(crate) held: Held,
     pub(crate) pause: Option<Pause>,
     pub(crate) pauses: u64,
-    pub(crate) messages: u64,
-    pub(crate) bytes: u64,
     /// When which message expires.
     pub(crate) expiry: OrderedSet,
     pub(crate) expiry_timer: Alarm,
@@ -63,13 +70,80 @@ impl Stream {
 
     /// The place of a group.
     pub(crate) fn group_named(&self, name: &str) -> Option<usize> {
-        self.groups
-            .iter()
-            .position(|group| !group.deleted && *group.name == *name)
+        if name.is_empty() {
+            return (self.groups.first())
+                .filter(|group| !group.deleted)
+                .map(|_| 0);
+        }
+        let named =
+            |&at: &u32| (self.groups.get(at as usize)).is_some_and(|group| *group.name == *name);
+        let at = self.roster.names.find(hash_of(name), named)?;
+        Some(*at as usize)
     }
 
     pub(crate) fn has_groups(&self) -> bool {
-        self.groups.iter().any(|group| !group.deleted)
+        self.roster.groups > 0
+    }
+
+    /// Puts a group into its place: the first for the default one, any other that is free for the others.
+    pub(crate) fn add_group(&mut self, group: Group, next: Seq) -> usize {
+        let at = match group.name.is_empty() {
+            true => 0,
+            false => self
+                .roster
+                .free
+                .pop()
+                .map_or(self.groups.len(), |at| at as usize),
+        };
+        let place = u32::try_from(at).unwrap_or(u32::MAX);
+        if !group.implicit {
+            self.roster.listing.push(place);
+        } else if group.cursor > next {
+            self.roster.later.push(place);
+        }
+        let named = (!group.name.is_empty()).then(|| hash_of(&group.name));
+        match self.groups.get_mut(at) {
+            Some(free) => *free = group,
+            None => self.groups.push(group),
+        }
+        self.roster.groups += 1;
+        if let Some(hash) = named {
+            let groups = &self.groups;
+            let hash_at =
+                |&at: &u32| (groups.get(at as usize)).map_or(0, |group| hash_of(&group.name));
+            self.roster.names.insert_unique(hash, place, hash_at);
+        }
+        at
+    }
+
+    /// Frees the place of a group.
+    pub(crate) fn drop_group(&mut self, at: usize) {
+        let place = u32::try_from(at).unwrap_or(u32::MAX);
+        let Some(group) = self.groups.get_mut(at).filter(|group| !group.deleted) else {
+            return;
+        };
+        if at > 0 {
+            let entry =
+                (self.roster.names).find_entry(hash_of(&group.name), |&known| known == place);
+            if let Ok(entry) = entry {
+                entry.remove();
+            }
+            self.roster.free.push(place);
+        }
+        for list in [&mut self.roster.listing, &mut self.roster.later] {
+            list.retain(|known| *known != place);
+        }
+        self.roster.waiting.remove(&place);
+        self.roster.groups -= 1;
+        let mut gone = Group::new(
+            group.id,
+            "".into(),
+            GroupConfig::default(),
+            true,
+            Seq::FIRST,
+        );
+        gone.deleted = true;
+        *group = gone;
     }
 
     /// Whether a message that is about to get this number would stay.
@@ -90,6 +164,29 @@ impl Stream {
     pub(crate) fn is_paused(&self, group: &Group) -> bool {
         self.pause.is_some() || group.pause.is_some()
     }
+}
+
+/// What there is to know of a stream's groups without looking at each.
+#[derive(Default)]
+pub(crate) struct Roster {
+    /// How many there are.
+    pub(crate) groups: u32,
+    /// Places of the named ones, by name.
+    names: HashTable<u32>,
+    /// Places that are free.
+    free: Vec<u32>,
+    /// Places of those that list what is ready, and must hear of every message.
+    pub(crate) listing: SmallVec<[u32; 2]>,
+    /// Places of those that begin beyond the next number.
+    pub(crate) later: SmallVec<[u32; 2]>,
+    /// Places of those that consumers wait at.
+    pub(crate) waiting: BTreeSet<u32>,
+    /// The place of a group that was found to want a message: the first to ask about the next.
+    pub(crate) witness: u32,
+}
+
+fn hash_of(name: &str) -> u64 {
+    FixedHash::default().hash_one(name)
 }
 
 /// Nothing is delivered for a while.
@@ -175,8 +272,8 @@ pub(crate) struct Group {
     /// Whether ready messages ahead of the cursor go unlisted.
     pub(crate) implicit: bool,
     pub(crate) cursor: Seq,
-    /// How many are ready ahead of the cursor.
-    pub(crate) ahead: u64,
+    /// Of the [`Stream::offered`] messages those that are not ahead of the cursor any more, or never were.
+    pub(crate) met: u64,
     /// What the cursor must step over.
     pub(crate) passed: IntervalSet,
     pub(crate) ready: OrderedSet,
@@ -210,7 +307,7 @@ impl Group {
             config,
             implicit,
             cursor,
-            ahead: 0,
+            met: 0,
             passed: IntervalSet::default(),
             ready: OrderedSet::new(),
             urgent: 0,
@@ -235,14 +332,39 @@ impl Group {
         }
     }
 
-    pub(crate) fn ready_len(&self) -> u64 {
-        self.ready.len() as u64 + self.ahead
+    /// How many are ready ahead of the cursor, of all that were `offered`.
+    pub(crate) fn ahead(&self, offered: u64) -> u64 {
+        if self.implicit {
+            offered.wrapping_sub(self.met)
+        } else {
+            0
+        }
+    }
+
+    /// How many are ready, of all that were `offered`.
+    pub(crate) fn ready_len(&self, offered: u64) -> u64 {
+        self.ready.len() as u64 + self.ahead(offered)
+    }
+
+    /// So many are not ahead of the cursor any more.
+    pub(crate) fn meet(&mut self, messages: u64) {
+        self.met = self.met.wrapping_add(messages);
+    }
+
+    /// Whether all there is to know of a message is whether it is ahead of the cursor.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.implicit
+            && self.held == 0
+            && self.ready.is_empty()
+            && self.delayed.is_empty()
+            && self.parked.is_empty()
+            && self.meta.is_empty()
     }
 
     /// The best ready message: its key and number.
     pub(crate) fn head(&self, index: &Index) -> Option<(u64, Seq)> {
         let listed = self.ready.first().map(|(key, seq)| (key, Seq(seq)));
-        if self.ahead == 0 {
+        if !self.implicit {
             return listed;
         }
         let ahead = self.next_ahead(index).map(|seq| (0, seq));
@@ -267,7 +389,7 @@ impl Group {
 
     /// Whether a message is the first one ahead of the cursor.
     pub(crate) fn head_is_ahead(&self, seq: Seq, index: Option<&Index>) -> bool {
-        self.ahead > 0 && index.and_then(|index| self.next_ahead(index)) == Some(seq)
+        self.implicit && index.and_then(|index| self.next_ahead(index)) == Some(seq)
     }
 
     pub(crate) fn is_ahead(&self, seq: Seq) -> bool {
@@ -298,7 +420,7 @@ impl Group {
                 }
             }
             Place::Ahead => {
-                self.ahead -= 1;
+                self.meet(1);
                 if seq == self.cursor {
                     self.cursor = seq.next();
                 } else {
@@ -317,7 +439,7 @@ impl Group {
                 self.urgent -= 1;
             }
         } else {
-            self.ahead -= 1;
+            self.meet(1);
             // What lies between the old cursor and this message is gone or stepped over for good.
             self.cursor = seq.next();
             self.passed.set_floor(self.cursor.0);

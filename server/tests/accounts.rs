@@ -48,6 +48,41 @@ fn accounts_decide_what_a_listener_lets_do_and_are_read_again() {
     );
 }
 
+#[test]
+fn a_space_takes_no_more_than_its_quotas_until_they_are_raised_or_something_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = |messages: u32| {
+        let text = format!(
+            "[[spaces]]\nname = \"default\"\nquotas = {{ messages_max = {messages}, bytes_max = 1000 }}\n\
+             [[listeners.beanstalk]]\naddress = \"127.0.0.1:0\"\n"
+        );
+        std::fs::write(dir.path().join("longtail.toml"), text).unwrap();
+    };
+    config(2);
+    let mut server = configured(dir.path());
+    let mut client = server.client();
+    assert_eq!(client.ask("put 7 0 60 5\r\nhello\r\n"), "INSERTED 1");
+    assert_eq!(client.ask("put 7 0 60 5\r\nhello\r\n"), "INSERTED 2");
+    assert_eq!(client.ask("put 7 0 60 5\r\nhello\r\n"), "OUT_OF_MEMORY");
+    assert_eq!(client.ask("delete 1\r\n"), "DELETED");
+    let third = client.ask("put 7 0 60 5\r\nhello\r\n");
+    assert!(third.starts_with("INSERTED"), "{third}");
+    assert_eq!(client.ask("put 7 0 60 5\r\nhello\r\n"), "OUT_OF_MEMORY");
+
+    config(3);
+    server.signal("-HUP");
+    let mut line = String::new();
+    while !line.contains("accounts and spaces read again") {
+        line.clear();
+        assert!(server.stderr.read_line(&mut line).unwrap() > 0);
+    }
+    let fourth = client.ask("put 7 0 60 5\r\nhello\r\n");
+    assert!(fourth.starts_with("INSERTED"), "{fourth}");
+    let large = format!("put 7 0 60 1001\r\n{}\r\n", "x".repeat(1_001));
+    assert_eq!(client.ask("delete 2\r\n"), "DELETED");
+    assert_eq!(client.ask(&large), "OUT_OF_MEMORY");
+}
+
 /// Signs certificates.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -104,6 +139,12 @@ fn configured(dir: &Path) -> Server {
     let mut command = Command::new(env!("CARGO_BIN_EXE_longtail"));
     command
         .args(["serve", "--listen", "admin=127.0.0.1:0"])
+        .args([
+            "--set",
+            "listeners.mqtt=[]",
+            "--set",
+            "listeners.mqtt-ws=[]",
+        ])
         .current_dir(dir)
         .env_remove("LONGTAIL_CONFIG")
         .stderr(Stdio::piped());

@@ -64,8 +64,14 @@ enum Task {
         #[arg(long)]
         self_check: bool,
     },
-    /// Kill a server under load again and again; account for every acknowledged job.
+    /// Kill a server under load again and again; account for every acknowledged job or message.
     Crash {
+        /// Whose load.
+        #[arg(default_value = "beanstalk", value_parser = ["beanstalk", "mqtt"])]
+        protocol: String,
+        /// Run it against a real Mosquitto, which is asked to end instead: to check the test itself.
+        #[arg(long, value_parser = ["mosquitto"], conflicts_with = "server_cmd")]
+        against: Option<String>,
         /// How many times.
         #[arg(long, default_value_t = 200)]
         cycles: u64,
@@ -82,8 +88,14 @@ enum Task {
         #[arg(long)]
         server_cmd: Option<String>,
     },
-    /// The same random commands to the original beanstalkd and to Longtail, every reply compared.
+    /// The same random commands to the original (beanstalkd, Mosquitto) and to Longtail, every reply compared.
     Differential {
+        /// Whose commands.
+        #[arg(default_value = "beanstalk", value_parser = ["beanstalk", "mqtt"])]
+        protocol: String,
+        /// Compare a Mosquitto with a Mosquitto: to check the test itself.
+        #[arg(long, value_parser = ["mosquitto"], conflicts_with = "server_cmd")]
+        against: Option<String>,
         /// What the commands are made from; a fresh one when not given.
         #[arg(long)]
         seed: Option<u64>,
@@ -165,11 +177,53 @@ impl Cli {
                 })?))
             }
             Task::Crash {
+                protocol,
+                against: None,
+                cycles,
+                durability,
+                seed,
+                server_cmd,
+                ..
+            } if protocol == "mqtt" => {
+                let server = match &server_cmd {
+                    Some(line) => ServerCommand::parse(line)?,
+                    None => ServerCommand::longtail_mqtt(Some(&durability)),
+                };
+                Ok(finish(crash::mqtt::run(&crash::Settings {
+                    cycles,
+                    seed: seed.unwrap_or_else(Random::fresh_seed),
+                    server,
+                    forgets_priorities: false,
+                    repeats_qos_2: false,
+                    name: durability,
+                })))
+            }
+            Task::Crash {
+                against: Some(name),
+                cycles,
+                seed,
+                ..
+            } => {
+                if let Err(why) = conformance::mosquitto()? {
+                    return Ok(finish(Tally::skip("crash", &why)));
+                }
+                let server = ServerCommand::patient_mosquitto();
+                Ok(finish(crash::mqtt::run(&crash::Settings {
+                    cycles,
+                    seed: seed.unwrap_or_else(Random::fresh_seed),
+                    server,
+                    forgets_priorities: false,
+                    repeats_qos_2: true,
+                    name,
+                })))
+            }
+            Task::Crash {
                 cycles,
                 durability,
                 forgets_priorities,
                 seed,
                 server_cmd,
+                ..
             } => {
                 let server = match &server_cmd {
                     Some(line) => ServerCommand::parse(line)?,
@@ -186,14 +240,42 @@ impl Cli {
                     seed,
                     server,
                     forgets_priorities,
+                    repeats_qos_2: false,
                     name,
                 })))
+            }
+            Task::Differential {
+                protocol,
+                against,
+                seed,
+                commands,
+                server_cmd,
+                ..
+            } if protocol == "mqtt" => {
+                if let Err(why) = conformance::mosquitto()? {
+                    return Ok(finish(Tally::skip("differential", &why)));
+                }
+                let reference = ServerCommand::patient_mosquitto();
+                let candidate = match (&server_cmd, against) {
+                    (Some(line), _) => ServerCommand::parse(line)?,
+                    (None, Some(_)) => reference.clone(),
+                    (None, None) => ServerCommand::longtail_mqtt(None),
+                };
+                Ok(finish(differential::mqtt::run(
+                    &differential::mqtt::Settings {
+                        seed: seed.unwrap_or_else(Random::fresh_seed),
+                        packets: commands.min(differential::mqtt::PACKETS),
+                        reference,
+                        candidate,
+                    },
+                )))
             }
             Task::Differential {
                 seed,
                 commands,
                 scenarios,
                 server_cmd,
+                ..
             } => {
                 let reference = match differential::reference()? {
                     Ok(reference) => reference,

@@ -10,6 +10,7 @@
 
 mod generator;
 mod ids;
+pub(crate) mod mqtt;
 mod normal;
 mod pair;
 

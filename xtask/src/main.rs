@@ -10,6 +10,7 @@ mod crash;
 mod debian;
 mod differential;
 mod fuzz;
+mod mqtt;
 mod process;
 mod random;
 mod server;

@@ -42,19 +42,6 @@ enum Stop {
     Term,
 }
 
-/// The listeners of a Longtail that speaks MQTT only. Paho states an origin when it uses WebSocket.
-const LONGTAIL_MQTT: &str = r#"
-[admin]
-listen = "off"
-[listeners]
-beanstalk = []
-[[listeners.mqtt]]
-address = "127.0.0.1:{port}"
-[[listeners.mqtt]]
-address = "127.0.0.1:{ws}"
-websocket = { origins = ["*"] }
-"#;
-
 /// Mosquitto with what Longtail has by default: it keeps what it has to keep, and anybody of this machine may connect.
 const MOSQUITTO: &str = "listener {port} 127.0.0.1
 listener {ws} 127.0.0.1
@@ -62,6 +49,7 @@ protocol websockets
 allow_anonymous true
 persistence true
 persistence_location {data}/
+set_tcp_nodelay true
 user root
 ";
 
@@ -93,22 +81,23 @@ impl ServerCommand {
         }
     }
 
+    /// Debian's Mosquitto with no limit on what waits for a client, and with a copy for each subscription that matches:
+    /// otherwise it sends one, at the QoS of any of them.
+    pub(crate) fn patient_mosquitto() -> Self {
+        let mut command = Self::mosquitto();
+        command.config = Some(format!(
+            "{MOSQUITTO}max_queued_messages 0\nallow_duplicate_messages true\n"
+        ));
+        command
+    }
+
     /// Longtail's release binary with two listeners for MQTT, the second inside WebSocket.
     pub(crate) fn longtail_mqtt(durability: Option<&str>) -> Self {
-        let program = workspace::longtail().display().to_string();
-        let mut words: Vec<String> = [
-            &program, "serve", "--data", "{data}", "--config", "{config}",
-        ]
-        .map(str::to_owned)
-        .into();
-        if let Some(durability) = durability {
-            words.extend(["--durability".to_owned(), durability.to_owned()]);
-        }
-        ServerCommand {
-            words,
-            config: Some(LONGTAIL_MQTT.to_owned()),
-            stop: Stop::Kill,
-        }
+        let mut command = Self::longtail("mqtt", durability);
+        command
+            .words
+            .extend(["--listen", "mqtt-ws=127.0.0.1:{ws}"].map(str::to_owned));
+        command
     }
 
     /// For a suite that starts such servers itself.

@@ -81,12 +81,12 @@ pub(crate) const STEPS: &[Step] = &[
     },
     Step {
         name: "differential",
-        about: "the same random commands to beanstalkd and to Longtail",
+        about: "the same random commands to the original and to Longtail",
         run: differential,
     },
     Step {
         name: "crash",
-        about: "kill -9 under load, then every acknowledged job accounted for",
+        about: "kill -9 under load, then every acknowledged job and message accounted for",
         run: crash,
     },
     Step {
@@ -240,17 +240,26 @@ fn differential(scale: Scale) -> Result<Tally> {
     if let Some(why) = no_server() {
         return Ok(Tally::skip("differential", &why));
     }
-    let reference = match differential::reference()? {
-        Ok(reference) => reference,
-        Err(why) => return Ok(Tally::skip("differential", &why)),
+    let mut total = match differential::reference()? {
+        Ok(reference) => differential::run(&differential::Settings {
+            seed: Random::fresh_seed(),
+            commands: scale.pick(100_000, 10_000),
+            scenarios: scale.pick(24, 6),
+            reference,
+            candidate: ServerCommand::longtail("beanstalk", None),
+        }),
+        Err(why) => Tally::skip("differential", &why),
     };
-    Ok(differential::run(&differential::Settings {
-        seed: Random::fresh_seed(),
-        commands: scale.pick(100_000, 10_000),
-        scenarios: scale.pick(24, 6),
-        reference,
-        candidate: ServerCommand::longtail("beanstalk", None),
-    }))
+    total += match conformance::mosquitto()? {
+        Ok(_) => differential::mqtt::run(&differential::mqtt::Settings {
+            seed: Random::fresh_seed(),
+            packets: scale.pick(differential::mqtt::PACKETS, 900),
+            reference: ServerCommand::patient_mosquitto(),
+            candidate: ServerCommand::longtail_mqtt(None),
+        }),
+        Err(why) => Tally::skip("differential mqtt", &why),
+    };
+    Ok(total)
 }
 
 /// Kills per durability mode; `cargo xtask crash` does 200.
@@ -267,6 +276,15 @@ fn crash(scale: Scale) -> Result<Tally> {
             seed: Random::fresh_seed(),
             server: ServerCommand::longtail("beanstalk", Some(durability)),
             forgets_priorities: false,
+            repeats_qos_2: false,
+            name: durability.to_owned(),
+        });
+        total += crash::mqtt::run(&crash::Settings {
+            cycles: scale.pick(CRASH_CYCLES, CRASH_CYCLES / 3),
+            seed: Random::fresh_seed(),
+            server: ServerCommand::longtail_mqtt(Some(durability)),
+            forgets_priorities: false,
+            repeats_qos_2: false,
             name: durability.to_owned(),
         });
     }

@@ -113,7 +113,7 @@ pub(crate) struct MqttLoadArgs {
     /// Messages published while the sessions of offline are away.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) messages: u64,
-    /// Messages in flight together. Default: two bursts a publisher, one burst for fan-out.
+    /// Messages in flight together. Default: four bursts a publisher, one burst for fan-out.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) window: Option<u32>,
     /// Subscribers have persistent sessions, so that a message is stored before it is acknowledged.

@@ -211,3 +211,6 @@ fn footprint(
         after_bytes: after?,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,9 +42,9 @@ fn each_pair_has_a_queue_of_its_own() {
 }
 
 #[test]
-fn a_window_is_two_bursts_a_publisher_and_one_for_a_fan_out() {
-    assert_eq!(load(Scenario::OneToOne).window, 2 * 2 * 3);
-    assert_eq!(load(Scenario::Shared).window, 2 * 2 * 3);
+fn a_window_is_four_bursts_a_publisher_and_one_for_a_fan_out() {
+    assert_eq!(load(Scenario::OneToOne).window, 4 * 2 * 3);
+    assert_eq!(load(Scenario::Shared).window, 4 * 2 * 3);
     assert_eq!(load(Scenario::FanOut).window, 2 * 40);
     let given = Settings {
         window: Some(3),

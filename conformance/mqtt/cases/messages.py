@@ -228,6 +228,7 @@ def maximum_packet_size_of_the_client(t):
         p.publish(topic, b"s" * size, 1)
     p.publish(topic, b"last", 1)
     equal([len(m) for m in s.until(b"last")], [fits, fits], "the others are skipped and hold no place in the window")
+    s.ping()  # the acknowledgements have been read
     s.close()
     s = Client(t, client=s.id, clean=False)
     p.publish(topic, b"last", 1)
@@ -252,8 +253,9 @@ def no_reason_strings_unless_asked_for(t):
     c = Client(t, properties=[(wire.REQUEST_PROBLEM, 0)])
     c.send(publish(5, "$SYS/denied", b"x", 1, 1), publish(5, "$SYS/denied", b"x", 2, 2))
     c.send(wire.unsubscribe(5, 3, ["never"]), ack("PUBREL", 99))
-    for kind in ("PUBACK", "PUBREC", "UNSUBACK", "PUBCOMP"):
-        equal(c.expect(kind).properties, [], kind)
+    found = [c.receive() for _ in range(4)]
+    equal(sorted(one.kind for one in found), ["PUBACK", "PUBCOMP", "PUBREC", "UNSUBACK"])
+    equal([one.properties for one in found], [[]] * 4)
 
 
 @case("3.2: large messages", "waits")

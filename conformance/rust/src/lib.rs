@@ -23,15 +23,21 @@ pub fn equal<T: PartialEq + std::fmt::Debug>(actual: T, expected: T) -> Outcome 
     }
 }
 
-/// A tube name that no other case uses.
+/// A name that no other case uses.
 #[must_use]
-pub fn tube() -> String {
+pub fn unique() -> String {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     format!(
         "rust-{}-{}",
         std::process::id(),
         NUMBER.fetch_add(1, Ordering::Relaxed)
     )
+}
+
+/// For protocols whose names are those of tubes.
+#[must_use]
+pub fn tube() -> String {
+    unique()
 }
 
 /// Runs the cases against the server that `--target` names.

@@ -7,7 +7,7 @@ use longtail_model::{Durability, GroupId, Lsn, Seq, StreamId, Timestamp};
 use super::timers::Timer;
 use super::{Found, Head, Shard};
 use crate::config::Keep;
-use crate::stream::{Alarm, Aside, Meta, Place};
+use crate::stream::{Alarm, Aside, Group, Meta, Place};
 
 impl Shard {
     /// A message is in the log: give it its number in the stream and its place in the groups.
@@ -20,25 +20,40 @@ impl Shard {
             return;
         };
         index.push(seq, position);
-        state.messages += 1;
-        state.bytes += head.bytes;
+        state.held.add(head.bytes);
         let due = head.created.plus_millis(head.delay_ms);
         let delayed = head.delay_ms > 0 && due > now;
-        for group in &mut state.groups {
-            // The cursor of a group that lists what is ready stays where the group starts.
-            if group.deleted || seq < group.cursor {
-                continue;
-            }
-            if delayed {
+        // The cursor of a group that lists what is ready stays where the group starts.
+        if delayed {
+            for group in &mut state.groups {
+                if group.deleted || seq < group.cursor {
+                    continue;
+                }
                 if group.implicit {
                     group.passed.insert(seq.0);
                 }
                 group.delayed.insert(due.0, seq.0);
-            } else if group.implicit {
-                group.ahead += 1;
-            } else {
-                let key = group.key(head.priority);
-                group.add_ready(key, seq);
+            }
+        } else {
+            // Groups that list nothing have it ahead of them without being looked at, but for those that begin later.
+            state.offered = state.offered.wrapping_add(1);
+            let (groups, roster) = (&mut state.groups, &mut state.roster);
+            roster
+                .later
+                .retain(|at| match groups.get_mut(*at as usize) {
+                    Some(group) if seq < group.cursor => {
+                        group.meet(1);
+                        true
+                    }
+                    _ => false,
+                });
+            for &at in &roster.listing {
+                if let Some(group) = groups.get_mut(at as usize)
+                    && seq >= group.cursor
+                {
+                    let key = group.key(head.priority);
+                    group.add_ready(key, seq);
+                }
             }
         }
         if head.expires != Timestamp::NEVER {
@@ -74,37 +89,56 @@ impl Shard {
             return;
         }
         // With several groups, who else wants it decides.
-        let only = state.groups.iter().filter(|group| !group.deleted).count() == 1;
-        if only || !self.wanted(stream, seq) {
+        if state.roster.groups == 1 || !self.wanted(stream, seq) {
             self.take_out(stream, seq, bytes);
         }
     }
 
     /// Whether a group still has to settle a message.
+    ///
+    /// The group that was found last is asked first, then those after it in a circle: whoever is slow wants this one as
+    /// it wanted the last. So a stream with thousands of groups is gone through once in a while, not for every
+    /// settlement.
     pub(crate) fn wanted(&mut self, stream: StreamId, seq: Seq) -> bool {
-        let groups = self
-            .streams
-            .get(&stream)
-            .map_or(0, |stream| stream.groups.len());
-        (0..groups).any(|at| {
-            if self.group(stream, at).is_none_or(|group| group.deleted) {
-                return false;
+        let Some((groups, witness)) = (self.streams.get(&stream))
+            .map(|state| (state.groups.len(), state.roster.witness as usize))
+        else {
+            return false;
+        };
+        for step in 0..groups {
+            let at = (witness + step) % groups;
+            if self.wants(stream, at, seq) {
+                if step > 0
+                    && let Some(state) = self.streams.get_mut(&stream)
+                {
+                    state.roster.witness = u32::try_from(at).unwrap_or(0);
+                }
+                return true;
             }
-            let hold = self.hold_by.get(&(self.domain(stream, at), seq.0)).copied();
-            let place = self.locate(Found {
-                stream,
-                at,
-                seq,
-                hold,
-            });
-            match place {
-                Ok(place) => place.is_some(),
-                Err(_) => self.group(stream, at).is_some_and(|group| {
-                    (group.ready.iter().chain(group.delayed.iter()))
-                        .any(|(_, listed)| listed == seq.0)
-                }),
-            }
-        })
+        }
+        false
+    }
+
+    fn wants(&mut self, stream: StreamId, at: usize, seq: Seq) -> bool {
+        let Some(group) = self.group(stream, at).filter(|group| !group.deleted) else {
+            return false;
+        };
+        if group.is_bare() && self.live {
+            return group.is_ahead(seq) && self.position(stream, seq).is_some();
+        }
+        let hold = self.hold_by.get(&(self.domain(stream, at), seq.0)).copied();
+        let place = self.locate(Found {
+            stream,
+            at,
+            seq,
+            hold,
+        });
+        match place {
+            Ok(place) => place.is_some(),
+            Err(_) => self.group(stream, at).is_some_and(|group| {
+                (group.ready.iter().chain(group.delayed.iter())).any(|(_, listed)| listed == seq.0)
+            }),
+        }
     }
 
     /// A message leaves its stream, whatever its groups thought of it.
@@ -114,6 +148,16 @@ impl Shard {
             .get(&stream)
             .map_or(0, |stream| stream.groups.len());
         for at in 0..groups {
+            if self.live
+                && let Some(group) = self.group_mut(stream, at)
+                && (group.deleted || group.is_bare())
+            {
+                // The index knows it no more: there is nothing to step over.
+                if !group.deleted && group.is_ahead(seq) {
+                    group.meet(1);
+                }
+                continue;
+            }
             let hold = self.hold_by.get(&(self.domain(stream, at), seq.0)).copied();
             let place = self.locate(Found {
                 stream,
@@ -154,7 +198,7 @@ impl Shard {
         let Some(state) = self.streams.get(&stream) else {
             return;
         };
-        if self.live || state.messages == 0 || !state.shares_numbers() {
+        if self.live || state.held.messages() == 0 || !state.shares_numbers() {
             return;
         }
         let id = state.index;
@@ -244,7 +288,7 @@ impl Shard {
                 bytes += self.head(position).map_or(0, |head| head.bytes);
             }
             if let Some(state) = self.streams.get_mut(&stream) {
-                state.bytes = bytes;
+                state.held.set(state.held.messages(), bytes);
             }
         }
     }
@@ -272,12 +316,7 @@ impl Shard {
         let Some(state) = self.streams.get_mut(&stream) else {
             return;
         };
-        state.messages = state.messages.saturating_sub(1);
-        state.bytes = if state.messages == 0 {
-            0
-        } else {
-            state.bytes.saturating_sub(bytes)
-        };
+        state.held.take(bytes);
         if expires != Timestamp::NEVER {
             state.expiry.remove(expires.0, seq.0);
         }
@@ -352,7 +391,10 @@ impl Shard {
 
     /// The first message of a stream at or after `from`. In a shared index the numbers in between are others'.
     pub(crate) fn next_of_stream(&mut self, stream: StreamId, from: Seq) -> Option<(Seq, Lsn)> {
-        let state = self.streams.get(&stream).filter(|s| s.messages > 0)?;
+        let state = self
+            .streams
+            .get(&stream)
+            .filter(|s| s.held.messages() > 0)?;
         let (index, shared) = (state.index, state.shares_numbers());
         let mut from = from;
         loop {
@@ -370,11 +412,13 @@ impl Shard {
 
     /// Whether a consumer of any group holds the message.
     pub(crate) fn is_held(&self, stream: StreamId, seq: Seq) -> bool {
-        let groups = self
-            .streams
-            .get(&stream)
-            .map_or(0, |stream| stream.groups.len());
-        (0..groups).any(|at| self.hold_by.contains_key(&(self.domain(stream, at), seq.0)))
+        let Some(state) = self.streams.get(&stream) else {
+            return false;
+        };
+        let held = |(at, group): (usize, &Group)| {
+            group.held > 0 && self.hold_by.contains_key(&(self.domain(stream, at), seq.0))
+        };
+        state.groups.iter().enumerate().any(held)
     }
 
     /// A message at the head cannot be read: out of the way, where an operator finds it.

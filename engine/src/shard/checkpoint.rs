@@ -1,7 +1,7 @@
 //! The whole state as bytes. Streams kept in memory are not part of it; what consumers hold is stored as ready, as it
 //! will be after a restart.
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use longtail_model::{Durability, GroupId, IndexId, Lsn, Seq, StreamId, Timestamp};
 
 use super::logs::in_memory;
@@ -9,7 +9,7 @@ use super::{RecoverError, Shard};
 use crate::config::StreamName;
 use crate::definition;
 use crate::event::{get, get_counts, get_u32, put_counts, take};
-use crate::stream::{Aside, Group, Meta, Pause};
+use crate::stream::{Aside, FixedHash, Group, Hold, Meta, Pause};
 use crate::structures::index::Index;
 use crate::structures::interval::IntervalSet;
 use crate::structures::ordered::OrderedSet;
@@ -85,13 +85,20 @@ impl Shard {
                 .filter_map(|id| self.streams.get(id))
                 .filter(|stream| stream.defined && stream.level != Durability::Memory)
         };
+        let mut held: HashMap<GroupId, Vec<&Hold>, FixedHash> = HashMap::default();
+        for (_, hold) in &self.holds {
+            held.entry(hold.group).or_default().push(hold);
+        }
+        for holds in held.values_mut() {
+            holds.sort_unstable_by_key(|hold| hold.seq);
+        }
         varint::put(&mut out, durable().count() as u64);
         for stream in durable() {
             varint::put(&mut out, stream.id.0);
             varint::put(&mut out, stream.index.0);
             definition::put_stream(&mut out, &stream.name, &stream.config);
-            varint::put(&mut out, stream.messages);
-            varint::put(&mut out, stream.bytes);
+            varint::put(&mut out, stream.held.messages());
+            varint::put(&mut out, stream.held.bytes());
             stream.expiry.encode(&mut out);
             put_pause(&mut out, stream.pause);
             let groups: Vec<_> = stream
@@ -101,7 +108,8 @@ impl Shard {
                 .collect();
             varint::put(&mut out, groups.len() as u64);
             for group in groups {
-                self.encode_group(group, &mut out);
+                let held = held.get(&group.id).map_or(&[][..], Vec::as_slice);
+                encode_group(group, stream.offered, held, &mut out);
             }
         }
 
@@ -122,58 +130,6 @@ impl Shard {
             put_bytes(&mut out, body);
         }
         out
-    }
-
-    fn encode_group(&self, group: &Group, out: &mut Vec<u8>) {
-        varint::put(out, group.id.0);
-        put_bytes(out, group.name.as_bytes());
-        definition::put_group(out, &group.config);
-        varint::put(out, group.cursor.0);
-        varint::put(out, group.ahead);
-        varint::put(out, group.urgent);
-        varint::put(out, group.next_ticket);
-        put_pause(out, group.pause);
-        group.passed.encode(out);
-        group.ready.encode(out);
-        group.delayed.encode(out);
-        group.parked.encode(out);
-        let mut meta: Vec<_> = group.meta.iter().collect();
-        meta.sort_unstable_by_key(|(seq, _)| **seq);
-        varint::put(out, meta.len() as u64);
-        for (seq, meta) in meta {
-            varint::put(out, *seq);
-            varint::put(out, u64::from(meta.priority));
-            let (kind, value) = match meta.aside {
-                None => (0, 0),
-                Some(Aside::Delayed(due)) => (1, due.0),
-                Some(Aside::Parked(ticket)) => (2, ticket),
-            };
-            out.push(kind);
-            varint::put(out, value);
-            varint::put(out, meta.delay_ms);
-            put_counts(out, &meta.counts);
-            varint::put(out, meta.mark);
-        }
-        let held: Vec<_> = if group.held == 0 {
-            Vec::new()
-        } else {
-            let mut held: Vec<_> = self
-                .holds
-                .iter()
-                .map(|(_, hold)| hold)
-                .filter(|hold| hold.group == group.id)
-                .collect();
-            held.sort_unstable_by_key(|hold| hold.seq);
-            held
-        };
-        varint::put(out, held.len() as u64);
-        for hold in held {
-            varint::put(out, hold.seq.0);
-            varint::put(out, u64::from(hold.priority));
-            varint::put(out, hold.delay_ms);
-            put_counts(out, &hold.counts);
-            varint::put(out, hold.mark);
-        }
     }
 
     pub(crate) fn decode_checkpoint(&mut self, body: &[u8]) -> Result<(), RecoverError> {
@@ -211,28 +167,27 @@ impl Shard {
             let expiry = OrderedSet::decode(input)?;
             let pause = get_pause(input)?;
             for _ in 0..get(input)? {
+                let next = self.end_of(stream);
                 let state = self
                     .streams
                     .get_mut(&stream)
                     .ok_or(RecoverError::Checkpoint)?;
                 let group = decode_group(input, state.shares_numbers())?;
-                self.next_id = self.next_id.max(group.id.0 + 1);
+                self.next_id = self.next_id.max(group.id.0.saturating_add(1));
+                let id = group.id;
                 if group.name.is_empty() {
-                    if group.id.0 != stream.0 {
-                        self.groups.insert(group.id, (stream, 0));
-                    }
-                    *state.groups.first_mut().ok_or(RecoverError::Checkpoint)? = group;
-                } else {
-                    self.groups.insert(group.id, (stream, state.groups.len()));
-                    state.groups.push(group);
+                    state.drop_group(0);
+                }
+                let at = state.add_group(group, next);
+                if id.0 != stream.0 {
+                    self.groups.insert(id, (stream, at));
                 }
             }
             let state = self
                 .streams
                 .get_mut(&stream)
                 .ok_or(RecoverError::Checkpoint)?;
-            state.messages = messages;
-            state.bytes = bytes;
+            state.held.set(messages, bytes);
             state.expiry = expiry;
             state.pause = pause;
         }
@@ -252,13 +207,54 @@ impl Shard {
     }
 }
 
+/// With what consumers hold of it, by number.
+fn encode_group(group: &Group, offered: u64, held: &[&Hold], out: &mut Vec<u8>) {
+    varint::put(out, group.id.0);
+    put_bytes(out, group.name.as_bytes());
+    definition::put_group(out, &group.config);
+    varint::put(out, group.cursor.0);
+    varint::put(out, group.ahead(offered));
+    varint::put(out, group.urgent);
+    varint::put(out, group.next_ticket);
+    put_pause(out, group.pause);
+    group.passed.encode(out);
+    group.ready.encode(out);
+    group.delayed.encode(out);
+    group.parked.encode(out);
+    let mut meta: Vec<_> = group.meta.iter().collect();
+    meta.sort_unstable_by_key(|(seq, _)| **seq);
+    varint::put(out, meta.len() as u64);
+    for (seq, meta) in meta {
+        varint::put(out, *seq);
+        varint::put(out, u64::from(meta.priority));
+        let (kind, value) = match meta.aside {
+            None => (0, 0),
+            Some(Aside::Delayed(due)) => (1, due.0),
+            Some(Aside::Parked(ticket)) => (2, ticket),
+        };
+        out.push(kind);
+        varint::put(out, value);
+        varint::put(out, meta.delay_ms);
+        put_counts(out, &meta.counts);
+        varint::put(out, meta.mark);
+    }
+    varint::put(out, held.len() as u64);
+    for hold in held {
+        varint::put(out, hold.seq.0);
+        varint::put(out, u64::from(hold.priority));
+        varint::put(out, hold.delay_ms);
+        put_counts(out, &hold.counts);
+        varint::put(out, hold.mark);
+    }
+}
+
 fn decode_group(input: &mut &[u8], shared: bool) -> Result<Group, RecoverError> {
     let id = GroupId(get(input)?);
     let name = get_text(input)?;
     let config = definition::get_group(input)?;
     let cursor = Seq(get(input)?);
     let mut group = Group::new(id, name.into(), config, shared, cursor);
-    group.ahead = get(input)?;
+    group.met = 0_u64.wrapping_sub(get(input)?);
     group.urgent = get(input)?;
     group.next_ticket = get(input)?;
     group.pause = get_pause(input)?;

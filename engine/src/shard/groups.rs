@@ -106,6 +106,8 @@ impl Shard {
     ) {
         self.next_id = self.next_id.max(id.0.saturating_add(1));
         let is_default = name.is_empty();
+        let offered = self.streams.get(&stream).map_or(0, |state| state.offered);
+        let mut ahead = 0;
         let mut group = Group::new(id, name, config, false, start);
         group.passed.set_floor(start.0);
         let mut from = start;
@@ -123,30 +125,23 @@ impl Shard {
                     group.passed.insert(seq.0);
                     group.delayed.insert(due.0, seq.0);
                 }
-                None if group.implicit => group.ahead += 1,
+                None if group.implicit => ahead += 1,
                 None => {
                     let key = group.key(priority);
                     group.add_ready(key, seq);
                 }
             }
         }
+        group.met = offered.wrapping_sub(ahead);
+        let next = self.end_of(stream);
         let Some(state) = self.streams.get_mut(&stream) else {
             return;
         };
         let only = !state.has_groups();
-        let free = match is_default {
-            true => Some(0),
-            // The first place is the default group's.
-            false => (1..state.groups.len()).find(|&at| state.groups[at].deleted),
-        };
         if is_default {
             state.config.group = Some(group.config.clone());
         }
-        let at = free.unwrap_or(state.groups.len());
-        match state.groups.get_mut(at) {
-            Some(place) => *place = group,
-            None => state.groups.push(group),
-        }
+        let at = state.add_group(group, next);
         self.groups.insert(id, (stream, at));
         self.set_delay_alarm(stream, at);
         if only {
@@ -205,12 +200,8 @@ impl Shard {
         let Some((stream, at)) = self.group_at(id) else {
             return;
         };
-        let held: Vec<_> = self
-            .holds
-            .iter()
-            .filter(|(_, hold)| hold.group == id)
-            .map(|(key, _)| key)
-            .collect();
+        let bare = self.group(stream, at).is_some_and(Group::is_bare);
+        let held = self.holds_of(stream, Some(at));
         let holders = self.release_all(held);
         // Not before: letting go of a hold needs to find its group.
         self.groups.remove(&id);
@@ -241,22 +232,21 @@ impl Shard {
             if let Some(timer) = group.pause.take().and_then(|pause| pause.timer) {
                 self.timers.cancel(timer);
             }
-            let mut gone = Group::new(
-                id,
-                group.name.clone(),
-                GroupConfig::default(),
-                true,
-                Seq::FIRST,
-            );
-            gone.deleted = true;
-            *group = gone;
         }
-        self.drop_unwanted(stream);
+        let mut from = Seq::FIRST;
+        if let Some(state) = self.streams.get_mut(&stream) {
+            // What lies before the cursor of a group that lists nothing it did not want.
+            if let Some(group) = (state.groups.get(at)).filter(|_| bare && self.live) {
+                from = group.cursor;
+            }
+            state.drop_group(at);
+        }
+        self.drop_unwanted(stream, from);
         self.refill_all(holders, fx);
     }
 
     /// A group is gone: what only that one still wanted goes.
-    fn drop_unwanted(&mut self, stream: StreamId) {
+    fn drop_unwanted(&mut self, stream: StreamId, from: Seq) {
         let Some(state) = self.streams.get(&stream) else {
             return;
         };
@@ -265,7 +255,7 @@ impl Shard {
             Keep::Interest => {}
             Keep::UntilSettled | Keep::UntilLimit => return,
         }
-        let mut from = Seq::FIRST;
+        let mut from = from;
         while let Some((seq, _)) = self.next_of_stream(stream, from) {
             from = seq.next();
             if !self.wanted(stream, seq) {

@@ -181,13 +181,13 @@ impl Shard {
         let index = self.indexes.get(&state.index);
         let next = index.map_or(Seq::FIRST, |index| index.last_seq().next());
         let first = index
-            .filter(|_| state.messages > 0)
+            .filter(|_| state.held.messages() > 0)
             .and_then(Index::first)
             .map_or(next, |(seq, _)| seq);
         let mut info = StreamInfo {
             stream,
-            messages: state.messages,
-            bytes: state.bytes,
+            messages: state.held.messages(),
+            bytes: state.held.bytes(),
             appended: state.appended,
             removed: state.removed,
             producers: state.producers,
@@ -198,9 +198,9 @@ impl Shard {
             ..StreamInfo::default()
         };
         if let Some(group) = state.groups.first() {
-            info.ready = group.ready_len();
+            info.ready = group.ready_len(state.offered);
             info.urgent = if group.implicit {
-                group.ready_len()
+                group.ready_len(state.offered)
             } else {
                 group.urgent
             };
@@ -228,7 +228,7 @@ impl Shard {
         let describe = |group: &Group| GroupInfo {
             group: group.id,
             name: group.name.clone(),
-            ready: group.ready_len(),
+            ready: group.ready_len(state.offered),
             held: group.held,
             delayed: group.delayed.len() as u64,
             parked: group.parked.len() as u64,

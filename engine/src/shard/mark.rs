@@ -8,7 +8,7 @@ use crate::command::{Handle, Target};
 use crate::config::GroupName;
 use crate::effect::{Gate, Reply};
 use crate::event;
-use crate::stream::{Group, SessionKey};
+use crate::stream::SessionKey;
 
 /// Messages in one answer at most.
 const MARKED_MAX: usize = 65_535;
@@ -49,8 +49,7 @@ impl Shard {
         let Some(state) = self.streams.get(&stream) else {
             return now_reply(Reply::NotFound);
         };
-        let named = |group: &&Group| !group.deleted && group.name == *name;
-        let Some(group) = state.groups.iter().find(named) else {
+        let Some(group) = state.group_named(name).and_then(|at| state.groups.get(at)) else {
             return now_reply(Reply::NotFound);
         };
         let mut found: Vec<_> = (group.meta.iter())

@@ -26,6 +26,7 @@ mod transact;
 mod trim;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 use longtail_log::Scanned;
@@ -34,6 +35,7 @@ use longtail_model::{
 };
 use slab::Slab;
 
+use crate::budget::Budgets;
 use crate::command::{Command, Handle, Target, Token};
 use crate::config::{Order, StreamName};
 use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
@@ -59,6 +61,8 @@ pub struct ShardConfig {
     pub max_streams: u64,
     /// Commands that a session may have waiting behind one that blocks.
     pub max_backlog: usize,
+    /// What the spaces may hold, over all shards of the process.
+    pub budgets: Arc<Budgets>,
 }
 
 impl Default for ShardConfig {
@@ -68,6 +72,7 @@ impl Default for ShardConfig {
             durability: Durability::Sync,
             max_streams: 1_000_000,
             max_backlog: 65_536,
+            budgets: Arc::default(),
         }
     }
 }
@@ -609,6 +614,9 @@ impl Shard {
         }
         if group.config.order == Order::Sequence && group.ready.contains(0, seq.0) {
             return Ok(Some(Place::Ready(0)));
+        }
+        if group.config.order == Order::Sequence && group.delayed.is_empty() {
+            return Ok(None);
         }
         let head = match self.head(position) {
             Ok(head) => head,

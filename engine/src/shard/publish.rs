@@ -1,10 +1,13 @@
 //! Publishing: one record, one body, however many streams it goes to.
 
+use std::sync::Arc;
+
 use longtail_log::RecordParts;
 use longtail_model::{Durability, Lsn, Seq, StreamId, Timestamp};
 use smallvec::{SmallVec, smallvec};
 
 use super::{Head, Outcome, Shard};
+use crate::budget::Holding;
 use crate::command::{NewMessage, Target};
 use crate::config::Overflow;
 use crate::effect::{Effects, Gate, Refusal, Reply};
@@ -68,8 +71,8 @@ pub(crate) struct Room {
 impl Room {
     pub(crate) fn of(state: &Stream) -> Self {
         Room {
-            messages: state.messages,
-            bytes: state.bytes,
+            messages: state.held.messages(),
+            bytes: state.held.bytes(),
             from: Seq::FIRST,
         }
     }
@@ -92,8 +95,47 @@ impl Shard {
     ) -> Outcome {
         check_texts(message)?;
         let first = self.target(key, to)?;
+        self.check_budget(first, also, message.bytes())?;
         let (gate, seq) = self.append(first, also, message, self.now, fx)?;
         Ok((gate, Reply::Published { seq }))
+    }
+
+    /// Whether the space may hold one message more in each of these streams. What moves between them, as a dead letter
+    /// does, is not asked.
+    fn check_budget(
+        &mut self,
+        first: StreamId,
+        also: &[StreamId],
+        bytes: u64,
+    ) -> Result<(), Refusal> {
+        let Some(state) = self.streams.get(&first) else {
+            return Ok(());
+        };
+        let budget = Arc::clone(state.held.budget());
+        if !budget.is_limited() {
+            return Ok(());
+        }
+        let mut freed = Holding::default();
+        let mut evictions = Vec::new();
+        for stream in std::iter::once(&first).chain(also) {
+            if let Some(state) = self.streams.get(stream)
+                && state.config.overflow == Overflow::DropOldest
+            {
+                let mut room = Room::of(state);
+                self.make_room(*stream, &mut room, bytes, |_| false, &mut evictions)?;
+            }
+        }
+        for (_, _, bytes) in evictions {
+            freed.messages += 1;
+            freed.bytes += bytes;
+        }
+        let count = 1 + also.len() as u64;
+        let more = Holding {
+            streams: 0,
+            messages: count,
+            bytes: bytes.saturating_mul(count),
+        };
+        budget.admit(more, freed)
     }
 
     /// Appends a message to `first` and `also`, makes room where a stream's overflow rule says so, and dispatches.
@@ -289,12 +331,13 @@ impl Shard {
         fx: &mut dyn Effects,
     ) {
         for &(stream, _) in targets {
-            for at in 0..self
+            let waiting: SmallVec<[u32; 8]> = self
                 .streams
                 .get(&stream)
-                .map_or(0, |stream| stream.groups.len())
-            {
-                self.dispatch(stream, at, fx);
+                .map(|state| state.roster.waiting.iter().copied().collect())
+                .unwrap_or_default();
+            for at in waiting {
+                self.dispatch(stream, at as usize, fx);
             }
             self.wake_readers(stream, fx);
             if message.expires_ms == Some(0) {

@@ -50,12 +50,16 @@ impl Shard {
 
     /// Who holds a message, each consumer once.
     pub(crate) fn holders(&self, stream: StreamId, seq: Seq) -> Vec<(SessionKey, ConsumerTag)> {
-        let groups = self
-            .streams
-            .get(&stream)
-            .map_or(0, |state| state.groups.len());
-        let mut holders: Vec<_> = (0..groups)
-            .filter_map(|at| self.hold_by.get(&(self.domain(stream, at), seq.0)))
+        let Some(state) = self.streams.get(&stream) else {
+            return Vec::new();
+        };
+        let holding = state
+            .groups
+            .iter()
+            .enumerate()
+            .filter(|(_, group)| group.held > 0);
+        let mut holders: Vec<_> = holding
+            .filter_map(|(at, _)| self.hold_by.get(&(self.domain(stream, at), seq.0)))
             .filter_map(|&hold| self.holds.get(hold))
             .map(|held| (held.session, held.consumer))
             .collect();

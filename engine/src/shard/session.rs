@@ -251,8 +251,12 @@ impl Shard {
                 .iter()
                 .find(|c| c.tag == tag)
                 .map_or((StreamId(0), 0), |consumer| consumer.sources[at]);
-            if let Some(group) = self.group_mut(stream, group) {
-                group.waiters.insert(ticket, (key, tag));
+            if let Some(state) = self.streams.get_mut(&stream)
+                && let Some(found) = state.groups.get_mut(group)
+            {
+                found.waiters.insert(ticket, (key, tag));
+                let place = u32::try_from(group).unwrap_or(u32::MAX);
+                state.roster.waiting.insert(place);
             }
         }
     }
@@ -264,12 +268,14 @@ impl Shard {
             return;
         };
         for &(stream, group) in &consumer.sources {
-            if let Some(group) = self
-                .streams
-                .get_mut(&stream)
-                .and_then(|stream| stream.groups.get_mut(group))
+            if let Some(state) = self.streams.get_mut(&stream)
+                && let Some(found) = state.groups.get_mut(group)
             {
-                group.waiters.remove(&ticket);
+                found.waiters.remove(&ticket);
+                if found.waiters.is_empty() {
+                    let place = u32::try_from(group).unwrap_or(u32::MAX);
+                    state.roster.waiting.remove(&place);
+                }
             }
         }
     }

@@ -4,12 +4,13 @@ use longtail_model::{Durability, GroupId, IndexId, Link, Seq, StreamId};
 
 use super::timers::Timer;
 use super::{Outcome, Shard, now_reply};
+use crate::budget::{Held, Holding};
 use crate::command::Role;
 use crate::config::{Numbering, StreamConfig, StreamName};
 use crate::definition;
 use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
 use crate::event;
-use crate::stream::{Alarm, Group, SessionKey, Stream};
+use crate::stream::{Alarm, Group, Roster, SessionKey, Stream};
 use crate::structures::ordered::OrderedSet;
 
 pub(crate) fn check_document_name(name: &str) -> Result<(), Refusal> {
@@ -75,7 +76,7 @@ impl Shard {
     pub(crate) fn drop_if_idle(&mut self, stream: StreamId) {
         let idle = self.streams.get(&stream).is_some_and(|state| {
             state.config.auto_delete
-                && state.messages == 0
+                && state.held.messages() == 0
                 && state.producers == 0
                 && state.consumers == 0
                 && state.readers.is_empty()
@@ -145,6 +146,12 @@ impl Shard {
                 self.config.max_streams
             )));
         }
+        let one = Holding {
+            streams: 1,
+            ..Holding::default()
+        };
+        let budget = self.config.budgets.of(&name.space);
+        budget.admit(one, Holding::default())?;
         let stream = StreamId(self.take_id());
         let index = match &config.numbering {
             Numbering::Own => IndexId(self.take_id()),
@@ -189,11 +196,20 @@ impl Shard {
             GroupId(stream.0),
             "".into(),
             config.group.clone().unwrap_or_default(),
-            shared,
+            // One that is not there has nothing ahead of it.
+            shared || config.group.is_none(),
             Seq::FIRST,
         );
         group.deleted = config.group.is_none();
+        let mut roster = Roster::default();
+        if !group.deleted {
+            roster.groups = 1;
+            if !group.implicit {
+                roster.listing.push(0);
+            }
+        }
         let level = self.logs.level(config.durability);
+        let held = Held::new(self.config.budgets.of(&name.space), self.config.id);
         self.names.insert(name.clone(), stream);
         self.listing.insert(stream, ());
         self.streams.insert(
@@ -206,10 +222,11 @@ impl Shard {
                 level,
                 defined,
                 groups: vec![group],
+                roster,
+                offered: 0,
+                held,
                 pause: None,
                 pauses: 0,
-                messages: 0,
-                bytes: 0,
                 expiry: OrderedSet::new(),
                 expiry_timer: Alarm::default(),
                 age_timer: Alarm::default(),

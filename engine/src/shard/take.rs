@@ -235,10 +235,9 @@ impl Shard {
             .is_some_and(|consumer| {
                 consumer.sources.iter().any(|&(stream, group)| {
                     self.streams.get(&stream).is_some_and(|state| {
-                        state
-                            .groups
-                            .get(group)
-                            .is_some_and(|group| state.is_paused(group) && group.ready_len() > 0)
+                        state.groups.get(group).is_some_and(|group| {
+                            state.is_paused(group) && group.ready_len(state.offered) > 0
+                        })
                     })
                 })
             })

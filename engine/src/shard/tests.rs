@@ -1,11 +1,15 @@
 //! The state machine without a runtime: commands in, effects out, time by hand.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use longtail_log::{MemLog, RecordParts};
 use longtail_model::{
     ConsumerTag, Durability, GroupId, IndexId, Link, Lsn, Priority, Seq, SessionId, StreamId,
     Timestamp,
 };
 
+use crate::budget::Holding;
 use crate::command::{
     Command, Credit, Handle, NewMessage, Role, Settle, Start, Step, Target, Transaction, Until,
     Wait, Which,
@@ -1141,6 +1145,112 @@ fn a_message_keeps_its_subject_its_id_and_its_key() {
     assert!(matches!(
         b.ask(session, publish(long)),
         Some(Reply::Refused(Refusal::TooLarge(_)))
+    ));
+}
+
+/// A stream of its own in space `a`, open under link 0.
+fn open_in_a(b: &mut Bench, session: SessionId, link: u32, name: &str) -> Reply {
+    let open = Command::Open {
+        link: Link(link),
+        name: StreamName::new("a", name),
+        create: Some(Box::default()),
+        role: Role::Producer,
+    };
+    b.ask(session, open).unwrap()
+}
+
+fn publish(b: &mut Bench, session: SessionId, payload: &'static str) -> Reply {
+    let publish = Command::Publish {
+        to: Target::Link(Link(0)),
+        also: Vec::new(),
+        message: NewMessage {
+            payload: Bytes::from_static(payload.as_bytes()),
+            ..NewMessage::default()
+        },
+    };
+    b.ask(session, publish).unwrap()
+}
+
+#[test]
+fn a_space_takes_no_more_than_its_budget_and_others_are_not_concerned() {
+    let mut b = Bench::new();
+    let budgets = Arc::clone(&b.shard.config.budgets);
+    budgets.limit(
+        "a",
+        Holding {
+            streams: Some(1),
+            messages: Some(2),
+            bytes: Some(10),
+        },
+    );
+    let session = b.shard.attach();
+    assert!(matches!(
+        open_in_a(&mut b, session, 0, "one"),
+        Reply::Opened { .. }
+    ));
+    let Reply::Refused(refusal) = open_in_a(&mut b, session, 1, "two") else {
+        panic!("the limit is one stream")
+    };
+    assert_eq!(
+        refusal.to_string(),
+        "space a is limited to 1 streams: it holds 1, and 1 more are too many"
+    );
+    let elsewhere = b.worker(&["free"]);
+    assert!(matches!(
+        publish(&mut b, session, "12345678"),
+        Reply::Published { .. }
+    ));
+    assert!(matches!(
+        publish(&mut b, session, "123"),
+        Reply::Refused(Refusal::Limit(_))
+    ));
+    assert!(matches!(
+        publish(&mut b, session, "1"),
+        Reply::Published { .. }
+    ));
+    assert!(matches!(
+        publish(&mut b, session, "1"),
+        Reply::Refused(Refusal::Limit(_))
+    ));
+    for _ in 0..3 {
+        b.put(elsewhere, 0, 1, 0);
+    }
+    let held = |streams, messages, bytes| Holding {
+        streams,
+        messages,
+        bytes,
+    };
+    assert_eq!(budgets.held("a"), held(1, 2, 9));
+    let step = |payload: &'static [u8]| Step::Publish {
+        to: Target::Link(Link(0)),
+        also: Vec::new(),
+        message: NewMessage {
+            payload: Bytes::from_static(payload),
+            ..NewMessage::default()
+        },
+    };
+    let remove = Command::Remove {
+        stream: Target::Link(Link(0)),
+        seq: Seq(1),
+    };
+    assert_eq!(b.ask(session, remove), Some(Reply::Done));
+    assert_eq!(budgets.held("a"), held(1, 1, 1));
+    let two = Transaction {
+        steps: vec![step(b"x"), step(b"x")],
+    };
+    let refused = b.ask(session, Command::Transact(Box::new(two))).unwrap();
+    assert!(matches!(
+        refused,
+        Reply::Refused(Refusal::Step { step: 1, .. })
+    ));
+    let delete = Command::Delete {
+        name: StreamName::new("a", "one"),
+    };
+    b.ask(session, delete);
+    assert_eq!(budgets.held("a"), held(0, 0, 0));
+    assert!(matches!(
+        open_in_a(&mut b, session, 1, "two"),
+        Reply::Opened { .. }
     ));
 }
 

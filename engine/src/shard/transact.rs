@@ -2,6 +2,8 @@
 //!
 //! Conditions on the state, which are looked at before the steps, will come here with the tenant that needs them.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use longtail_log::{Class, RecordParts};
@@ -12,6 +14,7 @@ use super::publish::{Room, check_texts, head_of, record_of};
 use super::settle::Fate;
 use super::streams::check_document_name;
 use super::{Outcome, Shard, now_reply};
+use crate::budget::{Budget, Holding};
 use crate::command::{Handle, NewMessage, Settle, Step, Target, Transaction};
 use crate::effect::{Effects, Gate, Refusal, Reply};
 use crate::event;
@@ -26,6 +29,8 @@ struct Draft {
     evictions: Vec<(StreamId, Seq, u64)>,
     /// Messages that a step names.
     named: HashSet<(StreamId, Seq), FixedHash>,
+    /// What it adds to the spaces that have limits.
+    more: Vec<(Arc<Budget>, Holding)>,
     /// What is to be appended, by step. It is looked at last: it must not push out what other steps name.
     publishes: Vec<(u32, Publish)>,
     additions: Vec<Addition>,
@@ -210,6 +215,9 @@ impl Shard {
         } = publish;
         let first = self.target(key, to)?;
         let bytes = message.bytes();
+        if asked_for && let Some(state) = self.streams.get(&first) {
+            draft.admit(state.held.budget(), 1 + also.len() as u64, bytes)?;
+        }
         let mut targets: SmallVec<[(StreamId, Seq); 2]> = SmallVec::new();
         let mut skipped: SmallVec<[(StreamId, Seq); 2]> = SmallVec::new();
         for &stream in std::iter::once(&first).chain(&also) {
@@ -499,10 +507,27 @@ impl Draft {
             rooms: HashMap::default(),
             evictions: Vec::new(),
             named: HashSet::default(),
+            more: Vec::new(),
             publishes: Vec::new(),
             additions: Vec::new(),
             changes: Vec::new(),
         }
+    }
+
+    /// Whether a space may hold so many messages more, of so many bytes each.
+    fn admit(&mut self, budget: &Arc<Budget>, messages: u64, bytes: u64) -> Result<(), Refusal> {
+        if !budget.is_limited() {
+            return Ok(());
+        }
+        let known = self.more.iter().position(|(b, _)| Arc::ptr_eq(b, budget));
+        let at = known.unwrap_or_else(|| {
+            self.more.push((Arc::clone(budget), Holding::default()));
+            self.more.len() - 1
+        });
+        let more = &mut self.more[at].1;
+        more.messages += messages;
+        more.bytes = more.bytes.saturating_add(bytes.saturating_mul(messages));
+        budget.admit(*more, Holding::default())
     }
 
     fn name(&mut self, stream: StreamId, seq: Seq, level: Durability) -> Result<(), Refusal> {

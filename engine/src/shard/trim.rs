@@ -3,13 +3,13 @@
 //! The event names a number below which everything goes, and what does not: what consumers held. Holds are not in the
 //! log, so a replay could not know. Live and replayed, [`Shard::apply_trimmed`] does the work, without reading records.
 
-use longtail_model::{ConsumerTag, Durability, GroupId, Lsn, Seq, StreamId};
+use longtail_model::{Durability, GroupId, Lsn, Seq, StreamId};
 
 use super::{Outcome, Shard, now_reply};
 use crate::config::{Keep, StreamName};
 use crate::effect::{Effects, Gate, Refusal, Reply};
 use crate::event;
-use crate::stream::{Group, HoldKey, SessionKey};
+use crate::stream::{Group, HoldKey};
 use crate::structures::index::Index;
 use crate::structures::ordered::OrderedSet;
 
@@ -50,17 +50,7 @@ impl Shard {
                 at => at,
             },
         };
-        let mut holders: Vec<(SessionKey, ConsumerTag)> = Vec::new();
-        if held {
-            let holds = self.holds_of(stream, at);
-            holders.extend(
-                (holds.into_iter().filter_map(|hold| self.holds.get(hold)))
-                    .map(|held| (held.session, held.consumer)),
-            );
-            holders.sort_unstable();
-            holders.dedup();
-        }
-        let groups = state.groups.iter().filter(|group| !group.deleted).count();
+        let groups = state.roster.groups;
         let mut holders = Vec::new();
         if held {
             let holds = self.holds_of(stream, at).into_iter();
@@ -116,12 +106,12 @@ impl Shard {
             below,
             except: &except,
         };
-        let bytes = self.streams[&stream].bytes.saturating_sub(left);
+        let bytes = self.streams[&stream].held.bytes().saturating_sub(left);
         self.trim(stream, cut, bytes)
     }
 
     /// The number after the last one given.
-    fn end_of(&self, stream: StreamId) -> Seq {
+    pub(crate) fn end_of(&self, stream: StreamId) -> Seq {
         self.streams
             .get(&stream)
             .and_then(|state| self.indexes.get(&state.index))
@@ -129,7 +119,7 @@ impl Shard {
     }
 
     /// Holds on a stream's messages, by any group or by the one at `at`.
-    fn holds_of(&self, stream: StreamId, at: Option<usize>) -> Vec<HoldKey> {
+    pub(crate) fn holds_of(&self, stream: StreamId, at: Option<usize>) -> Vec<HoldKey> {
         let Some(state) = self.streams.get(&stream) else {
             return Vec::new();
         };
@@ -266,7 +256,7 @@ impl Shard {
             .flat_map(OrderedSet::iter)
             .map(|(_, seq)| Seq(seq))
             .collect();
-        if group.ahead > 0
+        if group.ahead(state.offered) > 0
             && let Some(index) = self.indexes.get(&state.index)
         {
             seqs.extend(
@@ -331,7 +321,8 @@ impl Shard {
                 group.trim(cut, index);
             }
             thin(&mut state.expiry, |seq| cut.takes(seq));
-            state.messages = state.messages.saturating_sub(gone.len() as u64);
+            let left = state.held.messages().saturating_sub(gone.len() as u64);
+            state.held.set(left, state.held.bytes());
             for &(seq, _) in gone {
                 index.remove(seq);
             }
@@ -340,11 +331,11 @@ impl Shard {
             }
         }
         if let Some(state) = self.streams.get_mut(&stream) {
-            state.bytes = if state.messages == 0 {
-                0
-            } else {
-                state.bytes.saturating_sub(bytes)
+            let left = match state.held.messages() {
+                0 => 0,
+                _ => state.held.bytes().saturating_sub(bytes),
             };
+            state.held.set(state.held.messages(), left);
         }
     }
 
@@ -456,11 +447,8 @@ impl Group {
             .take_while(|&(seq, _)| seq < cut.below)
             .filter(|&(seq, _)| self.is_ahead(seq))
             .count();
-        self.ahead -= (ahead
-            - stays
-                .iter()
-                .filter(|&&seq| index.contains(Seq(seq)))
-                .count()) as u64;
+        let still = stays.iter().filter(|&&seq| index.contains(Seq(seq)));
+        self.meet((ahead - still.count()) as u64);
         let mut from = self.cursor.0;
         for seq in stays {
             self.passed.insert_range(from, seq);

@@ -291,11 +291,14 @@ struct Link {
     asked: Arc<Asked>,
 }
 
+/// An answer and who waits for it.
+type Arrived = (Arc<Waiter>, Result<(), ReasonCode>);
+
 #[derive(Default)]
 struct Asked {
     waiting: Mutex<Waiting>,
     /// Answers that are to be told. Written with the shard's lock held.
-    arrived: Mutex<Vec<(Arc<Waiter>, Result<(), ReasonCode>)>>,
+    arrived: Mutex<Vec<Arrived>>,
 }
 
 #[derive(Default)]

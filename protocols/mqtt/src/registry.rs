@@ -32,9 +32,12 @@ use crate::timers::TimerKey;
 /// Parts that are locked apart.
 const PARTS: usize = 64;
 
+/// Sessions by client id.
+type Part = HashMap<Arc<str>, Entry, foldhash::fast::RandomState>;
+
 /// The sessions of a space.
 pub(crate) struct Registry {
-    parts: Box<[Mutex<HashMap<Arc<str>, Entry, foldhash::fast::RandomState>>]>,
+    parts: Box<[Mutex<Part>]>,
     sessions: AtomicUsize,
     /// Never the same twice, so that the end of an old connection is never taken for that of a new one.
     epochs: AtomicU64,
@@ -142,10 +145,7 @@ impl Registry {
         hash | 1
     }
 
-    fn part(
-        &self,
-        client_id: &str,
-    ) -> &Mutex<HashMap<Arc<str>, Entry, foldhash::fast::RandomState>> {
+    fn part(&self, client_id: &str) -> &Mutex<Part> {
         &self.parts[(Self::number(client_id) >> 32) as usize % PARTS]
     }
 
@@ -201,7 +201,7 @@ impl Registry {
             after.wills.push((will, Arc::clone(&claim.client_id)));
         }
         let resumed = if lives_on {
-            Some((Resumed::Left(state), membership))
+            Some((Resumed::Left(Box::new(state)), membership))
         } else {
             over(&claim.client_id, state, membership, tenant, after);
             None
@@ -213,7 +213,7 @@ impl Registry {
     /// A client comes back to a session that is away.
     fn come_back(
         &self,
-        part: &mut HashMap<Arc<str>, Entry, foldhash::fast::RandomState>,
+        part: &mut Part,
         claim: &Claim,
         tenant: &Arc<Tenant>,
         after: &mut Aftermath,
@@ -248,7 +248,7 @@ impl Registry {
     /// Gives the session, or a new one, to the connection of a claim.
     fn settle(
         &self,
-        part: &mut HashMap<Arc<str>, Entry, foldhash::fast::RandomState>,
+        part: &mut Part,
         claim: &Claim,
         resumed: Option<(Resumed, Membership)>,
         tenant: &Arc<Tenant>,
@@ -266,7 +266,7 @@ impl Registry {
             // The client has gone again before it was in: the session waits on.
             let expiry = tenant.expiry(claim.expiry_s.max(1));
             entry.holder = Holder::Away(Away {
-                expiry: self.set(tenant, &claim.client_id, entry.epoch, What::Expiry, expiry),
+                expiry: set(tenant, &claim.client_id, entry.epoch, What::Expiry, expiry),
                 record: SessionRecord {
                     number: membership.number(),
                     expiry_s: claim.expiry_s.max(1),
@@ -324,7 +324,7 @@ impl Registry {
         if let Some(claim) = waiting {
             entry.epoch = self.next_epoch();
             let resumed = if lives_on {
-                Some((Resumed::Left(state), membership))
+                Some((Resumed::Left(Box::new(state)), membership))
             } else {
                 over(client_id, state, membership, tenant, after);
                 None
@@ -344,11 +344,11 @@ impl Registry {
             after.parked.push(membership.clone());
             let will = delayed.and_then(|will| {
                 let at = now.plus_millis(delay_ms);
-                let timer = self.set(tenant, client_id, epoch, What::Will, at)?;
+                let timer = set(tenant, client_id, epoch, What::Will, at)?;
                 Some((will, timer))
             });
             let expiry = tenant.expiry(expiry_s);
-            let expiry = self.set(tenant, client_id, epoch, What::Expiry, expiry);
+            let expiry = set(tenant, client_id, epoch, What::Expiry, expiry);
             entry.holder = Holder::Away(Away {
                 membership,
                 expiry,
@@ -363,22 +363,6 @@ impl Registry {
             self.sessions.fetch_sub(1, Ordering::Relaxed);
             over(client_id, state, membership, tenant, after);
         }
-    }
-
-    fn set(
-        &self,
-        tenant: &Tenant,
-        client_id: &Arc<str>,
-        epoch: u64,
-        what: What,
-        at: Timestamp,
-    ) -> Option<TimerKey> {
-        let due = Due {
-            client_id: Arc::clone(client_id),
-            epoch,
-            what,
-        };
-        (at != Timestamp::NEVER).then(|| tenant.timers().set(at, due))
     }
 
     /// A timer has come.
@@ -444,14 +428,14 @@ impl Registry {
                     .record(&client_id, &record, Box::new(|_| ()));
             }
             let ended = record.ended.unwrap_or(now);
-            let origin = tenant.origin(&client_id);
+            let origin = Tenant::origin(&client_id);
             let membership = Membership::away(Arc::clone(tenant), origin, state);
             membership.route();
             let epoch = self.next_epoch();
             let will = record.will.take().and_then(|will| {
                 let delay_s = will.delay_s.min(record.expiry_s);
                 let at = ended.plus_millis(u64::from(delay_s) * 1000);
-                let timer = self.set(tenant, &client_id, epoch, What::Will, at)?;
+                let timer = set(tenant, &client_id, epoch, What::Will, at)?;
                 Some((will, timer))
             });
             let expiry = match record.expiry_s {
@@ -459,7 +443,7 @@ impl Registry {
                 seconds => ended.plus_millis(u64::from(seconds) * 1000),
             };
             let away = Away {
-                expiry: self.set(tenant, &client_id, epoch, What::Expiry, expiry),
+                expiry: set(tenant, &client_id, epoch, What::Expiry, expiry),
                 membership,
                 will,
                 record,
@@ -492,7 +476,7 @@ fn over(
 impl Membership {
     /// A new place for the session of a claim.
     fn of(claim: &Claim, tenant: &Arc<Tenant>) -> Self {
-        let origin = tenant.origin(&claim.client_id);
+        let origin = Tenant::origin(&claim.client_id);
         let (tenant, conn) = (Arc::clone(tenant), Arc::clone(&claim.conn));
         if claim.expiry_s == 0 {
             Membership::bound(tenant, origin, conn)
@@ -502,12 +486,28 @@ impl Membership {
     }
 }
 
+/// Sets a timer, unless it is for never.
+fn set(
+    tenant: &Tenant,
+    client_id: &Arc<str>,
+    epoch: u64,
+    what: What,
+    at: Timestamp,
+) -> Option<TimerKey> {
+    let due = Due {
+        client_id: Arc::clone(client_id),
+        epoch,
+        what,
+    };
+    (at != Timestamp::NEVER).then(|| tenant.timers().set(at, due))
+}
+
 /// What a client comes back to.
 enum Resumed {
     /// Nothing: its session is new.
     Nothing,
     /// What another connection has left.
-    Left(State),
+    Left(Box<State>),
     /// What is at its seat.
     Away,
 }
@@ -550,7 +550,7 @@ fn seat(
     let is_in = match resumed {
         Resumed::Nothing => accept(None).0,
         Resumed::Left(left) => {
-            membership.move_to(conn, Some(left), |state| move_in(&mut accept, state))
+            membership.move_to(conn, Some(*left), |state| move_in(&mut accept, state))
         }
         Resumed::Away => membership.move_to(conn, None, |state| move_in(&mut accept, state)),
     };

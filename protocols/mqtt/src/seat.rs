@@ -41,7 +41,7 @@ struct Seat {
 /// Where a session that outlives its connections is.
 enum Place {
     /// At a connection. What comes between the end of that and the news of it is kept.
-    Connected(Arc<Conn>, State),
+    Connected(Arc<Conn>, Box<State>),
     Away(Box<State>),
 }
 
@@ -55,7 +55,7 @@ impl Membership {
 
     /// For a session that may outlive its connection.
     pub(crate) fn lasting(tenant: Arc<Tenant>, origin: Origin, conn: Arc<Conn>) -> Self {
-        let place = Place::Connected(conn, State::default());
+        let place = Place::Connected(conn, Box::default());
         Self::new(tenant, origin, None, place)
     }
 
@@ -159,7 +159,7 @@ impl Membership {
         let mut place = self.seat.place.lock();
         let mut state = Box::new(state);
         if let Place::Connected(_, missed) = &mut *place {
-            state.append(std::mem::take(missed));
+            state.append(*std::mem::take(missed));
         }
         *place = Place::Away(state);
     }
@@ -176,7 +176,7 @@ impl Membership {
         let state = match (&mut *place, left) {
             (Place::Connected(_, missed), left) => {
                 let mut state = left.unwrap_or_default();
-                state.append(std::mem::take(missed));
+                state.append(*std::mem::take(missed));
                 state
             }
             (Place::Away(away), None) => *std::mem::take(away),
@@ -187,7 +187,7 @@ impl Membership {
         };
         match seated(state) {
             None => {
-                *place = Place::Connected(Arc::clone(conn), State::default());
+                *place = Place::Connected(Arc::clone(conn), Box::default());
                 true
             }
             Some(state) => {
@@ -208,8 +208,7 @@ impl Membership {
     /// What is away.
     pub(crate) fn take_away(&self) -> State {
         match &mut *self.seat.place.lock() {
-            Place::Connected(_, missed) => std::mem::take(missed),
-            Place::Away(state) => std::mem::take(state),
+            Place::Connected(_, state) | Place::Away(state) => *std::mem::take(state),
         }
     }
 }

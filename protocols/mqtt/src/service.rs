@@ -37,6 +37,9 @@ thread_local! {
     static LISTS: RefCell<Vec<Vec<Action>>> = const { RefCell::new(Vec::new()) };
 }
 
+/// What is added to the time that a client may be silent, against clocks that are coarse.
+const KEEP_ALIVE_SLACK: Duration = Duration::from_millis(300);
+
 /// Lists that a thread keeps, and the room in each.
 const LISTS_MAX: usize = 64;
 const LIST_CAPACITY_MAX: usize = 4096;
@@ -307,7 +310,7 @@ impl Mqtt {
         admitted: Result<Admitted, Denied>,
     ) {
         let tenant = &self.tenant;
-        let origin = tenant.origin(client_id);
+        let origin = Tenant::origin(client_id);
         let Admitted { grants, account } = match admitted {
             Ok(admitted) => admitted,
             Err(denied) => {
@@ -519,9 +522,10 @@ impl Turn<'_> {
     }
 }
 
-/// How long a client may be silent.
+/// How long a client may be silent. The edge notes arrivals up to a sweep too early: nobody is to lose by that.
 fn keep_alive(seconds: u16, percent: u32) -> Option<Duration> {
-    (seconds > 0).then(|| Duration::from_millis(u64::from(seconds) * u64::from(percent) * 10))
+    let allowed = Duration::from_millis(u64::from(seconds) * u64::from(percent) * 10);
+    (seconds > 0).then(|| allowed + KEEP_ALIVE_SLACK)
 }
 
 /// 128 random bits.

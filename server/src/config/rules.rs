@@ -76,7 +76,7 @@ pub(super) fn check(
     problems
 }
 
-/// Accounts and spaces that do not fit the listeners, and quotas that nothing enforces.
+/// Accounts and spaces that do not fit the listeners.
 fn tenants(
     settings: &Settings,
     directory: &Directory,
@@ -92,26 +92,6 @@ fn tenants(
             wrong(
                 path,
                 format!("{path} = \"{space}\": there is no such space; add it to [[spaces]]"),
-            );
-        }
-    }
-    for name in directory.spaces() {
-        let Some((_, quotas)) = directory.space(name) else {
-            continue;
-        };
-        let unknown = [
-            ("streams_max", quotas.streams_max),
-            ("bytes_max", quotas.bytes_max),
-            ("messages_max", quotas.messages_max),
-            ("subscriptions_max", quotas.subscriptions_max),
-        ];
-        for (quota, _) in unknown.iter().filter(|(_, limit)| limit.is_some()) {
-            wrong(
-                "spaces",
-                format!(
-                    "space \"{name}\": this release enforces no {quota}, so that it would promise too much; only \
-                     connections_max of a space, and limits.streams_max and limits.memory_streams_bytes of the server"
-                ),
             );
         }
     }

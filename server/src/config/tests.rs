@@ -349,15 +349,17 @@ fn without_accounts_only_this_machine_may_connect() {
 }
 
 #[test]
-fn spaces_have_to_exist_and_quotas_to_be_enforced() {
+fn spaces_have_to_exist_and_may_have_quotas() {
     let text = complaint(&with_set(&["beanstalk.space=shop"]));
     assert!(text.contains("add it to [[spaces]]"), "{text}");
     let space = "[beanstalk]\nspace = \"shop\"\n[[spaces]]\nname = \"shop\"\n";
     let (_dir, sources) = with_file(&format!("{space}quotas = {{ connections_max = 5 }}\n"));
     assert!(load(&sources).is_ok());
-    let (_dir, sources) = with_file(&format!("{space}quotas = {{ bytes_max = 5 }}\n"));
-    let text = complaint(&sources);
-    assert!(text.contains("enforces no bytes_max"), "{text}");
+    let all = "streams_max = 1, bytes_max = 5, messages_max = 1, subscriptions_max = 1";
+    let (_dir, sources) = with_file(&format!("{space}quotas = {{ {all} }}\n"));
+    assert!(load(&sources).is_ok());
+    let (_dir, sources) = with_file(&format!("{space}quotas = {{ topics_max = 5 }}\n"));
+    assert!(complaint(&sources).contains("topics_max"));
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longtail::{BrokerError, Longtail};
-use longtail_broker::auth::{Authenticator, ThrottleLimits};
+use longtail_broker::BrokerConfig;
+use longtail_broker::auth::{Authenticator, Directory, Quotas, ThrottleLimits};
 use longtail_engine::runtime::{Clock, SystemClock};
 use parking_lot::Mutex;
 
@@ -77,8 +78,9 @@ pub(crate) struct Server {
 /// When the data directory cannot be used or a listener cannot be bound; whatever was started is stopped again.
 pub(crate) async fn start(settings: &Settings, sources: Sources) -> Result<Server, StartError> {
     let directory = settings.directory().map_err(StartError::Accounts)?;
+    let quotas = quotas(&directory);
     let authenticator = Arc::new(Authenticator::new(directory, ThrottleLimits::default()));
-    let builder = builder(settings, &authenticator)?;
+    let builder = builder(settings, quotas, &authenticator)?;
     let backend = Arc::new(Backend::new(settings, Arc::clone(&authenticator)));
     let admin = AdminService::start(settings, Arc::clone(&backend)).map_err(|source| {
         let listen = settings.admin.listen.as_ref();
@@ -127,6 +129,7 @@ fn parse(protocol: &str, address: &str) -> Result<crate::config::ListenAddress, 
 /// The settings as the library takes them.
 fn builder(
     settings: &Settings,
+    quotas: Vec<(Arc<str>, Quotas)>,
     authenticator: &Arc<Authenticator>,
 ) -> Result<longtail::Builder, StartError> {
     let beanstalk = longtail_beanstalk::Config {
@@ -135,7 +138,10 @@ fn builder(
         ..longtail_beanstalk::Config::default()
     };
     let mut builder = Longtail::builder()
-        .broker(settings.broker())
+        .broker(BrokerConfig {
+            quotas,
+            ..settings.broker()
+        })
         .edge(settings.edge())
         .beanstalk_config(beanstalk)
         .mqtt_config(settings.mqtt.config());
@@ -180,6 +186,15 @@ fn builder(
         }
     }
     Ok(builder)
+}
+
+/// What each space may use.
+fn quotas(directory: &Directory) -> Vec<(Arc<str>, Quotas)> {
+    directory
+        .spaces()
+        .filter_map(|name| directory.space(name))
+        .map(|(name, quotas)| (Arc::clone(name), *quotas))
+        .collect()
 }
 
 /// Longer than anybody waits for a drain; the lifecycle has its own deadline.
@@ -245,7 +260,12 @@ impl Running for Server {
 
     fn reload_accounts(&self) -> Result<(), String> {
         let loaded = load(&self.sources).map_err(|error| error.to_string())?;
-        self.authenticator.replace(loaded.settings.directory()?);
+        let directory = loaded.settings.directory()?;
+        for (space, quotas) in quotas(&directory) {
+            let set = self.longtail.broker().set_quotas(&space, &quotas);
+            set.map_err(|error| format!("space {space}: {error}"))?;
+        }
+        self.authenticator.replace(directory);
         Ok(())
     }
 }

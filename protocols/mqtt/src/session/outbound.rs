@@ -562,8 +562,10 @@ mod tests {
 
     #[test]
     fn a_new_connection_gets_everything_again_in_the_order_of_sends() {
-        let mut out = Outbound::default();
-        out.last_id = 65_533;
+        let mut out = Outbound {
+            last_id: 65_533,
+            ..Outbound::default()
+        };
         let ids: Vec<PacketId> = (0..4).map(|_| send(&mut out, Qos::ExactlyOnce)).collect();
         out.pubrec(ids[1], false);
         let queued = QueueLimits {

@@ -57,6 +57,8 @@ pub(super) struct Wanted {
     pub(super) qos: Qos,
     pub(super) retain: bool,
     pub(super) ids: Ids,
+    /// It is not to wait: somebody else may have room.
+    only_now: bool,
 }
 
 impl Session {
@@ -74,7 +76,10 @@ impl Session {
         if let [only] = options {
             let tag = Tag::unpack(only.tag);
             return match self.copy_for(message, tag) {
-                Some(wanted) => self.send(message, wanted, cx, out),
+                Some(mut wanted) => {
+                    wanted.only_now = only.only_now;
+                    self.send(message, wanted, cx, out)
+                }
                 None => Delivery::Dropped(DropReason::Denied),
             };
         }
@@ -157,6 +162,9 @@ impl Session {
                 Ok(()) => Delivery::Delivered,
                 Err(reason) => Delivery::Dropped(reason),
             };
+        }
+        if wanted.only_now {
+            return Delivery::Dropped(DropReason::OutboxFull);
         }
         match self.state.queue(copy, cx) {
             Queued::Yes => Delivery::Delivered,
@@ -403,6 +411,7 @@ pub(super) fn wanted(message: &SharedMessage, tag: Tag) -> Wanted {
         qos: message::qos(message.quality).min(tag.qos),
         retain: tag.retain_as_published && message.retain,
         ids,
+        only_now: false,
     }
 }
 
@@ -443,6 +452,11 @@ impl State {
         for options in options {
             let wanted = wanted(message, Tag::unpack(options.tag));
             if wanted.qos == Qos::AtMostOnce {
+                continue;
+            }
+            if options.only_now {
+                // Somebody else may be there.
+                outcome = Delivery::Dropped(DropReason::OutboxFull);
                 continue;
             }
             let copy = Copy {

@@ -186,6 +186,7 @@ impl Session {
                 tag: tag.pack(),
                 no_local: options.no_local,
                 not_assured: false,
+                only_now: false,
             },
             granted,
             replays: false,

@@ -1,0 +1,206 @@
+//! The crash test of MQTT: publishers of QoS 1 and 2 and subscribers with persistent sessions, which also lose their own
+//! connections, while the server is killed again and again.
+//!
+//! A publisher does what the specification asks of a client that keeps its state: after a reconnect it sends again what
+//! is unacknowledged, with the same ids. A subscriber remembers the ids of QoS 2 messages between PUBREC and PUBREL.
+//! Under these conditions every message whose PUBACK or PUBREC was seen has to reach every subscriber, and no QoS 2
+//! message may reach a QoS 2 subscription twice. Every few restarts, and at the end, all is finished and accounted for.
+
+mod publisher;
+mod subscriber;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use self::publisher::Publisher;
+use self::subscriber::Subscriber;
+use super::{LIFE_MIN_MS, LIFE_SPREAD_MS, PATIENCE, Settings};
+use crate::mqtt::{Connection, Packet, Version, connect};
+use crate::random::Random;
+use crate::server::Server;
+use crate::tally::Tally;
+
+const PUBLISHERS: usize = 4;
+
+/// Granted QoS and version of each subscriber.
+const SUBSCRIBERS: [(u8, Version); 4] = [
+    (2, Version::V5),
+    (2, Version::V4),
+    (1, Version::V5),
+    (1, Version::V4),
+];
+
+/// Restarts between two audits: the backlogs live through so many.
+const AUDIT_EVERY: u64 = 4;
+
+/// How long sessions live without a connection, in seconds: longer than a run.
+const EXPIRY: u32 = 86_400;
+
+/// Messages by their number: the QoS, and whether the server has acknowledged them.
+pub(super) type Messages = BTreeMap<u64, (u8, bool)>;
+
+/// Runs all cycles; the whole counts as one test.
+pub(crate) fn run(settings: &Settings) -> Tally {
+    let messages = Mutex::new(Messages::new());
+    let mut random = Random::new(settings.seed);
+    let mut publishers: Vec<Publisher> = (0..PUBLISHERS)
+        .map(|number| Publisher::new(number, random.next()))
+        .collect();
+    let mut subscribers: Vec<Subscriber> = SUBSCRIBERS
+        .iter()
+        .enumerate()
+        .map(|(number, (qos, version))| Subscriber::new(number, *qos, *version, random.next()))
+        .collect();
+    let outcome = cycles(
+        settings,
+        &messages,
+        &mut publishers,
+        &mut subscribers,
+        &mut random,
+    );
+    let acknowledged = locked(&messages)
+        .values()
+        .filter(|(_, acked)| *acked)
+        .count();
+    let delivered: u64 = subscribers.iter().map(Subscriber::delivered).sum();
+    println!(
+        "mqtt {}: {} cycles, {acknowledged} messages acknowledged, {delivered} deliveries to {} sessions",
+        settings.name,
+        settings.cycles,
+        subscribers.len()
+    );
+    if let Err(error) = &outcome {
+        println!("  {error:#}");
+    }
+    println!(
+        "{} crash mqtt {} seed={}",
+        if outcome.is_ok() { "ok" } else { "FAIL" },
+        settings.name,
+        settings.seed
+    );
+    Tally::of(outcome.is_ok())
+}
+
+fn cycles(
+    settings: &Settings,
+    messages: &Mutex<Messages>,
+    publishers: &mut [Publisher],
+    subscribers: &mut [Subscriber],
+    random: &mut Random,
+) -> Result<()> {
+    let home = tempfile::tempdir()?;
+    {
+        let mut server = Server::start(&settings.server, home.path())?;
+        for subscriber in &mut *subscribers {
+            subscriber.subscribe(server.address())?;
+        }
+        server.end();
+    }
+    for cycle in 0..settings.cycles {
+        let mut server = Server::start(&settings.server, home.path())
+            .with_context(|| format!("starting the server before cycle {cycle}"))?;
+        let life = Duration::from_millis(LIFE_MIN_MS + random.below(LIFE_SPREAD_MS));
+        let told = |error: anyhow::Error, server: &Server| {
+            error.context(format!(
+                "cycle {cycle}; the end of the server's log:\n{}",
+                server.log_tail()
+            ))
+        };
+        live_and_die(&mut server, life, messages, publishers, subscribers)
+            .map_err(|error| told(error, &server))?;
+        if (cycle + 1) % AUDIT_EVERY == 0 || cycle + 1 == settings.cycles {
+            let server = Server::start(&settings.server, home.path())
+                .with_context(|| format!("starting the server after cycle {cycle}"))?;
+            let once = !settings.repeats_qos_2;
+            audit(server.address(), messages, publishers, subscribers, once)
+                .map_err(|error| told(error, &server))?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs the load and ends the server under it.
+fn live_and_die(
+    server: &mut Server,
+    life: Duration,
+    messages: &Mutex<Messages>,
+    publishers: &mut [Publisher],
+    subscribers: &mut [Subscriber],
+) -> Result<()> {
+    let address = server.address();
+    std::thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for publisher in publishers {
+            threads.push(scope.spawn(move || publisher.work(address, messages)));
+        }
+        for subscriber in subscribers {
+            threads.push(scope.spawn(move || subscriber.work(address)));
+        }
+        std::thread::sleep(life);
+        server.end();
+        // A client that finds something wrong says so; that its connection ends is nothing wrong.
+        for thread in threads {
+            thread
+                .join()
+                .map_err(|_| anyhow::anyhow!("a client panicked"))??;
+        }
+        Ok(())
+    })
+}
+
+/// Finishes what is under way and looks whether all subscribers have everything.
+fn audit(
+    address: SocketAddr,
+    messages: &Mutex<Messages>,
+    publishers: &mut [Publisher],
+    subscribers: &mut [Subscriber],
+    once: bool,
+) -> Result<()> {
+    for publisher in publishers {
+        publisher.finish(address, messages)?;
+    }
+    let messages = locked(messages).clone();
+    for subscriber in subscribers {
+        subscriber.drain(address, &messages, once)?;
+    }
+    Ok(())
+}
+
+/// Opens a connection to a session that has to be there already, unless this is its `first` connection. `None` when the
+/// server is gone.
+fn resume(
+    address: SocketAddr,
+    version: Version,
+    client: &str,
+    first: bool,
+) -> Result<Option<Connection>> {
+    let Ok(mut connection) = Connection::open(address, version) else {
+        return Ok(None);
+    };
+    if connection
+        .send(&connect(version, client, false, EXPIRY))
+        .is_err()
+    {
+        return Ok(None);
+    }
+    match connection.receive(PATIENCE)? {
+        crate::mqtt::Received::Packet(Packet::Connack { present, code: 0 }) => {
+            if !present && !first {
+                bail!("the session of {client} is lost");
+            }
+            Ok(Some(connection))
+        }
+        crate::mqtt::Received::Closed => Ok(None),
+        other => bail!("{client}: {other:?} is no answer to CONNECT"),
+    }
+}
+
+fn locked(messages: &Mutex<Messages>) -> std::sync::MutexGuard<'_, Messages> {
+    messages
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,195 @@
+//! A client that publishes and keeps its side of the state over lost connections.
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use super::{Messages, PATIENCE, locked, resume};
+use crate::mqtt::{Ack, Connection, Packet, Publish, Received, Version, ack, publish};
+use crate::random::Random;
+
+/// Messages under way at once: fewer than any server's receive maximum.
+const WINDOW: usize = 12;
+
+/// Messages of one publisher in a run at most: numbers of publishers do not meet.
+const NUMBERS: u64 = 1 << 32;
+
+/// One message under way.
+#[derive(Clone, Debug)]
+struct Flight {
+    number: u64,
+    message: Publish,
+    /// PUBREC was seen, PUBREL is what counts now.
+    received: bool,
+}
+
+/// One publisher.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    name: String,
+    version: Version,
+    random: Random,
+    next: u64,
+    next_id: u16,
+    /// In the order they were sent.
+    flights: Vec<Flight>,
+    known: bool,
+}
+
+impl Publisher {
+    pub(super) fn new(number: usize, seed: u64) -> Self {
+        Publisher {
+            name: format!("publisher-{number}"),
+            version: if number.is_multiple_of(2) {
+                Version::V5
+            } else {
+                Version::V4
+            },
+            random: Random::new(seed),
+            next: number as u64 * NUMBERS,
+            next_id: 0,
+            flights: Vec::new(),
+            known: false,
+        }
+    }
+
+    /// Publishes until the server is gone.
+    pub(super) fn work(&mut self, address: SocketAddr, messages: &Mutex<Messages>) -> Result<()> {
+        while let Some(mut connection) = self.open(address)? {
+            loop {
+                if self.flights.len() < WINDOW && self.start(&mut connection, messages).is_err() {
+                    break;
+                }
+                let patience = if self.flights.len() < WINDOW {
+                    Duration::from_millis(1)
+                } else {
+                    PATIENCE
+                };
+                match connection.receive(patience)? {
+                    Received::Packet(packet) => {
+                        if !self.answer(&mut connection, &packet, messages)? {
+                            break;
+                        }
+                    }
+                    Received::Closed => break,
+                    Received::Nothing if self.flights.len() < WINDOW => {}
+                    Received::Nothing => bail!("{}: no acknowledgement in {PATIENCE:?}", self.name),
+                }
+                // Now and then its own connection is lost.
+                if self.random.one_in(400) {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Finishes what is under way.
+    pub(super) fn finish(&mut self, address: SocketAddr, messages: &Mutex<Messages>) -> Result<()> {
+        let Some(mut connection) = self.open(address)? else {
+            bail!("{}: the server does not accept", self.name);
+        };
+        while !self.flights.is_empty() {
+            let packet = connection.expect(PATIENCE)?;
+            self.answer(&mut connection, &packet, messages)?;
+        }
+        Ok(())
+    }
+
+    /// Connects and sends again what is under way, in the order it was sent.
+    fn open(&mut self, address: SocketAddr) -> Result<Option<Connection>> {
+        let Some(mut connection) = resume(address, self.version, &self.name, !self.known)? else {
+            return Ok(None);
+        };
+        self.known = true;
+        for flight in &mut self.flights {
+            flight.message.dup = true;
+            let bytes = if flight.received {
+                ack(Ack::Pubrel, flight.message.id)
+            } else {
+                publish(self.version, &flight.message)
+            };
+            if connection.send(&bytes).is_err() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(connection))
+    }
+
+    /// Sends a new message.
+    fn start(&mut self, connection: &mut Connection, messages: &Mutex<Messages>) -> Result<()> {
+        let qos = 1 + self.random.below(2) as u8;
+        let number = self.next;
+        self.next += 1;
+        loop {
+            self.next_id = self.next_id % 100 + 1;
+            if self
+                .flights
+                .iter()
+                .all(|flight| flight.message.id != self.next_id)
+            {
+                break;
+            }
+        }
+        let message = Publish {
+            topic: format!("crash/{}", self.name),
+            payload: number.to_string().into_bytes(),
+            qos,
+            id: self.next_id,
+            retain: false,
+            dup: false,
+            properties: Vec::new(),
+        };
+        let bytes = publish(self.version, &message);
+        locked(messages).insert(number, (qos, false));
+        self.flights.push(Flight {
+            number,
+            message,
+            received: false,
+        });
+        connection.send(&bytes)
+    }
+
+    /// Handles a packet; whether the connection still works.
+    fn answer(
+        &mut self,
+        connection: &mut Connection,
+        packet: &Packet,
+        messages: &Mutex<Messages>,
+    ) -> Result<bool> {
+        let Packet::Ack { kind, id, code } = packet else {
+            bail!("{}: unexpected {packet:?}", self.name);
+        };
+        if *code >= 0x80 {
+            bail!("{}: {packet:?}", self.name);
+        }
+        let Some(at) = self
+            .flights
+            .iter()
+            .position(|flight| flight.message.id == *id)
+        else {
+            bail!("{}: {packet:?} acknowledges nothing", self.name);
+        };
+        let flight = &mut self.flights[at];
+        let number = flight.number;
+        match (flight.message.qos, kind) {
+            (1, Ack::Puback) => {
+                self.flights.remove(at);
+            }
+            (2, Ack::Pubrec) => {
+                flight.received = true;
+                locked(messages).insert(number, (2, true));
+                return Ok(connection.send(&ack(Ack::Pubrel, *id)).is_ok());
+            }
+            (2, Ack::Pubcomp) if flight.received => {
+                self.flights.remove(at);
+                return Ok(true);
+            }
+            _ => bail!("{}: {packet:?} for {flight:?}", self.name),
+        }
+        locked(messages).insert(number, (1, true));
+        Ok(true)
+    }
+}
