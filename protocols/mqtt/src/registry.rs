@@ -497,7 +497,7 @@ impl Registry {
                     .record(&client_id, &record, Box::new(|_| ()));
             }
             let ended = record.ended.unwrap_or(now);
-            let origin = tenant.origin(&client_id);
+            let origin = Tenant::origin(&client_id);
             let membership = Membership::away(Arc::clone(tenant), origin, state);
             membership.route();
             let epoch = self.next_epoch();
@@ -545,7 +545,7 @@ fn over(
 impl Membership {
     /// A new place for the session of a claim.
     fn of(claim: &Claim, tenant: &Arc<Tenant>) -> Self {
-        let origin = tenant.origin(&claim.client_id);
+        let origin = Tenant::origin(&claim.client_id);
         let (tenant, conn) = (Arc::clone(tenant), Arc::clone(&claim.conn));
         if claim.expiry_s == 0 {
             Membership::bound(tenant, origin, conn)

@@ -427,7 +427,7 @@ impl Mqtt {
         admitted: Result<Admitted, Denied>,
     ) {
         let tenant = &self.tenant;
-        let origin = tenant.origin(client_id);
+        let origin = Tenant::origin(client_id);
         let Admitted {
             grants,
             account,
