@@ -16,9 +16,7 @@ impl Shard {
         let Some(state) = self.streams.get_mut(&stream) else {
             return;
         };
-        let Some(index) = self.indexes.get_mut(&state.index) else {
-            return;
-        };
+        let index = self.indexes.entry(state.index).or_default();
         index.push(seq, position);
         state.held.add(head.bytes);
         let due = head.created.plus_millis(head.delay_ms);
@@ -120,7 +118,7 @@ impl Shard {
         false
     }
 
-    fn wants(&mut self, stream: StreamId, at: usize, seq: Seq) -> bool {
+    pub(crate) fn wants(&mut self, stream: StreamId, at: usize, seq: Seq) -> bool {
         let Some(group) = self.group(stream, at).filter(|group| !group.deleted) else {
             return false;
         };

@@ -150,7 +150,7 @@ impl Shard {
             for seq in gone {
                 index.remove(seq);
             }
-            self.indexes.insert(id, index);
+            self.indexes.insert(id, Box::new(index));
         }
         for _ in 0..get(input)? {
             let space = get_text(input)?;

@@ -58,13 +58,10 @@ impl Shard {
 
     /// The number from which a group with this start delivers.
     fn start_of(&mut self, stream: StreamId, start: Start) -> Seq {
-        let Some(index) = self
-            .streams
-            .get(&stream)
-            .and_then(|state| self.indexes.get(&state.index))
-        else {
+        let Some(state) = self.streams.get(&stream) else {
             return Seq::FIRST;
         };
+        let last = self.last_in(state.index);
         let first = self
             .streams
             .get(&stream)
@@ -72,12 +69,12 @@ impl Shard {
         match start {
             Start::First => Seq::FIRST,
             Start::Backlog if first => Seq::FIRST,
-            Start::Backlog | Start::Next => index.last_seq().next(),
-            Start::Last => index.last_seq().max(Seq::FIRST),
+            Start::Backlog | Start::Next => last.next(),
+            Start::Last => last.max(Seq::FIRST),
             Start::At(seq) => seq.max(Seq::FIRST),
             Start::Since(when) => {
                 // Messages ascend in time with their numbers: halve the range.
-                let (mut low, mut high) = (Seq::FIRST, index.last_seq().next());
+                let (mut low, mut high) = (Seq::FIRST, last.next());
                 while low < high {
                     let middle = Seq(low.0 + (high.0 - low.0) / 2);
                     let Some((seq, position)) = self.next_of_stream(stream, middle) else {

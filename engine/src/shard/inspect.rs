@@ -182,7 +182,7 @@ impl Shard {
         let next = index.map_or(Seq::FIRST, |index| index.last_seq().next());
         let first = index
             .filter(|_| state.held.messages() > 0)
-            .and_then(Index::first)
+            .and_then(|index| index.first())
             .map_or(next, |(seq, _)| seq);
         let mut info = StreamInfo {
             stream,
@@ -290,7 +290,11 @@ impl Shard {
             .flat_map(|(_, session)| &session.consumers)
             .filter(|consumer| consumer.ticket.is_some())
             .count() as u64;
-        index_bytes += self.indexes.values().map(Index::heap_bytes).sum::<usize>();
+        index_bytes += self
+            .indexes
+            .values()
+            .map(|index| size_of::<Index>() + index.heap_bytes())
+            .sum::<usize>();
         ShardInfo {
             totals,
             streams: self.streams.len() as u64,
@@ -299,6 +303,7 @@ impl Shard {
             appended: self.appended,
             delivered: self.delivered,
             removed: self.removed,
+            dead_letters_lost: self.lost,
             index_bytes: index_bytes as u64,
             log_end: self
                 .logs

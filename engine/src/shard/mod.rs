@@ -1,11 +1,12 @@
 //! The shard's state and how a command finds its way through it.
 //!
 //! Every change goes the same way: check, append its event to the log, apply it to the state, emit effects gated by
-//! the event's position. `publish`, `take`, `settle`, `streams`, `pause`, `trim` and `timers` hold the commands; `apply` the changes
-//! they share with recovery; `inspect` what only looks; `checkpoint` the state as bytes.
+//! the event's position. `publish`, `take`, `settle`, `dead`, `streams`, `pause`, `trim` and `timers` hold the
+//! commands; `apply` the changes they share with recovery; `inspect` what only looks; `checkpoint` the state as bytes.
 
 mod apply;
 mod checkpoint;
+mod dead;
 mod groups;
 mod inspect;
 mod logs;
@@ -104,7 +105,8 @@ pub struct Shard {
     listing: BTreeMap<StreamId, ()>,
     /// Added groups; the default group of a stream has the stream's number.
     groups: HashMap<GroupId, (StreamId, usize), FixedHash>,
-    indexes: HashMap<IndexId, Index, FixedHash>,
+    /// Where the messages of a sequence space lie, once it has given a number.
+    indexes: HashMap<IndexId, Box<Index>, FixedHash>,
     /// Sequence spaces shared by several streams, by space and name.
     shared_indexes: BTreeMap<StreamName, IndexId>,
     /// The next number for a stream, group or index: they share one counter, so that any of them can key a hold.
@@ -132,6 +134,8 @@ pub struct Shard {
     appended: u64,
     delivered: u64,
     removed: u64,
+    /// Messages that were to be dead letters and that no stream took, since the shard was opened.
+    lost: u64,
     /// Streams with messages that were only for those who waited: what is left of them goes with the end of the step.
     fleeting: Vec<StreamId>,
     /// Records that nothing refers to any more, but that effects of this batch may still have to show.
@@ -182,6 +186,7 @@ impl Shard {
             appended: 0,
             delivered: 0,
             removed: 0,
+            lost: 0,
             fleeting: Vec::new(),
             retired: Vec::new(),
             unplaced: HashSet::default(),

@@ -113,10 +113,7 @@ impl Shard {
                 let mut references = 0;
                 for (stream, seq) in targets {
                     if let Some(state) = self.streams.get(&stream) {
-                        let last = self
-                            .indexes
-                            .get(&state.index)
-                            .map_or(Seq(0), crate::structures::Index::last_seq);
+                        let last = self.last_in(state.index);
                         if seq <= last {
                             return Err(RecoverError::Order {
                                 position,

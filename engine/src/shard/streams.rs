@@ -194,7 +194,6 @@ impl Shard {
             };
             self.shared_indexes.entry(shared).or_insert(index);
         }
-        self.indexes.entry(index).or_default();
         let shared = matches!(config.numbering, Numbering::Shared(_));
         let mut roster = Roster::default();
         let mut groups = Vec::new();

@@ -338,7 +338,9 @@ impl Shard {
                 group.pop_head(ready, seq);
             }
             Place::Ready(_) | Place::Ahead => {
-                if place == Place::Ahead && group.head_is_ahead(seq, self.indexes.get(&state.index))
+                if place == Place::Ahead
+                    && group
+                        .head_is_ahead(seq, self.indexes.get(&state.index).map(|index| &**index))
                 {
                     group.pop_head(0, seq);
                 } else {
@@ -476,7 +478,10 @@ impl Shard {
             return;
         };
         let levelled = |consumer: &Consumer| {
-            consumer.tag == tag && matches!(consumer.credit, Credit::Level(_))
+            // One that waits has nothing ready in any of its groups.
+            consumer.tag == tag
+                && consumer.ticket.is_none()
+                && matches!(consumer.credit, Credit::Level(_))
         };
         if let Some(at) = state.consumers.iter().position(levelled) {
             self.serve(session, at, fx);

@@ -3,13 +3,14 @@
 //! The event names a number below which everything goes, and what does not: what consumers held. Holds are not in the
 //! log, so a replay could not know. Live and replayed, [`Shard::apply_trimmed`] does the work, without reading records.
 
-use longtail_model::{Durability, GroupId, Lsn, Seq, StreamId};
+use longtail_model::{Durability, GroupId, IndexId, Lsn, Seq, StreamId};
 
+use super::publish::Evictions;
 use super::{Outcome, Shard, now_reply};
 use crate::config::{Keep, StreamName};
 use crate::effect::{Effects, Gate, Refusal, Reply};
 use crate::event;
-use crate::stream::{Group, HoldKey};
+use crate::stream::{Group, HoldKey, Stream};
 use crate::structures::index::Index;
 use crate::structures::ordered::OrderedSet;
 
@@ -114,8 +115,14 @@ impl Shard {
     pub(crate) fn end_of(&self, stream: StreamId) -> Seq {
         self.streams
             .get(&stream)
-            .and_then(|state| self.indexes.get(&state.index))
-            .map_or(Seq::FIRST, |index| index.last_seq().next())
+            .map_or(Seq::FIRST, |state| self.last_in(state.index).next())
+    }
+
+    /// The last number given in a sequence space.
+    pub(crate) fn last_in(&self, index: IndexId) -> Seq {
+        self.indexes
+            .get(&index)
+            .map_or(Seq(0), |index| index.last_seq())
     }
 
     /// Holds on a stream's messages, by any group or by the one at `at`.
@@ -185,6 +192,53 @@ impl Shard {
         let gate = self.logs.control(level, &[&scratch])?;
         self.take_out_all(stream, cut, &gone, bytes);
         Ok((gate, count))
+    }
+
+    /// Whether one event for so many messages is better than one for each: what a cut takes from a shared sequence
+    /// space is found by going through all that the group lists.
+    pub(crate) fn is_worth_a_trim(&self, stream: StreamId, messages: usize) -> bool {
+        let Some(state) = self.streams.get(&stream) else {
+            return false;
+        };
+        messages > 1
+            && self.tells_trims(stream)
+            && (!state.shares_numbers()
+                || (messages.saturating_mul(LOOKUP) as u64) >= state.held.messages())
+    }
+
+    /// Tells the log what makes room for something new: with several of a stream, one event.
+    pub(crate) fn put_evictions(
+        &self,
+        evictions: &Evictions,
+        out: &mut Vec<u8>,
+        mut end_record: impl FnMut(&[u8]),
+    ) {
+        let mut gone = evictions.gone.clone();
+        gone.sort_unstable();
+        let durable = |stream| (self.streams.get(&stream)).is_some_and(|state| is_logged(state));
+        for of_stream in gone.chunk_by(|a, b| a.0 == b.0) {
+            let Some(&(stream, last, _)) = of_stream.last() else {
+                continue;
+            };
+            if !durable(stream) {
+                continue;
+            }
+            if !self.is_worth_a_trim(stream, of_stream.len()) {
+                for &(stream, seq, bytes) in of_stream {
+                    event::put_removed(out, stream, seq, bytes);
+                    end_record(out);
+                }
+                continue;
+            }
+            let mut except: Vec<Seq> = (evictions.passed.iter())
+                .filter(|&&(of, seq)| of == stream && seq < last)
+                .map(|passed| passed.1)
+                .collect();
+            except.sort_unstable();
+            let (count, bytes) = (of_stream.len() as u64, of_stream.iter().map(|m| m.2).sum());
+            event::put_trimmed(out, stream, last.next(), count, bytes, &except);
+            end_record(out);
+        }
     }
 
     /// Whether the messages that a cut takes from the stream are known without their records.
@@ -422,13 +476,17 @@ impl Shard {
     /// A message got a number that leads to nothing.
     pub(crate) fn apply_skipped(&mut self, stream: StreamId, seq: Seq) {
         if let Some(state) = self.streams.get(&stream)
-            && let Some(index) = self.indexes.get_mut(&state.index)
-            && seq > index.last_seq()
+            && seq > self.last_in(state.index)
         {
+            let index = self.indexes.entry(state.index).or_default();
             index.push(seq, Lsn::ZERO);
             index.remove(seq);
         }
     }
+}
+
+fn is_logged(state: &Stream) -> bool {
+    state.level != Durability::Memory
 }
 
 impl Group {

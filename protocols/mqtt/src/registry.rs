@@ -110,12 +110,12 @@ pub(crate) struct Aftermath {
     pub(crate) over: Vec<(State, Membership)>,
     /// Connections that lost their session.
     pub(crate) losers: Vec<Arc<Conn>>,
-    /// How many of these because nobody came back to them.
-    pub(crate) expired: u64,
     /// Sessions at the shard, of connections that lost theirs.
     pub(crate) links: Vec<SessionId>,
     /// Sessions that are away now.
     pub(crate) parked: Vec<Membership>,
+    /// How many of these because nobody came back to them.
+    pub(crate) expired: u64,
     /// Connections that got one.
     pub(crate) accepted: Option<Arc<Conn>>,
     /// Connections that will be in when their session's streams are open.
@@ -646,13 +646,13 @@ impl Aftermath {
                 "another connection took the session".into(),
             ));
         }
+        for link in self.links {
+            tenant.durable().detach(link);
+        }
         tenant
             .counters()
             .expired
             .fetch_add(self.expired, Ordering::Relaxed);
-        for link in self.links {
-            tenant.durable().detach(link);
-        }
         for (state, membership) in self.over {
             membership.discard(&state);
             tenant.durable().discard(&state);

@@ -203,11 +203,11 @@ impl Protocol for Mqtt {
 
     fn closed(&self, client: Client, _id: ConnectionId, why: &CloseReason) {
         let tenant = &self.tenant;
-        if let Some(timer) = client.login_ends {
-            tenant.timers().cancel(timer);
-        }
         if let Some(link) = client.link {
             tenant.durable().detach(link);
+        }
+        if let Some(timer) = client.login_ends {
+            tenant.timers().cancel(timer);
         }
         let Some(mut session) = client.session else {
             return;

@@ -396,6 +396,12 @@ pub(crate) const KEYS: &[Key] = &[
         None,
         "Tenants, and what each may use.",
     ),
+    key(
+        "bridges",
+        Kind::Documents,
+        None,
+        "Connections to other MQTT brokers, and what goes over each.",
+    ),
 ];
 
 /// The keys of one listener.

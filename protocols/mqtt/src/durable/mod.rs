@@ -52,6 +52,9 @@ const PAGE_BYTES: u64 = 4 << 20;
 /// Streams that are described, and messages that are read, in one go.
 const PAGE: u32 = 1_000;
 
+/// What was read of a record at the start; nothing of what is written later.
+type Kept = Option<Arc<Record>>;
+
 /// The durable side of a space's sessions.
 pub(crate) struct Durable {
     shards: Arc<dyn Shards>,
@@ -60,7 +63,7 @@ pub(crate) struct Durable {
     /// Its session at the shard, for what is done when no client is there.
     keeper: SessionId,
     /// `None`: nothing outlives the process.
-    records: Option<LastValues<()>>,
+    records: Option<LastValues<Kept>>,
     /// The stream of QoS 2 messages that await their PUBREL.
     incoming: StreamId,
     /// The filters that have a stream, by their text.
@@ -96,19 +99,23 @@ impl Durable {
         let records = if broker.durability() == Durability::Memory {
             None
         } else {
-            let read = |key: &str, record| {
-                match records::read(key, &record)? {
-                    Record::Session(client_id, session) => sessions.push((client_id, session)),
-                    Record::Subscription(number, text, held) => {
-                        subscriptions.entry(number).or_default().insert(text, held);
-                    }
-                }
-                Some(())
-            };
+            let read =
+                |key: &str, record| records::read(key, &record).map(|read| Some(Arc::new(read)));
             let taken_back = Box::new(|key: &str| {
                 tracing::warn!(key, "what was to be kept of an MQTT session was refused");
             });
-            Some(LastValues::open(broker, &name, read, taken_back)?)
+            let records: LastValues<Kept> = LastValues::open(broker, &name, read, taken_back)?;
+            records.for_each(|_, record| match record.as_deref() {
+                Some(Record::Session(client_id, session)) => {
+                    sessions.push((Arc::clone(client_id), session.clone()));
+                }
+                Some(Record::Subscription(number, text, held)) => {
+                    let of_session = subscriptions.entry(*number).or_default();
+                    of_session.insert(text.clone(), held.clone());
+                }
+                None => {}
+            });
+            Some(records)
         };
         let client = broker.client(home);
         let incoming = open_incoming(&client, &space.name)?;
@@ -374,7 +381,8 @@ impl Durable {
         let Some(records) = &self.records else {
             return false;
         };
-        records.set(records::session_key(client_id), (), record.encode(), done);
+        let key = records::session_key(client_id);
+        records.set(key, None, record.encode(), done);
         true
     }
 
@@ -397,7 +405,7 @@ impl Durable {
             return false;
         };
         let key = records::subscription_key(number, text);
-        records.set(key, (), records::encode_subscription(held), done);
+        records.set(key, None, records::encode_subscription(held), done);
         true
     }
 

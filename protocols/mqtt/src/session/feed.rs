@@ -127,6 +127,8 @@ pub(crate) struct Feed {
     resuming: usize,
     is_ready: bool,
     has_credit: bool,
+    /// Messages that wait until their mark is durable.
+    publishing: usize,
     /// Answers that have to come before SUBACK.
     joining: usize,
     /// Filters that could not be joined.
@@ -188,6 +190,7 @@ impl Feed {
             resuming: 0,
             is_ready: false,
             has_credit: false,
+            publishing: 0,
             joining: 0,
             failed: Vec::new(),
             opened: Vec::new(),
@@ -212,11 +215,11 @@ impl Feed {
         });
     }
 
-    fn mark(&mut self, source: Source, mark: Mark, asked: Option<Asked>) {
+    fn mark(&mut self, source: Source, mark: Mark, noted: bool, asked: Option<Asked>) {
         let command = Command::Mark {
             message: source.handle(),
             mark: mark.pack(),
-            noted: asked.is_none(),
+            noted,
         };
         match asked {
             Some(asked) => self.ask(asked, command),
@@ -378,6 +381,7 @@ impl Session {
                 return;
             }
             Asked::Publish(id) => {
+                feed.publishing = feed.publishing.saturating_sub(1);
                 // Without a mark nothing is promised: it is sent when the session comes back.
                 if !refused {
                     self.publish_marked(id, cx, out);
@@ -605,8 +609,15 @@ impl Session {
         }
     }
 
-    /// Leaves a mark on a message that was given `id`; with `first`, the PUBLISH waits for it.
-    pub(super) fn mark_sent(&mut self, id: PacketId, source: Source, first: bool) {
+    /// Whether a message of this QoS has to wait for its mark: at QoS 2 it has to be durable, and at QoS 1 messages do
+    /// not overtake those.
+    pub(super) fn waits_for_mark(&self, qos: Qos) -> bool {
+        let feed = self.feed.as_ref();
+        qos == Qos::ExactlyOnce || feed.is_some_and(|feed| feed.publishing > 0)
+    }
+
+    /// Leaves a mark on a message that was given `id`; with `waits`, the PUBLISH waits for it.
+    pub(super) fn mark_sent(&mut self, id: PacketId, source: Source, qos: Qos, waits: bool) {
         let send = self.state.outbound.sends();
         let mark = Mark {
             send,
@@ -614,8 +625,10 @@ impl Session {
             id,
         };
         if let Some(feed) = self.feed.as_deref_mut() {
-            let asked = first.then_some(Asked::Publish(id));
-            feed.mark(source, mark, asked);
+            let asked = waits.then_some(Asked::Publish(id));
+            feed.publishing += usize::from(waits);
+            let noted = qos != Qos::ExactlyOnce;
+            feed.mark(source, mark, noted, asked);
         }
     }
 
@@ -631,7 +644,7 @@ impl Session {
         };
         match self.feed.as_deref_mut() {
             Some(feed) => {
-                feed.mark(source, mark, Some(Asked::Release(id)));
+                feed.mark(source, mark, false, Some(Asked::Release(id)));
                 true
             }
             None => false,

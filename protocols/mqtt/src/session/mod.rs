@@ -354,15 +354,14 @@ impl Session {
         self.state.levels()
     }
 
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
     /// What the client may do.
     #[must_use]
     pub fn grants(&self) -> &Arc<Grants> {
         self.grants.grants()
-    }
-
-    /// What outlives the connection.
-    pub(crate) fn state(&self) -> &State {
-        &self.state
     }
 
     /// The will, unless the client has taken it back.
@@ -494,12 +493,12 @@ impl Session {
     /// Takes what outlives the connection out of it.
     pub fn leave(&mut self) -> Left {
         self.phase = Phase::Over;
+        self.feed = None;
+        self.state.outbound.forget_streams();
         self.state.about = About {
             account: self.account.clone(),
             version: Some(self.version()),
         };
-        self.feed = None;
-        self.state.outbound.forget_streams();
         Left {
             expiry_s: self.hello.expiry_s,
             state: std::mem::take(&mut self.state),

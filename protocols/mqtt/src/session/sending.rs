@@ -214,7 +214,8 @@ impl Session {
     ) -> Result<(), DropReason> {
         let id = self.state.outbound.free_id();
         let source = copy.source;
-        let waits = source.is_some() && copy.qos == Qos::ExactlyOnce;
+        let qos = copy.qos;
+        let waits = source.is_some() && self.waits_for_mark(qos);
         if !waits && let Err(reason) = self.put_copy(&copy, id, false, cx, out) {
             if let Some(source) = source {
                 self.done_with(source);
@@ -223,7 +224,7 @@ impl Session {
         }
         self.state.outbound.fly(id, copy);
         if let Some(source) = source {
-            self.mark_sent(id, source, waits);
+            self.mark_sent(id, source, qos, waits);
         }
         Ok(())
     }
