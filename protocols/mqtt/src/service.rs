@@ -213,9 +213,6 @@ impl Protocol for Mqtt {
         if let Some(timer) = client.login_ends {
             tenant.timers().cancel(timer);
         }
-        if let Some(link) = client.link {
-            tenant.durable().detach(link);
-        }
         let Some(mut session) = client.session else {
             return;
         };
