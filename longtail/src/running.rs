@@ -13,6 +13,7 @@ use longtail_mqtt::Mqtt;
 use longtail_mqtt::bridge::{self, Bridges};
 
 use crate::builder::{Builder, StartError};
+use crate::mqtt_host::EdgeHost;
 
 /// How long [`Longtail::shut_down`] lets clients finish.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -96,11 +97,8 @@ impl Longtail {
         let Some((_, rights)) = listeners.first() else {
             return Ok(());
         };
-        let space = self.broker.space(&config.space)?;
-        let clock = self.broker.clock();
-        let shards = self.broker.shards();
         let rights = Arc::clone(rights);
-        let tenant = longtail_mqtt::Tenant::start(config, space, clock, shards, rights);
+        let tenant = longtail_mqtt::Tenant::start(config, &self.broker, rights);
         let tenant = tenant.map_err(StartError::Mqtt)?;
         for (listener, admission) in listeners {
             exposure.check(&listener.address)?;
@@ -125,6 +123,7 @@ impl Longtail {
                 tls,
             });
         }
+        tenant.set_host(Arc::new(EdgeHost::new(&self.edge)));
         self.mqtt = Some(tenant);
         Ok(())
     }
