@@ -11,6 +11,7 @@
 //! connections share; its registry knows which client has which session, the seat of each is where the router delivers
 //! to. `durable` is what outlives the process. [`access`] says who is let in, [`message`] how a message of MQTT is one of
 //! the broker's. [`census`] is what an operator sees and does, [`sys`] what the server says of itself.
+//! [`bridge`] connects to other brokers.
 
 pub mod access;
 pub mod bridge;
