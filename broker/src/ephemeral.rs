@@ -14,7 +14,7 @@ use longtail_model::Timestamp;
 use smallvec::SmallVec;
 
 use crate::message::{Message, Origin, SharedMessage};
-use crate::router::Chance;
+use crate::router::{Chance, Member};
 
 mod target;
 #[cfg(test)]
@@ -186,6 +186,14 @@ impl Published {
     }
 }
 
+/// Whether a message may wait at a subscriber that has no room for it now: not while another member of its group may
+/// have room.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    May,
+    No,
+}
+
 /// Messages published one after the other, to be written together. Flushes when dropped.
 pub struct Burst<'c> {
     counters: &'c EphemeralCounters,
@@ -230,12 +238,14 @@ impl<'c> Burst<'c> {
             published.streams += usize::from(is_stored(&route.options, message));
         }
         for route in routes.following() {
-            let outcome = self.offer(&route.options, message, expired);
+            let outcome = self.offer(&route.options, message, expired, Wait::May);
             self.note(outcome, &mut published);
         }
         for group in routes.groups() {
             let mut last = None;
-            for member in group.pick(chance) {
+            let members: SmallVec<[&Member<Target, TargetOptions>; 8]> =
+                group.pick(chance).collect();
+            for member in &members {
                 let options = std::slice::from_ref(&member.options);
                 if let Target::Stream(shard, stream) = member.key {
                     if is_stored(options, message) {
@@ -246,10 +256,20 @@ impl<'c> Burst<'c> {
                     }
                     continue;
                 }
-                let outcome = self.offer(options, message, expired);
+                let outcome = self.offer(options, message, expired, Wait::No);
                 last = outcome.or(last);
                 if outcome == Some(Delivery::Delivered) {
                     break;
+                }
+            }
+            if last == Some(Delivery::Dropped(DropReason::OutboxFull)) {
+                for member in &members {
+                    let options = std::slice::from_ref(&member.options);
+                    let outcome = self.offer(options, message, expired, Wait::May);
+                    if outcome == Some(Delivery::Delivered) {
+                        last = outcome;
+                        break;
+                    }
                 }
             }
             self.note(last, &mut published);
@@ -263,6 +283,7 @@ impl<'c> Burst<'c> {
         options: &[TargetOptions],
         message: &SharedMessage,
         expired: bool,
+        wait: Wait,
     ) -> Option<Delivery> {
         let mut handle = None;
         let mut wanted: SmallVec<[LiveOptions; 4]> = SmallVec::new();
@@ -272,7 +293,10 @@ impl<'c> Burst<'c> {
             };
             if options.takes(message, live.0.origin) {
                 handle = Some(live);
-                wanted.push(*options);
+                wanted.push(LiveOptions {
+                    only_now: wait == Wait::No,
+                    ..*options
+                });
             }
         }
         let handle = handle?;

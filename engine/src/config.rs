@@ -37,7 +37,7 @@ impl fmt::Display for StreamName {
 }
 
 /// Where a stream's sequence numbers come from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Numbering {
     /// Its own counter: dense from 1.
     #[default]
@@ -48,7 +48,7 @@ pub enum Numbering {
 }
 
 /// How long a stream keeps a message.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Keep {
     /// Until every group has settled it; with no group, until there is one. What lies before the start of all groups
     /// counts as settled.
@@ -61,7 +61,7 @@ pub enum Keep {
 }
 
 /// Bounds on what a stream holds; 0 is no bound.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// Messages.
     pub max_messages: u64,
@@ -72,7 +72,7 @@ pub struct Limits {
 }
 
 /// What happens to a message that would exceed [`Limits::max_messages`] or [`Limits::max_bytes`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Overflow {
     /// It is refused.
     #[default]
@@ -82,7 +82,7 @@ pub enum Overflow {
 }
 
 /// The order in which a group delivers what is ready.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Order {
     /// By sequence number.
     #[default]
@@ -92,7 +92,7 @@ pub enum Order {
 }
 
 /// How a group delivers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct GroupConfig {
     /// In which order.
     pub order: Order,
@@ -135,7 +135,7 @@ impl Reason {
 }
 
 /// A set of reasons.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Reasons(u8);
 
 impl Reasons {
@@ -175,7 +175,7 @@ impl FromIterator<Reason> for Reasons {
 /// nothing more, a settlement that needs it is refused, a message that comes back is ready again, and an expired one is
 /// looked at again a second later. What a limit pushes out, or what expires while there is no such stream, goes for
 /// good and is counted ([`ShardInfo::dead_letters_lost`](crate::ShardInfo::dead_letters_lost)).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DeadLetter {
     /// The stream, in the same space and shard.
     pub stream: Arc<str>,
@@ -202,7 +202,7 @@ impl DeadLetter {
 }
 
 /// Everything that is fixed when a stream is created.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct StreamConfig {
     /// Where its numbers come from.
     pub numbering: Numbering,

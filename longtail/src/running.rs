@@ -87,11 +87,8 @@ impl Longtail {
         let Some((_, rights)) = listeners.first() else {
             return Ok(());
         };
-        let space = self.broker.space(&config.space)?;
-        let clock = self.broker.clock();
-        let shards = self.broker.shards();
         let rights = Arc::clone(rights);
-        let tenant = longtail_mqtt::Tenant::start(config, space, clock, shards, rights);
+        let tenant = longtail_mqtt::Tenant::start(config, &self.broker, rights);
         let tenant = tenant.map_err(StartError::Mqtt)?;
         for (listener, admission) in listeners {
             exposure.check(&listener.address)?;

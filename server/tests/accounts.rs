@@ -139,6 +139,12 @@ fn configured(dir: &Path) -> Server {
     let mut command = Command::new(env!("CARGO_BIN_EXE_longtail"));
     command
         .args(["serve", "--listen", "admin=127.0.0.1:0"])
+        .args([
+            "--set",
+            "listeners.mqtt=[]",
+            "--set",
+            "listeners.mqtt-ws=[]",
+        ])
         .current_dir(dir)
         .env_remove("LONGTAIL_CONFIG")
         .stderr(Stdio::piped());

@@ -75,6 +75,9 @@ pub struct LiveOptions {
     pub no_local: bool,
     /// Not what must not be lost: it gets that from a stream of its own.
     pub not_assured: bool,
+    /// Set by a [`Burst`](super::Burst), not by the subscriber, while another member of a group may have room: what
+    /// there is no room for now is to be refused, not kept for later.
+    pub only_now: bool,
 }
 
 impl LiveOptions {

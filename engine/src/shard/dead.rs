@@ -229,7 +229,7 @@ impl Shard {
         let position = self.position(stream, seq).ok_or(Refusal::Gone)?;
         let counts = self
             .group(stream, 0)
-            .and_then(|group| group.meta.get(&seq.0))
+            .and_then(|group| group.meta(seq))
             .map_or_else(Counts::default, |meta: &Meta| meta.counts);
         Ok(Publish {
             to: Target::Stream(target),

@@ -209,7 +209,7 @@ impl Shard {
     ) {
         let mut gone = evictions.gone.clone();
         gone.sort_unstable();
-        let durable = |stream| (self.streams.get(&stream)).is_some_and(is_logged);
+        let durable = |stream| (self.streams.get(&stream)).is_some_and(|state| is_logged(state));
         for of_stream in gone.chunk_by(|a, b| a.0 == b.0) {
             let Some(&(stream, last, _)) = of_stream.last() else {
                 continue;
@@ -298,7 +298,11 @@ impl Shard {
         let Some(group) = state.groups.get(at) else {
             return Vec::new();
         };
-        let listed = [&group.ready, &group.delayed, &group.parked];
+        let listed = [
+            &group.lists.ready,
+            &group.lists.delayed,
+            &group.lists.parked,
+        ];
         let mut seqs: Vec<Seq> = listed
             .into_iter()
             .flat_map(OrderedSet::iter)
@@ -341,9 +345,12 @@ impl Shard {
     fn take_out_all(&mut self, stream: StreamId, cut: Cut<'_>, gone: &[(Seq, Lsn)], bytes: u64) {
         let listed: usize = self.streams.get(&stream).map_or(0, |state| {
             let lists = |group: &Group| {
-                group.ready.len() + group.delayed.len() + group.parked.len() + group.meta.len()
+                group.lists.ready.len()
+                    + group.lists.delayed.len()
+                    + group.lists.parked.len()
+                    + group.lists.meta.len()
             };
-            state.expiry.len() + state.groups.iter().map(lists).sum::<usize>()
+            state.extra.expiry.len() + state.groups.iter().map(lists).sum::<usize>()
         });
         if gone.len().saturating_mul(LOOKUP) < listed {
             for &(seq, _) in gone {
@@ -368,7 +375,9 @@ impl Shard {
             for group in state.groups.iter_mut().filter(|group| !group.deleted) {
                 group.trim(cut, index);
             }
-            thin(&mut state.expiry, |seq| cut.takes(seq));
+            if let Some(extra) = state.extra.get_mut() {
+                thin(&mut extra.expiry, |seq| cut.takes(seq));
+            }
             let left = state.held.messages().saturating_sub(gone.len() as u64);
             state.held.set(left, state.held.bytes());
             for &(seq, _) in gone {
@@ -477,14 +486,13 @@ fn is_logged(state: &Stream) -> bool {
 impl Group {
     /// Forgets everything that a cut takes. Holds are the caller's.
     fn trim(&mut self, cut: Cut<'_>, index: &Index) {
-        thin(&mut self.ready, |seq| cut.takes(seq));
-        thin(&mut self.delayed, |seq| cut.takes(seq));
-        thin(&mut self.parked, |seq| cut.takes(seq));
-        self.urgent = match self.ready.first() {
-            Some(_) => self.count_urgent(),
-            None => 0,
-        };
-        self.meta.retain(|&seq, _| !cut.takes(seq));
+        if let Some(lists) = self.lists.get_mut() {
+            thin(&mut lists.ready, |seq| cut.takes(seq));
+            thin(&mut lists.delayed, |seq| cut.takes(seq));
+            thin(&mut lists.parked, |seq| cut.takes(seq));
+            lists.urgent = lists.count_urgent();
+            lists.meta.retain(|&seq, _| !cut.takes(seq));
+        }
         if !self.implicit || self.cursor >= cut.below {
             return;
         }
@@ -502,13 +510,15 @@ impl Group {
         let still = stays.iter().filter(|&&seq| index.contains(Seq(seq)));
         self.meet((ahead - still.count()) as u64);
         let mut from = self.cursor.0;
+        let passed = &mut self.lists.make().passed;
         for seq in stays {
-            self.passed.insert_range(from, seq);
+            passed.insert_range(from, seq);
             from = seq + 1;
         }
-        self.passed.insert_range(from, cut.below.0);
-        self.cursor = Seq(self.passed.next_absent(self.cursor.0));
-        self.passed.set_floor(self.cursor.0);
+        passed.insert_range(from, cut.below.0);
+        self.cursor = Seq(passed.next_absent(self.cursor.0));
+        passed.set_floor(self.cursor.0);
+        self.tidy();
     }
 }
 

@@ -9,12 +9,14 @@
 //!
 //! [`codec`] knows the bytes, [`session`] one connection, [`service`] plugs both into the edge. [`tenant`] is what the
 //! connections share; its registry knows which client has which session, the seat of each is where the router delivers
-//! to. [`access`] says who is let in, [`message`] how a message of MQTT is one of the broker's.
+//! to. `durable` is what outlives the process. [`access`] says who is let in, [`message`] how a message of MQTT is one of the broker's.
 
 pub mod access;
+pub mod client;
 pub mod codec;
 pub mod config;
 pub mod counters;
+mod durable;
 pub mod message;
 mod publish;
 mod registry;

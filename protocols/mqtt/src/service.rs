@@ -20,12 +20,14 @@ use longtail_edge::{
 };
 
 use crate::access::{Admission, Admitted, Denied, Login};
+use crate::client::Client;
 use crate::codec::{Decoder, Fault, Packet, PacketLimits, ReasonCode};
-use crate::publish::{Outgoing, publish};
+use crate::durable::link;
+use crate::publish::{Outgoing, Released, publish, release};
 use crate::registry::{Aftermath, Claim, Claimed};
 use crate::seat::Membership;
 use crate::session::{
-    Action, Cx, Demand, Goodbye, Next, Outbox, Refused, Session, State, Subscribing, Ticket,
+    Action, Cx, Demand, Goodbye, Next, Outbox, Refused, Release, Session, Subscribing, Ticket,
     Unsubscribing,
 };
 use crate::tenant::Tenant;
@@ -34,6 +36,9 @@ thread_local! {
     /// Lists of actions that are not in use, so that an idle connection has none.
     static LISTS: RefCell<Vec<Vec<Action>>> = const { RefCell::new(Vec::new()) };
 }
+
+/// What is added to the time that a client may be silent, against clocks that are coarse.
+const KEEP_ALIVE_SLACK: Duration = Duration::from_millis(300);
 
 /// Lists that a thread keeps, and the room in each.
 const LISTS_MAX: usize = 64;
@@ -60,43 +65,6 @@ impl Mqtt {
     }
 }
 
-/// What the edge keeps for one connection.
-pub struct Client {
-    decoder: Decoder,
-    session: Option<Box<Session>>,
-    actions: Vec<Action>,
-    /// Which session it is, once the client is in.
-    seat: Option<(u64, Membership)>,
-}
-
-impl Client {
-    pub(crate) fn session_mut(&mut self) -> Option<&mut Session> {
-        self.session.as_deref_mut()
-    }
-
-    /// The client is in. `false`: it has gone, and `resumed` is left where it is.
-    pub(crate) fn accept(
-        &mut self,
-        epoch: u64,
-        membership: Membership,
-        resumed: &mut Option<State>,
-        cx: &Cx<'_>,
-        out: &mut Out,
-    ) -> bool {
-        let Some(session) = &mut self.session else {
-            return false;
-        };
-        if !session.is_greeting() {
-            return false;
-        }
-        session.accept(resumed.take(), cx, out);
-        self.seat = Some((epoch, membership));
-        cx.counters.connected.fetch_add(1, Ordering::Relaxed);
-        cx.counters.accepted.fetch_add(1, Ordering::Relaxed);
-        true
-    }
-}
-
 impl Protocol for Mqtt {
     type Session = Client;
 
@@ -117,12 +85,7 @@ impl Protocol for Mqtt {
             publish: self.tenant.limits().packet_bytes_max,
             ..PacketLimits::default()
         };
-        Ok(Client {
-            decoder: Decoder::for_server(limits),
-            session: None,
-            actions: Vec::new(),
-            seat: None,
-        })
+        Ok(Client::new(Decoder::for_server(limits)))
     }
 
     fn input(&self, client: &mut Client, input: &[u8], out: &mut Out) -> Input {
@@ -171,6 +134,7 @@ impl Protocol for Mqtt {
                 Next::Close(goodbye) => break Then::Close(close_reason(goodbye)),
             }
         };
+        client.queue(self.tenant.durable());
         Input { consumed, then }
     }
 
@@ -220,6 +184,13 @@ impl Protocol for Mqtt {
         if let Some(session) = &mut client.session {
             session.pump(&self.tenant.cx(), out);
         }
+        if client.queue(self.tenant.durable())
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            // Not under this lock.
+            let tenant = Arc::clone(&self.tenant);
+            runtime.spawn(async move { tenant.durable().run() });
+        }
     }
 
     fn draining(&self, client: &mut Client, out: &mut Out) -> Draining {
@@ -230,10 +201,13 @@ impl Protocol for Mqtt {
     }
 
     fn closed(&self, client: Client, _id: ConnectionId, why: &CloseReason) {
+        let tenant = &self.tenant;
+        if let Some(link) = client.link {
+            tenant.durable().detach(link);
+        }
         let (Some(mut session), Some((epoch, _))) = (client.session, client.seat) else {
             return;
         };
-        let tenant = &self.tenant;
         tenant.counters().connected.fetch_sub(1, Ordering::Relaxed);
         let silent = matches!(why, CloseReason::Draining | CloseReason::Shutdown);
         let client_id = Arc::clone(session.client_id());
@@ -374,7 +348,7 @@ impl Mqtt {
         after.carry_out(tenant);
     }
 
-    fn refuse(&self, conn: &Arc<Connection<Self>>, reason: ReasonCode) {
+    pub(crate) fn refuse(&self, conn: &Arc<Connection<Self>>, reason: ReasonCode) {
         let refused = Refused {
             reason,
             silent: false,
@@ -425,6 +399,23 @@ impl Turn<'_> {
                     self.published.push((ticket, reason));
                 }
             }
+            Action::Release {
+                message,
+                release: Release { seq, again },
+                ticket,
+            } => {
+                let tenant = &self.service.tenant;
+                let released = Released {
+                    conn: self.conn,
+                    ticket,
+                    home: tenant.durable().home(),
+                    stream: tenant.durable().incoming(),
+                    seq,
+                    again,
+                };
+                let (space, outgoing) = (tenant.space(), &mut self.outgoing);
+                release(space, &mut self.burst, &message, &released, outgoing);
+            }
             Action::Subscribe(subscribing) => {
                 self.tell();
                 self.subscribe(*subscribing);
@@ -450,13 +441,17 @@ impl Turn<'_> {
         if self.published.is_empty() {
             return;
         }
-        self.conn.with(|client, out| {
+        let must_go = self.conn.with(|client, out| {
             if let Some(session) = &mut client.session {
                 for (ticket, reason) in self.published.drain(..) {
                     session.complete(ticket, reason, out);
                 }
             }
+            client.must_go(out)
         });
+        if must_go == Some(true) {
+            self.conn.close(link::NOT_DONE);
+        }
     }
 
     /// Queues what streams are to keep; the edge's tick has it carried out.
@@ -467,13 +462,14 @@ impl Turn<'_> {
     }
 
     fn membership(&self) -> Option<Membership> {
-        let seat = self
-            .conn
-            .with(|client, _| client.seat.as_ref().map(|(_, member)| member.clone()));
-        seat.flatten()
+        self.conn.with(|client, _| client.membership()).flatten()
     }
 
     fn subscribe(&self, mut subscribing: Subscribing) {
+        if self.is_lasting() {
+            link::subscribe(self.conn, &self.service.tenant, subscribing);
+            return;
+        }
         let Some(membership) = self.membership() else {
             return;
         };
@@ -500,13 +496,22 @@ impl Turn<'_> {
         self.conn.resume();
     }
 
+    fn is_lasting(&self) -> bool {
+        let link = self.conn.with(|client, _| client.link);
+        link.flatten().is_some()
+    }
+
     fn unsubscribe(&self, unsubscribing: Unsubscribing) {
         let Some(membership) = self.membership() else {
             return;
         };
+        if self.is_lasting() {
+            link::unsubscribe(self.conn, &self.service.tenant, &membership, unsubscribing);
+            return;
+        }
         let router = &self.service.tenant.space().router;
-        for (filter, group) in &unsubscribing.ended {
-            router.unsubscribe(filter, membership.target(), group.as_deref());
+        for (_, held) in &unsubscribing.ended {
+            router.unsubscribe(&held.filter, membership.target(), held.group.as_deref());
         }
         self.conn.with(|client, out| {
             if let Some(session) = &mut client.session {
@@ -517,9 +522,10 @@ impl Turn<'_> {
     }
 }
 
-/// How long a client may be silent.
+/// How long a client may be silent. The edge notes arrivals up to a sweep too early: nobody is to lose by that.
 fn keep_alive(seconds: u16, percent: u32) -> Option<Duration> {
-    (seconds > 0).then(|| Duration::from_millis(u64::from(seconds) * u64::from(percent) * 10))
+    let allowed = Duration::from_millis(u64::from(seconds) * u64::from(percent) * 10);
+    (seconds > 0).then(|| allowed + KEEP_ALIVE_SLACK)
 }
 
 /// 128 random bits.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use longtail_broker::Space;
 use longtail_broker::auth::Action as Right;
 use longtail_broker::ephemeral::Burst;
 use longtail_broker::message::Origin;
-use longtail_engine::runtime::{Clock, Shards};
+use longtail_broker::{Broker, Space};
+use longtail_engine::runtime::Clock;
 use longtail_model::Timestamp;
 use parking_lot::Mutex;
 use std::thread::JoinHandle;
@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use crate::access::Admission;
 use crate::config::{Config, Limits};
 use crate::counters::Counters;
+use crate::durable::Durable;
 use crate::message::Will;
 use crate::publish::{self, Outgoing, Streams};
 use crate::registry::{Aftermath, Due, Registry};
@@ -31,6 +32,7 @@ pub struct Tenant {
     coarse_ms: AtomicU64,
     rights: Arc<dyn Admission>,
     streams: Streams,
+    durable: Durable,
     registry: Registry,
     timers: Timers<Due>,
     counters: Counters,
@@ -44,18 +46,19 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 const EXPIRED_STEP: usize = 1000;
 
 impl Tenant {
-    /// The sessions of `space`, none yet. `rights` says what a client that was let in may still do when its will is
-    /// published.
+    /// The sessions of the space that `config` names, as the log has them. `rights` says what a client that was let in
+    /// may still do when its will is published. Blocks while it reads.
     ///
     /// # Errors
-    /// When the thread that minds the time cannot be started.
+    /// When the log cannot be read, or the thread that minds the time cannot be started.
     pub fn start(
         config: Config,
-        space: Arc<Space>,
-        clock: Arc<dyn Clock>,
-        shards: Arc<dyn Shards>,
+        broker: &Broker,
         rights: Arc<dyn Admission>,
     ) -> std::io::Result<Arc<Self>> {
+        let space = broker.space(&config.space).map_err(std::io::Error::other)?;
+        let (durable, restored) = Durable::open(broker, &space).map_err(std::io::Error::other)?;
+        let (clock, shards) = (broker.clock(), broker.shards());
         let tenant = Arc::new(Tenant {
             coarse_ms: AtomicU64::new(clock.now().0),
             config,
@@ -63,11 +66,14 @@ impl Tenant {
             clock,
             rights,
             streams: Streams::new(shards),
+            durable,
             registry: Registry::new(),
             timers: Timers::new(),
             counters: Counters::default(),
             timekeeper: Mutex::new(None),
         });
+        tenant.registry.restore(restored, &tenant);
+        tenant.durable.run();
         let weak = Arc::downgrade(&tenant);
         let thread = std::thread::Builder::new()
             .name("mqtt-timers".to_owned())
@@ -88,8 +94,9 @@ impl Tenant {
             Waited::Closed => return false,
             Waited::Due(due) => {
                 let mut after = Aftermath::default();
-                self.registry.due(&due, &mut after);
+                self.registry.due(&due, self, &mut after);
                 after.carry_out(self);
+                self.durable.run();
             }
             Waited::Nothing => {
                 let now = self.now();
@@ -100,7 +107,7 @@ impl Tenant {
         true
     }
 
-    /// Publishes no more wills, expires no more sessions.
+    /// Publishes no more wills, expires no more sessions, and forgets those that are away; the log has them.
     pub fn stop(&self) {
         self.timers.close();
         let thread = self.timekeeper.lock().take();
@@ -110,6 +117,7 @@ impl Tenant {
             // It has told if it panicked.
             let _ = thread.join();
         }
+        self.registry.clear();
     }
 
     /// The settings.
@@ -140,6 +148,10 @@ impl Tenant {
         &self.streams
     }
 
+    pub(crate) fn durable(&self) -> &Durable {
+        &self.durable
+    }
+
     pub(crate) fn registry(&self) -> &Registry {
         &self.registry
     }
@@ -164,7 +176,7 @@ impl Tenant {
 
     /// Who a client is as a publisher.
     pub(crate) fn origin(&self, client_id: &str) -> Origin {
-        Origin(self.registry.number(client_id))
+        Origin(Registry::number(client_id))
     }
 
     pub(crate) fn limits(&self) -> &Limits {

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use longtail_broker::auth::{Action as Right, CachedGrants, Grants};
 use longtail_broker::message::Origin;
-use longtail_model::{Subject, Timestamp};
+use longtail_model::{StreamId, Subject, Timestamp};
 
 use super::alias::AliasTable;
+use super::feed::Feed;
 use super::receiving::is_reserved;
 use super::{Cx, Outbox, Phase, Session, State};
 use crate::codec::{
@@ -213,20 +214,42 @@ impl Session {
         Ok(())
     }
 
-    /// The client is in: CONNACK, then what was under way when it left. `resumed` is the session that it comes back to.
-    pub fn accept(&mut self, resumed: Option<State>, cx: &Cx<'_>, out: &mut impl Outbox) {
+    /// The client has its session: `resumed` is the one that it comes back to. A session that outlives its connection
+    /// has a number, `fresh` if it is new, and keeps QoS 2 messages in the stream `incoming`.
+    pub(crate) fn take_in(
+        &mut self,
+        resumed: Option<State>,
+        fresh: u64,
+        incoming: StreamId,
+        cx: &Cx<'_>,
+    ) {
         let hello = &self.hello;
         self.window = usize::from(hello.receive_max.min(cx.limits.window)).max(1);
         self.aliases = AliasTable::new(hello.alias_max.min(cx.limits.topic_aliases_out));
-        let present = resumed.is_some() && hello.version != Version::V31;
+        self.present = resumed.is_some();
+        self.state = resumed.unwrap_or_default();
+        if self.state.number == 0 && self.hello.expiry_s > 0 {
+            self.state.number = fresh;
+        }
+        if self.state.number != 0 {
+            self.state.outbound.hold_back();
+            self.feed = Some(Box::new(Feed::new(self.state.number, incoming)));
+        }
+    }
+
+    /// The client is in: CONNACK, then what was under way when it left.
+    pub(crate) fn welcome(&mut self, cx: &Cx<'_>, out: &mut impl Outbox) {
+        let present = self.present && self.hello.version != Version::V31;
         self.say(&self.connack(present, cx.limits), out);
         self.phase = Phase::Open;
-        if let Some(state) = resumed {
-            self.state = state;
-            self.state.outbound.resume();
+        if self.present {
+            if self.feed.is_none() {
+                self.state.outbound.resume();
+            }
             self.recount();
-            self.pump(cx, out);
         }
+        self.give_credit();
+        self.pump(cx, out);
     }
 
     fn connack<'a>(&'a self, session_present: bool, limits: &'a Limits) -> Packet<'a> {

@@ -14,6 +14,7 @@
 
 mod alias;
 mod connect;
+pub(crate) mod feed;
 mod frame;
 mod outbound;
 mod receiving;
@@ -30,7 +31,7 @@ use bytes::Bytes;
 use longtail_broker::auth::{CachedGrants, Grants};
 use longtail_broker::message::{Origin, SharedMessage};
 use longtail_broker::retained::RetainedStore;
-use longtail_model::Timestamp;
+use longtail_model::{Seq, Timestamp};
 
 use crate::codec::{Packet, ReasonCode, Version};
 use crate::config::Limits;
@@ -38,15 +39,16 @@ use crate::counters::Counters;
 use crate::message::Will;
 
 pub use connect::{Demand, Hello, Refused};
-pub use receiving::Ticket;
+pub use receiving::{Release, Ticket};
+pub(crate) use subscribing::{Held, Subscriptions, routed};
 pub use subscribing::{Subscribing, Unsubscribing, Wanted};
 pub use tag::Tag;
 
 use alias::AliasTable;
+use feed::Feed;
 use outbound::Outbound;
 use receiving::Receiving;
 use sending::Replay;
-use subscribing::Subscriptions;
 
 /// Where packets are appended.
 pub trait Outbox {
@@ -88,6 +90,15 @@ pub enum Action {
         /// Of the acknowledgement that waits for it.
         ticket: Option<Ticket>,
     },
+    /// Publish what the log has until now, and remove it there; then [`Session::complete`].
+    Release {
+        /// What.
+        message: SharedMessage,
+        /// What the log has.
+        release: Release,
+        /// Of the acknowledgement that waits for it.
+        ticket: Ticket,
+    },
     /// Add to the router; then [`Session::subscribed`].
     Subscribe(Box<Subscribing>),
     /// Take from the router; then [`Session::unsubscribed`].
@@ -127,8 +138,32 @@ pub(crate) struct Broken(pub(crate) ReasonCode, pub(crate) &'static str);
 pub struct State {
     /// By the text of the filter, `$share` included.
     pub(crate) subscriptions: Subscriptions,
+    /// Names a session that outlives its connection; 0: it does not.
+    pub(crate) number: u64,
     outbound: Outbound,
     unreleased: receiving::Unreleased,
+}
+
+impl State {
+    /// A QoS 2 message that awaits its PUBREL was found under this number.
+    pub(crate) fn restore_incoming(&mut self, id: u16, message: SharedMessage, seq: Seq) {
+        let held = receiving::Held::new(Some(message), Some(seq));
+        self.unreleased.insert(id, held);
+    }
+
+    /// The numbers of the QoS 2 messages that await their PUBREL.
+    pub(crate) fn incoming(&self) -> impl Iterator<Item = Seq> {
+        self.unreleased.values().filter_map(receiving::Held::stored)
+    }
+
+    /// What is known of a session when the process starts.
+    pub(crate) fn restored(number: u64, subscriptions: Subscriptions) -> Self {
+        State {
+            subscriptions,
+            number,
+            ..State::default()
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,6 +189,9 @@ pub struct Session {
     aliases: Option<Box<AliasTable>>,
     replays: VecDeque<Replay>,
     state: State,
+    /// Whether it is one that the client comes back to.
+    present: bool,
+    feed: Option<Box<Feed>>,
     /// The client has to go as soon as somebody looks.
     expelled: Option<ReasonCode>,
 }
@@ -181,6 +219,8 @@ impl Session {
             aliases: None,
             replays: VecDeque::new(),
             state: State::default(),
+            present: false,
+            feed: None,
             expelled: None,
             hello,
         }
@@ -219,6 +259,16 @@ impl Session {
     #[must_use]
     pub fn grants(&self) -> &Arc<Grants> {
         self.grants.grants()
+    }
+
+    /// What outlives the connection.
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The will, unless the client has taken it back.
+    pub(crate) fn will(&self) -> Option<&Will> {
+        self.will.as_deref()
     }
 
     fn version(&self) -> Version {
@@ -340,6 +390,8 @@ impl Session {
     /// Takes what outlives the connection out of it.
     pub fn leave(&mut self) -> Left {
         self.phase = Phase::Over;
+        self.feed = None;
+        self.state.outbound.forget_streams();
         Left {
             expiry_s: self.hello.expiry_s,
             state: std::mem::take(&mut self.state),

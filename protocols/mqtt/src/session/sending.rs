@@ -53,10 +53,12 @@ impl Replay {
 }
 
 /// How one copy is to be sent.
-struct Wanted {
-    qos: Qos,
-    retain: bool,
-    ids: Ids,
+pub(super) struct Wanted {
+    pub(super) qos: Qos,
+    pub(super) retain: bool,
+    pub(super) ids: Ids,
+    /// It is not to wait: somebody else may have room.
+    pub(super) only_now: bool,
 }
 
 impl Session {
@@ -74,7 +76,10 @@ impl Session {
         if let [only] = options {
             let tag = Tag::unpack(only.tag);
             return match self.copy_for(message, tag) {
-                Some(wanted) => self.send(message, wanted, cx, out),
+                Some(mut wanted) => {
+                    wanted.only_now = only.only_now;
+                    self.send(message, wanted, cx, out)
+                }
                 None => Delivery::Dropped(DropReason::Denied),
             };
         }
@@ -149,6 +154,7 @@ impl Session {
             qos: wanted.qos,
             retain: wanted.retain,
             ids: wanted.ids,
+            source: None,
         };
         let outbound = &self.state.outbound;
         if outbound.is_clear(self.window) && (!out.is_full() || outbound.is_idle()) {
@@ -156,6 +162,9 @@ impl Session {
                 Ok(()) => Delivery::Delivered,
                 Err(reason) => Delivery::Dropped(reason),
             };
+        }
+        if wanted.only_now {
+            return Delivery::Dropped(DropReason::OutboxFull);
         }
         match self.state.queue(copy, cx) {
             Queued::Yes => Delivery::Delivered,
@@ -167,20 +176,43 @@ impl Session {
         }
     }
 
-    /// Sends a message at QoS 1 or 2 under a new id.
-    fn send_assured(
+    /// Sends a message at QoS 1 or 2 under a new id, at QoS 2 from a stream when the id is durable there.
+    pub(super) fn send_assured(
         &mut self,
         copy: Copy,
         cx: &Cx<'_>,
         out: &mut impl Outbox,
     ) -> Result<(), DropReason> {
         let id = self.state.outbound.free_id();
-        self.put_copy(&copy, id, false, cx, out)?;
+        let source = copy.source;
+        let qos = copy.qos;
+        let waits = source.is_some() && self.waits_for_mark(qos);
+        if !waits && let Err(reason) = self.put_copy(&copy, id, false, cx, out) {
+            if let Some(source) = source {
+                self.done_with(source);
+            }
+            return Err(reason);
+        }
         self.state.outbound.fly(id, copy);
+        if let Some(source) = source {
+            self.mark_sent(id, source, qos, waits);
+        }
         Ok(())
     }
 
-    fn put_copy(
+    /// Sends a message at QoS 0.
+    pub(super) fn put_plain(
+        &mut self,
+        copy: &Copy,
+        cx: &Cx<'_>,
+        out: &mut impl Outbox,
+    ) -> Result<(), DropReason> {
+        let ids = copy.ids.as_slice();
+        let qos = Qos::AtMostOnce;
+        self.put(&copy.message, qos, copy.retain, ids, None, false, cx, out)
+    }
+
+    pub(super) fn put_copy(
         &mut self,
         copy: &Copy,
         id: PacketId,
@@ -251,6 +283,7 @@ impl Session {
                 }
             }
         }
+        self.settle_landed();
         loop {
             if out.is_full() && !self.state.outbound.is_idle() {
                 // An acknowledgement will come when the client has read.
@@ -261,6 +294,9 @@ impl Session {
             };
             if copy.message.is_expired(cx.now) {
                 cx.counters.drop_messages(DropReason::Expired, 1);
+                if let Some(source) = copy.source {
+                    self.done_with(source);
+                }
             } else if let Err(reason) = self.send_assured(copy, cx, out) {
                 cx.counters.drop_messages(reason, 1);
             }
@@ -307,6 +343,7 @@ impl Session {
             Acked::Wrong => Err(WRONG_ACK),
             Acked::Unknown => Ok(()),
             Acked::Done | Acked::Release => {
+                self.settle_landed();
                 self.pump(cx, out);
                 Ok(())
             }
@@ -324,9 +361,14 @@ impl Session {
             Acked::Wrong => return Err(WRONG_ACK),
             Acked::Unknown if failed => {}
             Acked::Release | Acked::Unknown => {
-                self.say(&Packet::Pubrel(Ack::success(ack.packet_id)), out);
+                if !self.mark_released(ack.packet_id) {
+                    self.say(&Packet::Pubrel(Ack::success(ack.packet_id)), out);
+                }
             }
-            Acked::Done => self.pump(cx, out),
+            Acked::Done => {
+                self.settle_landed();
+                self.pump(cx, out);
+            }
         }
         Ok(())
     }
@@ -340,7 +382,10 @@ impl Session {
         match self.state.outbound.pubcomp(ack.packet_id) {
             Acked::Wrong => return Err(WRONG_ACK),
             Acked::Unknown => {}
-            Acked::Done | Acked::Release => self.pump(cx, out),
+            Acked::Done | Acked::Release => {
+                self.settle_landed();
+                self.pump(cx, out);
+            }
         }
         Ok(())
     }
@@ -359,13 +404,14 @@ const WRONG_ACK: Broken = Broken(
 );
 
 /// How a subscription gets a message.
-fn wanted(message: &SharedMessage, tag: Tag) -> Wanted {
+pub(super) fn wanted(message: &SharedMessage, tag: Tag) -> Wanted {
     let mut ids = Ids::None;
     ids.push(tag.id);
     Wanted {
         qos: message::qos(message.quality).min(tag.qos),
         retain: tag.retain_as_published && message.retain,
         ids,
+        only_now: false,
     }
 }
 
@@ -408,11 +454,17 @@ impl State {
             if wanted.qos == Qos::AtMostOnce {
                 continue;
             }
+            if options.only_now {
+                // Somebody else may be there.
+                outcome = Delivery::Dropped(DropReason::OutboxFull);
+                continue;
+            }
             let copy = Copy {
                 message: SharedMessage::clone(message),
                 qos: wanted.qos,
                 retain: wanted.retain,
                 ids: wanted.ids,
+                source: None,
             };
             outcome = match self.queue(copy, cx) {
                 Queued::Yes => Delivery::Delivered,
