@@ -226,7 +226,7 @@ impl Shard {
         reason: Reason,
         past: Path,
     ) -> Result<Publish, Refusal> {
-        let position = self.position(stream, seq).ok_or(Refusal::Gone)?;
+        let position = self.position(stream, seq)?.ok_or(Refusal::Gone)?;
         let counts = self
             .group(stream, 0)
             .and_then(|group| group.meta(seq))

@@ -181,7 +181,7 @@ impl Shard {
             for &(stream, seq, _) in &targets.evictions.gone {
                 if undone.contains(&(stream, seq))
                     || self.is_held(stream, seq)
-                    || self.position(stream, seq).is_none()
+                    || self.position(stream, seq)?.is_none()
                 {
                     continue;
                 }
@@ -216,7 +216,6 @@ impl Shard {
             }
             let state = self.streams.get(&stream).ok_or(Refusal::UnknownLink)?;
             targets.level = targets.level.max(state.level);
-            let index = self.indexes.get(&state.index).ok_or(Refusal::UnknownLink)?;
             let given = known()
                 .filter(|(known, _)| {
                     self.streams
@@ -224,7 +223,7 @@ impl Shard {
                         .is_some_and(|known| known.index == state.index)
                 })
                 .count() as u64;
-            let seq = Seq(index.last_seq().0 + given + 1);
+            let seq = Seq(self.last_in(state.index).0 + given + 1);
             if !state.keeps(seq) {
                 targets.skipped.push((stream, seq));
                 continue;
@@ -449,7 +448,7 @@ impl Shard {
             )));
         }
         while over(room) {
-            let Some((seq, position)) = self.next_of_stream(stream, room.from) else {
+            let Some((seq, position)) = self.next_of_stream(stream, room.from)? else {
                 break;
             };
             room.from = seq.next();

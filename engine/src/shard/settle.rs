@@ -377,7 +377,7 @@ impl Shard {
             Some(meta) => meta,
             None => {
                 let position = self
-                    .position(stream, seq)
+                    .position(stream, seq)?
                     .ok_or(Refusal::Unsupported("the message is gone"))?;
                 Meta::of(&self.head(position)?)
             }

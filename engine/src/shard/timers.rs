@@ -11,8 +11,9 @@ use crate::effect::{Effects, Gate, Reply};
 use crate::event;
 use crate::stream::{Extra, HoldKey, Meta, Place, SessionKey};
 
-/// How long until an expired message that somebody holds, or that the log does not let go, is looked at again.
-const RECHECK_MS: u64 = 1_000;
+/// How long until what could not be done is tried again: an expired message that somebody holds or that the log does
+/// not let go, or an index page that cannot be read.
+pub(crate) const RECHECK_MS: u64 = 1_000;
 
 /// What a timer stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub(crate) enum Timer {
     Expiry(StreamId),
     /// The first message of a stream has reached the age limit.
     Age(StreamId),
+    /// Whether a group has something for those who wait is looked at again.
+    Dispatch(StreamId, usize),
 }
 
 impl Shard {
@@ -77,6 +80,7 @@ impl Shard {
             Timer::Soon(key) => self.deadline_soon(key, fx),
             Timer::Expiry(stream) => self.expire(stream, fx),
             Timer::Age(stream) => self.age(stream, fx),
+            Timer::Dispatch(stream, at) => self.dispatch_now(stream, at, fx),
         }
     }
 
@@ -138,8 +142,9 @@ impl Shard {
                 }
                 None if group.implicit => Ok(0),
                 None => match self.position(stream, seq) {
-                    Some(position) => self.read_head(position).map(|head| head.priority),
-                    None => Ok(0),
+                    Ok(Some(position)) => self.read_head(position).map(|head| head.priority),
+                    Ok(None) => Ok(0),
+                    Err(error) => Err(error),
                 },
             };
             let Some(group) = self.group_mut(stream, at) else {
@@ -244,7 +249,10 @@ impl Shard {
             let seq = Seq(seq);
             from = (due, seq.0 + 1);
             let held = self.is_held(stream, seq);
-            if held || (self.position(stream, seq).is_some() && !self.drop_expired(stream, seq, fx))
+            let there = self
+                .position(stream, seq)
+                .map(|position| position.is_some());
+            if held || there.is_err() || (there == Ok(true) && !self.drop_expired(stream, seq, fx))
             {
                 // It may still be settled, or the log take it: looked at again in a while.
                 later = Some(now.plus_millis(RECHECK_MS));
@@ -279,20 +287,40 @@ impl Shard {
         true
     }
 
+    /// Looks at the age limit again in a while.
+    pub(crate) fn recheck_age(&mut self, stream: StreamId) {
+        let when = self.now.plus_millis(RECHECK_MS);
+        if let Some(state) = self.streams.get_mut(&stream) {
+            (state.extra.make().age_timer).move_to(
+                Some(when),
+                &mut self.timers,
+                Timer::Age(stream),
+            );
+        }
+    }
+
     /// Drops or dead-letters what is older than the stream's age limit.
     fn age(&mut self, stream: StreamId, fx: &mut dyn Effects) {
         let now = self.now;
-        let Some(state) = self.streams.get(&stream) else {
-            return;
-        };
-        let age = state.config.limits.max_age_ms;
         if let Some(extra) = self.extra_mut(stream) {
             extra.age_timer.set = None;
         }
+        let Some(state) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        let age = state.config.limits.max_age_ms;
         let mut old = Vec::new();
         let mut stays = Vec::new();
         let mut from = Seq::FIRST;
-        while let Some((seq, position)) = self.next_of_stream(stream, from) {
+        loop {
+            let (seq, position) = match self.next_of_stream(stream, from) {
+                Ok(Some(next)) => next,
+                Ok(None) => break,
+                Err(_) => {
+                    self.recheck_age(stream);
+                    break;
+                }
+            };
             let Ok(head) = self.read_head(position) else {
                 stays.push(seq);
                 from = seq.next();
@@ -339,8 +367,16 @@ impl Shard {
     fn lay_off_aged(&mut self, stream: StreamId, old: &[(Seq, u64)], fx: &mut dyn Effects) {
         for &(seq, _) in old {
             // Who was given the one before may have taken this one, too.
-            if self.is_held(stream, seq) || self.position(stream, seq).is_none() {
+            if self.is_held(stream, seq) {
                 continue;
+            }
+            match self.position(stream, seq) {
+                Ok(Some(_)) => {}
+                Ok(None) => continue,
+                Err(_) => {
+                    self.recheck_age(stream);
+                    break;
+                }
             }
             let wanted = self.grave_of(stream, seq, Reason::Limit) != Grave::Unwanted;
             match self.lay_off_pushed(stream, seq, &[], fx) {

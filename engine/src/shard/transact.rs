@@ -248,11 +248,10 @@ impl Shard {
                 continue;
             }
             let state = self.streams.get(&stream).ok_or(Refusal::UnknownLink)?;
-            let index = self.indexes.get(&state.index).ok_or(Refusal::UnknownLink)?;
             draft.level = draft.level.max(state.level);
             let given = draft.given.entry(state.index).or_default();
             *given += 1;
-            let seq = Seq(index.last_seq().0 + *given);
+            let seq = Seq(self.last_in(state.index).0 + *given);
             if !state.keeps(seq) {
                 skipped.push((stream, seq));
                 continue;

@@ -8,33 +8,37 @@
 //! Publishing happens in [`Protocol::submit`], when no lock is held: it takes the locks of the subscribers, and the
 //! publisher may be one of them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use longtail_broker::ephemeral::Burst;
+use longtail_broker::ephemeral::{Burst, Run};
+use longtail_broker::message::SharedMessage;
 use longtail_edge::{
     CloseReason, Connection, ConnectionId, Draining, Idle, Input, Out, Protocol, Refusal, Then,
 };
+use longtail_model::Timestamp;
 
-use crate::access::{Admission, Admitted, Denied, Login};
+use crate::access::{Admission, Admitted, Denied, Login, Step};
 use crate::client::Client;
 use crate::codec::{Decoder, Fault, Packet, PacketLimits, ReasonCode};
 use crate::durable::link;
-use crate::publish::{Outgoing, Released, publish, release};
+use crate::publish::{Outgoing, Released, publish, publish_run, release};
 use crate::registry::{Aftermath, Claim, Claimed};
 use crate::seat::Membership;
 use crate::session::{
-    Action, Cx, Demand, Goodbye, Next, Outbox, Refused, Release, Session, Subscribing, Ticket,
-    Unsubscribing,
+    Action, Cx, Demand, Goodbye, Next, Outbox, Proof, Refused, Release, Session, Subscribing,
+    Ticket, Unsubscribing,
 };
-use crate::tenant::Tenant;
+use crate::tenant::{Deadline, Tenant};
 
 thread_local! {
     /// Lists of actions that are not in use, so that an idle connection has none.
-    static LISTS: RefCell<Vec<Vec<Action>>> = const { RefCell::new(Vec::new()) };
+    static ACTIONS: RefCell<Vec<Vec<Action>>> = const { RefCell::new(Vec::new()) };
+    /// Those of a turn.
+    static LISTS: Cell<Lists> = const { Cell::new(Lists::new()) };
 }
 
 /// What is added to the time that a client may be silent, against clocks that are coarse.
@@ -92,7 +96,7 @@ impl Protocol for Mqtt {
         let cx = self.tenant.cx();
         let mut consumed = 0;
         if client.actions.capacity() == 0 {
-            client.actions = LISTS.with_borrow_mut(Vec::pop).unwrap_or_default();
+            client.actions = ACTIONS.with_borrow_mut(Vec::pop).unwrap_or_default();
         }
         let Client {
             decoder,
@@ -146,17 +150,18 @@ impl Protocol for Mqtt {
                 service: self,
                 conn,
                 burst: Burst::new(&self.tenant.space().counters),
-                published: Vec::new(),
-                outgoing: Outgoing::new(),
+                lists: LISTS.take(),
             };
             for action in actions.drain(..) {
                 turn.carry_out(action);
             }
+            turn.publish();
             turn.tell();
             turn.store();
+            turn.lists.keep();
         }
         if actions.capacity() > 0 && actions.capacity() <= LIST_CAPACITY_MAX {
-            LISTS.with_borrow_mut(|lists| {
+            ACTIONS.with_borrow_mut(|lists| {
                 if lists.len() < LISTS_MAX {
                     lists.push(actions);
                 }
@@ -205,7 +210,17 @@ impl Protocol for Mqtt {
         if let Some(link) = client.link {
             tenant.durable().detach(link);
         }
-        let (Some(mut session), Some((epoch, _))) = (client.session, client.seat) else {
+        if let Some(timer) = client.login_ends {
+            tenant.timers().cancel(timer);
+        }
+        if let Some(link) = client.link {
+            tenant.durable().detach(link);
+        }
+        let Some(mut session) = client.session else {
+            return;
+        };
+        tenant.counters().take_over(session.tally());
+        let Some((epoch, _)) = client.seat else {
             return;
         };
         tenant.counters().connected.fetch_sub(1, Ordering::Relaxed);
@@ -254,7 +269,109 @@ impl Mqtt {
         }
     }
 
+    /// The client says something to prove who it is, with CONNECT and its name or later.
+    fn prove(&self, conn: &Arc<Connection<Self>>, proof: &Proof, username: Option<&str>) {
+        let known = conn.with(|client, _| {
+            let session = client.session.as_ref()?;
+            let exchange = client.exchange.take();
+            Some((Arc::clone(session.client_id()), session.is_open(), exchange))
+        });
+        let Some((client_id, is_open, exchange)) = known.flatten() else {
+            return;
+        };
+        let others = self.tenant.counters().connected.load(Ordering::Relaxed);
+        let login = Login {
+            client_id: &client_id,
+            username,
+            password: None,
+            remote: conn.peer(),
+            identity: conn.identity(),
+            // One that is in is among them.
+            connections: others.saturating_sub(u64::from(is_open)),
+        };
+        let step = match exchange {
+            _ if proof.begins => self.admission.begin(&proof.method, &proof.data, &login),
+            Some(exchange) => exchange.proceed(&proof.data, &login),
+            None => Err(Denied {
+                reason: ReasonCode::ProtocolError,
+                why: "an answer that nobody has asked for".to_owned(),
+            }),
+        };
+        match step {
+            Ok(Step::Continue(data, exchange)) => {
+                conn.with(|client, out| {
+                    client.exchange = Some(exchange);
+                    if let Some(session) = &mut client.session {
+                        session.challenge(&data, out);
+                    }
+                });
+                if !is_open {
+                    conn.flush_soon();
+                    conn.resume();
+                }
+            }
+            Ok(Step::Done(admitted, data)) if is_open => self.proved_again(conn, admitted, &data),
+            Ok(Step::Done(admitted, data)) => {
+                conn.with(|client, _| {
+                    if let Some(session) = &mut client.session {
+                        session.proved(data);
+                    }
+                });
+                self.decided(conn, &client_id, Ok(admitted));
+            }
+            Err(denied) if is_open => {
+                tracing::info!(client = %client_id, peer = ?conn.peer(), why = denied.why, "no proof");
+                self.tenant
+                    .counters()
+                    .unproven
+                    .fetch_add(1, Ordering::Relaxed);
+                end_login(conn);
+            }
+            Err(denied) => self.decided(conn, &client_id, Err(denied)),
+        }
+    }
+
+    /// A client that is in has proved once more who it is: from now on it has the rights that it has by now.
+    fn proved_again(&self, conn: &Arc<Connection<Self>>, admitted: Admitted, data: &[u8]) {
+        let Admitted {
+            grants,
+            account,
+            expires,
+        } = admitted;
+        let is_same = conn.with(|client, out| {
+            let session = client.session.as_mut()?;
+            let is_same = session.account() == account.as_ref();
+            if is_same {
+                session.reproved(grants, data, out);
+            }
+            Some(is_same)
+        });
+        match is_same.flatten() {
+            Some(true) => self.ends_at(conn, expires),
+            Some(false) => {
+                tracing::info!(peer = ?conn.peer(), "a client has proved that it is somebody else");
+                end_login(conn);
+            }
+            None => {}
+        }
+    }
+
+    /// What a client has shown ends then.
+    fn ends_at(&self, conn: &Arc<Connection<Self>>, at: Option<Timestamp>) {
+        let timers = self.tenant.timers();
+        let timer = at.map(|at| timers.set(at, Deadline::Login(Arc::downgrade(conn))));
+        let before = conn.with(|client, _| std::mem::replace(&mut client.login_ends, timer));
+        // It has gone meanwhile, or has shown something new.
+        if let Some(old) = before.unwrap_or(timer) {
+            timers.cancel(old);
+        }
+    }
+
     fn login(&self, conn: &Arc<Connection<Self>>, demand: Demand) {
+        if let Some(proof) = &demand.proof {
+            self.prove(conn, proof, demand.username.as_deref());
+            return;
+        }
         let client_id = conn.with(|client, _| {
             client
                 .session
@@ -310,11 +427,19 @@ impl Mqtt {
         admitted: Result<Admitted, Denied>,
     ) {
         let tenant = &self.tenant;
-        let origin = tenant.origin(client_id);
-        let Admitted { grants, account } = match admitted {
+        let origin = Tenant::origin(client_id);
+        let Admitted {
+            grants,
+            account,
+            expires,
+        } = match admitted {
             Ok(admitted) => admitted,
             Err(denied) => {
                 tracing::info!(client = %client_id, peer = ?conn.peer(), why = denied.why, "not let in");
+                let is_full = [ReasonCode::QuotaExceeded, ReasonCode::ServerBusy];
+                if !is_full.contains(&denied.reason) {
+                    tenant.counters().unproven.fetch_add(1, Ordering::Relaxed);
+                }
                 self.refuse(conn, denied.reason);
                 return;
             }
@@ -344,6 +469,8 @@ impl Mqtt {
         let claimed = tenant.registry().claim(&claim, tenant, &mut after);
         if claimed == Claimed::Full {
             self.refuse(conn, ReasonCode::QuotaExceeded);
+        } else if expires.is_some() {
+            self.ends_at(conn, expires);
         }
         after.carry_out(tenant);
     }
@@ -376,29 +503,52 @@ struct Turn<'t> {
     service: &'t Mqtt,
     conn: &'t Arc<Connection<Mqtt>>,
     burst: Burst<'t>,
+    lists: Lists,
+}
+
+/// What a turn gathers.
+#[derive(Default)]
+struct Lists {
+    /// What is to be published together, see [`Run`].
+    run: Vec<SharedMessage>,
+    /// Theirs, one each.
+    tickets: Vec<Option<Ticket>>,
     /// What was published and is to be acknowledged.
     published: Vec<(Ticket, ReasonCode)>,
     /// What streams are to keep.
     outgoing: Outgoing,
 }
 
+impl Lists {
+    const fn new() -> Self {
+        Lists {
+            run: Vec::new(),
+            tickets: Vec::new(),
+            published: Vec::new(),
+            outgoing: Outgoing::new(),
+        }
+    }
+
+    /// Keeps their memory for the next turn of this thread.
+    fn keep(&mut self) {
+        let mut lists = std::mem::take(self);
+        lists.run.clear();
+        lists.tickets.clear();
+        lists.published.clear();
+        lists.outgoing.clear();
+        if lists.run.capacity().max(lists.published.capacity()) <= LIST_CAPACITY_MAX {
+            LISTS.set(lists);
+        }
+    }
+}
+
 impl Turn<'_> {
     fn carry_out(&mut self, action: Action) {
+        if !matches!(action, Action::Publish { .. }) {
+            self.publish();
+        }
         match action {
-            Action::Publish { message, ticket } => {
-                let space = self.service.tenant.space();
-                let reason = publish(
-                    space,
-                    &mut self.burst,
-                    &message,
-                    message.published,
-                    ticket.map(|ticket| (self.conn, ticket)),
-                    &mut self.outgoing,
-                );
-                if let (Some(ticket), Some(reason)) = (ticket, reason) {
-                    self.published.push((ticket, reason));
-                }
-            }
+            Action::Publish { message, ticket } => self.gather(message, ticket),
             Action::Release {
                 message,
                 release: Release { seq, again },
@@ -413,7 +563,7 @@ impl Turn<'_> {
                     seq,
                     again,
                 };
-                let (space, outgoing) = (tenant.space(), &mut self.outgoing);
+                let (space, outgoing) = (tenant.space(), &mut self.lists.outgoing);
                 release(space, &mut self.burst, &message, &released, outgoing);
             }
             Action::Subscribe(subscribing) => {
@@ -433,17 +583,52 @@ impl Turn<'_> {
                 });
             }
             Action::Login(demand) => self.service.login(self.conn, *demand),
+            Action::Prove(proof) => self.service.prove(self.conn, &proof, None),
+        }
+    }
+
+    /// Keeps a message back until it is known whether the next can be published with it.
+    fn gather(&mut self, message: SharedMessage, ticket: Option<Ticket>) {
+        let first = self.lists.run.first();
+        if first.is_some_and(|first| !Run::may_follow(first, &message)) {
+            self.publish();
+        }
+        self.lists.run.push(message);
+        self.lists.tickets.push(ticket);
+    }
+
+    /// Publishes what was gathered.
+    fn publish(&mut self) {
+        let space = self.service.tenant.space();
+        let lists = &mut self.lists;
+        let reason = Run::new(&lists.run).and_then(|run| publish_run(space, &mut self.burst, &run));
+        for (message, ticket) in lists.run.drain(..).zip(lists.tickets.drain(..)) {
+            let reason = reason.or_else(|| {
+                let whom = ticket.map(|ticket| (self.conn, ticket));
+                let now = message.published;
+                publish(
+                    space,
+                    &mut self.burst,
+                    &message,
+                    now,
+                    whom,
+                    &mut lists.outgoing,
+                )
+            });
+            if let (Some(ticket), Some(reason)) = (ticket, reason) {
+                lists.published.push((ticket, reason));
+            }
         }
     }
 
     /// Acknowledges what was published.
     fn tell(&mut self) {
-        if self.published.is_empty() {
+        if self.lists.published.is_empty() {
             return;
         }
         let must_go = self.conn.with(|client, out| {
             if let Some(session) = &mut client.session {
-                for (ticket, reason) in self.published.drain(..) {
+                for (ticket, reason) in self.lists.published.drain(..) {
                     session.complete(ticket, reason, out);
                 }
             }
@@ -456,8 +641,9 @@ impl Turn<'_> {
 
     /// Queues what streams are to keep; the edge's tick has it carried out.
     fn store(&mut self) {
-        if !self.outgoing.is_empty() {
-            self.service.tenant.streams().send(&mut self.outgoing);
+        if !self.lists.outgoing.is_empty() {
+            let outgoing = &mut self.lists.outgoing;
+            self.service.tenant.streams().send(outgoing);
         }
     }
 
@@ -522,6 +708,16 @@ impl Turn<'_> {
     }
 }
 
+/// What a client has shown is worth nothing any more.
+pub(crate) fn end_login(conn: &Arc<Connection<Mqtt>>) {
+    conn.with(|client, out| {
+        if let Some(session) = &mut client.session {
+            session.expel(ReasonCode::NotAuthorized, out);
+        }
+    });
+    conn.close(CloseReason::Refused("its login has ended".into()));
+}
+
 /// How long a client may be silent. The edge notes arrivals up to a sweep too early: nobody is to lose by that.
 fn keep_alive(seconds: u16, percent: u32) -> Option<Duration> {
     let allowed = Duration::from_millis(u64::from(seconds) * u64::from(percent) * 10);
@@ -555,6 +751,10 @@ impl Outbox for Out {
 
     fn is_full(&self) -> bool {
         self.is_over_soft_limit()
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        Out::has_room(self, bytes)
     }
 
     fn ask_for_room(&mut self) {

@@ -1,5 +1,7 @@
 //! The session without sockets: what it says to which packets.
 
+mod proving;
+
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
@@ -37,6 +39,10 @@ impl Outbox for Wire {
 
     fn is_full(&self) -> bool {
         self.full
+    }
+
+    fn has_room(&self, _bytes: usize) -> bool {
+        !self.full
     }
 
     fn ask_for_room(&mut self) {
@@ -97,6 +103,7 @@ impl Bench {
             limits: &self.limits,
             now: NOW,
             retained: &self.retained,
+            sys: &self.retained,
             counters: &self.counters,
         };
         work(&mut self.session, &cx, &mut self.wire)
@@ -228,9 +235,9 @@ const CONNECTS: &[Row] = &[
         Some(ReasonCode::ClientIdentifierNotValid),
     ),
     (
-        "authentication method",
+        "authentication method, which others judge",
         |c, _| c.properties.authentication_method = Some("X"),
-        Some(ReasonCode::BadAuthenticationMethod),
+        None,
     ),
     ("will", |c, _| c.will = Some(the_will()), None),
     (
