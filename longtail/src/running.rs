@@ -12,6 +12,7 @@ use longtail_model::{Lsn, ShardId, Timestamp};
 use longtail_mqtt::Mqtt;
 
 use crate::builder::{Builder, StartError};
+use crate::mqtt_host::EdgeHost;
 
 /// How long [`Longtail::shut_down`] lets clients finish.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -113,6 +114,7 @@ impl Longtail {
                 tls,
             });
         }
+        tenant.set_host(Arc::new(EdgeHost::new(&self.edge)));
         self.mqtt = Some(tenant);
         Ok(())
     }

@@ -1,16 +1,17 @@
 //! What the edge keeps for one connection: the bytes, the session, and the session's way to its streams.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use longtail_edge::Out;
 use longtail_model::{Filter, SessionId, StreamId};
 
+use crate::access::Exchange;
 use crate::codec::Decoder;
 use crate::durable::Durable;
 use crate::durable::records::SessionRecord;
 use crate::seat::Membership;
 use crate::session::{Action, Cx, Left, Session, State, Subscribing};
+use crate::timers::TimerKey;
 
 /// What the edge keeps for one connection.
 pub struct Client {
@@ -25,6 +26,10 @@ pub struct Client {
     is_recorded: bool,
     /// A SUBSCRIBE that waits for the shard.
     joining: Option<Box<Subscribing>>,
+    /// An exchange in which it is the client's turn.
+    pub(crate) exchange: Option<Box<dyn Exchange>>,
+    /// When what the client has shown ends.
+    pub(crate) login_ends: Option<TimerKey>,
 }
 
 /// How a client has got its session.
@@ -51,7 +56,13 @@ impl Client {
             link: None,
             is_recorded: false,
             joining: None,
+            exchange: None,
+            login_ends: None,
         }
+    }
+
+    pub(crate) fn session(&self) -> Option<&Session> {
+        self.session.as_deref()
     }
 
     pub(crate) fn session_mut(&mut self) -> Option<&mut Session> {
@@ -79,8 +90,7 @@ impl Client {
         let fresh = rand::random::<u64>() | 1;
         session.take_in(resumed.take(), fresh, durable.incoming(), cx);
         self.seat = Some((epoch, membership));
-        cx.counters.connected.fetch_add(1, Ordering::Relaxed);
-        cx.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        cx.counters.client_came();
         if !session.is_lasting() {
             session.welcome(cx, out);
             return Some(Accepted::In);

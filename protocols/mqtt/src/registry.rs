@@ -26,7 +26,7 @@ use crate::durable::{Restored, link};
 use crate::message::Will;
 use crate::seat::{Conn, Membership};
 use crate::session::{Left, State};
-use crate::tenant::Tenant;
+use crate::tenant::{Deadline, Tenant};
 use crate::timers::TimerKey;
 
 /// Parts that are locked apart.
@@ -73,6 +73,23 @@ pub(crate) struct Claim {
     pub(crate) expiry_s: u32,
 }
 
+/// A session as somebody finds it who looks.
+pub(crate) enum Seen<'r> {
+    /// At a connection.
+    Connected(&'r Arc<Conn>),
+    /// Away, until then.
+    Away(&'r Membership, Option<Timestamp>),
+}
+
+impl Entry {
+    fn seen(&self) -> Seen<'_> {
+        match &self.holder {
+            Holder::Connected(conn, _) => Seen::Connected(conn),
+            Holder::Away(away) => Seen::Away(&away.membership, away.expiry.map(TimerKey::at)),
+        }
+    }
+}
+
 /// What became of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Claimed {
@@ -97,6 +114,8 @@ pub(crate) struct Aftermath {
     pub(crate) links: Vec<SessionId>,
     /// Sessions that are away now.
     pub(crate) parked: Vec<Membership>,
+    /// How many of these because nobody came back to them.
+    pub(crate) expired: u64,
     /// Connections that got one.
     pub(crate) accepted: Option<Arc<Conn>>,
     /// Connections that will be in when their session's streams are open.
@@ -143,6 +162,55 @@ impl Registry {
                 (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
             });
         hash | 1
+    }
+
+    /// Shows every session, part by part with the part locked.
+    pub(crate) fn for_each(&self, mut look: impl FnMut(&Arc<str>, &Seen<'_>)) {
+        for part in &self.parts {
+            for (client_id, entry) in part.lock().iter() {
+                look(client_id, &entry.seen());
+            }
+        }
+    }
+
+    /// Shows one session, if there is one, with its part locked.
+    pub(crate) fn look<R>(
+        &self,
+        client_id: &str,
+        look: impl FnOnce(&Arc<str>, &Seen<'_>) -> R,
+    ) -> Option<R> {
+        let part = self.part(client_id).lock();
+        let (client_id, entry) = part.get_key_value(client_id)?;
+        Some(look(client_id, &entry.seen()))
+    }
+
+    /// Ends a session that is away, with what it kept; `false` if there is none.
+    pub(crate) fn forget(&self, client_id: &str, tenant: &Tenant, after: &mut Aftermath) -> bool {
+        let mut part = self.part(client_id).lock();
+        let Some((client_id, entry)) = part.get_key_value(client_id) else {
+            return false;
+        };
+        let Holder::Away(away) = &entry.holder else {
+            return false;
+        };
+        let client_id = Arc::clone(client_id);
+        if let Some(expiry) = away.expiry {
+            tenant.timers().cancel(expiry);
+        }
+        if let Some((_, timer)) = &away.will {
+            tenant.timers().cancel(*timer);
+        }
+        let Some(Holder::Away(away)) = part.remove(&client_id).map(|entry| entry.holder) else {
+            return false;
+        };
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+        // The session ends, which is when its will is due at the latest.
+        after
+            .wills
+            .extend(away.will.map(|(will, _)| (will, Arc::clone(&client_id))));
+        let state = away.membership.take_away();
+        over(&client_id, state, away.membership, tenant, after);
+        true
     }
 
     fn part(&self, client_id: &str) -> &Mutex<Part> {
@@ -384,6 +452,7 @@ impl Registry {
             over(&due.client_id, state, membership, tenant, after);
             part.remove(&due.client_id);
             self.sessions.fetch_sub(1, Ordering::Relaxed);
+            after.expired += 1;
         } else if will.is_some() {
             let record = SessionRecord {
                 will: None,
@@ -499,7 +568,7 @@ fn set(
         epoch,
         what,
     };
-    (at != Timestamp::NEVER).then(|| tenant.timers().set(at, due))
+    (at != Timestamp::NEVER).then(|| tenant.timers().set(at, Deadline::Session(due)))
 }
 
 /// What a client comes back to.
@@ -580,6 +649,10 @@ impl Aftermath {
         for link in self.links {
             tenant.durable().detach(link);
         }
+        tenant
+            .counters()
+            .expired
+            .fetch_add(self.expired, Ordering::Relaxed);
         for (state, membership) in self.over {
             membership.discard(&state);
             tenant.durable().discard(&state);

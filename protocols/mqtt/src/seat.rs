@@ -199,9 +199,14 @@ impl Membership {
 
     /// The number of the session that is away.
     pub(crate) fn number(&self) -> u64 {
+        self.look(|state| state.number)
+    }
+
+    /// Looks at the session while it is away, or at what has come since its connection ended.
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&State) -> R) -> R {
         match &*self.seat.place.lock() {
-            Place::Connected(_, missed) => missed.number,
-            Place::Away(state) => state.number,
+            Place::Connected(_, missed) => look(missed),
+            Place::Away(state) => look(state),
         }
     }
 

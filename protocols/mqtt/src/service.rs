@@ -18,8 +18,9 @@ use longtail_broker::ephemeral::Burst;
 use longtail_edge::{
     CloseReason, Connection, ConnectionId, Draining, Idle, Input, Out, Protocol, Refusal, Then,
 };
+use longtail_model::Timestamp;
 
-use crate::access::{Admission, Admitted, Denied, Login};
+use crate::access::{Admission, Admitted, Denied, Login, Step};
 use crate::client::Client;
 use crate::codec::{Decoder, Fault, Packet, PacketLimits, ReasonCode};
 use crate::durable::link;
@@ -27,10 +28,10 @@ use crate::publish::{Outgoing, Released, publish, release};
 use crate::registry::{Aftermath, Claim, Claimed};
 use crate::seat::Membership;
 use crate::session::{
-    Action, Cx, Demand, Goodbye, Next, Outbox, Refused, Release, Session, Subscribing, Ticket,
-    Unsubscribing,
+    Action, Cx, Demand, Goodbye, Next, Outbox, Proof, Refused, Release, Session, Subscribing,
+    Ticket, Unsubscribing,
 };
-use crate::tenant::Tenant;
+use crate::tenant::{Deadline, Tenant};
 
 thread_local! {
     /// Lists of actions that are not in use, so that an idle connection has none.
@@ -205,7 +206,14 @@ impl Protocol for Mqtt {
         if let Some(link) = client.link {
             tenant.durable().detach(link);
         }
-        let (Some(mut session), Some((epoch, _))) = (client.session, client.seat) else {
+        if let Some(timer) = client.login_ends {
+            tenant.timers().cancel(timer);
+        }
+        let Some(mut session) = client.session else {
+            return;
+        };
+        tenant.counters().take_over(session.tally());
+        let Some((epoch, _)) = client.seat else {
             return;
         };
         tenant.counters().connected.fetch_sub(1, Ordering::Relaxed);
@@ -254,7 +262,109 @@ impl Mqtt {
         }
     }
 
+    /// The client says something to prove who it is, with CONNECT and its name or later.
+    fn prove(&self, conn: &Arc<Connection<Self>>, proof: &Proof, username: Option<&str>) {
+        let known = conn.with(|client, _| {
+            let session = client.session.as_ref()?;
+            let exchange = client.exchange.take();
+            Some((Arc::clone(session.client_id()), session.is_open(), exchange))
+        });
+        let Some((client_id, is_open, exchange)) = known.flatten() else {
+            return;
+        };
+        let others = self.tenant.counters().connected.load(Ordering::Relaxed);
+        let login = Login {
+            client_id: &client_id,
+            username,
+            password: None,
+            remote: conn.peer(),
+            identity: conn.identity(),
+            // One that is in is among them.
+            connections: others.saturating_sub(u64::from(is_open)),
+        };
+        let step = match exchange {
+            _ if proof.begins => self.admission.begin(&proof.method, &proof.data, &login),
+            Some(exchange) => exchange.proceed(&proof.data, &login),
+            None => Err(Denied {
+                reason: ReasonCode::ProtocolError,
+                why: "an answer that nobody has asked for".to_owned(),
+            }),
+        };
+        match step {
+            Ok(Step::Continue(data, exchange)) => {
+                conn.with(|client, out| {
+                    client.exchange = Some(exchange);
+                    if let Some(session) = &mut client.session {
+                        session.challenge(&data, out);
+                    }
+                });
+                if !is_open {
+                    conn.flush_soon();
+                    conn.resume();
+                }
+            }
+            Ok(Step::Done(admitted, data)) if is_open => self.proved_again(conn, admitted, &data),
+            Ok(Step::Done(admitted, data)) => {
+                conn.with(|client, _| {
+                    if let Some(session) = &mut client.session {
+                        session.proved(data);
+                    }
+                });
+                self.decided(conn, &client_id, Ok(admitted));
+            }
+            Err(denied) if is_open => {
+                tracing::info!(client = %client_id, peer = ?conn.peer(), why = denied.why, "no proof");
+                self.tenant
+                    .counters()
+                    .unproven
+                    .fetch_add(1, Ordering::Relaxed);
+                end_login(conn);
+            }
+            Err(denied) => self.decided(conn, &client_id, Err(denied)),
+        }
+    }
+
+    /// A client that is in has proved once more who it is: from now on it has the rights that it has by now.
+    fn proved_again(&self, conn: &Arc<Connection<Self>>, admitted: Admitted, data: &[u8]) {
+        let Admitted {
+            grants,
+            account,
+            expires,
+        } = admitted;
+        let is_same = conn.with(|client, out| {
+            let session = client.session.as_mut()?;
+            let is_same = session.account() == account.as_ref();
+            if is_same {
+                session.reproved(grants, data, out);
+            }
+            Some(is_same)
+        });
+        match is_same.flatten() {
+            Some(true) => self.ends_at(conn, expires),
+            Some(false) => {
+                tracing::info!(peer = ?conn.peer(), "a client has proved that it is somebody else");
+                end_login(conn);
+            }
+            None => {}
+        }
+    }
+
+    /// What a client has shown ends then.
+    fn ends_at(&self, conn: &Arc<Connection<Self>>, at: Option<Timestamp>) {
+        let timers = self.tenant.timers();
+        let timer = at.map(|at| timers.set(at, Deadline::Login(Arc::downgrade(conn))));
+        let before = conn.with(|client, _| std::mem::replace(&mut client.login_ends, timer));
+        // It has gone meanwhile, or has shown something new.
+        if let Some(old) = before.unwrap_or(timer) {
+            timers.cancel(old);
+        }
+    }
+
     fn login(&self, conn: &Arc<Connection<Self>>, demand: Demand) {
+        if let Some(proof) = &demand.proof {
+            self.prove(conn, proof, demand.username.as_deref());
+            return;
+        }
         let client_id = conn.with(|client, _| {
             client
                 .session
@@ -311,10 +421,18 @@ impl Mqtt {
     ) {
         let tenant = &self.tenant;
         let origin = Tenant::origin(client_id);
-        let Admitted { grants, account } = match admitted {
+        let Admitted {
+            grants,
+            account,
+            expires,
+        } = match admitted {
             Ok(admitted) => admitted,
             Err(denied) => {
                 tracing::info!(client = %client_id, peer = ?conn.peer(), why = denied.why, "not let in");
+                let is_full = [ReasonCode::QuotaExceeded, ReasonCode::ServerBusy];
+                if !is_full.contains(&denied.reason) {
+                    tenant.counters().unproven.fetch_add(1, Ordering::Relaxed);
+                }
                 self.refuse(conn, denied.reason);
                 return;
             }
@@ -344,6 +462,8 @@ impl Mqtt {
         let claimed = tenant.registry().claim(&claim, tenant, &mut after);
         if claimed == Claimed::Full {
             self.refuse(conn, ReasonCode::QuotaExceeded);
+        } else if expires.is_some() {
+            self.ends_at(conn, expires);
         }
         after.carry_out(tenant);
     }
@@ -433,6 +553,7 @@ impl Turn<'_> {
                 });
             }
             Action::Login(demand) => self.service.login(self.conn, *demand),
+            Action::Prove(proof) => self.service.prove(self.conn, &proof, None),
         }
     }
 
@@ -520,6 +641,16 @@ impl Turn<'_> {
         });
         self.conn.resume();
     }
+}
+
+/// What a client has shown is worth nothing any more.
+pub(crate) fn end_login(conn: &Arc<Connection<Mqtt>>) {
+    conn.with(|client, out| {
+        if let Some(session) = &mut client.session {
+            session.expel(ReasonCode::NotAuthorized, out);
+        }
+    });
+    conn.close(CloseReason::Refused("its login has ended".into()));
 }
 
 /// How long a client may be silent. The edge notes arrivals up to a sweep too early: nobody is to lose by that.

@@ -1,7 +1,7 @@
 //! What the connections of one space share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use longtail_broker::auth::Action as Right;
@@ -20,7 +20,10 @@ use crate::durable::Durable;
 use crate::message::Will;
 use crate::publish::{self, Outgoing, Streams};
 use crate::registry::{Aftermath, Due, Registry};
+use crate::seat::Conn;
+use crate::service::end_login;
 use crate::session::Cx;
+use crate::sys::{Host, Sys};
 use crate::timers::{Timers, Waited};
 
 /// Sessions, wills and counters of one space.
@@ -34,9 +37,19 @@ pub struct Tenant {
     streams: Streams,
     durable: Durable,
     registry: Registry,
-    timers: Timers<Due>,
+    timers: Timers<Deadline>,
     counters: Counters,
+    sys: Sys,
     timekeeper: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What happens at some time.
+#[derive(Debug)]
+pub(crate) enum Deadline {
+    /// To a session.
+    Session(Due),
+    /// What this client has shown ends.
+    Login(Weak<Conn>),
 }
 
 /// How often retained messages that have expired are looked for.
@@ -61,6 +74,7 @@ impl Tenant {
         let (clock, shards) = (broker.clock(), broker.shards());
         let tenant = Arc::new(Tenant {
             coarse_ms: AtomicU64::new(clock.now().0),
+            sys: Sys::new(config.sys_interval_s, clock.now()),
             config,
             space,
             clock,
@@ -90,9 +104,15 @@ impl Tenant {
 
     /// One turn of the thread that minds the time; `false` at the end.
     fn mind_the_time(self: &Arc<Self>) -> bool {
+        self.sys.mind_the_time(self, self.now());
         match self.timers.wait(|| self.now(), HOUSEKEEPING) {
             Waited::Closed => return false,
-            Waited::Due(due) => {
+            Waited::Due(Deadline::Login(conn)) => {
+                if let Some(conn) = conn.upgrade() {
+                    end_login(&conn);
+                }
+            }
+            Waited::Due(Deadline::Session(due)) => {
                 let mut after = Aftermath::default();
                 self.registry.due(&due, self, &mut after);
                 after.carry_out(self);
@@ -138,6 +158,11 @@ impl Tenant {
         &self.counters
     }
 
+    /// From now on `$SYS` says what `host` knows of the process and its sockets. Only the first is heard.
+    pub fn set_host(&self, host: Arc<dyn Host>) {
+        self.sys.set_host(host);
+    }
+
     /// Sessions, of connected clients and of others.
     #[must_use]
     pub fn sessions(&self) -> usize {
@@ -156,7 +181,7 @@ impl Tenant {
         &self.registry
     }
 
-    pub(crate) fn timers(&self) -> &Timers<Due> {
+    pub(crate) fn timers(&self) -> &Timers<Deadline> {
         &self.timers
     }
 
@@ -198,6 +223,7 @@ impl Tenant {
             limits: &self.config.limits,
             now,
             retained: &self.space.retained,
+            sys: self.sys.store(),
             counters: &self.counters,
         }
     }

@@ -10,6 +10,7 @@ use longtail_model::{StreamId, Subject, Timestamp};
 
 use super::alias::AliasTable;
 use super::feed::Feed;
+use super::proving::{Proof, Proving};
 use super::receiving::is_reserved;
 use super::{Cx, Outbox, Phase, Session, State};
 use crate::codec::{
@@ -52,6 +53,8 @@ pub struct Demand {
     pub username: Option<String>,
     /// Password.
     pub password: Option<Bytes>,
+    /// How it wants to prove who it is, with what it says first.
+    pub proof: Option<Proof>,
 }
 
 /// Why a client is not let in.
@@ -66,7 +69,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    const fn new(reason: ReasonCode, why: &'static str) -> Self {
+    pub(super) const fn new(reason: ReasonCode, why: &'static str) -> Self {
         Refused {
             reason,
             silent: false,
@@ -121,12 +124,6 @@ impl Session {
     ) -> Result<(Self, Demand), Refused> {
         let version = connect.version;
         let properties = &connect.properties;
-        if properties.authentication_method.is_some() {
-            return Err(Refused::new(
-                ReasonCode::BadAuthenticationMethod,
-                "no authentication method is offered",
-            ));
-        }
         let assigned = connect.client_id.is_empty();
         if assigned && !limits.empty_client_id
             || connect.client_id.len() > limits.client_id_bytes_max
@@ -170,8 +167,17 @@ impl Session {
         let demand = Demand {
             username: connect.username.map(str::to_owned),
             password: connect.password.map(Bytes::copy_from_slice),
+            proof: properties.authentication_method.map(|method| Proof {
+                method: method.into(),
+                begins: true,
+                data: Bytes::copy_from_slice(properties.authentication_data.unwrap_or_default()),
+            }),
         };
-        Ok((Session::new(hello, will), demand))
+        let mut session = Session::new(hello, will);
+        session.proving = properties
+            .authentication_method
+            .map(|method| Box::new(Proving::new(method)));
+        Ok((session, demand))
     }
 
     /// The client is who it says: what it may do.
@@ -198,8 +204,9 @@ impl Session {
             if let Some(message) = Arc::get_mut(&mut will.message) {
                 message.origin = origin;
             }
-            will.account = account;
+            will.account.clone_from(&account);
         }
+        self.account = account;
         let mut connack = Vec::new();
         let encoded = self
             .connack(false, limits)
@@ -264,6 +271,8 @@ impl Session {
         let hello = &self.hello;
         let unless = |available: bool| (!available).then_some(false);
         ConnackProperties {
+            authentication_method: self.proving.as_ref().map(|proving| proving.method()),
+            authentication_data: self.proving.as_ref().and_then(|proving| proving.proof()),
             server_keep_alive_s: hello.keep_alive_lowered.then_some(hello.keep_alive_s),
             topic_alias_maximum: (limits.topic_aliases_in > 0).then_some(limits.topic_aliases_in),
             assigned_client_id: hello.assigned.then_some(&hello.client_id),

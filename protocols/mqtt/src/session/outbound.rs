@@ -162,6 +162,11 @@ impl Outbound {
         self.flights.len()
     }
 
+    /// Payload bytes of the messages that wait.
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.queue_bytes
+    }
+
     /// Messages that wait.
     pub(super) fn queued(&self) -> usize {
         self.queue.len()

@@ -149,9 +149,7 @@ impl Session {
             Ok(subject) => self.may_publish(&subject, cx).map_or(Ok(subject), Err),
             Err(reason) => Err(reason),
         };
-        cx.counters
-            .received
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.tally.message_in(publish.qos, publish.payload.len());
         let subject = match refused {
             Ok(subject) => subject,
             Err(reason) => return self.denied(publish, reason, cx, out),

@@ -6,7 +6,7 @@ use longtail_broker::auth::Action as Right;
 use longtail_broker::ephemeral::{Delivery, DropReason, LiveOptions};
 use longtail_broker::message::SharedMessage;
 use longtail_broker::retained::RetainedCursor;
-use longtail_model::{DollarRule, Filter, SubjectRef};
+use longtail_model::{DollarRule, Filter, FilterToken, SubjectRef};
 
 use super::frame::{self, Style, Unsent};
 use super::outbound::{Acked, Again, Copy, Ids, QueueLimits};
@@ -19,6 +19,8 @@ use crate::message;
 #[derive(Debug)]
 pub(super) struct Replay {
     text: Box<str>,
+    /// What the server says of itself, if the filter asks for it.
+    sys: Option<RetainedCursor>,
     cursor: RetainedCursor,
     tag: Tag,
     found: VecDeque<SharedMessage>,
@@ -29,9 +31,12 @@ const REPLAY_STEP: usize = 64;
 
 impl Replay {
     pub(super) fn new(text: Box<str>, filter: Filter, tag: Tag) -> Self {
+        let asks_for_sys = filter.tokens().next() == Some(FilterToken::Literal("$SYS"));
+        let cursor = RetainedCursor::new(filter, DollarRule::Hide);
         Replay {
             text,
-            cursor: RetainedCursor::new(filter, DollarRule::Hide),
+            sys: asks_for_sys.then(|| cursor.clone()),
+            cursor,
             tag,
             found: VecDeque::new(),
         }
@@ -42,10 +47,20 @@ impl Replay {
     }
 
     fn next(&mut self, cx: &Cx<'_>) -> Option<SharedMessage> {
-        while self.found.is_empty() && !self.cursor.is_done() {
+        while self.found.is_empty() {
             let mut found = Vec::new();
-            self.cursor
-                .step(cx.retained, cx.now, REPLAY_STEP, &mut found);
+            match &mut self.sys {
+                Some(sys) => {
+                    if !sys.step(cx.sys, cx.now, REPLAY_STEP, &mut found) {
+                        self.sys = None;
+                    }
+                }
+                None if self.cursor.is_done() => break,
+                None => {
+                    self.cursor
+                        .step(cx.retained, cx.now, REPLAY_STEP, &mut found);
+                }
+            }
             self.found = found.into();
         }
         self.found.pop_front()
@@ -58,12 +73,26 @@ pub(super) struct Wanted {
     pub(super) retain: bool,
     pub(super) ids: Ids,
     /// It is not to wait: somebody else may have room.
-    only_now: bool,
+    pub(super) only_now: bool,
 }
 
 impl Session {
     /// A message that some of the session's subscriptions match.
     pub fn deliver(
+        &mut self,
+        message: &SharedMessage,
+        options: &[LiveOptions],
+        cx: &Cx<'_>,
+        out: &mut impl Outbox,
+    ) -> Delivery {
+        let delivery = self.offer(message, options, cx, out);
+        if let Delivery::Dropped(reason) = delivery {
+            self.state.drops.add(reason, 1);
+        }
+        delivery
+    }
+
+    fn offer(
         &mut self,
         message: &SharedMessage,
         options: &[LiveOptions],
@@ -256,6 +285,9 @@ impl Session {
             alias: aliases.and_then(|table| table.choose(&message.subject)),
         };
         let sent = frame::put(message, &style, cx.now, self.hello.packet_max, out);
+        if sent.is_ok() {
+            self.tally.message_out(qos, message.payload.len());
+        }
         sent.map_err(|unsent| {
             if let Some(table) = &mut self.aliases {
                 table.forget();
@@ -278,7 +310,7 @@ impl Session {
                 Again::Publish(id, copy) => {
                     if let Err(reason) = self.put_copy(&copy, id, true, cx, out) {
                         self.state.outbound.give_up(id);
-                        cx.counters.drop_messages(reason, 1);
+                        self.state.drop_messages(cx, reason, 1);
                     }
                 }
             }
@@ -293,12 +325,12 @@ impl Session {
                 break;
             };
             if copy.message.is_expired(cx.now) {
-                cx.counters.drop_messages(DropReason::Expired, 1);
+                self.state.drop_messages(cx, DropReason::Expired, 1);
                 if let Some(source) = copy.source {
                     self.done_with(source);
                 }
             } else if let Err(reason) = self.send_assured(copy, cx, out) {
-                cx.counters.drop_messages(reason, 1);
+                self.state.drop_messages(cx, reason, 1);
             }
         }
         self.replay(cx, out);
@@ -324,7 +356,7 @@ impl Session {
                 };
                 wanted.retain = true;
                 if let Delivery::Dropped(reason) = self.send(&message, wanted, cx, out) {
-                    cx.counters.drop_messages(reason, 1);
+                    self.state.drop_messages(cx, reason, 1);
                 }
             }
         }
@@ -430,10 +462,9 @@ impl State {
 
     fn queue(&mut self, copy: Copy, cx: &Cx<'_>) -> Queued {
         let overflow = self.outbound.push(copy, &queue_limits(cx.limits), cx.now);
-        cx.counters
-            .drop_messages(DropReason::Expired, overflow.expired);
+        self.drop_messages(cx, DropReason::Expired, overflow.expired);
         let others = overflow.dropped - u64::from(overflow.refused);
-        cx.counters.drop_messages(DropReason::OutboxFull, others);
+        self.drop_messages(cx, DropReason::OutboxFull, others);
         match overflow {
             overflow if overflow.disconnect => Queued::Expel,
             overflow if overflow.refused => Queued::No,
@@ -468,7 +499,10 @@ impl State {
             };
             outcome = match self.queue(copy, cx) {
                 Queued::Yes => Delivery::Delivered,
-                Queued::No | Queued::Expel => Delivery::Dropped(DropReason::OutboxFull),
+                Queued::No | Queued::Expel => {
+                    self.drops.add(DropReason::OutboxFull, 1);
+                    Delivery::Dropped(DropReason::OutboxFull)
+                }
             };
         }
         outcome
