@@ -1,5 +1,11 @@
 //! Bridges to a real Mosquitto. Without `mosquitto`, `mosquitto_pub` and `mosquitto_sub` the tests say so and pass.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests: what fails here fails the test"
+)]
+
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

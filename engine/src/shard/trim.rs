@@ -125,7 +125,7 @@ impl Shard {
     pub(crate) fn last_in(&self, index: IndexId) -> Seq {
         self.indexes
             .get(&index)
-            .map_or(Seq(0), |index| index.last_seq())
+            .map_or(Seq(0), super::PagedIndex::last_seq)
     }
 
     /// Holds on a stream's messages, by any group or by the one at `at`.

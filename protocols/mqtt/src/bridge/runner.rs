@@ -477,7 +477,7 @@ impl Runner {
         });
         match wanted {
             Some((message, mapped)) => {
-                self.send(key, &message, mapped, message.retain, out, events)
+                self.send(key, &message, mapped, message.retain, out, events);
             }
             None => self.backlog.settle(delivery.group, delivery.seq),
         }

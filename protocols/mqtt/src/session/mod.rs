@@ -357,10 +357,6 @@ impl Session {
         self.state.levels()
     }
 
-    pub(crate) fn state(&self) -> &State {
-        &self.state
-    }
-
     /// What the client may do.
     #[must_use]
     pub fn grants(&self) -> &Arc<Grants> {
