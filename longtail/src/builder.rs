@@ -33,6 +33,9 @@ pub enum StartError {
     /// A thread beside the MQTT service.
     #[error("mqtt: cannot start a thread: {0}")]
     Mqtt(std::io::Error),
+    /// The bridges to other MQTT brokers.
+    #[error(transparent)]
+    Bridges(#[from] longtail_mqtt::bridge::StartError),
     /// The settings of the beanstalk service.
     #[error("beanstalk: {0}")]
     Beanstalk(#[from] longtail_beanstalk::ConfigError),
@@ -46,6 +49,7 @@ pub struct Builder {
     pub(crate) beanstalk_listeners: Vec<(ListenerConfig, Arc<dyn Admission>)>,
     pub(crate) mqtt: longtail_mqtt::Config,
     pub(crate) mqtt_listeners: Vec<(ListenerConfig, Arc<dyn longtail_mqtt::Admission>)>,
+    pub(crate) mqtt_bridges: Vec<longtail_mqtt::bridge::BridgeConfig>,
     pub(crate) accounts: bool,
 }
 
@@ -58,6 +62,7 @@ impl Default for Builder {
             beanstalk_listeners: Vec::new(),
             mqtt: longtail_mqtt::Config::default(),
             mqtt_listeners: Vec::new(),
+            mqtt_bridges: Vec::new(),
             accounts: false,
         }
     }
@@ -156,6 +161,13 @@ impl Builder {
         admission: Arc<dyn longtail_mqtt::Admission>,
     ) -> Self {
         self.mqtt_listeners.push((config, admission));
+        self
+    }
+
+    /// Carries messages between the topics of the MQTT service and another broker.
+    #[must_use]
+    pub fn mqtt_bridge(mut self, config: longtail_mqtt::bridge::BridgeConfig) -> Self {
+        self.mqtt_bridges.push(config);
         self
     }
 

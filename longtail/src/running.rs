@@ -10,6 +10,7 @@ use longtail_engine::runtime::{Clock, Shards};
 use longtail_engine::{Numbering, StreamName};
 use longtail_model::{Lsn, ShardId, Timestamp};
 use longtail_mqtt::Mqtt;
+use longtail_mqtt::bridge::{self, Bridges};
 
 use crate::builder::{Builder, StartError};
 use crate::mqtt_host::EdgeHost;
@@ -23,6 +24,7 @@ pub struct Longtail {
     edge: Arc<Edge>,
     beanstalk: Option<Arc<Tenant>>,
     mqtt: Option<Arc<longtail_mqtt::Tenant>>,
+    bridges: Option<Bridges>,
     addresses: Vec<ListeningOn>,
 }
 
@@ -60,8 +62,15 @@ impl Longtail {
             edge: Arc::new(edge),
             beanstalk: None,
             mqtt: None,
+            bridges: None,
             addresses: Vec::new(),
         };
+        // Before anybody can publish: what they do is kept for the bridges.
+        if !builder.mqtt_bridges.is_empty() {
+            let space = &builder.mqtt.space;
+            let bridges = Bridges::start(&running.broker, space, builder.mqtt_bridges)?;
+            running.bridges = Some(bridges);
+        }
         let exposure = Exposure::new(if builder.accounts {
             Accounts::Configured
         } else {
@@ -193,6 +202,12 @@ impl Longtail {
         self.mqtt.as_ref()
     }
 
+    /// What each bridge to another MQTT broker says of itself.
+    #[must_use]
+    pub fn bridges(&self) -> &[Arc<bridge::Status>] {
+        self.bridges.as_ref().map_or(&[], Bridges::statuses)
+    }
+
     /// Where it listens, in the order in which the listeners were given.
     #[must_use]
     pub fn addresses(&self) -> &[ListeningOn] {
@@ -221,6 +236,9 @@ impl Longtail {
 
     /// Makes everything durable and stops the shards. Connections that are left get no more answers.
     pub fn close(&self) {
+        if let Some(bridges) = &self.bridges {
+            bridges.stop();
+        }
         if let Some(mqtt) = &self.mqtt {
             mqtt.stop();
         }

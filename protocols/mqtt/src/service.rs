@@ -213,6 +213,9 @@ impl Protocol for Mqtt {
         if let Some(timer) = client.login_ends {
             tenant.timers().cancel(timer);
         }
+        if let Some(link) = client.link {
+            tenant.durable().detach(link);
+        }
         let Some(mut session) = client.session else {
             return;
         };
@@ -424,7 +427,7 @@ impl Mqtt {
         admitted: Result<Admitted, Denied>,
     ) {
         let tenant = &self.tenant;
-        let origin = tenant.origin(client_id);
+        let origin = Tenant::origin(client_id);
         let Admitted {
             grants,
             account,

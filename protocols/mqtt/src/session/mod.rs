@@ -357,14 +357,15 @@ impl Session {
         self.state.levels()
     }
 
-    pub(crate) fn state(&self) -> &State {
-        &self.state
-    }
-
     /// What the client may do.
     #[must_use]
     pub fn grants(&self) -> &Arc<Grants> {
         self.grants.grants()
+    }
+
+    /// What outlives the connection.
+    pub(crate) fn state(&self) -> &State {
+        &self.state
     }
 
     /// The will, unless the client has taken it back.
