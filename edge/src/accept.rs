@@ -1,9 +1,11 @@
 //! The acceptor of a listener: takes connections from the system and spreads them over the workers.
 
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -119,12 +121,8 @@ impl<P: Protocol> Acceptor<P> {
             }
         };
         let worker = &self.shared.workers[slot.worker];
-        worker.handle.spawn(serve(
-            self.protocol.clone(),
-            accepted,
-            self.local.clone(),
-            slot,
-        ));
+        let opening = open(self.protocol.clone(), accepted, self.local.clone(), slot);
+        worker.handle.spawn(Serving::Opening(Box::pin(opening)));
     }
 }
 
@@ -140,8 +138,38 @@ fn is_exhaustion(error: &io::Error) -> bool {
     )
 }
 
-/// Serves one connection on its worker, from the socket to the end.
-async fn serve<P: Protocol>(protocol: Arc<P>, accepted: Accepted, local: Endpoint, mut slot: Slot) {
+/// Serves one connection on its worker, from the socket to the end. The task of an open connection is as large as its
+/// driver: what is needed before lies in a box that is gone by then.
+enum Serving<P: Protocol> {
+    Opening(Pin<Box<dyn Future<Output = Option<Driver<P>>> + Send>>),
+    Open(Driver<P>),
+    Over,
+}
+
+impl<P: Protocol> Future for Serving<P> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if let Serving::Opening(opening) = &mut *self {
+            *self = match ready!(opening.as_mut().poll(cx)) {
+                Some(driver) => Serving::Open(driver),
+                None => Serving::Over,
+            };
+        }
+        match &mut *self {
+            Serving::Open(driver) => Pin::new(driver).poll(cx),
+            Serving::Opening(_) | Serving::Over => Poll::Ready(()),
+        }
+    }
+}
+
+/// Takes a connection from the socket to its session; `None` if it does not get so far.
+async fn open<P: Protocol>(
+    protocol: Arc<P>,
+    accepted: Accepted,
+    local: Endpoint,
+    mut slot: Slot,
+) -> Option<Driver<P>> {
     let listener = slot.listener.clone();
     let ready = if listener.config.has_handshake() {
         let limit = Duration::from_millis(listener.config.handshake_timeout_ms);
@@ -151,8 +179,7 @@ async fn serve<P: Protocol>(protocol: Arc<P>, accepted: Accepted, local: Endpoin
             &listener,
             protocol.websocket_subprotocols(),
         );
-        // In a box of its own, so that the connection's task does not keep room for it.
-        Box::pin(tokio::time::timeout(limit, handshake)).await
+        tokio::time::timeout(limit, handshake).await
     } else {
         Ok(handshake::plain(accepted, &local))
     };
@@ -161,20 +188,20 @@ async fn serve<P: Protocol>(protocol: Arc<P>, accepted: Accepted, local: Endpoin
         Ok(Err(error)) => {
             debug!(listener = listener.address, %error, "a connection was refused");
             listener.metrics.refuse(error.cause());
-            return;
+            return None;
         }
         Err(_elapsed) => {
             debug!(listener = listener.address, "a handshake took too long");
             listener.metrics.refuse(RefusalCause::HandshakeTimeout);
-            return;
+            return None;
         }
     };
     if let Err(cause) = slot.take_address(ready.peer.ip()) {
         listener.metrics.refuse(cause);
-        return;
+        return None;
     }
     if slot.shared.draining.load(Ordering::Acquire) {
-        return;
+        return None;
     }
     let Ready {
         peer,
@@ -187,5 +214,5 @@ async fn serve<P: Protocol>(protocol: Arc<P>, accepted: Accepted, local: Endpoin
     let conn = Arc::new(Connection::new(
         protocol, slot, local, peer, identity, writer,
     ));
-    Driver::open(conn, reader, &first).await;
+    Some(Driver::open(conn, reader, &first))
 }

@@ -1,7 +1,7 @@
 //! The outbox: bytes on their way to one peer.
 //!
 //! Small replies are copied together into one tail buffer; large bodies are queued as reference-counted [`Bytes`] and
-//! leave with a vectored write. An empty outbox keeps at most [`KEPT_CAPACITY`] bytes, so that idle connections are cheap.
+//! leave with a vectored write. An empty outbox keeps no buffer, so that idle connections are cheap.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
@@ -10,9 +10,6 @@ use bytes::{Buf, Bytes};
 
 /// From this size on, [`Out::put_bytes`] queues a reference instead of copying.
 pub const SHARED_BYTES_MIN: usize = 16 * 1024;
-
-/// Buffer an empty outbox may keep.
-const KEPT_CAPACITY: usize = 1024;
 
 /// First allocation of a tail: most replies of a tick fit.
 const FIRST_CAPACITY: usize = 512;
@@ -153,16 +150,12 @@ impl Out {
         }
     }
 
-    /// Forgets everything and keeps little memory.
+    /// Forgets everything and keeps no memory: the allocator has the buffer at hand for whoever writes next.
     pub(crate) fn clear(&mut self) {
         self.sealed = VecDeque::new();
         self.sealed_len = 0;
         self.tail_start = 0;
-        if self.tail.capacity() > KEPT_CAPACITY {
-            self.tail = Vec::new();
-        } else {
-            self.tail.clear();
-        }
+        self.tail = Vec::new();
     }
 
     fn make_room(&mut self) {
@@ -295,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_queue_is_cut_into_pieces_and_an_empty_one_keeps_little() {
+    fn a_long_queue_is_cut_into_pieces_and_an_empty_one_keeps_nothing() {
         let mut out = Out::new(0);
         let mut expected = Vec::new();
         for n in 0..40_000_u32 {
@@ -309,6 +302,6 @@ mod tests {
         }
         assert!(!out.is_contiguous());
         assert_eq!(drain(&mut out, 100_000), expected);
-        assert!(out.tail.capacity() <= KEPT_CAPACITY);
+        assert_eq!((out.tail.capacity(), out.sealed.capacity()), (0, 0));
     }
 }

@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use longtail_model::{Filter, ShardId, StreamId, Subject};
+use longtail_model::{Filter, ShardId, StreamId, Subject, SubjectRef};
 use parking_lot::Mutex;
 
 use super::*;
@@ -392,5 +392,84 @@ fn a_group_picks_its_streams_in_turn_with_its_live_members() {
     assert!(
         picked[4..].iter().all(|(_, stream)| stream.0 == 4),
         "stream 5 takes only what must not be lost"
+    );
+}
+
+#[test]
+fn a_run_is_of_one_subject_one_publisher_and_one_quality_and_of_nothing_that_ends_or_stays() {
+    let plain = || Arc::new(message("x"));
+    assert!(Run::new(&[plain(), plain()]).is_some());
+    assert!(Run::new(&[plain()]).is_none());
+    let others = [
+        message("y"),
+        assured("x"),
+        Message {
+            origin: Origin(7),
+            ..message("x")
+        },
+        Message {
+            retain: true,
+            ..message("x")
+        },
+        Message {
+            expires: Timestamp(1000),
+            ..message("x")
+        },
+    ];
+    for other in others.map(Arc::new) {
+        let text = format!("{other:?}");
+        assert!(Run::new(&[plain(), other.clone()]).is_none(), "{text}");
+        assert!(Run::new(&[other, plain()]).is_none(), "{text}");
+    }
+}
+
+#[test]
+fn a_run_comes_to_the_same_as_its_messages_one_by_one() {
+    let house = House::new();
+    let (wide, narrow, own) = (Outbox::new(9), Outbox::new(2), Outbox::new(9));
+    house.subscriber(&wide, 1, &[("x/+", tag(1)), ("x/1", tag(2))]);
+    house.subscriber(&narrow, 2, &[("x/1", tag(3))]);
+    let no_local = LiveOptions {
+        no_local: true,
+        ..tag(4)
+    };
+    house.subscriber(&own, 3, &[("x/1", no_local)]);
+    let messages: Vec<SharedMessage> = (0..3)
+        .map(|_| {
+            Arc::new(Message {
+                origin: Origin(3),
+                ..message("x/1")
+            })
+        })
+        .collect();
+    let run = Run::new(&messages).unwrap();
+    let mut routes = SpaceRoutes::default();
+    let mut burst = Burst::new(&house.counters);
+    house
+        .router
+        .routes(messages[0].subject.as_ref(), &mut routes);
+    assert_eq!(burst.publish_run(&routes, &run), Some(true));
+    drop(burst);
+    assert_eq!(
+        (wide.got().len(), narrow.got().len(), own.got().len()),
+        (3, 2, 0)
+    );
+    let flushes = [&wide, &narrow, &own].map(|outbox| outbox.0.lock().flushes);
+    assert_eq!(flushes, [1, 1, 0]);
+    let counters = &house.counters;
+    assert_eq!((counters.published(), counters.delivered()), (3, 5));
+    assert_eq!(counters.dropped(DropReason::OutboxFull), 1);
+
+    let nobody = SpaceRoutes::default();
+    let mut burst = Burst::new(&house.counters);
+    assert_eq!(burst.publish_run(&nobody, &run), Some(false));
+    stream(&house, 4, StreamOptions::default(), false);
+    house
+        .router
+        .routes(SubjectRef::new("x").unwrap(), &mut routes);
+    assert_eq!(
+        burst.publish_run(&routes, &run),
+        None,
+        "a stream is asked for each"
     );
 }

@@ -40,8 +40,10 @@ struct Seat {
 
 /// Where a session that outlives its connections is.
 enum Place {
+    /// It ends with its connection, see [`Seat::bound`].
+    Bound,
     /// At a connection. What comes between the end of that and the news of it is kept.
-    Connected(Arc<Conn>, Box<State>),
+    Connected(Arc<Conn>, Option<Box<State>>),
     Away(Box<State>),
 }
 
@@ -50,13 +52,12 @@ struct Sink(Arc<Seat>);
 impl Membership {
     /// For a session that ends with its connection.
     pub(crate) fn bound(tenant: Arc<Tenant>, origin: Origin, conn: Arc<Conn>) -> Self {
-        Self::new(tenant, origin, Some(conn), Place::Away(Box::default()))
+        Self::new(tenant, origin, Some(conn), Place::Bound)
     }
 
     /// For a session that may outlive its connection.
     pub(crate) fn lasting(tenant: Arc<Tenant>, origin: Origin, conn: Arc<Conn>) -> Self {
-        let place = Place::Connected(conn, Box::default());
-        Self::new(tenant, origin, None, place)
+        Self::new(tenant, origin, None, Place::Connected(conn, None))
     }
 
     /// For a session whose client is not there.
@@ -76,6 +77,7 @@ impl Membership {
         };
         let conn = match &*self.seat.place.lock() {
             Place::Connected(conn, _) => Ok(Arc::clone(conn)),
+            Place::Bound => return,
             Place::Away(state) => Err((listed(state, false), listed(state, true))),
         };
         let (gone, here) = match conn {
@@ -158,8 +160,8 @@ impl Membership {
     pub(crate) fn put_away(&self, state: State) {
         let mut place = self.seat.place.lock();
         let mut state = Box::new(state);
-        if let Place::Connected(_, missed) = &mut *place {
-            state.append(*std::mem::take(missed));
+        if let Place::Connected(_, Some(missed)) = &mut *place {
+            state.append(std::mem::take(&mut **missed));
         }
         *place = Place::Away(state);
     }
@@ -176,18 +178,21 @@ impl Membership {
         let state = match (&mut *place, left) {
             (Place::Connected(_, missed), left) => {
                 let mut state = left.unwrap_or_default();
-                state.append(*std::mem::take(missed));
+                if let Some(missed) = missed {
+                    state.append(std::mem::take(&mut **missed));
+                }
                 state
             }
-            (Place::Away(away), None) => *std::mem::take(away),
+            (Place::Bound, left) => left.unwrap_or_default(),
+            (Place::Away(away), None) => std::mem::take(&mut **away),
             (Place::Away(away), Some(mut state)) => {
-                state.append(*std::mem::take(away));
+                state.append(std::mem::take(&mut **away));
                 state
             }
         };
         match seated(state) {
             None => {
-                *place = Place::Connected(Arc::clone(conn), Box::default());
+                *place = Place::Connected(Arc::clone(conn), None);
                 true
             }
             Some(state) => {
@@ -205,15 +210,16 @@ impl Membership {
     /// Looks at the session while it is away, or at what has come since its connection ended.
     pub(crate) fn look<R>(&self, look: impl FnOnce(&State) -> R) -> R {
         match &*self.seat.place.lock() {
-            Place::Connected(_, missed) => look(missed),
-            Place::Away(state) => look(state),
+            Place::Connected(_, Some(state)) | Place::Away(state) => look(state),
+            Place::Connected(_, None) | Place::Bound => look(&State::default()),
         }
     }
 
     /// What is away.
     pub(crate) fn take_away(&self) -> State {
         match &mut *self.seat.place.lock() {
-            Place::Connected(_, state) | Place::Away(state) => *std::mem::take(state),
+            Place::Connected(_, Some(state)) | Place::Away(state) => std::mem::take(&mut **state),
+            Place::Connected(_, None) | Place::Bound => State::default(),
         }
     }
 }
@@ -246,10 +252,10 @@ impl Subscriber for Sink {
             return deliver_to(conn, deliver).unwrap_or(closed);
         }
         match &mut *seat.place.lock() {
-            Place::Connected(conn, missed) => {
-                deliver_to(conn, deliver).unwrap_or_else(|| missed.keep(message, options, &cx))
-            }
+            Place::Connected(conn, missed) => deliver_to(conn, deliver)
+                .unwrap_or_else(|| missed.get_or_insert_default().keep(message, options, &cx)),
             Place::Away(state) => state.keep(message, options, &cx),
+            Place::Bound => Delivery::Dropped(DropReason::Closed),
         }
     }
 
@@ -275,9 +281,10 @@ impl Subscriber for Sink {
                 if deliver(conn).is_some() {
                     return;
                 }
-                missed
+                missed.get_or_insert_default()
             }
             Place::Away(state) => state,
+            Place::Bound => return,
         };
         for message in run.messages() {
             deliveries.add(state.keep(message, options, &cx), 1);
@@ -291,7 +298,7 @@ impl Subscriber for Sink {
         }
         let conn = match &*self.0.place.lock() {
             Place::Connected(conn, _) => Arc::clone(conn),
-            Place::Away(_) => return,
+            Place::Bound | Place::Away(_) => return,
         };
         conn.flush_soon();
     }

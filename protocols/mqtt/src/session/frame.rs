@@ -250,3 +250,125 @@ fn put_alone(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use longtail_model::Subject;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_000_000);
+
+    #[derive(Default)]
+    struct Wire {
+        bytes: Vec<u8>,
+        room: usize,
+    }
+
+    impl Outbox for Wire {
+        fn tail(&mut self) -> &mut Vec<u8> {
+            &mut self.bytes
+        }
+
+        fn put_shared(&mut self, bytes: Bytes) {
+            self.bytes.extend_from_slice(&bytes);
+        }
+
+        fn is_full(&self) -> bool {
+            self.bytes.len() > self.room
+        }
+
+        fn has_room(&self, bytes: usize) -> bool {
+            self.bytes.len() + bytes <= self.room
+        }
+
+        fn ask_for_room(&mut self) {}
+    }
+
+    fn message(length: usize, expires: Timestamp) -> SharedMessage {
+        let mut message = Message::new(
+            Subject::new("some/topic").unwrap(),
+            Bytes::from(vec![b'x'; length]),
+        );
+        message.headers.push("key", "value");
+        message.expires = expires;
+        Arc::new(message)
+    }
+
+    fn style(version: Version, packet_id: Option<PacketId>) -> Style<'static> {
+        Style {
+            version,
+            qos: if packet_id.is_some() {
+                Qos::ExactlyOnce
+            } else {
+                Qos::AtMostOnce
+            },
+            retain: false,
+            dup: false,
+            packet_id,
+            ids: &[],
+            alias: None,
+        }
+    }
+
+    #[test]
+    fn a_shared_frame_is_what_one_client_alone_would_be_sent() {
+        let later = NOW.plus_millis(2_000);
+        for length in [0, 5, 300, SHARED_BYTES_MIN] {
+            for expires in [Timestamp::NEVER, NOW.plus_millis(9_000)] {
+                let message = message(length, expires);
+                for version in [Version::V311, Version::V5] {
+                    for id in [None, PacketId::new(77)] {
+                        for now in [NOW, later] {
+                            let (mut shared, mut alone) = (Wire::default(), Wire::default());
+                            let style = style(version, id);
+                            put(&message, &style, now, usize::MAX, &mut shared).unwrap();
+                            let left = message::seconds_left(&message, now);
+                            let left = left.filter(|_| version.is_v5());
+                            put_alone(&message, &style, left, usize::MAX, &mut alone).unwrap();
+                            assert!(shared.bytes == alone.bytes, "{length} {style:?} {left:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_is_its_frames_one_behind_the_other_or_nothing() {
+        let messages = [3, 0, 200].map(|length| message(length, Timestamp::NEVER));
+        for version in [Version::V311, Version::V5] {
+            let run = Run::new(&messages).unwrap();
+            let mut expected = Wire::default();
+            for message in &messages {
+                put(
+                    message,
+                    &style(version, None),
+                    NOW,
+                    usize::MAX,
+                    &mut expected,
+                )
+                .unwrap();
+            }
+            let size = expected.bytes.len();
+            let mut wire = Wire {
+                room: size,
+                ..Wire::default()
+            };
+            assert!(!put_run(&run, version, size - 1, &mut wire), "too large");
+            assert!(put_run(&run, version, size, &mut wire));
+            assert!(!put_run(&run, version, size, &mut wire), "no room");
+            assert!(wire.bytes == expected.bytes);
+        }
+        let long = [1, SHARED_BYTES_MIN].map(|length| message(length, Timestamp::NEVER));
+        let run = Run::new(&long).unwrap();
+        let mut wire = Wire {
+            room: usize::MAX,
+            ..Wire::default()
+        };
+        assert!(!put_run(&run, Version::V5, usize::MAX, &mut wire));
+        assert!(wire.bytes.is_empty());
+    }
+}
