@@ -7,6 +7,8 @@ use longtail_beanstalk::{Admission, AdmitAll};
 use longtail_broker::{Broker, BrokerConfig, BrokerError};
 use longtail_edge::{Address, EdgeConfig, Exposed, ListenError, ListenerConfig};
 use longtail_model::Durability;
+use longtail_mqtt::Hook;
+use longtail_mqtt::hooks::Scope;
 
 use crate::running::Longtail;
 
@@ -33,6 +35,9 @@ pub enum StartError {
     /// A thread beside the MQTT service.
     #[error("mqtt: cannot start a thread: {0}")]
     Mqtt(std::io::Error),
+    /// A listener for MQTT where the MQTT service was not started.
+    #[error("mqtt: the service was not started")]
+    NoMqtt,
     /// The settings of the beanstalk service.
     #[error("beanstalk: {0}")]
     Beanstalk(#[from] longtail_beanstalk::ConfigError),
@@ -46,6 +51,8 @@ pub struct Builder {
     pub(crate) beanstalk_listeners: Vec<(ListenerConfig, Arc<dyn Admission>)>,
     pub(crate) mqtt: longtail_mqtt::Config,
     pub(crate) mqtt_listeners: Vec<(ListenerConfig, Arc<dyn longtail_mqtt::Admission>)>,
+    pub(crate) mqtt_hooks: Vec<(Arc<dyn Hook>, i32, Scope)>,
+    pub(crate) mqtt_inside: bool,
     pub(crate) accounts: bool,
 }
 
@@ -58,6 +65,8 @@ impl Default for Builder {
             beanstalk_listeners: Vec::new(),
             mqtt: longtail_mqtt::Config::default(),
             mqtt_listeners: Vec::new(),
+            mqtt_hooks: Vec::new(),
+            mqtt_inside: false,
             accounts: false,
         }
     }
@@ -156,6 +165,21 @@ impl Builder {
         admission: Arc<dyn longtail_mqtt::Admission>,
     ) -> Self {
         self.mqtt_listeners.push((config, admission));
+        self
+    }
+
+    /// Has the MQTT service ask and tell a hook, from the start. Hooks of a lower priority come first; see
+    /// [`longtail_mqtt::hooks`]. A listener's name, for [`Scope::Listener`], is its address as it was given.
+    #[must_use]
+    pub fn mqtt_hook(mut self, hook: Arc<dyn Hook>, priority: i32, scope: Scope) -> Self {
+        self.mqtt_hooks.push((hook, priority, scope));
+        self
+    }
+
+    /// Starts the MQTT service for clients in this process, also without a listener.
+    #[must_use]
+    pub fn mqtt_in_process(mut self) -> Self {
+        self.mqtt_inside = true;
         self
     }
 

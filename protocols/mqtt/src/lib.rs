@@ -15,6 +15,8 @@ pub mod access;
 pub mod codec;
 pub mod config;
 pub mod counters;
+pub mod hooks;
+mod local;
 pub mod message;
 mod publish;
 mod registry;
@@ -26,5 +28,7 @@ mod timers;
 
 pub use access::{Accounts, Admission, AdmitAll, Admitted, Denied, Login};
 pub use config::{Config, Limits, Profile};
+pub use hooks::{Hook, Points};
+pub use local::{Following, LocalClient, LocalError, Publication};
 pub use service::Mqtt;
 pub use tenant::Tenant;

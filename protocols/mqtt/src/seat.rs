@@ -160,6 +160,7 @@ fn deliver_to(
     let (delivery, expelled) = conn.with(|client, out| {
         let session = client.session_mut().filter(|session| session.is_open())?;
         let delivery = session.deliver(message, options, &cx, out);
+        session.tell_delivery(message, delivery);
         let expelled = session.take_expelled();
         if let Some(reason) = expelled {
             session.expel(reason, out);

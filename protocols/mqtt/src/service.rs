@@ -21,7 +21,8 @@ use longtail_edge::{
 
 use crate::access::{Admission, Admitted, Denied, Login};
 use crate::codec::{Decoder, Fault, Packet, PacketLimits, ReasonCode};
-use crate::publish::{Outgoing, publish};
+use crate::hooks::{self, Chain, ClientInfo, Event, Points};
+use crate::publish::{Outgoing, Whom, publish};
 use crate::registry::{Aftermath, Claim, Claimed};
 use crate::seat::Membership;
 use crate::session::{
@@ -47,13 +48,30 @@ const LIST_CAPACITY_MAX: usize = 4096;
 pub struct Mqtt {
     tenant: Arc<Tenant>,
     admission: Arc<dyn Admission>,
+    /// The hooks of its listener.
+    chain: Arc<Chain>,
 }
 
 impl Mqtt {
     /// Serves the sessions of `tenant` to whom `admission` lets in.
     #[must_use]
     pub fn new(tenant: Arc<Tenant>, admission: Arc<dyn Admission>) -> Arc<Self> {
-        Arc::new(Mqtt { tenant, admission })
+        Self::at("", tenant, admission)
+    }
+
+    /// As [`Mqtt::new`], for a listener with a name by which hooks can be added for its clients only.
+    #[must_use]
+    pub fn at(listener: &str, tenant: Arc<Tenant>, admission: Arc<dyn Admission>) -> Arc<Self> {
+        let chain = tenant.hooks().chain(&listener.into());
+        Arc::new(Mqtt {
+            tenant,
+            admission,
+            chain,
+        })
+    }
+
+    pub(crate) fn chain(&self) -> &Arc<Chain> {
+        &self.chain
     }
 
     /// What its connections share.
@@ -165,7 +183,7 @@ impl Protocol for Mqtt {
             };
             consumed += decoded.consumed;
             let next = match session {
-                Some(session) => session.input(&decoded.packet, &cx, actions, out),
+                Some(session) => hooks::input(session, decoder, &decoded.packet, &cx, actions, out),
                 None => self.hello(&decoded.packet, session, &cx, actions, out),
             };
             match next {
@@ -241,6 +259,13 @@ impl Protocol for Mqtt {
         let silent = matches!(why, CloseReason::Draining | CloseReason::Shutdown);
         let client_id = Arc::clone(session.client_id());
         let left = session.leave();
+        session
+            .hooked()
+            .tell(Points::DISCONNECTED, |client| Event::Disconnected {
+                client,
+                why: why.clone(),
+                session_ends: left.expiry_s == 0,
+            });
         let mut after = Aftermath::default();
         tenant
             .registry()
@@ -283,7 +308,7 @@ impl Mqtt {
         }
     }
 
-    fn login(&self, conn: &Arc<Connection<Self>>, demand: Demand) {
+    pub(crate) fn login(&self, conn: &Arc<Connection<Self>>, demand: Demand) {
         let client_id = conn.with(|client, _| {
             client
                 .session
@@ -332,7 +357,7 @@ impl Mqtt {
     }
 
     /// The login is decided.
-    fn decided(
+    pub(crate) fn decided(
         &self,
         conn: &Arc<Connection<Self>>,
         client_id: &Arc<str>,
@@ -350,6 +375,13 @@ impl Mqtt {
         };
         let authorized = conn.with(|client, _| {
             let session = client.session.as_mut()?;
+            session.introduce(ClientInfo::new(
+                Arc::clone(client_id),
+                account.clone(),
+                Some(conn.peer().clone()),
+                session.hello().version,
+                Arc::clone(&self.chain),
+            ));
             let authorized = session.authorize(grants, account, origin, tenant.limits());
             let hello = session.hello();
             let claim = Claim {
@@ -377,7 +409,7 @@ impl Mqtt {
         after.carry_out(tenant);
     }
 
-    fn refuse(&self, conn: &Arc<Connection<Self>>, reason: ReasonCode) {
+    pub(crate) fn refuse(&self, conn: &Arc<Connection<Self>>, reason: ReasonCode) {
         let refused = Refused {
             reason,
             silent: false,
@@ -391,6 +423,11 @@ impl Mqtt {
         tenant.counters().refused.fetch_add(1, Ordering::Relaxed);
         conn.with(|client, out| {
             if let Some(session) = &mut client.session {
+                self.chain.tell(Points::REFUSED, || Event::Refused {
+                    client_id: Arc::clone(session.client_id()),
+                    remote: conn.peer().clone(),
+                    reason: refused.reason,
+                });
                 let version = session.hello().version;
                 refused.write(version, tenant.limits(), out);
                 session.cut();
@@ -421,9 +458,17 @@ impl Turn<'_> {
                     &mut self.burst,
                     &message,
                     message.published,
-                    ticket.map(|ticket| (self.conn, ticket)),
+                    ticket.map(|ticket| Whom::Client(self.conn, ticket)),
                     &mut self.outgoing,
                 );
+                if self.service.chain.wants(hooks::PUBLISHING) {
+                    let client = self.conn.with(|client, _| {
+                        let session = client.session.as_ref()?;
+                        session.hooked().client().cloned()
+                    });
+                    let chain = &self.service.chain;
+                    chain.tell_published(client.flatten().as_ref(), &message, reason);
+                }
                 if let (Some(ticket), Some(reason)) = (ticket, reason) {
                     self.published.push((ticket, reason));
                 }
@@ -444,7 +489,7 @@ impl Turn<'_> {
                     }
                 });
             }
-            Action::Login(demand) => self.service.login(self.conn, *demand),
+            Action::Login(demand) => hooks::login(self.service, self.conn, *demand),
         }
     }
 

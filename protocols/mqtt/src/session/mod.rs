@@ -15,6 +15,7 @@
 mod alias;
 mod connect;
 mod frame;
+mod hooked;
 mod outbound;
 mod receiving;
 mod sending;
@@ -35,6 +36,7 @@ use longtail_model::Timestamp;
 use crate::codec::{Packet, ReasonCode, Version};
 use crate::config::Limits;
 use crate::counters::Counters;
+use crate::hooks::{self, Hooked};
 use crate::message::Will;
 
 pub use connect::{Demand, Hello, Refused};
@@ -156,6 +158,7 @@ pub struct Session {
     state: State,
     /// The client has to go as soon as somebody looks.
     expelled: Option<ReasonCode>,
+    hooked: Hooked,
 }
 
 /// How a session leaves its connection.
@@ -182,6 +185,7 @@ impl Session {
             replays: VecDeque::new(),
             state: State::default(),
             expelled: None,
+            hooked: Hooked::default(),
             hello,
         }
     }
@@ -260,11 +264,11 @@ impl Session {
             Packet::Pubcomp(ack) => self.pubcomp(ack, cx, out)?,
             // What follows is answered behind it.
             Packet::Subscribe(subscribe) => {
-                self.subscribe(subscribe, cx, actions);
+                self.subscribe(subscribe, cx, actions)?;
                 return Ok(Next::Pause);
             }
             Packet::Unsubscribe(unsubscribe) => {
-                self.unsubscribe(unsubscribe, actions);
+                self.unsubscribe(unsubscribe, actions)?;
                 return Ok(Next::Pause);
             }
             // Behind what the client has published to itself.
@@ -354,6 +358,9 @@ impl Session {
 
     /// Writes a packet that is small and cannot fail to be written.
     fn say(&self, packet: &Packet<'_>, out: &mut impl Outbox) {
+        if let Some(client) = self.hooked.wants(hooks::WRITING) {
+            return hooks::say(client, packet, self.version(), out);
+        }
         if let Err(error) = packet.encode(self.version(), out.tail()) {
             tracing::error!(%error, "a packet cannot be written");
         }

@@ -13,6 +13,7 @@ use super::outbound::{Acked, Again, Copy, Ids, QueueLimits};
 use super::{Broken, Cx, Outbox, Session, State, Tag};
 use crate::codec::{Ack, Packet, PacketId, Qos, ReasonCode};
 use crate::config::{Limits, Overlap};
+use crate::hooks::{self, Event, FlightChange, Points, RetainedChange};
 use crate::message;
 
 /// The retained messages for one new subscription, on their way.
@@ -162,6 +163,11 @@ impl Session {
                 Err(reason) => Delivery::Dropped(reason),
             };
         }
+        if outbound.in_flight() == usize::from(u16::MAX) {
+            self.hooked.tell(Points::PACKET_IDS_EXHAUSTED, |client| {
+                Event::PacketIdsExhausted { client }
+            });
+        }
         if wanted.only_now {
             return Delivery::Dropped(DropReason::OutboxFull);
         }
@@ -221,6 +227,18 @@ impl Session {
         cx: &Cx<'_>,
         out: &mut impl Outbox,
     ) -> Result<(), DropReason> {
+        let changed;
+        let mut message = message;
+        if let Some(client) = self.hooked.wants(hooks::COPYING) {
+            match client.copy(message) {
+                Ok(None) => {}
+                Ok(Some(new)) => {
+                    changed = new;
+                    message = &changed;
+                }
+                Err(()) => return Err(DropReason::Denied),
+            }
+        }
         let aliases = self.aliases.as_mut();
         let style = Style {
             version: self.hello.version,
@@ -231,7 +249,28 @@ impl Session {
             ids,
             alias: aliases.and_then(|table| table.choose(&message.subject)),
         };
-        let sent = frame::put(message, &style, cx.now, self.hello.packet_max, out);
+        let max = self.hello.packet_max;
+        let sent = match self.hooked.wants(Points::PACKET_SENT) {
+            None => frame::put(message, &style, cx.now, max, out),
+            Some(client) => hooks::put(client, out, |whole| {
+                frame::put(message, &style, cx.now, max, whole)
+            }),
+        };
+        if let (Some(packet_id), Ok(())) = (packet_id, &sent) {
+            self.hooked.tell(Points::IN_FLIGHT, |client| {
+                let message = SharedMessage::clone(message);
+                let change = if dup {
+                    FlightChange::Resent(message)
+                } else {
+                    FlightChange::Sent(message)
+                };
+                Event::InFlight {
+                    client,
+                    packet_id,
+                    change,
+                }
+            });
+        }
         sent.map_err(|unsent| {
             if let Some(table) = &mut self.aliases {
                 table.forget();
@@ -255,6 +294,7 @@ impl Session {
                     if let Err(reason) = self.put_copy(&copy, id, true, cx, out) {
                         self.state.outbound.give_up(id);
                         cx.counters.drop_messages(reason, 1);
+                        self.tell_flight(id, FlightChange::Dropped(reason));
                     }
                 }
             }
@@ -269,8 +309,13 @@ impl Session {
             };
             if copy.message.is_expired(cx.now) {
                 cx.counters.drop_messages(DropReason::Expired, 1);
-            } else if let Err(reason) = self.send_assured(copy, cx, out) {
-                cx.counters.drop_messages(reason, 1);
+                self.tell_dropped(&copy.message, DropReason::Expired);
+            } else {
+                let message = SharedMessage::clone(&copy.message);
+                if let Err(reason) = self.send_assured(copy, cx, out) {
+                    cx.counters.drop_messages(reason, 1);
+                    self.tell_dropped(&message, reason);
+                }
             }
         }
         self.replay(cx, out);
@@ -295,8 +340,17 @@ impl Session {
                     continue;
                 };
                 wanted.retain = true;
-                if let Delivery::Dropped(reason) = self.send(&message, wanted, cx, out) {
-                    cx.counters.drop_messages(reason, 1);
+                match self.send(&message, wanted, cx, out) {
+                    Delivery::Delivered => self.hooked.tell(Points::RETAINED, |client| {
+                        Event::Retained(RetainedChange::Sent(
+                            client,
+                            SharedMessage::clone(&message),
+                        ))
+                    }),
+                    Delivery::Dropped(reason) => {
+                        cx.counters.drop_messages(reason, 1);
+                        self.tell_dropped(&message, reason);
+                    }
                 }
             }
         }
@@ -315,6 +369,7 @@ impl Session {
             Acked::Wrong => Err(WRONG_ACK),
             Acked::Unknown => Ok(()),
             Acked::Done | Acked::Release => {
+                self.tell_flight(ack.packet_id, FlightChange::Completed);
                 self.pump(cx, out);
                 Ok(())
             }
@@ -334,7 +389,10 @@ impl Session {
             Acked::Release | Acked::Unknown => {
                 self.say(&Packet::Pubrel(Ack::success(ack.packet_id)), out);
             }
-            Acked::Done => self.pump(cx, out),
+            Acked::Done => {
+                self.tell_flight(ack.packet_id, FlightChange::Completed);
+                self.pump(cx, out);
+            }
         }
         Ok(())
     }
@@ -348,7 +406,10 @@ impl Session {
         match self.state.outbound.pubcomp(ack.packet_id) {
             Acked::Wrong => return Err(WRONG_ACK),
             Acked::Unknown => {}
-            Acked::Done | Acked::Release => self.pump(cx, out),
+            Acked::Done | Acked::Release => {
+                self.tell_flight(ack.packet_id, FlightChange::Completed);
+                self.pump(cx, out);
+            }
         }
         Ok(())
     }
