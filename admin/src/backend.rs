@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 
 use crate::metrics::Metrics;
 use crate::shapes::{
-    Batch, ConnectionStatus, GroupStatus, Health, Listing, LiveMessage, Published, Purged, Status,
-    StreamStatus,
+    Batch, ConnectionStatus, GroupStatus, Health, Listing, LiveMessage, Published, Purged,
+    RetainedMessage, RetainedStatus, SessionStatus, Status, StreamStatus, SubscriptionStatus,
 };
 
 /// Names a stream.
@@ -42,6 +42,34 @@ impl Page {
     pub const LIMIT_DEFAULT: usize = 100;
     /// Entries in a page at most.
     pub const LIMIT_MAX: usize = 1000;
+}
+
+/// Which sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionFilter {
+    /// Their ids contain this.
+    pub contains: String,
+    /// Whether their clients are connected; `None`: no matter.
+    pub connected: Option<bool>,
+}
+
+/// Which subscriptions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SubscriptionFilter {
+    /// Of the session with this id.
+    pub session: Option<String>,
+    /// Their filters contain this.
+    pub contains: String,
+}
+
+/// How subjects are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Notation {
+    /// `a.b`, with the wildcards `*` and `>`.
+    #[default]
+    Dots,
+    /// `a/b`, with the wildcards `+` and `#`, as MQTT has them.
+    Slashes,
 }
 
 /// Where a message goes.
@@ -192,6 +220,51 @@ pub trait AdminBackend: Send + Sync + 'static {
 
     /// Closes a connection.
     fn kick(&self, connection: u64) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Sessions of the protocols that have such, in the order of their ids.
+    fn sessions(
+        &self,
+        filter: &SessionFilter,
+        page: Page,
+    ) -> impl Future<Output = Answer<Listing<SessionStatus>>> + Send;
+
+    /// One session.
+    fn session(&self, id: &str) -> impl Future<Output = Answer<SessionStatus>> + Send;
+
+    /// Disconnects the client of a session. With `forget`, the session ends too, with what it keeps.
+    fn end_session(&self, id: &str, forget: bool) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Subscriptions, in the order of sessions and filters.
+    fn subscriptions(
+        &self,
+        filter: &SubscriptionFilter,
+        page: Page,
+    ) -> impl Future<Output = Answer<Listing<SubscriptionStatus>>> + Send;
+
+    /// Retained messages whose subjects match `filter`, in the order of their subjects; all when it is `None`.
+    fn retained(
+        &self,
+        space: &str,
+        filter: Option<&str>,
+        notation: Notation,
+        page: Page,
+    ) -> impl Future<Output = Answer<Listing<RetainedStatus>>> + Send;
+
+    /// The retained message of a subject.
+    fn retained_message(
+        &self,
+        space: &str,
+        subject: &str,
+        notation: Notation,
+    ) -> impl Future<Output = Answer<RetainedMessage>> + Send;
+
+    /// Forgets the retained message of a subject; answers when that is as durable as the setting says.
+    fn forget_retained(
+        &self,
+        space: &str,
+        subject: &str,
+        notation: Notation,
+    ) -> impl Future<Output = Answer<()>> + Send;
 
     /// A snapshot for `/metrics`; at most `streams_max` streams of their own, the rest summed up.
     fn metrics(&self, streams_max: usize) -> impl Future<Output = Answer<Metrics>> + Send;

@@ -18,10 +18,13 @@ mod metrics;
 pub mod shapes;
 
 pub use access::{Access, Authorize, Scope, Verdict};
-pub use backend::{AdminBackend, AdminError, ErrorKind, NewMessage, Page, StreamRef, Target};
+pub use backend::{
+    AdminBackend, AdminError, ErrorKind, NewMessage, Notation, Page, SessionFilter, StreamRef,
+    SubscriptionFilter, Target,
+};
 pub use http::Options;
 pub use listener::{AdminListener, serve};
 pub use metrics::{
-    CommandMetrics, EdgeMetrics, Histogram, LogMetrics, Metrics, ProcessMetrics, ShardMetrics,
-    SpaceMetrics,
+    CommandMetrics, EdgeMetrics, Histogram, LogMetrics, Metrics, ProcessMetrics, SessionMetrics,
+    ShardMetrics, SpaceMetrics,
 };

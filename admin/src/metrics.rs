@@ -3,6 +3,8 @@
 //! Counters live where they are counted; this module only names them. Names start with `longtail_` and end with the
 //! unit. The number of time series is bounded: streams beyond a limit are summed up under `stream="other"`.
 
+mod sessions;
+
 use std::fmt;
 
 use prometheus_client::collector::Collector;
@@ -13,6 +15,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::shapes::{StreamCounts, StreamStatus};
+pub use sessions::SessionMetrics;
 
 /// Everything that is measured, at one moment.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +36,8 @@ pub struct Metrics {
     pub commands: Vec<CommandMetrics>,
     /// By space.
     pub spaces: Vec<SpaceMetrics>,
+    /// By protocol that has sessions.
+    pub sessions: Vec<SessionMetrics>,
     /// By shard.
     pub shards: Vec<ShardMetrics>,
     /// The process, where the system says something about it.
@@ -86,6 +91,10 @@ pub struct SpaceMetrics {
     pub delivered_total: u64,
     /// Copies that live subscribers did not get, by cause.
     pub dropped_total: Vec<(&'static str, u64)>,
+    /// Subjects with a retained message.
+    pub retained: u64,
+    /// Bytes that these take in memory.
+    pub retained_bytes: u64,
 }
 
 /// The process. These go by the names that every Prometheus client library uses, without `longtail_`.
@@ -304,6 +313,7 @@ impl Collector for Snapshot {
             &spaces,
             |space| &space.dropped_total,
         )?;
+        sessions::encode(&mut out, &metrics.sessions)?;
         let shards: Vec<_> = metrics
             .shards
             .iter()
@@ -393,6 +403,20 @@ const SPACE: &[Family<SpaceMetrics>] = &[
         None,
         MetricType::Counter,
         |space| space.delivered_total,
+    ),
+    (
+        "retained_messages",
+        "Subjects with a retained message",
+        None,
+        MetricType::Gauge,
+        |space| space.retained,
+    ),
+    (
+        "retained",
+        "Retained messages in memory",
+        Some(Unit::Bytes),
+        MetricType::Gauge,
+        |space| space.retained_bytes,
     ),
 ];
 

@@ -2,6 +2,8 @@
 //!
 //! Readers ignore fields they do not know, so that an older command line works with a newer server.
 
+use std::collections::BTreeMap;
+
 use longtail_engine::{StreamInfo, StreamName};
 use serde::{Deserialize, Serialize};
 
@@ -389,4 +391,100 @@ pub struct ConnectionStatus {
     pub received_bytes: u64,
     /// Bytes sent.
     pub sent_bytes: u64,
+}
+
+/// A session: what a protocol keeps for a client, whether it is connected or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SessionStatus {
+    /// The client's identifier.
+    pub id: String,
+    /// The protocol.
+    pub protocol: String,
+    /// Its space.
+    pub space: String,
+    /// The version of the protocol that its client speaks, or spoke last; absent: not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Its client's account; absent: none, or not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// Whether its client is connected.
+    pub connected: bool,
+    /// The client's connection, as in [`ConnectionStatus::id`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection: Option<u64>,
+    /// Where the client is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Seconds after which something has to come from the client; absent: no matter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_alive_s: Option<u64>,
+    /// Seconds that it outlives its connection; absent: for ever, or its client is away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expiry_s: Option<u64>,
+    /// When it ends, in milliseconds since 1970; absent: never, or its client is connected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
+    /// Subscriptions.
+    pub subscriptions: u64,
+    /// Messages that wait.
+    pub queued: u64,
+    /// Bytes of their payloads.
+    pub queued_bytes: u64,
+    /// Messages sent and not acknowledged.
+    pub in_flight: u64,
+    /// Messages that its client did not get, by reason; what is 0 is absent.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// A subscription.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SubscriptionStatus {
+    /// The session that it is of.
+    pub session: String,
+    /// The protocol.
+    pub protocol: String,
+    /// The space.
+    pub space: String,
+    /// What it matches, in the words of its protocol.
+    pub filter: String,
+    /// The group whose members share the messages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<String>,
+    /// Highest quality of service: 0 at most once, 1 at least once, 2 exactly once.
+    pub qos: u8,
+    /// Without the messages that the client has published itself.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub no_local: bool,
+}
+
+/// A retained message in a list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RetainedStatus {
+    /// Its subject.
+    pub subject: String,
+    /// Bytes of payload.
+    pub bytes: u64,
+    /// When it was published, in milliseconds since 1970.
+    pub published_ms: u64,
+    /// When it expires, in milliseconds since 1970; absent: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
+}
+
+/// A retained message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetainedMessage {
+    /// What a list says of it.
+    #[serde(flatten)]
+    pub status: RetainedStatus,
+    /// Its headers in their order, as far as they are text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<(String, String)>,
+    /// Its body.
+    #[serde(flatten)]
+    pub body: Body,
 }

@@ -1,6 +1,7 @@
 //! WebSocket as a stream of bytes: binary frames in both directions, whose borders mean nothing.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -10,7 +11,9 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
-use tokio_tungstenite::tungstenite::http::header::{HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
+use tokio_tungstenite::tungstenite::http::header::{
+    HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL,
+};
 use tokio_tungstenite::tungstenite::http::{self, StatusCode};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig as Settings;
 use tokio_tungstenite::tungstenite::{Error, Message, error::ProtocolError};
@@ -31,7 +34,8 @@ pub struct WebSocketConfig {
     pub frame_max_bytes: usize,
     /// Web pages that may connect, as their browser states them (`https://app.example.org`), or `*` for all. The default
     /// is none: a page from anywhere could otherwise use the broker through the browser of somebody who can
-    /// reach it. Clients that are no browsers send no origin and are not affected.
+    /// reach it. Clients that are no browsers send no origin, or the address they connect to, and are not affected;
+    /// one that names the host by a name other than `localhost` in its origin has to be listed.
     pub origins: Vec<String>,
 }
 
@@ -79,7 +83,8 @@ fn answer(
         let allowed = origins
             .iter()
             .any(|allowed| allowed == "*" || allowed.as_bytes() == origin.as_bytes());
-        if !allowed {
+        let own = is_own(origin, request.headers().get(HOST));
+        if !allowed && !own {
             return Err(refusal(
                 StatusCode::FORBIDDEN,
                 "this origin is not in the listener's `websocket.origins`",
@@ -106,6 +111,21 @@ fn answer(
         }
     }
     Ok(response)
+}
+
+/// Whether an origin names nothing but the address that the client has connected to, as clients that are no browsers
+/// write it. A host name proves nothing: a page can have its own lead to this machine.
+fn is_own(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
+    let (Ok(origin), Some(Ok(host))) = (origin.to_str(), host.map(HeaderValue::to_str)) else {
+        return false;
+    };
+    let Some((_, authority)) = origin.split_once("://") else {
+        return false;
+    };
+    let is_address = host.parse::<SocketAddr>().is_ok()
+        || host.parse::<IpAddr>().is_ok()
+        || host.split(':').next() == Some("localhost");
+    is_address && authority == host
 }
 
 enum Choice {

@@ -50,12 +50,12 @@ impl Protocol for NamedEcho {
 
 type Answer = Result<(WebSocketStream<TcpStream>, Option<String>), Error>;
 
-async fn open(address: SocketAddr, headers: &[(&'static str, &'static str)]) -> Answer {
+async fn open(address: SocketAddr, headers: &[(&'static str, &str)]) -> Answer {
     let mut request = format!("ws://{address}/").into_client_request()?;
     for (name, value) in headers {
         request
             .headers_mut()
-            .insert(*name, HeaderValue::from_static(value));
+            .insert(*name, HeaderValue::from_str(value).unwrap());
     }
     let stream = TcpStream::connect(address).await.unwrap();
     let (socket, response) = client_async(request, stream).await?;
@@ -184,6 +184,12 @@ fn web_pages_need_to_be_listed() {
             status(open(address, &[("origin", "https://evil.example")]).await),
             403
         );
+        // Clients that are no browsers name the address they connect to.
+        let own = format!("http://{address}");
+        assert!(open(address, &[("origin", &own)]).await.is_ok());
+        // A page whose name leads here is a page nevertheless.
+        let rebound = [("host", "evil.example"), ("origin", "http://evil.example")];
+        assert_eq!(status(open(address, &rebound).await), 403);
     });
 }
 

@@ -205,6 +205,11 @@ impl Held {
         &self.budget
     }
 
+    /// The name of the space.
+    pub(crate) fn space(&self) -> Arc<str> {
+        Arc::clone(&self.budget.space)
+    }
+
     pub(crate) fn messages(&self) -> u64 {
         self.messages
     }

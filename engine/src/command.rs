@@ -122,7 +122,7 @@ pub enum Which {
 }
 
 /// Where a group starts reading a stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Start {
     /// The oldest message that is still there.
     #[default]

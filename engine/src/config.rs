@@ -37,7 +37,7 @@ impl fmt::Display for StreamName {
 }
 
 /// Where a stream's sequence numbers come from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Numbering {
     /// Its own counter: dense from 1.
     #[default]
@@ -48,7 +48,7 @@ pub enum Numbering {
 }
 
 /// How long a stream keeps a message.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Keep {
     /// Until every group has settled it; with no group, until there is one. What lies before the start of all groups
     /// counts as settled.
@@ -61,7 +61,7 @@ pub enum Keep {
 }
 
 /// Bounds on what a stream holds; 0 is no bound.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// Messages.
     pub max_messages: u64,
@@ -72,7 +72,7 @@ pub struct Limits {
 }
 
 /// What happens to a message that would exceed [`Limits::max_messages`] or [`Limits::max_bytes`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Overflow {
     /// It is refused.
     #[default]
@@ -82,7 +82,7 @@ pub enum Overflow {
 }
 
 /// The order in which a group delivers what is ready.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Order {
     /// By sequence number.
     #[default]
@@ -92,7 +92,7 @@ pub enum Order {
 }
 
 /// How a group delivers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct GroupConfig {
     /// In which order.
     pub order: Order,
@@ -111,7 +111,7 @@ pub struct GroupConfig {
 }
 
 /// Everything that is fixed when a stream is created.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct StreamConfig {
     /// Where its numbers come from.
     pub numbering: Numbering,

@@ -24,7 +24,9 @@ pub mod budget;
 mod definition;
 mod describe;
 mod event;
+mod intern;
 mod open;
+mod rare;
 mod shard;
 mod stream;
 

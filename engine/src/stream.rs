@@ -3,9 +3,13 @@
 //! A group never lists what is settled, only what is not: a message that stands in none of a group's sets is settled
 //! there. Groups that read in sequence order do not list what is ready either, as long as it is ready in its place:
 //! everything from the cursor on is, except what `passed` names.
+//!
+//! There may be a million of either that nobody uses. What most of them never need lies in a [`Rare`]: a pointer to
+//! nothing until it is wanted. Equal settings are one value.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher as _;
+use std::sync::{Arc, LazyLock};
 
 use hashbrown::{HashMap, HashTable};
 use longtail_model::{ConsumerTag, Durability, GroupId, IndexId, Lsn, Seq, StreamId, Timestamp};
@@ -13,8 +17,9 @@ use longtail_model::{ConsumerTag, Durability, GroupId, IndexId, Lsn, Seq, Stream
 use smallvec::SmallVec;
 
 use crate::budget::Held;
-use crate::config::{GroupConfig, GroupName, Keep, Numbering, Order, StreamConfig, StreamName};
+use crate::config::{GroupConfig, Keep, Numbering, Order, StreamConfig, StreamName};
 use crate::effect::Counts;
+use crate::rare::{Rare, Unused};
 use crate::shard::Head;
 use crate::structures::index::Index;
 use crate::structures::interval::IntervalSet;
@@ -37,31 +42,58 @@ pub(crate) type HoldKey = usize;
 pub(crate) struct Stream {
     pub(crate) id: StreamId,
     pub(crate) name: StreamName,
-    pub(crate) config: StreamConfig,
+    pub(crate) config: Arc<StreamConfig>,
     pub(crate) index: IndexId,
     pub(crate) level: Durability,
     /// Whether its definition is in the log. A stream that only links keep alive is not worth a record.
     pub(crate) defined: bool,
-    /// The default group, deleted when there is none, then those that were added.
+    /// The default group, deleted when there is none, then those that were added. Empty when there was none yet.
     pub(crate) groups: Vec<Group>,
     pub(crate) roster: Roster,
     /// Messages that were ready when they were appended: all that a group that lists nothing ever had ahead of it.
     pub(crate) offered: u64,
     /// How much it holds.
     pub(crate) held: Held,
+    pub(crate) producers: u32,
+    pub(crate) consumers: u32,
+    pub(crate) appended: u64,
+    pub(crate) removed: u64,
+    pub(crate) extra: Rare<Extra>,
+}
+
+/// What few streams have.
+pub(crate) struct Extra {
     pub(crate) pause: Option<Pause>,
     pub(crate) pauses: u64,
     /// When which message expires.
     pub(crate) expiry: OrderedSet,
     pub(crate) expiry_timer: Alarm,
     pub(crate) age_timer: Alarm,
-    pub(crate) producers: u64,
-    pub(crate) consumers: u64,
-    pub(crate) appended: u64,
-    pub(crate) removed: u64,
     /// Sessions that wait for something to read.
     pub(crate) readers: Vec<SessionKey>,
 }
+
+impl Extra {
+    const NEW: Extra = Extra {
+        pause: None,
+        pauses: 0,
+        expiry: OrderedSet::new(),
+        expiry_timer: Alarm { set: None },
+        age_timer: Alarm { set: None },
+        readers: Vec::new(),
+    };
+}
+
+impl Unused for Extra {
+    const UNUSED: &'static Extra = &Extra::NEW;
+
+    fn new() -> Extra {
+        Extra::NEW
+    }
+}
+
+/// A stream with so few places for groups is looked through when one is wanted by its name.
+const FEW: usize = 8;
 
 impl Stream {
     pub(crate) fn shares_numbers(&self) -> bool {
@@ -75,9 +107,12 @@ impl Stream {
                 .filter(|group| !group.deleted)
                 .map(|_| 0);
         }
+        if self.groups.len() <= FEW {
+            return (self.groups.iter()).position(|group| !group.deleted && *group.name == *name);
+        }
         let named =
             |&at: &u32| (self.groups.get(at as usize)).is_some_and(|group| *group.name == *name);
-        let at = self.roster.names.find(hash_of(name), named)?;
+        let at = self.roster.named.names.find(hash_of(name), named)?;
         Some(*at as usize)
     }
 
@@ -87,33 +122,59 @@ impl Stream {
 
     /// Puts a group into its place: the first for the default one, any other that is free for the others.
     pub(crate) fn add_group(&mut self, group: Group, next: Seq) -> usize {
-        let at = match group.name.is_empty() {
+        let is_default = group.name.is_empty();
+        if self.groups.len() < 2 {
+            // Most streams have one group.
+            self.groups.reserve_exact(2 - self.groups.len());
+        }
+        if self.groups.is_empty() && !is_default {
+            self.groups.push(Group::vacant(GroupId(self.id.0)));
+        }
+        let free = |named: &mut Named| named.free.pop();
+        let at = match is_default {
             true => 0,
-            false => self
-                .roster
-                .free
-                .pop()
+            false => (self.roster.named.get_mut().and_then(free))
                 .map_or(self.groups.len(), |at| at as usize),
         };
         let place = u32::try_from(at).unwrap_or(u32::MAX);
         if !group.implicit {
             self.roster.listing.push(place);
         } else if group.cursor > next {
-            self.roster.later.push(place);
+            self.roster.named.make().later.push(place);
         }
-        let named = (!group.name.is_empty()).then(|| hash_of(&group.name));
         match self.groups.get_mut(at) {
             Some(free) => *free = group,
             None => self.groups.push(group),
         }
         self.roster.groups += 1;
-        if let Some(hash) = named {
-            let groups = &self.groups;
-            let hash_at =
-                |&at: &u32| (groups.get(at as usize)).map_or(0, |group| hash_of(&group.name));
-            self.roster.names.insert_unique(hash, place, hash_at);
+        if !is_default {
+            self.enter_name(place);
         }
         at
+    }
+
+    /// Lists a group by its name, where there are many.
+    fn enter_name(&mut self, place: u32) {
+        if self.groups.len() <= FEW {
+            return;
+        }
+        let groups = &self.groups;
+        let hash_at = |&at: &u32| {
+            groups
+                .get(at as usize)
+                .map_or(0, |group| hash_of(&group.name))
+        };
+        let names = &mut self.roster.named.make().names;
+        if !names.is_empty() {
+            names.insert_unique(hash_at(&place), place, hash_at);
+            return;
+        }
+        // The first of many: from here on all are listed.
+        for (at, group) in (0..).zip(groups) {
+            if !group.deleted && !group.name.is_empty() {
+                names.insert_unique(hash_of(&group.name), at, hash_at);
+            }
+        }
     }
 
     /// Frees the place of a group.
@@ -123,27 +184,20 @@ impl Stream {
             return;
         };
         if at > 0 {
-            let entry =
-                (self.roster.names).find_entry(hash_of(&group.name), |&known| known == place);
+            let named = self.roster.named.make();
+            let entry = (named.names).find_entry(hash_of(&group.name), |&known| known == place);
             if let Ok(entry) = entry {
                 entry.remove();
             }
-            self.roster.free.push(place);
+            named.free.push(place);
         }
-        for list in [&mut self.roster.listing, &mut self.roster.later] {
-            list.retain(|known| *known != place);
+        self.roster.listing.retain(|known| *known != place);
+        if let Some(named) = self.roster.named.get_mut() {
+            named.later.retain(|known| *known != place);
         }
         self.roster.waiting.remove(&place);
         self.roster.groups -= 1;
-        let mut gone = Group::new(
-            group.id,
-            "".into(),
-            GroupConfig::default(),
-            true,
-            Seq::FIRST,
-        );
-        gone.deleted = true;
-        *group = gone;
+        *group = Group::vacant(group.id);
     }
 
     /// Whether a message that is about to get this number would stay.
@@ -160,9 +214,21 @@ impl Stream {
         }
     }
 
+    /// A message does not expire any more.
+    pub(crate) fn forget_expiry(&mut self, due: Timestamp, seq: Seq) {
+        if let Some(extra) = self.extra.get_mut() {
+            extra.expiry.remove(due.0, seq.0);
+        }
+    }
+
+    /// Those who wait for something to read wait no longer.
+    pub(crate) fn take_readers(&mut self) -> Vec<SessionKey> {
+        (self.extra.get_mut()).map_or_else(Vec::new, |extra| std::mem::take(&mut extra.readers))
+    }
+
     /// Whether nothing is delivered from a group for the time being.
     pub(crate) fn is_paused(&self, group: &Group) -> bool {
-        self.pause.is_some() || group.pause.is_some()
+        self.extra.pause.is_some() || group.lists.pause.is_some()
     }
 }
 
@@ -171,18 +237,39 @@ impl Stream {
 pub(crate) struct Roster {
     /// How many there are.
     pub(crate) groups: u32,
-    /// Places of the named ones, by name.
+    /// The place of a group that was found to want a message: the first to ask about the next.
+    pub(crate) witness: u32,
+    /// Places of those that list what is ready, and must hear of every message.
+    pub(crate) listing: SmallVec<[u32; 2]>,
+    /// Places of those that consumers wait at.
+    pub(crate) waiting: BTreeSet<u32>,
+    pub(crate) named: Rare<Named>,
+}
+
+/// What only a stream with many groups needs.
+pub(crate) struct Named {
+    /// Places of the named ones, by name, once there are more than a [`FEW`].
     names: HashTable<u32>,
     /// Places that are free.
     free: Vec<u32>,
-    /// Places of those that list what is ready, and must hear of every message.
-    pub(crate) listing: SmallVec<[u32; 2]>,
     /// Places of those that begin beyond the next number.
-    pub(crate) later: SmallVec<[u32; 2]>,
-    /// Places of those that consumers wait at.
-    pub(crate) waiting: BTreeSet<u32>,
-    /// The place of a group that was found to want a message: the first to ask about the next.
-    pub(crate) witness: u32,
+    pub(crate) later: Vec<u32>,
+}
+
+impl Named {
+    const NEW: Named = Named {
+        names: HashTable::new(),
+        free: Vec::new(),
+        later: Vec::new(),
+    };
+}
+
+impl Unused for Named {
+    const UNUSED: &'static Named = &Named::NEW;
+
+    fn new() -> Named {
+        Named::NEW
+    }
 }
 
 fn hash_of(name: &str) -> u64 {
@@ -267,13 +354,22 @@ pub(crate) enum Aside {
 /// Consumption state over a stream.
 pub(crate) struct Group {
     pub(crate) id: GroupId,
-    pub(crate) name: GroupName,
-    pub(crate) config: GroupConfig,
-    /// Whether ready messages ahead of the cursor go unlisted.
-    pub(crate) implicit: bool,
+    pub(crate) name: Box<str>,
+    pub(crate) config: Arc<GroupConfig>,
     pub(crate) cursor: Seq,
     /// Of the [`Stream::offered`] messages those that are not ahead of the cursor any more, or never were.
     pub(crate) met: u64,
+    /// Messages that consumers hold.
+    pub(crate) held: u32,
+    /// Whether ready messages ahead of the cursor go unlisted.
+    pub(crate) implicit: bool,
+    /// Its place is free for another group.
+    pub(crate) deleted: bool,
+    pub(crate) lists: Rare<Lists>,
+}
+
+/// What a group has that is not just behind or ahead of its cursor, and who waits for it.
+pub(crate) struct Lists {
     /// What the cursor must step over.
     pub(crate) passed: IntervalSet,
     pub(crate) ready: OrderedSet,
@@ -282,45 +378,105 @@ pub(crate) struct Group {
     pub(crate) delay_timer: Alarm,
     pub(crate) parked: OrderedSet,
     pub(crate) next_ticket: u64,
-    pub(crate) held: u64,
     pub(crate) meta: HashMap<u64, Meta, FixedHash>,
     /// Consumers that wait, oldest first.
-    pub(crate) waiters: BTreeMap<u64, (SessionKey, ConsumerTag)>,
+    pub(crate) waiters: BTreeMap<u64, Waiter>,
     pub(crate) pause: Option<Pause>,
-    pub(crate) pauses: u64,
-    /// Its place is free for another group.
-    pub(crate) deleted: bool,
+}
+
+/// A consumer in the queue of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Waiter {
+    pub(crate) session: SessionKey,
+    pub(crate) consumer: ConsumerTag,
+    /// Which of the consumer's sources the group is.
+    pub(crate) source: u32,
+}
+
+impl Lists {
+    const NEW: Lists = Lists {
+        passed: IntervalSet::new(),
+        ready: OrderedSet::new(),
+        urgent: 0,
+        delayed: OrderedSet::new(),
+        delay_timer: Alarm { set: None },
+        parked: OrderedSet::new(),
+        next_ticket: 1,
+        meta: HashMap::with_hasher(FixedHash::with_seed(0)),
+        waiters: BTreeMap::new(),
+        pause: None,
+    };
+
+    /// Whether nothing is listed that the cursor of a group does not tell by itself, and nobody waits.
+    fn say_nothing(&self, cursor: Seq) -> bool {
+        self.passed.len_above_floor() == 0
+            && self.passed.floor() <= cursor.0
+            && self.ready.is_empty()
+            && self.delayed.is_empty()
+            && self.delay_timer.set.is_none()
+            && self.parked.is_empty()
+            && self.meta.is_empty()
+            && self.waiters.is_empty()
+            && self.pause.is_none()
+    }
+
+    /// How many of those listed as ready are urgent.
+    pub(crate) fn count_urgent(&self) -> u64 {
+        self.ready
+            .iter()
+            .take_while(|&(key, _)| key < URGENT)
+            .count() as u64
+    }
+
+    /// Lists a message as ready.
+    fn add_ready(&mut self, key: u64, seq: Seq) {
+        if self.ready.insert(key, seq.0) && key < URGENT {
+            self.urgent += 1;
+        }
+    }
+}
+
+impl Unused for Lists {
+    const UNUSED: &'static Lists = &Lists::NEW;
+
+    fn new() -> Lists {
+        Lists::NEW
+    }
 }
 
 impl Group {
     pub(crate) fn new(
         id: GroupId,
-        name: GroupName,
-        config: GroupConfig,
+        name: &str,
+        config: Arc<GroupConfig>,
         shared: bool,
         cursor: Seq,
     ) -> Self {
-        let implicit = !shared && config.order == Order::Sequence;
         Group {
             id,
-            name,
+            name: name.into(),
+            implicit: !shared && config.order == Order::Sequence,
             config,
-            implicit,
             cursor,
             met: 0,
-            passed: IntervalSet::default(),
-            ready: OrderedSet::new(),
-            urgent: 0,
-            delayed: OrderedSet::new(),
-            delay_timer: Alarm::default(),
-            parked: OrderedSet::new(),
-            next_ticket: 1,
             held: 0,
-            meta: HashMap::default(),
-            waiters: BTreeMap::new(),
-            pause: None,
-            pauses: 0,
             deleted: false,
+            lists: Rare::default(),
+        }
+    }
+
+    /// A place that is free.
+    fn vacant(id: GroupId) -> Self {
+        static NO_CONFIG: LazyLock<Arc<GroupConfig>> = LazyLock::new(Arc::default);
+        let mut group = Group::new(id, "", Arc::clone(&NO_CONFIG), true, Seq::FIRST);
+        group.deleted = true;
+        group
+    }
+
+    /// Gives back the room of lists that say nothing. For when the last consumer leaves, not for every message.
+    pub(crate) fn tidy(&mut self) {
+        if self.lists.say_nothing(self.cursor) {
+            self.lists = Rare::default();
         }
     }
 
@@ -343,7 +499,7 @@ impl Group {
 
     /// How many are ready, of all that were `offered`.
     pub(crate) fn ready_len(&self, offered: u64) -> u64 {
-        self.ready.len() as u64 + self.ahead(offered)
+        self.lists.ready.len() as u64 + self.ahead(offered)
     }
 
     /// So many are not ahead of the cursor any more.
@@ -355,15 +511,15 @@ impl Group {
     pub(crate) fn is_bare(&self) -> bool {
         self.implicit
             && self.held == 0
-            && self.ready.is_empty()
-            && self.delayed.is_empty()
-            && self.parked.is_empty()
-            && self.meta.is_empty()
+            && self.lists.ready.is_empty()
+            && self.lists.delayed.is_empty()
+            && self.lists.parked.is_empty()
+            && self.lists.meta.is_empty()
     }
 
     /// The best ready message: its key and number.
     pub(crate) fn head(&self, index: &Index) -> Option<(u64, Seq)> {
-        let listed = self.ready.first().map(|(key, seq)| (key, Seq(seq)));
+        let listed = self.lists.ready.first().map(|(key, seq)| (key, Seq(seq)));
         if !self.implicit {
             return listed;
         }
@@ -379,7 +535,7 @@ impl Group {
         let mut from = self.cursor;
         loop {
             let (seq, _) = index.next_at_or_after(from)?;
-            let free = self.passed.next_absent(seq.0);
+            let free = self.lists.passed.next_absent(seq.0);
             if free == seq.0 {
                 return Some(seq);
             }
@@ -393,30 +549,23 @@ impl Group {
     }
 
     pub(crate) fn is_ahead(&self, seq: Seq) -> bool {
-        self.implicit && seq >= self.cursor && !self.passed.contains(seq.0)
-    }
-
-    /// How many of those listed as ready are urgent.
-    pub(crate) fn count_urgent(&self) -> u64 {
-        self.ready
-            .iter()
-            .take_while(|&(key, _)| key < URGENT)
-            .count() as u64
+        self.implicit && seq >= self.cursor && !self.lists.passed.contains(seq.0)
     }
 
     /// Lists a message as ready.
     pub(crate) fn add_ready(&mut self, key: u64, seq: Seq) {
-        if self.ready.insert(key, seq.0) && key < URGENT {
-            self.urgent += 1;
-        }
+        self.lists.make().add_ready(key, seq);
     }
 
     /// Takes a ready message out of the list, or steps over it.
     pub(crate) fn remove_ready(&mut self, place: Place, seq: Seq) {
         match place {
             Place::Ready(key) => {
-                if self.ready.remove(key, seq.0) && key < URGENT {
-                    self.urgent -= 1;
+                if let Some(lists) = self.lists.get_mut()
+                    && lists.ready.remove(key, seq.0)
+                    && key < URGENT
+                {
+                    lists.urgent -= 1;
                 }
             }
             Place::Ahead => {
@@ -424,7 +573,7 @@ impl Group {
                 if seq == self.cursor {
                     self.cursor = seq.next();
                 } else {
-                    self.passed.insert(seq.0);
+                    self.lists.make().passed.insert(seq.0);
                 }
             }
             Place::Delayed(_) | Place::Parked(_) | Place::Held(_) => {}
@@ -433,40 +582,63 @@ impl Group {
 
     /// Removes the first listed message, or else the first ahead of the cursor, which is `seq`.
     pub(crate) fn pop_head(&mut self, key: u64, seq: Seq) {
-        if self.ready.first() == Some((key, seq.0)) {
-            self.ready.pop_first();
-            if key < URGENT {
-                self.urgent -= 1;
+        if let Some(lists) = self.lists.get_mut() {
+            if lists.ready.first() == Some((key, seq.0)) {
+                lists.ready.pop_first();
+                if key < URGENT {
+                    lists.urgent -= 1;
+                }
+                return;
             }
-        } else {
-            self.meet(1);
             // What lies between the old cursor and this message is gone or stepped over for good.
-            self.cursor = seq.next();
-            self.passed.set_floor(self.cursor.0);
+            lists.passed.set_floor(seq.next().0);
         }
+        self.meet(1);
+        self.cursor = seq.next();
     }
 
     /// Removes a message from whichever list it is in. Holds are the caller's.
     pub(crate) fn forget(&mut self, place: Place, seq: Seq) {
         match place {
             Place::Ready(_) | Place::Ahead => self.remove_ready(place, seq),
+            Place::Delayed(_) | Place::Parked(_) | Place::Held(_) => self.take_aside(place, seq),
+        }
+        self.take_meta(seq);
+    }
+
+    /// Takes a message out of the list of what is delayed or parked.
+    pub(crate) fn take_aside(&mut self, place: Place, seq: Seq) {
+        let Some(lists) = self.lists.get_mut() else {
+            return;
+        };
+        match place {
             Place::Delayed(due) => {
-                self.delayed.remove(due.0, seq.0);
+                lists.delayed.remove(due.0, seq.0);
             }
             Place::Parked(ticket) => {
-                self.parked.remove(ticket, seq.0);
+                lists.parked.remove(ticket, seq.0);
             }
-            Place::Held(_) => {}
+            Place::Ready(_) | Place::Ahead | Place::Held(_) => {}
         }
-        self.meta.remove(&seq.0);
+    }
+
+    /// What is remembered of a message.
+    pub(crate) fn meta(&self, seq: Seq) -> Option<&Meta> {
+        self.lists.meta.get(&seq.0)
+    }
+
+    /// Forgets what is remembered of a message, and returns it.
+    pub(crate) fn take_meta(&mut self, seq: Seq) -> Option<Meta> {
+        self.lists.get_mut()?.meta.remove(&seq.0)
     }
 
     pub(crate) fn heap_bytes(&self) -> usize {
-        self.ready.heap_bytes()
-            + self.delayed.heap_bytes()
-            + self.parked.heap_bytes()
-            + self.passed.heap_bytes()
-            + self.meta.allocation_size()
+        self.lists.ready.heap_bytes()
+            + self.lists.delayed.heap_bytes()
+            + self.lists.parked.heap_bytes()
+            + self.lists.passed.heap_bytes()
+            + self.lists.meta.allocation_size()
+            + self.lists.heap_bytes()
     }
 }
 

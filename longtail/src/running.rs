@@ -13,6 +13,7 @@ use longtail_mqtt::hooks::Scope;
 use longtail_mqtt::{Hook, Mqtt};
 
 use crate::builder::{Builder, StartError};
+use crate::mqtt_host::EdgeHost;
 
 /// How long [`Longtail::shut_down`] lets clients finish.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -87,14 +88,11 @@ impl Longtail {
         listeners: Vec<(ListenerConfig, Arc<dyn longtail_mqtt::Admission>)>,
         hooks: Vec<(Arc<dyn Hook>, i32, Scope)>,
     ) -> Result<(), StartError> {
-        let space = self.broker.space(&config.space)?;
-        let clock = self.broker.clock();
-        let shards = self.broker.shards();
         let rights = match listeners.first() {
             Some((_, rights)) => Arc::clone(rights),
             None => Arc::new(longtail_mqtt::AdmitAll),
         };
-        let tenant = longtail_mqtt::Tenant::start(config, space, clock, shards, rights);
+        let tenant = longtail_mqtt::Tenant::start(config, &self.broker, rights);
         let tenant = tenant.map_err(StartError::Mqtt)?;
         for (hook, priority, scope) in hooks {
             tenant.hooks().add(hook, priority, scope);
@@ -103,6 +101,7 @@ impl Longtail {
             let open = self.listen_mqtt(&tenant, listener, admission)?;
             self.addresses.push(open);
         }
+        tenant.set_host(Arc::new(EdgeHost::new(&self.edge)));
         tenant.started();
         self.mqtt = Some(tenant);
         Ok(())

@@ -74,6 +74,7 @@ impl SettingsArgs {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one, for a moment")]
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the server
@@ -110,13 +111,15 @@ pub(crate) enum Command {
     Top(TopArgs),
     /// List open connections
     Connections(ClientArgs),
-    /// Close a connection
-    Kick {
-        /// Its number, as `longtail connections` shows it
-        id: u64,
-        #[command(flatten)]
-        client: ClientArgs,
-    },
+    /// List what the server keeps for clients, connected or not, or show one session
+    Sessions(SessionsArgs),
+    /// List subscriptions
+    Subscriptions(SubscriptionsArgs),
+    /// Look at retained messages, or delete one
+    #[command(subcommand)]
+    Retained(RetainedCommand),
+    /// Close a connection, or disconnect the client of a session
+    Kick(KickArgs),
     /// Remove all messages of a stream that nobody holds
     Purge {
         /// Do not ask
@@ -157,6 +160,89 @@ pub(crate) struct ClientArgs {
     /// Print JSON for scripts
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SessionsArgs {
+    /// Show only this one, in full
+    #[arg(conflicts_with_all = ["contains", "connected", "away"])]
+    pub(crate) id: Option<String>,
+    /// Only those whose id contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) contains: Option<String>,
+    /// Only those whose client is connected
+    #[arg(long)]
+    pub(crate) connected: bool,
+    /// Only those whose client is away
+    #[arg(long, conflicts_with = "connected")]
+    pub(crate) away: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SubscriptionsArgs {
+    /// Only those of one session
+    #[arg(long, value_name = "ID")]
+    pub(crate) session: Option<String>,
+    /// Only those whose filter contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) contains: Option<String>,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum RetainedCommand {
+    /// List subjects with a retained message
+    List {
+        /// Only those that match, with the wildcards `*` (a token) and `>` (the rest), or `+` and `#` with --slashes
+        filter: Option<String>,
+        #[command(flatten)]
+        subjects: SubjectArgs,
+    },
+    /// Print a retained message
+    Get {
+        /// Its subject
+        subject: String,
+        #[command(flatten)]
+        subjects: SubjectArgs,
+    },
+    /// Delete a retained message
+    Delete {
+        /// Its subject
+        subject: String,
+        #[command(flatten)]
+        subjects: SubjectArgs,
+    },
+}
+
+/// Subjects of a server.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SubjectArgs {
+    /// Subjects are written as MQTT has them, a/b instead of a.b
+    #[arg(long)]
+    pub(crate) slashes: bool,
+    /// Their space
+    #[arg(long, default_value = "default")]
+    pub(crate) space: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct KickArgs {
+    /// The connection's number, as `longtail connections` shows it
+    #[arg(required_unless_present = "session", conflicts_with = "session")]
+    pub(crate) id: Option<u64>,
+    /// Disconnect the client of this session instead; it is told so where its protocol has words for it
+    #[arg(long, value_name = "ID")]
+    pub(crate) session: Option<String>,
+    /// End the session too, with everything that it keeps; also one whose client is away
+    #[arg(long, requires = "session")]
+    pub(crate) forget: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
 }
 
 /// A stream of a server.

@@ -73,7 +73,10 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         }
         Command::Groups(stream) => commands::inspect::groups(&stream).map(|()| Exit::Ok),
         Command::Connections(client) => commands::inspect::connections(&client).map(|()| Exit::Ok),
-        Command::Kick { id, client } => commands::manage::kick(id, &client).map(|()| Exit::Ok),
+        Command::Sessions(args) => commands::sessions::sessions(&args).map(|()| Exit::Ok),
+        Command::Subscriptions(args) => commands::sessions::subscriptions(&args).map(|()| Exit::Ok),
+        Command::Retained(command) => commands::retained::run(&command).map(|()| Exit::Ok),
+        Command::Kick(args) => commands::manage::kick(&args).map(|()| Exit::Ok),
         Command::Purge { yes, stream } => commands::manage::purge(yes, &stream).map(|()| Exit::Ok),
         Command::Pause { stream, time } => {
             commands::manage::pause(&stream, time).map(|()| Exit::Ok)

@@ -14,6 +14,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use support::mqtt::{Mqtt, connect, publish};
 use support::{Beanstalk, Server};
 
 #[test]
@@ -113,6 +114,10 @@ impl Authority {
         server: &Server,
         name: &str,
     ) -> Beanstalk<StreamOwned<ClientConnection, TcpStream>> {
+        Beanstalk(BufReader::new(self.connect(&server.beanstalk, name)))
+    }
+
+    fn connect(&self, address: &str, name: &str) -> StreamOwned<ClientConnection, TcpStream> {
         let mut roots = RootCertStore::empty();
         roots
             .add(CertificateDer::from_pem_slice(self.0.pem().as_bytes()).unwrap())
@@ -129,8 +134,8 @@ impl Authority {
             .unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let connection = ClientConnection::new(Arc::new(config), name).unwrap();
-        let socket = TcpStream::connect(&server.beanstalk).unwrap();
-        Beanstalk(BufReader::new(StreamOwned::new(connection, socket)))
+        let socket = TcpStream::connect(address).unwrap();
+        StreamOwned::new(connection, socket)
     }
 }
 
@@ -139,6 +144,8 @@ fn configured(dir: &Path) -> Server {
     let mut command = Command::new(env!("CARGO_BIN_EXE_longtail"));
     command
         .args(["serve", "--listen", "admin=127.0.0.1:0"])
+        .args(["--listen", "mqtt=127.0.0.1:0"])
+        .args(["--listen", "mqtt-ws=127.0.0.1:0"])
         .current_dir(dir)
         .env_remove("LONGTAIL_CONFIG")
         .stderr(Stdio::piped());
@@ -188,4 +195,54 @@ fn a_certificate_is_an_account() {
     let end = std::io::Write::write_all(stranger.0.get_mut(), b"stats\r\n")
         .and_then(|()| stranger.0.read_line(&mut answer).map(|_| ()));
     assert!(end.is_err() || answer.is_empty(), "{answer}");
+}
+
+#[test]
+fn a_certificate_is_the_account_of_an_mqtt_client_that_gives_no_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let (certificate, key) = authority.issue("server");
+    std::fs::write(dir.path().join("cert.pem"), certificate).unwrap();
+    std::fs::write(dir.path().join("key.pem"), key).unwrap();
+    std::fs::write(dir.path().join("clients.pem"), authority.0.pem()).unwrap();
+    let text = r##"
+        [[accounts]]
+        name = "pump"
+        certificates = ["pump.example"]
+        permissions = [{ space = "default", rules = [{ actions = ["publish"], subject = "%u/#" }] }]
+        [[listeners.beanstalk]]
+        address = "127.0.0.1:0"
+        account = "pump"
+        [[listeners.mqtts]]
+        address = "127.0.0.1:0"
+        [listeners.mqtts.tls]
+        certificate = "cert.pem"
+        key = "key.pem"
+        client_certificates = "required"
+        client_authorities = "clients.pem"
+    "##;
+    std::fs::write(dir.path().join("longtail.toml"), text).unwrap();
+    let server = configured(dir.path());
+    let address = server.address_with_tls("mqtt");
+    let log_in = |name: &str| {
+        let mut client = Mqtt(authority.connect(&address, name));
+        client.send(&connect("c", &[], None));
+        let (kind, body) = client.packet();
+        assert_eq!(kind, 0x20, "CONNACK");
+        (client, body[1])
+    };
+    let (mut pump, reason) = log_in("pump.example");
+    assert_eq!(reason, 0);
+    for (topic, allowed) in [("pump/1", true), ("web/1", false)] {
+        pump.send(&publish(topic, b"x", 0x32, Some(7)));
+        let (_, body) = pump.packet_of(0x40);
+        assert_eq!(
+            body.get(2).is_none_or(|reason| *reason < 0x80),
+            allowed,
+            "{topic}"
+        );
+    }
+    assert_eq!(server.get("/api/v1/sessions/c")["account"], "pump");
+    let (_, reason) = log_in("stranger.example");
+    assert_eq!(reason, 0x86, "no account goes by that name");
 }

@@ -2,6 +2,8 @@
 
 mod answer;
 mod follow;
+mod retained;
+mod sessions;
 #[cfg(test)]
 mod tests;
 
@@ -90,7 +92,18 @@ pub(crate) fn router<B: AdminBackend>(
         .route("/spaces/{space}/publish", post(publish_to_subject::<B>))
         .route("/spaces/{space}/follow", get(follow::subject::<B>))
         .route("/connections", get(connections::<B>))
-        .route("/connections/{id}", delete(kick::<B>));
+        .route("/connections/{id}", delete(kick::<B>))
+        .route("/sessions", get(sessions::list::<B>))
+        .route(
+            "/sessions/{id}",
+            get(sessions::show::<B>).delete(sessions::end::<B>),
+        )
+        .route("/subscriptions", get(sessions::subscriptions::<B>))
+        .route("/spaces/{space}/retained", get(retained::list::<B>))
+        .route(
+            "/spaces/{space}/retained/{subject}",
+            get(retained::show::<B>).delete(retained::forget::<B>),
+        );
     let closed = Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics_page::<B>))
@@ -123,7 +136,7 @@ async fn admit<B: AdminBackend>(
 }
 
 async fn index() -> &'static str {
-    "Longtail admin service\n\n/healthz  /readyz  /metrics\n/api/v1/status  /api/v1/streams  /api/v1/connections\n"
+    "Longtail admin service\n\n/healthz  /readyz  /metrics\n/api/v1/status  /api/v1/streams  /api/v1/connections  /api/v1/sessions\n"
 }
 
 async fn nothing_here() -> Failed {
@@ -176,16 +189,16 @@ struct ListQuery {
 
 impl ListQuery {
     fn page(&self) -> Answer<Page> {
-        let limit = bounded(
-            "limit",
-            self.limit.unwrap_or(Page::LIMIT_DEFAULT),
-            Page::LIMIT_MAX,
-        )?;
-        Ok(Page {
-            after: self.after.clone(),
-            limit,
-        })
+        page(self.after.as_ref(), self.limit)
     }
+}
+
+fn page(after: Option<&String>, limit: Option<usize>) -> Answer<Page> {
+    let limit = limit.unwrap_or(Page::LIMIT_DEFAULT);
+    Ok(Page {
+        after: after.cloned(),
+        limit: bounded("limit", limit, Page::LIMIT_MAX)?,
+    })
 }
 
 fn bounded(name: &str, value: usize, max: usize) -> Answer<usize> {

@@ -7,11 +7,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::*;
+use crate::backend::{Notation, SessionFilter, SubscriptionFilter};
 use crate::listener::{AdminListener, serve};
 use crate::metrics::Metrics;
 use crate::shapes::{
     Batch, Body as MessageBody, BrowsedMessage, ConnectionStatus, GroupStatus, Health, Listing,
-    LiveMessage, Published, Purged, Status, StreamCounts, StreamStatus,
+    LiveMessage, Published, Purged, RetainedMessage, RetainedStatus, SessionStatus, Status,
+    StreamCounts, StreamStatus, SubscriptionStatus,
 };
 
 /// One space, streams by name, messages in order.
@@ -221,6 +223,94 @@ impl AdminBackend for Fake {
         }
         self.kicked.lock().unwrap().push(connection);
         Ok(())
+    }
+
+    async fn sessions(
+        &self,
+        filter: &SessionFilter,
+        page: Page,
+    ) -> Result<Listing<SessionStatus>, AdminError> {
+        let session = SessionStatus {
+            id: format!("{}/{:?}", filter.contains, filter.connected),
+            queued: page.limit as u64,
+            ..SessionStatus::default()
+        };
+        Ok(Listing {
+            items: vec![session],
+            next: None,
+        })
+    }
+
+    async fn session(&self, id: &str) -> Result<SessionStatus, AdminError> {
+        Ok(SessionStatus {
+            id: id.to_owned(),
+            ..SessionStatus::default()
+        })
+    }
+
+    async fn end_session(&self, id: &str, forget: bool) -> Result<(), AdminError> {
+        if forget || id == "a/b" {
+            Ok(())
+        } else {
+            Err(AdminError::new(ErrorKind::Refused, "it is away"))
+        }
+    }
+
+    async fn subscriptions(
+        &self,
+        filter: &SubscriptionFilter,
+        _: Page,
+    ) -> Result<Listing<SubscriptionStatus>, AdminError> {
+        let subscription = SubscriptionStatus {
+            session: filter.session.clone().unwrap_or_default(),
+            filter: filter.contains.clone(),
+            ..SubscriptionStatus::default()
+        };
+        Ok(Listing {
+            items: vec![subscription],
+            next: None,
+        })
+    }
+
+    async fn retained(
+        &self,
+        space: &str,
+        filter: Option<&str>,
+        notation: Notation,
+        _: Page,
+    ) -> Result<Listing<RetainedStatus>, AdminError> {
+        let retained = RetainedStatus {
+            subject: format!("{space} {filter:?} {notation:?}"),
+            ..RetainedStatus::default()
+        };
+        Ok(Listing {
+            items: vec![retained],
+            next: None,
+        })
+    }
+
+    async fn retained_message(
+        &self,
+        space: &str,
+        subject: &str,
+        notation: Notation,
+    ) -> Result<RetainedMessage, AdminError> {
+        Ok(RetainedMessage {
+            status: RetainedStatus {
+                subject: format!("{space} {subject} {notation:?}"),
+                ..RetainedStatus::default()
+            },
+            headers: vec![("unit".to_owned(), "C".to_owned())],
+            body: MessageBody::new(b"21"),
+        })
+    }
+
+    async fn forget_retained(&self, _: &str, subject: &str, _: Notation) -> Result<(), AdminError> {
+        if subject == "a/b" {
+            Ok(())
+        } else {
+            Err(AdminError::new(ErrorKind::NotFound, "nothing is retained"))
+        }
     }
 
     async fn metrics(&self, _: usize) -> Result<Metrics, AdminError> {

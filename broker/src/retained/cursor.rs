@@ -46,6 +46,13 @@ impl RetainedCursor {
         RetainedCursor::new(Filter::everything(), DollarRule::Match)
     }
 
+    /// Goes on behind `subject`, which an earlier walk has come to.
+    #[must_use]
+    pub fn behind(mut self, subject: Subject) -> Self {
+        self.next = Some(Bound::Excluded(subject));
+        self
+    }
+
     /// Whether the walk is over.
     #[must_use]
     pub fn is_done(&self) -> bool {

@@ -29,24 +29,25 @@ impl Shard {
                 if group.deleted || seq < group.cursor {
                     continue;
                 }
+                let lists = group.lists.make();
                 if group.implicit {
-                    group.passed.insert(seq.0);
+                    lists.passed.insert(seq.0);
                 }
-                group.delayed.insert(due.0, seq.0);
+                lists.delayed.insert(due.0, seq.0);
             }
         } else {
             // Groups that list nothing have it ahead of them without being looked at, but for those that begin later.
             state.offered = state.offered.wrapping_add(1);
             let (groups, roster) = (&mut state.groups, &mut state.roster);
-            roster
-                .later
-                .retain(|at| match groups.get_mut(*at as usize) {
+            if let Some(named) = roster.named.get_mut() {
+                named.later.retain(|at| match groups.get_mut(*at as usize) {
                     Some(group) if seq < group.cursor => {
                         group.meet(1);
                         true
                     }
                     _ => false,
                 });
+            }
             for &at in &roster.listing {
                 if let Some(group) = groups.get_mut(at as usize)
                     && seq >= group.cursor
@@ -57,7 +58,7 @@ impl Shard {
             }
         }
         if head.expires != Timestamp::NEVER {
-            state.expiry.insert(head.expires.0, seq.0);
+            (state.extra.make().expiry).insert(head.expires.0, seq.0);
         }
         if delayed {
             for at in 0..self
@@ -136,7 +137,8 @@ impl Shard {
         match place {
             Ok(place) => place.is_some(),
             Err(_) => self.group(stream, at).is_some_and(|group| {
-                (group.ready.iter().chain(group.delayed.iter())).any(|(_, listed)| listed == seq.0)
+                (group.lists.ready.iter().chain(group.lists.delayed.iter()))
+                    .any(|(_, listed)| listed == seq.0)
             }),
         }
     }
@@ -226,13 +228,13 @@ impl Shard {
                 continue;
             };
             let gone = |&(_, seq): &(u64, u64)| unplaced.contains(&(id, Seq(seq)));
-            let ready: Vec<_> = group.ready.iter().filter(gone).collect();
+            let ready: Vec<_> = group.lists.ready.iter().filter(gone).collect();
             for (key, seq) in ready {
                 group.remove_ready(Place::Ready(key), Seq(seq));
             }
-            let delayed: Vec<_> = group.delayed.iter().filter(gone).collect();
+            let delayed: Vec<_> = group.lists.delayed.iter().filter(gone).collect();
             for (due, seq) in delayed {
-                group.delayed.remove(due, seq);
+                group.take_aside(Place::Delayed(Timestamp(due)), Seq(seq));
             }
         }
         for (id, seq) in std::mem::take(&mut self.doubtful) {
@@ -271,13 +273,14 @@ impl Shard {
                 continue;
             };
             let stale: Vec<(u64, u64)> = state
+                .extra
                 .expiry
                 .iter()
                 .filter(|&(_, seq)| self.position(stream, Seq(seq)).is_none())
                 .collect();
             if let Some(state) = self.streams.get_mut(&stream) {
                 for (due, seq) in stale {
-                    state.expiry.remove(due, seq);
+                    state.forget_expiry(Timestamp(due), Seq(seq));
                 }
             }
         }
@@ -301,7 +304,7 @@ impl Shard {
         let may_expire = self
             .streams
             .get(&stream)
-            .is_some_and(|state| !state.expiry.is_empty());
+            .is_some_and(|state| !state.extra.expiry.is_empty());
         let expires = match may_expire.then(|| self.head(position)) {
             Some(Ok(head)) => head.expires,
             Some(Err(_)) => {
@@ -318,7 +321,7 @@ impl Shard {
         };
         state.held.take(bytes);
         if expires != Timestamp::NEVER {
-            state.expiry.remove(expires.0, seq.0);
+            state.forget_expiry(expires, seq);
         }
         if let Some(index) = self.indexes.get_mut(&state.index) {
             index.remove(seq);
@@ -356,10 +359,11 @@ impl Shard {
             return;
         };
         let aside = due.filter(|&due| due > now).map(Aside::Delayed);
-        group.meta.insert(seq.0, Meta { aside, ..meta });
+        let lists = group.lists.make();
+        lists.meta.insert(seq.0, Meta { aside, ..meta });
         match aside {
             Some(Aside::Delayed(due)) => {
-                group.delayed.insert(due.0, seq.0);
+                lists.delayed.insert(due.0, seq.0);
                 self.set_delay_alarm(stream, at);
             }
             _ => {
@@ -377,10 +381,11 @@ impl Shard {
         let Some(group) = self.group_mut(stream, at) else {
             return;
         };
-        let ticket = group.next_ticket;
-        group.next_ticket += 1;
-        group.parked.insert(ticket, seq.0);
-        group.meta.insert(
+        let lists = group.lists.make();
+        let ticket = lists.next_ticket;
+        lists.next_ticket += 1;
+        lists.parked.insert(ticket, seq.0);
+        lists.meta.insert(
             seq.0,
             Meta {
                 aside: Some(Aside::Parked(ticket)),
@@ -424,7 +429,7 @@ impl Shard {
     /// A message at the head cannot be read: out of the way, where an operator finds it.
     pub(crate) fn set_aside_unreadable(&mut self, found: Found, place: Place) {
         if let Some(group) = self.group_mut(found.stream, found.at) {
-            let mark = group.meta.get(&found.seq.0).map_or(0, |meta| meta.mark);
+            let mark = group.meta(found.seq).map_or(0, |meta| meta.mark);
             group.forget(place, found.seq);
             let meta = Meta {
                 mark,
@@ -439,16 +444,16 @@ impl Shard {
         if !self.live {
             return;
         }
-        let Some(group) = self
+        let Some(lists) = self
             .streams
             .get_mut(&stream)
-            .and_then(|stream| stream.groups.get_mut(at))
+            .and_then(|stream| stream.groups.get_mut(at)?.lists.get_mut())
         else {
             return;
         };
-        let first = group.delayed.first().map(|(due, _)| Timestamp(due));
+        let first = lists.delayed.first().map(|(due, _)| Timestamp(due));
         let timers = &mut self.timers;
-        group
+        lists
             .delay_timer
             .move_to(first, timers, Timer::Delay(stream, at));
     }
@@ -461,10 +466,17 @@ impl Shard {
         let Some(state) = self.streams.get_mut(&stream) else {
             return;
         };
-        if state.expiry_timer.set.is_none_or(|(set, _)| due < set) {
-            state
-                .expiry_timer
-                .move_to(Some(due), &mut self.timers, Timer::Expiry(stream));
+        if state
+            .extra
+            .expiry_timer
+            .set
+            .is_none_or(|(set, _)| due < set)
+        {
+            (state.extra.make()).expiry_timer.move_to(
+                Some(due),
+                &mut self.timers,
+                Timer::Expiry(stream),
+            );
         }
     }
 
@@ -477,8 +489,8 @@ impl Shard {
             return;
         };
         let age = state.config.limits.max_age_ms;
-        if age > 0 && state.age_timer.set.is_none() {
-            state.age_timer.move_to(
+        if age > 0 && state.extra.age_timer.set.is_none() {
+            state.extra.make().age_timer.move_to(
                 Some(created.plus_millis(age)),
                 &mut self.timers,
                 Timer::Age(stream),

@@ -6,9 +6,10 @@ use longtail_model::{Durability, GroupId, IndexId, Lsn, Seq, StreamId, Timestamp
 
 use super::logs::in_memory;
 use super::{RecoverError, Shard};
-use crate::config::StreamName;
+use crate::config::{GroupConfig, StreamName};
 use crate::definition;
 use crate::event::{get, get_counts, get_u32, put_counts, take};
+use crate::intern::Interned;
 use crate::stream::{Aside, FixedHash, Group, Hold, Meta, Pause};
 use crate::structures::index::Index;
 use crate::structures::interval::IntervalSet;
@@ -99,8 +100,8 @@ impl Shard {
             definition::put_stream(&mut out, &stream.name, &stream.config);
             varint::put(&mut out, stream.held.messages());
             varint::put(&mut out, stream.held.bytes());
-            stream.expiry.encode(&mut out);
-            put_pause(&mut out, stream.pause);
+            stream.extra.expiry.encode(&mut out);
+            put_pause(&mut out, stream.extra.pause);
             let groups: Vec<_> = stream
                 .groups
                 .iter()
@@ -172,7 +173,7 @@ impl Shard {
                     .streams
                     .get_mut(&stream)
                     .ok_or(RecoverError::Checkpoint)?;
-                let group = decode_group(input, state.shares_numbers())?;
+                let group = decode_group(input, state.shares_numbers(), &mut self.group_configs)?;
                 self.next_id = self.next_id.max(group.id.0.saturating_add(1));
                 let id = group.id;
                 if group.name.is_empty() {
@@ -188,8 +189,11 @@ impl Shard {
                 .get_mut(&stream)
                 .ok_or(RecoverError::Checkpoint)?;
             state.held.set(messages, bytes);
-            state.expiry = expiry;
-            state.pause = pause;
+            if !expiry.is_empty() || pause.is_some() {
+                let extra = state.extra.make();
+                extra.expiry = expiry;
+                extra.pause = pause;
+            }
         }
         for _ in 0..get(input)? {
             let position = Lsn(get(input)?);
@@ -214,14 +218,14 @@ fn encode_group(group: &Group, offered: u64, held: &[&Hold], out: &mut Vec<u8>) 
     definition::put_group(out, &group.config);
     varint::put(out, group.cursor.0);
     varint::put(out, group.ahead(offered));
-    varint::put(out, group.urgent);
-    varint::put(out, group.next_ticket);
-    put_pause(out, group.pause);
-    group.passed.encode(out);
-    group.ready.encode(out);
-    group.delayed.encode(out);
-    group.parked.encode(out);
-    let mut meta: Vec<_> = group.meta.iter().collect();
+    varint::put(out, group.lists.urgent);
+    varint::put(out, group.lists.next_ticket);
+    put_pause(out, group.lists.pause);
+    group.lists.passed.encode(out);
+    group.lists.ready.encode(out);
+    group.lists.delayed.encode(out);
+    group.lists.parked.encode(out);
+    let mut meta: Vec<_> = group.lists.meta.iter().collect();
     meta.sort_unstable_by_key(|(seq, _)| **seq);
     varint::put(out, meta.len() as u64);
     for (seq, meta) in meta {
@@ -248,20 +252,25 @@ fn encode_group(group: &Group, offered: u64, held: &[&Hold], out: &mut Vec<u8>) 
     }
 }
 
-fn decode_group(input: &mut &[u8], shared: bool) -> Result<Group, RecoverError> {
+fn decode_group(
+    input: &mut &[u8],
+    shared: bool,
+    configs: &mut Interned<GroupConfig>,
+) -> Result<Group, RecoverError> {
     let id = GroupId(get(input)?);
     let name = get_text(input)?;
-    let config = definition::get_group(input)?;
+    let config = configs.share(definition::get_group(input)?);
     let cursor = Seq(get(input)?);
-    let mut group = Group::new(id, name.into(), config, shared, cursor);
+    let mut group = Group::new(id, name, config, shared, cursor);
     group.met = 0_u64.wrapping_sub(get(input)?);
-    group.urgent = get(input)?;
-    group.next_ticket = get(input)?;
-    group.pause = get_pause(input)?;
-    group.passed = IntervalSet::decode(input)?;
-    group.ready = OrderedSet::decode(input)?;
-    group.delayed = OrderedSet::decode(input)?;
-    group.parked = OrderedSet::decode(input)?;
+    let lists = group.lists.make();
+    lists.urgent = get(input)?;
+    lists.next_ticket = get(input)?;
+    lists.pause = get_pause(input)?;
+    lists.passed = IntervalSet::decode(input)?;
+    lists.ready = OrderedSet::decode(input)?;
+    lists.delayed = OrderedSet::decode(input)?;
+    lists.parked = OrderedSet::decode(input)?;
     for _ in 0..get(input)? {
         let seq = get(input)?;
         let priority = get_u32(input)?;
@@ -275,7 +284,7 @@ fn decode_group(input: &mut &[u8], shared: bool) -> Result<Group, RecoverError> 
         };
         let delay_ms = get(input)?;
         let counts = get_counts(input)?;
-        group.meta.insert(
+        lists.meta.insert(
             seq,
             Meta {
                 priority,
@@ -292,7 +301,7 @@ fn decode_group(input: &mut &[u8], shared: bool) -> Result<Group, RecoverError> 
         let priority = get_u32(input)?;
         let delay_ms = get(input)?;
         let counts = get_counts(input)?;
-        group.meta.insert(
+        group.lists.make().meta.insert(
             seq,
             Meta {
                 priority,
@@ -306,5 +315,6 @@ fn decode_group(input: &mut &[u8], shared: bool) -> Result<Group, RecoverError> 
         let key = group.key(priority);
         group.add_ready(key, Seq(seq));
     }
+    group.tidy();
     Ok(group)
 }

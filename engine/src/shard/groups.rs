@@ -15,7 +15,7 @@ impl Shard {
     pub(crate) fn define_group(
         &mut self,
         stream: &StreamName,
-        name: GroupName,
+        name: &GroupName,
         config: &GroupConfig,
     ) -> Outcome {
         let Some(&stream) = self.names.get(stream) else {
@@ -27,8 +27,8 @@ impl Shard {
                 "a stream that shares its numbers has one group",
             ));
         }
-        if let Some(known) = state.group_named(&name).map(|at| &state.groups[at]) {
-            return if known.config == *config {
+        if let Some(known) = state.group_named(name).map(|at| &state.groups[at]) {
+            return if *known.config == *config {
                 now_reply(Reply::Done)
             } else {
                 Err(Refusal::Exists)
@@ -41,7 +41,7 @@ impl Shard {
         let cut = scratch.len();
         let group = GroupId(self.take_id());
         let mut body = Vec::new();
-        definition::put_named_group(&mut body, &name, config);
+        definition::put_named_group(&mut body, name, config);
         event::put_group_defined(&mut scratch, stream, group, start, &body);
         let gate = if cut == 0 {
             self.logs.control(level, &[&scratch])?
@@ -100,7 +100,7 @@ impl Shard {
         &mut self,
         stream: StreamId,
         id: GroupId,
-        name: GroupName,
+        name: &str,
         config: GroupConfig,
         start: Seq,
     ) {
@@ -108,8 +108,8 @@ impl Shard {
         let is_default = name.is_empty();
         let offered = self.streams.get(&stream).map_or(0, |state| state.offered);
         let mut ahead = 0;
+        let config = self.group_configs.share(config);
         let mut group = Group::new(id, name, config, false, start);
-        group.passed.set_floor(start.0);
         let mut from = start;
         while let Some((seq, position)) = self.next_of_stream(stream, from) {
             from = seq.next();
@@ -122,8 +122,9 @@ impl Shard {
             };
             match due.filter(|&due| due > self.now) {
                 Some(due) => {
-                    group.passed.insert(seq.0);
-                    group.delayed.insert(due.0, seq.0);
+                    let lists = group.lists.make();
+                    lists.passed.insert(seq.0);
+                    lists.delayed.insert(due.0, seq.0);
                 }
                 None if group.implicit => ahead += 1,
                 None => {
@@ -139,7 +140,9 @@ impl Shard {
         };
         let only = !state.has_groups();
         if is_default {
-            state.config.group = Some(group.config.clone());
+            let mut config = (*state.config).clone();
+            config.group = Some((*group.config).clone());
+            state.config = self.stream_configs.share(config);
         }
         let at = state.add_group(group, next);
         self.groups.insert(id, (stream, at));
@@ -208,7 +211,9 @@ impl Shard {
         if at == 0
             && let Some(state) = self.streams.get_mut(&stream)
         {
-            state.config.group = None;
+            let mut config = (*state.config).clone();
+            config.group = None;
+            state.config = self.stream_configs.share(config);
         }
         let keys: Vec<_> = self.sessions.iter().map(|(key, _)| key).collect();
         for key in keys {
@@ -221,15 +226,15 @@ impl Shard {
                 }
             }
         }
-        if let Some(group) = self
+        if let Some(lists) = self
             .streams
             .get_mut(&stream)
-            .and_then(|state| state.groups.get_mut(at))
+            .and_then(|state| state.groups.get_mut(at)?.lists.get_mut())
         {
-            group
+            lists
                 .delay_timer
                 .move_to(None, &mut self.timers, Timer::Delay(stream, at));
-            if let Some(timer) = group.pause.take().and_then(|pause| pause.timer) {
+            if let Some(timer) = lists.pause.take().and_then(|pause| pause.timer) {
                 self.timers.cancel(timer);
             }
         }

@@ -48,8 +48,8 @@ impl Shard {
                 .get(&state.index)
                 .and_then(|index| group.head(index))
                 .map(|(_, seq)| seq),
-            Which::Delayed => group.delayed.first().map(|(_, seq)| Seq(seq)),
-            Which::Parked => group.parked.first().map(|(_, seq)| Seq(seq)),
+            Which::Delayed => group.lists.delayed.first().map(|(_, seq)| Seq(seq)),
+            Which::Parked => group.lists.parked.first().map(|(_, seq)| Seq(seq)),
         };
         match seq {
             Some(seq) => self.show(stream, seq),
@@ -99,7 +99,7 @@ impl Shard {
         let meta = state
             .groups
             .get(at)
-            .and_then(|group| group.meta.get(&seq.0))
+            .and_then(|group| group.meta(seq))
             .copied();
         let mut info = MessageInfo {
             seq,
@@ -190,8 +190,8 @@ impl Shard {
             bytes: state.held.bytes(),
             appended: state.appended,
             removed: state.removed,
-            producers: state.producers,
-            consumers: state.consumers,
+            producers: state.producers.into(),
+            consumers: state.consumers.into(),
             first,
             next,
             durability: state.level,
@@ -202,15 +202,15 @@ impl Shard {
             info.urgent = if group.implicit {
                 group.ready_len(state.offered)
             } else {
-                group.urgent
+                group.lists.urgent
             };
-            info.held = group.held;
-            info.delayed = group.delayed.len() as u64;
-            info.parked = group.parked.len() as u64;
-            info.waiting = group.waiters.len() as u64;
+            info.held = group.held.into();
+            info.delayed = group.lists.delayed.len() as u64;
+            info.parked = group.lists.parked.len() as u64;
+            info.waiting = group.lists.waiters.len() as u64;
         }
-        info.pauses = state.pauses;
-        if let Some(pause) = &state.pause {
+        info.pauses = state.extra.pauses;
+        if let Some(pause) = &state.extra.pause {
             info.pause_ms = pause.length_ms;
             info.pause_left_ms = pause.left_ms(self.now);
         }
@@ -227,13 +227,13 @@ impl Shard {
         };
         let describe = |group: &Group| GroupInfo {
             group: group.id,
-            name: group.name.clone(),
+            name: (*group.name).into(),
             ready: group.ready_len(state.offered),
-            held: group.held,
-            delayed: group.delayed.len() as u64,
-            parked: group.parked.len() as u64,
-            waiting: group.waiters.len() as u64,
-            pause_left_ms: group.pause.map_or(0, |pause| pause.left_ms(self.now)),
+            held: group.held.into(),
+            delayed: group.lists.delayed.len() as u64,
+            parked: group.lists.parked.len() as u64,
+            waiting: group.lists.waiters.len() as u64,
+            pause_left_ms: group.lists.pause.map_or(0, |pause| pause.left_ms(self.now)),
         };
         now_reply(Reply::Groups(
             state
@@ -279,7 +279,7 @@ impl Shard {
             totals.producers += info.producers;
             totals.consumers += info.consumers;
             if let Some(state) = self.streams.get(&stream) {
-                index_bytes += state.expiry.heap_bytes()
+                index_bytes += state.extra.expiry.heap_bytes()
                     + state.groups.iter().map(Group::heap_bytes).sum::<usize>();
             }
         }

@@ -52,7 +52,7 @@ impl Shard {
         let Some(group) = state.group_named(name).and_then(|at| state.groups.get(at)) else {
             return now_reply(Reply::NotFound);
         };
-        let mut found: Vec<_> = (group.meta.iter())
+        let mut found: Vec<_> = (group.lists.meta.iter())
             .filter(|(_, meta)| meta.mark != 0)
             .map(|(&seq, meta)| (Seq(seq), meta.mark, meta.after))
             .collect();

@@ -37,9 +37,10 @@ use slab::Slab;
 
 use crate::budget::Budgets;
 use crate::command::{Command, Handle, Target, Token};
-use crate::config::{Order, StreamName};
+use crate::config::{GroupConfig, Order, StreamConfig, StreamName};
 use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
 use crate::event::Targets;
+use crate::intern::Interned;
 use crate::message::Message;
 use crate::stream::{FixedHash, Group, Hold, HoldKey, Place, SessionKey, Stream};
 use crate::structures::index::Index;
@@ -94,7 +95,10 @@ pub struct Shard {
     config: ShardConfig,
     now: Timestamp,
     logs: Logs,
-    streams: HashMap<StreamId, Stream, FixedHash>,
+    streams: HashMap<StreamId, Box<Stream>, FixedHash>,
+    /// Settings that streams have, and groups.
+    stream_configs: Interned<StreamConfig>,
+    group_configs: Interned<GroupConfig>,
     names: HashMap<StreamName, StreamId, FixedHash>,
     /// Streams in order of creation.
     listing: BTreeMap<StreamId, ()>,
@@ -153,6 +157,8 @@ impl Shard {
             now,
             logs,
             streams: HashMap::default(),
+            stream_configs: Interned::default(),
+            group_configs: Interned::default(),
             names: HashMap::default(),
             listing: BTreeMap::new(),
             groups: HashMap::default(),
@@ -345,7 +351,7 @@ impl Shard {
                 stream,
                 group,
                 config,
-            } => self.define_group(&stream, group, &config),
+            } => self.define_group(&stream, &group, &config),
             Command::DeleteGroup { stream, group } => self.delete_group(&stream, &group, fx),
             Command::Read {
                 name,
@@ -600,7 +606,7 @@ impl Shard {
         if !self.unplaced.is_empty() && self.unplaced.contains(&(group.id, seq)) {
             return Ok(None);
         }
-        if let Some(meta) = group.meta.get(&seq.0) {
+        if let Some(meta) = group.meta(seq) {
             let place = match meta.aside {
                 None => Place::Ready(group.key(meta.priority)),
                 Some(crate::stream::Aside::Delayed(due)) => Place::Delayed(due),
@@ -612,10 +618,10 @@ impl Shard {
         if group.is_ahead(seq) {
             return Ok(Some(Place::Ahead));
         }
-        if group.config.order == Order::Sequence && group.ready.contains(0, seq.0) {
+        if group.config.order == Order::Sequence && group.lists.ready.contains(0, seq.0) {
             return Ok(Some(Place::Ready(0)));
         }
-        if group.config.order == Order::Sequence && group.delayed.is_empty() {
+        if group.config.order == Order::Sequence && group.lists.delayed.is_empty() {
             return Ok(None);
         }
         let head = match self.head(position) {
@@ -626,6 +632,7 @@ impl Shard {
                 let group = group.filter(|group| group.config.order == Order::Sequence);
                 return match group {
                     Some(group) => Ok(group
+                        .lists
                         .delayed
                         .iter()
                         .find(|&(_, listed)| listed == seq.0)
@@ -638,11 +645,12 @@ impl Shard {
             return Ok(None);
         };
         let due = head.created.plus_millis(head.delay_ms);
-        if head.delay_ms > 0 && group.delayed.contains(due.0, seq.0) {
+        if head.delay_ms > 0 && group.lists.delayed.contains(due.0, seq.0) {
             return Ok(Some(Place::Delayed(due)));
         }
         let key = group.key(head.priority);
         Ok(group
+            .lists
             .ready
             .contains(key, seq.0)
             .then_some(Place::Ready(key)))

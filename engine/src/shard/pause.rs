@@ -38,10 +38,7 @@ impl Shard {
             Until::Millis(ms) => (Some(self.now.plus_millis(ms)), ms),
             Until::Forever => (Some(Timestamp::NEVER), u64::MAX),
         };
-        let was_durable = self
-            .pause_slot(stream, at)
-            .and_then(|slot| slot.as_ref())
-            .is_some_and(|pause| pause.durable);
+        let was_durable = self.pause_of(stream, at).is_some_and(|pause| pause.durable);
         let mut gate = Gate::OPEN;
         if durable || was_durable {
             let mut scratch = Vec::new();
@@ -59,9 +56,8 @@ impl Shard {
         }
         if let Some(state) = self.streams.get_mut(&stream) {
             state.defined = state.defined || (gate != Gate::OPEN && level != Durability::Memory);
-            match at.and_then(|at| state.groups.get_mut(at)) {
-                Some(group) => group.pauses += 1,
-                None => state.pauses += 1,
+            if at.is_none() {
+                state.extra.make().pauses += 1;
             }
         }
         self.apply_paused(stream, at, end, length_ms, durable);
@@ -71,11 +67,26 @@ impl Shard {
         Ok((gate, Reply::Done))
     }
 
-    fn pause_slot(&mut self, stream: StreamId, at: Option<usize>) -> Option<&mut Option<Pause>> {
-        let state = self.streams.get_mut(&stream)?;
+    fn pause_of(&self, stream: StreamId, at: Option<usize>) -> Option<Pause> {
+        let state = self.streams.get(&stream)?;
         match at {
-            None => Some(&mut state.pause),
-            Some(at) => Some(&mut state.groups.get_mut(at)?.pause),
+            None => state.extra.pause,
+            Some(at) => state.groups.get(at)?.lists.pause,
+        }
+    }
+
+    fn set_pause(&mut self, stream: StreamId, at: Option<usize>, pause: Option<Pause>) {
+        let Some(state) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        match at {
+            None => state.extra.make().pause = pause,
+            Some(at) => {
+                if let Some(group) = state.groups.get_mut(at) {
+                    group.lists.make().pause = pause;
+                    group.tidy();
+                }
+            }
         }
     }
 
@@ -88,16 +99,17 @@ impl Shard {
         length_ms: u64,
         durable: bool,
     ) {
-        let Some(slot) = self.pause_slot(stream, at) else {
+        let old = self.pause_of(stream, at);
+        if old.is_none() && end.is_none() {
             return;
-        };
-        let old = slot.take();
-        *slot = end.map(|end| Pause {
+        }
+        let pause = end.map(|end| Pause {
             end,
             length_ms,
             durable,
             timer: None,
         });
+        self.set_pause(stream, at, pause);
         if let Some(timer) = old.and_then(|pause| pause.timer) {
             self.timers.cancel(timer);
         }
@@ -110,24 +122,21 @@ impl Shard {
             return;
         }
         let unset = self
-            .pause_slot(stream, at)
-            .and_then(|slot| slot.as_ref())
-            .filter(|pause| pause.timer.is_none() && pause.end != Timestamp::NEVER)
-            .map(|pause| pause.end);
-        let Some(end) = unset else { return };
-        let timer = self.timers.insert(end, Timer::Pause(stream, at));
-        if let Some(Some(pause)) = self.pause_slot(stream, at) {
-            pause.timer = Some(timer);
-        }
+            .pause_of(stream, at)
+            .filter(|pause| pause.timer.is_none() && pause.end != Timestamp::NEVER);
+        let Some(mut pause) = unset else { return };
+        pause.timer = Some(self.timers.insert(pause.end, Timer::Pause(stream, at)));
+        self.set_pause(stream, at, Some(pause));
     }
 
     /// The timer of a pause rings.
     pub(crate) fn pause_over(&mut self, stream: StreamId, at: Option<usize>, fx: &mut dyn Effects) {
         let now = self.now;
-        if let Some(slot) = self.pause_slot(stream, at)
-            && slot.as_ref().is_some_and(|pause| pause.end <= now)
+        if self
+            .pause_of(stream, at)
+            .is_some_and(|pause| pause.end <= now)
         {
-            *slot = None;
+            self.set_pause(stream, at, None);
             self.resume(stream, at, fx);
         }
     }

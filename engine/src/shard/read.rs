@@ -62,7 +62,7 @@ impl Shard {
             timeout,
         });
         if let Some(state) = self.streams.get_mut(&stream) {
-            state.readers.push(key);
+            state.extra.make().readers.push(key);
         }
     }
 
@@ -116,11 +116,11 @@ impl Shard {
         let Some(state) = self
             .streams
             .get_mut(&stream)
-            .filter(|state| !state.readers.is_empty())
+            .filter(|state| !state.extra.readers.is_empty())
         else {
             return;
         };
-        for key in std::mem::take(&mut state.readers) {
+        for key in state.take_readers() {
             let Some(Blocked::Read {
                 from,
                 max,
@@ -137,7 +137,7 @@ impl Shard {
             let (gate, messages, next, more) = self.collect(stream, from, max, max_bytes);
             if messages.is_empty() && !more {
                 if let Some(state) = self.streams.get_mut(&stream) {
-                    state.readers.push(key);
+                    state.extra.make().readers.push(key);
                 }
                 continue;
             }

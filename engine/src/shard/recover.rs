@@ -268,7 +268,7 @@ impl Shard {
                     return Err(RecoverError::Defined { position });
                 }
                 if self.streams.contains_key(&stream) {
-                    self.insert_group(stream, group, name, config, start);
+                    self.insert_group(stream, group, &name, config, start);
                 }
             }
             Event::GroupDeleted { group } => self.apply_group_deleted(group, &mut Nobody),
@@ -308,7 +308,7 @@ impl Shard {
 
     fn known(&self, found: Found) -> Option<Meta> {
         let group = self.group(found.stream, found.at)?;
-        group.meta.get(&found.seq.0).copied()
+        group.meta(found.seq).copied()
     }
 
     /// A message was held, and something about it changed: that stays, the consumer does not.
@@ -333,7 +333,7 @@ impl Shard {
         };
         // A delivered message that was delayed or parked has come back since.
         group.forget(place, seq);
-        group.meta.insert(seq.0, meta);
+        group.lists.make().meta.insert(seq.0, meta);
         let key = group.key(meta.priority);
         group.add_ready(key, seq);
     }
@@ -358,7 +358,7 @@ impl Shard {
             let expiry = self
                 .streams
                 .get(&stream)
-                .and_then(|state| state.expiry.first());
+                .and_then(|state| state.extra.expiry.first());
             if let Some((due, _)) = expiry {
                 self.look_at_expiry(stream, Timestamp(due));
             }

@@ -9,7 +9,7 @@ use super::{Outcome, Shard, now_reply};
 use crate::command::{Command, Credit, Role, Token};
 use crate::config::GroupName;
 use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
-use crate::stream::{HoldKey, SessionKey};
+use crate::stream::{HoldKey, SessionKey, Waiter};
 use crate::structures::wheel::TimerId;
 
 /// One client's attachment.
@@ -57,6 +57,9 @@ pub(crate) struct Consumer {
     pub(crate) held: u32,
     /// Its place among those who wait, while it waits.
     pub(crate) ticket: Option<u64>,
+    /// While it waits: the tickets under which it stands in the queues of its sources. They may be older than its own:
+    /// a queue learns of a new one when its turn comes.
+    pub(crate) tickets: SmallVec<[u64; 2]>,
 }
 
 impl Consumer {
@@ -157,6 +160,9 @@ impl Shard {
             next = self.holds.get(hold).and_then(|held| held.next);
             self.abandon(hold, fx);
         }
+        for (stream, group) in (state.consumers.iter()).flat_map(|c| c.sources.iter().copied()) {
+            self.tidy_group(stream, group);
+        }
         for (_, stream, role) in std::mem::take(&mut state.links) {
             self.link_closed(stream, role);
         }
@@ -212,8 +218,10 @@ impl Shard {
                 if let Some(timer) = timeout {
                     self.timers.cancel(timer);
                 }
-                if let Some(stream) = self.streams.get_mut(&stream) {
-                    stream.readers.retain(|&reader| reader != key);
+                if let Some(state) = self.streams.get_mut(&stream)
+                    && let Some(extra) = state.extra.get_mut()
+                {
+                    extra.readers.retain(|&reader| reader != key);
                 }
                 self.drop_if_idle(stream);
                 Some(token)
@@ -244,19 +252,61 @@ impl Shard {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         consumer.ticket = Some(ticket);
-        let tag = consumer.tag;
-        for at in 0..consumer.sources.len() {
-            let (stream, group) = self.sessions[key]
-                .consumers
-                .iter()
-                .find(|c| c.tag == tag)
-                .map_or((StreamId(0), 0), |consumer| consumer.sources[at]);
+        consumer.tickets.clear();
+        consumer.tickets.resize(consumer.sources.len(), ticket);
+        for (source, &(stream, group)) in (0..).zip(&consumer.sources) {
             if let Some(state) = self.streams.get_mut(&stream)
                 && let Some(found) = state.groups.get_mut(group)
             {
-                found.waiters.insert(ticket, (key, tag));
+                let waiter = Waiter {
+                    session: key,
+                    consumer: consumer.tag,
+                    source,
+                };
+                found.lists.make().waiters.insert(ticket, waiter);
                 let place = u32::try_from(group).unwrap_or(u32::MAX);
                 state.roster.waiting.insert(place);
+            }
+        }
+    }
+
+    /// Puts a consumer that waits behind all others that do. The queues of its groups are told when they come to it, see
+    /// [`Shard::first_waiter`]: however many sources it has, its turn costs the same.
+    pub(crate) fn queue_again(&mut self, key: SessionKey, at: usize) {
+        let consumer = &mut self.sessions[key].consumers[at];
+        if consumer.ticket.is_none() {
+            return self.start_queueing(key, at);
+        }
+        consumer.ticket = Some(self.next_ticket);
+        self.next_ticket += 1;
+    }
+
+    /// Who is to have the next message of a group. A consumer whose turn at another group came in the meantime goes
+    /// behind those who have waited longer.
+    pub(crate) fn first_waiter(&mut self, stream: StreamId, group: usize) -> Option<Waiter> {
+        let state = self.streams.get_mut(&stream)?;
+        let lists = state.groups.get_mut(group)?.lists.get_mut()?;
+        loop {
+            let (&ticket, &waiter) = lists.waiters.first_key_value()?;
+            let consumer = self
+                .sessions
+                .get_mut(waiter.session)
+                .and_then(|session| session.consumer_mut(waiter.consumer));
+            let place = consumer.and_then(|consumer| {
+                let known = consumer.tickets.get_mut(waiter.source as usize)?;
+                Some((consumer.ticket?, known))
+            });
+            match place {
+                Some((now, _)) if now == ticket => return Some(waiter),
+                Some((now, known)) => {
+                    *known = now;
+                    lists.waiters.remove(&ticket);
+                    lists.waiters.insert(now, waiter);
+                }
+                None => {
+                    debug_assert!(false, "nobody is in a queue who does not wait");
+                    lists.waiters.remove(&ticket);
+                }
             }
         }
     }
@@ -264,19 +314,27 @@ impl Shard {
     /// Takes a consumer out of the queues of its groups.
     pub(crate) fn stop_queueing(&mut self, key: SessionKey, at: usize) {
         let consumer = &mut self.sessions[key].consumers[at];
-        let Some(ticket) = consumer.ticket.take() else {
+        if consumer.ticket.take().is_none() {
             return;
-        };
-        for &(stream, group) in &consumer.sources {
+        }
+        for (&(stream, group), ticket) in consumer.sources.iter().zip(consumer.tickets.drain(..)) {
             if let Some(state) = self.streams.get_mut(&stream)
                 && let Some(found) = state.groups.get_mut(group)
+                && let Some(lists) = found.lists.get_mut()
             {
-                found.waiters.remove(&ticket);
-                if found.waiters.is_empty() {
+                lists.waiters.remove(&ticket);
+                if lists.waiters.is_empty() {
                     let place = u32::try_from(group).unwrap_or(u32::MAX);
                     state.roster.waiting.remove(&place);
                 }
             }
+        }
+    }
+
+    /// A consumer has left a group: maybe nobody uses it any more.
+    fn tidy_group(&mut self, stream: StreamId, at: usize) {
+        if let Some(group) = self.group_mut(stream, at) {
+            group.tidy();
         }
     }
 
@@ -358,6 +416,7 @@ impl Shard {
                     credit: Credit::Add(0),
                     held,
                     ticket: None,
+                    tickets: SmallVec::new(),
                 });
                 state.consumers.len() - 1
             }
@@ -403,6 +462,9 @@ impl Shard {
             .retain(|source| source.0 != stream || Some(source.1) != place);
         if waited {
             self.start_queueing(key, at);
+        }
+        if let Some(place) = place {
+            self.tidy_group(stream, place);
         }
         now_reply(Reply::Done)
     }

@@ -458,18 +458,18 @@ impl Shard {
         let mut kicked = 0;
         let parked = self
             .group(stream, at)
-            .is_some_and(|group| !group.parked.is_empty());
+            .is_some_and(|group| !group.lists.parked.is_empty());
         while kicked < max {
             let Some(group) = self.group(stream, at) else {
                 break;
             };
             let (place, seq) = if parked {
-                let Some((ticket, seq)) = group.parked.first() else {
+                let Some((ticket, seq)) = group.lists.parked.first() else {
                     break;
                 };
                 (Place::Parked(ticket), Seq(seq))
             } else {
-                let Some((due, seq)) = group.delayed.first() else {
+                let Some((due, seq)) = group.lists.delayed.first() else {
                     break;
                 };
                 (Place::Delayed(Timestamp(due)), Seq(seq))
@@ -519,7 +519,7 @@ impl Shard {
             return Ok(Gate::OPEN);
         };
         let id = group.id;
-        let known = group.meta.get(&seq.0).copied();
+        let known = group.meta(seq).copied();
         let mut meta = match known {
             Some(meta) => meta,
             None => {

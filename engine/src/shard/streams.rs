@@ -10,8 +10,8 @@ use crate::config::{Numbering, StreamConfig, StreamName};
 use crate::definition;
 use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
 use crate::event;
-use crate::stream::{Alarm, Group, Roster, SessionKey, Stream};
-use crate::structures::ordered::OrderedSet;
+use crate::rare::Rare;
+use crate::stream::{Group, Roster, SessionKey, Stream};
 
 pub(crate) fn check_document_name(name: &str) -> Result<(), Refusal> {
     const NAME_MAX: usize = 1024;
@@ -79,7 +79,7 @@ impl Shard {
                 && state.held.messages() == 0
                 && state.producers == 0
                 && state.consumers == 0
-                && state.readers.is_empty()
+                && state.extra.readers.is_empty()
         });
         if idle {
             self.forget_stream(stream);
@@ -98,18 +98,22 @@ impl Shard {
         }
         self.names.remove(&state.name);
         self.listing.remove(&stream);
-        for alarm in [&mut state.expiry_timer, &mut state.age_timer] {
-            alarm.move_to(None, &mut self.timers, Timer::Expiry(stream));
+        if let Some(extra) = state.extra.get_mut() {
+            for alarm in [&mut extra.expiry_timer, &mut extra.age_timer] {
+                alarm.move_to(None, &mut self.timers, Timer::Expiry(stream));
+            }
         }
         for group in &mut state.groups {
             self.groups.remove(&group.id);
-            group
-                .delay_timer
-                .move_to(None, &mut self.timers, Timer::Expiry(stream));
+            if let Some(lists) = group.lists.get_mut() {
+                lists
+                    .delay_timer
+                    .move_to(None, &mut self.timers, Timer::Expiry(stream));
+            }
         }
-        let pauses = state.groups.iter().map(|group| &group.pause);
+        let pauses = state.groups.iter().map(|group| &group.lists.pause);
         for timer in pauses
-            .chain([&state.pause])
+            .chain([&state.extra.pause])
             .flatten()
             .filter_map(|pause| pause.timer)
         {
@@ -192,50 +196,47 @@ impl Shard {
         }
         self.indexes.entry(index).or_default();
         let shared = matches!(config.numbering, Numbering::Shared(_));
-        let mut group = Group::new(
-            GroupId(stream.0),
-            "".into(),
-            config.group.clone().unwrap_or_default(),
-            // One that is not there has nothing ahead of it.
-            shared || config.group.is_none(),
-            Seq::FIRST,
-        );
-        group.deleted = config.group.is_none();
         let mut roster = Roster::default();
-        if !group.deleted {
+        let mut groups = Vec::new();
+        if let Some(config) = &config.group {
+            let config = self.group_configs.share(config.clone());
+            let group = Group::new(GroupId(stream.0), "", config, shared, Seq::FIRST);
             roster.groups = 1;
             if !group.implicit {
                 roster.listing.push(0);
             }
+            groups.reserve_exact(1);
+            groups.push(group);
         }
         let level = self.logs.level(config.durability);
         let held = Held::new(self.config.budgets.of(&name.space), self.config.id);
+        let name = StreamName {
+            // One for all streams of the space.
+            space: held.space(),
+            name: name.name,
+        };
+        let config = self.stream_configs.share(config);
         self.names.insert(name.clone(), stream);
         self.listing.insert(stream, ());
         self.streams.insert(
             stream,
-            Stream {
+            Box::new(Stream {
                 id: stream,
                 name,
                 config,
                 index,
                 level,
                 defined,
-                groups: vec![group],
+                groups,
                 roster,
                 offered: 0,
                 held,
-                pause: None,
-                pauses: 0,
-                expiry: OrderedSet::new(),
-                expiry_timer: Alarm::default(),
-                age_timer: Alarm::default(),
                 producers: 0,
                 consumers: 0,
                 appended: 0,
                 removed: 0,
-                readers: Vec::new(),
-            },
+                extra: Rare::default(),
+            }),
         );
     }
 
@@ -260,7 +261,7 @@ impl Shard {
                 if self
                     .streams
                     .get(&stream)
-                    .is_some_and(|state| state.config != *config)
+                    .is_some_and(|state| *state.config != *config)
                 {
                     return Err(Refusal::Exists);
                 }
@@ -341,7 +342,7 @@ impl Shard {
         }
         if let Some(state) = self.streams.get_mut(&stream) {
             state.defined = false;
-            let readers = std::mem::take(&mut state.readers);
+            let readers = state.take_readers();
             for key in readers {
                 if let Some(token) = self.stop_waiting(key) {
                     fx.emit(

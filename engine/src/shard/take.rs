@@ -153,7 +153,7 @@ impl Shard {
             let Some(group) = state.groups.get(at) else {
                 return;
             };
-            if group.waiters.is_empty() || state.is_paused(group) {
+            if group.lists.waiters.is_empty() || state.is_paused(group) {
                 return;
             }
             let Some(index) = self.indexes.get(&state.index) else {
@@ -162,9 +162,10 @@ impl Shard {
             let Some((_, seq)) = group.head(index) else {
                 return;
             };
-            let Some((_, &(key, tag))) = group.waiters.first_key_value() else {
+            let Some(waiter) = self.first_waiter(stream, at) else {
                 return;
             };
+            let (key, tag) = (waiter.session, waiter.consumer);
             if self.sessions.get(key).is_some_and(|state| state.takes(tag)) {
                 if let Ok((gate, delivery)) = self.deliver(key, tag, stream, at, seq) {
                     self.end_take(key, Reply::Delivered(delivery), gate, fx);
@@ -175,10 +176,11 @@ impl Shard {
                 .position(|c| c.tag == tag)
             {
                 // To the end of the queue: consumers take turns.
-                self.stop_queueing(key, consumer);
                 self.push(key, consumer, stream, at, seq, fx);
                 if self.sessions[key].consumers[consumer].has_room() {
-                    self.start_queueing(key, consumer);
+                    self.queue_again(key, consumer);
+                } else {
+                    self.stop_queueing(key, consumer);
                 }
             }
         }
@@ -293,7 +295,7 @@ impl Shard {
                 let group = state.groups.get(at)?;
                 let (ready, head) = group.head(self.indexes.get(&state.index)?)?;
                 debug_assert_eq!(head, seq);
-                Some(if group.ready.first() == Some((ready, head.0)) {
+                Some(if group.lists.ready.first() == Some((ready, head.0)) {
                     Place::Ready(ready)
                 } else {
                     Place::Ahead
@@ -330,9 +332,9 @@ impl Shard {
         let state = self.streams.get_mut(&stream).ok_or(Refusal::UnknownLink)?;
         let level = state.level;
         let group = state.groups.get_mut(at).ok_or(Refusal::UnknownLink)?;
-        let meta = group.meta.remove(&seq.0);
+        let meta = group.take_meta(seq);
         match place {
-            Place::Ready(ready) if group.ready.first() == Some((ready, seq.0)) => {
+            Place::Ready(ready) if group.lists.ready.first() == Some((ready, seq.0)) => {
                 group.pop_head(ready, seq);
             }
             Place::Ready(_) | Place::Ahead => {
@@ -343,13 +345,7 @@ impl Shard {
                     group.remove_ready(place, seq);
                 }
             }
-            Place::Delayed(due) => {
-                group.delayed.remove(due.0, seq.0);
-            }
-            Place::Parked(ticket) => {
-                group.parked.remove(ticket, seq.0);
-            }
-            Place::Held(_) => {}
+            Place::Delayed(_) | Place::Parked(_) | Place::Held(_) => group.take_aside(place, seq),
         }
         let mut counts = meta.map_or_else(Default::default, |meta: Meta| meta.counts);
         let redeliveries = counts.deliveries;

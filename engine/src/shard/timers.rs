@@ -7,7 +7,7 @@ use super::settle::DeathReason;
 use super::{Found, Shard};
 use crate::effect::{Counts, Effects, Gate, Reply};
 use crate::event;
-use crate::stream::{HoldKey, Meta, SessionKey};
+use crate::stream::{Extra, HoldKey, Meta, Place, SessionKey};
 
 /// How long until an expired message that somebody holds, or that the log does not let go, is looked at again.
 const RECHECK_MS: u64 = 1_000;
@@ -120,11 +120,16 @@ impl Shard {
             let Some(group) = self.group_mut(stream, at) else {
                 return;
             };
-            let Some((due, seq)) = group.delayed.first().filter(|&(due, _)| due <= now.0) else {
+            let Some((due, seq)) = group.lists.delayed.first().filter(|&(due, _)| due <= now.0)
+            else {
                 break;
             };
             let seq = Seq(seq);
-            let priority = match group.meta.get_mut(&seq.0) {
+            let priority = match group
+                .lists
+                .get_mut()
+                .and_then(|lists| lists.meta.get_mut(&seq.0))
+            {
                 Some(meta) => {
                     meta.aside = None;
                     Ok(meta.priority)
@@ -138,7 +143,7 @@ impl Shard {
             let Some(group) = self.group_mut(stream, at) else {
                 return;
             };
-            group.delayed.remove(due, seq.0);
+            group.take_aside(Place::Delayed(Timestamp(due)), seq);
             match priority {
                 Ok(priority) => {
                     let key = group.key(priority);
@@ -157,8 +162,10 @@ impl Shard {
                 ),
             }
         }
-        if let Some(group) = self.group_mut(stream, at) {
-            group.delay_timer.set = None;
+        if let Some(group) = self.group_mut(stream, at)
+            && let Some(lists) = group.lists.get_mut()
+        {
+            lists.delay_timer.set = None;
         }
         self.set_delay_alarm(stream, at);
     }
@@ -199,12 +206,17 @@ impl Shard {
         }
     }
 
+    /// What few streams have, of one that has it.
+    fn extra_mut(&mut self, stream: StreamId) -> Option<&mut Extra> {
+        self.streams.get_mut(&stream)?.extra.get_mut()
+    }
+
     /// Looks at what has expired without waiting for the timer.
     pub(crate) fn expire_now(&mut self, stream: StreamId, fx: &mut dyn Effects) {
-        if let Some(state) = self.streams.get_mut(&stream) {
-            state
-                .expiry_timer
-                .move_to(None, &mut self.timers, Timer::Expiry(stream));
+        if let Some(extra) = self.extra_mut(stream) {
+            if let Some((_, timer)) = extra.expiry_timer.set.take() {
+                self.timers.cancel(timer);
+            }
             self.expire(stream, fx);
         }
     }
@@ -212,15 +224,15 @@ impl Shard {
     /// Drops or dead-letters what has expired and nobody holds.
     fn expire(&mut self, stream: StreamId, fx: &mut dyn Effects) {
         let now = self.now;
-        if let Some(state) = self.streams.get_mut(&stream) {
-            state.expiry_timer.set = None;
+        if let Some(extra) = self.extra_mut(stream) {
+            extra.expiry_timer.set = None;
         }
         let mut from = (0, 0);
         let mut later = None;
         while let Some((due, seq)) = self
             .streams
             .get(&stream)
-            .and_then(|state| state.expiry.range_from(from.0, from.1).next())
+            .and_then(|state| state.extra.expiry.range_from(from.0, from.1).next())
         {
             if due > now.0 {
                 let due = Timestamp(due);
@@ -240,7 +252,7 @@ impl Shard {
                 break;
             }
             if let Some(state) = self.streams.get_mut(&stream) {
-                state.expiry.remove(due, seq.0);
+                state.forget_expiry(Timestamp(due), seq);
             }
         }
         if let Some(later) = later {
@@ -267,7 +279,7 @@ impl Shard {
         {
             let counts = self
                 .group(stream, 0)
-                .and_then(|group| group.meta.get(&seq.0))
+                .and_then(|group| group.meta(seq))
                 .map_or_else(Counts::default, |meta: &Meta| meta.counts);
             let copied = self.copy_dead(
                 found,
@@ -305,8 +317,8 @@ impl Shard {
     /// Drops what is older than the stream's age limit.
     fn age(&mut self, stream: StreamId) {
         let now = self.now;
-        if let Some(state) = self.streams.get_mut(&stream) {
-            state.age_timer.set = None;
+        if let Some(extra) = self.extra_mut(stream) {
+            extra.age_timer.set = None;
         }
         let mut from = Seq::FIRST;
         while let Some((seq, position)) = self.next_of_stream(stream, from) {

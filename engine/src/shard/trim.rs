@@ -250,7 +250,11 @@ impl Shard {
         let Some(group) = state.groups.get(at) else {
             return Vec::new();
         };
-        let listed = [&group.ready, &group.delayed, &group.parked];
+        let listed = [
+            &group.lists.ready,
+            &group.lists.delayed,
+            &group.lists.parked,
+        ];
         let mut seqs: Vec<Seq> = listed
             .into_iter()
             .flat_map(OrderedSet::iter)
@@ -293,9 +297,12 @@ impl Shard {
     fn take_out_all(&mut self, stream: StreamId, cut: Cut<'_>, gone: &[(Seq, Lsn)], bytes: u64) {
         let listed: usize = self.streams.get(&stream).map_or(0, |state| {
             let lists = |group: &Group| {
-                group.ready.len() + group.delayed.len() + group.parked.len() + group.meta.len()
+                group.lists.ready.len()
+                    + group.lists.delayed.len()
+                    + group.lists.parked.len()
+                    + group.lists.meta.len()
             };
-            state.expiry.len() + state.groups.iter().map(lists).sum::<usize>()
+            state.extra.expiry.len() + state.groups.iter().map(lists).sum::<usize>()
         });
         if gone.len().saturating_mul(LOOKUP) < listed {
             for &(seq, _) in gone {
@@ -320,7 +327,9 @@ impl Shard {
             for group in state.groups.iter_mut().filter(|group| !group.deleted) {
                 group.trim(cut, index);
             }
-            thin(&mut state.expiry, |seq| cut.takes(seq));
+            if let Some(extra) = state.extra.get_mut() {
+                thin(&mut extra.expiry, |seq| cut.takes(seq));
+            }
             let left = state.held.messages().saturating_sub(gone.len() as u64);
             state.held.set(left, state.held.bytes());
             for &(seq, _) in gone {
@@ -425,14 +434,13 @@ impl Shard {
 impl Group {
     /// Forgets everything that a cut takes. Holds are the caller's.
     fn trim(&mut self, cut: Cut<'_>, index: &Index) {
-        thin(&mut self.ready, |seq| cut.takes(seq));
-        thin(&mut self.delayed, |seq| cut.takes(seq));
-        thin(&mut self.parked, |seq| cut.takes(seq));
-        self.urgent = match self.ready.first() {
-            Some(_) => self.count_urgent(),
-            None => 0,
-        };
-        self.meta.retain(|&seq, _| !cut.takes(seq));
+        if let Some(lists) = self.lists.get_mut() {
+            thin(&mut lists.ready, |seq| cut.takes(seq));
+            thin(&mut lists.delayed, |seq| cut.takes(seq));
+            thin(&mut lists.parked, |seq| cut.takes(seq));
+            lists.urgent = lists.count_urgent();
+            lists.meta.retain(|&seq, _| !cut.takes(seq));
+        }
         if !self.implicit || self.cursor >= cut.below {
             return;
         }
@@ -450,13 +458,15 @@ impl Group {
         let still = stays.iter().filter(|&&seq| index.contains(Seq(seq)));
         self.meet((ahead - still.count()) as u64);
         let mut from = self.cursor.0;
+        let passed = &mut self.lists.make().passed;
         for seq in stays {
-            self.passed.insert_range(from, seq);
+            passed.insert_range(from, seq);
             from = seq + 1;
         }
-        self.passed.insert_range(from, cut.below.0);
-        self.cursor = Seq(self.passed.next_absent(self.cursor.0));
-        self.passed.set_floor(self.cursor.0);
+        passed.insert_range(from, cut.below.0);
+        self.cursor = Seq(passed.next_absent(self.cursor.0));
+        passed.set_floor(self.cursor.0);
+        self.tidy();
     }
 }
 

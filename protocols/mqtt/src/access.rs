@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use longtail_broker::auth::{
-    AuthError, Authenticator, Credentials, Grants, LoginRequest, Peer, Usage,
+    AuthError, Authenticator, Credentials, Grants, Login as Granted, LoginRequest, Peer,
+    ScramExchange, Usage,
 };
 use longtail_edge::{Endpoint, TlsIdentity};
 use longtail_engine::runtime::Clock;
+use longtail_model::Timestamp;
 
 use crate::codec::ReasonCode;
 
@@ -34,6 +37,25 @@ pub struct Admitted {
     pub grants: Arc<Grants>,
     /// Its account; none where there are no accounts.
     pub account: Option<Arc<str>>,
+    /// When what it has shown ends: it is disconnected then (0x87). `None`: never.
+    pub expires: Option<Timestamp>,
+}
+
+/// How far an exchange of the enhanced authentication is (MQTT 5.0, 4.12).
+pub enum Step {
+    /// The client is to be told this, and to answer.
+    Continue(Bytes, Box<dyn Exchange>),
+    /// It has proved who it is, and is to be told this.
+    Done(Admitted, Bytes),
+}
+
+/// An exchange in which it is the client's turn. Methods must not wait.
+pub trait Exchange: Send {
+    /// The client has answered.
+    ///
+    /// # Errors
+    /// When the client is not let in.
+    fn proceed(self: Box<Self>, data: &[u8], login: &Login<'_>) -> Result<Step, Denied>;
 }
 
 /// Why a client is not let in.
@@ -44,6 +66,17 @@ pub struct Denied {
     pub reason: ReasonCode,
     /// For the log.
     pub why: String,
+}
+
+impl Denied {
+    /// The client wants to prove itself in a way that is not offered.
+    #[must_use]
+    pub fn unknown_method(method: &str) -> Self {
+        Denied {
+            reason: ReasonCode::BadAuthenticationMethod,
+            why: format!("the authentication method {method:?} is not offered"),
+        }
+    }
 }
 
 /// Decides who is let in at a listener.
@@ -61,6 +94,15 @@ pub trait Admission: Send + Sync + 'static {
         false
     }
 
+    /// Begins an exchange by a method that the client names, with what it says first. No method is known by default.
+    ///
+    /// # Errors
+    /// When the method is not known ([`Denied::unknown_method`]), or the client is not let in.
+    fn begin(&self, method: &str, data: &[u8], login: &Login<'_>) -> Result<Step, Denied> {
+        let _ = (data, login);
+        Err(Denied::unknown_method(method))
+    }
+
     /// What a client that was let in may do now; `None`: nothing any more.
     fn now(&self, account: &str, client_id: &str) -> Option<Arc<Grants>>;
 }
@@ -74,6 +116,7 @@ impl Admission for AdmitAll {
         Ok(Admitted {
             grants: Arc::new(Grants::full()),
             account: None,
+            expires: None,
         })
     }
 
@@ -82,8 +125,9 @@ impl Admission for AdmitAll {
     }
 }
 
-/// Lets in whom the broker's accounts name: by user name and password, else by certificate. Without accounts, everybody
-/// on this machine.
+/// Lets in whom the broker's accounts name: by user name and password or token, by [`SCRAM_SHA_256`], else by
+/// certificate, else as the anonymous account. Without accounts, everybody on this machine.
+#[derive(Clone)]
 pub struct Accounts {
     /// Knows the accounts.
     pub authenticator: Arc<Authenticator>,
@@ -107,10 +151,7 @@ impl Accounts {
         };
         LoginRequest {
             credentials,
-            peer: match login.remote {
-                Endpoint::Tcp(address) => Peer::Address(address.ip()),
-                Endpoint::Unix(_) => Peer::Unix,
-            },
+            peer: peer(login),
             space: &self.space,
             client_id: login.client_id,
         }
@@ -129,26 +170,25 @@ impl Admission for Accounts {
                     .authenticate(&self.request(login, &names), self.clock.now())
             }
         };
-        let granted = granted.map_err(|error| denied(&error))?;
-        let used = Usage {
-            connections: login.connections,
-            ..Usage::default()
+        admitted(login, &granted.map_err(|error| denied(&error))?)
+    }
+
+    fn begin(&self, method: &str, data: &[u8], login: &Login<'_>) -> Result<Step, Denied> {
+        let offered = method == SCRAM_SHA_256
+            && self.account.is_none()
+            && !self.authenticator.directory().has_no_accounts();
+        if !offered {
+            return Err(Denied::unknown_method(method));
+        }
+        let begun = self
+            .authenticator
+            .begin_scram(data, peer(login), self.clock.now());
+        let (exchange, answer) = begun.map_err(|error| denied(&error))?;
+        let scram = Scram {
+            accounts: self.clone(),
+            exchange,
         };
-        let more = Usage {
-            connections: 1,
-            ..Usage::default()
-        };
-        granted.quotas.admit(&used, &more).map_err(|full| Denied {
-            reason: ReasonCode::QuotaExceeded,
-            why: full.to_string(),
-        })?;
-        Ok(Admitted {
-            account: granted
-                .account
-                .as_ref()
-                .map(|account| account.name.as_str().into()),
-            grants: granted.grants,
-        })
+        Ok(Step::Continue(answer.into(), Box::new(scram)))
     }
 
     fn may_block(&self, login: &Login<'_>) -> bool {
@@ -164,6 +204,59 @@ impl Admission for Accounts {
             .ok()?;
         Some(login.grants)
     }
+}
+
+/// SCRAM-SHA-256 (RFC 7677) as a method: the client's messages and the server's as the data of CONNECT, AUTH and
+/// CONNACK.
+pub const SCRAM_SHA_256: &str = "SCRAM-SHA-256";
+
+struct Scram {
+    accounts: Accounts,
+    exchange: ScramExchange,
+}
+
+impl Exchange for Scram {
+    fn proceed(self: Box<Self>, data: &[u8], login: &Login<'_>) -> Result<Step, Denied> {
+        let Scram { accounts, exchange } = *self;
+        let request = accounts.request(login, &[]);
+        let finished =
+            accounts
+                .authenticator
+                .finish_scram(exchange, data, &request, accounts.clock.now());
+        let (granted, proof) = finished.map_err(|error| denied(&error))?;
+        Ok(Step::Done(admitted(login, &granted)?, proof.into()))
+    }
+}
+
+fn peer(login: &Login<'_>) -> Peer {
+    match login.remote {
+        Endpoint::Tcp(address) => Peer::Address(address.ip()),
+        Endpoint::Unix(_) => Peer::Unix,
+    }
+}
+
+/// An account that has proved itself is let in if there is room.
+fn admitted(login: &Login<'_>, granted: &Granted) -> Result<Admitted, Denied> {
+    let used = Usage {
+        connections: login.connections,
+        ..Usage::default()
+    };
+    let more = Usage {
+        connections: 1,
+        ..Usage::default()
+    };
+    granted.quotas.admit(&used, &more).map_err(|full| Denied {
+        reason: ReasonCode::QuotaExceeded,
+        why: full.to_string(),
+    })?;
+    Ok(Admitted {
+        account: granted
+            .account
+            .as_ref()
+            .map(|account| account.name.as_str().into()),
+        grants: Arc::clone(&granted.grants),
+        expires: granted.expires,
+    })
 }
 
 /// How a refusal is said in MQTT.

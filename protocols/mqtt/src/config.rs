@@ -13,6 +13,8 @@ pub struct Config {
     pub space: Arc<str>,
     /// Everything that a client may notice.
     pub limits: Limits,
+    /// Seconds between two looks at what `$SYS` says; 0: there is no `$SYS`. Default 10.
+    pub sys_interval_s: u32,
 }
 
 impl Default for Config {
@@ -20,6 +22,7 @@ impl Default for Config {
         Config {
             space: "default".into(),
             limits: Limits::default(),
+            sys_interval_s: 10,
         }
     }
 }

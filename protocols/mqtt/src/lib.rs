@@ -9,12 +9,16 @@
 //!
 //! [`codec`] knows the bytes, [`session`] one connection, [`service`] plugs both into the edge. [`tenant`] is what the
 //! connections share; its registry knows which client has which session, the seat of each is where the router delivers
-//! to. [`access`] says who is let in, [`message`] how a message of MQTT is one of the broker's.
+//! to. `durable` is what outlives the process. [`access`] says who is let in, [`message`] how a message of MQTT is one of
+//! the broker's. [`census`] is what an operator sees and does, [`sys`] what the server says of itself.
 
 pub mod access;
+pub mod census;
+pub mod client;
 pub mod codec;
 pub mod config;
 pub mod counters;
+mod durable;
 pub mod hooks;
 mod local;
 pub mod message;
@@ -23,10 +27,11 @@ mod registry;
 mod seat;
 pub mod service;
 pub mod session;
+pub mod sys;
 pub mod tenant;
 mod timers;
 
-pub use access::{Accounts, Admission, AdmitAll, Admitted, Denied, Login};
+pub use access::{Accounts, Admission, AdmitAll, Admitted, Denied, Exchange, Login, Step};
 pub use config::{Config, Limits, Profile};
 pub use hooks::{Hook, Points};
 pub use local::{Following, LocalClient, LocalError, Publication};

@@ -14,18 +14,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use longtail_broker::Space;
-use longtail_broker::ephemeral::{Burst, SpaceRouteCache};
+use longtail_broker::ephemeral::{Burst, Picked, SpaceRouteCache};
 use longtail_broker::message::{Message, SharedMessage};
 use longtail_broker::retained::{RetainedError, Settled};
 use longtail_broker::router::Chance;
 use longtail_broker::stored::publishes;
 use longtail_engine::runtime::{Shards, Sink};
-use longtail_engine::{Command, Effect, Refusal, Reply, Token};
-use longtail_model::{SessionId, ShardId, Timestamp};
+use longtail_engine::{Command, Effect, Refusal, Reply, Step, Target as Into, Token, Transaction};
+use longtail_model::{Seq, SessionId, ShardId, StreamId, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::codec::ReasonCode;
+use crate::durable::link::NOT_DONE;
 use crate::seat::Conn;
 use crate::session::Ticket;
 
@@ -34,6 +35,21 @@ use crate::session::Ticket;
 struct Publisher {
     routes: SpaceRouteCache,
     random: u64,
+}
+
+impl Publisher {
+    /// An xorshift: only the spreading over the members of a share depends on it.
+    fn chance(&mut self, message: &Message, now: Timestamp) -> Chance {
+        let random = &mut self.random;
+        *random = if *random == 0 { now.0 | 1 } else { *random };
+        *random ^= *random << 13;
+        *random ^= *random >> 7;
+        *random ^= *random << 17;
+        Chance {
+            random: *random,
+            sticky: message.origin.0,
+        }
+    }
 }
 
 thread_local! {
@@ -107,11 +123,15 @@ impl Waiter {
                 return;
             }
         };
-        conn.with(|client, out| {
+        let must_go = conn.with(|client, out| {
             if let Some(session) = client.session_mut() {
                 session.complete(ticket, reason, out);
             }
+            client.must_go(out)
         });
+        if must_go == Some(true) {
+            conn.close(NOT_DONE);
+        }
         conn.flush_soon();
     }
 }
@@ -148,17 +168,10 @@ pub(crate) fn publish(
         }
     }
     let published = PUBLISHER.with_borrow_mut(|publisher| {
-        let Publisher { routes, random } = publisher;
-        // An xorshift: only the spreading over the members of a share depends on it.
-        *random = if *random == 0 { now.0 | 1 } else { *random };
-        *random ^= *random << 13;
-        *random ^= *random >> 7;
-        *random ^= *random << 17;
-        let chance = Chance {
-            random: *random,
-            sticky: message.origin.0,
-        };
-        let routes = routes.lookup(&space.router, message.subject.as_ref());
+        let chance = publisher.chance(message, now);
+        let routes = publisher
+            .routes
+            .lookup(&space.router, message.subject.as_ref());
         let published = burst.publish(routes, message, &chance, now);
         if published.streams > 0 {
             for publish in publishes(routes, &published.picked, message, now) {
@@ -177,6 +190,75 @@ pub(crate) fn publish(
         None if published.has_matched() || kept => Some(ReasonCode::Success),
         None => Some(ReasonCode::NoMatchingSubscribers),
     }
+}
+
+/// Publishes what the log has had until its PUBREL, and removes it there in the same step. As [`publish`] otherwise.
+pub(crate) fn release(
+    space: &Space,
+    burst: &mut Burst<'_>,
+    message: &SharedMessage,
+    released: &Released<'_>,
+    outgoing: &mut Outgoing,
+) {
+    let waiter = Waiter::new(Whom::Client(released.conn, released.ticket));
+    if message.retain && !released.again {
+        match retain(space, message, Some(&waiter)) {
+            Ok(Settled::Later) => {}
+            // It will not be told.
+            Ok(Settled::Now) => waiter.answered(Ok(())),
+            Err(error) => {
+                waiter.answered(Ok(()));
+                tracing::warn!(topic = %message.subject, %error, "a message is not retained");
+            }
+        }
+    }
+    let now = message.published;
+    let remove = Step::Remove {
+        stream: Into::Stream(released.stream),
+        seq: released.seq,
+    };
+    let mut remove = Some(remove);
+    PUBLISHER.with_borrow_mut(|publisher| {
+        let chance = publisher.chance(message, now);
+        let routes = publisher
+            .routes
+            .lookup(&space.router, message.subject.as_ref());
+        let picked = if released.again {
+            Picked::default()
+        } else {
+            burst.publish(routes, message, &chance, now).picked
+        };
+        for publish in publishes(routes, &picked, message, now) {
+            let command = match (publish.command, publish.shard == released.home) {
+                (Command::Publish { to, also, message }, true) => {
+                    let steps = std::iter::once(Step::Publish { to, also, message });
+                    let steps = steps.chain(remove.take()).collect();
+                    Command::Transact(Box::new(Transaction { steps }))
+                }
+                (command, _) => command,
+            };
+            outgoing.push((publish.shard, command, Some(waiter.one_more())));
+        }
+    });
+    if let Some(Step::Remove { stream, seq }) = remove {
+        let remove = Command::Remove { stream, seq };
+        outgoing.push((released.home, remove, Some(waiter.one_more())));
+    }
+    waiter.answered(Ok(()));
+}
+
+/// What the log has had until its PUBREL.
+pub(crate) struct Released<'r> {
+    /// Who is told.
+    pub(crate) conn: &'r Arc<Conn>,
+    /// Of the acknowledgement.
+    pub(crate) ticket: Ticket,
+    /// The shard, the stream there and the number.
+    pub(crate) home: ShardId,
+    pub(crate) stream: StreamId,
+    pub(crate) seq: Seq,
+    /// Live subscribers have seen it.
+    pub(crate) again: bool,
 }
 
 fn retain(
@@ -214,10 +296,10 @@ fn retain(
 }
 
 /// How a shard's refusal is said in MQTT.
-fn reason_of(refusal: &Refusal) -> ReasonCode {
+pub(crate) fn reason_of(refusal: &Refusal) -> ReasonCode {
     match refusal {
         Refusal::Limit(_) | Refusal::Full(_) => ReasonCode::QuotaExceeded,
-        Refusal::TooLarge(_) => ReasonCode::PacketTooLarge,
+        Refusal::TooLarge(_) => ReasonCode::ImplementationSpecificError,
         _ => ReasonCode::UnspecifiedError,
     }
 }
@@ -305,6 +387,8 @@ impl Sink for Asked {
         };
         let waiter = self.waiting.lock().of.pop_front().flatten();
         let outcome = match reply {
+            // It was released before, on another connection.
+            Reply::Refused(Refusal::Step { why, .. }) if **why == Refusal::Gone => Ok(()),
             Reply::Refused(refusal) => {
                 tracing::warn!(%refusal, "a message is not stored");
                 Err(reason_of(refusal))

@@ -12,20 +12,22 @@
 //! any moment, however many come at once. What follows (wills, subscriptions to remove) is left to the caller, outside
 //! the lock. A session's epoch counts its connections: the end of a connection of an earlier one changes nothing.
 
-use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use hashbrown::HashMap;
 use longtail_edge::CloseReason;
-use longtail_model::Timestamp;
+use longtail_model::{SessionId, Timestamp};
 use parking_lot::Mutex;
 
+use crate::client::{Accepted, Client};
+use crate::durable::records::SessionRecord;
+use crate::durable::{Restored, link};
 use crate::hooks::{Event, Points, SessionChange};
 use crate::message::Will;
 use crate::seat::{Conn, Membership};
 use crate::session::{Left, State};
-use crate::tenant::Tenant;
+use crate::tenant::{Deadline, Tenant};
 use crate::timers::TimerKey;
 
 /// Parts that are locked apart.
@@ -37,7 +39,6 @@ type Part = HashMap<Arc<str>, Entry, foldhash::fast::RandomState>;
 /// The sessions of a space.
 pub(crate) struct Registry {
     parts: Box<[Mutex<Part>]>,
-    hasher: foldhash::quality::RandomState,
     sessions: AtomicUsize,
     /// Never the same twice, so that the end of an old connection is never taken for that of a new one.
     epochs: AtomicU64,
@@ -60,6 +61,8 @@ struct Away {
     membership: Membership,
     expiry: Option<TimerKey>,
     will: Option<(Box<Will>, TimerKey)>,
+    /// What is written of it, without the will.
+    record: SessionRecord,
 }
 
 /// A client that wants its session.
@@ -69,6 +72,23 @@ pub(crate) struct Claim {
     pub(crate) conn: Arc<Conn>,
     pub(crate) clean_start: bool,
     pub(crate) expiry_s: u32,
+}
+
+/// A session as somebody finds it who looks.
+pub(crate) enum Seen<'r> {
+    /// At a connection.
+    Connected(&'r Arc<Conn>),
+    /// Away, until then.
+    Away(&'r Membership, Option<Timestamp>),
+}
+
+impl Entry {
+    fn seen(&self) -> Seen<'_> {
+        match &self.holder {
+            Holder::Connected(conn, _) => Seen::Connected(conn),
+            Holder::Away(away) => Seen::Away(&away.membership, away.expiry.map(TimerKey::at)),
+        }
+    }
 }
 
 /// What became of a claim.
@@ -91,8 +111,16 @@ pub(crate) struct Aftermath {
     pub(crate) over: Vec<(State, Membership)>,
     /// Connections that lost their session.
     pub(crate) losers: Vec<Arc<Conn>>,
+    /// Sessions at the shard, of connections that lost theirs.
+    pub(crate) links: Vec<SessionId>,
+    /// Sessions that are away now.
+    pub(crate) parked: Vec<Membership>,
+    /// How many of these because nobody came back to them.
+    pub(crate) expired: u64,
     /// Connections that got one.
     pub(crate) accepted: Option<Arc<Conn>>,
+    /// Connections that will be in when their session's streams are open.
+    pub(crate) entering: Option<(Arc<Conn>, Membership)>,
     /// What hooks are told.
     changes: Vec<(Arc<str>, SessionChange)>,
 }
@@ -115,7 +143,6 @@ impl Registry {
     pub(crate) fn new() -> Self {
         Registry {
             parts: (0..PARTS).map(|_| Mutex::default()).collect(),
-            hasher: foldhash::quality::RandomState::default(),
             sessions: AtomicUsize::new(0),
             epochs: AtomicU64::new(0),
         }
@@ -130,13 +157,68 @@ impl Registry {
         self.sessions.load(Ordering::Relaxed)
     }
 
-    /// A number for a client id, the same for as long as the process runs.
-    pub(crate) fn number(&self, client_id: &str) -> u64 {
-        self.hasher.hash_one(client_id) | 1
+    /// A number for a client id, always the same: messages in the log name their publishers so. FNV-1a.
+    pub(crate) fn number(client_id: &str) -> u64 {
+        let hash = client_id
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+        hash | 1
+    }
+
+    /// Shows every session, part by part with the part locked.
+    pub(crate) fn for_each(&self, mut look: impl FnMut(&Arc<str>, &Seen<'_>)) {
+        for part in &self.parts {
+            for (client_id, entry) in part.lock().iter() {
+                look(client_id, &entry.seen());
+            }
+        }
+    }
+
+    /// Shows one session, if there is one, with its part locked.
+    pub(crate) fn look<R>(
+        &self,
+        client_id: &str,
+        look: impl FnOnce(&Arc<str>, &Seen<'_>) -> R,
+    ) -> Option<R> {
+        let part = self.part(client_id).lock();
+        let (client_id, entry) = part.get_key_value(client_id)?;
+        Some(look(client_id, &entry.seen()))
+    }
+
+    /// Ends a session that is away, with what it kept; `false` if there is none.
+    pub(crate) fn forget(&self, client_id: &str, tenant: &Tenant, after: &mut Aftermath) -> bool {
+        let mut part = self.part(client_id).lock();
+        let Some((client_id, entry)) = part.get_key_value(client_id) else {
+            return false;
+        };
+        let Holder::Away(away) = &entry.holder else {
+            return false;
+        };
+        let client_id = Arc::clone(client_id);
+        if let Some(expiry) = away.expiry {
+            tenant.timers().cancel(expiry);
+        }
+        if let Some((_, timer)) = &away.will {
+            tenant.timers().cancel(*timer);
+        }
+        let Some(Holder::Away(away)) = part.remove(&client_id).map(|entry| entry.holder) else {
+            return false;
+        };
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+        // The session ends, which is when its will is due at the latest.
+        after
+            .wills
+            .extend(away.will.map(|(will, _)| (will, Arc::clone(&client_id))));
+        after
+            .over
+            .push((away.membership.take_away(), away.membership));
+        true
     }
 
     fn part(&self, client_id: &str) -> &Mutex<Part> {
-        &self.parts[(self.number(client_id) >> 32) as usize % PARTS]
+        &self.parts[(Self::number(client_id) >> 32) as usize % PARTS]
     }
 
     /// The connection that has the session of a client.
@@ -180,10 +262,8 @@ impl Registry {
                 return Claimed::Done;
             }
         };
-        let left = old
-            .with(|client, out| client.session_mut().map(|session| session.take_over(out)))
-            .flatten();
-        let Some(left) = left else {
+        let left = old.with(Client::take_over).flatten();
+        let Some((left, link)) = left else {
             // It has ended by itself, and the news is under way.
             if let Some(earlier) = entry.waiting.replace(claim.clone()) {
                 after.losers.push(earlier.conn);
@@ -193,6 +273,7 @@ impl Registry {
         tenant.counters().taken_over.fetch_add(1, Ordering::Relaxed);
         after.losers.push(old);
         after.note(&claim.client_id, SessionChange::TakenOver);
+        after.links.extend(link);
         entry.epoch = self.next_epoch();
         let lives_on = !claim.clean_start && left.expiry_s > 0;
         let Left { state, will, .. } = left;
@@ -205,7 +286,7 @@ impl Registry {
             Some((Resumed::Left(Box::new(state)), membership))
         } else {
             after.note(&claim.client_id, SessionChange::Discarded);
-            after.over.push((state, membership));
+            over(&claim.client_id, state, membership, tenant, after);
             None
         };
         self.settle(&mut part, claim, resumed, tenant, after);
@@ -239,7 +320,8 @@ impl Registry {
         let membership = away.membership.clone();
         let resumed = if claim.clean_start {
             after.note(&claim.client_id, SessionChange::Discarded);
-            after.over.push((membership.take_away(), membership));
+            let state = membership.take_away();
+            over(&claim.client_id, state, membership, tenant, after);
             None
         } else {
             Some((Resumed::Away, membership))
@@ -275,6 +357,12 @@ impl Registry {
             let expiry = tenant.expiry(claim.expiry_s.max(1));
             entry.holder = Holder::Away(Away {
                 expiry: set(tenant, &claim.client_id, entry.epoch, What::Expiry, expiry),
+                record: SessionRecord {
+                    number: membership.number(),
+                    expiry_s: claim.expiry_s.max(1),
+                    ended: Some(tenant.now()),
+                    will: None,
+                },
                 membership,
                 will: None,
             });
@@ -328,12 +416,22 @@ impl Registry {
             let resumed = if lives_on {
                 Some((Resumed::Left(Box::new(state)), membership))
             } else {
-                after.over.push((state, membership));
+                over(client_id, state, membership, tenant, after);
                 None
             };
             self.settle(&mut part, &claim, resumed, tenant, after);
         } else if lives_on {
+            let record = SessionRecord {
+                number: state.number,
+                expiry_s,
+                ended: Some(now),
+                will: delayed.clone(),
+            };
+            tenant
+                .durable()
+                .record(client_id, &record, Box::new(|_| ()));
             membership.put_away(state);
+            after.parked.push(membership.clone());
             let will = delayed.and_then(|will| {
                 let at = now.plus_millis(delay_ms);
                 let timer = set(tenant, client_id, epoch, What::Will, at)?;
@@ -345,17 +443,21 @@ impl Registry {
                 membership,
                 expiry,
                 will,
+                record: SessionRecord {
+                    will: None,
+                    ..record
+                },
             });
         } else {
             part.remove(client_id);
             self.sessions.fetch_sub(1, Ordering::Relaxed);
             after.note(client_id, SessionChange::Ended);
-            after.over.push((state, membership));
+            over(client_id, state, membership, tenant, after);
         }
     }
 
     /// A timer has come.
-    pub(crate) fn due(&self, due: &Due, after: &mut Aftermath) {
+    pub(crate) fn due(&self, due: &Due, tenant: &Tenant, after: &mut Aftermath) {
         let mut part = self.part(&due.client_id).lock();
         let Some(entry) = part
             .get_mut(&due.client_id)
@@ -366,17 +468,102 @@ impl Registry {
         let Holder::Away(away) = &mut entry.holder else {
             return;
         };
-        if let Some((will, _)) = away.will.take() {
-            after.wills.push((will, Arc::clone(&due.client_id)));
-        }
+        let will = away.will.take();
+        let membership = away.membership.clone();
         if due.what == What::Expiry {
-            let membership = away.membership.clone();
-            after.over.push((membership.take_away(), membership));
+            let state = membership.take_away();
+            over(&due.client_id, state, membership, tenant, after);
             part.remove(&due.client_id);
             after.note(&due.client_id, SessionChange::Expired);
             self.sessions.fetch_sub(1, Ordering::Relaxed);
+            after.expired += 1;
+        } else if will.is_some() {
+            let record = SessionRecord {
+                will: None,
+                ..away.record.clone()
+            };
+            tenant
+                .durable()
+                .record(&due.client_id, &record, Box::new(|_| ()));
+        }
+        if let Some((will, _)) = will {
+            after.wills.push((will, Arc::clone(&due.client_id)));
         }
     }
+
+    /// Forgets everything, at the end of the process's part.
+    pub(crate) fn clear(&self) {
+        for part in &self.parts {
+            let entries = std::mem::take(&mut *part.lock());
+            for (_, entry) in entries {
+                let membership = match entry.holder {
+                    Holder::Connected(_, membership) => membership,
+                    Holder::Away(away) => away.membership,
+                };
+                membership.discard(&membership.take_away());
+            }
+        }
+    }
+
+    /// Sessions that were found at the start. Those that were connected are away from now on.
+    pub(crate) fn restore(&self, sessions: Vec<Restored>, tenant: &Arc<Tenant>) {
+        let now = tenant.now();
+        for Restored {
+            client_id,
+            mut record,
+            state,
+        } in sessions
+        {
+            if record.ended.is_none() {
+                record.ended = Some(now);
+                tenant
+                    .durable()
+                    .record(&client_id, &record, Box::new(|_| ()));
+            }
+            let ended = record.ended.unwrap_or(now);
+            let origin = tenant.origin(&client_id);
+            let membership = Membership::away(Arc::clone(tenant), origin, state);
+            membership.route();
+            let epoch = self.next_epoch();
+            let will = record.will.take().and_then(|will| {
+                let delay_s = will.delay_s.min(record.expiry_s);
+                let at = ended.plus_millis(u64::from(delay_s) * 1000);
+                let timer = set(tenant, &client_id, epoch, What::Will, at)?;
+                Some((will, timer))
+            });
+            let expiry = match record.expiry_s {
+                u32::MAX => Timestamp::NEVER,
+                seconds => ended.plus_millis(u64::from(seconds) * 1000),
+            };
+            let away = Away {
+                expiry: set(tenant, &client_id, epoch, What::Expiry, expiry),
+                membership,
+                will,
+                record,
+            };
+            let entry = Entry {
+                epoch,
+                holder: Holder::Away(away),
+                waiting: None,
+            };
+            self.sessions.fetch_add(1, Ordering::Relaxed);
+            self.part(&client_id).lock().insert(client_id, entry);
+        }
+    }
+}
+
+/// A session is over: what is written of it goes at once, so that a new one of the same client is written behind that.
+fn over(
+    client_id: &str,
+    state: State,
+    membership: Membership,
+    tenant: &Tenant,
+    after: &mut Aftermath,
+) {
+    if state.number != 0 {
+        tenant.durable().forget(client_id);
+    }
+    after.over.push((state, membership));
 }
 
 impl Membership {
@@ -405,7 +592,7 @@ fn set(
         epoch,
         what,
     };
-    (at != Timestamp::NEVER).then(|| tenant.timers().set(at, due))
+    (at != Timestamp::NEVER).then(|| tenant.timers().set(at, Deadline::Session(due)))
 }
 
 /// What a client comes back to.
@@ -430,23 +617,47 @@ fn seat(
 ) -> bool {
     let conn = &claim.conn;
     let cx = tenant.cx();
-    let accept = |state: Option<State>| {
+    let mut accepted = None;
+    let mut accept = |state: Option<State>| {
         let mut state = state;
-        let accepted =
-            conn.with(|client, out| client.accept(epoch, membership.clone(), &mut state, &cx, out));
-        (accepted == Some(true), state)
+        let outcome = conn.with(|client, out| {
+            client.accept(
+                epoch,
+                membership.clone(),
+                &mut state,
+                tenant.durable(),
+                &cx,
+                out,
+            )
+        });
+        accepted = outcome.flatten();
+        (accepted.is_some(), state)
     };
-    let move_in = |state| match accept(Some(state)) {
-        (true, _) => None,
-        (false, state) => Some(state.unwrap_or_default()),
-    };
+    let move_in =
+        |accept: &mut dyn FnMut(Option<State>) -> (bool, Option<State>), state| match accept(Some(
+            state,
+        )) {
+            (true, _) => None,
+            (false, state) => Some(state.unwrap_or_default()),
+        };
     let is_in = match resumed {
         Resumed::Nothing => accept(None).0,
-        Resumed::Left(left) => membership.move_to(conn, Some(*left), move_in),
-        Resumed::Away => membership.move_to(conn, None, move_in),
+        Resumed::Left(left) => {
+            membership.move_to(conn, Some(*left), |state| move_in(&mut accept, state))
+        }
+        Resumed::Away => membership.move_to(conn, None, |state| move_in(&mut accept, state)),
     };
-    if is_in {
-        after.accepted = Some(Arc::clone(conn));
+    match accepted {
+        None => {}
+        Some(Accepted::In) => after.accepted = Some(Arc::clone(conn)),
+        Some(Accepted::Lasting(record)) => {
+            let done = Arc::clone(conn);
+            let done = Box::new(move |outcome| link::recorded(&done, outcome));
+            if !tenant.durable().record(&claim.client_id, &record, done) {
+                conn.with(|client, _| client.is_recorded());
+            }
+            after.entering = Some((Arc::clone(conn), membership.clone()));
+        }
     }
     is_in
 }
@@ -467,8 +678,19 @@ impl Aftermath {
                 "another connection took the session".into(),
             ));
         }
+        for link in self.links {
+            tenant.durable().detach(link);
+        }
+        tenant
+            .counters()
+            .expired
+            .fetch_add(self.expired, Ordering::Relaxed);
         for (state, membership) in self.over {
             membership.discard(&state);
+            tenant.durable().discard(&state);
+        }
+        for membership in self.parked {
+            membership.route();
         }
         for (will, client_id) in self.wills {
             tenant.publish_will(&will, &client_id);
@@ -476,6 +698,10 @@ impl Aftermath {
         if let Some(conn) = self.accepted {
             conn.flush_soon();
             conn.resume();
+        }
+        if let Some((conn, membership)) = self.entering {
+            membership.route();
+            link::enter(&conn, tenant);
         }
     }
 }

@@ -9,10 +9,11 @@ use longtail_broker::ephemeral::{
 use longtail_broker::message::{Origin, SharedMessage};
 use longtail_broker::router::SubscribeError;
 use longtail_edge::{CloseReason, Connection};
+use longtail_model::Filter;
 use parking_lot::Mutex;
 
 use crate::service::Mqtt;
-use crate::session::{State, Wanted};
+use crate::session::{State, Wanted, routed};
 use crate::tenant::Tenant;
 
 /// A connection of this service.
@@ -33,6 +34,8 @@ struct Seat {
     tenant: Arc<Tenant>,
     /// Nothing of it is to stay in the router.
     gone: AtomicBool,
+    /// One at a time brings the router up to date.
+    routing: Mutex<()>,
 }
 
 /// Where a session that outlives its connections is.
@@ -56,12 +59,65 @@ impl Membership {
         Self::new(tenant, origin, None, place)
     }
 
+    /// For a session whose client is not there.
+    pub(crate) fn away(tenant: Arc<Tenant>, origin: Origin, state: State) -> Self {
+        Self::new(tenant, origin, None, Place::Away(Box::new(state)))
+    }
+
+    /// Brings the router up to date with a session that came or went: without a connection it has no live subscriptions
+    /// but those that are shared, so that thousands of them cost a publisher nothing. No lock may be held.
+    pub(crate) fn route(&self) {
+        let _one = self.seat.routing.lock();
+        let listed = |state: &State, all: bool| -> Vec<(Filter, Option<Arc<str>>, LiveOptions)> {
+            let held = state.subscriptions.values();
+            held.filter(|held| all || held.group.is_none())
+                .map(|held| (held.filter.clone(), held.group.clone(), held.options))
+                .collect()
+        };
+        let conn = match &*self.seat.place.lock() {
+            Place::Connected(conn, _) => Ok(Arc::clone(conn)),
+            Place::Away(state) => Err((listed(state, false), listed(state, true))),
+        };
+        let (gone, here) = match conn {
+            Ok(conn) => {
+                let here = conn.with(|client, _| {
+                    client
+                        .session_mut()
+                        .map(|session| listed(session.state(), true))
+                });
+                (Vec::new(), here.flatten().unwrap_or_default())
+            }
+            Err((gone, all)) => {
+                let shared = all.into_iter().filter(|(_, group, _)| group.is_some());
+                (gone, shared.collect())
+            }
+        };
+        let target = self.target();
+        let over = self.seat.gone.load(Ordering::Acquire);
+        self.seat.tenant.space().router.update(|router| {
+            for (filter, group, _) in &gone {
+                router.unsubscribe(filter, target, group.as_deref());
+            }
+            for (filter, group, options) in &here {
+                if over {
+                    router.unsubscribe(filter, target, group.as_deref());
+                    continue;
+                }
+                let subscription = routed(group.as_ref(), self.handle.options(*options));
+                if let Err(error) = router.subscribe(filter, target, subscription) {
+                    tracing::warn!(%error, "a subscription is not restored");
+                }
+            }
+        });
+    }
+
     fn new(tenant: Arc<Tenant>, origin: Origin, bound: Option<Arc<Conn>>, place: Place) -> Self {
         let seat = Arc::new(Seat {
             bound,
             place: Mutex::new(place),
             tenant,
             gone: AtomicBool::new(false),
+            routing: Mutex::new(()),
         });
         Membership {
             handle: LiveHandle::new(origin, Box::new(Sink(Arc::clone(&seat)))),
@@ -138,6 +194,19 @@ impl Membership {
                 *place = Place::Away(Box::new(state));
                 false
             }
+        }
+    }
+
+    /// The number of the session that is away.
+    pub(crate) fn number(&self) -> u64 {
+        self.look(|state| state.number)
+    }
+
+    /// Looks at the session while it is away, or at what has come since its connection ended.
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        match &*self.seat.place.lock() {
+            Place::Connected(_, missed) => look(missed),
+            Place::Away(state) => look(state),
         }
     }
 

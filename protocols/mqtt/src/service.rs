@@ -15,21 +15,25 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use longtail_broker::ephemeral::Burst;
+use longtail_broker::message::SharedMessage;
 use longtail_edge::{
     CloseReason, Connection, ConnectionId, Draining, Idle, Input, Out, Protocol, Refusal, Then,
 };
+use longtail_model::Timestamp;
 
-use crate::access::{Admission, Admitted, Denied, Login};
+use crate::access::{Admission, Admitted, Denied, Login, Step};
+use crate::client::Client;
 use crate::codec::{Decoder, Fault, Packet, PacketLimits, ReasonCode};
+use crate::durable::link;
 use crate::hooks::{self, Chain, ClientInfo, Event, Points};
-use crate::publish::{Outgoing, Whom, publish};
+use crate::publish::{Outgoing, Released, Whom, publish, release};
 use crate::registry::{Aftermath, Claim, Claimed};
 use crate::seat::Membership;
 use crate::session::{
-    Action, Cx, Demand, Goodbye, Next, Outbox, Refused, Session, State, Subscribing, Ticket,
-    Unsubscribing,
+    Action, Cx, Demand, Goodbye, Next, Outbox, Proof, Refused, Release, Session, Subscribing,
+    Ticket, Unsubscribing,
 };
-use crate::tenant::Tenant;
+use crate::tenant::{Deadline, Tenant};
 
 thread_local! {
     /// Lists of actions that are not in use, so that an idle connection has none.
@@ -81,43 +85,6 @@ impl Mqtt {
     }
 }
 
-/// What the edge keeps for one connection.
-pub struct Client {
-    decoder: Decoder,
-    session: Option<Box<Session>>,
-    actions: Vec<Action>,
-    /// Which session it is, once the client is in.
-    seat: Option<(u64, Membership)>,
-}
-
-impl Client {
-    pub(crate) fn session_mut(&mut self) -> Option<&mut Session> {
-        self.session.as_deref_mut()
-    }
-
-    /// The client is in. `false`: it has gone, and `resumed` is left where it is.
-    pub(crate) fn accept(
-        &mut self,
-        epoch: u64,
-        membership: Membership,
-        resumed: &mut Option<State>,
-        cx: &Cx<'_>,
-        out: &mut Out,
-    ) -> bool {
-        let Some(session) = &mut self.session else {
-            return false;
-        };
-        if !session.is_greeting() {
-            return false;
-        }
-        session.accept(resumed.take(), cx, out);
-        self.seat = Some((epoch, membership));
-        cx.counters.connected.fetch_add(1, Ordering::Relaxed);
-        cx.counters.accepted.fetch_add(1, Ordering::Relaxed);
-        true
-    }
-}
-
 impl Protocol for Mqtt {
     type Session = Client;
 
@@ -138,12 +105,7 @@ impl Protocol for Mqtt {
             publish: self.tenant.limits().packet_bytes_max,
             ..PacketLimits::default()
         };
-        Ok(Client {
-            decoder: Decoder::for_server(limits),
-            session: None,
-            actions: Vec::new(),
-            seat: None,
-        })
+        Ok(Client::new(Decoder::for_server(limits)))
     }
 
     fn input(&self, client: &mut Client, input: &[u8], out: &mut Out) -> Input {
@@ -192,6 +154,7 @@ impl Protocol for Mqtt {
                 Next::Close(goodbye) => break Then::Close(close_reason(goodbye)),
             }
         };
+        client.queue(self.tenant.durable());
         Input { consumed, then }
     }
 
@@ -241,6 +204,13 @@ impl Protocol for Mqtt {
         if let Some(session) = &mut client.session {
             session.pump(&self.tenant.cx(), out);
         }
+        if client.queue(self.tenant.durable())
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            // Not under this lock.
+            let tenant = Arc::clone(&self.tenant);
+            runtime.spawn(async move { tenant.durable().run() });
+        }
     }
 
     fn draining(&self, client: &mut Client, out: &mut Out) -> Draining {
@@ -251,10 +221,20 @@ impl Protocol for Mqtt {
     }
 
     fn closed(&self, client: Client, _id: ConnectionId, why: &CloseReason) {
-        let (Some(mut session), Some((epoch, _))) = (client.session, client.seat) else {
+        let tenant = &self.tenant;
+        if let Some(link) = client.link {
+            tenant.durable().detach(link);
+        }
+        if let Some(timer) = client.login_ends {
+            tenant.timers().cancel(timer);
+        }
+        let Some(mut session) = client.session else {
             return;
         };
-        let tenant = &self.tenant;
+        tenant.counters().take_over(session.tally());
+        let Some((epoch, _)) = client.seat else {
+            return;
+        };
         tenant.counters().connected.fetch_sub(1, Ordering::Relaxed);
         let silent = matches!(why, CloseReason::Draining | CloseReason::Shutdown);
         let client_id = Arc::clone(session.client_id());
@@ -308,7 +288,109 @@ impl Mqtt {
         }
     }
 
+    /// The client says something to prove who it is, with CONNECT and its name or later.
+    fn prove(&self, conn: &Arc<Connection<Self>>, proof: &Proof, username: Option<&str>) {
+        let known = conn.with(|client, _| {
+            let session = client.session.as_ref()?;
+            let exchange = client.exchange.take();
+            Some((Arc::clone(session.client_id()), session.is_open(), exchange))
+        });
+        let Some((client_id, is_open, exchange)) = known.flatten() else {
+            return;
+        };
+        let others = self.tenant.counters().connected.load(Ordering::Relaxed);
+        let login = Login {
+            client_id: &client_id,
+            username,
+            password: None,
+            remote: conn.peer(),
+            identity: conn.identity(),
+            // One that is in is among them.
+            connections: others.saturating_sub(u64::from(is_open)),
+        };
+        let step = match exchange {
+            _ if proof.begins => self.admission.begin(&proof.method, &proof.data, &login),
+            Some(exchange) => exchange.proceed(&proof.data, &login),
+            None => Err(Denied {
+                reason: ReasonCode::ProtocolError,
+                why: "an answer that nobody has asked for".to_owned(),
+            }),
+        };
+        match step {
+            Ok(Step::Continue(data, exchange)) => {
+                conn.with(|client, out| {
+                    client.exchange = Some(exchange);
+                    if let Some(session) = &mut client.session {
+                        session.challenge(&data, out);
+                    }
+                });
+                if !is_open {
+                    conn.flush_soon();
+                    conn.resume();
+                }
+            }
+            Ok(Step::Done(admitted, data)) if is_open => self.proved_again(conn, admitted, &data),
+            Ok(Step::Done(admitted, data)) => {
+                conn.with(|client, _| {
+                    if let Some(session) = &mut client.session {
+                        session.proved(data);
+                    }
+                });
+                self.decided(conn, &client_id, Ok(admitted));
+            }
+            Err(denied) if is_open => {
+                tracing::info!(client = %client_id, peer = ?conn.peer(), why = denied.why, "no proof");
+                self.tenant
+                    .counters()
+                    .unproven
+                    .fetch_add(1, Ordering::Relaxed);
+                end_login(conn);
+            }
+            Err(denied) => self.decided(conn, &client_id, Err(denied)),
+        }
+    }
+
+    /// A client that is in has proved once more who it is: from now on it has the rights that it has by now.
+    fn proved_again(&self, conn: &Arc<Connection<Self>>, admitted: Admitted, data: &[u8]) {
+        let Admitted {
+            grants,
+            account,
+            expires,
+        } = admitted;
+        let is_same = conn.with(|client, out| {
+            let session = client.session.as_mut()?;
+            let is_same = session.account() == account.as_ref();
+            if is_same {
+                session.reproved(grants, data, out);
+            }
+            Some(is_same)
+        });
+        match is_same.flatten() {
+            Some(true) => self.ends_at(conn, expires),
+            Some(false) => {
+                tracing::info!(peer = ?conn.peer(), "a client has proved that it is somebody else");
+                end_login(conn);
+            }
+            None => {}
+        }
+    }
+
+    /// What a client has shown ends then.
+    fn ends_at(&self, conn: &Arc<Connection<Self>>, at: Option<Timestamp>) {
+        let timers = self.tenant.timers();
+        let timer = at.map(|at| timers.set(at, Deadline::Login(Arc::downgrade(conn))));
+        let before = conn.with(|client, _| std::mem::replace(&mut client.login_ends, timer));
+        // It has gone meanwhile, or has shown something new.
+        if let Some(old) = before.unwrap_or(timer) {
+            timers.cancel(old);
+        }
+    }
+
     pub(crate) fn login(&self, conn: &Arc<Connection<Self>>, demand: Demand) {
+        if let Some(proof) = &demand.proof {
+            self.prove(conn, proof, demand.username.as_deref());
+            return;
+        }
         let client_id = conn.with(|client, _| {
             client
                 .session
@@ -365,10 +447,18 @@ impl Mqtt {
     ) {
         let tenant = &self.tenant;
         let origin = tenant.origin(client_id);
-        let Admitted { grants, account } = match admitted {
+        let Admitted {
+            grants,
+            account,
+            expires,
+        } = match admitted {
             Ok(admitted) => admitted,
             Err(denied) => {
                 tracing::info!(client = %client_id, peer = ?conn.peer(), why = denied.why, "not let in");
+                let is_full = [ReasonCode::QuotaExceeded, ReasonCode::ServerBusy];
+                if !is_full.contains(&denied.reason) {
+                    tenant.counters().unproven.fetch_add(1, Ordering::Relaxed);
+                }
                 self.refuse(conn, denied.reason);
                 return;
             }
@@ -405,6 +495,8 @@ impl Mqtt {
         let claimed = tenant.registry().claim(&claim, tenant, &mut after);
         if claimed == Claimed::Full {
             self.refuse(conn, ReasonCode::QuotaExceeded);
+        } else if expires.is_some() {
+            self.ends_at(conn, expires);
         }
         after.carry_out(tenant);
     }
@@ -461,16 +553,29 @@ impl Turn<'_> {
                     ticket.map(|ticket| Whom::Client(self.conn, ticket)),
                     &mut self.outgoing,
                 );
-                if self.service.chain.wants(hooks::PUBLISHING) {
-                    let client = self.conn.with(|client, _| {
-                        let session = client.session.as_ref()?;
-                        session.hooked().client().cloned()
-                    });
-                    let chain = &self.service.chain;
-                    chain.tell_published(client.flatten().as_ref(), &message, reason);
-                }
+                self.announce(&message, reason);
                 if let (Some(ticket), Some(reason)) = (ticket, reason) {
                     self.published.push((ticket, reason));
+                }
+            }
+            Action::Release {
+                message,
+                release: Release { seq, again },
+                ticket,
+            } => {
+                let tenant = &self.service.tenant;
+                let released = Released {
+                    conn: self.conn,
+                    ticket,
+                    home: tenant.durable().home(),
+                    stream: tenant.durable().incoming(),
+                    seq,
+                    again,
+                };
+                let (space, outgoing) = (tenant.space(), &mut self.outgoing);
+                release(space, &mut self.burst, &message, &released, outgoing);
+                if !again {
+                    self.announce(&message, None);
                 }
             }
             Action::Subscribe(subscribing) => {
@@ -490,6 +595,19 @@ impl Turn<'_> {
                 });
             }
             Action::Login(demand) => hooks::login(self.service, self.conn, *demand),
+            Action::Prove(proof) => self.service.prove(self.conn, &proof, None),
+        }
+    }
+
+    /// Tells hooks of a message that was published.
+    fn announce(&self, message: &SharedMessage, reason: Option<ReasonCode>) {
+        let chain = &self.service.chain;
+        if chain.wants(hooks::PUBLISHING) {
+            let client = self.conn.with(|client, _| {
+                let session = client.session.as_ref()?;
+                session.hooked().client().cloned()
+            });
+            chain.tell_published(client.flatten().as_ref(), message, reason);
         }
     }
 
@@ -498,13 +616,17 @@ impl Turn<'_> {
         if self.published.is_empty() {
             return;
         }
-        self.conn.with(|client, out| {
+        let must_go = self.conn.with(|client, out| {
             if let Some(session) = &mut client.session {
                 for (ticket, reason) in self.published.drain(..) {
                     session.complete(ticket, reason, out);
                 }
             }
+            client.must_go(out)
         });
+        if must_go == Some(true) {
+            self.conn.close(link::NOT_DONE);
+        }
     }
 
     /// Queues what streams are to keep; the edge's tick has it carried out.
@@ -515,13 +637,14 @@ impl Turn<'_> {
     }
 
     fn membership(&self) -> Option<Membership> {
-        let seat = self
-            .conn
-            .with(|client, _| client.seat.as_ref().map(|(_, member)| member.clone()));
-        seat.flatten()
+        self.conn.with(|client, _| client.membership()).flatten()
     }
 
     fn subscribe(&self, mut subscribing: Subscribing) {
+        if self.is_lasting() {
+            link::subscribe(self.conn, &self.service.tenant, subscribing);
+            return;
+        }
         let Some(membership) = self.membership() else {
             return;
         };
@@ -548,13 +671,22 @@ impl Turn<'_> {
         self.conn.resume();
     }
 
+    fn is_lasting(&self) -> bool {
+        let link = self.conn.with(|client, _| client.link);
+        link.flatten().is_some()
+    }
+
     fn unsubscribe(&self, unsubscribing: Unsubscribing) {
         let Some(membership) = self.membership() else {
             return;
         };
+        if self.is_lasting() {
+            link::unsubscribe(self.conn, &self.service.tenant, &membership, unsubscribing);
+            return;
+        }
         let router = &self.service.tenant.space().router;
-        for (filter, group) in &unsubscribing.ended {
-            router.unsubscribe(filter, membership.target(), group.as_deref());
+        for (_, held) in &unsubscribing.ended {
+            router.unsubscribe(&held.filter, membership.target(), held.group.as_deref());
         }
         self.conn.with(|client, out| {
             if let Some(session) = &mut client.session {
@@ -563,6 +695,16 @@ impl Turn<'_> {
         });
         self.conn.resume();
     }
+}
+
+/// What a client has shown is worth nothing any more.
+pub(crate) fn end_login(conn: &Arc<Connection<Mqtt>>) {
+    conn.with(|client, out| {
+        if let Some(session) = &mut client.session {
+            session.expel(ReasonCode::NotAuthorized, out);
+        }
+    });
+    conn.close(CloseReason::Refused("its login has ended".into()));
 }
 
 /// How long a client may be silent. The edge notes arrivals up to a sweep too early: nobody is to lose by that.

@@ -1,15 +1,15 @@
 //! What the connections of one space share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use longtail_broker::Space;
 use longtail_broker::auth::Action as Right;
 use longtail_broker::ephemeral::Burst;
 use longtail_broker::message::Origin;
+use longtail_broker::{Broker, Space};
 use longtail_edge::CloseReason;
-use longtail_engine::runtime::{Clock, Shards};
+use longtail_engine::runtime::Clock;
 use longtail_model::Timestamp;
 use parking_lot::Mutex;
 use std::thread::JoinHandle;
@@ -18,12 +18,16 @@ use crate::access::Admission;
 use crate::codec::ReasonCode;
 use crate::config::{Config, Limits};
 use crate::counters::Counters;
+use crate::durable::Durable;
 use crate::hooks::{Event, Hooks, Points, RetainedChange};
 use crate::local::LocalClient;
 use crate::message::Will;
 use crate::publish::{self, Outgoing, Streams};
 use crate::registry::{Aftermath, Due, Registry};
+use crate::seat::Conn;
+use crate::service::end_login;
 use crate::session::Cx;
+use crate::sys::{Host, Sys};
 use crate::timers::{Timers, Waited};
 
 /// Sessions, wills and counters of one space.
@@ -35,11 +39,22 @@ pub struct Tenant {
     coarse_ms: AtomicU64,
     rights: Arc<dyn Admission>,
     streams: Streams,
+    durable: Durable,
     registry: Registry,
-    timers: Timers<Due>,
+    timers: Timers<Deadline>,
     counters: Counters,
     hooks: Arc<Hooks>,
+    sys: Sys,
     timekeeper: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What happens at some time.
+#[derive(Debug)]
+pub(crate) enum Deadline {
+    /// To a session.
+    Session(Due),
+    /// What this client has shown ends.
+    Login(Weak<Conn>),
 }
 
 /// How often retained messages that have expired are looked for.
@@ -49,31 +64,36 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 const EXPIRED_STEP: usize = 1000;
 
 impl Tenant {
-    /// The sessions of `space`, none yet. `rights` says what a client that was let in may still do when its will is
-    /// published.
+    /// The sessions of the space that `config` names, as the log has them. `rights` says what a client that was let in
+    /// may still do when its will is published. Blocks while it reads.
     ///
     /// # Errors
-    /// When the thread that minds the time cannot be started.
+    /// When the log cannot be read, or the thread that minds the time cannot be started.
     pub fn start(
         config: Config,
-        space: Arc<Space>,
-        clock: Arc<dyn Clock>,
-        shards: Arc<dyn Shards>,
+        broker: &Broker,
         rights: Arc<dyn Admission>,
     ) -> std::io::Result<Arc<Self>> {
+        let space = broker.space(&config.space).map_err(std::io::Error::other)?;
+        let (durable, restored) = Durable::open(broker, &space).map_err(std::io::Error::other)?;
+        let (clock, shards) = (broker.clock(), broker.shards());
         let tenant = Arc::new(Tenant {
             coarse_ms: AtomicU64::new(clock.now().0),
+            sys: Sys::new(config.sys_interval_s, clock.now()),
             config,
             space,
             clock,
             rights,
             streams: Streams::new(shards),
+            durable,
             registry: Registry::new(),
             timers: Timers::new(),
             counters: Counters::default(),
             hooks: Arc::default(),
             timekeeper: Mutex::new(None),
         });
+        tenant.registry.restore(restored, &tenant);
+        tenant.durable.run();
         let weak = Arc::downgrade(&tenant);
         let thread = std::thread::Builder::new()
             .name("mqtt-timers".to_owned())
@@ -90,12 +110,19 @@ impl Tenant {
 
     /// One turn of the thread that minds the time; `false` at the end.
     fn mind_the_time(self: &Arc<Self>) -> bool {
+        self.sys.mind_the_time(self, self.now());
         match self.timers.wait(|| self.now(), HOUSEKEEPING) {
             Waited::Closed => return false,
-            Waited::Due(due) => {
+            Waited::Due(Deadline::Login(conn)) => {
+                if let Some(conn) = conn.upgrade() {
+                    end_login(&conn);
+                }
+            }
+            Waited::Due(Deadline::Session(due)) => {
                 let mut after = Aftermath::default();
-                self.registry.due(&due, &mut after);
+                self.registry.due(&due, self, &mut after);
                 after.carry_out(self);
+                self.durable.run();
             }
             Waited::Nothing => {
                 let now = self.now();
@@ -129,7 +156,7 @@ impl Tenant {
         }
     }
 
-    /// Publishes no more wills, expires no more sessions.
+    /// Publishes no more wills, expires no more sessions, and forgets those that are away; the log has them.
     pub fn stop(&self) {
         self.timers.close();
         let thread = self.timekeeper.lock().take();
@@ -142,6 +169,9 @@ impl Tenant {
             // It has told if it panicked.
             let _ = thread.join();
         }
+        // One that holds a client of this broker would keep it alive.
+        self.hooks.clear();
+        self.registry.clear();
     }
 
     /// The settings.
@@ -160,6 +190,11 @@ impl Tenant {
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// From now on `$SYS` says what `host` knows of the process and its sockets. Only the first is heard.
+    pub fn set_host(&self, host: Arc<dyn Host>) {
+        self.sys.set_host(host);
     }
 
     /// Sessions, of connected clients and of others.
@@ -202,7 +237,7 @@ impl Tenant {
         &self.rights
     }
 
-    /// What is asked and told: hooks may be added and removed at any time.
+    /// What is asked and told: hooks may be added and removed at any time. [`Tenant::stop`] removes them.
     #[must_use]
     pub fn hooks(&self) -> &Arc<Hooks> {
         &self.hooks
@@ -212,11 +247,15 @@ impl Tenant {
         &self.streams
     }
 
+    pub(crate) fn durable(&self) -> &Durable {
+        &self.durable
+    }
+
     pub(crate) fn registry(&self) -> &Registry {
         &self.registry
     }
 
-    pub(crate) fn timers(&self) -> &Timers<Due> {
+    pub(crate) fn timers(&self) -> &Timers<Deadline> {
         &self.timers
     }
 
@@ -236,7 +275,7 @@ impl Tenant {
 
     /// Who a client is as a publisher.
     pub(crate) fn origin(&self, client_id: &str) -> Origin {
-        Origin(self.registry.number(client_id))
+        Origin(Registry::number(client_id))
     }
 
     pub(crate) fn limits(&self) -> &Limits {
@@ -258,6 +297,7 @@ impl Tenant {
             limits: &self.config.limits,
             now,
             retained: &self.space.retained,
+            sys: self.sys.store(),
             counters: &self.counters,
         }
     }

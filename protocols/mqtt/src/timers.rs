@@ -10,6 +10,13 @@ use parking_lot::{Condvar, Mutex};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TimerKey(Timestamp, u64);
 
+impl TimerKey {
+    /// When it is due.
+    pub(crate) fn at(self) -> Timestamp {
+        self.0
+    }
+}
+
 /// Things that are due at some time.
 pub(crate) struct Timers<T> {
     state: Mutex<State<T>>,

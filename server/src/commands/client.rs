@@ -57,9 +57,9 @@ impl Client {
     }
 
     /// Asks for something to be ended.
-    pub(super) fn delete(&self, path: &str) -> Result<Value, Failure> {
+    pub(super) fn delete(&self, path: &str, query: Query<'_>) -> Result<Value, Failure> {
         let request = self.agent.delete(self.at(path));
-        self.document(self.prepared(request, &[]).call())
+        self.document(self.prepared(request, query).call())
     }
 
     /// What every request has that is answered with one document.

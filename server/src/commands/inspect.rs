@@ -195,7 +195,11 @@ pub(crate) fn connections(args: &ClientArgs) -> Result<(), Failure> {
 }
 
 /// All pages of a listing.
-fn all(client: &Client, path: &str, query: &[(&str, String)]) -> Result<Vec<Value>, Failure> {
+pub(super) fn all(
+    client: &Client,
+    path: &str,
+    query: &[(&str, String)],
+) -> Result<Vec<Value>, Failure> {
     let mut items = Vec::new();
     let mut after: Option<String> = None;
     loop {
@@ -212,7 +216,7 @@ fn all(client: &Client, path: &str, query: &[(&str, String)]) -> Result<Vec<Valu
 }
 
 /// One document a line, whatever the number of pages.
-fn print_lines(items: &[Value]) -> Result<(), Failure> {
+pub(super) fn print_lines(items: &[Value]) -> Result<(), Failure> {
     print(
         &items
             .iter()
@@ -221,7 +225,7 @@ fn print_lines(items: &[Value]) -> Result<(), Failure> {
     )
 }
 
-fn print(text: &str) -> Result<(), Failure> {
+pub(super) fn print(text: &str) -> Result<(), Failure> {
     Ok(io::stdout().write_all(text.as_bytes())?)
 }
 

@@ -5,15 +5,32 @@ use std::io::{self, IsTerminal, Write};
 use anyhow::anyhow;
 use longtail_admin::shapes::Purged;
 
-use super::client::{Client, shaped, stream_path};
+use super::client::{Client, escaped, shaped, stream_path};
 use super::inspect::done;
-use super::table::span;
-use crate::cli::{ClientArgs, StreamArgs};
+use super::table::{printable, span};
+use crate::cli::{KickArgs, StreamArgs};
 use crate::exit_codes::{Exit, Failure};
 
-pub(crate) fn kick(id: u64, args: &ClientArgs) -> Result<(), Failure> {
-    let answer = Client::new(args).delete(&format!("connections/{id}"))?;
-    done(args.json, answer, &format!("connection {id} closed"))
+pub(crate) fn kick(args: &KickArgs) -> Result<(), Failure> {
+    let client = Client::new(&args.client);
+    let (answer, sentence) = match (&args.session, args.id) {
+        (Some(session), _) => {
+            let query = [("forget", args.forget.to_string())];
+            let answer = client.delete(&format!("sessions/{}", escaped(session)), &query)?;
+            let sentence = if args.forget {
+                format!("session {} ended", printable(session))
+            } else {
+                format!("client {} disconnected", printable(session))
+            };
+            (answer, sentence)
+        }
+        (None, id) => {
+            let id = id.unwrap_or_default();
+            let answer = client.delete(&format!("connections/{id}"), &[])?;
+            (answer, format!("connection {id} closed"))
+        }
+    };
+    done(args.client.json, answer, &sentence)
 }
 
 pub(crate) fn purge(yes: bool, args: &StreamArgs) -> Result<(), Failure> {

@@ -6,5 +6,7 @@ pub(crate) mod inspect;
 pub(crate) mod log;
 pub(crate) mod manage;
 pub(crate) mod messages;
+pub(crate) mod retained;
+pub(crate) mod sessions;
 mod table;
 pub(crate) mod top;

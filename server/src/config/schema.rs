@@ -361,6 +361,12 @@ pub(crate) const KEYS: &[Key] = &[
         "Whether the will of a connection is published when another one of the same client takes its session over. true.",
     ),
     key(
+        "mqtt.sys_interval_s",
+        Kind::Number(0, 86_400),
+        Some("10"),
+        "Seconds between two looks at what the topics under $SYS say, which are in memory only; 0: there are none.",
+    ),
+    key(
         "logging.format",
         Kind::Choice(&["human", "json"]),
         Some("\"human\""),

@@ -128,6 +128,7 @@ pub(crate) struct MqttSettings {
     pub(crate) client_id_prefix: Option<String>,
     pub(crate) topic_levels_max: Option<usize>,
     pub(crate) will_at_takeover: Option<bool>,
+    pub(crate) sys_interval_s: u32,
 }
 
 /// `mqtt.queue_policy`.
@@ -156,6 +157,7 @@ impl MqttSettings {
         let base = profile.limits();
         longtail_mqtt::Config {
             space: self.space.as_str().into(),
+            sys_interval_s: self.sys_interval_s,
             limits: longtail_mqtt::Limits {
                 packet_bytes_max: self.packet_bytes_max.unwrap_or(base.packet_bytes_max),
                 receive_max: self.receive_max.unwrap_or(base.receive_max),

@@ -5,6 +5,8 @@
 //! holds up no other, and one whose client hangs up leaves nothing behind.
 
 mod metrics;
+mod retained;
+mod sessions;
 mod wording;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +16,12 @@ use std::time::Duration;
 use longtail::{Broker, Client, Longtail, Message};
 use longtail_admin::shapes::{
     Batch, Body, BrowsedMessage, ConnectionStatus, GroupStatus, Health, Latency, ListenerStatus,
-    Listing, LiveMessage, Published, Purged, ShardStatus, Status, StreamStatus,
+    Listing, LiveMessage, Published, Purged, RetainedMessage, RetainedStatus, SessionStatus,
+    ShardStatus, Status, StreamStatus, SubscriptionStatus,
 };
 use longtail_admin::{
-    AdminBackend, AdminError, ErrorKind, Metrics, NewMessage, Page, StreamRef, Target,
+    AdminBackend, AdminError, ErrorKind, Metrics, NewMessage, Notation, Page, SessionFilter,
+    StreamRef, SubscriptionFilter, Target,
 };
 use longtail_broker::auth::Authenticator;
 use longtail_broker::message::Quality;
@@ -98,6 +102,10 @@ impl Backend {
 
     fn broker(&self) -> Answer<&Arc<Broker>> {
         Ok(self.serving()?.longtail.broker())
+    }
+
+    fn mqtt(&self) -> Answer<Option<&Arc<longtail_mqtt::Tenant>>> {
+        Ok(self.serving()?.longtail.mqtt())
     }
 
     async fn find(&self, stream: &StreamRef) -> Answer<(StreamName, ShardId, StreamInfo)> {
@@ -549,6 +557,64 @@ impl AdminBackend for Backend {
                 format!("there is no connection {connection}"),
             ))
         }
+    }
+
+    async fn sessions(&self, filter: &SessionFilter, page: Page) -> Answer<Listing<SessionStatus>> {
+        Ok(match self.mqtt()? {
+            Some(tenant) => sessions::list(tenant, filter, &page),
+            None => sessions::none(),
+        })
+    }
+
+    async fn session(&self, id: &str) -> Answer<SessionStatus> {
+        match self.mqtt()? {
+            Some(tenant) => sessions::show(tenant, id),
+            None => Err(sessions::unknown(id)),
+        }
+    }
+
+    async fn end_session(&self, id: &str, forget: bool) -> Answer<()> {
+        match self.mqtt()? {
+            Some(tenant) => sessions::end(tenant, id, forget),
+            None => Err(sessions::unknown(id)),
+        }
+    }
+
+    async fn subscriptions(
+        &self,
+        filter: &SubscriptionFilter,
+        page: Page,
+    ) -> Answer<Listing<SubscriptionStatus>> {
+        match self.mqtt()? {
+            Some(tenant) => sessions::subscriptions(tenant, filter, &page),
+            None => Ok(sessions::none()),
+        }
+    }
+
+    async fn retained(
+        &self,
+        space: &str,
+        filter: Option<&str>,
+        notation: Notation,
+        page: Page,
+    ) -> Answer<Listing<RetainedStatus>> {
+        self.check_space(space)?;
+        retained::list(self.broker()?, space, filter, notation, &page)
+    }
+
+    async fn retained_message(
+        &self,
+        space: &str,
+        subject: &str,
+        notation: Notation,
+    ) -> Answer<RetainedMessage> {
+        self.check_space(space)?;
+        retained::show(self.broker()?, space, subject, notation)
+    }
+
+    async fn forget_retained(&self, space: &str, subject: &str, notation: Notation) -> Answer<()> {
+        self.check_space(space)?;
+        retained::forget(self.broker()?, space, subject, notation).await
     }
 
     async fn metrics(&self, streams_max: usize) -> Answer<Metrics> {

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses its part")]
 
+pub mod mqtt;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -21,6 +23,7 @@ fn command(dir: &Path, args: &[&str]) -> Command {
     command
         .args([
             "serve",
+            "--only",
             "--listen",
             "beanstalk=127.0.0.1:0",
             "--listen",
@@ -64,9 +67,10 @@ impl Server {
         let address = |protocol: &str| {
             let line = banner
                 .lines()
-                .find(|line| line.trim_start().starts_with(&format!("{protocol} ")))
-                .unwrap();
-            let address = line.split_whitespace().nth(1).unwrap();
+                .find(|line| line.trim_start().starts_with(&format!("{protocol} ")));
+            // Empty: it is not spoken.
+            let address = line.and_then(|line| line.split_whitespace().nth(1));
+            let address = address.unwrap_or_default();
             address.trim_start_matches("http://").to_owned()
         };
         Server {
@@ -76,6 +80,28 @@ impl Server {
             stderr,
             banner,
         }
+    }
+
+    /// Where it speaks a protocol over TLS.
+    pub fn address_with_tls(&self, protocol: &str) -> String {
+        let line = self.banner.lines().find(|line| {
+            line.trim_start().starts_with(&format!("{protocol} ")) && line.contains("(TLS)")
+        });
+        line.unwrap().split_whitespace().nth(1).unwrap().to_owned()
+    }
+
+    /// Where it speaks a protocol, as the banner says.
+    fn address(&self, protocol: &str) -> String {
+        let line = self
+            .banner
+            .lines()
+            .find(|line| line.trim_start().starts_with(&format!("{protocol} ")))
+            .unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    }
+
+    pub fn mqtt(&self) -> String {
+        self.address("mqtt")
     }
 
     pub fn client(&self) -> Beanstalk<TcpStream> {

@@ -130,10 +130,25 @@ impl Hooks {
     /// Takes a hook away; `false` if there is none of this id. Calls of it that are under way end as they would have.
     pub fn remove(&self, id: HookId) -> bool {
         let mut inner = self.inner.lock();
-        let before = inner.entries.len();
-        inner.entries.retain(|entry| entry.id != id);
+        let Some(at) = inner.entries.iter().position(|entry| entry.id == id) else {
+            return false;
+        };
+        let gone = inner.entries.remove(at);
         self.publish(&inner);
-        inner.entries.len() < before
+        // What it holds may come back here when it is dropped.
+        drop(inner);
+        drop(gone);
+        true
+    }
+
+    /// Takes all of them away.
+    pub(crate) fn clear(&self) {
+        let mut inner = self.inner.lock();
+        let gone = std::mem::take(&mut inner.entries);
+        self.publish(&inner);
+        // What they hold may come back here when it is dropped.
+        drop(inner);
+        drop(gone);
     }
 
     /// Gives a hook another priority: behind those that have it already. `false` if there is none of this id.

@@ -46,7 +46,11 @@ pub(crate) fn login(service: &Mqtt, conn: &Arc<Connection<Mqtt>>, mut demand: De
         match authenticate(service.chain(), &proof).await {
             Decision::Next => service.login(&conn, demand),
             Decision::Admit { account, grants } => {
-                let admitted = Admitted { grants, account };
+                let admitted = Admitted {
+                    grants,
+                    account,
+                    expires: None,
+                };
                 service.decided(&conn, &client_id, Ok(admitted));
             }
             Decision::Deny(reason) => {

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use longtail_broker::auth::{Action as Right, CachedGrants, Grants};
 use longtail_broker::message::Origin;
-use longtail_model::{Subject, Timestamp};
+use longtail_model::{StreamId, Subject, Timestamp};
 
 use super::alias::AliasTable;
+use super::feed::Feed;
+use super::proving::{Proof, Proving};
 use super::receiving::is_reserved;
 use super::{Cx, Outbox, Phase, Session, State};
 use crate::codec::{
@@ -52,6 +54,8 @@ pub struct Demand {
     pub username: Option<String>,
     /// Password.
     pub password: Option<Bytes>,
+    /// How it wants to prove who it is, with what it says first.
+    pub proof: Option<Proof>,
 }
 
 /// Why a client is not let in.
@@ -66,7 +70,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    const fn new(reason: ReasonCode, why: &'static str) -> Self {
+    pub(super) const fn new(reason: ReasonCode, why: &'static str) -> Self {
         Refused {
             reason,
             silent: false,
@@ -121,12 +125,6 @@ impl Session {
     ) -> Result<(Self, Demand), Refused> {
         let version = connect.version;
         let properties = &connect.properties;
-        if properties.authentication_method.is_some() {
-            return Err(Refused::new(
-                ReasonCode::BadAuthenticationMethod,
-                "no authentication method is offered",
-            ));
-        }
         let assigned = connect.client_id.is_empty();
         if assigned && !limits.empty_client_id
             || connect.client_id.len() > limits.client_id_bytes_max
@@ -170,8 +168,17 @@ impl Session {
         let demand = Demand {
             username: connect.username.map(str::to_owned),
             password: connect.password.map(Bytes::copy_from_slice),
+            proof: properties.authentication_method.map(|method| Proof {
+                method: method.into(),
+                begins: true,
+                data: Bytes::copy_from_slice(properties.authentication_data.unwrap_or_default()),
+            }),
         };
-        Ok((Session::new(hello, will), demand))
+        let mut session = Session::new(hello, will);
+        session.proving = properties
+            .authentication_method
+            .map(|method| Box::new(Proving::new(method)));
+        Ok((session, demand))
     }
 
     /// The client is who it says: what it may do.
@@ -198,8 +205,9 @@ impl Session {
             if let Some(message) = Arc::get_mut(&mut will.message) {
                 message.origin = origin;
             }
-            will.account = account;
+            will.account.clone_from(&account);
         }
+        self.account = account;
         let mut connack = Vec::new();
         let encoded = self
             .connack(false, limits)
@@ -214,25 +222,47 @@ impl Session {
         Ok(())
     }
 
-    /// The client is in: CONNACK, then what was under way when it left. `resumed` is the session that it comes back to.
-    pub fn accept(&mut self, resumed: Option<State>, cx: &Cx<'_>, out: &mut impl Outbox) {
+    /// The client has its session: `resumed` is the one that it comes back to. A session that outlives its connection
+    /// has a number, `fresh` if it is new, and keeps QoS 2 messages in the stream `incoming`.
+    pub(crate) fn take_in(
+        &mut self,
+        resumed: Option<State>,
+        fresh: u64,
+        incoming: StreamId,
+        cx: &Cx<'_>,
+    ) {
         let hello = &self.hello;
         self.window = usize::from(hello.receive_max.min(cx.limits.window)).max(1);
         self.aliases = AliasTable::new(hello.alias_max.min(cx.limits.topic_aliases_out));
-        let present = resumed.is_some() && hello.version != Version::V31;
+        self.present = resumed.is_some();
+        self.state = resumed.unwrap_or_default();
+        if self.state.number == 0 && self.hello.expiry_s > 0 {
+            self.state.number = fresh;
+        }
+        if self.state.number != 0 {
+            self.state.outbound.hold_back();
+            self.feed = Some(Box::new(Feed::new(self.state.number, incoming)));
+        }
+    }
+
+    /// The client is in: CONNACK, then what was under way when it left.
+    pub(crate) fn welcome(&mut self, cx: &Cx<'_>, out: &mut impl Outbox) {
+        let present = self.present && self.hello.version != Version::V31;
         self.say(&self.connack(present, cx.limits), out);
         self.phase = Phase::Open;
         self.hooked
             .tell(Points::ESTABLISHED, |client| Event::Established {
                 client,
-                present: resumed.is_some(),
+                present: self.present,
             });
-        if let Some(state) = resumed {
-            self.state = state;
-            self.state.outbound.resume();
+        if self.present {
+            if self.feed.is_none() {
+                self.state.outbound.resume();
+            }
             self.recount();
-            self.pump(cx, out);
         }
+        self.give_credit();
+        self.pump(cx, out);
     }
 
     fn connack<'a>(&'a self, session_present: bool, limits: &'a Limits) -> Packet<'a> {
@@ -247,6 +277,8 @@ impl Session {
         let hello = &self.hello;
         let unless = |available: bool| (!available).then_some(false);
         ConnackProperties {
+            authentication_method: self.proving.as_ref().map(|proving| proving.method()),
+            authentication_data: self.proving.as_ref().and_then(|proving| proving.proof()),
             server_keep_alive_s: hello.keep_alive_lowered.then_some(hello.keep_alive_s),
             topic_alias_maximum: (limits.topic_aliases_in > 0).then_some(limits.topic_aliases_in),
             assigned_client_id: hello.assigned.then_some(&hello.client_id),

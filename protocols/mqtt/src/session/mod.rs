@@ -9,14 +9,17 @@
 //!
 //! No I/O: the time comes in with [`Cx`], randomness with [`Session::greet`]. [`connect`] agrees on the limits,
 //! [`receiving`] is what the client publishes, [`subscribing`] what it wants, [`sending`] what it gets, with
+//! [`proving`] is the authentication that takes more than a password,
 //! [`outbound`] for the packet ids and the window and [`frame`] for the bytes. [`State`] is what outlives the
 //! connection.
 
 mod alias;
 mod connect;
+pub(crate) mod feed;
 mod frame;
 mod hooked;
 mod outbound;
+mod proving;
 mod receiving;
 mod sending;
 mod subscribing;
@@ -29,26 +32,30 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use longtail_broker::auth::{CachedGrants, Grants};
+use longtail_broker::ephemeral::DropReason;
 use longtail_broker::message::{Origin, SharedMessage};
 use longtail_broker::retained::RetainedStore;
-use longtail_model::Timestamp;
+use longtail_model::{Seq, Timestamp};
 
 use crate::codec::{Packet, ReasonCode, Version};
 use crate::config::Limits;
-use crate::counters::Counters;
+use crate::counters::{Counters, Drops, Tally};
 use crate::hooks::{self, Hooked};
 use crate::message::Will;
 
 pub use connect::{Demand, Hello, Refused};
-pub use receiving::Ticket;
+pub use proving::Proof;
+pub use receiving::{Release, Ticket};
+pub(crate) use subscribing::{Held, Subscriptions, routed};
 pub use subscribing::{Subscribing, Unsubscribing, Wanted};
 pub use tag::Tag;
 
 use alias::AliasTable;
+use feed::Feed;
 use outbound::Outbound;
+use proving::Proving;
 use receiving::Receiving;
 use sending::Replay;
-use subscribing::Subscriptions;
 
 /// Where packets are appended.
 pub trait Outbox {
@@ -74,6 +81,8 @@ pub struct Cx<'a> {
     pub now: Timestamp,
     /// The retained messages of the space.
     pub retained: &'a RetainedStore,
+    /// What the server says of itself, under `$SYS`.
+    pub sys: &'a RetainedStore,
     /// Where drops are counted.
     pub counters: &'a Counters,
 }
@@ -83,12 +92,24 @@ pub struct Cx<'a> {
 pub enum Action {
     /// Check who it is, find its session; then [`Session::accept`] or [`Session::refuse`].
     Login(Box<Demand>),
+    /// Ask the method what it thinks of this; then [`Session::challenge`], [`Session::accept`] after
+    /// [`Session::proved`], or [`Session::reproved`].
+    Prove(Box<Proof>),
     /// Publish; then [`Session::complete`] if there is a ticket.
     Publish {
         /// What.
         message: SharedMessage,
         /// Of the acknowledgement that waits for it.
         ticket: Option<Ticket>,
+    },
+    /// Publish what the log has until now, and remove it there; then [`Session::complete`].
+    Release {
+        /// What.
+        message: SharedMessage,
+        /// What the log has.
+        release: Release,
+        /// Of the acknowledgement that waits for it.
+        ticket: Ticket,
     },
     /// Add to the router; then [`Session::subscribed`].
     Subscribe(Box<Subscribing>),
@@ -129,14 +150,53 @@ pub(crate) struct Broken(pub(crate) ReasonCode, pub(crate) &'static str);
 pub struct State {
     /// By the text of the filter, `$share` included.
     pub(crate) subscriptions: Subscriptions,
+    /// Names a session that outlives its connection; 0: it does not.
+    pub(crate) number: u64,
     outbound: Outbound,
     unreleased: receiving::Unreleased,
+    /// Messages that the client did not get.
+    drops: Drops,
+    /// Whose it was when its connection ended.
+    about: About,
+}
+
+/// What an operator wants to know of a session whose client is away.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct About {
+    /// The client's account, where there are accounts.
+    pub(crate) account: Option<Arc<str>>,
+    /// The version it spoke.
+    pub(crate) version: Option<Version>,
+}
+
+impl State {
+    /// A QoS 2 message that awaits its PUBREL was found under this number.
+    pub(crate) fn restore_incoming(&mut self, id: u16, message: SharedMessage, seq: Seq) {
+        let held = receiving::Held::new(Some(message), Some(seq));
+        self.unreleased.insert(id, held);
+    }
+
+    /// The numbers of the QoS 2 messages that await their PUBREL.
+    pub(crate) fn incoming(&self) -> impl Iterator<Item = Seq> {
+        self.unreleased.values().filter_map(receiving::Held::stored)
+    }
+
+    /// What is known of a session when the process starts.
+    pub(crate) fn restored(number: u64, subscriptions: Subscriptions) -> Self {
+        State {
+            subscriptions,
+            number,
+            ..State::default()
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// The login is not decided.
     Greeting,
+    /// Likewise: it is the client's turn to say more.
+    Proving,
     Open,
     /// Nothing that comes matters any more.
     Over,
@@ -149,6 +209,11 @@ pub struct Session {
     hello: Hello,
     origin: Origin,
     grants: CachedGrants,
+    /// Its account, where there are accounts.
+    account: Option<Arc<str>>,
+    /// How it proves who it is, if not by name and password alone.
+    proving: Option<Box<Proving>>,
+    tally: Tally,
     will: Option<Box<Will>>,
     receiving: Receiving,
     /// Messages that may be in flight to the client.
@@ -156,6 +221,9 @@ pub struct Session {
     aliases: Option<Box<AliasTable>>,
     replays: VecDeque<Replay>,
     state: State,
+    /// Whether it is one that the client comes back to.
+    present: bool,
+    feed: Option<Box<Feed>>,
     /// The client has to go as soon as somebody looks.
     expelled: Option<ReasonCode>,
     hooked: Hooked,
@@ -172,18 +240,71 @@ pub struct Left {
     pub will: Option<Box<Will>>,
 }
 
+/// What a session holds at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Levels {
+    /// Subscriptions.
+    pub subscriptions: usize,
+    /// Those of them that are shared.
+    pub shared: usize,
+    /// Messages that wait behind the window.
+    pub queued: usize,
+    /// Payload bytes of these.
+    pub queued_bytes: usize,
+    /// Messages sent and not acknowledged.
+    pub in_flight: usize,
+    /// Messages taken at QoS 2 whose PUBREL has not come.
+    pub unreleased: usize,
+    /// Messages that the client did not get.
+    pub drops: Drops,
+}
+
+impl State {
+    /// What it holds.
+    pub(crate) fn levels(&self) -> Levels {
+        let held = self.subscriptions.values();
+        Levels {
+            subscriptions: self.subscriptions.len(),
+            shared: held.filter(|held| held.group.is_some()).count(),
+            queued: self.outbound.queued(),
+            queued_bytes: self.outbound.queued_bytes(),
+            in_flight: self.outbound.in_flight(),
+            unreleased: self.unreleased.len(),
+            drops: self.drops,
+        }
+    }
+
+    pub(crate) fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// Counts messages that were accepted for the session and not sent after all.
+    fn drop_messages(&mut self, cx: &Cx<'_>, reason: DropReason, count: u64) {
+        self.drops.add(reason, count);
+        cx.counters.drop_messages(reason, count);
+    }
+}
+
 impl Session {
     fn new(hello: Hello, will: Option<Box<Will>>) -> Self {
+        let tally = Tally::default();
+        // CONNECT.
+        tally.packet_in();
         Session {
             phase: Phase::Greeting,
             origin: Origin::default(),
             grants: CachedGrants::new(Arc::new(Grants::default())),
+            account: None,
+            proving: None,
+            tally,
             will,
             receiving: Receiving::default(),
             window: 0,
             aliases: None,
             replays: VecDeque::new(),
             state: State::default(),
+            present: false,
+            feed: None,
             expelled: None,
             hooked: Hooked::default(),
             hello,
@@ -219,10 +340,37 @@ impl Session {
         self.phase = Phase::Over;
     }
 
+    /// What went through it since it was last asked.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// The client's account, where there are accounts.
+    #[must_use]
+    pub fn account(&self) -> Option<&Arc<str>> {
+        self.account.as_ref()
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn levels(&self) -> Levels {
+        self.state.levels()
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
     /// What the client may do.
     #[must_use]
     pub fn grants(&self) -> &Arc<Grants> {
         self.grants.grants()
+    }
+
+    /// The will, unless the client has taken it back.
+    pub(crate) fn will(&self) -> Option<&Will> {
+        self.will.as_deref()
     }
 
     fn version(&self) -> Version {
@@ -241,8 +389,13 @@ impl Session {
         match self.phase {
             Phase::Greeting => return Next::Pause,
             Phase::Over => return Next::Close(Goodbye::Disconnected),
+            Phase::Proving => {
+                self.tally.packet_in();
+                return self.prove(packet, cx.limits, actions, out);
+            }
             Phase::Open => {}
         }
+        self.tally.packet_in();
         match self.carry_out(packet, cx, actions, out) {
             Ok(next) => next,
             Err(broken) => self.broken(broken, out),
@@ -290,12 +443,7 @@ impl Session {
                 self.phase = Phase::Over;
                 return Ok(Next::Close(Goodbye::Disconnected));
             }
-            Packet::Auth(_) => {
-                return Err(Broken(
-                    ReasonCode::ProtocolError,
-                    "AUTH without an authentication method",
-                ));
-            }
+            Packet::Auth(auth) => self.prove_again(auth, actions)?,
             Packet::Connect(_)
             | Packet::Connack(_)
             | Packet::Suback(_)
@@ -335,6 +483,11 @@ impl Session {
         self.phase = Phase::Over;
     }
 
+    /// The session is not to outlive its connection, whatever was agreed on.
+    pub fn end_with_connection(&mut self) {
+        self.hello.expiry_s = 0;
+    }
+
     /// Another connection takes the session.
     pub fn take_over(&mut self, out: &mut impl Outbox) -> Left {
         self.expel(ReasonCode::SessionTakenOver, out);
@@ -344,6 +497,12 @@ impl Session {
     /// Takes what outlives the connection out of it.
     pub fn leave(&mut self) -> Left {
         self.phase = Phase::Over;
+        self.feed = None;
+        self.state.outbound.forget_streams();
+        self.state.about = About {
+            account: self.account.clone(),
+            version: Some(self.version()),
+        };
         Left {
             expiry_s: self.hello.expiry_s,
             state: std::mem::take(&mut self.state),
@@ -359,10 +518,12 @@ impl Session {
     /// Writes a packet that is small and cannot fail to be written.
     fn say(&self, packet: &Packet<'_>, out: &mut impl Outbox) {
         if let Some(client) = self.hooked.wants(hooks::WRITING) {
+            self.tally.packet_out();
             return hooks::say(client, packet, self.version(), out);
         }
-        if let Err(error) = packet.encode(self.version(), out.tail()) {
-            tracing::error!(%error, "a packet cannot be written");
+        match packet.encode(self.version(), out.tail()) {
+            Ok(()) => self.tally.packet_out(),
+            Err(error) => tracing::error!(%error, "a packet cannot be written"),
         }
     }
 }

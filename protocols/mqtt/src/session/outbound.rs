@@ -11,6 +11,7 @@ use hashbrown::HashMap;
 use longtail_broker::message::SharedMessage;
 use longtail_model::Timestamp;
 
+use super::feed::{Mark, Source};
 use crate::codec::{PacketId, Qos};
 use crate::config::QueuePolicy;
 
@@ -21,6 +22,8 @@ pub(super) struct Copy {
     pub(super) qos: Qos,
     pub(super) retain: bool,
     pub(super) ids: Ids,
+    /// The stream's group that it comes from; `None`: it is in memory only.
+    pub(super) source: Option<Source>,
 }
 
 impl Copy {
@@ -63,8 +66,8 @@ impl Ids {
 }
 
 /// Where a message in flight stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stage {
     /// PUBACK or PUBREC is due.
     Sent,
     /// PUBREL was sent, PUBCOMP is due.
@@ -76,6 +79,7 @@ enum Stage {
 struct Flight {
     /// Absent once it is released: nothing of it is needed any more.
     copy: Option<Copy>,
+    source: Option<Source>,
     qos: Qos,
     stage: Stage,
     /// Its place in the order of sends.
@@ -143,6 +147,10 @@ pub(super) struct Outbound {
     sends: u64,
     /// Slots of the window that are taken.
     taken: usize,
+    /// Messages of streams that are done with.
+    landed: Vec<Source>,
+    /// Nothing is sent until [`Outbound::resume`].
+    waits: bool,
 }
 
 /// Room that an empty queue may keep, in messages.
@@ -154,6 +162,11 @@ impl Outbound {
         self.flights.len()
     }
 
+    /// Payload bytes of the messages that wait.
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.queue_bytes
+    }
+
     /// Messages that wait.
     pub(super) fn queued(&self) -> usize {
         self.queue.len()
@@ -161,7 +174,7 @@ impl Outbound {
 
     /// Whether a new message may be sent past the queue.
     pub(super) fn is_clear(&self, window: usize) -> bool {
-        self.queue.is_empty() && self.again.is_empty() && self.has_slot(window)
+        !self.waits && self.queue.is_empty() && self.again.is_empty() && self.has_slot(window)
     }
 
     fn has_slot(&self, window: usize) -> bool {
@@ -194,6 +207,7 @@ impl Outbound {
         self.taken += 1;
         let flight = Flight {
             qos: copy.qos,
+            source: copy.source,
             copy: Some(copy),
             stage: Stage::Sent,
             send: self.sends,
@@ -248,7 +262,7 @@ impl Outbound {
 
     /// The next message that waits, if the window has room for it.
     pub(super) fn next(&mut self, window: usize) -> Option<Copy> {
-        if !self.again.is_empty() || !self.has_slot(window) {
+        if self.waits || !self.again.is_empty() || !self.has_slot(window) {
             return None;
         }
         self.pop()
@@ -297,10 +311,11 @@ impl Outbound {
     }
 
     fn land(&mut self, id: PacketId) {
-        if let Some(flight) = self.flights.remove(&id.get())
-            && flight.counts
-        {
-            self.taken = self.taken.saturating_sub(1);
+        if let Some(flight) = self.flights.remove(&id.get()) {
+            self.landed.extend(flight.source);
+            if flight.counts {
+                self.taken = self.taken.saturating_sub(1);
+            }
         }
         if self.flights.is_empty() && self.flights.capacity() > KEPT_CAPACITY {
             self.flights = HashMap::default();
@@ -309,6 +324,7 @@ impl Outbound {
 
     /// A new connection: what is in flight is sent again before anything else. Slots are taken as it is.
     pub(super) fn resume(&mut self) {
+        self.waits = false;
         self.taken = 0;
         let mut order: Vec<(u64, u16)> = Vec::with_capacity(self.flights.len());
         for (id, flight) in &mut self.flights {
@@ -322,6 +338,9 @@ impl Outbound {
 
     /// The next to be sent again, if the window has room for it.
     pub(super) fn next_again(&mut self, window: usize) -> Option<Again> {
+        if self.waits {
+            return None;
+        }
         while let Some(&id) = self.again.front() {
             let Some(flight) = self.flights.get_mut(&id).filter(|flight| flight.waits) else {
                 self.again.pop_front();
@@ -354,6 +373,75 @@ impl Outbound {
         self.land(id);
     }
 
+    /// Sends nothing until [`Outbound::resume`].
+    pub(super) fn hold_back(&mut self) {
+        self.waits = true;
+        self.again = VecDeque::new();
+    }
+
+    /// A message of a stream that was under way on an earlier connection; what it was, unless it is released.
+    pub(super) fn revive(&mut self, mark: Mark, copy: Option<Copy>, source: Source) {
+        self.sends = self.sends.max(mark.send);
+        self.last_id = mark.id.get();
+        let released = mark.stage == Stage::Released;
+        let flight = Flight {
+            qos: match &copy {
+                Some(copy) if !released => copy.qos,
+                _ => Qos::ExactlyOnce,
+            },
+            source: Some(source),
+            copy: copy.filter(|_| !released),
+            stage: mark.stage,
+            send: mark.send,
+            counts: false,
+            waits: true,
+        };
+        self.flights.insert(mark.id.get(), flight);
+    }
+
+    /// A message of a stream that has no room now. There are as many as were asked for.
+    pub(super) fn wait(&mut self, copy: Copy) {
+        self.queue_bytes += copy.bytes();
+        self.queue_mortal += usize::from(copy.is_mortal());
+        self.queue.push_back(copy);
+    }
+
+    /// The next message of a stream that is done with.
+    pub(super) fn take_landed(&mut self) -> Option<Source> {
+        self.landed.pop()
+    }
+
+    /// The place of the latest in the order of sends.
+    pub(super) fn sends(&self) -> u64 {
+        self.sends
+    }
+
+    /// Where the message under `id` comes from, and its place in the order of sends.
+    pub(super) fn source(&self, id: PacketId) -> Option<(Source, u64)> {
+        let flight = self.flights.get(&id.get())?;
+        Some((flight.source?, flight.send))
+    }
+
+    /// What is under way under `id`, unless it is released.
+    pub(super) fn copy(&self, id: PacketId) -> Option<Copy> {
+        self.flights.get(&id.get())?.copy.clone()
+    }
+
+    /// The connection is over: what came from streams is there again.
+    pub(super) fn forget_streams(&mut self) {
+        self.flights.retain(|_, flight| flight.source.is_none());
+        self.queue.retain(|copy| copy.source.is_none());
+        self.landed = Vec::new();
+        self.recount_queue();
+    }
+
+    fn recount_queue(&mut self) {
+        let left = self.queue.iter();
+        (self.queue_bytes, self.queue_mortal) = left.fold((0, 0), |(bytes, mortal), copy| {
+            (bytes + copy.bytes(), mortal + usize::from(copy.is_mortal()))
+        });
+    }
+
     /// Adds what waits in `later` behind what waits here, whatever the limits say: each has kept to them.
     pub(super) fn append(&mut self, later: Outbound) {
         self.queue_bytes += later.queue_bytes;
@@ -367,11 +455,15 @@ impl Outbound {
             return 0;
         }
         let before = self.queue.len();
-        self.queue.retain(|copy| !copy.message.is_expired(now));
-        let left = self.queue.iter();
-        (self.queue_bytes, self.queue_mortal) = left.fold((0, 0), |(bytes, mortal), copy| {
-            (bytes + copy.bytes(), mortal + usize::from(copy.is_mortal()))
+        let landed = &mut self.landed;
+        self.queue.retain(|copy| {
+            let expired = copy.message.is_expired(now);
+            if expired {
+                landed.extend(copy.source);
+            }
+            !expired
         });
+        self.recount_queue();
         (before - self.queue.len()) as u64
     }
 }
@@ -395,6 +487,7 @@ mod tests {
             qos,
             retain: false,
             ids: Ids::None,
+            source: None,
         }
     }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use longtail_broker::auth::Action as Right;
 use longtail_broker::message::SharedMessage;
-use longtail_model::{Subject, SubjectError, SubjectRef};
+use longtail_model::{Seq, Subject, SubjectError, SubjectRef};
 
 use super::hooked::BY_A_HOOK;
 use super::{Action, Broken, Cx, Outbox, Session};
@@ -21,6 +21,15 @@ use crate::message::{self, Published};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket(u64);
 
+/// A message that its PUBREL releases from the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Release {
+    /// Its number there.
+    pub seq: Seq,
+    /// It was shown to live subscribers before.
+    pub again: bool,
+}
+
 /// QoS 2 messages that await PUBREL, by packet id.
 pub(super) type Unreleased = HashMap<u16, Held, foldhash::fast::FixedState>;
 
@@ -31,6 +40,25 @@ pub(super) struct Held {
     message: Option<SharedMessage>,
     /// How often it came again.
     repeats: u8,
+    /// Its number in the log, where the session outlives the process.
+    stored: Option<Seq>,
+    /// Its PUBREL has come and is being carried out.
+    is_leaving: bool,
+}
+
+impl Held {
+    pub(super) fn new(message: Option<SharedMessage>, stored: Option<Seq>) -> Self {
+        Held {
+            message,
+            repeats: 0,
+            stored,
+            is_leaving: false,
+        }
+    }
+
+    pub(super) fn stored(&self) -> Option<Seq> {
+        self.stored
+    }
 }
 
 /// The receiving side of a connection.
@@ -125,9 +153,7 @@ impl Session {
                 .map_or(Ok(subject), Err),
             Err(reason) => Err(reason),
         };
-        cx.counters
-            .received
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.tally.message_in(publish.qos, publish.payload.len());
         let subject = match refused {
             Ok(subject) => subject,
             Err(reason) => return self.denied(publish, reason, cx, out),
@@ -169,7 +195,9 @@ impl Session {
             }
             (Qos::ExactlyOnce, Some(id)) => {
                 if known && self.came_again(payload, subject, id)? {
-                    self.acknowledge(Kind::Pubrec, id, ReasonCode::Success, false, out);
+                    if !self.store_again(id, cx) {
+                        self.acknowledge(Kind::Pubrec, id, ReasonCode::Success, false, out);
+                    }
                 } else {
                     if known {
                         // Another message under the same id: the client has forgotten the first.
@@ -351,7 +379,8 @@ impl Session {
         actions: &mut Vec<Action>,
         out: &mut impl Outbox,
     ) -> Result<(), Broken> {
-        if cx.limits.qos2_routing == Qos2Routing::AtPublish {
+        // What outlives the process is kept as it came, so that it is not shown twice.
+        if cx.limits.qos2_routing == Qos2Routing::AtPublish && !self.is_lasting() {
             self.keep(id, None);
             let ticket = self.owe(Kind::Pubrec, id, None, false);
             self.receiving.unacknowledged += usize::from(!counted);
@@ -372,16 +401,40 @@ impl Session {
         self.receiving.unreleased_bytes = bytes;
         self.keep(id, Some(message));
         self.receiving.unacknowledged += usize::from(!counted);
-        self.acknowledge(Kind::Pubrec, id, ReasonCode::Success, false, out);
+        if !self.store_again(id, cx) {
+            self.acknowledge(Kind::Pubrec, id, ReasonCode::Success, false, out);
+        }
         Ok(())
     }
 
-    fn keep(&mut self, id: PacketId, message: Option<SharedMessage>) {
-        let held = Held {
-            message,
-            repeats: 0,
+    /// Has a message that awaits its PUBREL written down, unless it is or need not be; PUBREC follows then.
+    fn store_again(&mut self, id: PacketId, cx: &Cx<'_>) -> bool {
+        let held = self.state.unreleased.get(&id.get());
+        let Some(message) = held
+            .filter(|held| held.stored.is_none())
+            .and_then(|held| held.message.clone())
+        else {
+            return false;
         };
-        self.state.unreleased.insert(id.get(), held);
+        if !self.is_lasting() {
+            return false;
+        }
+        let ticket = self.owe(Kind::Pubrec, id, None, false);
+        self.store_incoming(&message, id, ticket, cx);
+        true
+    }
+
+    /// A message is written down under this number.
+    pub(super) fn stored(&mut self, id: PacketId, seq: Seq) {
+        if let Some(held) = self.state.unreleased.get_mut(&id.get()) {
+            held.stored = Some(seq);
+        }
+    }
+
+    fn keep(&mut self, id: PacketId, message: Option<SharedMessage>) {
+        self.state
+            .unreleased
+            .insert(id.get(), Held::new(message, None));
     }
 
     /// Whether there was one.
@@ -389,6 +442,9 @@ impl Session {
         let Some(held) = self.state.unreleased.remove(&id.get()) else {
             return false;
         };
+        if let Some(seq) = held.stored {
+            self.forget_incoming(seq);
+        }
         let bytes = held.message.map_or(0, |message| message.payload.len());
         self.receiving.unreleased_bytes = self.receiving.unreleased_bytes.saturating_sub(bytes);
         true
@@ -402,6 +458,26 @@ impl Session {
         out: &mut impl Outbox,
     ) {
         let id = ack.packet_id;
+        if let Some(held) = self.state.unreleased.get_mut(&id.get())
+            && let (Some(message), Some(seq)) = (&held.message, held.stored)
+        {
+            // It stays until it is gone from the log.
+            let release = Release {
+                seq,
+                again: std::mem::replace(&mut held.is_leaving, true),
+            };
+            let message = SharedMessage::clone(message);
+            let ticket = self.owe(Kind::Pubcomp, id, None, false);
+            if let Some(due) = self.receiving.due.back_mut() {
+                due.counted = true;
+            }
+            actions.push(Action::Release {
+                message,
+                release,
+                ticket,
+            });
+            return;
+        }
         let Some(held) = self.state.unreleased.remove(&id.get()) else {
             let reason = if cx.limits.unknown_release_is_told {
                 ReasonCode::PacketIdentifierNotFound
@@ -481,10 +557,23 @@ impl Session {
             (Kind::Pubrec | Kind::Pubcomp, ReasonCode::NoMatchingSubscribers) => {
                 ReasonCode::Success
             }
-            (Kind::Pubcomp, reason) if reason.is_error() => ReasonCode::Success,
             (_, reason) => reason,
         };
+        if reason.is_error() && (due.kind == Kind::Pubcomp || !self.hello.version.is_v5()) {
+            // There is no way to say it, and nothing that was not done is acknowledged.
+            self.expelled = Some(reason);
+            return;
+        }
         due.reason = Some(reason);
+        if due.kind == Kind::Pubcomp {
+            let id = due.id.get();
+            if let Some(held) = self.state.unreleased.remove(&id) {
+                let bytes = held.message.map_or(0, |message| message.payload.len());
+                let left = self.receiving.unreleased_bytes.saturating_sub(bytes);
+                self.receiving.unreleased_bytes = left;
+            }
+            return self.say_what_is_due(out);
+        }
         let forgotten = (due.kind == Kind::Pubrec && reason.is_error()).then_some(due.id);
         if let Some(id) = forgotten {
             due.counted = true;

@@ -6,7 +6,7 @@ use longtail_broker::auth::Action as Right;
 use longtail_broker::ephemeral::{Delivery, DropReason, LiveOptions};
 use longtail_broker::message::SharedMessage;
 use longtail_broker::retained::RetainedCursor;
-use longtail_model::{DollarRule, Filter, SubjectRef};
+use longtail_model::{DollarRule, Filter, FilterToken, SubjectRef};
 
 use super::frame::{self, Style, Unsent};
 use super::outbound::{Acked, Again, Copy, Ids, QueueLimits};
@@ -20,6 +20,8 @@ use crate::message;
 #[derive(Debug)]
 pub(super) struct Replay {
     text: Box<str>,
+    /// What the server says of itself, if the filter asks for it.
+    sys: Option<RetainedCursor>,
     cursor: RetainedCursor,
     tag: Tag,
     found: VecDeque<SharedMessage>,
@@ -30,9 +32,12 @@ const REPLAY_STEP: usize = 64;
 
 impl Replay {
     pub(super) fn new(text: Box<str>, filter: Filter, tag: Tag) -> Self {
+        let asks_for_sys = filter.tokens().next() == Some(FilterToken::Literal("$SYS"));
+        let cursor = RetainedCursor::new(filter, DollarRule::Hide);
         Replay {
             text,
-            cursor: RetainedCursor::new(filter, DollarRule::Hide),
+            sys: asks_for_sys.then(|| cursor.clone()),
+            cursor,
             tag,
             found: VecDeque::new(),
         }
@@ -43,10 +48,20 @@ impl Replay {
     }
 
     fn next(&mut self, cx: &Cx<'_>) -> Option<SharedMessage> {
-        while self.found.is_empty() && !self.cursor.is_done() {
+        while self.found.is_empty() {
             let mut found = Vec::new();
-            self.cursor
-                .step(cx.retained, cx.now, REPLAY_STEP, &mut found);
+            match &mut self.sys {
+                Some(sys) => {
+                    if !sys.step(cx.sys, cx.now, REPLAY_STEP, &mut found) {
+                        self.sys = None;
+                    }
+                }
+                None if self.cursor.is_done() => break,
+                None => {
+                    self.cursor
+                        .step(cx.retained, cx.now, REPLAY_STEP, &mut found);
+                }
+            }
             self.found = found.into();
         }
         self.found.pop_front()
@@ -54,17 +69,31 @@ impl Replay {
 }
 
 /// How one copy is to be sent.
-struct Wanted {
-    qos: Qos,
-    retain: bool,
-    ids: Ids,
+pub(super) struct Wanted {
+    pub(super) qos: Qos,
+    pub(super) retain: bool,
+    pub(super) ids: Ids,
     /// It is not to wait: somebody else may have room.
-    only_now: bool,
+    pub(super) only_now: bool,
 }
 
 impl Session {
     /// A message that some of the session's subscriptions match.
     pub fn deliver(
+        &mut self,
+        message: &SharedMessage,
+        options: &[LiveOptions],
+        cx: &Cx<'_>,
+        out: &mut impl Outbox,
+    ) -> Delivery {
+        let delivery = self.offer(message, options, cx, out);
+        if let Delivery::Dropped(reason) = delivery {
+            self.state.drops.add(reason, 1);
+        }
+        delivery
+    }
+
+    fn offer(
         &mut self,
         message: &SharedMessage,
         options: &[LiveOptions],
@@ -155,6 +184,7 @@ impl Session {
             qos: wanted.qos,
             retain: wanted.retain,
             ids: wanted.ids,
+            source: None,
         };
         let outbound = &self.state.outbound;
         if outbound.is_clear(self.window) && (!out.is_full() || outbound.is_idle()) {
@@ -181,20 +211,43 @@ impl Session {
         }
     }
 
-    /// Sends a message at QoS 1 or 2 under a new id.
-    fn send_assured(
+    /// Sends a message at QoS 1 or 2 under a new id, at QoS 2 from a stream when the id is durable there.
+    pub(super) fn send_assured(
         &mut self,
         copy: Copy,
         cx: &Cx<'_>,
         out: &mut impl Outbox,
     ) -> Result<(), DropReason> {
         let id = self.state.outbound.free_id();
-        self.put_copy(&copy, id, false, cx, out)?;
+        let source = copy.source;
+        let qos = copy.qos;
+        let waits = source.is_some() && self.waits_for_mark(qos);
+        if !waits && let Err(reason) = self.put_copy(&copy, id, false, cx, out) {
+            if let Some(source) = source {
+                self.done_with(source);
+            }
+            return Err(reason);
+        }
         self.state.outbound.fly(id, copy);
+        if let Some(source) = source {
+            self.mark_sent(id, source, qos, waits);
+        }
         Ok(())
     }
 
-    fn put_copy(
+    /// Sends a message at QoS 0.
+    pub(super) fn put_plain(
+        &mut self,
+        copy: &Copy,
+        cx: &Cx<'_>,
+        out: &mut impl Outbox,
+    ) -> Result<(), DropReason> {
+        let ids = copy.ids.as_slice();
+        let qos = Qos::AtMostOnce;
+        self.put(&copy.message, qos, copy.retain, ids, None, false, cx, out)
+    }
+
+    pub(super) fn put_copy(
         &mut self,
         copy: &Copy,
         id: PacketId,
@@ -271,6 +324,9 @@ impl Session {
                 }
             });
         }
+        if sent.is_ok() {
+            self.tally.message_out(qos, message.payload.len());
+        }
         sent.map_err(|unsent| {
             if let Some(table) = &mut self.aliases {
                 table.forget();
@@ -293,12 +349,13 @@ impl Session {
                 Again::Publish(id, copy) => {
                     if let Err(reason) = self.put_copy(&copy, id, true, cx, out) {
                         self.state.outbound.give_up(id);
-                        cx.counters.drop_messages(reason, 1);
+                        self.state.drop_messages(cx, reason, 1);
                         self.tell_flight(id, FlightChange::Dropped(reason));
                     }
                 }
             }
         }
+        self.settle_landed();
         loop {
             if out.is_full() && !self.state.outbound.is_idle() {
                 // An acknowledgement will come when the client has read.
@@ -308,12 +365,15 @@ impl Session {
                 break;
             };
             if copy.message.is_expired(cx.now) {
-                cx.counters.drop_messages(DropReason::Expired, 1);
+                self.state.drop_messages(cx, DropReason::Expired, 1);
                 self.tell_dropped(&copy.message, DropReason::Expired);
+                if let Some(source) = copy.source {
+                    self.done_with(source);
+                }
             } else {
                 let message = SharedMessage::clone(&copy.message);
                 if let Err(reason) = self.send_assured(copy, cx, out) {
-                    cx.counters.drop_messages(reason, 1);
+                    self.state.drop_messages(cx, reason, 1);
                     self.tell_dropped(&message, reason);
                 }
             }
@@ -348,7 +408,7 @@ impl Session {
                         ))
                     }),
                     Delivery::Dropped(reason) => {
-                        cx.counters.drop_messages(reason, 1);
+                        self.state.drop_messages(cx, reason, 1);
                         self.tell_dropped(&message, reason);
                     }
                 }
@@ -370,6 +430,7 @@ impl Session {
             Acked::Unknown => Ok(()),
             Acked::Done | Acked::Release => {
                 self.tell_flight(ack.packet_id, FlightChange::Completed);
+                self.settle_landed();
                 self.pump(cx, out);
                 Ok(())
             }
@@ -387,10 +448,13 @@ impl Session {
             Acked::Wrong => return Err(WRONG_ACK),
             Acked::Unknown if failed => {}
             Acked::Release | Acked::Unknown => {
-                self.say(&Packet::Pubrel(Ack::success(ack.packet_id)), out);
+                if !self.mark_released(ack.packet_id) {
+                    self.say(&Packet::Pubrel(Ack::success(ack.packet_id)), out);
+                }
             }
             Acked::Done => {
                 self.tell_flight(ack.packet_id, FlightChange::Completed);
+                self.settle_landed();
                 self.pump(cx, out);
             }
         }
@@ -408,6 +472,7 @@ impl Session {
             Acked::Unknown => {}
             Acked::Done | Acked::Release => {
                 self.tell_flight(ack.packet_id, FlightChange::Completed);
+                self.settle_landed();
                 self.pump(cx, out);
             }
         }
@@ -428,7 +493,7 @@ const WRONG_ACK: Broken = Broken(
 );
 
 /// How a subscription gets a message.
-fn wanted(message: &SharedMessage, tag: Tag) -> Wanted {
+pub(super) fn wanted(message: &SharedMessage, tag: Tag) -> Wanted {
     let mut ids = Ids::None;
     ids.push(tag.id);
     Wanted {
@@ -454,10 +519,9 @@ impl State {
 
     fn queue(&mut self, copy: Copy, cx: &Cx<'_>) -> Queued {
         let overflow = self.outbound.push(copy, &queue_limits(cx.limits), cx.now);
-        cx.counters
-            .drop_messages(DropReason::Expired, overflow.expired);
+        self.drop_messages(cx, DropReason::Expired, overflow.expired);
         let others = overflow.dropped - u64::from(overflow.refused);
-        cx.counters.drop_messages(DropReason::OutboxFull, others);
+        self.drop_messages(cx, DropReason::OutboxFull, others);
         match overflow {
             overflow if overflow.disconnect => Queued::Expel,
             overflow if overflow.refused => Queued::No,
@@ -488,10 +552,14 @@ impl State {
                 qos: wanted.qos,
                 retain: wanted.retain,
                 ids: wanted.ids,
+                source: None,
             };
             outcome = match self.queue(copy, cx) {
                 Queued::Yes => Delivery::Delivered,
-                Queued::No | Queued::Expel => Delivery::Dropped(DropReason::OutboxFull),
+                Queued::No | Queued::Expel => {
+                    self.drops.add(DropReason::OutboxFull, 1);
+                    Delivery::Dropped(DropReason::OutboxFull)
+                }
             };
         }
         outcome

@@ -31,6 +31,15 @@ pub(crate) struct Held {
     pub(crate) filter: Filter,
     /// The share it is a member of.
     pub(crate) group: Option<Arc<str>>,
+    /// How it is served.
+    pub(crate) options: LiveOptions,
+}
+
+impl Held {
+    /// Whether messages wait for it in a stream.
+    pub(crate) fn has_stream(&self) -> bool {
+        self.options.not_assured
+    }
 }
 
 /// A SUBSCRIBE on its way through the router.
@@ -46,7 +55,7 @@ pub struct Subscribing {
 /// One subscription.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    text: Box<str>,
+    pub(crate) text: Box<str>,
     /// What it matches.
     pub filter: Filter,
     /// The share that it joins.
@@ -55,21 +64,28 @@ pub struct Wanted {
     pub options: LiveOptions,
     granted: Qos,
     replays: bool,
+    /// Whether messages waited for it in a stream before.
+    pub(crate) had_stream: bool,
 }
 
 impl Wanted {
     /// As the router takes it.
     #[must_use]
     pub fn subscription(&self, options: TargetOptions) -> Routed<TargetOptions> {
-        Routed {
-            options,
-            dollar: DollarRule::Hide,
-            group: self.group.as_ref().map(|name| GroupSpec {
-                name: Arc::clone(name),
-                scope: GroupScope::Filter,
-                strategy: Strategy::RoundRobin,
-            }),
-        }
+        routed(self.group.as_ref(), options)
+    }
+}
+
+/// A subscription, of a member of `group` if there is one, as the router takes it.
+pub(crate) fn routed(group: Option<&Arc<str>>, options: TargetOptions) -> Routed<TargetOptions> {
+    Routed {
+        options,
+        dollar: DollarRule::Hide,
+        group: group.map(|name| GroupSpec {
+            name: Arc::clone(name),
+            scope: GroupScope::Filter,
+            strategy: Strategy::RoundRobin,
+        }),
     }
 }
 
@@ -77,8 +93,8 @@ impl Wanted {
 #[derive(Debug)]
 pub struct Unsubscribing {
     packet_id: PacketId,
-    /// What ends: filter and share.
-    pub ended: Vec<(Filter, Option<Arc<str>>)>,
+    /// What ends, by its text.
+    pub(crate) ended: Vec<(Box<str>, Held)>,
     reasons: Vec<ReasonCode>,
 }
 
@@ -111,15 +127,16 @@ impl Session {
             let mut tag = Tag::unpack(wanted.options.tag);
             tag.id = id;
             wanted.options.tag = tag.pack();
+            wanted.options.not_assured =
+                self.is_lasting() && wanted.group.is_none() && tag.qos != Qos::AtMostOnce;
             let held = Held {
                 filter: wanted.filter.clone(),
                 group: wanted.group.clone(),
+                options: wanted.options,
             };
-            let is_new = self
-                .state
-                .subscriptions
-                .insert(wanted.text.clone(), held)
-                .is_none();
+            let old = self.state.subscriptions.insert(wanted.text.clone(), held);
+            wanted.had_stream = old.as_ref().is_some_and(Held::has_stream);
+            let is_new = old.is_none();
             wanted.replays = wanted.group.is_none()
                 && match handling {
                     RetainHandling::Always => true,
@@ -197,6 +214,7 @@ impl Session {
             },
             granted,
             replays: false,
+            had_stream: false,
         };
         Ok((wanted, options.retain_handling))
     }
@@ -294,7 +312,7 @@ impl Session {
                             client,
                             filter: text.into(),
                         });
-                    ended.push((held.filter, held.group));
+                    ended.push((text.into(), held));
                     ReasonCode::Success
                 }
                 None => ReasonCode::NoSubscriptionExisted,

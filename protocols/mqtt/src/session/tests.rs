@@ -1,5 +1,7 @@
 //! The session without sockets: what it says to which packets.
 
+mod proving;
+
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
@@ -8,7 +10,7 @@ use longtail_broker::auth::Grants;
 use longtail_broker::ephemeral::{Delivery, DropReason, LiveOptions};
 use longtail_broker::message::{Message, Origin, Quality, SharedMessage};
 use longtail_broker::retained::{RetainedLimits, RetainedStore};
-use longtail_model::{Subject, Timestamp};
+use longtail_model::{StreamId, Subject, Timestamp};
 
 use super::*;
 use crate::codec::{
@@ -97,13 +99,17 @@ impl Bench {
             limits: &self.limits,
             now: NOW,
             retained: &self.retained,
+            sys: &self.retained,
             counters: &self.counters,
         };
         work(&mut self.session, &cx, &mut self.wire)
     }
 
     fn accept(&mut self, state: Option<State>) {
-        self.with(|session, cx, wire| session.accept(state, cx, wire));
+        self.with(|session, cx, wire| {
+            session.take_in(state, 0, StreamId(0), cx);
+            session.welcome(cx, wire);
+        });
     }
 
     fn input(&mut self, packet: &Packet<'_>) -> Next {
@@ -225,9 +231,9 @@ const CONNECTS: &[Row] = &[
         Some(ReasonCode::ClientIdentifierNotValid),
     ),
     (
-        "authentication method",
+        "authentication method, which others judge",
         |c, _| c.properties.authentication_method = Some("X"),
-        Some(ReasonCode::BadAuthenticationMethod),
+        None,
     ),
     ("will", |c, _| c.will = Some(the_will()), None),
     (

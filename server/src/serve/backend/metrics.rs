@@ -3,15 +3,20 @@
 use longtail::{Broker, Longtail};
 use longtail_admin::shapes::StreamCounts;
 use longtail_admin::{
-    CommandMetrics, EdgeMetrics, Histogram, LogMetrics, Metrics, ShardMetrics, SpaceMetrics,
+    CommandMetrics, EdgeMetrics, Histogram, LogMetrics, Metrics, SessionMetrics, ShardMetrics,
+    SpaceMetrics,
 };
 use longtail_beanstalk::codec::Op;
 use longtail_broker::ephemeral::DropReason;
 use longtail_edge::RefusalCause;
 use longtail_engine::runtime::{BOUNDS_US, CommitTimes};
 use longtail_model::{Durability, ShardId};
+use longtail_mqtt::Tenant;
+use longtail_mqtt::codec::Version;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::process::seconds;
+use super::sessions::version;
 
 /// The commands of beanstalkd's protocol by their names.
 const COMMANDS: [(Op, &str); Op::COUNT] = [
@@ -72,6 +77,11 @@ pub(super) fn fill(metrics: &mut Metrics, longtail: &Longtail) {
             })
             .to_vec();
     }
+    metrics.sessions = longtail
+        .mqtt()
+        .map(|tenant| sessions(tenant))
+        .into_iter()
+        .collect();
     let broker = longtail.broker();
     let has_log = broker.durability() != Durability::Memory;
     for (number, info) in (0..).zip(broker.info()) {
@@ -103,6 +113,42 @@ pub(super) fn fill(metrics: &mut Metrics, longtail: &Longtail) {
     }
 }
 
+/// The sessions of MQTT.
+fn sessions(tenant: &Tenant) -> SessionMetrics {
+    // First: the sessions hand over what they have counted.
+    let census = tenant.census();
+    let (counters, traffic) = (tenant.counters(), tenant.counters().traffic());
+    let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let versions = [Version::V31, Version::V311, Version::V5].map(version);
+    let (refused, unproven) = (of(&counters.refused), of(&counters.unproven));
+    SessionMetrics {
+        protocol: "mqtt",
+        connected: versions.into_iter().zip(census.connected).collect(),
+        away: census.away,
+        subscriptions: census.subscriptions.saturating_sub(census.shared),
+        subscriptions_shared: census.shared,
+        queued: census.queued,
+        queued_bytes: census.queued_bytes,
+        in_flight: census.in_flight,
+        received_total: traffic.messages_in,
+        sent_total: traffic.messages_out,
+        received_payload_bytes_total: traffic.bytes_in,
+        sent_payload_bytes_total: traffic.bytes_out,
+        dropped_total: DropReason::ALL
+            .map(|reason| (reason.as_str(), counters.dropped(reason)))
+            .to_vec(),
+        denied_total: of(&counters.denied),
+        logins_total: vec![
+            ("accepted", of(&counters.accepted)),
+            ("bad_credentials", unproven),
+            ("refused", refused.saturating_sub(unproven)),
+        ],
+        taken_over_total: of(&counters.taken_over),
+        expired_total: of(&counters.expired),
+        wills_total: of(&counters.wills),
+    }
+}
+
 /// What went over the subjects of the spaces named.
 pub(super) fn of_spaces<'n>(
     broker: &Broker,
@@ -118,6 +164,8 @@ pub(super) fn of_spaces<'n>(
                 dropped_total: DropReason::ALL
                     .map(|reason| (reason.as_str(), space.counters.dropped(reason)))
                     .to_vec(),
+                retained: space.retained.len() as u64,
+                retained_bytes: space.retained.bytes(),
             })
         })
         .collect();

@@ -1,0 +1,370 @@
+//! What an operator sees of the sessions, and does to them.
+//!
+//! Nothing is counted beforehand for this: whoever asks pays, with a walk over the registry that locks a part of it, and
+//! one session at a time, for as long as it takes to read some numbers.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use longtail_edge::CloseReason;
+use longtail_model::Timestamp;
+
+use crate::codec::{Qos, ReasonCode, Version};
+use crate::registry::{Aftermath, Seen};
+use crate::session::{Held, Levels, Session, State, Tag};
+use crate::tenant::Tenant;
+
+/// All sessions, summed up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Clients connected, by version: 3.1, 3.1.1, 5.0.
+    pub connected: [u64; 3],
+    /// Sessions whose clients are away.
+    pub away: u64,
+    /// Subscriptions.
+    pub subscriptions: u64,
+    /// Those of them that are shared.
+    pub shared: u64,
+    /// Messages that wait behind windows, counted for every session.
+    pub queued: u64,
+    /// Their payload bytes.
+    pub queued_bytes: u64,
+    /// Messages sent and not acknowledged.
+    pub in_flight: u64,
+    /// Bytes that wait to be written to clients.
+    pub outbox_bytes: u64,
+}
+
+impl Census {
+    /// Sessions.
+    #[must_use]
+    pub fn sessions(&self) -> u64 {
+        self.connected.iter().sum::<u64>() + self.away
+    }
+
+    fn add(&mut self, levels: &Levels) {
+        self.subscriptions += levels.subscriptions as u64;
+        self.shared += levels.shared as u64;
+        self.queued += levels.queued as u64;
+        self.queued_bytes += levels.queued_bytes as u64;
+        self.in_flight += levels.in_flight as u64;
+    }
+}
+
+/// One session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionView {
+    /// Its client's identifier.
+    pub client_id: Arc<str>,
+    /// Its client's account; of a session that is away, the one that it was left with.
+    pub account: Option<Arc<str>>,
+    /// The version its client speaks, or spoke.
+    pub version: Option<Version>,
+    /// Where its client is, if it is there.
+    pub connected: Option<ConnectedView>,
+    /// When it ends, if its client is away and it ends at all.
+    pub expires: Option<Timestamp>,
+    /// What it holds.
+    pub levels: Levels,
+}
+
+/// The connection of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectedView {
+    /// Its number at the edge.
+    pub connection: u64,
+    /// The other end.
+    pub peer: String,
+    /// Seconds that the session will outlive it; `u32::MAX`: for ever.
+    pub expiry_s: u32,
+    /// Seconds after which something has to come from the client; 0: no matter.
+    pub keep_alive_s: u16,
+}
+
+/// One subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscriptionView {
+    /// Whose.
+    pub client_id: Arc<str>,
+    /// As the client says it, `$share` included.
+    pub filter: Box<str>,
+    /// The share it is a member of.
+    pub share: Option<Arc<str>>,
+    /// Highest QoS.
+    pub qos: Qos,
+    /// Not what the client has published itself.
+    pub no_local: bool,
+}
+
+impl SubscriptionView {
+    fn new(client_id: &Arc<str>, filter: &str, held: &Held) -> Self {
+        SubscriptionView {
+            client_id: Arc::clone(client_id),
+            filter: filter.into(),
+            share: held.group.clone(),
+            qos: Tag::unpack(held.options.tag).qos,
+            no_local: held.options.no_local,
+        }
+    }
+}
+
+/// Which sessions.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted<'q> {
+    /// Their identifiers contain this.
+    pub contains: &'q str,
+    /// Whether their clients are there; `None`: no matter.
+    pub connected: Option<bool>,
+    /// Their identifiers come after this, byte by byte.
+    pub after: Option<&'q str>,
+}
+
+impl Wanted<'_> {
+    fn includes(&self, client_id: &str, seen: &Seen<'_>) -> bool {
+        let connected = matches!(seen, Seen::Connected(_));
+        self.after.is_none_or(|after| client_id > after)
+            && self.connected.is_none_or(|wanted| wanted == connected)
+            && client_id.contains(self.contains)
+    }
+}
+
+/// What became of a kick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kicked {
+    /// Its client was told to go.
+    Disconnected,
+    /// It is gone, with what it kept.
+    Forgotten,
+    /// Its client was away already.
+    Away,
+    /// There is no such session.
+    Unknown,
+}
+
+impl Tenant {
+    /// Counts everything, and has the sessions hand over what they have counted.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        let mut census = Census::default();
+        self.registry().for_each(|_, seen| match seen {
+            Seen::Connected(conn) => {
+                census.outbox_bytes += conn.outbox_bytes() as u64;
+                conn.with(|client, _| {
+                    let Some(session) = client.session() else {
+                        return;
+                    };
+                    self.counters().take_over(session.tally());
+                    if session.is_open() {
+                        let version = match session.hello().version {
+                            Version::V31 => 0,
+                            Version::V311 => 1,
+                            Version::V5 => 2,
+                        };
+                        census.connected[version] += 1;
+                        census.add(&session.levels());
+                    }
+                });
+            }
+            Seen::Away(membership, _) => {
+                census.away += 1;
+                membership.look(|state| census.add(&state.levels()));
+            }
+        });
+        census
+    }
+
+    /// The first `limit` sessions that are wanted, in the order of their identifiers.
+    #[must_use]
+    pub fn find_sessions(&self, wanted: &Wanted<'_>, limit: usize) -> Vec<SessionView> {
+        let names = self.names(wanted, limit);
+        let views = names.iter().map(|client_id| self.find_session(client_id));
+        views.flatten().collect()
+    }
+
+    /// The session of one client.
+    #[must_use]
+    pub fn find_session(&self, client_id: &str) -> Option<SessionView> {
+        self.registry().look(client_id, view).flatten()
+    }
+
+    /// The first `limit` names that are wanted. Never holds more than these.
+    fn names(&self, wanted: &Wanted<'_>, limit: usize) -> Vec<Arc<str>> {
+        let mut names: BTreeMap<Arc<str>, ()> = BTreeMap::new();
+        self.registry().for_each(|client_id, seen| {
+            let is_late = names.len() >= limit
+                && names
+                    .last_key_value()
+                    .is_none_or(|(last, ())| client_id >= last);
+            if !is_late && wanted.includes(client_id, seen) {
+                names.insert(Arc::clone(client_id), ());
+                if names.len() > limit {
+                    names.pop_last();
+                }
+            }
+        });
+        names.into_keys().collect()
+    }
+
+    /// The first `limit` subscriptions after the one that is named by client and filter, in this order. With `of`, only
+    /// those of one client; `contains` is a part of the filter.
+    #[must_use]
+    pub fn find_subscriptions(
+        &self,
+        of: Option<&str>,
+        contains: &str,
+        after: Option<(&str, &str)>,
+        limit: usize,
+    ) -> Vec<SubscriptionView> {
+        let mut found = Vec::new();
+        let (client, filter) = after.unzip();
+        if let Some(client_id) = of {
+            let after = filter.filter(|_| client == of);
+            self.add_subscriptions(client_id, contains, after, limit, &mut found);
+            return found;
+        }
+        if let Some((client, filter)) = after {
+            self.add_subscriptions(client, contains, Some(filter), limit, &mut found);
+        }
+        let mut last: Option<Arc<str>> = client.map(Arc::from);
+        while found.len() < limit {
+            let wanted = Wanted {
+                after: last.as_deref(),
+                ..Wanted::default()
+            };
+            let names = self.names(&wanted, SESSIONS_STEP);
+            for client_id in &names {
+                self.add_subscriptions(client_id, contains, None, limit, &mut found);
+            }
+            last = match names.last() {
+                Some(name) if names.len() == SESSIONS_STEP => Some(Arc::clone(name)),
+                _ => break,
+            };
+        }
+        found
+    }
+
+    /// Adds subscriptions of one session, until there are `limit`.
+    fn add_subscriptions(
+        &self,
+        client_id: &str,
+        contains: &str,
+        after: Option<&str>,
+        limit: usize,
+        found: &mut Vec<SubscriptionView>,
+    ) {
+        if found.len() >= limit {
+            return;
+        }
+        let mut sorted: BTreeMap<Box<str>, SubscriptionView> = BTreeMap::new();
+        self.registry().look(client_id, |client_id, seen| {
+            with_state(seen, |state| {
+                let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+                for (text, held) in &state.subscriptions {
+                    let is_after = match start {
+                        Bound::Excluded(after) => **text > *after,
+                        _ => true,
+                    };
+                    if is_after && text.contains(contains) {
+                        let view = SubscriptionView::new(client_id, text, held);
+                        sorted.insert(text.clone(), view);
+                        if sorted.len() > limit - found.len() {
+                            sorted.pop_last();
+                        }
+                    }
+                }
+            });
+        });
+        found.extend(sorted.into_values());
+    }
+
+    /// Disconnects a client (MQTT 5.0: 0x98, administrative action). With `forget`, its session ends too, also that of
+    /// a client that is away. Its will is published.
+    pub fn kick(self: &Arc<Self>, client_id: &str, forget: bool) -> Kicked {
+        let conn = self.registry().look(client_id, |_, seen| match seen {
+            Seen::Connected(conn) => Some(Arc::clone(conn)),
+            Seen::Away(..) => None,
+        });
+        match conn {
+            None => Kicked::Unknown,
+            Some(Some(conn)) => {
+                let told = conn.with(|client, out| {
+                    if let Some(session) = client.session_mut() {
+                        if forget {
+                            session.end_with_connection();
+                        }
+                        session.expel(ReasonCode::AdministrativeAction, out);
+                    }
+                });
+                conn.close(CloseReason::Refused("an operator has ended it".into()));
+                match told {
+                    Some(()) => Kicked::Disconnected,
+                    None => Kicked::Away,
+                }
+            }
+            Some(None) if forget => {
+                let mut after = Aftermath::default();
+                let gone = self.registry().forget(client_id, self, &mut after);
+                after.carry_out(self);
+                if gone {
+                    Kicked::Forgotten
+                } else {
+                    Kicked::Away
+                }
+            }
+            Some(None) => Kicked::Away,
+        }
+    }
+}
+
+/// Sessions whose subscriptions are looked at together.
+const SESSIONS_STEP: usize = 1000;
+
+/// `None`: its connection ends just now.
+fn view(client_id: &Arc<str>, seen: &Seen<'_>) -> Option<SessionView> {
+    match seen {
+        Seen::Connected(conn) => {
+            let view = |session: &Session| SessionView {
+                client_id: Arc::clone(client_id),
+                account: session.account().cloned(),
+                version: Some(session.hello().version),
+                connected: Some(ConnectedView {
+                    connection: conn.id().0,
+                    peer: conn.peer().to_string(),
+                    expiry_s: session.hello().expiry_s,
+                    keep_alive_s: session.hello().keep_alive_s,
+                }),
+                expires: None,
+                levels: session.levels(),
+            };
+            conn.with(|client, _| {
+                client
+                    .session()
+                    .filter(|session| session.is_open())
+                    .map(view)
+            })
+            .flatten()
+        }
+        Seen::Away(membership, expires) => Some(membership.look(|state| SessionView {
+            client_id: Arc::clone(client_id),
+            account: state.about().account.clone(),
+            version: state.about().version,
+            connected: None,
+            expires: *expires,
+            levels: state.levels(),
+        })),
+    }
+}
+
+fn with_state(seen: &Seen<'_>, look: impl FnOnce(&State)) {
+    match seen {
+        Seen::Connected(conn) => {
+            conn.with(|client, _| {
+                if let Some(session) = client.session() {
+                    look(session.state());
+                }
+            });
+        }
+        Seen::Away(membership, _) => membership.look(look),
+    }
+}

@@ -1,0 +1,232 @@
+//! What the edge keeps for one connection: the bytes, the session, and the session's way to its streams.
+
+use std::sync::Arc;
+
+use longtail_edge::Out;
+use longtail_model::{Filter, SessionId, StreamId};
+
+use crate::access::Exchange;
+use crate::codec::Decoder;
+use crate::durable::Durable;
+use crate::durable::records::SessionRecord;
+use crate::seat::Membership;
+use crate::session::{Action, Cx, Left, Session, State, Subscribing};
+use crate::timers::TimerKey;
+
+/// What the edge keeps for one connection.
+pub struct Client {
+    pub(crate) decoder: Decoder,
+    pub(crate) session: Option<Box<Session>>,
+    pub(crate) actions: Vec<Action>,
+    /// Which session it is, once the client has it.
+    pub(crate) seat: Option<(u64, Membership)>,
+    /// Its session at the shard, if its MQTT session outlives the connection.
+    pub(crate) link: Option<SessionId>,
+    /// What is written of the session is durable.
+    is_recorded: bool,
+    /// A SUBSCRIBE that waits for the shard.
+    joining: Option<Box<Subscribing>>,
+    /// An exchange in which it is the client's turn.
+    pub(crate) exchange: Option<Box<dyn Exchange>>,
+    /// When what the client has shown ends.
+    pub(crate) login_ends: Option<TimerKey>,
+}
+
+/// How a client has got its session.
+pub(crate) enum Accepted {
+    /// It is in.
+    In,
+    /// It will be when this is written down and its streams are open.
+    Lasting(Box<SessionRecord>),
+}
+
+/// Streams that were opened, and a SUBSCRIBE that the shard has answered with the filters that failed.
+pub(crate) type News = (
+    Vec<(Filter, StreamId)>,
+    Option<(Subscribing, Vec<Arc<str>>)>,
+);
+
+impl Client {
+    pub(crate) fn new(decoder: Decoder) -> Self {
+        Client {
+            decoder,
+            session: None,
+            actions: Vec::new(),
+            seat: None,
+            link: None,
+            is_recorded: false,
+            joining: None,
+            exchange: None,
+            login_ends: None,
+        }
+    }
+
+    pub(crate) fn session(&self) -> Option<&Session> {
+        self.session.as_deref()
+    }
+
+    pub(crate) fn session_mut(&mut self) -> Option<&mut Session> {
+        self.session.as_deref_mut()
+    }
+
+    pub(crate) fn membership(&self) -> Option<Membership> {
+        self.seat.as_ref().map(|(_, membership)| membership.clone())
+    }
+
+    /// The client has its session. `None`: it has gone, and `resumed` is left where it is.
+    pub(crate) fn accept(
+        &mut self,
+        epoch: u64,
+        membership: Membership,
+        resumed: &mut Option<State>,
+        durable: &Durable,
+        cx: &Cx<'_>,
+        out: &mut Out,
+    ) -> Option<Accepted> {
+        let session = self.session.as_mut()?;
+        if !session.is_greeting() || self.seat.is_some() {
+            return None;
+        }
+        let fresh = rand::random::<u64>() | 1;
+        session.take_in(resumed.take(), fresh, durable.incoming(), cx);
+        self.seat = Some((epoch, membership));
+        cx.counters.client_came();
+        if !session.is_lasting() {
+            session.welcome(cx, out);
+            return Some(Accepted::In);
+        }
+        Some(Accepted::Lasting(Box::new(SessionRecord {
+            number: session.state().number,
+            expiry_s: session.hello().expiry_s,
+            ended: None,
+            will: session.will().cloned().map(Box::new),
+        })))
+    }
+
+    /// Another connection takes the session, and the way to its streams.
+    pub(crate) fn take_over(&mut self, out: &mut Out) -> Option<(Left, Option<SessionId>)> {
+        let left = self.session.as_mut()?.take_over(out);
+        Some((left, self.link.take()))
+    }
+
+    /// The session's way to its streams is there: it asks for what waits. `false`: it has gone.
+    pub(crate) fn begin(
+        &mut self,
+        link: SessionId,
+        durable: &Durable,
+        cx: &Cx<'_>,
+        out: &mut Out,
+    ) -> bool {
+        let Some(session) = self
+            .session
+            .as_mut()
+            .filter(|session| session.is_greeting())
+        else {
+            return false;
+        };
+        self.link = Some(link);
+        let held = session.state().subscriptions.iter();
+        let filters: Vec<_> = held
+            .filter(|(_, held)| held.has_stream())
+            .map(|(text, held)| (Arc::from(&**text), durable.stream_name(&held.filter)))
+            .collect();
+        if let Some(feed) = session.feed_mut() {
+            for (text, name) in &filters {
+                feed.resume(text, name);
+            }
+        }
+        session.resumed(cx, out);
+        self.queue(durable);
+        true
+    }
+
+    /// What is written of the session is durable.
+    pub(crate) fn is_recorded(&mut self) {
+        self.is_recorded = true;
+    }
+
+    /// Lets the client in, if nothing is missing.
+    pub(crate) fn try_welcome(&mut self, cx: &Cx<'_>, out: &mut Out) {
+        if let Some(session) = &mut self.session
+            && session.is_greeting()
+            && self.is_recorded
+            && self.link.is_some()
+        {
+            session.welcome(cx, out);
+        }
+    }
+
+    /// Tells the client to go, if it has to; the connection is to be closed then.
+    pub(crate) fn must_go(&mut self, out: &mut Out) -> bool {
+        let Some(session) = &mut self.session else {
+            return false;
+        };
+        let Some(reason) = session.take_expelled() else {
+            return false;
+        };
+        session.expel(reason, out);
+        true
+    }
+
+    /// Queues what the session asks of the shard; `true`: the shard is to be run.
+    pub(crate) fn queue(&mut self, durable: &Durable) -> bool {
+        let (Some(link), Some(session)) = (self.link, &mut self.session) else {
+            return false;
+        };
+        let Some(feed) = session.feed_mut() else {
+            return false;
+        };
+        let commands = feed.commands();
+        if commands.is_empty() {
+            return false;
+        }
+        durable.enqueue(link, commands);
+        true
+    }
+
+    /// Opens the streams that a SUBSCRIBE needs; gives it back if it needs none.
+    pub(crate) fn join(
+        &mut self,
+        subscribing: Subscribing,
+        durable: &Durable,
+    ) -> Option<Subscribing> {
+        let link = self.link?;
+        let feed = self.session.as_mut()?.feed_mut()?;
+        let mut waits = false;
+        for wanted in subscribing.wanted.iter().flatten() {
+            if !wanted.options.not_assured || wanted.had_stream {
+                continue;
+            }
+            waits = true;
+            let text: Arc<str> = Arc::from(&*wanted.text);
+            durable.acquire(&wanted.filter, |name| {
+                feed.join(&text, name);
+                durable.enqueue(link, feed.commands());
+            });
+        }
+        if waits {
+            self.joining = Some(Box::new(subscribing));
+            return None;
+        }
+        Some(subscribing)
+    }
+
+    /// What has come from the shard and is not for the session alone.
+    pub(crate) fn take_news(&mut self) -> Option<News> {
+        let session = self.session.as_mut()?;
+        let feed = session.feed_mut()?;
+        let opened = feed.take_opened();
+        let joined = if feed.has_joined() {
+            let failed = feed.take_failed();
+            self.joining.take().map(|joining| (*joining, failed))
+        } else {
+            None
+        };
+        let subscriptions = &session.state().subscriptions;
+        let opened = opened.into_iter().filter_map(|(text, stream)| {
+            let held = subscriptions.get(&*text)?;
+            Some((held.filter.clone(), stream))
+        });
+        Some((opened.collect(), joined))
+    }
+}

@@ -1,0 +1,364 @@
+//! A connection's way to the shard of its session, and back.
+//!
+//! Commands are queued while the connection's lock is held, so that they keep their order. Answers come from whatever
+//! thread ran the shard, with the shard's lock held: they are carried out up to the connection's lock, and what needs
+//! more than that (the router, the records, another run of the shard) waits for [`Sink::flush`].
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use longtail_edge::CloseReason;
+use longtail_engine::runtime::Sink;
+use longtail_engine::{Effect, Message, Refusal};
+use longtail_model::SessionId;
+use parking_lot::Mutex;
+
+use super::Durable;
+use crate::codec::ReasonCode;
+use crate::publish::reason_of;
+use crate::seat::{Conn, Membership};
+use crate::session::{Held, Subscribing, Unsubscribing};
+use crate::tenant::Tenant;
+
+/// Where the shard's effects for one session go.
+struct Link {
+    conn: Arc<Conn>,
+    /// Commands were queued that somebody has to run.
+    has_queued: AtomicBool,
+    /// Streams were opened, or a subscription is answered.
+    has_news: AtomicBool,
+}
+
+/// Why a connection ends whose client cannot be told that something was not done.
+pub(crate) const NOT_DONE: CloseReason = CloseReason::Internal;
+
+thread_local! {
+    /// Whether this thread runs the shards for a link, and whether it is to do so once more.
+    static RUNNING: Cell<(bool, bool)> = const { Cell::new((false, false)) };
+}
+
+/// Runs the shards; from within such a run, once that is done. So answers that ask for more do not pile up as calls.
+fn run(durable: &Durable) {
+    if RUNNING.get().0 {
+        RUNNING.set((true, true));
+        return;
+    }
+    loop {
+        RUNNING.set((true, false));
+        durable.run();
+        if !RUNNING.get().1 {
+            break;
+        }
+    }
+    RUNNING.set((false, false));
+}
+
+impl Sink for Link {
+    fn deliver(&self, effect: &Effect, messages: &[Option<Message<'_>>]) {
+        let tenant = self.conn.protocol().tenant();
+        let message = messages.first().and_then(Option::as_ref);
+        let cx = tenant.cx();
+        let must_go = self.conn.with(|client, out| {
+            let Some(session) = client.session_mut() else {
+                return false;
+            };
+            match effect {
+                Effect::Reply(token, reply) => {
+                    session.answered(*token, reply, message, &cx, out);
+                }
+                Effect::Push(delivery) => session.pushed(delivery, message, &cx, out),
+                // Its subscription has ended.
+                Effect::Cancelled { .. } => {}
+            }
+            if session.feed_mut().is_some_and(|feed| feed.has_news()) {
+                self.has_news.store(true, Ordering::Relaxed);
+            }
+            if client.queue(tenant.durable()) {
+                self.has_queued.store(true, Ordering::Relaxed);
+            }
+            client.must_go(out)
+        });
+        if must_go == Some(true) {
+            self.conn.close(NOT_DONE);
+        }
+    }
+
+    fn flush(&self) {
+        let tenant = self.conn.protocol().tenant();
+        if self.has_news.swap(false, Ordering::Relaxed) {
+            news(&self.conn, tenant);
+        }
+        if self.has_queued.swap(false, Ordering::Relaxed) {
+            run(tenant.durable());
+        }
+        self.conn.flush_soon();
+    }
+}
+
+impl Durable {
+    /// Attaches a session for the connection. No lock may be held.
+    fn attach(&self, conn: &Arc<Conn>) -> SessionId {
+        let link = Link {
+            conn: Arc::clone(conn),
+            has_queued: AtomicBool::new(false),
+            has_news: AtomicBool::new(false),
+        };
+        self.shards.attach(self.home, Arc::new(link))
+    }
+
+    /// Ends a session: what it holds is there for the next. No lock may be held.
+    pub(crate) fn detach(&self, session: SessionId) {
+        self.shards.detach(self.home, session);
+    }
+
+    /// Queues the commands of a session; with the connection's lock held.
+    pub(crate) fn enqueue(&self, session: SessionId, commands: &mut super::Commands) {
+        self.shards.enqueue(self.home, session, commands);
+    }
+}
+
+/// A connection has got its session: brings it to its streams, and lets it in when it is written down. No lock may be
+/// held.
+pub(crate) fn enter(conn: &Arc<Conn>, tenant: &Tenant) {
+    let durable = tenant.durable();
+    let session = durable.attach(conn);
+    let cx = tenant.cx();
+    let attached = conn.with(|client, out| {
+        if !client.begin(session, durable, &cx, out) {
+            return false;
+        }
+        client.try_welcome(&cx, out);
+        true
+    });
+    if attached != Some(true) {
+        durable.detach(session);
+        return;
+    }
+    run(durable);
+    conn.flush_soon();
+    conn.resume();
+}
+
+/// The record of a session that connects is durable, or was refused.
+pub(crate) fn recorded(conn: &Arc<Conn>, outcome: Result<(), Refusal>) {
+    let tenant = conn.protocol().tenant();
+    if let Err(refusal) = outcome {
+        tracing::warn!(%refusal, "a session cannot be kept");
+        conn.protocol().refuse(conn, reason_of(&refusal));
+        return;
+    }
+    let cx = tenant.cx();
+    conn.with(|client, out| {
+        client.is_recorded();
+        client.try_welcome(&cx, out);
+        client.queue(tenant.durable());
+    });
+    run(tenant.durable());
+    conn.flush_soon();
+    conn.resume();
+}
+
+/// What the shard has answered changes the router, or completes a subscription.
+fn news(conn: &Arc<Conn>, tenant: &Tenant) {
+    let durable = tenant.durable();
+    let found = conn.with(|client, _| client.take_news());
+    let Some((opened, joined)) = found.flatten() else {
+        return;
+    };
+    for (filter, stream) in opened {
+        durable.opened(&filter, stream);
+    }
+    if let Some((subscribing, failed)) = joined {
+        joined_all(conn, tenant, subscribing, &failed);
+    }
+}
+
+/// A session that outlives its connection wants subscriptions. No lock may be held.
+pub(crate) fn subscribe(conn: &Arc<Conn>, tenant: &Tenant, subscribing: Subscribing) {
+    let durable = tenant.durable();
+    let waits = conn.with(|client, _| client.join(subscribing, durable));
+    match waits {
+        // The edge's tick runs the shard.
+        None | Some(None) => {}
+        Some(Some(subscribing)) => joined_all(conn, tenant, subscribing, &[]),
+    }
+}
+
+/// The streams are there: routes live messages, writes the subscriptions down, then answers the client.
+fn joined_all(
+    conn: &Arc<Conn>,
+    tenant: &Tenant,
+    mut subscribing: Subscribing,
+    failed: &[Arc<str>],
+) {
+    let durable = tenant.durable();
+    let found =
+        conn.with(|client, _| Some((client.membership()?, client.session_mut()?.state().number)));
+    let Some((membership, number)) = found.flatten() else {
+        return;
+    };
+    let mut refused = Vec::new();
+    for wanted in &mut subscribing.wanted {
+        let Ok(subscription) = wanted else { continue };
+        let has_failed = failed.iter().any(|text| **text == *subscription.text)
+            || subscription.options.not_assured && !durable.is_routed(&subscription.filter);
+        let reason = if has_failed {
+            Some(ReasonCode::QuotaExceeded)
+        } else {
+            membership.subscribe(subscription).err().map(|error| {
+                tracing::warn!(%error, "a subscription is refused");
+                ReasonCode::QuotaExceeded
+            })
+        };
+        if let Some(reason) = reason
+            && let Ok(subscription) = std::mem::replace(wanted, Err(reason))
+        {
+            if subscription.options.not_assured {
+                durable.release(&subscription.filter, number);
+            }
+            refused.push(subscription);
+        } else if let Ok(subscription) = wanted
+            && subscription.had_stream
+            && !subscription.options.not_assured
+        {
+            // It has come down to QoS 0.
+            durable.release(&subscription.filter, number);
+        }
+    }
+    let waiting = Waiting::new(conn, Answer::Subscribed(subscribing, refused));
+    waiting.write(|answer, wait| {
+        let Answer::Subscribed(subscribing, _) = answer else {
+            return;
+        };
+        for wanted in subscribing.wanted.iter().flatten() {
+            let held = Held {
+                filter: wanted.filter.clone(),
+                group: wanted.group.clone(),
+                options: wanted.options,
+            };
+            wait(&|done| durable.record_subscription(number, &wanted.text, &held, done));
+        }
+    });
+    run(durable);
+}
+
+/// A session that outlives its connection ends subscriptions. No lock may be held.
+pub(crate) fn unsubscribe(
+    conn: &Arc<Conn>,
+    tenant: &Tenant,
+    membership: &Membership,
+    unsubscribing: Unsubscribing,
+) {
+    let durable = tenant.durable();
+    let number = conn
+        .with(|client, _| client.session_mut().map(|session| session.state().number))
+        .flatten()
+        .unwrap_or(0);
+    let router = &tenant.space().router;
+    for (_, held) in &unsubscribing.ended {
+        router.unsubscribe(&held.filter, membership.target(), held.group.as_deref());
+    }
+    let waiting = Waiting::new(conn, Answer::Unsubscribed(unsubscribing));
+    waiting.write(|answer, wait| {
+        let Answer::Unsubscribed(unsubscribing) = answer else {
+            return;
+        };
+        for (text, held) in &unsubscribing.ended {
+            wait(&|done| durable.forget_subscription(number, text, done));
+            if held.has_stream() {
+                durable.release(&held.filter, number);
+            }
+        }
+    });
+    run(durable);
+}
+
+/// An answer to a client that waits until records are durable.
+struct Waiting {
+    conn: Arc<Conn>,
+    left: AtomicUsize,
+    answer: Mutex<Option<Answer>>,
+    refused: Mutex<Option<ReasonCode>>,
+}
+
+enum Answer {
+    Subscribed(Subscribing, Vec<crate::session::Wanted>),
+    Unsubscribed(Unsubscribing),
+}
+
+/// Starts one write with a completion; `false`: nothing will be called.
+type Write<'w> = &'w dyn Fn(longtail_broker::last_values::Done) -> bool;
+
+impl Waiting {
+    fn new(conn: &Arc<Conn>, answer: Answer) -> Arc<Self> {
+        Arc::new(Waiting {
+            conn: Arc::clone(conn),
+            left: AtomicUsize::new(1),
+            answer: Mutex::new(Some(answer)),
+            refused: Mutex::new(None),
+        })
+    }
+
+    /// Lets `writes` start the writes that the answer waits for.
+    fn write(self: &Arc<Self>, writes: impl FnOnce(&Answer, &dyn Fn(Write<'_>))) {
+        let answer = self.answer.lock().take();
+        if let Some(answer) = answer {
+            writes(&answer, &|write| {
+                self.left.fetch_add(1, Ordering::Relaxed);
+                let waiting = Arc::clone(self);
+                let done = Box::new(move |outcome: Result<(), Refusal>| {
+                    if let Err(refusal) = outcome {
+                        *waiting.refused.lock() = Some(reason_of(&refusal));
+                    }
+                    waiting.one_less();
+                });
+                if !write(done) {
+                    self.left.fetch_sub(1, Ordering::Relaxed);
+                }
+            });
+            *self.answer.lock() = Some(answer);
+        }
+        self.one_less();
+    }
+
+    fn one_less(&self) {
+        if self.left.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        let Some(answer) = self.answer.lock().take() else {
+            return;
+        };
+        let refused = *self.refused.lock();
+        let tenant = self.conn.protocol().tenant();
+        let cx = tenant.cx();
+        self.conn.with(|client, out| {
+            let Some(session) = client.session_mut() else {
+                return;
+            };
+            match answer {
+                Answer::Subscribed(mut subscribing, earlier) => {
+                    if let Some(reason) = refused {
+                        for wanted in &mut subscribing.wanted {
+                            if wanted.is_ok() {
+                                *wanted = Err(reason);
+                            }
+                        }
+                    }
+                    for wanted in &earlier {
+                        session.was_refused(wanted);
+                    }
+                    session.subscribed(subscribing, &cx, out);
+                }
+                Answer::Unsubscribed(unsubscribing) => session.unsubscribed(unsubscribing, out),
+            }
+            client.queue(tenant.durable());
+        });
+        if refused.is_some() {
+            // It has what it was told it has not: it comes back to what is written.
+            self.conn.close(CloseReason::Internal);
+        }
+        self.conn.flush_soon();
+        self.conn.resume();
+    }
+}

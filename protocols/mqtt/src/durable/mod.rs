@@ -1,0 +1,476 @@
+//! What a crash leaves standing: sessions with their subscriptions, and the messages that wait for them.
+//!
+//! ```text
+//! registry ──▶ records ──▶ last values $mqtt/sessions           (CONNECT, SUBSCRIBE, UNSUBSCRIBE, the end)
+//! session  ──▶ feed ─────▶ streams $mqtt/f/<filter>, one group a session
+//! router   ──▶ Target::Stream of each filter that some session has, whatever their number
+//! ```
+//!
+//! Everything lies in one shard, so that what has to happen in order is in one log. [`link`] is the way of a connection
+//! to that shard and back, [`records`] what is written of a session. At the start [`Durable::open`] reads all of it, and
+//! removes what no session names: a crash between two steps leaves that behind.
+
+pub(crate) mod link;
+pub(crate) mod records;
+
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+use longtail_broker::client::{Client, accepted};
+use longtail_broker::ephemeral::{StreamOptions, Target, TargetOptions};
+use longtail_broker::last_values::{Done, LastValues};
+use longtail_broker::router::Subscription;
+use longtail_broker::stored::Stored;
+use longtail_broker::{Broker, BrokerError, Space};
+use longtail_engine::config::GroupName;
+use longtail_engine::runtime::{Shards, Sink};
+use longtail_engine::{
+    Command, Effect, Keep, Message, Numbering, Reply, Role, StreamConfig, StreamName,
+    Target as Into, Token, Wait,
+};
+use longtail_model::{DollarRule, Durability, Filter, Link, Seq, SessionId, ShardId, StreamId};
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+
+use crate::session::feed::{group_name, read_incoming_id};
+use crate::session::{Held, State, Subscriptions};
+use records::{Record, SessionRecord};
+
+/// The stream with the last values.
+const SESSIONS: &str = "$mqtt/sessions";
+/// Before a filter.
+const FILTER: &str = "$mqtt/f/";
+/// Before the fingerprint of one that is too long for a name.
+const LONG_FILTER: &str = "$mqtt/h/";
+
+/// The stream of QoS 2 messages that await their PUBREL.
+const INCOMING: &str = "$mqtt/in";
+
+/// Bytes of messages that are read in one go.
+const PAGE_BYTES: u64 = 4 << 20;
+
+/// Streams that are described, and messages that are read, in one go.
+const PAGE: u32 = 1_000;
+
+/// What was read of a record at the start; nothing of what is written later.
+type Kept = Option<Arc<Record>>;
+
+/// The durable side of a space's sessions.
+pub(crate) struct Durable {
+    shards: Arc<dyn Shards>,
+    home: ShardId,
+    space: Arc<Space>,
+    /// Its session at the shard, for what is done when no client is there.
+    keeper: SessionId,
+    /// `None`: nothing outlives the process.
+    records: Option<LastValues<Kept>>,
+    /// The stream of QoS 2 messages that await their PUBREL.
+    incoming: StreamId,
+    /// The filters that have a stream, by their text.
+    filters: Mutex<HashMap<Box<str>, FilterStream>>,
+}
+
+/// The stream of one filter.
+#[derive(Default)]
+struct FilterStream {
+    /// Sessions with a group in it.
+    sessions: usize,
+    /// Known when it was opened.
+    stream: Option<StreamId>,
+}
+
+/// A session that was found at the start.
+pub(crate) struct Restored {
+    pub(crate) client_id: Arc<str>,
+    pub(crate) record: SessionRecord,
+    pub(crate) state: State,
+}
+
+impl Durable {
+    /// Reads what there is of a space. Blocks.
+    pub(crate) fn open(
+        broker: &Broker,
+        space: &Arc<Space>,
+    ) -> Result<(Self, Vec<Restored>), BrokerError> {
+        let name = StreamName::new(Arc::clone(&space.name), SESSIONS);
+        let home = broker.placement(&name, &Numbering::Own);
+        let mut sessions = Vec::new();
+        let mut subscriptions: HashMap<u64, Subscriptions> = HashMap::new();
+        let records = if broker.durability() == Durability::Memory {
+            None
+        } else {
+            let read =
+                |key: &str, record| records::read(key, &record).map(|read| Some(Arc::new(read)));
+            let taken_back = Box::new(|key: &str| {
+                tracing::warn!(key, "what was to be kept of an MQTT session was refused");
+            });
+            let records: LastValues<Kept> = LastValues::open(broker, &name, read, taken_back)?;
+            records.for_each(|_, record| match record.as_deref() {
+                Some(Record::Session(client_id, session)) => {
+                    sessions.push((Arc::clone(client_id), session.clone()));
+                }
+                Some(Record::Subscription(number, text, held)) => {
+                    let of_session = subscriptions.entry(*number).or_default();
+                    of_session.insert(text.clone(), held.clone());
+                }
+                None => {}
+            });
+            Some(records)
+        };
+        let client = broker.client(home);
+        let incoming = open_incoming(&client, &space.name)?;
+        let shards = broker.shards();
+        let keeper = shards.attach(home, Arc::new(Keeper));
+        let durable = Durable {
+            shards,
+            home,
+            space: Arc::clone(space),
+            keeper,
+            records,
+            incoming,
+            filters: Mutex::default(),
+        };
+        let mut restored: Vec<_> = sessions
+            .into_iter()
+            .map(|(client_id, record)| Restored {
+                client_id,
+                state: State::restored(
+                    record.number,
+                    subscriptions.remove(&record.number).unwrap_or_default(),
+                ),
+                record,
+            })
+            .collect();
+        for (number, left) in subscriptions {
+            // Of sessions that are gone.
+            for text in left.keys() {
+                durable.forget_subscription(number, text, Box::new(|_| ()));
+            }
+        }
+        durable.restore_incoming(&client, &mut restored)?;
+        durable.restore_streams(&client, &restored)?;
+        durable.shards.run();
+        Ok((durable, restored))
+    }
+
+    /// Finds the streams of the filters, routes to them, and removes what no session names.
+    fn restore_streams(&self, client: &Client, sessions: &[Restored]) -> Result<(), BrokerError> {
+        let mut groups: HashMap<StreamName, (Filter, HashSet<GroupName>)> = HashMap::new();
+        for session in sessions {
+            let held = session.state.subscriptions.values();
+            for held in held.filter(|held| held.has_stream()) {
+                let entry = groups
+                    .entry(self.stream_name(&held.filter))
+                    .or_insert_with(|| (held.filter.clone(), HashSet::new()));
+                entry.1.insert(group_name(session.record.number));
+            }
+        }
+        let mut filters = self.filters.lock();
+        for (filter, named) in groups.values() {
+            let stream = FilterStream {
+                sessions: named.len(),
+                stream: None,
+            };
+            filters.insert(filter.as_str().into(), stream);
+        }
+        drop(filters);
+        let mut after = None;
+        loop {
+            let describe = Command::DescribeStreams {
+                space: Some(Arc::clone(&self.space.name)),
+                after,
+                limit: PAGE,
+            };
+            let Reply::StreamPage { streams, next } = client.call(describe).wait()?.reply else {
+                return Err(BrokerError::Unexpected("no page of streams".to_owned()));
+            };
+            for (name, info) in streams {
+                if !name.name.starts_with(FILTER) && !name.name.starts_with(LONG_FILTER) {
+                    continue;
+                }
+                let Some((filter, named)) = groups.get(&name) else {
+                    self.keep_house(Command::Delete { name });
+                    continue;
+                };
+                self.opened(filter, info.stream);
+                let describe = Command::DescribeGroups {
+                    stream: name.clone(),
+                };
+                if let Reply::Groups(found) = client.call(describe).wait()?.reply {
+                    for group in found {
+                        if !named.contains(&group.name) {
+                            self.keep_house(Command::DeleteGroup {
+                                stream: name.clone(),
+                                group: group.name,
+                            });
+                        }
+                    }
+                }
+            }
+            after = next;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads the QoS 2 messages that await their PUBREL, and removes what is of no session, or came again.
+    fn restore_incoming(
+        &self,
+        client: &Client,
+        sessions: &mut [Restored],
+    ) -> Result<(), BrokerError> {
+        let mut by_number: HashMap<u64, &mut State> = sessions
+            .iter_mut()
+            .map(|session| (session.record.number, &mut session.state))
+            .collect();
+        let mut known: HashMap<(u64, u16), Seq> = HashMap::new();
+        let mut from = Seq::FIRST;
+        loop {
+            let read = Command::Read {
+                name: StreamName::new(Arc::clone(&self.space.name), INCOMING),
+                from,
+                max: PAGE,
+                max_bytes: PAGE_BYTES,
+                wait: Wait::No,
+            };
+            let answer = client.call(read).wait()?;
+            let Reply::Batch { messages, next } = answer.reply else {
+                return Err(BrokerError::Unexpected(format!("{INCOMING} is not read")));
+            };
+            for ((seq, _), message) in messages.iter().zip(answer.messages) {
+                let found = message.and_then(|message| {
+                    let (number, id) = read_incoming_id(&message.id)?;
+                    let stored = Stored::read(&message.subject, &message.headers);
+                    let whole = stored
+                        .to_message(message.payload.clone(), message.created, message.expires)
+                        .ok()?;
+                    Some((number, id, whole))
+                });
+                let Some((number, id, whole)) = found else {
+                    self.forget_incoming(*seq);
+                    continue;
+                };
+                let Some(state) = by_number.get_mut(&number) else {
+                    self.forget_incoming(*seq);
+                    continue;
+                };
+                state.restore_incoming(id, Arc::new(whole), *seq);
+                if let Some(old) = known.insert((number, id), *seq) {
+                    self.forget_incoming(old);
+                }
+            }
+            if messages.is_empty() && next == from {
+                return Ok(());
+            }
+            from = next;
+        }
+    }
+
+    fn forget_incoming(&self, seq: Seq) {
+        self.keep_house(Command::Remove {
+            stream: Into::Stream(self.incoming),
+            seq,
+        });
+    }
+
+    /// The stream of QoS 2 messages that await their PUBREL.
+    pub(crate) fn incoming(&self) -> StreamId {
+        self.incoming
+    }
+
+    /// The shard of everything durable here.
+    pub(crate) fn home(&self) -> ShardId {
+        self.home
+    }
+
+    fn keep_house(&self, command: Command) {
+        self.shards
+            .enqueue(self.home, self.keeper, &mut vec![(0, command)]);
+    }
+
+    /// Has the shards carry out what is queued. No lock may be held.
+    pub(crate) fn run(&self) {
+        self.shards.run();
+    }
+
+    /// The name of a filter's stream.
+    pub(crate) fn stream_name(&self, filter: &Filter) -> StreamName {
+        let text = filter.as_str();
+        let name = if FILTER.len() + text.len() <= StreamName::MAX {
+            [FILTER, text].concat()
+        } else {
+            let hash = Sha256::digest(text.as_bytes());
+            let hex = hash.iter().map(|byte| format!("{byte:02x}"));
+            [LONG_FILTER, &hex.collect::<String>()].concat()
+        };
+        StreamName::new(Arc::clone(&self.space.name), name)
+    }
+
+    /// One session more has a group in the stream of a filter. `queue` queues what makes stream and group, and is called
+    /// in the order in which streams come and go.
+    pub(crate) fn acquire(&self, filter: &Filter, queue: impl FnOnce(&StreamName)) {
+        let mut filters = self.filters.lock();
+        let entry = filters.entry(Box::from(filter.as_str()));
+        entry.or_default().sessions += 1;
+        queue(&self.stream_name(filter));
+    }
+
+    /// The stream of a filter is known: messages go there from now on.
+    pub(crate) fn opened(&self, filter: &Filter, stream: StreamId) {
+        let mut filters = self.filters.lock();
+        let Some(entry) = filters.get_mut(filter.as_str()) else {
+            return;
+        };
+        if entry.stream.is_some_and(|known| known >= stream) {
+            // Of an earlier life of the filter, or known.
+            return;
+        }
+        let router = &self.space.router;
+        if let Some(old) = entry.stream.replace(stream) {
+            router.unsubscribe(filter, Target::Stream(self.home, old), None);
+        }
+        let options = StreamOptions {
+            assured_only: true,
+            ..StreamOptions::default()
+        };
+        let subscription = Subscription {
+            options: TargetOptions::Stream(options),
+            dollar: DollarRule::Hide,
+            group: None,
+        };
+        let target = Target::Stream(self.home, stream);
+        if let Err(error) = router.subscribe(filter, target, subscription) {
+            entry.stream = None;
+            tracing::error!(filter = filter.as_str(), %error, "messages do not reach the stream of a filter");
+        }
+    }
+
+    /// Whether messages of a filter reach its stream.
+    pub(crate) fn is_routed(&self, filter: &Filter) -> bool {
+        let filters = self.filters.lock();
+        let entry = filters.get(filter.as_str());
+        entry.is_some_and(|entry| entry.stream.is_some())
+    }
+
+    /// A session has no group in the stream of a filter any more; the last takes the stream along.
+    pub(crate) fn release(&self, filter: &Filter, number: u64) {
+        let mut filters = self.filters.lock();
+        let name = self.stream_name(filter);
+        self.keep_house(Command::DeleteGroup {
+            stream: name.clone(),
+            group: group_name(number),
+        });
+        let Some(entry) = filters.get_mut(filter.as_str()) else {
+            return;
+        };
+        entry.sessions = entry.sessions.saturating_sub(1);
+        if entry.sessions > 0 {
+            return;
+        }
+        if let Some(stream) = entry.stream {
+            let target = Target::Stream(self.home, stream);
+            self.space.router.unsubscribe(filter, target, None);
+        }
+        filters.remove(filter.as_str());
+        self.keep_house(Command::Delete { name });
+    }
+
+    /// Writes what is to be known of a session. Only queues. `false`: there is no log, and `done` will not be called.
+    pub(crate) fn record(&self, client_id: &str, record: &SessionRecord, done: Done) -> bool {
+        let Some(records) = &self.records else {
+            return false;
+        };
+        let key = records::session_key(client_id);
+        records.set(key, None, record.encode(), done);
+        true
+    }
+
+    /// Forgets a session. Only queues.
+    pub(crate) fn forget(&self, client_id: &str) {
+        if let Some(records) = &self.records {
+            let _ = records.remove(&records::session_key(client_id), Box::new(|_| ()));
+        }
+    }
+
+    /// Writes a subscription, as [`Durable::record`].
+    pub(crate) fn record_subscription(
+        &self,
+        number: u64,
+        text: &str,
+        held: &Held,
+        done: Done,
+    ) -> bool {
+        let Some(records) = &self.records else {
+            return false;
+        };
+        let key = records::subscription_key(number, text);
+        records.set(key, None, records::encode_subscription(text, held), done);
+        true
+    }
+
+    /// Forgets a subscription, as [`Durable::record`].
+    pub(crate) fn forget_subscription(&self, number: u64, text: &str, done: Done) -> bool {
+        let Some(records) = &self.records else {
+            return false;
+        };
+        records.remove(&records::subscription_key(number, text), done)
+    }
+
+    /// Removes everything that a session has beside its own record. Only queues.
+    pub(crate) fn discard(&self, state: &State) {
+        if state.number == 0 {
+            return;
+        }
+        for seq in state.incoming() {
+            self.forget_incoming(seq);
+        }
+        for (text, held) in &state.subscriptions {
+            self.forget_subscription(state.number, text, Box::new(|_| ()));
+            if held.has_stream() {
+                self.release(&held.filter, state.number);
+            }
+        }
+    }
+}
+
+/// Opens the stream of QoS 2 messages that await their PUBREL. Nothing goes from it by itself.
+fn open_incoming(client: &Client, space: &Arc<str>) -> Result<StreamId, BrokerError> {
+    let config = StreamConfig {
+        keep: Keep::UntilLimit,
+        group: None,
+        ..StreamConfig::default()
+    };
+    let open = Command::Open {
+        link: Link(1),
+        name: StreamName::new(Arc::clone(space), INCOMING),
+        create: Some(Box::new(config)),
+        role: Role::Producer,
+    };
+    match accepted(client.call(open).wait()?)?.reply {
+        Reply::Opened { stream } => Ok(stream),
+        other => Err(BrokerError::Unexpected(format!("{other:?}"))),
+    }
+}
+
+impl Drop for Durable {
+    fn drop(&mut self) {
+        self.shards.detach(self.home, self.keeper);
+    }
+}
+
+/// Where the answers to what nobody waits for go.
+struct Keeper;
+
+impl Sink for Keeper {
+    fn deliver(&self, effect: &Effect, _messages: &[Option<Message<'_>>]) {
+        if let Effect::Reply(_, Reply::Refused(refusal)) = effect {
+            tracing::warn!(%refusal, "what an MQTT session has left cannot be removed");
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Commands of one session.
+pub(crate) type Commands = Vec<(Token, Command)>;

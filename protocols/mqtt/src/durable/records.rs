@@ -1,0 +1,319 @@
+//! What the log keeps of a session: a last value for the session and one for each of its subscriptions.
+//!
+//! A record is a list of named fields, encoded as headers are, so that a later release can add one and an earlier one
+//! passes over it. The payload is that of the will.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use longtail_broker::client::OwnedMessage;
+use longtail_broker::ephemeral::LiveOptions;
+use longtail_broker::stored::{Stored, new_value};
+use longtail_engine::NewMessage;
+use longtail_engine::headers;
+use longtail_model::{Filter, Timestamp};
+
+use crate::codec::TopicFilter;
+use crate::message::Will;
+use crate::session::Held;
+
+/// Before a client id.
+const SESSION: &str = "c/";
+/// Before a session's number and a filter.
+const SUBSCRIPTION: &str = "s/";
+
+const NUMBER: &[u8] = b"number";
+const EXPIRY: &[u8] = b"expiry-s";
+const ENDED: &[u8] = b"ended-ms";
+const WILL_TOPIC: &[u8] = b"will-topic";
+const WILL_HEADERS: &[u8] = b"will-headers";
+const WILL_EXPIRY: &[u8] = b"will-expiry-ms";
+const WILL_DELAY: &[u8] = b"will-delay-s";
+const WILL_ACCOUNT: &[u8] = b"will-account";
+const TAG: &[u8] = b"tag";
+const NO_LOCAL: &[u8] = b"no-local";
+const HAS_STREAM: &[u8] = b"has-stream";
+/// What it matches, where a hook has put that in place of what the client asked for.
+const FILTER: &[u8] = b"filter";
+const GROUP: &[u8] = b"group";
+
+/// The key of a session.
+pub(super) fn session_key(client_id: &str) -> Arc<str> {
+    [SESSION, client_id].concat().into()
+}
+
+/// The key of a subscription.
+pub(super) fn subscription_key(number: u64, text: &str) -> Arc<str> {
+    format!("{SUBSCRIPTION}{number:016x}/{text}").into()
+}
+
+/// A session.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SessionRecord {
+    pub(crate) number: u64,
+    /// Seconds that it outlives its connection.
+    pub(crate) expiry_s: u32,
+    /// When its connection ended; `None`: it is connected.
+    pub(crate) ended: Option<Timestamp>,
+    pub(crate) will: Option<Box<Will>>,
+}
+
+impl SessionRecord {
+    pub(super) fn encode(&self) -> NewMessage {
+        let mut fields = Vec::new();
+        headers::put(&mut fields, NUMBER, &self.number.to_le_bytes());
+        headers::put(&mut fields, EXPIRY, &self.expiry_s.to_le_bytes());
+        if let Some(ended) = self.ended {
+            headers::put(&mut fields, ENDED, &ended.0.to_le_bytes());
+        }
+        let mut payload = Bytes::new();
+        if let Some(will) = &self.will {
+            let stored = new_value(&will.message);
+            headers::put(&mut fields, WILL_TOPIC, &stored.subject);
+            headers::put(&mut fields, WILL_HEADERS, &stored.headers);
+            headers::put(&mut fields, WILL_DELAY, &will.delay_s.to_le_bytes());
+            if let Some(ms) = will.expiry_ms {
+                headers::put(&mut fields, WILL_EXPIRY, &ms.to_le_bytes());
+            }
+            if let Some(account) = &will.account {
+                headers::put(&mut fields, WILL_ACCOUNT, account.as_bytes());
+            }
+            payload = stored.payload;
+        }
+        NewMessage {
+            headers: fields.into(),
+            payload,
+            ..NewMessage::default()
+        }
+    }
+
+    fn decode(record: &OwnedMessage) -> Option<Self> {
+        let field = |wanted: &[u8]| {
+            let mut fields = headers::iter(&record.headers);
+            fields
+                .find(|(name, _)| *name == wanted)
+                .map(|(_, value)| value)
+        };
+        let will = field(WILL_TOPIC).map(|topic| {
+            let stored = Stored::read(topic, field(WILL_HEADERS).unwrap_or_default());
+            let payload = record.payload.clone();
+            let message = stored
+                .to_message(payload, record.created, Timestamp::NEVER)
+                .ok()?;
+            let account = field(WILL_ACCOUNT).and_then(|name| std::str::from_utf8(name).ok());
+            Some(Box::new(Will {
+                message: Arc::new(message),
+                expiry_ms: field(WILL_EXPIRY).and_then(number),
+                delay_s: field(WILL_DELAY).and_then(short).unwrap_or(0),
+                account: account.map(Arc::from),
+            }))
+        });
+        Some(SessionRecord {
+            number: field(NUMBER).and_then(number)?,
+            expiry_s: field(EXPIRY).and_then(short)?,
+            ended: field(ENDED).and_then(number).map(Timestamp),
+            will: will.flatten(),
+        })
+    }
+}
+
+fn number(bytes: &[u8]) -> Option<u64> {
+    bytes.try_into().ok().map(u64::from_le_bytes)
+}
+
+fn short(bytes: &[u8]) -> Option<u32> {
+    bytes.try_into().ok().map(u32::from_le_bytes)
+}
+
+/// A subscription as it is written, that the client knows by this text.
+pub(super) fn encode_subscription(text: &str, held: &Held) -> NewMessage {
+    let mut fields = Vec::new();
+    headers::put(&mut fields, TAG, &held.options.tag.to_le_bytes());
+    let flags = [
+        (NO_LOCAL, held.options.no_local),
+        (HAS_STREAM, held.has_stream()),
+    ];
+    for (name, _) in flags.iter().filter(|(_, on)| *on) {
+        headers::put(&mut fields, *name, &[]);
+    }
+    let said = named(text);
+    if said != Some((held.filter.clone(), held.group.clone())) {
+        headers::put(&mut fields, FILTER, held.filter.as_str().as_bytes());
+        if let Some(group) = &held.group {
+            headers::put(&mut fields, GROUP, group.as_bytes());
+        }
+    }
+    NewMessage {
+        headers: fields.into(),
+        ..NewMessage::default()
+    }
+}
+
+fn decode_subscription(text: &str, record: &OwnedMessage) -> Option<Held> {
+    let (mut filter, mut group) = named(text)?;
+    let mut options = LiveOptions::default();
+    for (name, value) in headers::iter(&record.headers) {
+        match name {
+            TAG => options.tag = number(value)?,
+            NO_LOCAL => options.no_local = true,
+            HAS_STREAM => options.not_assured = true,
+            FILTER => {
+                filter = Filter::new(std::str::from_utf8(value).ok()?).ok()?;
+                group = None;
+            }
+            // Behind the filter.
+            GROUP => group = Some(std::str::from_utf8(value).ok()?.into()),
+            _ => {}
+        }
+    }
+    Some(Held {
+        filter,
+        group,
+        options,
+    })
+}
+
+/// The filter and the share that a text names.
+fn named(text: &str) -> Option<(Filter, Option<Arc<str>>)> {
+    let parsed = TopicFilter::parse(text).ok()?;
+    let filter = Filter::parse_mqtt(parsed.filter).ok()?;
+    Some((filter, parsed.group.map(Arc::from)))
+}
+
+/// A record that was read.
+pub(super) enum Record {
+    /// Of the session of this client.
+    Session(Arc<str>, SessionRecord),
+    /// Of the subscription of the session with this number, by its text.
+    Subscription(u64, Box<str>, Held),
+}
+
+/// Reads a record; `None`: it is none of ours.
+pub(super) fn read(key: &str, record: &OwnedMessage) -> Option<Record> {
+    if let Some(client_id) = key.strip_prefix(SESSION) {
+        let session = SessionRecord::decode(record)?;
+        return Some(Record::Session(client_id.into(), session));
+    }
+    let (number, text) = key.strip_prefix(SUBSCRIPTION)?.split_once('/')?;
+    let number = u64::from_str_radix(number, 16).ok()?;
+    let held = decode_subscription(text, record)?;
+    Some(Record::Subscription(number, text.into(), held))
+}
+
+#[cfg(test)]
+mod tests {
+    use longtail_broker::message::{Message, Origin, Quality};
+    use longtail_model::{Priority, Subject};
+
+    use super::*;
+    use crate::codec::Qos;
+    use crate::session::Tag;
+
+    fn written(message: NewMessage) -> OwnedMessage {
+        OwnedMessage {
+            created: Timestamp(5),
+            priority: Priority::default(),
+            ack_timeout_ms: 0,
+            expires: Timestamp::NEVER,
+            subject: message.subject,
+            id: message.id,
+            key: 0,
+            headers: message.headers,
+            payload: message.payload,
+        }
+    }
+
+    #[test]
+    fn a_session_comes_back_with_its_will() {
+        let mut message = Message {
+            origin: Origin(7),
+            quality: Quality::ExactlyOnce,
+            retain: true,
+            reply_to: Some(Subject::new("answers").unwrap()),
+            ..Message::new(
+                Subject::new("will/topic").unwrap(),
+                Bytes::from_static(b"gone"),
+            )
+        };
+        message.headers.push("k", "v");
+        let record = SessionRecord {
+            number: 42,
+            expiry_s: 3600,
+            ended: Some(Timestamp(1_000)),
+            will: Some(Box::new(Will {
+                message: Arc::new(message),
+                expiry_ms: Some(9),
+                delay_s: 30,
+                account: Some("alice".into()),
+            })),
+        };
+        let read = read(&session_key("a/b c"), &written(record.encode()));
+        let Some(Record::Session(client_id, back)) = read else {
+            panic!("not a session");
+        };
+        assert_eq!(&*client_id, "a/b c");
+        assert_eq!((back.number, back.expiry_s), (42, 3600));
+        assert_eq!(back.ended, Some(Timestamp(1_000)));
+        let will = back.will.unwrap();
+        assert_eq!((will.expiry_ms, will.delay_s), (Some(9), 30));
+        assert_eq!(will.account.as_deref(), Some("alice"));
+        let message = &will.message;
+        assert_eq!(message.subject.as_str(), "will/topic");
+        assert_eq!(&message.payload[..], b"gone");
+        assert_eq!(message.headers.get(b"k").unwrap(), "v");
+        assert_eq!(message.reply_to.as_ref().unwrap().as_str(), "answers");
+        assert_eq!(
+            (message.quality, message.retain),
+            (Quality::ExactlyOnce, true)
+        );
+    }
+
+    #[test]
+    fn a_subscription_comes_back_with_its_options() {
+        let tag = Tag {
+            qos: Qos::ExactlyOnce,
+            retain_as_published: true,
+            screened: false,
+            id: std::num::NonZeroU32::new(268_435_455),
+        };
+        let held = Held {
+            filter: Filter::parse_mqtt("a/+/#").unwrap(),
+            group: Some("g".into()),
+            options: LiveOptions {
+                tag: tag.pack(),
+                no_local: true,
+                not_assured: true,
+                only_now: false,
+            },
+        };
+        let key = subscription_key(u64::MAX, "$share/g/a/+/#");
+        let Some(Record::Subscription(number, text, back)) =
+            read(&key, &written(encode_subscription("$share/g/a/+/#", &held)))
+        else {
+            panic!("not a subscription");
+        };
+        assert_eq!((number, &*text), (u64::MAX, "$share/g/a/+/#"));
+        assert_eq!(back.filter.as_str(), held.filter.as_str());
+        assert_eq!(back.group, held.group);
+        assert_eq!(back.options, held.options);
+        // A hook has put something else in place of what the client asked for.
+        for text in ["b", "$share/h/b", "$share/h/a/+/#", "a/+/#"] {
+            let key = subscription_key(1, text);
+            let record = written(encode_subscription(text, &held));
+            let Some(Record::Subscription(_, back_text, back)) = read(&key, &record) else {
+                panic!("not a subscription");
+            };
+            assert_eq!(&*back_text, text);
+            assert_eq!(back.filter.as_str(), held.filter.as_str());
+            assert_eq!(back.group, held.group);
+        }
+    }
+
+    #[test]
+    fn what_is_no_record_is_none() {
+        let nothing = written(NewMessage::default());
+        for key in ["", "c/x", "s/1", "s/zz/a", "s/1/a/#/b", "x/y"] {
+            assert!(read(key, &nothing).is_none(), "{key}");
+        }
+    }
+}
