@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 const CROSSED: &str = "bridged";
 
 /// Notes what is to cross. The queue is bounded: what does not fit is lost, as at QoS 0.
-pub struct Crossing {
+pub(crate) struct Crossing {
     below: String,
     queue: mpsc::Sender<Arc<Message>>,
 }
@@ -41,7 +41,11 @@ impl Hook for Crossing {
 }
 
 /// Carries what is published below `below` at `from` over to `to`, until `from` ends.
-pub async fn carry(from: &Longtail, to: LocalClient, below: &str) -> Result<(), Box<dyn Error>> {
+pub(crate) async fn carry(
+    from: &Longtail,
+    to: LocalClient,
+    below: &str,
+) -> Result<(), Box<dyn Error>> {
     let (queue, mut crossing) = mpsc::channel::<Arc<Message>>(10_000);
     let hook = Crossing {
         below: below.to_owned(),
@@ -62,7 +66,7 @@ pub async fn carry(from: &Longtail, to: LocalClient, below: &str) -> Result<(), 
 }
 
 /// Two brokers and a bridge in both directions.
-pub async fn run() -> Result<(), Box<dyn Error>> {
+pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let start = || Longtail::builder().in_memory().mqtt_in_process().start();
     let (left, right) = (start()?, start()?);
     let client = |broker: &Longtail| broker.mqtt().map(|mqtt| mqtt.client("bridge"));

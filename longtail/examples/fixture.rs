@@ -9,18 +9,18 @@ use longtail::mqtt::hooks::{Event, Events};
 use longtail::mqtt::{LocalClient, Points, Publication};
 
 /// A broker for one test. Nothing of it is left when it is dropped.
-pub struct Fixture {
+pub(crate) struct Fixture {
     /// Where the program under test connects to.
-    pub address: String,
+    pub(crate) address: String,
     /// A client that may do everything.
-    pub client: LocalClient,
+    pub(crate) client: LocalClient,
     events: Events,
     _broker: Longtail,
 }
 
 impl Fixture {
     /// Starts it, on a port that is free.
-    pub fn start() -> Result<Self, Box<dyn Error>> {
+    pub(crate) fn start() -> Result<Self, Box<dyn Error>> {
         let broker = Longtail::builder()
             .in_memory()
             .mqtt("127.0.0.1:0".parse()?)
@@ -35,7 +35,7 @@ impl Fixture {
     }
 
     /// What was published since this was last asked, with what the publisher was told.
-    pub fn published(&mut self) -> Vec<(String, ReasonCode)> {
+    pub(crate) fn published(&mut self) -> Vec<(String, ReasonCode)> {
         let events = std::iter::from_fn(|| self.events.try_recv());
         let published = events.filter_map(|event| match event {
             Event::Published {
@@ -48,7 +48,7 @@ impl Fixture {
 }
 
 /// Starts a fixture and uses it; says how long the start took.
-pub fn run() -> Result<Duration, Box<dyn Error>> {
+pub(crate) fn run() -> Result<Duration, Box<dyn Error>> {
     let before = Instant::now();
     let mut fixture = Fixture::start()?;
     let took = before.elapsed();

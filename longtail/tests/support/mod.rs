@@ -15,7 +15,7 @@ use longtail::mqtt::codec::{
 /// How long a packet may take that is to come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub struct Mini {
+pub(crate) struct Mini {
     socket: TcpStream,
     decoder: Decoder,
     input: Vec<u8>,
@@ -23,7 +23,7 @@ pub struct Mini {
 }
 
 /// A CONNECT of 5.0 with a clean start.
-pub fn connect(client_id: &str) -> Connect<'_> {
+pub(crate) fn connect(client_id: &str) -> Connect<'_> {
     Connect {
         version: Version::V5,
         bridge: false,
@@ -37,7 +37,7 @@ pub fn connect(client_id: &str) -> Connect<'_> {
     }
 }
 
-pub fn will<'a>(topic: &'a str, payload: &'a [u8]) -> Will<'a> {
+pub(crate) fn will<'a>(topic: &'a str, payload: &'a [u8]) -> Will<'a> {
     Will {
         topic,
         payload,
@@ -49,11 +49,11 @@ pub fn will<'a>(topic: &'a str, payload: &'a [u8]) -> Will<'a> {
 
 impl Mini {
     /// Connects and sends a CONNECT.
-    pub fn knock(broker: &Longtail, connect: Connect<'_>) -> Mini {
+    pub(crate) fn knock(broker: &Longtail, connect: Connect<'_>) -> Mini {
         Mini::knock_at(&broker.addresses()[0].address, connect)
     }
 
-    pub fn knock_at(address: &str, connect: Connect<'_>) -> Mini {
+    pub(crate) fn knock_at(address: &str, connect: Connect<'_>) -> Mini {
         let socket = TcpStream::connect(address).unwrap();
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -68,20 +68,20 @@ impl Mini {
     }
 
     /// As [`Mini::knock`], and it is let in.
-    pub fn enter(broker: &Longtail, connect: Connect<'_>) -> Mini {
+    pub(crate) fn enter(broker: &Longtail, connect: Connect<'_>) -> Mini {
         let mut mini = Mini::knock(broker, connect);
         assert_eq!(mini.connack(), ReasonCode::Success);
         mini
     }
 
-    pub fn connack(&mut self) -> ReasonCode {
+    pub(crate) fn connack(&mut self) -> ReasonCode {
         self.next(|packet| match packet {
             Packet::Connack(connack) => connack.reason,
             other => panic!("{other:?}"),
         })
     }
 
-    pub fn send(&mut self, packet: &Packet<'_>) {
+    pub(crate) fn send(&mut self, packet: &Packet<'_>) {
         let mut bytes = Vec::new();
         let version = self.decoder.version().unwrap();
         packet.encode(version, &mut bytes).unwrap();
@@ -89,12 +89,12 @@ impl Mini {
     }
 
     /// The next packet; waits for it.
-    pub fn next<R>(&mut self, look: impl FnOnce(&Packet<'_>) -> R) -> R {
+    pub(crate) fn next<R>(&mut self, look: impl FnOnce(&Packet<'_>) -> R) -> R {
         self.try_next(look).expect("a packet, not the end")
     }
 
     /// The next packet; `None` at the end of the connection.
-    pub fn try_next<R>(&mut self, look: impl FnOnce(&Packet<'_>) -> R) -> Option<R> {
+    pub(crate) fn try_next<R>(&mut self, look: impl FnOnce(&Packet<'_>) -> R) -> Option<R> {
         loop {
             if let Some(decoded) = self.decoder.decode(&self.input).unwrap() {
                 let (answer, consumed) = (look(&decoded.packet), decoded.consumed);
@@ -119,7 +119,7 @@ impl Mini {
         id
     }
 
-    pub fn publish_only(&mut self, topic: &str, payload: &str, qos: Qos, retain: bool) {
+    pub(crate) fn publish_only(&mut self, topic: &str, payload: &str, qos: Qos, retain: bool) {
         let packet_id = (qos != Qos::AtMostOnce).then(|| self.id());
         self.send(&Packet::Publish(Publish {
             dup: false,
@@ -133,7 +133,7 @@ impl Mini {
     }
 
     /// Publishes at QoS 1 and gives back what PUBACK says.
-    pub fn publish(&mut self, topic: &str, payload: &str) -> ReasonCode {
+    pub(crate) fn publish(&mut self, topic: &str, payload: &str) -> ReasonCode {
         self.publish_only(topic, payload, Qos::AtLeastOnce, false);
         self.next(|packet| match packet {
             Packet::Puback(ack) => ack.reason,
@@ -141,7 +141,7 @@ impl Mini {
         })
     }
 
-    pub fn subscribe(&mut self, filter: &str, qos: Qos) -> ReasonCode {
+    pub(crate) fn subscribe(&mut self, filter: &str, qos: Qos) -> ReasonCode {
         let packet_id = self.id();
         let options = SubscriptionOptions {
             qos,
@@ -158,7 +158,7 @@ impl Mini {
         })
     }
 
-    pub fn unsubscribe(&mut self, filter: &str) -> ReasonCode {
+    pub(crate) fn unsubscribe(&mut self, filter: &str) -> ReasonCode {
         let packet_id = self.id();
         self.send(&Packet::Unsubscribe(Unsubscribe {
             packet_id,
@@ -172,7 +172,7 @@ impl Mini {
     }
 
     /// The next PUBLISH: topic, payload, packet id, DUP.
-    pub fn message(&mut self) -> (String, String, Option<PacketId>, bool) {
+    pub(crate) fn message(&mut self) -> (String, String, Option<PacketId>, bool) {
         self.next(|packet| match packet {
             Packet::Publish(publish) => (
                 publish.topic.to_owned(),
@@ -184,11 +184,11 @@ impl Mini {
         })
     }
 
-    pub fn payload(&mut self) -> String {
+    pub(crate) fn payload(&mut self) -> String {
         self.message().1
     }
 
-    pub fn puback(&mut self, packet_id: PacketId) {
+    pub(crate) fn puback(&mut self, packet_id: PacketId) {
         self.send(&Packet::Puback(Ack {
             packet_id,
             reason: ReasonCode::Success,
@@ -197,7 +197,7 @@ impl Mini {
     }
 
     /// Publishes at QoS 2 under `id` and waits for the PUBREC.
-    pub fn next_qos2(&mut self, topic: &str, payload: &str, id: u16) {
+    pub(crate) fn next_qos2(&mut self, topic: &str, payload: &str, id: u16) {
         self.send(&Packet::Publish(Publish {
             dup: false,
             qos: Qos::ExactlyOnce,
@@ -214,19 +214,19 @@ impl Mini {
     }
 
     /// Sends PUBREL and waits for the PUBCOMP.
-    pub fn release(&mut self, id: u16) {
+    pub(crate) fn release(&mut self, id: u16) {
         let id = PacketId::new(id).unwrap();
         self.send(&Packet::Pubrel(Ack::success(id)));
         self.next(|packet| assert!(matches!(packet, Packet::Pubcomp(_)), "{packet:?}"));
     }
 
-    pub fn ping(&mut self) {
+    pub(crate) fn ping(&mut self) {
         self.send(&Packet::Pingreq);
         self.next(|packet| assert!(matches!(packet, Packet::Pingresp), "{packet:?}"));
     }
 
     /// The reason of the DISCONNECT that comes next.
-    pub fn farewell(&mut self) -> ReasonCode {
+    pub(crate) fn farewell(&mut self) -> ReasonCode {
         self.next(|packet| match packet {
             Packet::Disconnect(disconnect) => disconnect.reason,
             other => panic!("{other:?}"),
