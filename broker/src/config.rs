@@ -23,6 +23,8 @@ pub struct BrokerConfig {
     pub segment_bytes: u64,
     /// Recent log kept in memory for reading, in bytes, a shard.
     pub tail_bytes: u64,
+    /// Indexes kept in memory, in bytes, a shard; what is beyond that lies in the log's pages.
+    pub index_bytes: u64,
     /// What streams in memory may hold, in bytes, over all shards.
     pub memory_bytes: u64,
     /// Largest message, in bytes of headers and payload.
@@ -44,6 +46,7 @@ impl Default for BrokerConfig {
             shards: default_shards(),
             segment_bytes: 64 << 20,
             tail_bytes: 8 << 20,
+            index_bytes: 16 << 20,
             memory_bytes: 4 << 30,
             max_message_bytes: 1 << 30,
             max_streams: 1_000_000,

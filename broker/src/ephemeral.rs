@@ -16,10 +16,12 @@ use smallvec::SmallVec;
 use crate::message::{Message, Origin, SharedMessage};
 use crate::router::{Chance, Member};
 
+mod run;
 mod target;
 #[cfg(test)]
 mod tests;
 
+pub use run::{Deliveries, Run};
 pub use target::{
     LiveId, LiveOptions, Picked, SpaceRouteCache, SpaceRouter, SpaceRoutes, StreamOptions, Target,
     TargetOptions,
@@ -79,6 +81,13 @@ pub trait Subscriber: Send + Sync {
     /// overflow otherwise. `options` are those of all of its subscriptions that matched, at least one: whether it
     /// sends one copy or several is its protocol's choice.
     fn deliver(&self, message: &SharedMessage, options: &[LiveOptions]) -> Delivery;
+
+    /// As [`Subscriber::deliver`], once for each message of a run, in their order.
+    fn deliver_run(&self, run: &Run<'_>, options: &[LiveOptions], deliveries: &mut Deliveries) {
+        for message in run.messages() {
+            deliveries.add(self.deliver(message, options), 1);
+        }
+    }
 
     /// Starts writing what is in the outbox. Called after the last of a burst of deliveries, now and then once more
     /// than needed.
@@ -200,8 +209,7 @@ pub struct Burst<'c> {
     id: u64,
     pending: Vec<LiveHandle>,
     published: u64,
-    delivered: u64,
-    dropped: [u64; DropReason::ALL.len()],
+    deliveries: Deliveries,
 }
 
 impl<'c> Burst<'c> {
@@ -216,9 +224,37 @@ impl<'c> Burst<'c> {
             id: next_burst(),
             pending: Vec::new(),
             published: 0,
-            delivered: 0,
-            dropped: [0; DropReason::ALL.len()],
+            deliveries: Deliveries::default(),
         }
+    }
+
+    /// Offers the messages of `run` to the live subscribers among `routes`. Says whether anybody wanted them; `None`
+    /// if they have to be [published](Burst::publish) one by one, because each of them may find others: there are
+    /// streams or groups among the routes.
+    pub fn publish_run(&mut self, routes: &SpaceRoutes, run: &Run<'_>) -> Option<bool> {
+        if !routes.leading().is_empty() || !routes.groups().is_empty() {
+            return None;
+        }
+        let [first, ..] = run.messages() else {
+            return Some(false);
+        };
+        self.published += run.messages().len() as u64;
+        let mut is_wanted = false;
+        for route in routes.following() {
+            let Some((handle, wanted)) = wanted(&route.options, first, Wait::May) else {
+                continue;
+            };
+            is_wanted = true;
+            let before = self.deliveries.delivered;
+            handle
+                .0
+                .sink
+                .deliver_run(run, &wanted, &mut self.deliveries);
+            if self.deliveries.delivered > before {
+                self.will_flush(handle);
+            }
+        }
+        Some(is_wanted)
     }
 
     /// Offers `message` to the live subscribers among `routes`, and to one member of each group: the picked one, or
@@ -285,46 +321,34 @@ impl<'c> Burst<'c> {
         expired: bool,
         wait: Wait,
     ) -> Option<Delivery> {
-        let mut handle = None;
-        let mut wanted: SmallVec<[LiveOptions; 4]> = SmallVec::new();
-        for options in options {
-            let TargetOptions::Live(live, options) = options else {
-                continue;
-            };
-            if options.takes(message, live.0.origin) {
-                handle = Some(live);
-                wanted.push(LiveOptions {
-                    only_now: wait == Wait::No,
-                    ..*options
-                });
-            }
-        }
-        let handle = handle?;
+        let (handle, wanted) = wanted(options, message, wait)?;
         if expired {
             return Some(Delivery::Dropped(DropReason::Expired));
         }
         let delivery = handle.0.sink.deliver(message, &wanted);
-        if delivery == Delivery::Delivered && handle.0.burst.load(Ordering::Relaxed) != self.id {
+        if delivery == Delivery::Delivered {
+            self.will_flush(handle);
+        }
+        Some(delivery)
+    }
+
+    /// Notes a subscriber that has something to write.
+    fn will_flush(&mut self, handle: &LiveHandle) {
+        if handle.0.burst.load(Ordering::Relaxed) != self.id {
             handle.0.burst.store(self.id, Ordering::Relaxed);
             self.pending.push(handle.clone());
             if self.pending.len() >= Self::PENDING_MAX {
                 self.flush();
             }
         }
-        Some(delivery)
     }
 
     fn note(&mut self, outcome: Option<Delivery>, published: &mut Published) {
+        let Some(outcome) = outcome else { return };
+        self.deliveries.add(outcome, 1);
         match outcome {
-            None => {}
-            Some(Delivery::Delivered) => {
-                published.delivered += 1;
-                self.delivered += 1;
-            }
-            Some(Delivery::Dropped(reason)) => {
-                published.dropped += 1;
-                self.dropped[reason as usize] += 1;
-            }
+            Delivery::Delivered => published.delivered += 1,
+            Delivery::Dropped(_) => published.dropped += 1,
         }
     }
 
@@ -337,12 +361,13 @@ impl<'c> Burst<'c> {
         self.counters
             .published
             .fetch_add(std::mem::take(&mut self.published), Ordering::Relaxed);
+        let deliveries = std::mem::take(&mut self.deliveries);
         self.counters
             .delivered
-            .fetch_add(std::mem::take(&mut self.delivered), Ordering::Relaxed);
-        for (total, count) in self.counters.dropped.iter().zip(&mut self.dropped) {
-            if *count > 0 {
-                total.fetch_add(std::mem::take(count), Ordering::Relaxed);
+            .fetch_add(deliveries.delivered, Ordering::Relaxed);
+        for (total, count) in self.counters.dropped.iter().zip(deliveries.dropped) {
+            if count > 0 {
+                total.fetch_add(count, Ordering::Relaxed);
             }
         }
     }
@@ -352,6 +377,30 @@ impl Drop for Burst<'_> {
     fn drop(&mut self) {
         self.flush();
     }
+}
+
+/// The live subscriber of these subscriptions, and those of them that want the message; `None` if it is a stream, or
+/// if none does.
+fn wanted<'o>(
+    options: &'o [TargetOptions],
+    message: &Message,
+    wait: Wait,
+) -> Option<(&'o LiveHandle, SmallVec<[LiveOptions; 4]>)> {
+    let mut handle = None;
+    let mut wanted: SmallVec<[LiveOptions; 4]> = SmallVec::new();
+    for options in options {
+        let TargetOptions::Live(live, options) = options else {
+            continue;
+        };
+        if options.takes(message, live.0.origin) {
+            handle = Some(live);
+            wanted.push(LiveOptions {
+                only_now: wait == Wait::No,
+                ..*options
+            });
+        }
+    }
+    Some((handle?, wanted))
 }
 
 /// Whether a stream with these subscriptions keeps the message.

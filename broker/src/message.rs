@@ -1,5 +1,6 @@
 //! A message on its way to live subscribers.
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -165,11 +166,12 @@ impl Message {
     /// time at the same moment may both encode; one result is kept.
     ///
     /// What differs between subscribers (packet ids, subscription ids) cannot be part of it.
-    pub fn encoded(&self, format: FormatId, encode: impl FnOnce(&Message) -> Bytes) -> Bytes {
-        if let Some(bytes) = self.encodings.get(format) {
-            return bytes;
-        }
-        self.encodings.keep(format, encode(self))
+    pub fn encoded(
+        &self,
+        format: FormatId,
+        encode: impl FnOnce(&Message) -> Bytes,
+    ) -> Cow<'_, Bytes> {
+        self.encodings.get_or_keep(format, || encode(self))
     }
 }
 
@@ -186,18 +188,23 @@ struct Encoding {
 }
 
 impl Encodings {
-    fn get(&self, format: FormatId) -> Option<Bytes> {
+    /// What there is in this format, or what `encode` makes.
+    pub(crate) fn get_or_keep(
+        &self,
+        format: FormatId,
+        encode: impl FnOnce() -> Bytes,
+    ) -> Cow<'_, Bytes> {
         let mut link = self;
         while let Some(encoding) = link.0.get() {
             if encoding.format == format {
-                return Some(encoding.bytes.clone());
+                return Cow::Borrowed(&encoding.bytes);
             }
             link = &encoding.next;
         }
-        None
+        self.keep(format, encode())
     }
 
-    fn keep(&self, format: FormatId, bytes: Bytes) -> Bytes {
+    fn keep(&self, format: FormatId, bytes: Bytes) -> Cow<'_, Bytes> {
         let mut link = self;
         for _ in 0..Message::FORMATS_MAX {
             let new = || {
@@ -209,11 +216,11 @@ impl Encodings {
             };
             let encoding = link.0.get_or_init(new);
             if encoding.format == format {
-                return encoding.bytes.clone();
+                return Cow::Borrowed(&encoding.bytes);
             }
             link = &encoding.next;
         }
-        bytes
+        Cow::Owned(bytes)
     }
 }
 

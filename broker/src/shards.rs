@@ -92,6 +92,7 @@ pub(crate) fn open(
         id: ShardId(number),
         durability: config.durability,
         max_streams: config.max_streams,
+        index_memory: usize::try_from(config.index_bytes).unwrap_or(usize::MAX),
         budgets: Arc::clone(budgets),
         ..ShardConfig::default()
     };

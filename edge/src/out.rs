@@ -89,6 +89,12 @@ impl Out {
         self.len() > self.soft_limit
     }
 
+    /// Whether so many bytes more leave it within its soft limit.
+    #[must_use]
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.len().saturating_add(bytes) <= self.soft_limit
+    }
+
     /// Has [`crate::Protocol::has_room`] called once when the outbox is below half of its soft limit again. To be asked for
     /// while it is over it.
     pub fn ask_for_room(&mut self) {

@@ -100,6 +100,54 @@ fn open(shard: &mut Shard, session: SessionId, fx: &mut Pushed) {
     shard.step(NOW, session, 0, open, fx);
 }
 
+/// Lets a session's consumer wait for what comes to a group.
+fn wait_at(shard: &mut Shard, session: SessionId, group: usize, fx: &mut Pushed) {
+    let subscribe = Command::Subscribe {
+        consumer: CONSUMER,
+        link: Link(0),
+        group: format!("session-{group}").into(),
+    };
+    shard.step(NOW, session, 0, subscribe, fx);
+    let credit = Command::Credit {
+        consumer: CONSUMER,
+        credit: Credit::Level(u32::MAX),
+    };
+    shard.step(NOW, session, 0, credit, fx);
+}
+
+/// One consumer draws from that many groups, one a stream, of which one gets messages: nanoseconds a publish, push and
+/// settlement.
+fn pushed(sources: usize) -> f64 {
+    let (mut shard, mut fx) = (shard(), Pushed::default());
+    let (session, consumer) = (shard.attach(), shard.attach());
+    for stream in (0..sources).rev() {
+        define(&mut shard, session, stream, &mut fx);
+        add_groups(&mut shard, session, stream, 1, &mut fx);
+        let open = Command::Open {
+            link: Link(0),
+            name: name(stream),
+            create: None,
+            role: Role::Consumer,
+        };
+        shard.step(NOW, consumer, 0, open.clone(), &mut fx);
+        shard.step(NOW, session, 0, open, &mut fx);
+        wait_at(&mut shard, consumer, 0, &mut fx);
+    }
+    let start = Instant::now();
+    for _ in 0..MESSAGES {
+        publish(&mut shard, session, &mut fx);
+        for (consumer, group, seq) in std::mem::take(&mut fx.0) {
+            let settle = Command::Settle {
+                message: Handle::Group(group, seq),
+                how: Settle::Ack,
+            };
+            shard.step(NOW, consumer, 0, settle, &mut fx);
+        }
+        turn(&mut shard);
+    }
+    start.elapsed().as_nanos() as f64 / MESSAGES as f64
+}
+
 fn turn(shard: &mut Shard) {
     shard.end_batch();
     let retired: Vec<_> = shard.take_retired().collect();
@@ -173,6 +221,8 @@ fn memory(what: &str, count: usize, make: impl FnOnce(&mut Shard, SessionId, &mu
     make(&mut shard, session, &mut fx);
     let bytes = resident().saturating_sub(before);
     println!("{what:<40} {:>8.0} bytes", bytes as f64 / count as f64);
+    // What it gave back would not be counted for the next.
+    std::mem::forget(shard);
 }
 
 fn main() {
@@ -199,6 +249,33 @@ fn main() {
             }
         },
     );
+    memory("a session", count, |shard, _, _| {
+        for _ in 0..count {
+            shard.attach();
+        }
+    });
+    memory("a session with a link", count, |shard, _, fx| {
+        for _ in 0..count {
+            let session = shard.attach();
+            open(shard, session, fx);
+        }
+    });
+    memory(
+        "a session with a consumer that waits",
+        count,
+        |shard, session, fx| {
+            add_groups(shard, session, 0, 1, fx);
+            for _ in 0..count {
+                let consumer = shard.attach();
+                open(shard, consumer, fx);
+                wait_at(shard, consumer, 0, fx);
+            }
+        },
+    );
+    for sources in [1, 100, 1_000] {
+        let cost = pushed(sources);
+        println!("push, {sources:>6} sources of one consumer     {cost:>8.0} ns");
+    }
     for groups in [1, 100, 10_000] {
         let cost = offline(groups);
         println!("publish, {groups:>6} groups offline            {cost:>8.0} ns");

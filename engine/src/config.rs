@@ -105,9 +105,100 @@ pub struct GroupConfig {
     /// Milliseconds before a message that failed is ready again, by number of failures (the last entry repeats);
     /// empty: at once.
     pub backoff_ms: Vec<u64>,
-    /// The stream (in the same space and shard) that takes rejected, expired and too often delivered messages;
-    /// `None`: rejected and expired ones are dropped, too often delivered ones parked.
-    pub dead_letter: Option<Arc<str>>,
+    /// Where messages go that nobody could do anything with; `None`: rejected and expired ones and those that a limit
+    /// pushes out are dropped, too often delivered ones parked.
+    pub dead_letter: Option<DeadLetter>,
+}
+
+/// Why a message ends in a dead-letter stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A consumer rejected it.
+    Rejected,
+    /// Its time was over.
+    Expired,
+    /// It came back after [`GroupConfig::max_deliveries`] deliveries.
+    Deliveries,
+    /// A limit of the stream ([`Limits`]) pushed it out.
+    Limit,
+}
+
+impl Reason {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Reason::Rejected => "rejected",
+            Reason::Expired => "expired",
+            Reason::Deliveries => "max-deliveries",
+            Reason::Limit => "limit",
+        }
+    }
+}
+
+/// A set of reasons.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Reasons(u8);
+
+impl Reasons {
+    /// Rejected, expired and too often delivered messages.
+    pub const USUAL: Reasons = Reasons(0b0111);
+    /// Every reason there is.
+    pub const ALL: Reasons = Reasons(0b1111);
+
+    /// Whether a reason is among them.
+    #[must_use]
+    pub fn contains(self, reason: Reason) -> bool {
+        self.0 & (1 << reason as u8) != 0
+    }
+
+    pub(crate) fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// `None` when there is a reason among them that is not known.
+    pub(crate) fn from_bits(bits: u64) -> Option<Self> {
+        let bits = u8::try_from(bits).ok()?;
+        (bits & !Self::ALL.0 == 0).then_some(Reasons(bits))
+    }
+}
+
+impl FromIterator<Reason> for Reasons {
+    fn from_iter<T: IntoIterator<Item = Reason>>(reasons: T) -> Self {
+        let bits = (reasons.into_iter()).fold(0, |bits, reason| bits | 1 << reason as u8);
+        Reasons(bits)
+    }
+}
+
+/// Where a group's dead letters go. The copy and what becomes of the original are one frame of the log: after a crash
+/// the message is in one of the streams.
+///
+/// When the dead-letter stream is not there, rejected and too often delivered messages are parked. When it takes
+/// nothing more, a settlement that needs it is refused, a message that comes back is ready again, and an expired one is
+/// looked at again a second later. What a limit pushes out, or what expires while there is no such stream, goes for
+/// good and is counted ([`ShardInfo::dead_letters_lost`](crate::ShardInfo::dead_letters_lost)).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DeadLetter {
+    /// The stream, in the same space and shard.
+    pub stream: Arc<str>,
+    /// Which messages go there. Of those that expire or that a limit pushes out, the ones that the default group is
+    /// not done with.
+    pub on: Reasons,
+    /// Whether the copy has the body; else only the headers.
+    pub body: bool,
+    /// Whether the original of a rejected or too often delivered message is parked, not settled.
+    pub keep: bool,
+}
+
+impl DeadLetter {
+    /// Rejected, expired and too often delivered messages go to this stream as they are.
+    #[must_use]
+    pub fn to(stream: impl Into<Arc<str>>) -> Self {
+        DeadLetter {
+            stream: stream.into(),
+            on: Reasons::USUAL,
+            body: true,
+            keep: false,
+        }
+    }
 }
 
 /// Everything that is fixed when a stream is created.

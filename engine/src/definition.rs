@@ -10,7 +10,8 @@ use longtail_model::{Durability, Seq, Timestamp};
 
 use crate::command::Start;
 use crate::config::{
-    GroupConfig, GroupName, Keep, Numbering, Order, Overflow, StreamConfig, StreamName,
+    DeadLetter, GroupConfig, GroupName, Keep, Numbering, Order, Overflow, Reasons, StreamConfig,
+    StreamName,
 };
 use crate::event::{Malformed, get, get_u32, take};
 use crate::structures::varint;
@@ -36,7 +37,13 @@ mod group {
     pub(super) const MAX_DELIVERIES: u64 = 4;
     pub(super) const BACKOFF: u64 = 5;
     pub(super) const DEAD_LETTER: u64 = 6;
+    /// What of [`DEAD_LETTER`] is not as usual.
+    pub(super) const DEATHS: u64 = 7;
 }
+
+/// How dead letters are laid, where that is not as usual.
+const HEADERS_ONLY: u64 = 1;
+const KEEP: u64 = 2;
 
 /// Settings on their way into the log.
 #[derive(Default)]
@@ -232,7 +239,11 @@ fn group_settings(config: &GroupConfig) -> Settings {
         settings.put_numbers(group::BACKOFF, &config.backoff_ms);
     }
     if let Some(dead_letter) = &config.dead_letter {
-        settings.put(group::DEAD_LETTER, dead_letter.as_bytes());
+        settings.put(group::DEAD_LETTER, dead_letter.stream.as_bytes());
+        let how = u64::from(!dead_letter.body) * HEADERS_ONLY + u64::from(dead_letter.keep) * KEEP;
+        if dead_letter.on != Reasons::USUAL || how != 0 {
+            settings.put_numbers(group::DEATHS, &[dead_letter.on.bits().into(), how]);
+        }
     }
     settings
 }
@@ -268,7 +279,17 @@ fn from_settings(settings: &[u8]) -> Result<GroupConfig, Malformed> {
                     config.backoff_ms.push(get(value)?);
                 }
             }
-            group::DEAD_LETTER => config.dead_letter = Some(rest(value)?),
+            group::DEAD_LETTER => config.dead_letter = Some(DeadLetter::to(rest(value)?)),
+            group::DEATHS => {
+                let dead_letter = config.dead_letter.as_mut().ok_or(Malformed::Damaged)?;
+                let (on, how) = (get(value)?, get(value)?);
+                dead_letter.on = Reasons::from_bits(on).ok_or_else(later)?;
+                if how & !(HEADERS_ONLY | KEEP) != 0 {
+                    return Err(later());
+                }
+                dead_letter.body = how & HEADERS_ONLY == 0;
+                dead_letter.keep = how & KEEP != 0;
+            }
             _ => return Err(later()),
         }
         Ok(())
@@ -279,7 +300,7 @@ fn from_settings(settings: &[u8]) -> Result<GroupConfig, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Limits;
+    use crate::config::{Limits, Reason};
 
     #[test]
     fn a_definition_round_trips() {
@@ -301,7 +322,12 @@ mod tests {
                 ack_timeout_ms: 60_000,
                 max_deliveries: 5,
                 backoff_ms: vec![10, 100],
-                dead_letter: Some("dead".into()),
+                dead_letter: Some(DeadLetter {
+                    stream: "dead".into(),
+                    on: [Reason::Rejected, Reason::Limit].into_iter().collect(),
+                    body: false,
+                    keep: true,
+                }),
             }),
         };
         let mut bytes = Vec::new();

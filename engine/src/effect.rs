@@ -328,6 +328,9 @@ pub struct ShardInfo {
     /// Messages removed by their consumers or by hand since the server started, also from streams that are gone by
     /// now.
     pub removed: u64,
+    /// Messages dropped since the server started that were to be dead letters, because the stream for these was not
+    /// there or took nothing more.
+    pub dead_letters_lost: u64,
     /// Heap bytes of all indexes, ready, delayed and settled sets.
     pub index_bytes: u64,
     /// Position at the end of the log.

@@ -35,7 +35,10 @@ pub use command::{
     Command, Credit, Handle, NewMessage, Role, Settle, Start, Step, Target, Token, Transaction,
     Until, Wait, Which,
 };
-pub use config::{GroupConfig, Keep, Limits, Numbering, Order, Overflow, StreamConfig, StreamName};
+pub use config::{
+    DeadLetter, GroupConfig, Keep, Limits, Numbering, Order, Overflow, Reason, Reasons,
+    StreamConfig, StreamName,
+};
 pub use describe::{Described, Field, describe_event};
 pub use effect::{
     Counts, Delivery, Effect, Effects, Gate, GroupInfo, MessageInfo, MessageState, Refusal, Reply,

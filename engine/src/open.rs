@@ -74,6 +74,7 @@ impl Shard {
             records: 0,
         };
         let mut shard = Shard::restore(config, logs, now, checkpoint)?;
+        drop(opened.checkpoint);
         while let Some(frame) = replay.next_frame()? {
             for record in frame.records() {
                 shard.replay(record.lsn, record.payload)?;

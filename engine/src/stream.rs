@@ -12,6 +12,7 @@ use std::hash::BuildHasher as _;
 use std::sync::{Arc, LazyLock};
 
 use hashbrown::{HashMap, HashTable};
+use longtail_log::PageError;
 use longtail_model::{ConsumerTag, Durability, GroupId, IndexId, Lsn, Seq, StreamId, Timestamp};
 
 use smallvec::SmallVec;
@@ -21,7 +22,7 @@ use crate::config::{GroupConfig, Keep, Numbering, Order, StreamConfig, StreamNam
 use crate::effect::Counts;
 use crate::rare::{Rare, Unused};
 use crate::shard::Head;
-use crate::structures::index::Index;
+use crate::structures::index::{PageSource, PagedIndex};
 use crate::structures::interval::IntervalSet;
 use crate::structures::ordered::OrderedSet;
 use crate::structures::wheel::TimerId;
@@ -518,34 +519,53 @@ impl Group {
     }
 
     /// The best ready message: its key and number.
-    pub(crate) fn head(&self, index: &Index) -> Option<(u64, Seq)> {
+    ///
+    /// # Errors
+    /// When the index page in which it may be cannot be read.
+    pub(crate) fn head(
+        &self,
+        index: &PagedIndex,
+        pages: &impl PageSource,
+    ) -> Result<Option<(u64, Seq)>, PageError> {
         let listed = self.lists.ready.first().map(|(key, seq)| (key, Seq(seq)));
         if !self.implicit {
-            return listed;
+            return Ok(listed);
         }
-        let ahead = self.next_ahead(index).map(|seq| (0, seq));
-        match (listed, ahead) {
+        let ahead = self.next_ahead(index, pages)?.map(|seq| (0, seq));
+        Ok(match (listed, ahead) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
-        }
+        })
     }
 
     /// The first message at or after the cursor that is ready in its place.
-    fn next_ahead(&self, index: &Index) -> Option<Seq> {
+    fn next_ahead(
+        &self,
+        index: &PagedIndex,
+        pages: &impl PageSource,
+    ) -> Result<Option<Seq>, PageError> {
         let mut from = self.cursor;
         loop {
-            let (seq, _) = index.next_at_or_after(from)?;
+            let Some((seq, _)) = index.next_at_or_after(from, pages)? else {
+                return Ok(None);
+            };
             let free = self.lists.passed.next_absent(seq.0);
             if free == seq.0 {
-                return Some(seq);
+                return Ok(Some(seq));
             }
             from = Seq(free);
         }
     }
 
     /// Whether a message is the first one ahead of the cursor.
-    pub(crate) fn head_is_ahead(&self, seq: Seq, index: Option<&Index>) -> bool {
-        self.implicit && index.and_then(|index| self.next_ahead(index)) == Some(seq)
+    pub(crate) fn head_is_ahead(
+        &self,
+        seq: Seq,
+        index: Option<&PagedIndex>,
+        pages: &impl PageSource,
+    ) -> bool {
+        let first = |index| self.next_ahead(index, pages).ok().flatten();
+        self.implicit && index.and_then(first) == Some(seq)
     }
 
     pub(crate) fn is_ahead(&self, seq: Seq) -> bool {

@@ -1,6 +1,7 @@
 //! The contract between a shard and whatever keeps its log.
 
 use std::any::Any;
+use std::fmt;
 
 use longtail_model::{Durability, Lsn};
 
@@ -84,6 +85,47 @@ pub enum ReadError {
     Io {
         /// The position.
         lsn: Lsn,
+        /// The system's error.
+        source: std::io::Error,
+    },
+}
+
+/// Where a page of the owner's state lies: see [`ShardLog::write_page`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PageId {
+    /// The number of its file.
+    pub file: u32,
+    /// Its byte offset there.
+    pub offset: u32,
+    /// Its length in bytes.
+    pub len: u32,
+}
+
+impl fmt::Display for PageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}:{}", self.file, self.offset)
+    }
+}
+
+/// Why a page could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum PageError {
+    /// Its file is gone, or there are no pages in this log.
+    #[error("the file of page {0} is missing")]
+    Missing(PageId),
+    /// It is not what was written.
+    #[error("page {page} is damaged: {what}")]
+    Damaged {
+        /// The page.
+        page: PageId,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The disk refused.
+    #[error("cannot read page {page}: {source}")]
+    Io {
+        /// The page.
+        page: PageId,
         /// The system's error.
         source: std::io::Error,
     },
@@ -203,6 +245,38 @@ pub trait ShardLog: Send {
     /// Queues a checkpoint: `body` is the owner's whole state after applying everything below [`ShardLog::end`].
     /// It becomes valid once the log is durable up to there.
     fn checkpoint(&mut self, body: Vec<u8>);
+
+    /// Takes over a piece of the owner's state, at most 1 MiB, that checkpoints then need not contain: it is written once,
+    /// and durable before a checkpoint that is asked for afterwards. It can be read at once, and until
+    /// [`ShardLog::free_page`]; across a restart, if the checkpoint from which that starts was taken in between.
+    /// `None` when the log keeps no pages, or not now: the owner keeps what it has.
+    fn write_page(&mut self, bytes: &[u8]) -> Option<PageId> {
+        let _ = bytes;
+        None
+    }
+
+    /// The bytes of a page.
+    ///
+    /// # Errors
+    /// When the page cannot be read, or is not what was written.
+    fn read_page(&self, page: PageId) -> Result<Vec<u8>, PageError> {
+        Err(PageError::Missing(page))
+    }
+
+    /// The owner no longer refers to a page. Exactly once for each, also while replaying.
+    fn free_page(&mut self, page: PageId) {
+        let _ = page;
+    }
+
+    /// The number of a file whose pages the owner should write again elsewhere, so that it can go: most of it is free.
+    fn sparse_pages(&self) -> Option<u32> {
+        None
+    }
+
+    /// A file that [`ShardLog::sparse_pages`] named cannot be emptied: it is not named again.
+    fn keep_pages(&mut self, file: u32) {
+        let _ = file;
+    }
 
     /// Bytes of disk that the log occupies; `None` when it is on none.
     fn disk_bytes(&self) -> Option<u64> {

@@ -3,18 +3,22 @@
 //! A checkpoint is written under another name, synced, and renamed: a file with a checkpoint's name was complete once.
 //! Two are kept, so that a damaged one costs a longer replay and not the log.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use longtail_model::ShardId;
 
 use crate::disk::{Disk, File, read_full};
+use crate::pages::PageAccount;
 use crate::segment::FORMAT;
 
 const MAGIC: &[u8; 8] = b"LTLOGCKP";
 const HEADER: usize = 48;
 const HEADER_CRC_AT: usize = 40;
 const ACCOUNT: usize = 32;
+const PAGE_ACCOUNT: usize = 24;
 const PREFIX: &str = "checkpoint-";
 /// The name while it is written.
 pub(crate) const TEMPORARY: &str = "checkpoint.tmp";
@@ -37,6 +41,8 @@ pub(crate) struct Checkpoint {
     /// Everything below is in `body`.
     pub(crate) covers: u64,
     pub(crate) accounts: Vec<Account>,
+    /// Page files that `body` refers to, ascending.
+    pub(crate) pages: Vec<PageAccount>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -82,7 +88,7 @@ impl Checkpoint {
         out.extend_from_slice(&self.covers.to_le_bytes());
         out.extend_from_slice(&(self.body.len() as u64).to_le_bytes());
         out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
-        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&(self.pages.len() as u32).to_le_bytes());
         for account in &self.accounts {
             for field in [
                 account.base,
@@ -93,12 +99,18 @@ impl Checkpoint {
                 out.extend_from_slice(&field.to_le_bytes());
             }
         }
+        for file in &self.pages {
+            for field in [u64::from(file.number), file.live, file.size] {
+                out.extend_from_slice(&field.to_le_bytes());
+            }
+        }
         out
     }
 
     /// Bytes of the file.
     pub(crate) fn size(&self) -> u64 {
-        (HEADER + self.accounts.len() * ACCOUNT + self.body.len() + 4) as u64
+        let accounts = self.accounts.len() * ACCOUNT + self.pages.len() * PAGE_ACCOUNT;
+        (HEADER + accounts + self.body.len() + 4) as u64
     }
 
     /// Writes the file and makes it and its name durable.
@@ -127,11 +139,24 @@ impl Checkpoint {
         if read_full(file, &mut bytes, 0)? != size {
             return Err(SHORT);
         }
-        Self::decode(&bytes)
+        // The body is most of it, and not copied.
+        let (mut checkpoint, body) = Self::parse(&bytes)?;
+        bytes.truncate(body.end);
+        bytes.drain(..body.start);
+        checkpoint.body = bytes;
+        Ok(checkpoint)
     }
 
     /// Checks and takes apart the bytes of a checkpoint file.
+    #[cfg(test)]
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
+        let (mut checkpoint, body) = Self::parse(bytes)?;
+        checkpoint.body = bytes.get(body).unwrap_or_default().to_vec();
+        Ok(checkpoint)
+    }
+
+    /// All but the body, and where that is.
+    fn parse(bytes: &[u8]) -> Result<(Self, Range<usize>), Unreadable> {
         const SHORT: Unreadable = Unreadable::Damaged("the file is too short");
         if bytes.get(..8).ok_or(SHORT)? != MAGIC {
             return Err(Unreadable::Damaged("it is not a checkpoint"));
@@ -148,7 +173,9 @@ impl Checkpoint {
         let shard = ShardId(u64_at(bytes, 16).ok_or(SHORT)? as u16);
         let covers = u64_at(bytes, 24).ok_or(SHORT)?;
         let body_len = u64_at(bytes, 32).ok_or(SHORT)?;
-        let body_at = HEADER + accounts * ACCOUNT;
+        let pages = u32_at(bytes, HEADER_CRC_AT + 4).ok_or(SHORT)? as usize;
+        let pages_at = HEADER + accounts * ACCOUNT;
+        let body_at = pages_at + pages * PAGE_ACCOUNT;
         if bytes.len() as u64 != (body_at as u64 + 4).saturating_add(body_len) {
             return Err(Unreadable::Damaged("the file has not the length it should"));
         }
@@ -157,7 +184,7 @@ impl Checkpoint {
             return Err(Unreadable::Damaged("the contents fail their checksum"));
         }
         let accounts = bytes
-            .get(HEADER..body_at)
+            .get(HEADER..pages_at)
             .ok_or(SHORT)?
             .chunks_exact(ACCOUNT)
             .map(|entry| {
@@ -170,12 +197,29 @@ impl Checkpoint {
                 }
             })
             .collect();
-        Ok(Checkpoint {
+        let pages = bytes
+            .get(pages_at..body_at)
+            .ok_or(SHORT)?
+            .chunks_exact(PAGE_ACCOUNT)
+            .map(|entry| {
+                let field = |i: usize| u64_at(entry, i * 8).unwrap_or_default();
+                Ok(PageAccount {
+                    number: u32::try_from(field(0)).map_err(|_| {
+                        Unreadable::Damaged("the number of a page file is too high")
+                    })?,
+                    live: field(1),
+                    size: field(2),
+                })
+            })
+            .collect::<Result<_, Unreadable>>()?;
+        let checkpoint = Checkpoint {
             shard,
             covers,
             accounts,
-            body: bytes.get(body_at..crc_at).ok_or(SHORT)?.to_vec(),
-        })
+            pages,
+            body: Vec::new(),
+        };
+        Ok((checkpoint, body_at..crc_at))
     }
 }
 
@@ -184,6 +228,8 @@ impl Checkpoint {
 pub(crate) struct Checkpoints {
     /// Position and size of the readable ones, ascending, at most two.
     pub(crate) kept: Vec<(u64, u64)>,
+    /// The page files that each of them refers to.
+    pub(crate) pages: BTreeMap<u64, Vec<u32>>,
     /// Waits for the log to become durable up to what it covers.
     pub(crate) queued: Option<Checkpoint>,
     /// Where the log ended when the last one was asked for.
@@ -205,12 +251,23 @@ impl Checkpoints {
     }
 
     /// Takes note of a checkpoint that is now durable.
-    pub(crate) fn add(&mut self, covers: u64, size: u64) {
+    pub(crate) fn add(&mut self, covers: u64, size: u64, pages: Vec<u32>) {
         self.kept.retain(|kept| kept.0 != covers);
         self.kept.push((covers, size));
+        self.pages.insert(covers, pages);
         if self.kept.len() > 2 {
             self.kept.remove(0);
         }
+        let kept = &self.kept;
+        self.pages
+            .retain(|covers, _| kept.iter().any(|kept| kept.0 == *covers));
+    }
+
+    /// Whether a checkpoint that is kept, or about to be written, refers to this page file.
+    pub(crate) fn lists(&self, file: u32) -> bool {
+        let queued = self.queued.as_ref();
+        self.pages.values().any(|files| files.contains(&file))
+            || queued.is_some_and(|queued| queued.pages.iter().any(|page| page.number == file))
     }
 }
 
@@ -244,6 +301,11 @@ mod tests {
                 total: 2,
                 total_bytes: 3,
             }],
+            pages: vec![PageAccount {
+                number: 7,
+                live: 8,
+                size: 9,
+            }],
             body: b"state".to_vec(),
         };
         checkpoint.write(&FsDisk, dir.path()).unwrap();
@@ -252,7 +314,7 @@ mod tests {
         assert_eq!(bytes.len() as u64, checkpoint.size());
         assert_eq!(Checkpoint::decode(&bytes).unwrap(), checkpoint);
         for bit in 0..bytes.len() * 8 {
-            // The four bytes between the header's checksum and the accounts are unused but covered as well.
+            // The four bytes between the header's checksum and the accounts are covered as well.
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             assert!(Checkpoint::decode(&bad).is_err(), "bit {bit}");
@@ -265,12 +327,12 @@ mod tests {
     #[test]
     fn the_floor_is_the_older_of_two() {
         let mut checkpoints = Checkpoints::default();
-        checkpoints.add(100, 1);
+        checkpoints.add(100, 1, Vec::new());
         assert_eq!(checkpoints.floor(), 0);
-        checkpoints.add(100, 2);
+        checkpoints.add(100, 2, Vec::new());
         assert_eq!(checkpoints.floor(), 0, "the same position counts once");
-        checkpoints.add(200, 1);
-        checkpoints.add(300, 5);
+        checkpoints.add(200, 1, Vec::new());
+        checkpoints.add(300, 5, Vec::new());
         assert_eq!((checkpoints.floor(), checkpoints.last_size()), (200, 5));
     }
 }

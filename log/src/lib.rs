@@ -47,6 +47,7 @@ pub mod inspect;
 mod mem;
 mod open;
 mod options;
+mod pages;
 mod record;
 mod replay;
 mod scan;
@@ -60,7 +61,8 @@ pub mod sim {
 }
 
 pub use api::{
-    AppendError, Class, Done, Health, Job, Outcome, ReadError, RecordParts, Scanned, ShardLog,
+    AppendError, Class, Done, Health, Job, Outcome, PageError, PageId, ReadError, RecordParts,
+    Scanned, ShardLog,
 };
 pub use disk::{Disk, File, FsDisk, Lock, LockError};
 pub use error::{Damage, OpenError};

@@ -23,6 +23,8 @@ pub struct Options {
     pub ahead_bytes: u64,
     /// Bytes appended after a checkpoint before the next one is wanted; more when checkpoints are large.
     pub checkpoint_bytes: u64,
+    /// Size in bytes from which a page file takes no more pages. At most 1 GiB.
+    pub page_file_bytes: u64,
     /// Fully dead segment files kept for reuse.
     pub recycled_segments: usize,
     /// Where segment nonces come from. Random by default; fixed in simulations.
@@ -43,6 +45,7 @@ impl Options {
             reserve_bytes: 1 << 20,
             ahead_bytes: 1 << 20,
             checkpoint_bytes: 64 << 20,
+            page_file_bytes: 16 << 20,
             recycled_segments: 2,
             nonce_seed: RandomState::new().hash_one(std::process::id()),
         }
@@ -52,6 +55,7 @@ impl Options {
     pub(crate) fn sane(mut self) -> Self {
         self.segment_bytes = self.segment_bytes.clamp(64 << 10, 1 << 32) & !4095;
         self.max_frame_bytes = self.max_frame_bytes.clamp(4096, (1 << 32) - (64 << 10));
+        self.page_file_bytes = self.page_file_bytes.min(1 << 30);
         self.ahead_bytes = self.ahead_bytes.clamp(4096, 1 << 30) & !4095;
         self
     }

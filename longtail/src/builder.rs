@@ -38,6 +38,9 @@ pub enum StartError {
     /// A listener for MQTT where the MQTT service was not started.
     #[error("mqtt: the service was not started")]
     NoMqtt,
+    /// The bridges to other MQTT brokers.
+    #[error(transparent)]
+    Bridges(#[from] longtail_mqtt::bridge::StartError),
     /// The settings of the beanstalk service.
     #[error("beanstalk: {0}")]
     Beanstalk(#[from] longtail_beanstalk::ConfigError),
@@ -53,6 +56,7 @@ pub struct Builder {
     pub(crate) mqtt_listeners: Vec<(ListenerConfig, Arc<dyn longtail_mqtt::Admission>)>,
     pub(crate) mqtt_hooks: Vec<(Arc<dyn Hook>, i32, Scope)>,
     pub(crate) mqtt_inside: bool,
+    pub(crate) mqtt_bridges: Vec<longtail_mqtt::bridge::BridgeConfig>,
     pub(crate) accounts: bool,
 }
 
@@ -67,6 +71,7 @@ impl Default for Builder {
             mqtt_listeners: Vec::new(),
             mqtt_hooks: Vec::new(),
             mqtt_inside: false,
+            mqtt_bridges: Vec::new(),
             accounts: false,
         }
     }
@@ -180,6 +185,13 @@ impl Builder {
     #[must_use]
     pub fn mqtt_in_process(mut self) -> Self {
         self.mqtt_inside = true;
+        self
+    }
+
+    /// Carries messages between the topics of the MQTT service and another broker.
+    #[must_use]
+    pub fn mqtt_bridge(mut self, config: longtail_mqtt::bridge::BridgeConfig) -> Self {
+        self.mqtt_bridges.push(config);
         self
     }
 

@@ -9,6 +9,7 @@ use longtail_edge::{Accounts, Connection, DrainReport, Edge, Exposure, ListenerC
 use longtail_engine::runtime::{Clock, Shards};
 use longtail_engine::{Numbering, StreamName};
 use longtail_model::{Lsn, ShardId, Timestamp};
+use longtail_mqtt::bridge::{self, Bridges};
 use longtail_mqtt::hooks::Scope;
 use longtail_mqtt::{Hook, Mqtt};
 
@@ -24,6 +25,7 @@ pub struct Longtail {
     edge: Arc<Edge>,
     beanstalk: Option<Arc<Tenant>>,
     mqtt: Option<Arc<longtail_mqtt::Tenant>>,
+    bridges: Option<Bridges>,
     addresses: Vec<ListeningOn>,
     exposure: Exposure,
 }
@@ -67,9 +69,16 @@ impl Longtail {
             edge: Arc::new(edge),
             beanstalk: None,
             mqtt: None,
+            bridges: None,
             addresses: Vec::new(),
             exposure,
         };
+        // Before anybody can publish: what they do is kept for the bridges.
+        if !builder.mqtt_bridges.is_empty() {
+            let space = &builder.mqtt.space;
+            let bridges = Bridges::start(&running.broker, space, builder.mqtt_bridges)?;
+            running.bridges = Some(bridges);
+        }
         if !builder.beanstalk_listeners.is_empty() {
             running.start_beanstalk(builder.beanstalk, builder.beanstalk_listeners, exposure)?;
         }
@@ -224,6 +233,12 @@ impl Longtail {
         self.mqtt.as_ref()
     }
 
+    /// What each bridge to another MQTT broker says of itself.
+    #[must_use]
+    pub fn bridges(&self) -> &[Arc<bridge::Status>] {
+        self.bridges.as_ref().map_or(&[], Bridges::statuses)
+    }
+
     /// Where it listens, in the order in which the listeners were given.
     #[must_use]
     pub fn addresses(&self) -> &[ListeningOn] {
@@ -252,6 +267,9 @@ impl Longtail {
 
     /// Makes everything durable and stops the shards. Connections that are left get no more answers.
     pub fn close(&self) {
+        if let Some(bridges) = &self.bridges {
+            bridges.stop();
+        }
         if let Some(mqtt) = &self.mqtt {
             mqtt.stop();
         }

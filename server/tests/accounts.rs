@@ -223,7 +223,7 @@ fn a_certificate_is_the_account_of_an_mqtt_client_that_gives_no_name() {
     "##;
     std::fs::write(dir.path().join("longtail.toml"), text).unwrap();
     let server = configured(dir.path());
-    let address = server.address_with_tls("mqtt");
+    let address = server.address_with_tls("mqtts");
     let log_in = |name: &str| {
         let mut client = Mqtt(authority.connect(&address, name));
         client.send(&connect("c", &[], None));

@@ -265,6 +265,7 @@ impl Cell {
             && !core.shard.logs_ref().poisoned()
         {
             core.shard.end_batch();
+            core.shard.tidy_pages();
             let body = core.shard.encode_checkpoint();
             if let Some(log) = core.shard.logs().durable() {
                 log.checkpoint(body);

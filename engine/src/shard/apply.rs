@@ -7,6 +7,7 @@ use longtail_model::{Durability, GroupId, Lsn, Seq, StreamId, Timestamp};
 use super::timers::Timer;
 use super::{Found, Head, Shard};
 use crate::config::Keep;
+use crate::effect::Refusal;
 use crate::stream::{Alarm, Aside, Group, Meta, Place};
 
 impl Shard {
@@ -16,10 +17,7 @@ impl Shard {
         let Some(state) = self.streams.get_mut(&stream) else {
             return;
         };
-        let Some(index) = self.indexes.get_mut(&state.index) else {
-            return;
-        };
-        index.push(seq, position);
+        let index = state.index;
         state.held.add(head.bytes);
         let due = head.created.plus_millis(head.delay_ms);
         let delayed = head.delay_ms > 0 && due > now;
@@ -60,6 +58,7 @@ impl Shard {
         if head.expires != Timestamp::NEVER {
             (state.extra.make().expiry).insert(head.expires.0, seq.0);
         }
+        self.push_to(index, seq, position);
         if delayed {
             for at in 0..self
                 .streams
@@ -120,12 +119,13 @@ impl Shard {
         false
     }
 
-    fn wants(&mut self, stream: StreamId, at: usize, seq: Seq) -> bool {
+    pub(crate) fn wants(&mut self, stream: StreamId, at: usize, seq: Seq) -> bool {
         let Some(group) = self.group(stream, at).filter(|group| !group.deleted) else {
             return false;
         };
         if group.is_bare() && self.live {
-            return group.is_ahead(seq) && self.position(stream, seq).is_some();
+            // What is in a page that cannot be read may be there.
+            return group.is_ahead(seq) && self.position(stream, seq) != Ok(None);
         }
         let hold = self.hold_by.get(&(self.domain(stream, at), seq.0)).copied();
         let place = self.locate(Found {
@@ -204,12 +204,9 @@ impl Shard {
             return;
         }
         let id = state.index;
-        let all: Vec<(Seq, Lsn)> = self
-            .indexes
-            .get(&id)
-            .map(|index| index.iter().collect())
-            .unwrap_or_default();
-        for (seq, position) in all {
+        let mut from = Seq(0);
+        while let Ok(Some((seq, position))) = self.next_in(id, from) {
+            from = seq.next();
             if self.head(position).is_err() {
                 self.doubtful.push((id, seq));
             }
@@ -238,12 +235,11 @@ impl Shard {
             }
         }
         for (id, seq) in std::mem::take(&mut self.doubtful) {
-            let position = self.indexes.get(&id).and_then(|index| index.get(seq));
-            if let Some(position) = position
+            if let Ok(Some(position)) = self.position_in(id, seq)
                 && self.head(position).is_err()
-                && let Some(index) = self.indexes.get_mut(&id)
             {
-                index.remove(seq);
+                // Its page has just been read.
+                let _ = self.take_from(id, seq);
             }
         }
     }
@@ -251,10 +247,12 @@ impl Shard {
     /// Bytes of headers and payload of a message; 0 when it cannot be read. While the log is replayed that is no loss:
     /// the record is reclaimed because a later event lets go of the message, and what is left is counted at the end.
     pub(crate) fn size(&mut self, stream: StreamId, seq: Seq) -> u64 {
-        let Some(position) = self.position(stream, seq) else {
-            return 0;
+        let position = match self.position(stream, seq) {
+            Ok(Some(position)) => Ok(position),
+            Ok(None) => return 0,
+            Err(error) => Err(error),
         };
-        match self.head(position) {
+        match position.and_then(|position| self.head(position)) {
             Ok(head) => head.bytes,
             Err(_) => {
                 if !self.live {
@@ -276,7 +274,7 @@ impl Shard {
                 .extra
                 .expiry
                 .iter()
-                .filter(|&(_, seq)| self.position(stream, Seq(seq)).is_none())
+                .filter(|&(_, seq)| self.position(stream, Seq(seq)) == Ok(None))
                 .collect();
             if let Some(state) = self.streams.get_mut(&stream) {
                 for (due, seq) in stale {
@@ -286,7 +284,7 @@ impl Shard {
         }
         for stream in std::mem::take(&mut self.miscounted) {
             let (mut bytes, mut from) = (0, Seq::FIRST);
-            while let Some((seq, position)) = self.next_of_stream(stream, from) {
+            while let Ok(Some((seq, position))) = self.next_of_stream(stream, from) {
                 from = seq.next();
                 bytes += self.head(position).map_or(0, |head| head.bytes);
             }
@@ -298,14 +296,19 @@ impl Shard {
 
     /// Takes a message that stands in no group out of the index.
     fn take_out(&mut self, stream: StreamId, seq: Seq, bytes: u64) {
-        let Some(position) = self.position(stream, seq) else {
+        let Some(id) = self.streams.get(&stream).map(|state| state.index) else {
             return;
+        };
+        let position = match self.position_in(id, seq) {
+            Ok(Some(position)) => Ok(position),
+            Ok(None) => return,
+            Err(error) => Err(error),
         };
         let may_expire = self
             .streams
             .get(&stream)
             .is_some_and(|state| !state.extra.expiry.is_empty());
-        let expires = match may_expire.then(|| self.head(position)) {
+        let expires = match may_expire.then(|| self.head(position.clone()?)) {
             Some(Ok(head)) => head.expires,
             Some(Err(_)) => {
                 // It leaves its time of expiry behind, which then finds nothing.
@@ -323,10 +326,14 @@ impl Shard {
         if expires != Timestamp::NEVER {
             state.forget_expiry(expires, seq);
         }
-        if let Some(index) = self.indexes.get_mut(&state.index) {
-            index.remove(seq);
+        match position {
+            Ok(position) => {
+                // Its page has just been read.
+                let _ = self.take_from(id, seq);
+                self.retire(position);
+            }
+            Err(_) => self.forget_in(id, seq),
         }
-        self.retire(position);
     }
 
     /// One reference to a record is gone.
@@ -395,21 +402,29 @@ impl Shard {
     }
 
     /// The first message of a stream at or after `from`. In a shared index the numbers in between are others'.
-    pub(crate) fn next_of_stream(&mut self, stream: StreamId, from: Seq) -> Option<(Seq, Lsn)> {
-        let state = self
-            .streams
-            .get(&stream)
-            .filter(|s| s.held.messages() > 0)?;
+    ///
+    /// # Errors
+    /// When the index page in which it may be cannot be read.
+    pub(crate) fn next_of_stream(
+        &mut self,
+        stream: StreamId,
+        from: Seq,
+    ) -> Result<Option<(Seq, Lsn)>, Refusal> {
+        let Some(state) = self.streams.get(&stream).filter(|s| s.held.messages() > 0) else {
+            return Ok(None);
+        };
         let (index, shared) = (state.index, state.shares_numbers());
         let mut from = from;
         loop {
-            let (seq, position) = self.indexes.get(&index)?.next_at_or_after(from)?;
+            let Some((seq, position)) = self.next_in(index, from)? else {
+                return Ok(None);
+            };
             if !shared
                 || self
                     .head_in(index, seq, position)
                     .is_ok_and(|head| head.stream == stream)
             {
-                return Some((seq, position));
+                return Ok(Some((seq, position)));
             }
             from = seq.next();
         }

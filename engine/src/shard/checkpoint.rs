@@ -11,7 +11,7 @@ use crate::definition;
 use crate::event::{get, get_counts, get_u32, put_counts, take};
 use crate::intern::Interned;
 use crate::stream::{Aside, FixedHash, Group, Hold, Meta, Pause};
-use crate::structures::index::Index;
+use crate::structures::index::PagedIndex;
 use crate::structures::interval::IntervalSet;
 use crate::structures::ordered::OrderedSet;
 use crate::structures::varint;
@@ -53,7 +53,9 @@ impl Shard {
     /// The state after everything in the log, for [`ShardLog::checkpoint`](longtail_log::ShardLog::checkpoint).
     #[must_use]
     pub fn encode_checkpoint(&self) -> Vec<u8> {
-        let mut out = vec![FORMAT];
+        // Most of it is what the indexes have in memory.
+        let mut out = Vec::with_capacity(self.resident + (64 << 10));
+        out.push(FORMAT);
         varint::put(&mut out, self.next_id);
 
         // Indexes of streams that a restart does not bring back go with them.
@@ -141,17 +143,19 @@ impl Shard {
         self.next_id = get(input)?;
         for _ in 0..get(input)? {
             let id = IndexId(get(input)?);
-            let mut index = Index::decode(input)?;
+            let mut index = PagedIndex::decode(input)?;
+            // None is in a page.
             let gone: Vec<Seq> = index
-                .iter()
+                .in_memory()
                 .filter(|(_, at)| in_memory(*at))
                 .map(|(seq, _)| seq)
                 .collect();
             for seq in gone {
-                index.remove(seq);
+                index.forget(seq);
             }
             self.indexes.insert(id, index);
         }
+        self.count_resident();
         for _ in 0..get(input)? {
             let space = get_text(input)?;
             let name = get_text(input)?;

@@ -35,7 +35,7 @@ impl Shard {
             };
         }
         let level = state.level;
-        let start = self.start_of(stream, config.start);
+        let start = self.start_of(stream, config.start)?;
         let mut scratch = Vec::new();
         self.put_definition(stream, &mut scratch);
         let cut = scratch.len();
@@ -43,6 +43,8 @@ impl Shard {
         let mut body = Vec::new();
         definition::put_named_group(&mut body, name, config);
         event::put_group_defined(&mut scratch, stream, group, start, &body);
+        // Before the log hears of it: it may turn out that an index page cannot be read.
+        let gathered = self.gather_group(stream, group, name, config.clone(), start)?;
         let gate = if cut == 0 {
             self.logs.control(level, &[&scratch])?
         } else {
@@ -52,35 +54,35 @@ impl Shard {
         if let Some(state) = self.streams.get_mut(&stream) {
             state.defined = state.defined || level != Durability::Memory;
         }
-        self.insert_group(stream, group, name, config.clone(), start);
+        self.insert_group(stream, gathered);
         Ok((gate, Reply::Done))
     }
 
     /// The number from which a group with this start delivers.
-    fn start_of(&mut self, stream: StreamId, start: Start) -> Seq {
-        let Some(index) = self
-            .streams
-            .get(&stream)
-            .and_then(|state| self.indexes.get(&state.index))
-        else {
-            return Seq::FIRST;
+    ///
+    /// # Errors
+    /// When an index page cannot be read.
+    fn start_of(&mut self, stream: StreamId, start: Start) -> Result<Seq, Refusal> {
+        let Some(state) = self.streams.get(&stream) else {
+            return Ok(Seq::FIRST);
         };
+        let last = self.last_in(state.index);
         let first = self
             .streams
             .get(&stream)
             .is_some_and(|state| !state.has_groups());
-        match start {
+        Ok(match start {
             Start::First => Seq::FIRST,
             Start::Backlog if first => Seq::FIRST,
-            Start::Backlog | Start::Next => index.last_seq().next(),
-            Start::Last => index.last_seq().max(Seq::FIRST),
+            Start::Backlog | Start::Next => last.next(),
+            Start::Last => last.max(Seq::FIRST),
             Start::At(seq) => seq.max(Seq::FIRST),
             Start::Since(when) => {
                 // Messages ascend in time with their numbers: halve the range.
-                let (mut low, mut high) = (Seq::FIRST, index.last_seq().next());
+                let (mut low, mut high) = (Seq::FIRST, last.next());
                 while low < high {
                     let middle = Seq(low.0 + (high.0 - low.0) / 2);
-                    let Some((seq, position)) = self.next_of_stream(stream, middle) else {
+                    let Some((seq, position)) = self.next_of_stream(stream, middle)? else {
                         high = middle;
                         continue;
                     };
@@ -92,26 +94,28 @@ impl Shard {
                 }
                 low
             }
-        }
+        })
     }
 
-    /// Adds a group from `start` on: what lies before it counts as settled.
-    pub(crate) fn insert_group(
+    /// A group that delivers a stream from `start` on: what lies before it counts as settled.
+    ///
+    /// # Errors
+    /// When an index page cannot be read.
+    pub(crate) fn gather_group(
         &mut self,
         stream: StreamId,
         id: GroupId,
         name: &str,
         config: GroupConfig,
         start: Seq,
-    ) {
+    ) -> Result<Group, Refusal> {
         self.next_id = self.next_id.max(id.0.saturating_add(1));
-        let is_default = name.is_empty();
         let offered = self.streams.get(&stream).map_or(0, |state| state.offered);
         let mut ahead = 0;
         let config = self.group_configs.share(config);
         let mut group = Group::new(id, name, config, false, start);
         let mut from = start;
-        while let Some((seq, position)) = self.next_of_stream(stream, from) {
+        while let Some((seq, position)) = self.next_of_stream(stream, from)? {
             from = seq.next();
             let (priority, due) = match self.head(position) {
                 Ok(head) => (
@@ -134,6 +138,13 @@ impl Shard {
             }
         }
         group.met = offered.wrapping_sub(ahead);
+        Ok(group)
+    }
+
+    /// Adds a group to a stream.
+    pub(crate) fn insert_group(&mut self, stream: StreamId, group: Group) {
+        let (id, start) = (group.id, group.cursor);
+        let is_default = group.name.is_empty();
         let next = self.end_of(stream);
         let Some(state) = self.streams.get_mut(&stream) else {
             return;
@@ -154,19 +165,24 @@ impl Shard {
 
     /// A stream has its first group: what lies before its start nobody will ask for any more.
     fn drop_settled_before(&mut self, stream: StreamId, start: Seq) {
-        if self
-            .streams
-            .get(&stream)
-            .is_none_or(|state| state.config.keep == Keep::UntilLimit)
-        {
+        let Some(index) = (self.streams.get(&stream))
+            .filter(|state| state.config.keep != Keep::UntilLimit)
+            .map(|state| state.index)
+        else {
             return;
-        }
-        while let Some((seq, _)) = self
-            .next_of_stream(stream, Seq::FIRST)
-            .filter(|&(seq, _)| seq < start)
-        {
-            let bytes = self.size(stream, seq);
-            self.remove_message(stream, seq, bytes);
+        };
+        let mut from = Seq::FIRST;
+        while from < start {
+            match self.next_of_stream(stream, from) {
+                Ok(Some((seq, _))) if seq < start => {
+                    from = seq.next();
+                    let bytes = self.size(stream, seq);
+                    self.remove_message(stream, seq, bytes);
+                }
+                Ok(_) => return,
+                // What is in a page that cannot be read stays with the stream.
+                Err(_) => from = self.behind_page(index, from),
+            }
         }
     }
 
@@ -260,8 +276,18 @@ impl Shard {
             Keep::Interest => {}
             Keep::UntilSettled | Keep::UntilLimit => return,
         }
+        // What is in a page that cannot be read stays with the stream.
+        let index = state.index;
         let mut from = from;
-        while let Some((seq, _)) = self.next_of_stream(stream, from) {
+        loop {
+            let seq = match self.next_of_stream(stream, from) {
+                Ok(Some((seq, _))) => seq,
+                Ok(None) => return,
+                Err(_) => {
+                    from = self.behind_page(index, from);
+                    continue;
+                }
+            };
             from = seq.next();
             if !self.wanted(stream, seq) {
                 let bytes = self.size(stream, seq);

@@ -12,7 +12,7 @@ use crate::effect::{
     Counts, GroupInfo, MessageInfo, MessageState, Refusal, Reply, ShardInfo, StreamInfo,
 };
 use crate::stream::{Group, Place, SessionKey};
-use crate::structures::index::Index;
+use crate::structures::index::PagedIndex;
 
 /// Streams in one page at most.
 const PAGE_MAX: u32 = 4_096;
@@ -43,11 +43,10 @@ impl Shard {
             return now_reply(Reply::NotFound);
         };
         let seq = match which {
-            Which::Ready => self
-                .indexes
-                .get(&state.index)
-                .and_then(|index| group.head(index))
-                .map(|(_, seq)| seq),
+            Which::Ready => match self.indexes.get(&state.index) {
+                Some(index) => group.head(index, &self.logs)?.map(|(_, seq)| seq),
+                None => None,
+            },
             Which::Delayed => group.lists.delayed.first().map(|(_, seq)| Seq(seq)),
             Which::Parked => group.lists.parked.first().map(|(_, seq)| Seq(seq)),
         };
@@ -58,7 +57,7 @@ impl Shard {
     }
 
     fn show(&mut self, stream: StreamId, seq: Seq) -> Outcome {
-        let Some(position) = self.position(stream, seq) else {
+        let Some(position) = self.position(stream, seq)? else {
             return now_reply(Reply::NotFound);
         };
         if let Some((index, true)) = self
@@ -90,7 +89,7 @@ impl Shard {
             stream, at, seq, ..
         } = found;
         let position = self
-            .position(stream, seq)
+            .position(stream, seq)?
             .ok_or(Refusal::Unsupported("the message is gone"))?;
         let head = self.head(position)?;
         let Some(state) = self.streams.get(&stream) else {
@@ -182,7 +181,7 @@ impl Shard {
         let next = index.map_or(Seq::FIRST, |index| index.last_seq().next());
         let first = index
             .filter(|_| state.held.messages() > 0)
-            .and_then(Index::first)
+            .and_then(|index| index.first(&self.logs).ok().flatten())
             .map_or(next, |(seq, _)| seq);
         let mut info = StreamInfo {
             stream,
@@ -290,7 +289,11 @@ impl Shard {
             .flat_map(|(_, session)| &session.consumers)
             .filter(|consumer| consumer.ticket.is_some())
             .count() as u64;
-        index_bytes += self.indexes.values().map(Index::heap_bytes).sum::<usize>();
+        index_bytes += self
+            .indexes
+            .values()
+            .map(PagedIndex::heap_bytes)
+            .sum::<usize>();
         ShardInfo {
             totals,
             streams: self.streams.len() as u64,
@@ -299,12 +302,13 @@ impl Shard {
             appended: self.appended,
             delivered: self.delivered,
             removed: self.removed,
+            dead_letters_lost: self.lost,
             index_bytes: index_bytes as u64,
             log_end: self
                 .logs
                 .durable_ref()
                 .map_or(longtail_model::Lsn::ZERO, longtail_log::ShardLog::end),
-            trouble: self.logs.trouble(),
+            trouble: self.logs.trouble().or_else(|| self.page_trouble()),
         }
     }
 }

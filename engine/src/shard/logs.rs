@@ -5,6 +5,7 @@
 use longtail_log::{AppendError, Class, Health, ReadError, RecordParts, ShardLog};
 use longtail_model::{Durability, Lsn};
 
+use super::paging::PageCache;
 use crate::effect::{Gate, Refusal};
 use crate::event::{Event, Targets};
 use crate::message::Message;
@@ -20,6 +21,7 @@ pub struct Logs {
     awaited: Lsn,
     /// Records appended to the durable log since it was opened.
     appended: u64,
+    pages: PageCache,
 }
 
 fn refusal(error: AppendError) -> Refusal {
@@ -55,6 +57,7 @@ impl Logs {
             level,
             awaited: Lsn::ZERO,
             appended: 0,
+            pages: PageCache::default(),
         }
     }
 
@@ -72,6 +75,10 @@ impl Logs {
     /// Housekeeping of the memory log.
     pub fn memory(&mut self) -> &mut (dyn ShardLog + 'static) {
         &mut *self.memory
+    }
+
+    pub(crate) fn page_cache(&self) -> &PageCache {
+        &self.pages
     }
 
     /// The level for a stream that asked for `wanted`.

@@ -60,7 +60,7 @@ impl Shard {
         found.truncate(MARKED_MAX);
         let mut gate = Gate::OPEN;
         for (seq, _, after) in &found {
-            if let Some(position) = self.position(stream, *seq) {
+            if let Some(position) = self.position(stream, *seq)? {
                 let mut shown = Logs::gate_of(position, state.level);
                 shown.lsn = shown.lsn.max(*after);
                 gate = gate.max(shown);

@@ -1,15 +1,17 @@
 //! The shard's state and how a command finds its way through it.
 //!
 //! Every change goes the same way: check, append its event to the log, apply it to the state, emit effects gated by
-//! the event's position. `publish`, `take`, `settle`, `streams`, `pause`, `trim` and `timers` hold the commands; `apply` the changes
-//! they share with recovery; `inspect` what only looks; `checkpoint` the state as bytes.
+//! the event's position. `publish`, `take`, `settle`, `dead`, `streams`, `pause`, `trim` and `timers` hold the
+//! commands; `apply` the changes they share with recovery; `inspect` what only looks; `checkpoint` the state as bytes.
 
 mod apply;
 mod checkpoint;
+mod dead;
 mod groups;
 mod inspect;
 mod logs;
 mod mark;
+mod paging;
 mod pause;
 mod publish;
 mod read;
@@ -43,7 +45,7 @@ use crate::event::Targets;
 use crate::intern::Interned;
 use crate::message::Message;
 use crate::stream::{FixedHash, Group, Hold, HoldKey, Place, SessionKey, Stream};
-use crate::structures::index::Index;
+use crate::structures::index::PagedIndex;
 use crate::structures::wheel::TimerWheel;
 
 pub use logs::Logs;
@@ -62,6 +64,9 @@ pub struct ShardConfig {
     pub max_streams: u64,
     /// Commands that a session may have waiting behind one that blocks.
     pub max_backlog: usize,
+    /// Bytes of memory for indexes, beyond which they are written out, a page for each 4,096 messages, where the log
+    /// keeps pages.
+    pub index_memory: usize,
     /// What the spaces may hold, over all shards of the process.
     pub budgets: Arc<Budgets>,
 }
@@ -73,6 +78,7 @@ impl Default for ShardConfig {
             durability: Durability::Sync,
             max_streams: 1_000_000,
             max_backlog: 65_536,
+            index_memory: 16 << 20,
             budgets: Arc::default(),
         }
     }
@@ -104,7 +110,10 @@ pub struct Shard {
     listing: BTreeMap<StreamId, ()>,
     /// Added groups; the default group of a stream has the stream's number.
     groups: HashMap<GroupId, (StreamId, usize), FixedHash>,
-    indexes: HashMap<IndexId, Index, FixedHash>,
+    /// Where the messages of a sequence space lie, once it has given a number.
+    indexes: HashMap<IndexId, PagedIndex, FixedHash>,
+    /// Bytes that the indexes have in memory, see [`PagedIndex::resident`].
+    resident: usize,
     /// Sequence spaces shared by several streams, by space and name.
     shared_indexes: BTreeMap<StreamName, IndexId>,
     /// The next number for a stream, group or index: they share one counter, so that any of them can key a hold.
@@ -122,6 +131,8 @@ pub struct Shard {
     next_ticket: u64,
     timers: TimerWheel<Timer>,
     due: Vec<Timer>,
+    /// Groups that are looked at again later.
+    postponed: HashSet<(StreamId, usize), FixedHash>,
     /// Deliveries of this batch that the log has not been told of.
     taken: Vec<(GroupId, Seq)>,
     /// Documents of the catalog that live in this shard.
@@ -132,6 +143,8 @@ pub struct Shard {
     appended: u64,
     delivered: u64,
     removed: u64,
+    /// Messages that were to be dead letters and that no stream took, since the shard was opened.
+    lost: u64,
     /// Streams with messages that were only for those who waited: what is left of them goes with the end of the step.
     fleeting: Vec<StreamId>,
     /// Records that nothing refers to any more, but that effects of this batch may still have to show.
@@ -163,6 +176,7 @@ impl Shard {
             listing: BTreeMap::new(),
             groups: HashMap::default(),
             indexes: HashMap::default(),
+            resident: 0,
             shared_indexes: BTreeMap::new(),
             next_id: 1,
             references: HashMap::default(),
@@ -175,6 +189,7 @@ impl Shard {
             next_ticket: 1,
             timers: TimerWheel::new(now),
             due: Vec::new(),
+            postponed: HashSet::default(),
             taken: Vec::new(),
             documents: BTreeMap::new(),
             scratch: Vec::new(),
@@ -182,6 +197,7 @@ impl Shard {
             appended: 0,
             delivered: 0,
             removed: 0,
+            lost: 0,
             fleeting: Vec::new(),
             retired: Vec::new(),
             unplaced: HashSet::default(),
@@ -414,7 +430,8 @@ impl Shard {
         self.taken.clear();
     }
 
-    /// Keeps of the records found in a segment those that an index still refers to.
+    /// Keeps of the records found in a segment those that an index still refers to, or may refer to: its page cannot be
+    /// read.
     #[must_use]
     pub fn live(&self, records: &[Scanned]) -> Vec<Lsn> {
         let referenced = |record: &Scanned| match crate::event::sole_target(&record.head) {
@@ -422,7 +439,10 @@ impl Shard {
                 .streams
                 .get(&stream)
                 .and_then(|stream| self.indexes.get(&stream.index))
-                .is_some_and(|index| index.get(seq) == Some(record.lsn)),
+                .is_some_and(|index| match index.get(seq, &self.logs) {
+                    Ok(position) => position == Some(record.lsn),
+                    Err(_) => true,
+                }),
             None => self.references.contains_key(&record.lsn),
         };
         records
@@ -558,8 +578,7 @@ impl Shard {
                         hold: Some(hold),
                     }));
                 }
-                let Some(position) = self.indexes.get(&index).and_then(|index| index.get(seq))
-                else {
+                let Some(position) = self.position_in(index, seq)? else {
                     return Ok(None);
                 };
                 let stream = if via.shares_numbers() {
@@ -583,19 +602,18 @@ impl Shard {
         (self.holds.get(hold)?.group == group).then_some(hold)
     }
 
-    fn position(&self, stream: StreamId, seq: Seq) -> Option<Lsn> {
-        let stream = self.streams.get(&stream)?;
-        self.indexes.get(&stream.index)?.get(seq)
-    }
-
     /// Where a message stands in a group; `None` when the group is done with it.
     fn locate(&mut self, found: Found) -> Result<Option<Place>, Refusal> {
         if let Some(hold) = found.hold {
             return Ok(Some(Place::Held(hold)));
         }
         let seq = found.seq;
-        let Some(position) = self.position(found.stream, seq) else {
-            return Ok(None);
+        let position = match self.position(found.stream, seq) {
+            Ok(Some(position)) => Ok(position),
+            Ok(None) => return Ok(None),
+            // What an event speaks of was there when it was logged.
+            Err(error) if !self.live => Err(error),
+            Err(error) => return Err(error),
         };
         let Some(group) = self
             .group(found.stream, found.at)
@@ -624,7 +642,7 @@ impl Shard {
         if group.config.order == Order::Sequence && group.lists.delayed.is_empty() {
             return Ok(None);
         }
-        let head = match self.head(position) {
+        let head = match position.and_then(|position| self.head(position)) {
             Ok(head) => head,
             Err(error) => {
                 // Where a message is ready does not depend on its record here, only whether it is delayed.

@@ -60,7 +60,27 @@ pub(crate) fn head_of(stream: StreamId, record: &Message<'_>, bytes: u64) -> Hea
     }
 }
 
+/// What makes room for something new.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Evictions {
+    /// Stream, number and bytes.
+    pub(crate) gone: Vec<(StreamId, Seq, u64)>,
+    /// What is older than some of these and stays.
+    pub(crate) passed: Vec<(StreamId, Seq)>,
+}
+
+/// Where a message is about to go.
+#[derive(Default)]
+struct Targets {
+    level: Durability,
+    kept: SmallVec<[(StreamId, Seq); 2]>,
+    /// Where nobody wants it.
+    skipped: SmallVec<[(StreamId, Seq); 2]>,
+    evictions: Evictions,
+}
+
 /// How full a stream is while room is made in it for one message after the other.
+#[derive(Clone, Copy)]
 pub(crate) struct Room {
     messages: u64,
     bytes: u64,
@@ -116,7 +136,7 @@ impl Shard {
             return Ok(());
         }
         let mut freed = Holding::default();
-        let mut evictions = Vec::new();
+        let mut evictions = Evictions::default();
         for stream in std::iter::once(&first).chain(also) {
             if let Some(state) = self.streams.get(stream)
                 && state.config.overflow == Overflow::DropOldest
@@ -125,7 +145,11 @@ impl Shard {
                 self.make_room(*stream, &mut room, bytes, |_| false, &mut evictions)?;
             }
         }
-        for (_, _, bytes) in evictions {
+        for (stream, _, bytes) in evictions.gone {
+            if self.lays_off(stream) {
+                // It moves to another stream.
+                continue;
+            }
             freed.messages += 1;
             freed.bytes += bytes;
         }
@@ -138,6 +162,81 @@ impl Shard {
         budget.admit(more, freed)
     }
 
+    /// Where a message goes, once what it pushes out is laid off where that is to be dead-lettered.
+    fn make_way(
+        &mut self,
+        first: StreamId,
+        also: &[StreamId],
+        bytes: u64,
+        fx: &mut dyn Effects,
+    ) -> Result<Targets, Refusal> {
+        let mut targets = self.targets_of(first, also, bytes)?;
+        if !(targets.evictions.gone.iter()).any(|&(stream, ..)| self.lays_off(stream)) {
+            return Ok(targets);
+        }
+        let past: SmallVec<[StreamId; 2]> = targets.kept.iter().map(|target| target.0).collect();
+        let mut undone = Vec::new();
+        loop {
+            let mut some = false;
+            for &(stream, seq, _) in &targets.evictions.gone {
+                if undone.contains(&(stream, seq))
+                    || self.is_held(stream, seq)
+                    || self.position(stream, seq)?.is_none()
+                {
+                    continue;
+                }
+                if self.lay_off_pushed(stream, seq, &past, fx)? {
+                    some = true;
+                } else {
+                    undone.push((stream, seq));
+                }
+            }
+            // Numbers were given, and consumers that were shown the copies may have taken what was to go next.
+            targets = self.targets_of(first, also, bytes)?;
+            if !some {
+                return Ok(targets);
+            }
+        }
+    }
+
+    fn targets_of(
+        &mut self,
+        first: StreamId,
+        also: &[StreamId],
+        bytes: u64,
+    ) -> Result<Targets, Refusal> {
+        let mut targets = Targets {
+            level: Durability::Memory,
+            ..Targets::default()
+        };
+        for &stream in std::iter::once(&first).chain(also) {
+            let known = || targets.kept.iter().chain(&targets.skipped);
+            if known().any(|&(known, _)| known == stream) {
+                continue;
+            }
+            let state = self.streams.get(&stream).ok_or(Refusal::UnknownLink)?;
+            targets.level = targets.level.max(state.level);
+            let given = known()
+                .filter(|(known, _)| {
+                    self.streams
+                        .get(known)
+                        .is_some_and(|known| known.index == state.index)
+                })
+                .count() as u64;
+            let seq = Seq(self.last_in(state.index).0 + given + 1);
+            if !state.keeps(seq) {
+                targets.skipped.push((stream, seq));
+                continue;
+            }
+            targets.kept.push((stream, seq));
+            if state.config.limits.max_messages > 0 || state.config.limits.max_bytes > 0 {
+                let mut room = Room::of(state);
+                self.make_room(stream, &mut room, bytes, |_| false, &mut targets.evictions)?;
+            }
+        }
+        Ok(targets)
+    }
+
     /// Appends a message to `first` and `also`, makes room where a stream's overflow rule says so, and dispatches.
     pub(crate) fn append(
         &mut self,
@@ -148,36 +247,13 @@ impl Shard {
         fx: &mut dyn Effects,
     ) -> Result<(Gate, Seq), Refusal> {
         let bytes = message.bytes();
-        let mut targets: SmallVec<[(StreamId, Seq); 2]> = smallvec![];
-        let mut evictions: Vec<(StreamId, Seq, u64)> = Vec::new();
-        let mut skipped: SmallVec<[(StreamId, Seq); 2]> = smallvec![];
-        let mut level = Durability::Memory;
-        for &stream in std::iter::once(&first).chain(also) {
-            let known = || targets.iter().chain(&skipped);
-            if known().any(|&(known, _)| known == stream) {
-                continue;
-            }
-            let state = self.streams.get(&stream).ok_or(Refusal::UnknownLink)?;
-            level = level.max(state.level);
-            let index = self.indexes.get(&state.index).ok_or(Refusal::UnknownLink)?;
-            let given = known()
-                .filter(|(known, _)| {
-                    self.streams
-                        .get(known)
-                        .is_some_and(|known| known.index == state.index)
-                })
-                .count() as u64;
-            let seq = Seq(index.last_seq().0 + given + 1);
-            if !state.keeps(seq) {
-                skipped.push((stream, seq));
-                continue;
-            }
-            targets.push((stream, seq));
-            if state.config.limits.max_messages > 0 || state.config.limits.max_bytes > 0 {
-                let mut room = Room::of(state);
-                self.make_room(stream, &mut room, bytes, |_| false, &mut evictions)?;
-            }
-        }
+        let Targets {
+            level,
+            kept: targets,
+            skipped,
+            evictions,
+        } = self.make_way(first, also, bytes, fx)?;
+        let lost = self.count_lost(&evictions);
 
         let record = record_of(message, created);
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -189,10 +265,7 @@ impl Shard {
                     cuts.push(scratch.len());
                 }
             }
-            for &(stream, seq, bytes) in &evictions {
-                event::put_removed(&mut scratch, stream, seq, bytes);
-                cuts.push(scratch.len());
-            }
+            self.put_evictions(&evictions, &mut scratch, |heads| cuts.push(heads.len()));
             for &(stream, seq) in &skipped {
                 event::put_skipped(&mut scratch, stream, seq);
                 cuts.push(scratch.len());
@@ -263,9 +336,10 @@ impl Shard {
             }
         };
 
-        for (stream, seq, bytes) in evictions {
+        for (stream, seq, bytes) in evictions.gone {
             self.remove_message(stream, seq, bytes);
         }
+        self.lose(lost, first);
         self.skip(&skipped);
         let head = head_of(first, &record, bytes);
         for (position, targets) in [(position, &durable), (position_in_memory, &volatile)] {
@@ -354,7 +428,7 @@ impl Shard {
         room: &mut Room,
         bytes: u64,
         spared: impl Fn(Seq) -> bool,
-        evictions: &mut Vec<(StreamId, Seq, u64)>,
+        evictions: &mut Evictions,
     ) -> Result<(), Refusal> {
         let Some(state) = self.streams.get(&stream) else {
             return Ok(());
@@ -374,15 +448,16 @@ impl Shard {
             )));
         }
         while over(room) {
-            let Some((seq, position)) = self.next_of_stream(stream, room.from) else {
+            let Some((seq, position)) = self.next_of_stream(stream, room.from)? else {
                 break;
             };
             room.from = seq.next();
             if self.is_held(stream, seq) || spared(seq) {
+                evictions.passed.push((stream, seq));
                 continue;
             }
             let size = self.head(position)?.bytes;
-            evictions.push((stream, seq, size));
+            evictions.gone.push((stream, seq, size));
             room.messages -= 1;
             room.bytes = room.bytes.saturating_sub(size);
         }

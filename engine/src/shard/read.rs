@@ -8,12 +8,15 @@ use super::session::Blocked;
 use super::timers::Timer;
 use crate::command::{Token, Wait};
 use crate::config::StreamName;
-use crate::effect::{Effect, Effects, Gate, Reply};
+use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
 use crate::stream::SessionKey;
 
 /// Records looked at by one read before it answers with what it has: in a shared sequence space most may belong to
 /// other streams.
 const SCAN_MAX: usize = 65_536;
+
+/// The gate of what was found, that, where to read on, and whether there may be more.
+type Found = (Gate, Vec<(Seq, Lsn)>, Seq, bool);
 
 /// Messages in one batch at most.
 const BATCH_MAX: u32 = 4_096;
@@ -37,7 +40,13 @@ impl Shard {
         let Some(&stream) = self.names.get(name) else {
             return fx.emit(id, Gate::OPEN, Effect::Reply(token, Reply::NotFound));
         };
-        let (gate, messages, next, more) = self.collect(stream, from, max, max_bytes);
+        let (gate, messages, next, more) = match self.collect(stream, from, max, max_bytes) {
+            Ok(found) => found,
+            Err(refusal) => {
+                let reply = Reply::Refused(refusal);
+                return fx.emit(id, Gate::OPEN, Effect::Reply(token, reply));
+            }
+        };
         let nothing = messages.is_empty() && !more;
         let timeout = match wait {
             Wait::Millis(ms) if nothing => Some(
@@ -67,38 +76,41 @@ impl Shard {
     }
 
     /// What is there from `from` on, where to read on, and whether the search was cut short.
+    ///
+    /// # Errors
+    /// When nothing was found before an index page that cannot be read.
     fn collect(
         &mut self,
         stream: StreamId,
         from: Seq,
         max: u32,
         max_bytes: u64,
-    ) -> (Gate, Vec<(Seq, Lsn)>, Seq, bool) {
+    ) -> Result<Found, Refusal> {
         let mut messages = Vec::new();
         let mut next = from.max(Seq::FIRST);
         let mut gate = Gate::OPEN;
         let Some(state) = self.streams.get(&stream) else {
-            return (gate, messages, next, false);
+            return Ok((gate, messages, next, false));
         };
         let (index, level) = (state.index, state.level);
         let mut bytes = 0;
         for _ in 0..SCAN_MAX {
             if messages.len() >= max.clamp(1, BATCH_MAX) as usize {
-                return (gate, messages, next, true);
+                return Ok((gate, messages, next, true));
             }
-            let Some((seq, position)) = self
-                .indexes
-                .get(&index)
-                .and_then(|index| index.next_at_or_after(next))
-            else {
-                return (gate, messages, next, false);
+            let (seq, position) = match self.next_in(index, next) {
+                Ok(Some(found)) => found,
+                Ok(None) => return Ok((gate, messages, next, false)),
+                // The next read begins there, and says so.
+                Err(_) if !messages.is_empty() => return Ok((gate, messages, next, true)),
+                Err(refusal) => return Err(refusal),
             };
             if let Ok(head) = self.head_in(index, seq, position)
                 && head.stream == stream
             {
                 bytes += head.bytes;
                 if !messages.is_empty() && bytes > max_bytes {
-                    return (gate, messages, next, true);
+                    return Ok((gate, messages, next, true));
                 }
                 let behind = Logs::gate_of(position, level);
                 if behind.lsn > gate.lsn {
@@ -108,7 +120,7 @@ impl Shard {
             }
             next = seq.next();
         }
-        (gate, messages, next, true)
+        Ok((gate, messages, next, true))
     }
 
     /// Something was appended: whoever waits to read it goes on.
@@ -134,7 +146,13 @@ impl Shard {
                 continue;
             };
             let (from, max, max_bytes) = (*from, *max, *max_bytes);
-            let (gate, messages, next, more) = self.collect(stream, from, max, max_bytes);
+            let (gate, messages, next, more) = match self.collect(stream, from, max, max_bytes) {
+                Ok(found) => found,
+                Err(refusal) => {
+                    self.end_take(key, Reply::Refused(refusal), Gate::OPEN, fx);
+                    continue;
+                }
+            };
             if messages.is_empty() && !more {
                 if let Some(state) = self.streams.get_mut(&stream) {
                     state.extra.make().readers.push(key);

@@ -7,7 +7,7 @@ use super::trim::Cut;
 use super::{Found, Head, Logs, Shard, ShardConfig};
 use crate::config::StreamName;
 use crate::definition;
-use crate::effect::{Effect, Effects, Gate};
+use crate::effect::{Effect, Effects, Gate, Refusal};
 use crate::event::{Event, Malformed};
 use crate::stream::{Meta, Place};
 use crate::structures::Corrupt;
@@ -44,6 +44,15 @@ pub enum RecoverError {
     Defined {
         /// Where the definition is.
         position: Lsn,
+    },
+    /// A group was defined over messages of which the index cannot be read, or a part of a stream removed whose end lies
+    /// in such a page.
+    #[error("cannot apply the event at position {position}: {why}")]
+    Index {
+        /// Where the event is.
+        position: Lsn,
+        /// Which page of the index, and what is wrong with it.
+        why: String,
     },
     /// A record could not be read.
     #[error(transparent)]
@@ -98,6 +107,10 @@ impl Shard {
     /// When the event does not decode, or repeats a message's number.
     pub fn replay(&mut self, position: Lsn, payload: &[u8]) -> Result<(), RecoverError> {
         let undecodable = |why: Malformed| RecoverError::Event { position, why };
+        let unreadable = |refusal: Refusal| RecoverError::Index {
+            position,
+            why: refusal.to_string(),
+        };
         let event = Event::decode(payload).map_err(undecodable)?;
         match event {
             Event::Append { targets, message } => {
@@ -113,10 +126,7 @@ impl Shard {
                 let mut references = 0;
                 for (stream, seq) in targets {
                     if let Some(state) = self.streams.get(&stream) {
-                        let last = self
-                            .indexes
-                            .get(&state.index)
-                            .map_or(Seq(0), crate::structures::Index::last_seq);
+                        let last = self.last_in(state.index);
                         if seq <= last {
                             return Err(RecoverError::Order {
                                 position,
@@ -167,7 +177,8 @@ impl Shard {
                     below,
                     except: &except,
                 };
-                self.apply_trimmed(stream, cut, count, bytes);
+                self.apply_trimmed(stream, cut, count, bytes)
+                    .map_err(unreadable)?;
             }
             Event::GroupTrimmed {
                 group,
@@ -179,7 +190,7 @@ impl Shard {
                     below,
                     except: &except,
                 };
-                self.apply_group_trimmed(group, cut);
+                self.apply_group_trimmed(group, cut).map_err(unreadable)?;
             }
             Event::Removed { stream, seq, bytes } => self.remove_message(stream, seq, bytes),
             Event::Returned {
@@ -213,7 +224,8 @@ impl Shard {
             } => {
                 if let Some((found, place)) = self.place_in(group, seq) {
                     let known = self.known(found);
-                    let delay_ms = match (known, self.position(found.stream, seq)) {
+                    let position = self.position(found.stream, seq).unwrap_or_default();
+                    let delay_ms = match (known, position) {
                         (Some(meta), _) => meta.delay_ms,
                         (None, Some(at)) => self.head(at).map_or(0, |head| head.delay_ms),
                         (None, None) => 0,
@@ -268,7 +280,10 @@ impl Shard {
                     return Err(RecoverError::Defined { position });
                 }
                 if self.streams.contains_key(&stream) {
-                    self.insert_group(stream, group, &name, config, start);
+                    let gathered = self
+                        .gather_group(stream, group, &name, config, start)
+                        .map_err(unreadable)?;
+                    self.insert_group(stream, gathered);
                 }
             }
             Event::GroupDeleted { group } => self.apply_group_deleted(group, &mut Nobody),
@@ -316,7 +331,8 @@ impl Shard {
         let Some((found, place)) = self.place_in(group, seq) else {
             return;
         };
-        let Some(position) = self.position(found.stream, seq) else {
+        // Losing count is better than not starting.
+        let Ok(Some(position)) = self.position(found.stream, seq) else {
             return;
         };
         let mut meta = match self.known(found) {
@@ -362,15 +378,20 @@ impl Shard {
             if let Some((due, _)) = expiry {
                 self.look_at_expiry(stream, Timestamp(due));
             }
-            if let Some((_, position)) = self
+            let ages = self
                 .streams
                 .get(&stream)
-                .filter(|state| state.config.limits.max_age_ms > 0)
-                .map(|_| ())
-                .and_then(|()| self.next_of_stream(stream, Seq::FIRST))
-                && let Ok(head) = self.read_head(position)
-            {
-                self.set_age_alarm(stream, head.created);
+                .is_some_and(|state| state.config.limits.max_age_ms > 0);
+            if ages {
+                match self.next_of_stream(stream, Seq::FIRST) {
+                    Ok(Some((_, position))) => {
+                        if let Ok(head) = self.read_head(position) {
+                            self.set_age_alarm(stream, head.created);
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(_) => self.recheck_age(stream),
+                }
             }
             self.drop_if_idle(stream);
         }

@@ -36,7 +36,7 @@ impl Shard {
 
     /// Whether a stream has a message of this number: in a shared sequence space it may be another's.
     pub(crate) fn is_there(&mut self, stream: StreamId, seq: Seq) -> Result<bool, Refusal> {
-        let Some(position) = self.position(stream, seq) else {
+        let Some(position) = self.position(stream, seq)? else {
             return Ok(false);
         };
         match self.streams.get(&stream) {

@@ -1,32 +1,15 @@
 //! What becomes of messages that were taken, and what an operator does to those that were not.
 
-use longtail_model::{Lsn, Priority, Seq, StreamId, Timestamp};
+use longtail_model::{Priority, Seq, Timestamp};
 
+use super::dead::Grave;
 use super::timers::Timer;
 use super::{Found, Outcome, Shard, now_reply};
-use crate::command::{Handle, NewMessage, Settle, Target};
-use crate::config::StreamName;
-use crate::effect::{Counts, Effects, Gate, Refusal, Reply};
+use crate::command::{Handle, Settle, Target};
+use crate::config::Reason;
+use crate::effect::{Effects, Gate, Refusal, Reply};
 use crate::event;
 use crate::stream::{Hold, HoldKey, Meta, Place, SessionKey};
-
-/// Why a message went to a dead-letter stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DeathReason {
-    Rejected,
-    Expired,
-    Deliveries,
-}
-
-impl DeathReason {
-    fn as_str(self) -> &'static str {
-        match self {
-            DeathReason::Rejected => "rejected",
-            DeathReason::Expired => "expired",
-            DeathReason::Deliveries => "max-deliveries",
-        }
-    }
-}
 
 /// What becomes of a held message.
 pub(crate) enum Fate {
@@ -36,11 +19,11 @@ pub(crate) enum Fate {
     Returned { due: Option<Timestamp>, meta: Meta },
     /// Set aside.
     Parked(Meta),
-    /// A copy goes to this stream.
-    Dead(StreamId, DeathReason),
+    /// A copy goes to another stream.
+    Dead(Grave, Reason),
 }
 
-fn parked(held: &Hold, priority: Option<Priority>) -> Meta {
+pub(super) fn parked(held: &Hold, priority: Option<Priority>) -> Meta {
     let mut meta = held.meta();
     meta.counts.parks = meta.counts.parks.saturating_add(1);
     meta.priority = priority.map_or(meta.priority, |priority| priority.0);
@@ -63,7 +46,7 @@ impl Shard {
             Fate::Done => self.ack(hold)?,
             Fate::Returned { due, meta } => self.put_back(hold, due, meta, fx)?,
             Fate::Parked(meta) => self.park(hold, meta)?,
-            Fate::Dead(target, reason) => self.bury_dead(hold, target, reason, fx)?,
+            Fate::Dead(grave, reason) => self.bury(hold, grave, reason, fx)?,
         };
         self.refill(session, tag, fx);
         Ok((gate, Reply::Done))
@@ -127,8 +110,10 @@ impl Shard {
         };
         match how {
             Settle::Ack => Fate::Done,
-            Settle::Reject if config.dead_letter.is_none() => Fate::Done,
-            Settle::Reject => self.death(held, DeathReason::Rejected),
+            Settle::Reject => match &config.dead_letter {
+                Some(to) if to.on.contains(Reason::Rejected) => self.death(held, Reason::Rejected),
+                _ => Fate::Done,
+            },
             Settle::Park { priority } => Fate::Parked(parked(held, priority)),
             Settle::Release {
                 priority,
@@ -139,7 +124,7 @@ impl Shard {
                 if failed {
                     counts.failures = counts.failures.saturating_add(1);
                     if config.max_deliveries > 0 && counts.deliveries >= config.max_deliveries {
-                        return self.death(held, DeathReason::Deliveries);
+                        return self.death(held, Reason::Deliveries);
                     }
                     let steps = &config.backoff_ms;
                     if delay_ms == 0 && !steps.is_empty() {
@@ -161,13 +146,14 @@ impl Shard {
     }
 
     /// To the dead-letter stream, or aside where there is none.
-    fn death(&self, held: &Hold, reason: DeathReason) -> Fate {
-        match self
-            .found(held)
-            .and_then(|found| self.dead_letter_of(found))
-        {
-            Some(target) => Fate::Dead(target, reason),
-            None => Fate::Parked(parked(held, None)),
+    fn death(&self, held: &Hold, reason: Reason) -> Fate {
+        let grave = match self.found(held) {
+            Some(found) => self.grave(found.stream, found.at, reason),
+            None => Grave::Missing,
+        };
+        match grave {
+            Grave::At { .. } => Fate::Dead(grave, reason),
+            _ => Fate::Parked(parked(held, None)),
         }
     }
 
@@ -201,7 +187,7 @@ impl Shard {
         Ok(gate)
     }
 
-    fn park(&mut self, hold: HoldKey, meta: Meta) -> Result<Gate, Refusal> {
+    pub(super) fn park(&mut self, hold: HoldKey, meta: Meta) -> Result<Gate, Refusal> {
         let held = &self.holds[hold];
         let level = self.level_of(held.group);
         let priority = Priority(meta.priority);
@@ -221,97 +207,6 @@ impl Shard {
             self.apply_parked(found, Meta { after, ..meta });
         }
         Ok(gate)
-    }
-
-    fn bury_dead(
-        &mut self,
-        hold: HoldKey,
-        target: StreamId,
-        reason: DeathReason,
-        fx: &mut dyn Effects,
-    ) -> Result<Gate, Refusal> {
-        let held = &self.holds[hold];
-        let (seq, position, counts) = (held.seq, held.position, held.counts);
-        let Some(found) = self.found(held) else {
-            return Ok(Gate::OPEN);
-        };
-        let copied = self.copy_dead(found, seq, position, counts, reason, target, fx)?;
-        let acked = self.ack(hold)?;
-        Ok(copied.max(acked))
-    }
-
-    pub(crate) fn dead_letter_of(&self, found: Found) -> Option<StreamId> {
-        let stream = self.streams.get(&found.stream)?;
-        let name = stream.groups.get(found.at)?.config.dead_letter.clone()?;
-        let target = StreamName {
-            space: stream.name.space.clone(),
-            name,
-        };
-        self.names
-            .get(&target)
-            .copied()
-            .filter(|&target| target != found.stream)
-    }
-
-    /// Appends a message to a dead-letter stream with its history added to its headers.
-    ///
-    /// The copy is logged before the original is settled, in one batch: a crash between the two leaves it in both.
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn copy_dead(
-        &mut self,
-        found: Found,
-        seq: Seq,
-        position: Lsn,
-        counts: Counts,
-        reason: DeathReason,
-        target: StreamId,
-        fx: &mut dyn Effects,
-    ) -> Result<Gate, Refusal> {
-        let copy = self.dead_copy(found.stream, seq, position, counts, reason)?;
-        let (gate, _) = self.append(target, &[], &copy, self.now, fx)?;
-        Ok(gate)
-    }
-
-    /// A message with its history added to its headers.
-    pub(crate) fn dead_copy(
-        &mut self,
-        stream: StreamId,
-        seq: Seq,
-        position: Lsn,
-        counts: Counts,
-        reason: DeathReason,
-    ) -> Result<NewMessage, Refusal> {
-        let source = self
-            .streams
-            .get(&stream)
-            .map(|stream| stream.name.to_string())
-            .unwrap_or_default();
-        let now = self.now;
-        self.logs
-            .with_message(position, |_, message| {
-                let mut headers = message.headers.to_vec();
-                crate::headers::put(&mut headers, "lt-death-reason", reason.as_str().as_bytes());
-                crate::headers::put(&mut headers, "lt-death-stream", source.as_bytes());
-                crate::headers::put(&mut headers, "lt-death-seq", seq.to_string().as_bytes());
-                crate::headers::put(&mut headers, "lt-death-time", now.to_string().as_bytes());
-                crate::headers::put(
-                    &mut headers,
-                    "lt-death-deliveries",
-                    counts.deliveries.to_string().as_bytes(),
-                );
-                NewMessage {
-                    priority: message.priority,
-                    delay_ms: 0,
-                    ack_timeout_ms: message.ack_timeout_ms,
-                    expires_ms: None,
-                    subject: bytes::Bytes::copy_from_slice(message.subject),
-                    id: bytes::Bytes::copy_from_slice(message.id),
-                    key: message.key,
-                    headers: headers.into(),
-                    payload: bytes::Bytes::copy_from_slice(message.payload),
-                }
-            })
-            .map_err(|error| Refusal::Failed(error.to_string()))
     }
 
     /// Removes a message that the session holds, or that nobody holds.
@@ -372,69 +267,27 @@ impl Shard {
 
     /// A held message whose holder is gone or too late is ready again, in its place.
     pub(crate) fn abandon(&mut self, hold: HoldKey, fx: &mut dyn Effects) {
+        let Some(held) = self.holds.get(hold) else {
+            return;
+        };
+        let deliveries = held.counts.deliveries;
+        let group = self
+            .found(held)
+            .and_then(|found| self.group(found.stream, found.at));
+        let over = group.is_some_and(|group| {
+            group.config.max_deliveries > 0 && deliveries >= group.config.max_deliveries
+        });
+        if over && self.lay_dead(hold, fx) {
+            return;
+        }
         let Some(held) = self.release_hold(hold) else {
             return;
         };
         let Some(found) = self.found(&held) else {
             return;
         };
-        let over = self.group(found.stream, found.at).is_some_and(|group| {
-            group.config.max_deliveries > 0 && held.counts.deliveries >= group.config.max_deliveries
-        });
-        if over && self.lay_dead(found, &held, fx) {
-            return;
-        }
         self.apply_returned(found, None, held.meta());
         self.dispatch(found.stream, found.at, fx);
-    }
-
-    /// Dead-letters or parks a message that nobody holds any more. `false` when it must stay.
-    fn lay_dead(&mut self, found: Found, held: &Hold, fx: &mut dyn Effects) -> bool {
-        match self.dead_letter_of(found) {
-            Some(target) => {
-                let copied = self.copy_dead(
-                    found,
-                    held.seq,
-                    held.position,
-                    held.counts,
-                    DeathReason::Deliveries,
-                    target,
-                    fx,
-                );
-                if let Err(error) = copied {
-                    tracing::warn!(seq = %held.seq, %error, "cannot dead-letter a message, it stays where it was");
-                    return false;
-                }
-                let level = self.level_of(held.group);
-                self.scratch.clear();
-                event::put_settled(&mut self.scratch, held.group, held.seq, held.bytes);
-                if let Err(error) = self.logs.control(level, &[&self.scratch]) {
-                    tracing::warn!(seq = %held.seq, %error, "cannot settle a dead-lettered message");
-                }
-                self.apply_settled(found, None, held.bytes);
-                self.drop_if_idle(found.stream);
-            }
-            None => {
-                self.scratch.clear();
-                event::put_parked(
-                    &mut self.scratch,
-                    held.group,
-                    held.seq,
-                    Priority(held.priority),
-                    &held.counts,
-                );
-                let level = self.level_of(held.group);
-                let Ok(gate) = self.logs.control(level, &[&self.scratch]) else {
-                    return false;
-                };
-                let meta = Meta {
-                    after: gate.lsn,
-                    ..held.meta()
-                };
-                self.apply_parked(found, meta);
-            }
-        }
-        true
     }
 
     /// Makes parked messages ready, or delayed ones when nothing is parked.
@@ -524,7 +377,7 @@ impl Shard {
             Some(meta) => meta,
             None => {
                 let position = self
-                    .position(stream, seq)
+                    .position(stream, seq)?
                     .ok_or(Refusal::Unsupported("the message is gone"))?;
                 Meta::of(&self.head(position)?)
             }

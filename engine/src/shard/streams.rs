@@ -120,7 +120,7 @@ impl Shard {
             self.timers.cancel(timer);
         }
         if !state.shares_numbers() {
-            self.indexes.remove(&state.index);
+            self.drop_index(state.index);
         }
     }
 
@@ -194,7 +194,6 @@ impl Shard {
             };
             self.shared_indexes.entry(shared).or_insert(index);
         }
-        self.indexes.entry(index).or_default();
         let shared = matches!(config.numbering, Numbering::Shared(_));
         let mut roster = Roster::default();
         let mut groups = Vec::new();
@@ -317,15 +316,20 @@ impl Shard {
             .collect();
         let holders = self.release_all(held);
         self.doubt_unreadable(stream);
+        let index = self.streams.get(&stream).map(|state| state.index);
         let mut from = Seq::FIRST;
-        while let Some((seq, position)) = self.next_of_stream(stream, from) {
-            from = seq.next();
-            if let Some(index) = self.streams.get(&stream).map(|state| state.index)
-                && let Some(index) = self.indexes.get_mut(&index)
-            {
-                index.remove(seq);
+        while let Some(index) = index {
+            match self.next_of_stream(stream, from) {
+                Ok(Some((seq, position))) => {
+                    from = seq.next();
+                    // Its page has just been read.
+                    let _ = self.take_from(index, seq);
+                    self.retire(position);
+                }
+                Ok(None) => break,
+                // The log finds out about its records when it looks at their segments.
+                Err(_) => from = self.behind_page(index, from),
             }
-            self.retire(position);
         }
         let keys: Vec<_> = self.sessions.iter().map(|(key, _)| key).collect();
         for key in keys {

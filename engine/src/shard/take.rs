@@ -7,7 +7,7 @@
 use longtail_model::{ConsumerTag, IndexId, Lsn, Seq, StreamId, Timestamp};
 
 use super::session::{Blocked, Consumer, Session};
-use super::timers::Timer;
+use super::timers::{RECHECK_MS, Timer};
 use super::{Found, Head, Outcome, Shard, now_reply};
 use crate::command::{Credit, Handle, Token, Wait};
 use crate::effect::{Delivery, Effect, Effects, Gate, Refusal, Reply};
@@ -42,7 +42,14 @@ impl Shard {
         if self.sessions[key].consumers[at].sources.is_empty() {
             return fx.emit(id, Gate::OPEN, Effect::Reply(token, Reply::NotFound));
         }
-        if let Some((stream, group, seq)) = self.best(key, at) {
+        let best = match self.best(key, at) {
+            Ok(best) => best,
+            Err(refusal) => {
+                let reply = Reply::Refused(refusal);
+                return fx.emit(id, Gate::OPEN, Effect::Reply(token, reply));
+            }
+        };
+        if let Some((stream, group, seq)) = best {
             let (gate, reply) = match self.deliver(key, tag, stream, group, seq) {
                 Ok((gate, delivery)) => (gate, Reply::Delivered(delivery)),
                 Err(refusal) => (Gate::OPEN, Reply::Refused(refusal)),
@@ -114,8 +121,16 @@ impl Shard {
     /// Pushes to a consumer while it has room and there is something; then lets it wait for more.
     pub(crate) fn serve(&mut self, key: SessionKey, at: usize, fx: &mut dyn Effects) {
         while self.sessions[key].consumers[at].has_room() {
-            let Some((stream, group, seq)) = self.best(key, at) else {
-                return self.start_queueing(key, at);
+            let (stream, group, seq) = match self.best(key, at) {
+                Ok(Some(best)) => best,
+                Ok(None) => return self.start_queueing(key, at),
+                Err(_) => {
+                    self.start_queueing(key, at);
+                    for (stream, group) in self.sessions[key].consumers[at].sources.clone() {
+                        self.dispatch_later(stream, group);
+                    }
+                    return;
+                }
             };
             self.push(key, at, stream, group, seq, fx);
         }
@@ -159,8 +174,10 @@ impl Shard {
             let Some(index) = self.indexes.get(&state.index) else {
                 return;
             };
-            let Some((_, seq)) = group.head(index) else {
-                return;
+            let seq = match group.head(index, &self.logs) {
+                Ok(Some((_, seq))) => seq,
+                Ok(None) => return,
+                Err(_) => return self.dispatch_later(stream, at),
             };
             let Some(waiter) = self.first_waiter(stream, at) else {
                 return;
@@ -186,10 +203,35 @@ impl Shard {
         }
     }
 
+    /// Looks again in a while whether somebody can have what a group has ready: now it cannot be told what that is.
+    fn dispatch_later(&mut self, stream: StreamId, at: usize) {
+        if self.postponed.insert((stream, at)) {
+            let when = self.now.plus_millis(RECHECK_MS);
+            self.timers.insert(when, Timer::Dispatch(stream, at));
+        }
+    }
+
+    /// Looks again, see [`Shard::dispatch_later`].
+    pub(crate) fn dispatch_now(&mut self, stream: StreamId, at: usize, fx: &mut dyn Effects) {
+        if self.postponed.remove(&(stream, at)) {
+            self.dispatch(stream, at, fx);
+        }
+    }
+
     /// The best message of all groups that a consumer draws from: by priority, then by number. Numbers of different
     /// sequence spaces do not compare: there, equals take turns.
-    fn best(&mut self, key: SessionKey, at: usize) -> Option<(StreamId, usize, Seq)> {
-        let consumer = self.sessions.get_mut(key)?.consumers.get_mut(at)?;
+    ///
+    /// # Errors
+    /// When an index page in which the best may be cannot be read.
+    fn best(
+        &mut self,
+        key: SessionKey,
+        at: usize,
+    ) -> Result<Option<(StreamId, usize, Seq)>, Refusal> {
+        let consumer = self.sessions.get_mut(key);
+        let Some(consumer) = consumer.and_then(|session| session.consumers.get_mut(at)) else {
+            return Ok(None);
+        };
         let sources = consumer.sources.len();
         let mut best: Option<(u64, Seq, IndexId, usize)> = None;
         let mut mixed = false;
@@ -205,11 +247,10 @@ impl Shard {
             if state.is_paused(found) {
                 continue;
             }
-            let head = self
-                .indexes
-                .get(&state.index)
-                .and_then(|index| found.head(index));
-            let Some((priority, seq)) = head else {
+            let Some(index) = self.indexes.get(&state.index) else {
+                continue;
+            };
+            let Some((priority, seq)) = found.head(index, &self.logs)? else {
                 continue;
             };
             let better = best.is_none_or(|(best_priority, best_seq, index, _)| {
@@ -221,12 +262,14 @@ impl Shard {
                 best = Some((priority, seq, state.index, place));
             }
         }
-        let (_, seq, _, place) = best?;
+        let Some((_, seq, _, place)) = best else {
+            return Ok(None);
+        };
         if mixed {
             consumer.turn = (place + 1) % sources;
         }
         let (stream, group) = consumer.sources[place];
-        Some((stream, group, seq))
+        Ok(Some((stream, group, seq)))
     }
 
     /// Whether a paused group of the consumer has something ready.
@@ -288,20 +331,17 @@ impl Shard {
             seq,
             hold: None,
         };
-        let place = self
-            .streams
-            .get(&stream)
-            .and_then(|state| {
-                let group = state.groups.get(at)?;
-                let (ready, head) = group.head(self.indexes.get(&state.index)?)?;
-                debug_assert_eq!(head, seq);
-                Some(if group.lists.ready.first() == Some((ready, head.0)) {
-                    Place::Ready(ready)
-                } else {
-                    Place::Ahead
-                })
-            })
-            .ok_or(Refusal::Unsupported("nothing to deliver"))?;
+        let nothing = Refusal::Unsupported("nothing to deliver");
+        let state = self.streams.get(&stream).ok_or(nothing.clone())?;
+        let group = state.groups.get(at).ok_or(nothing.clone())?;
+        let index = self.indexes.get(&state.index).ok_or(nothing.clone())?;
+        let (ready, head) = group.head(index, &self.logs)?.ok_or(nothing)?;
+        debug_assert_eq!(head, seq);
+        let place = if group.lists.ready.first() == Some((ready, head.0)) {
+            Place::Ready(ready)
+        } else {
+            Place::Ahead
+        };
         let taken = self.hold(key, tag, found, place);
         if taken.is_ok() {
             self.delivered += 1;
@@ -324,7 +364,7 @@ impl Shard {
             stream, at, seq, ..
         } = found;
         let position = self
-            .position(stream, seq)
+            .position(stream, seq)?
             .ok_or(Refusal::Unsupported("the message is gone"))?;
         let head = self.head(position)?;
         let now = self.now;
@@ -338,8 +378,8 @@ impl Shard {
                 group.pop_head(ready, seq);
             }
             Place::Ready(_) | Place::Ahead => {
-                if place == Place::Ahead && group.head_is_ahead(seq, self.indexes.get(&state.index))
-                {
+                let index = self.indexes.get(&state.index);
+                if place == Place::Ahead && group.head_is_ahead(seq, index, &self.logs) {
                     group.pop_head(0, seq);
                 } else {
                     group.remove_ready(place, seq);
@@ -476,7 +516,10 @@ impl Shard {
             return;
         };
         let levelled = |consumer: &Consumer| {
-            consumer.tag == tag && matches!(consumer.credit, Credit::Level(_))
+            // One that waits has nothing ready in any of its groups.
+            consumer.tag == tag
+                && consumer.ticket.is_none()
+                && matches!(consumer.credit, Credit::Level(_))
         };
         if let Some(at) = state.consumers.iter().position(levelled) {
             self.serve(session, at, fx);

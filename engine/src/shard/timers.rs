@@ -2,15 +2,18 @@
 
 use longtail_model::{Priority, Seq, StreamId, Timestamp};
 
+use super::dead::Grave;
 use super::session::Blocked;
-use super::settle::DeathReason;
+use super::trim::Cut;
 use super::{Found, Shard};
-use crate::effect::{Counts, Effects, Gate, Reply};
+use crate::config::Reason;
+use crate::effect::{Effects, Gate, Reply};
 use crate::event;
 use crate::stream::{Extra, HoldKey, Meta, Place, SessionKey};
 
-/// How long until an expired message that somebody holds, or that the log does not let go, is looked at again.
-const RECHECK_MS: u64 = 1_000;
+/// How long until what could not be done is tried again: an expired message that somebody holds or that the log does
+/// not let go, or an index page that cannot be read.
+pub(crate) const RECHECK_MS: u64 = 1_000;
 
 /// What a timer stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub(crate) enum Timer {
     Expiry(StreamId),
     /// The first message of a stream has reached the age limit.
     Age(StreamId),
+    /// Whether a group has something for those who wait is looked at again.
+    Dispatch(StreamId, usize),
 }
 
 impl Shard {
@@ -74,7 +79,8 @@ impl Shard {
             },
             Timer::Soon(key) => self.deadline_soon(key, fx),
             Timer::Expiry(stream) => self.expire(stream, fx),
-            Timer::Age(stream) => self.age(stream),
+            Timer::Age(stream) => self.age(stream, fx),
+            Timer::Dispatch(stream, at) => self.dispatch_now(stream, at, fx),
         }
     }
 
@@ -136,8 +142,9 @@ impl Shard {
                 }
                 None if group.implicit => Ok(0),
                 None => match self.position(stream, seq) {
-                    Some(position) => self.read_head(position).map(|head| head.priority),
-                    None => Ok(0),
+                    Ok(Some(position)) => self.read_head(position).map(|head| head.priority),
+                    Ok(None) => Ok(0),
+                    Err(error) => Err(error),
                 },
             };
             let Some(group) = self.group_mut(stream, at) else {
@@ -242,7 +249,10 @@ impl Shard {
             let seq = Seq(seq);
             from = (due, seq.0 + 1);
             let held = self.is_held(stream, seq);
-            if held || (self.position(stream, seq).is_some() && !self.drop_expired(stream, seq, fx))
+            let there = self
+                .position(stream, seq)
+                .map(|position| position.is_some());
+            if held || there.is_err() || (there == Ok(true) && !self.drop_expired(stream, seq, fx))
             {
                 // It may still be settled, or the log take it: looked at again in a while.
                 later = Some(now.plus_millis(RECHECK_MS));
@@ -261,45 +271,8 @@ impl Shard {
         self.drop_if_idle(stream);
     }
 
-    /// `false` when the log does not take it.
-    pub(crate) fn drop_expired(
-        &mut self,
-        stream: StreamId,
-        seq: Seq,
-        fx: &mut dyn Effects,
-    ) -> bool {
-        let found = Found {
-            stream,
-            at: 0,
-            seq,
-            hold: None,
-        };
-        if let (Some(target), Some(position)) =
-            (self.dead_letter_of(found), self.position(stream, seq))
-        {
-            let counts = self
-                .group(stream, 0)
-                .and_then(|group| group.meta(seq))
-                .map_or_else(Counts::default, |meta: &Meta| meta.counts);
-            let copied = self.copy_dead(
-                found,
-                seq,
-                position,
-                counts,
-                DeathReason::Expired,
-                target,
-                fx,
-            );
-            if let Err(error) = copied {
-                tracing::warn!(%seq, %error, "cannot dead-letter an expired message");
-                return false;
-            }
-        }
-        self.remove_logged(stream, seq)
-    }
-
     /// Removes a message and says so in the log.
-    fn remove_logged(&mut self, stream: StreamId, seq: Seq) -> bool {
+    pub(super) fn remove_logged(&mut self, stream: StreamId, seq: Seq) -> bool {
         let level = self
             .streams
             .get(&stream)
@@ -314,37 +287,111 @@ impl Shard {
         true
     }
 
-    /// Drops what is older than the stream's age limit.
-    fn age(&mut self, stream: StreamId) {
+    /// Looks at the age limit again in a while.
+    pub(crate) fn recheck_age(&mut self, stream: StreamId) {
+        let when = self.now.plus_millis(RECHECK_MS);
+        if let Some(state) = self.streams.get_mut(&stream) {
+            (state.extra.make().age_timer).move_to(
+                Some(when),
+                &mut self.timers,
+                Timer::Age(stream),
+            );
+        }
+    }
+
+    /// Drops or dead-letters what is older than the stream's age limit.
+    fn age(&mut self, stream: StreamId, fx: &mut dyn Effects) {
         let now = self.now;
         if let Some(extra) = self.extra_mut(stream) {
             extra.age_timer.set = None;
         }
+        let Some(state) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        let age = state.config.limits.max_age_ms;
+        let mut old = Vec::new();
+        let mut stays = Vec::new();
         let mut from = Seq::FIRST;
-        while let Some((seq, position)) = self.next_of_stream(stream, from) {
-            let Some(age) = self
-                .streams
-                .get(&stream)
-                .map(|state| state.config.limits.max_age_ms)
-            else {
-                return;
-            };
-            let created = match self.read_head(position) {
-                Ok(head) => head.created,
+        loop {
+            let (seq, position) = match self.next_of_stream(stream, from) {
+                Ok(Some(next)) => next,
+                Ok(None) => break,
                 Err(_) => {
-                    from = seq.next();
-                    continue;
+                    self.recheck_age(stream);
+                    break;
                 }
             };
-            if now.millis_since(created) < age {
-                self.set_age_alarm(stream, created);
+            let Ok(head) = self.read_head(position) else {
+                stays.push(seq);
+                from = seq.next();
+                continue;
+            };
+            if now.millis_since(head.created) < age {
+                self.set_age_alarm(stream, head.created);
                 break;
             }
             from = seq.next();
-            if !self.is_held(stream, seq) && !self.remove_logged(stream, seq) {
+            if self.is_held(stream, seq) {
+                stays.push(seq);
+            } else {
+                old.push((seq, head.bytes));
+            }
+        }
+        if self.grave(stream, 0, Reason::Limit) == Grave::Unwanted {
+            let cut = Cut {
+                below: from,
+                except: &stays,
+            };
+            self.remove_aged(stream, cut, &old);
+        } else {
+            self.lay_off_aged(stream, &old, fx);
+        }
+        self.drop_if_idle(stream);
+    }
+
+    fn remove_aged(&mut self, stream: StreamId, cut: Cut<'_>, old: &[(Seq, u64)]) {
+        if self.is_worth_a_trim(stream, old.len()) {
+            let bytes = old.iter().map(|message| message.1).sum();
+            if let Err(error) = self.trim(stream, cut, bytes) {
+                tracing::warn!(%error, "cannot remove messages that are too old");
+            }
+            return;
+        }
+        for &(seq, _) in old {
+            if !self.remove_logged(stream, seq) {
                 break;
             }
         }
-        self.drop_if_idle(stream);
+    }
+
+    fn lay_off_aged(&mut self, stream: StreamId, old: &[(Seq, u64)], fx: &mut dyn Effects) {
+        for &(seq, _) in old {
+            // Who was given the one before may have taken this one, too.
+            if self.is_held(stream, seq) {
+                continue;
+            }
+            match self.position(stream, seq) {
+                Ok(Some(_)) => {}
+                Ok(None) => continue,
+                Err(_) => {
+                    self.recheck_age(stream);
+                    break;
+                }
+            }
+            let wanted = self.grave_of(stream, seq, Reason::Limit) != Grave::Unwanted;
+            match self.lay_off_pushed(stream, seq, &[], fx) {
+                Ok(true) => {}
+                Ok(false) => {
+                    if !self.remove_logged(stream, seq) {
+                        break;
+                    }
+                    self.lose(u64::from(wanted), stream);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot dead-letter messages that are too old");
+                    break;
+                }
+            }
+        }
     }
 }

@@ -10,7 +10,8 @@ use longtail_log::{Class, RecordParts};
 use longtail_model::{ConsumerTag, Durability, IndexId, Lsn, Priority, Seq, StreamId, Timestamp};
 use smallvec::SmallVec;
 
-use super::publish::{Room, check_texts, head_of, record_of};
+use super::dead::{Path, Pushed};
+use super::publish::{Evictions, Room, check_texts, head_of, record_of};
 use super::settle::Fate;
 use super::streams::check_document_name;
 use super::{Outcome, Shard, now_reply};
@@ -21,12 +22,12 @@ use crate::event;
 use crate::stream::{FixedHash, HoldKey, Meta, SessionKey};
 
 /// A transaction while its steps are checked.
-struct Draft {
-    level: Durability,
+pub(super) struct Draft {
+    pub(super) level: Durability,
     /// Numbers given to its messages so far.
     given: HashMap<IndexId, u64, FixedHash>,
     rooms: HashMap<StreamId, Room, FixedHash>,
-    evictions: Vec<(StreamId, Seq, u64)>,
+    pub(super) evictions: Evictions,
     /// Messages that a step names.
     named: HashSet<(StreamId, Seq), FixedHash>,
     /// What it adds to the spaces that have limits.
@@ -34,15 +35,20 @@ struct Draft {
     /// What is to be appended, by step. It is looked at last: it must not push out what other steps name.
     publishes: Vec<(u32, Publish)>,
     additions: Vec<Addition>,
-    changes: Vec<Change>,
+    pub(super) changes: Vec<Change>,
+    /// Dead letters among the additions that its messages push out, and their bytes.
+    pub(super) copies: usize,
+    pub(super) copied: u64,
+    /// What was to be a dead letter and is not, by stream.
+    lost: Vec<StreamId>,
 }
 
-struct Publish {
-    to: Target,
-    also: Vec<StreamId>,
-    message: NewMessage,
-    /// Whether a step asked for it; dead letters come by themselves.
-    asked_for: bool,
+pub(super) struct Publish {
+    pub(super) to: Target,
+    pub(super) also: Vec<StreamId>,
+    pub(super) message: NewMessage,
+    /// Where a dead letter has come through; empty for what a step asked for.
+    pub(super) past: Path,
 }
 
 /// A message to append.
@@ -57,7 +63,7 @@ struct Addition {
 }
 
 /// What becomes of something that is there already.
-enum Change {
+pub(super) enum Change {
     Settled(HoldKey),
     Returned {
         hold: HoldKey,
@@ -76,7 +82,7 @@ enum Change {
 }
 
 /// Where the records of a transaction are.
-struct Written {
+pub(super) struct Written {
     gate: Gate,
     /// Of each addition, in the durable log and in memory.
     positions: Vec<[Option<Lsn>; 2]>,
@@ -129,7 +135,7 @@ impl Shard {
                     to,
                     also,
                     message,
-                    asked_for: true,
+                    past: Path::new(),
                 };
                 draft.publishes.push((number, publish));
                 Ok(())
@@ -179,24 +185,17 @@ impl Shard {
             Fate::Done => Change::Settled(hold),
             Fate::Returned { due, meta } => Change::Returned { hold, due, meta },
             Fate::Parked(meta) => Change::Parked(hold, meta),
-            Fate::Dead(target, reason) => {
-                let held = &self.holds[hold];
-                let (stream, seq, position) = (held.stream, held.seq, held.position);
-                let publish = Publish {
-                    to: Target::Stream(target),
-                    also: Vec::new(),
-                    message: self.dead_copy(stream, seq, position, held.counts, reason)?,
-                    asked_for: false,
-                };
-                draft.publishes.push((number, publish));
-                Change::Settled(hold)
+            Fate::Dead(grave, reason) => {
+                let (copy, change) = self.death_of(hold, grave, reason)?;
+                draft.publishes.extend(copy.map(|copy| (number, copy)));
+                change
             }
         };
         draft.changes.push(change);
         Ok(())
     }
 
-    fn name_hold(&self, draft: &mut Draft, hold: HoldKey) -> Result<(), Refusal> {
+    pub(super) fn name_hold(&self, draft: &mut Draft, hold: HoldKey) -> Result<(), Refusal> {
         let held = &self.holds[hold];
         draft.name(held.stream, held.seq, self.level_of(held.group))
     }
@@ -207,17 +206,41 @@ impl Shard {
         draft: &mut Draft,
         publish: Publish,
     ) -> Result<(), Refusal> {
+        let first = self.target(key, publish.to)?;
+        self.draft_addition(draft, first, publish)
+    }
+
+    /// A message, and the dead letters among what it pushes out.
+    pub(super) fn draft_addition(
+        &mut self,
+        draft: &mut Draft,
+        first: StreamId,
+        publish: Publish,
+    ) -> Result<(), Refusal> {
+        let pushed = self.draft_targets(draft, first, publish)?;
+        self.draft_pushed(draft, pushed)
+    }
+
+    /// A message. Returns what it pushes out. When it is refused nothing is drafted,
+    /// if it goes to one stream only.
+    pub(super) fn draft_targets(
+        &mut self,
+        draft: &mut Draft,
+        first: StreamId,
+        publish: Publish,
+    ) -> Result<Pushed, Refusal> {
         let Publish {
-            to,
             also,
             message,
-            asked_for,
+            past,
+            ..
         } = publish;
-        let first = self.target(key, to)?;
+        let asked_for = past.is_empty();
         let bytes = message.bytes();
         if asked_for && let Some(state) = self.streams.get(&first) {
             draft.admit(state.held.budget(), 1 + also.len() as u64, bytes)?;
         }
+        let before = (draft.evictions.gone.len(), draft.evictions.passed.len());
         let mut targets: SmallVec<[(StreamId, Seq); 2]> = SmallVec::new();
         let mut skipped: SmallVec<[(StreamId, Seq); 2]> = SmallVec::new();
         for &stream in std::iter::once(&first).chain(&also) {
@@ -225,22 +248,30 @@ impl Shard {
                 continue;
             }
             let state = self.streams.get(&stream).ok_or(Refusal::UnknownLink)?;
-            let index = self.indexes.get(&state.index).ok_or(Refusal::UnknownLink)?;
             draft.level = draft.level.max(state.level);
             let given = draft.given.entry(state.index).or_default();
             *given += 1;
-            let seq = Seq(index.last_seq().0 + *given);
+            let seq = Seq(self.last_in(state.index).0 + *given);
             if !state.keeps(seq) {
                 skipped.push((stream, seq));
                 continue;
             }
             targets.push((stream, seq));
             if state.config.limits.max_messages > 0 || state.config.limits.max_bytes > 0 {
-                let room = draft.rooms.entry(stream).or_insert_with(|| Room::of(state));
+                let index = state.index;
+                let known = draft.rooms.get(&stream).copied();
+                let mut room = known.unwrap_or_else(|| Room::of(state));
                 let named = &draft.named;
                 let spared = |seq| named.contains(&(stream, seq));
-                self.make_room(stream, room, bytes, spared, &mut draft.evictions)?;
+                let made = self.make_room(stream, &mut room, bytes, spared, &mut draft.evictions);
+                if let Err(why) = made {
+                    draft.evictions.gone.truncate(before.0);
+                    draft.evictions.passed.truncate(before.1);
+                    draft.given.entry(index).and_modify(|given| *given -= 1);
+                    return Err(why);
+                }
                 room.add(bytes);
+                draft.rooms.insert(stream, room);
             }
         }
         let number = (targets.iter().chain(&skipped)).find(|target| target.0 == first);
@@ -251,11 +282,20 @@ impl Shard {
             skipped,
             asked_for,
         });
-        Ok(())
+        let mut pushed = Pushed {
+            messages: draft.evictions.gone[before.0..].to_vec(),
+            past,
+        };
+        if !pushed.messages.is_empty() {
+            let targets = draft.additions.last().map(|addition| &addition.targets);
+            let streams = targets.into_iter().flatten().map(|target| target.0);
+            pushed.past.extend(streams);
+        }
+        Ok(pushed)
     }
 
     /// Writes everything: one frame in the durable log; in memory a record a message, none when the frame is refused.
-    fn write_draft(&mut self, draft: &Draft) -> Result<Written, Refusal> {
+    pub(super) fn write_draft(&mut self, draft: &Draft) -> Result<Written, Refusal> {
         let mut positions = vec![[None; 2]; draft.additions.len()];
         let mut frame = Frame::default();
         let mut defined: HashSet<StreamId, FixedHash> = HashSet::default();
@@ -265,12 +305,10 @@ impl Shard {
                 frame.cut(None);
             }
         }
-        for &(stream, seq, bytes) in &draft.evictions {
-            if self.is_durable(stream) {
-                event::put_removed(&mut frame.heads, stream, seq, bytes);
-                frame.cut(None);
-            }
-        }
+        let Frame { heads, ends } = &mut frame;
+        self.put_evictions(&draft.evictions, heads, |heads| {
+            ends.push((heads.len(), None));
+        });
         let mut in_memory = Vec::new();
         for (number, addition) in draft.additions.iter().enumerate() {
             for &(stream, seq) in &addition.skipped {
@@ -380,14 +418,17 @@ impl Shard {
         frame.cut(None);
     }
 
-    fn apply_draft(
+    pub(super) fn apply_draft(
         &mut self,
         draft: Draft,
         written: Written,
         fx: &mut dyn Effects,
     ) -> (Gate, Reply) {
         let Written { gate, positions } = written;
-        for (stream, seq, bytes) in draft.evictions {
+        for stream in draft.lost {
+            self.lose(1, stream);
+        }
+        for (stream, seq, bytes) in draft.evictions.gone {
             self.remove_message(stream, seq, bytes);
         }
         let mut published = Vec::new();
@@ -500,18 +541,26 @@ fn refused(step: u32, why: Refusal) -> Refusal {
 }
 
 impl Draft {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Draft {
             level: Durability::Memory,
             given: HashMap::default(),
             rooms: HashMap::default(),
-            evictions: Vec::new(),
+            evictions: Evictions::default(),
             named: HashSet::default(),
             more: Vec::new(),
             publishes: Vec::new(),
             additions: Vec::new(),
             changes: Vec::new(),
+            copies: 0,
+            copied: 0,
+            lost: Vec::new(),
         }
+    }
+
+    /// A message of this stream was to be a dead letter and is not.
+    pub(super) fn lose(&mut self, stream: StreamId) {
+        self.lost.push(stream);
     }
 
     /// Whether a space may hold so many messages more, of so many bytes each.
@@ -530,7 +579,12 @@ impl Draft {
         budget.admit(*more, Holding::default())
     }
 
-    fn name(&mut self, stream: StreamId, seq: Seq, level: Durability) -> Result<(), Refusal> {
+    pub(super) fn name(
+        &mut self,
+        stream: StreamId,
+        seq: Seq,
+        level: Durability,
+    ) -> Result<(), Refusal> {
         self.level = self.level.max(level);
         if self.named.insert((stream, seq)) {
             Ok(())

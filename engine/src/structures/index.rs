@@ -4,17 +4,26 @@
 //! into chunks of 256 consecutive numbers (`chunk`). The newest chunk, the tail, grows as a plain array; it is sealed
 //! into its smallest form when a number beyond it arrives. The oldest sealed chunk, the head, is kept beside the
 //! others, because that is where most messages are read and removed. An empty chunk is dropped.
+//!
+//! [`Index`] is in memory as a whole. A [`PagedIndex`] keeps runs of its chunks as pages in the shard's log once it
+//! grows beyond what it may take.
 
 mod chunk;
+mod page;
+mod paged;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use longtail_model::{Lsn, Seq};
 
 use super::{Corrupt, varint};
 use chunk::{ABSENT, Chunk, SLOTS};
+
+pub use page::Page;
+pub use paged::{PAGE_SEQS, PageSource, PagedIndex, Removed, TakenPage};
 
 /// Room for so many positions is kept when the tail runs empty.
 const KEEP_CAPACITY: usize = 16;
@@ -33,7 +42,12 @@ pub struct Index {
     /// The other sealed chunks by chunk number.
     middle: BTreeMap<u64, Chunk>,
     tail: Tail,
+    /// Heap bytes of the sealed chunks.
+    sealed_bytes: usize,
 }
+
+/// What a sealed chunk costs beside its own heap: its place in the map.
+const PLACE: usize = super::btree_bytes::<u64, Chunk>(1);
 
 #[derive(Clone, Debug)]
 struct Head {
@@ -93,6 +107,12 @@ impl Index {
     ///
     /// `seq` is not above [`Index::last_seq`], or `lsn` is `u64::MAX`, which is no position.
     pub fn push(&mut self, seq: Seq, lsn: Lsn) {
+        self.push_sealing(seq, lsn);
+    }
+
+    /// Like [`Index::push`]; says whether a chunk was sealed.
+    #[inline]
+    fn push_sealing(&mut self, seq: Seq, lsn: Lsn) -> bool {
         assert!(
             seq.0 > self.last,
             "sequence number {seq} pushed after {}",
@@ -100,12 +120,11 @@ impl Index {
         );
         assert!(lsn.0 != ABSENT, "not a position");
         let (number, slot) = split(seq.0);
-        if number != split(self.last).0 {
-            self.seal_tail();
-        }
+        let sealed = number != split(self.last).0 && self.seal_tail();
         self.last = seq.0;
         self.len += 1;
         self.tail.push(slot, lsn.0);
+        sealed
     }
 
     /// The position of a message.
@@ -134,11 +153,14 @@ impl Index {
         let lsn = if number == split(self.last).0 {
             self.tail.remove(slot)?
         } else if let Some(head) = self.head.as_mut().filter(|head| head.number == number) {
+            let before = head.chunk.heap_bytes();
             let lsn = head.chunk.remove(slot)?;
+            self.sealed_bytes -= before - head.chunk.heap_bytes();
             if slot == head.first {
                 if let Some((first, _)) = head.chunk.next(slot) {
                     head.first = first;
                 } else {
+                    self.sealed_bytes -= head.chunk.heap_bytes() + PLACE;
                     self.head = self
                         .middle
                         .pop_first()
@@ -148,8 +170,11 @@ impl Index {
             lsn
         } else {
             let chunk = self.middle.get_mut(&number)?;
+            let before = chunk.heap_bytes();
             let lsn = chunk.remove(slot)?;
+            self.sealed_bytes -= before - chunk.heap_bytes();
             if chunk.len() == 0 {
+                self.sealed_bytes -= chunk.heap_bytes() + PLACE;
                 self.middle.remove(&number);
             }
             lsn
@@ -213,15 +238,10 @@ impl Index {
             .chain(tail)
     }
 
-    /// Estimate of the heap in use, in bytes. Looks at every chunk.
+    /// Estimate of the heap in use, in bytes.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
-        self.tail.lsns.capacity() * size_of::<u64>()
-            + self
-                .sealed(0)
-                .map(|(_, chunk)| chunk.heap_bytes())
-                .sum::<usize>()
-            + super::btree_bytes::<u64, Chunk>(self.middle.len())
+        self.tail.lsns.capacity() * size_of::<u64>() + self.sealed_bytes
     }
 
     /// Appends the map: the highest number ever pushed, the number of chunks, then for each the difference of its number
@@ -281,6 +301,10 @@ impl Index {
                 index.tail.push(slot, lsn);
             }
         }
+        index.sealed_bytes = sealed
+            .iter()
+            .map(|(_, chunk)| chunk.heap_bytes() + PLACE)
+            .sum();
         let mut sealed = sealed.into_iter();
         index.head = sealed
             .next()
@@ -302,9 +326,13 @@ impl Index {
             )
     }
 
-    fn seal_tail(&mut self) {
+    /// `false` when the tail has no entry.
+    fn seal_tail(&mut self) -> bool {
         let number = split(self.last).0;
-        if let Some(chunk) = Chunk::new(self.tail.iter()) {
+        let chunk = Chunk::new(self.tail.iter());
+        let sealed = chunk.is_some();
+        if let Some(chunk) = chunk {
+            self.sealed_bytes += chunk.heap_bytes() + PLACE;
             if self.head.is_none() {
                 self.head = Some(Head::new(number, chunk));
             } else {
@@ -312,6 +340,28 @@ impl Index {
             }
         }
         self.tail.clear();
+        sealed
+    }
+
+    /// The highest sealed chunk below chunk number `below`, the head aside.
+    fn last_sealed_below(&self, below: u64) -> Option<u64> {
+        self.middle.range(..below).next_back().map(|(&n, _)| n)
+    }
+
+    /// The sealed chunks of a range of chunk numbers, the head aside.
+    fn sealed_in(&self, numbers: Range<u64>) -> impl Iterator<Item = (u64, &Chunk)> + Clone + '_ {
+        self.middle.range(numbers).map(|(&n, chunk)| (n, chunk))
+    }
+
+    /// Takes out what [`Index::sealed_in`] yields.
+    fn take_sealed(&mut self, numbers: Range<u64>) {
+        let taken: Vec<u64> = self.middle.range(numbers).map(|(&n, _)| n).collect();
+        for number in taken {
+            if let Some(chunk) = self.middle.remove(&number) {
+                self.sealed_bytes -= chunk.heap_bytes() + PLACE;
+                self.len -= chunk.len();
+            }
+        }
     }
 }
 

@@ -12,7 +12,7 @@ pub mod ordered;
 pub mod varint;
 pub mod wheel;
 
-pub use index::Index;
+pub use index::{Index, PagedIndex};
 pub use interval::IntervalSet;
 pub use ordered::OrderedSet;
 pub use wheel::{TimerId, TimerWheel};

@@ -32,6 +32,45 @@ macro_rules! ensure_eq {
     };
 }
 
+/// What is dead-lettered is in one of both streams: never in both, never in none.
+fn whole_dead_letters(kept: &Kept, low: &Kept, high: &Kept) -> Result<(), String> {
+    let durable = |kept: &Kept, id: &u64| kept.streams.get(id).is_some_and(|s| s.durable());
+    for (id, stream) in &high.streams {
+        for (seq, message) in &stream.messages {
+            let Some(of) = message
+                .copy_of
+                .filter(|of| durable(high, id) && durable(low, &of.stream))
+            else {
+                continue;
+            };
+            let before = |kept: &Kept| (kept.streams.get(id)).map(|s| s.messages.contains_key(seq));
+            let standing = |kept: &Kept| {
+                let stream = kept.streams.get(&of.stream)?;
+                let group = stream.groups.iter().find(|g| g.id == of.group)?;
+                Some(group.messages.contains_key(&of.seq))
+            };
+            // This step made the copy and let go of the original.
+            if before(low) != Some(true)
+                && standing(low) == Some(true)
+                && standing(high) != Some(true)
+            {
+                let copied = before(kept) == Some(true);
+                let stands = standing(kept) == Some(true);
+                ensure!(
+                    copied != stands,
+                    "{of:?} is {} as message {seq} of stream {id}",
+                    if copied {
+                        "there and dead"
+                    } else {
+                        "lost and not there"
+                    }
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
 impl World {
     /// Compares the shard with what the log must have brought back, and takes over what may be one way or another.
     pub fn reconcile(&mut self, recovered: Lsn) {
@@ -209,6 +248,7 @@ impl World {
             low.documents.keys()
         );
         kept.documents = documents;
+        whole_dead_letters(&kept, low, high)?;
 
         Ok(kept)
     }

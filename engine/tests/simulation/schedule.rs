@@ -6,8 +6,9 @@ use bytes::Bytes;
 use longtail_engine::command::{Start, Until};
 use longtail_engine::config::GroupName;
 use longtail_engine::{
-    Command, Credit, GroupConfig, Handle, Keep, Limits, NewMessage, Numbering, Order, Overflow,
-    Role, Settle, Step, StreamConfig, StreamName, Target, Transaction, Wait, Which,
+    Command, Credit, DeadLetter, GroupConfig, Handle, Keep, Limits, NewMessage, Numbering, Order,
+    Overflow, Reason, Reasons, Role, Settle, Step, StreamConfig, StreamName, Target, Transaction,
+    Wait, Which,
 };
 use longtail_model::{
     ConsumerTag, Durability, GroupId, Link, Priority, Seq, SessionId, StreamId, Timestamp,
@@ -49,14 +50,46 @@ pub fn run(seed: u64, trace: &SharedTrace) -> u64 {
     plan.world.crashes
 }
 
+/// Mostly to the one stream that is there for it, sometimes from one to the other and back.
+fn dead_letter(random: &mut Random) -> DeadLetter {
+    let stream = if random.chance(70) {
+        "dead"
+    } else {
+        *random.pick(NAMES)
+    };
+    let mut dead_letter = DeadLetter::to(stream);
+    match random.below(3) {
+        0 => {}
+        1 => dead_letter.on = Reasons::ALL,
+        _ => {
+            let all = [
+                Reason::Rejected,
+                Reason::Expired,
+                Reason::Deliveries,
+                Reason::Limit,
+            ];
+            dead_letter.on = all.into_iter().filter(|_| random.chance(60)).collect();
+        }
+    }
+    dead_letter.body = random.chance(75);
+    dead_letter.keep = random.chance(25);
+    dead_letter
+}
+
 /// A stream as one of the protocols would make it, or as none does.
 fn config(random: &mut Random, name: &str) -> StreamConfig {
     let mut config = StreamConfig::default();
     let mut defaults = GroupConfig::default();
     let group = &mut defaults;
     if name == "dead" {
-        if random.chance(20) {
+        if random.chance(40) {
             config.limits.max_messages = 3;
+            if random.chance(50) {
+                config.overflow = Overflow::DropOldest;
+            }
+        }
+        if random.chance(30) {
+            group.dead_letter = Some(dead_letter(random));
         }
         config.group = random.chance(85).then_some(defaults);
         return config;
@@ -81,7 +114,7 @@ fn config(random: &mut Random, name: &str) -> StreamConfig {
         group.max_deliveries = 1 + random.below(3) as u32;
     }
     if random.chance(35) {
-        group.dead_letter = Some("dead".into());
+        group.dead_letter = Some(dead_letter(random));
     }
     if random.chance(30) {
         group.backoff_ms = (0..1 + random.below(3))

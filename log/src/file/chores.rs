@@ -9,6 +9,7 @@ use super::space::Spare;
 use super::{FileDone, FileLog, State};
 use crate::api::{Job, Outcome};
 use crate::checkpoint::{self, Checkpoint};
+use crate::pages::Worked;
 
 /// What a chore brings back.
 pub(super) enum ChoreDone {
@@ -20,8 +21,12 @@ pub(super) enum ChoreDone {
     Spare(io::Result<Spare>),
     Checkpoint {
         checkpoint: Checkpoint,
+        /// What became of the pages that had to be durable before.
+        pages: Option<Worked>,
         result: io::Result<()>,
     },
+    Pages(io::Result<Worked>),
+    PagesDropped,
     Dropped(Dropped),
     Scanned(ScanPart),
     Rewritten(Rewritten),
@@ -35,6 +40,8 @@ impl FileLog {
         let job = self
             .prepare_job()
             .or_else(|| self.checkpoint_job())
+            .or_else(|| self.pages_job())
+            .or_else(|| self.drop_pages_job())
             .or_else(|| self.drop_job())
             .or_else(|| self.rewrite_job())
             .or_else(|| self.scan_job());
@@ -48,9 +55,18 @@ impl FileLog {
             ChoreDone::Reserve(result) => self.finish_reserve(result),
             ChoreDone::Ahead { base, result } => self.finish_ahead(base, result),
             ChoreDone::Spare(result) => self.finish_spare(result),
-            ChoreDone::Checkpoint { checkpoint, result } => {
+            ChoreDone::Checkpoint {
+                checkpoint,
+                pages,
+                result,
+            } => {
+                if let Some(worked) = pages {
+                    self.pages.done(worked);
+                }
                 self.finish_checkpoint(checkpoint, result);
             }
+            ChoreDone::Pages(result) => self.finish_pages(result),
+            ChoreDone::PagesDropped => {}
             ChoreDone::Dropped(dropped) => self.finish_drop(dropped),
             ChoreDone::Scanned(part) => return self.finish_scan(part),
             ChoreDone::Rewritten(rewritten) => self.finish_rewrite(rewritten),
@@ -68,21 +84,33 @@ impl FileLog {
         kept.retain(|covers| *covers != checkpoint.covers);
         kept.push(checkpoint.covers);
         let kept = kept.split_off(kept.len().saturating_sub(2));
+        let pages = self.pages.work(true);
         Some(Job::new(move || {
-            let result = checkpoint.write(disk.as_ref(), &dir);
+            let mut written = None;
+            let result = pages.run(disk.as_ref(), &dir).and_then(|worked| {
+                written = Some(worked);
+                checkpoint.write(disk.as_ref(), &dir)
+            });
             match result {
                 Ok(()) => checkpoint::prune(disk.as_ref(), &dir, &kept),
                 // Half a checkpoint only takes space.
                 Err(_) => drop(disk.remove(&dir.join(checkpoint::TEMPORARY))),
             }
-            FileDone::Chore(ChoreDone::Checkpoint { checkpoint, result }).into_done()
+            FileDone::Chore(ChoreDone::Checkpoint {
+                checkpoint,
+                pages: written,
+                result,
+            })
+            .into_done()
         }))
     }
 
     fn finish_checkpoint(&mut self, checkpoint: Checkpoint, result: io::Result<()>) {
         match result {
             Ok(()) => {
-                self.checkpoints.add(checkpoint.covers, checkpoint.size());
+                let pages = checkpoint.pages.iter().map(|page| page.number).collect();
+                self.checkpoints
+                    .add(checkpoint.covers, checkpoint.size(), pages);
                 self.space.retry();
                 self.reclaim.unblock();
             }

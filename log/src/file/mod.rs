@@ -2,10 +2,11 @@
 //!
 //! `append` puts records into the [`Tail`] and makes sure that the disk has room for them; `write`
 //! turns what waits into jobs; `space` keeps room ahead; `chores` decides what housekeeping comes next; `reclaim`
-//! rewrites what is mostly dead.
+//! rewrites what is mostly dead; `paging` writes the owner's pages.
 
 mod append;
 mod chores;
+mod paging;
 mod reclaim;
 mod rewrite;
 mod space;
@@ -17,12 +18,14 @@ use std::sync::Arc;
 use longtail_model::{Durability, Lsn};
 
 use crate::api::{
-    AppendError, Class, Done, Health, Job, Outcome, ReadError, RecordParts, ShardLog,
+    AppendError, Class, Done, Health, Job, Outcome, PageError, PageId, ReadError, RecordParts,
+    ShardLog,
 };
 use crate::checkpoint::{Account, Checkpoint, Checkpoints};
 use crate::cold::Cold;
 use crate::disk::{Disk, Lock};
 use crate::options::{Nonces, Options};
+use crate::pages::Pages;
 use crate::record;
 use crate::segment::{BLOCK, Segments};
 use crate::tail::Tail;
@@ -82,6 +85,7 @@ pub struct FileLog {
     /// Given to each write job and taken back with its result.
     buffer: Vec<u8>,
     space: Space,
+    pages: Pages,
     checkpoints: Checkpoints,
     reclaim: Reclaim,
     _lock: Lock,
@@ -96,6 +100,7 @@ pub(crate) struct Found {
     pub(crate) segments: Segments,
     pub(crate) end: u64,
     pub(crate) space: Space,
+    pub(crate) pages: Pages,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) lock: Lock,
 }
@@ -124,6 +129,7 @@ impl FileLog {
             gate: Arc::default(),
             buffer: Vec::new(),
             space: found.space,
+            pages: found.pages,
             checkpoints: found.checkpoints,
             reclaim: Reclaim::default(),
             _lock: found.lock,
@@ -162,12 +168,12 @@ impl FileLog {
         self.segments.0.iter().map(account).collect()
     }
 
-    /// Bytes of disk that the log's segments occupy, as far as they were asked for.
+    /// Bytes of disk that the log's segments and pages occupy, as far as they were asked for.
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {
         let sealed = self.segments.0.len().saturating_sub(1);
         let used: u64 = self.segments.0.iter().take(sealed).map(|s| s.used).sum();
-        used + self.space.bytes()
+        used + self.space.bytes() + self.pages.bytes()
     }
 }
 
@@ -287,8 +293,32 @@ impl ShardLog for FileLog {
             shard: self.options.shard,
             covers,
             accounts: self.accounts(),
+            pages: self.pages.accounts(),
             body,
         });
+    }
+
+    fn write_page(&mut self, bytes: &[u8]) -> Option<PageId> {
+        if self.is_poisoned() {
+            return None;
+        }
+        self.pages.put(bytes)
+    }
+
+    fn read_page(&self, page: PageId) -> Result<Vec<u8>, PageError> {
+        self.pages.read(self.disk.as_ref(), &self.dir, page)
+    }
+
+    fn free_page(&mut self, page: PageId) {
+        self.pages.free(page);
+    }
+
+    fn sparse_pages(&self) -> Option<u32> {
+        self.pages.sparse()
+    }
+
+    fn keep_pages(&mut self, file: u32) {
+        self.pages.keep_sparse(file);
     }
 
     fn pending_bytes(&self) -> u64 {

@@ -286,7 +286,9 @@ impl FileLog {
     }
 
     fn next_preparation(&mut self) -> Option<Job> {
-        let wanted = self.options.reserve_bytes + self.checkpoints.last_size() * 5 / 4;
+        // Pages that wait are written before the next checkpoint is.
+        let pages = self.pages.pending_bytes().next_multiple_of(1 << 20);
+        let wanted = self.options.reserve_bytes + self.checkpoints.last_size() * 5 / 4 + pages;
         if self.space.reserve < wanted {
             return Some(self.reserve_job(wanted));
         }

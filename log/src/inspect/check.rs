@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use longtail_model::Lsn;
 
-use super::{CheckpointReport, checkpoint_reports, survey};
+use super::{CheckpointReport, PagesReport, checkpoint_reports, page_reports, survey};
 use crate::checkpoint;
 use crate::disk::Disk;
 use crate::error::{Damage, OpenError};
 use crate::open::{FoundSegment, read_footer};
+use crate::pages;
 use crate::scan::{Advance, FIRST, Order, Scanner, look_behind, resync};
 
 /// What [`check`] read in one segment.
@@ -43,6 +44,8 @@ pub struct Report {
     pub segments: Vec<SegmentReport>,
     /// Readable ones, ascending.
     pub checkpoints: Vec<CheckpointReport>,
+    /// Files of pages that the newest checkpoint refers to, ascending.
+    pub pages: Vec<PagesReport>,
     /// Everything that cannot be read although it was durable, in the order of positions where they are known.
     pub damage: Vec<Damage>,
     /// An incomplete write at the end, as a crash leaves it; the next start cuts it off. Not damage.
@@ -77,6 +80,9 @@ impl fmt::Display for Report {
         for c in &self.checkpoints {
             writeln!(f, "{c}")?;
         }
+        for p in &self.pages {
+            writeln!(f, "{p}")?;
+        }
         if let Some(torn) = &self.torn {
             writeln!(
                 f,
@@ -91,7 +97,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Reads every segment and every record of the log in `dir`.
+/// Reads every segment, every record, and every page of the log in `dir`.
 ///
 /// # Errors
 /// When the directory cannot be read at all, or is of a later format. Damage is not an error but in the report.
@@ -137,6 +143,21 @@ pub fn check(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Report, OpenError> {
         });
     }
     report.checkpoints = checkpoint_reports(dir, &directory.checkpoints, end);
+    report.pages = page_reports(dir, &directory.checkpoints);
+    if let Some(newest) = &directory.checkpoints.newest {
+        for (account, pages) in newest.pages.iter().zip(&mut report.pages) {
+            let (number, size) = (account.number, account.size);
+            let found = pages::scan(disk.as_ref(), &pages.file, newest.shard, number, size)
+                .map_err(|error| OpenError::io("read", &pages.file, error))?;
+            pages.pages = Some(found.pages);
+            report.damage.extend(found.bad.map(|(offset, what)| Damage {
+                file: pages.file.clone(),
+                offset,
+                lsn: Lsn(covers),
+                what: format!("a page of the checkpoint: {what}"),
+            }));
+        }
+    }
     Ok(report)
 }
 

@@ -16,6 +16,7 @@ use crate::checkpoint;
 use crate::disk::Disk;
 use crate::error::{Damage, OpenError};
 use crate::open::{FoundCheckpoints, FoundSegment, find_checkpoints, find_segments};
+use crate::pages;
 use crate::segment;
 use crate::stamp;
 
@@ -49,6 +50,35 @@ impl fmt::Display for CheckpointReport {
             "{}: covers positions below {covers}, {bytes} bytes, {behind} bytes of log since",
             file.display()
         )
+    }
+}
+
+/// One file of pages, as the newest checkpoint refers to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PagesReport {
+    /// The file.
+    pub file: PathBuf,
+    /// Bytes of it that the checkpoint vouches for.
+    pub bytes: u64,
+    /// Bytes of them that the checkpoint refers to.
+    pub live: u64,
+    /// Whole pages in them; `None` when nobody counted.
+    pub pages: Option<u64>,
+}
+
+impl fmt::Display for PagesReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PagesReport {
+            file,
+            bytes,
+            live,
+            pages,
+        } = self;
+        write!(f, "{}: ", file.display())?;
+        if let Some(pages) = pages {
+            write!(f, "{pages} pages, ")?;
+        }
+        write!(f, "{bytes} bytes, {live} in use")
     }
 }
 
@@ -102,6 +132,18 @@ fn survey(disk: &dyn Disk, dir: &Path) -> Result<Directory, OpenError> {
         checkpoints,
         damage,
     })
+}
+
+/// The page files of the newest checkpoint, without a look into them.
+fn page_reports(dir: &Path, found: &FoundCheckpoints) -> Vec<PagesReport> {
+    let accounts = found.newest.iter().flat_map(|newest| &newest.pages);
+    let report = |account: &pages::PageAccount| PagesReport {
+        file: dir.join(pages::file_name(account.number)),
+        bytes: account.size,
+        live: account.live,
+        pages: None,
+    };
+    accounts.map(report).collect()
 }
 
 fn checkpoint_reports(dir: &Path, found: &FoundCheckpoints, end: u64) -> Vec<CheckpointReport> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use longtail_model::{Lsn, ShardId};
 
-use super::{CheckpointReport, checkpoint_reports, survey};
+use super::{CheckpointReport, PagesReport, checkpoint_reports, page_reports, survey};
 use crate::checkpoint::Account;
 use crate::disk::Disk;
 use crate::error::OpenError;
@@ -35,6 +35,8 @@ pub struct Stats {
     pub segments: Vec<SegmentStats>,
     /// Readable ones, ascending.
     pub checkpoints: Vec<CheckpointReport>,
+    /// Files of pages that the newest checkpoint refers to, ascending.
+    pub pages: Vec<PagesReport>,
     /// Bytes of all files in the directory.
     pub bytes: u64,
 }
@@ -56,6 +58,9 @@ impl fmt::Display for Stats {
         }
         for c in &self.checkpoints {
             writeln!(f, "{c}")?;
+        }
+        for p in &self.pages {
+            writeln!(f, "{p}")?;
         }
         write!(
             f,
@@ -110,6 +115,7 @@ pub fn stats(disk: &dyn Disk, dir: &Path) -> Result<Stats, OpenError> {
     Ok(Stats {
         shard: directory.segments.first().map(|found| found.header.shard),
         checkpoints: checkpoint_reports(dir, &directory.checkpoints, end),
+        pages: page_reports(dir, &directory.checkpoints),
         segments,
         bytes,
     })

@@ -36,8 +36,17 @@ pub(crate) struct FoundCheckpoints {
     /// Ascending.
     pub(crate) readable: Vec<(u64, u64)>,
     pub(crate) newest: Option<Checkpoint>,
+    /// The page files that each readable one refers to.
+    pub(crate) pages: BTreeMap<u64, Vec<u32>>,
     /// File and reason.
     pub(crate) damaged: Vec<(PathBuf, String)>,
+}
+
+impl FoundCheckpoints {
+    /// Whether a readable one refers to this page file.
+    pub(crate) fn lists(&self, file: u32) -> bool {
+        self.pages.values().any(|files| files.contains(&file))
+    }
 }
 
 /// Reads the headers of all segments. Returns them ascending, and the files that a rewritten one replaces.
@@ -162,6 +171,8 @@ pub(crate) fn find_checkpoints(
         match read {
             Ok(checkpoint) if checkpoint.covers == covers => {
                 found.readable.insert(0, (covers, checkpoint.size()));
+                let pages = checkpoint.pages.iter().map(|page| page.number);
+                found.pages.insert(covers, pages.collect());
                 found.newest.get_or_insert(checkpoint);
             }
             Ok(_) => found

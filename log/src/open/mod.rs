@@ -23,6 +23,7 @@ use crate::file::{
     Birth, FileLog, Found, RESERVE, REWRITE_TEMPORARY, Space, SyncGate, create_spare, is_spare,
 };
 use crate::options::{Nonces, Options};
+use crate::pages::{self, Pages};
 use crate::replay::{Replay, Stretch};
 use crate::segment::{self, BLOCK, Layout, Segment, SegmentHeader, Segments};
 use crate::stamp;
@@ -66,7 +67,8 @@ impl FileLog {
         }
         let mut nonces = Nonces(options.nonce_seed);
         if segments.is_empty() && checkpoints.newest.is_none() && checkpoints.damaged.is_empty() {
-            sweep(disk.as_ref(), dir, &names, &superseded);
+            let orphans = pages::unlisted(dir, &names, |_| false);
+            sweep(disk.as_ref(), dir, &names, &[superseded, orphans].concat());
             return create(disk, dir, options, nonces, lock);
         }
         let tail = check_tail(disk.as_ref(), dir, &segments, &checkpoints)?;
@@ -75,7 +77,9 @@ impl FileLog {
             None => None,
         };
         // Only now: the name of a rewritten segment must be safe before its sources go.
-        sweep(disk.as_ref(), dir, &names, &superseded);
+        let listed = |number| checkpoints.lists(number);
+        let orphans = pages::unlisted(dir, &names, listed);
+        sweep(disk.as_ref(), dir, &names, &[superseded, orphans].concat());
         // The nonces of this run must differ from those of the runs before, also when the seed is fixed.
         nonces.0 = nonces
             .0
@@ -194,6 +198,9 @@ fn settle(
     let reserve = reserve_size(disk.as_ref(), dir);
     let replay = Replay::new(Arc::clone(&disk), stretches, checked.end);
     let space = Space::new(allocated, reserve, options.reserve_bytes);
+    let accounts = checkpoints.newest.as_ref().map_or(&[][..], |c| &c.pages);
+    let listed = checkpoints.pages.values().flatten().copied();
+    let pages = Pages::new(options.shard, options.page_file_bytes, accounts, listed);
     let log = FileLog::new(Found {
         disk,
         dir: dir.to_owned(),
@@ -202,8 +209,10 @@ fn settle(
         segments,
         end: checked.end,
         space,
+        pages,
         checkpoints: Checkpoints {
             kept,
+            pages: checkpoints.pages,
             queued: None,
             last_asked: checked.covers,
         },
@@ -295,6 +304,12 @@ fn create(
     let reserve = reserve_size(disk.as_ref(), dir);
     let space = Space::new(allocated, reserve, options.reserve_bytes);
     let replay = Replay::new(Arc::clone(&disk), Vec::new(), 0);
+    let pages = Pages::new(
+        options.shard,
+        options.page_file_bytes,
+        &[],
+        std::iter::empty(),
+    );
     let log = FileLog::new(Found {
         disk,
         dir: dir.to_owned(),
@@ -303,6 +318,7 @@ fn create(
         segments,
         end: 0,
         space,
+        pages,
         checkpoints: Checkpoints::default(),
         lock,
     });

@@ -8,10 +8,13 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use longtail_edge::CloseReason;
-use longtail_model::Timestamp;
+use longtail_engine::StreamName;
+use longtail_engine::config::GroupName;
+use longtail_model::{ShardId, Timestamp};
 
 use crate::codec::{Qos, ReasonCode, Version};
 use crate::registry::{Aftermath, Seen};
+use crate::session::feed::group_name;
 use crate::session::{Held, Levels, Session, State, Tag};
 use crate::tenant::Tenant;
 
@@ -186,6 +189,27 @@ impl Tenant {
     #[must_use]
     pub fn find_session(&self, client_id: &str) -> Option<SessionView> {
         self.registry().look(client_id, view).flatten()
+    }
+
+    /// Where messages wait for a session that outlives the process: the shard, and the streams of its filters with its
+    /// group in each. What waits there is not among [`Levels::queued`].
+    #[must_use]
+    pub fn backlog(&self, client_id: &str) -> (ShardId, Vec<(StreamName, GroupName)>) {
+        let durable = self.durable();
+        let mut streams = Vec::new();
+        self.registry().look(client_id, |_, seen| {
+            with_state(seen, |state| {
+                let held = state.subscriptions.values();
+                streams.extend(
+                    held.filter(|held| held.has_stream())
+                        .map(|held| (durable.stream_name(&held.filter), group_name(state.number))),
+                );
+            });
+        });
+        // Several subscriptions may have one filter.
+        streams.sort_unstable();
+        streams.dedup();
+        (durable.home(), streams)
     }
 
     /// The first `limit` names that are wanted. Never holds more than these.

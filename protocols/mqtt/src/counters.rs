@@ -179,24 +179,29 @@ impl Tally {
     /// A PUBLISH has come, beside its packet.
     pub(crate) fn message_in(&self, qos: Qos, bytes: usize) {
         self.change(|traffic| {
-            add(&mut traffic.messages_in, qos);
+            add(&mut traffic.messages_in, qos, 1);
             traffic.bytes_in += bytes as u64;
         });
     }
 
     /// A PUBLISH was written.
     pub(crate) fn message_out(&self, qos: Qos, bytes: usize) {
+        self.messages_out(qos, 1, bytes);
+    }
+
+    /// So many PUBLISH were written, with so many bytes of payload together.
+    pub(crate) fn messages_out(&self, qos: Qos, count: u64, bytes: usize) {
         self.change(|traffic| {
-            traffic.packets_out += 1;
-            add(&mut traffic.messages_out, qos);
+            traffic.packets_out += count;
+            add(&mut traffic.messages_out, qos, count);
             traffic.bytes_out += bytes as u64;
         });
     }
 }
 
-fn add(by_qos: &mut [u64; 3], qos: Qos) {
-    if let Some(count) = by_qos.get_mut(usize::from(qos.bits())) {
-        *count += 1;
+fn add(by_qos: &mut [u64; 3], qos: Qos, count: u64) {
+    if let Some(total) = by_qos.get_mut(usize::from(qos.bits())) {
+        *total += count;
     }
 }
 

@@ -13,6 +13,7 @@
 //! the broker's. [`census`] is what an operator sees and does, [`sys`] what the server says of itself.
 
 pub mod access;
+pub mod bridge;
 pub mod census;
 pub mod client;
 pub mod codec;

@@ -131,7 +131,7 @@ pub struct LocalClient {
 
 impl LocalClient {
     pub(crate) fn new(tenant: Arc<Tenant>, client_id: &str) -> Self {
-        let origin = tenant.origin(client_id);
+        let origin = Tenant::origin(client_id);
         let (tenant, info) = (tenant, client_id.into());
         Self::with(tenant, info, None, origin, None)
     }

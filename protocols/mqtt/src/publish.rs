@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use longtail_broker::Space;
-use longtail_broker::ephemeral::{Burst, Picked, SpaceRouteCache};
+use longtail_broker::ephemeral::{Burst, Picked, Run, SpaceRouteCache};
 use longtail_broker::message::{Message, SharedMessage};
 use longtail_broker::retained::{RetainedError, Settled};
 use longtail_broker::router::Chance;
@@ -190,6 +190,27 @@ pub(crate) fn publish(
         None if published.has_matched() || kept => Some(ReasonCode::Success),
         None => Some(ReasonCode::NoMatchingSubscribers),
     }
+}
+
+/// Publishes a run to the live subscribers, and says what its publisher is to be told; `None` if its messages have to
+/// be [published](publish) one by one. No lock may be held.
+pub(crate) fn publish_run(
+    space: &Space,
+    burst: &mut Burst<'_>,
+    run: &Run<'_>,
+) -> Option<ReasonCode> {
+    let first = run.messages().first()?;
+    let is_wanted = PUBLISHER.with_borrow_mut(|publisher| {
+        let routes = publisher
+            .routes
+            .lookup(&space.router, first.subject.as_ref());
+        burst.publish_run(routes, run)
+    })?;
+    Some(if is_wanted {
+        ReasonCode::Success
+    } else {
+        ReasonCode::NoMatchingSubscribers
+    })
 }
 
 /// Publishes what the log has had until its PUBREL, and removes it there in the same step. As [`publish`] otherwise.

@@ -211,9 +211,8 @@ impl Registry {
         after
             .wills
             .extend(away.will.map(|(will, _)| (will, Arc::clone(&client_id))));
-        after
-            .over
-            .push((away.membership.take_away(), away.membership));
+        let state = away.membership.take_away();
+        over(&client_id, state, away.membership, tenant, after);
         true
     }
 
@@ -521,7 +520,7 @@ impl Registry {
                     .record(&client_id, &record, Box::new(|_| ()));
             }
             let ended = record.ended.unwrap_or(now);
-            let origin = tenant.origin(&client_id);
+            let origin = Tenant::origin(&client_id);
             let membership = Membership::away(Arc::clone(tenant), origin, state);
             membership.route();
             let epoch = self.next_epoch();
@@ -569,7 +568,7 @@ fn over(
 impl Membership {
     /// A new place for the session of a claim.
     fn of(claim: &Claim, tenant: &Arc<Tenant>) -> Self {
-        let origin = tenant.origin(&claim.client_id);
+        let origin = Tenant::origin(&claim.client_id);
         let (tenant, conn) = (Arc::clone(tenant), Arc::clone(&claim.conn));
         if claim.expiry_s == 0 {
             Membership::bound(tenant, origin, conn)

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use longtail_broker::ephemeral::{
-    Delivery, DropReason, LiveHandle, LiveOptions, Subscriber, Target,
+    Deliveries, Delivery, DropReason, LiveHandle, LiveOptions, Run, Subscriber, Target,
 };
 use longtail_broker::message::{Origin, SharedMessage};
 use longtail_broker::router::SubscribeError;
-use longtail_edge::{CloseReason, Connection};
+use longtail_edge::{CloseReason, Connection, Out};
 use longtail_model::Filter;
 use parking_lot::Mutex;
 
 use crate::service::Mqtt;
-use crate::session::{State, Wanted, routed};
+use crate::session::{Session, State, Wanted, routed};
 use crate::tenant::Tenant;
 
 /// A connection of this service.
@@ -218,42 +218,69 @@ impl Membership {
     }
 }
 
-/// `None`: the connection has ended, or its session was taken from it.
-fn deliver_to(
-    conn: &Arc<Conn>,
-    tenant: &Tenant,
-    message: &SharedMessage,
-    options: &[LiveOptions],
-) -> Option<Delivery> {
-    let cx = tenant.cx_at(message.published);
-    let (delivery, expelled) = conn.with(|client, out| {
+/// Has `work` deliver something. `None`: the connection has ended, or its session was taken from it.
+fn deliver_to<R>(conn: &Arc<Conn>, work: impl FnOnce(&mut Session, &mut Out) -> R) -> Option<R> {
+    let (result, expelled) = conn.with(|client, out| {
         let session = client.session_mut().filter(|session| session.is_open())?;
-        let delivery = session.deliver(message, options, &cx, out);
-        session.tell_delivery(message, delivery);
+        let result = work(session, out);
         let expelled = session.take_expelled();
         if let Some(reason) = expelled {
             session.expel(reason, out);
         }
-        Some((delivery, expelled.is_some()))
+        Some((result, expelled.is_some()))
     })??;
     if expelled {
         conn.close(CloseReason::Refused("its queue is full".into()));
     }
-    Some(delivery)
+    Some(result)
 }
 
 impl Subscriber for Sink {
     fn deliver(&self, message: &SharedMessage, options: &[LiveOptions]) -> Delivery {
         let seat = &*self.0;
-        let closed = Delivery::Dropped(DropReason::Closed);
-        if let Some(conn) = &seat.bound {
-            return deliver_to(conn, &seat.tenant, message, options).unwrap_or(closed);
-        }
         let cx = seat.tenant.cx_at(message.published);
+        let deliver =
+            |session: &mut Session, out: &mut Out| session.deliver(message, options, &cx, out);
+        if let Some(conn) = &seat.bound {
+            let closed = Delivery::Dropped(DropReason::Closed);
+            return deliver_to(conn, deliver).unwrap_or(closed);
+        }
         match &mut *seat.place.lock() {
-            Place::Connected(conn, missed) => deliver_to(conn, &seat.tenant, message, options)
-                .unwrap_or_else(|| missed.keep(message, options, &cx)),
+            Place::Connected(conn, missed) => {
+                deliver_to(conn, deliver).unwrap_or_else(|| missed.keep(message, options, &cx))
+            }
             Place::Away(state) => state.keep(message, options, &cx),
+        }
+    }
+
+    fn deliver_run(&self, run: &Run<'_>, options: &[LiveOptions], deliveries: &mut Deliveries) {
+        let seat = &*self.0;
+        let [.., last] = run.messages() else { return };
+        let cx = seat.tenant.cx_at(last.published);
+        let mut deliver = |conn: &Arc<Conn>| {
+            deliver_to(conn, |session, out| {
+                session.deliver_run(run, options, &cx, out, deliveries);
+            })
+        };
+        if let Some(conn) = &seat.bound {
+            if deliver(conn).is_none() {
+                let closed = Delivery::Dropped(DropReason::Closed);
+                deliveries.add(closed, run.messages().len() as u64);
+            }
+            return;
+        }
+        let place = &mut *seat.place.lock();
+        let state = match place {
+            Place::Connected(conn, missed) => {
+                if deliver(conn).is_some() {
+                    return;
+                }
+                missed
+            }
+            Place::Away(state) => state,
+        };
+        for message in run.messages() {
+            deliveries.add(state.keep(message, options, &cx), 1);
         }
     }
 

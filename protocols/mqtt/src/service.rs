@@ -8,13 +8,13 @@
 //! Publishing happens in [`Protocol::submit`], when no lock is held: it takes the locks of the subscribers, and the
 //! publisher may be one of them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use longtail_broker::ephemeral::Burst;
+use longtail_broker::ephemeral::{Burst, Run};
 use longtail_broker::message::SharedMessage;
 use longtail_edge::{
     CloseReason, Connection, ConnectionId, Draining, Idle, Input, Out, Protocol, Refusal, Then,
@@ -26,7 +26,7 @@ use crate::client::Client;
 use crate::codec::{Decoder, Fault, Packet, PacketLimits, ReasonCode};
 use crate::durable::link;
 use crate::hooks::{self, Chain, ClientInfo, Event, Points};
-use crate::publish::{Outgoing, Released, Whom, publish, release};
+use crate::publish::{Outgoing, Released, Whom, publish, publish_run, release};
 use crate::registry::{Aftermath, Claim, Claimed};
 use crate::seat::Membership;
 use crate::session::{
@@ -37,7 +37,9 @@ use crate::tenant::{Deadline, Tenant};
 
 thread_local! {
     /// Lists of actions that are not in use, so that an idle connection has none.
-    static LISTS: RefCell<Vec<Vec<Action>>> = const { RefCell::new(Vec::new()) };
+    static ACTIONS: RefCell<Vec<Vec<Action>>> = const { RefCell::new(Vec::new()) };
+    /// Those of a turn.
+    static LISTS: Cell<Lists> = const { Cell::new(Lists::new()) };
 }
 
 /// What is added to the time that a client may be silent, against clocks that are coarse.
@@ -112,7 +114,7 @@ impl Protocol for Mqtt {
         let cx = self.tenant.cx();
         let mut consumed = 0;
         if client.actions.capacity() == 0 {
-            client.actions = LISTS.with_borrow_mut(Vec::pop).unwrap_or_default();
+            client.actions = ACTIONS.with_borrow_mut(Vec::pop).unwrap_or_default();
         }
         let Client {
             decoder,
@@ -166,17 +168,18 @@ impl Protocol for Mqtt {
                 service: self,
                 conn,
                 burst: Burst::new(&self.tenant.space().counters),
-                published: Vec::new(),
-                outgoing: Outgoing::new(),
+                lists: LISTS.take(),
             };
             for action in actions.drain(..) {
                 turn.carry_out(action);
             }
+            turn.publish();
             turn.tell();
             turn.store();
+            turn.lists.keep();
         }
         if actions.capacity() > 0 && actions.capacity() <= LIST_CAPACITY_MAX {
-            LISTS.with_borrow_mut(|lists| {
+            ACTIONS.with_borrow_mut(|lists| {
                 if lists.len() < LISTS_MAX {
                     lists.push(actions);
                 }
@@ -227,6 +230,9 @@ impl Protocol for Mqtt {
         }
         if let Some(timer) = client.login_ends {
             tenant.timers().cancel(timer);
+        }
+        if let Some(link) = client.link {
+            tenant.durable().detach(link);
         }
         let Some(mut session) = client.session else {
             return;
@@ -446,7 +452,7 @@ impl Mqtt {
         admitted: Result<Admitted, Denied>,
     ) {
         let tenant = &self.tenant;
-        let origin = tenant.origin(client_id);
+        let origin = Tenant::origin(client_id);
         let Admitted {
             grants,
             account,
@@ -534,30 +540,52 @@ struct Turn<'t> {
     service: &'t Mqtt,
     conn: &'t Arc<Connection<Mqtt>>,
     burst: Burst<'t>,
+    lists: Lists,
+}
+
+/// What a turn gathers.
+#[derive(Default)]
+struct Lists {
+    /// What is to be published together, see [`Run`].
+    run: Vec<SharedMessage>,
+    /// Theirs, one each.
+    tickets: Vec<Option<Ticket>>,
     /// What was published and is to be acknowledged.
     published: Vec<(Ticket, ReasonCode)>,
     /// What streams are to keep.
     outgoing: Outgoing,
 }
 
+impl Lists {
+    const fn new() -> Self {
+        Lists {
+            run: Vec::new(),
+            tickets: Vec::new(),
+            published: Vec::new(),
+            outgoing: Outgoing::new(),
+        }
+    }
+
+    /// Keeps their memory for the next turn of this thread.
+    fn keep(&mut self) {
+        let mut lists = std::mem::take(self);
+        lists.run.clear();
+        lists.tickets.clear();
+        lists.published.clear();
+        lists.outgoing.clear();
+        if lists.run.capacity().max(lists.published.capacity()) <= LIST_CAPACITY_MAX {
+            LISTS.set(lists);
+        }
+    }
+}
+
 impl Turn<'_> {
     fn carry_out(&mut self, action: Action) {
+        if !matches!(action, Action::Publish { .. }) {
+            self.publish();
+        }
         match action {
-            Action::Publish { message, ticket } => {
-                let space = self.service.tenant.space();
-                let reason = publish(
-                    space,
-                    &mut self.burst,
-                    &message,
-                    message.published,
-                    ticket.map(|ticket| Whom::Client(self.conn, ticket)),
-                    &mut self.outgoing,
-                );
-                self.announce(&message, reason);
-                if let (Some(ticket), Some(reason)) = (ticket, reason) {
-                    self.published.push((ticket, reason));
-                }
-            }
+            Action::Publish { message, ticket } => self.gather(message, ticket),
             Action::Release {
                 message,
                 release: Release { seq, again },
@@ -572,7 +600,7 @@ impl Turn<'_> {
                     seq,
                     again,
                 };
-                let (space, outgoing) = (tenant.space(), &mut self.outgoing);
+                let (space, outgoing) = (tenant.space(), &mut self.lists.outgoing);
                 release(space, &mut self.burst, &message, &released, outgoing);
                 if !again {
                     self.announce(&message, None);
@@ -611,14 +639,56 @@ impl Turn<'_> {
         }
     }
 
+    /// Keeps a message back until it is known whether the next can be published with it.
+    fn gather(&mut self, message: SharedMessage, ticket: Option<Ticket>) {
+        let first = self.lists.run.first();
+        if first.is_some_and(|first| !Run::may_follow(first, &message)) {
+            self.publish();
+        }
+        self.lists.run.push(message);
+        self.lists.tickets.push(ticket);
+    }
+
+    /// Publishes what was gathered.
+    fn publish(&mut self) {
+        let space = self.service.tenant.space();
+        let lists = &mut self.lists;
+        let told = self.service.chain.wants(hooks::PUBLISHING);
+        let mut announced = Vec::new();
+        let reason = Run::new(&lists.run).and_then(|run| publish_run(space, &mut self.burst, &run));
+        for (message, ticket) in lists.run.drain(..).zip(lists.tickets.drain(..)) {
+            let reason = reason.or_else(|| {
+                let whom = ticket.map(|ticket| Whom::Client(self.conn, ticket));
+                let now = message.published;
+                publish(
+                    space,
+                    &mut self.burst,
+                    &message,
+                    now,
+                    whom,
+                    &mut lists.outgoing,
+                )
+            });
+            if let (Some(ticket), Some(reason)) = (ticket, reason) {
+                lists.published.push((ticket, reason));
+            }
+            if told {
+                announced.push((message, reason));
+            }
+        }
+        for (message, reason) in announced {
+            self.announce(&message, reason);
+        }
+    }
+
     /// Acknowledges what was published.
     fn tell(&mut self) {
-        if self.published.is_empty() {
+        if self.lists.published.is_empty() {
             return;
         }
         let must_go = self.conn.with(|client, out| {
             if let Some(session) = &mut client.session {
-                for (ticket, reason) in self.published.drain(..) {
+                for (ticket, reason) in self.lists.published.drain(..) {
                     session.complete(ticket, reason, out);
                 }
             }
@@ -631,8 +701,9 @@ impl Turn<'_> {
 
     /// Queues what streams are to keep; the edge's tick has it carried out.
     fn store(&mut self) {
-        if !self.outgoing.is_empty() {
-            self.service.tenant.streams().send(&mut self.outgoing);
+        if !self.lists.outgoing.is_empty() {
+            let outgoing = &mut self.lists.outgoing;
+            self.service.tenant.streams().send(outgoing);
         }
     }
 
@@ -740,6 +811,10 @@ impl Outbox for Out {
 
     fn is_full(&self) -> bool {
         self.is_over_soft_limit()
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        Out::has_room(self, bytes)
     }
 
     fn ask_for_room(&mut self) {

@@ -274,7 +274,7 @@ impl Tenant {
     }
 
     /// Who a client is as a publisher.
-    pub(crate) fn origin(&self, client_id: &str) -> Origin {
+    pub(crate) fn origin(client_id: &str) -> Origin {
         Origin(Registry::number(client_id))
     }
 

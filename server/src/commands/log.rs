@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::anyhow;
 use longtail_engine::{Field, describe_event};
-use longtail_log::inspect::{self, CheckpointReport, DumpedRecord, Report, Stats};
+use longtail_log::inspect::{self, CheckpointReport, DumpedRecord, PagesReport, Report, Stats};
 use longtail_log::{Damage, Disk, FsDisk, OpenError};
 use serde_json::{Value, json};
 
@@ -210,6 +210,15 @@ fn damage_document(damage: &Damage) -> Value {
     })
 }
 
+fn pages_document(pages: &PagesReport) -> Value {
+    json!({
+        "file": shown(&pages.file),
+        "bytes": pages.bytes,
+        "live": pages.live,
+        "pages": pages.pages,
+    })
+}
+
 fn checkpoint_document(checkpoint: &CheckpointReport) -> Value {
     json!({
         "file": shown(&checkpoint.file),
@@ -245,6 +254,7 @@ fn report_document(dir: &Path, report: &Report) -> Value {
         "damage": report.damage.iter().map(damage_document).collect::<Vec<_>>(),
         "segments": segments,
         "checkpoints": report.checkpoints.iter().map(checkpoint_document).collect::<Vec<_>>(),
+        "pages": report.pages.iter().map(pages_document).collect::<Vec<_>>(),
     })
 }
 
@@ -269,5 +279,6 @@ fn stats_document(dir: &Path, stats: &Stats) -> Value {
         "bytes": stats.bytes,
         "segments": segments,
         "checkpoints": stats.checkpoints.iter().map(checkpoint_document).collect::<Vec<_>>(),
+        "pages": stats.pages.iter().map(pages_document).collect::<Vec<_>>(),
     })
 }

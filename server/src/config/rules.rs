@@ -40,6 +40,10 @@ pub(super) fn check(
         }
     }
 
+    if let Err(why) = settings.bridge_configs() {
+        problems.push(Problem::new(origin("bridges"), why));
+    }
+
     // Closed by default: nobody may reach a server from outside that asks nobody who they are.
     let accounts = !settings.accounts.is_empty();
     for (protocol, listeners) in &settings.listeners {

@@ -132,6 +132,13 @@ pub(crate) const KEYS: &[Key] = &[
         "Memory, for each shard, that keeps the newest records for readers that follow closely.",
     ),
     key(
+        "log.index_bytes",
+        Kind::Bytes(MIB, 64 * GIB),
+        Some("\"16MiB\""),
+        "Memory, for each shard, for the sealed parts of the indexes of its queues: about 2 to 4 bytes a message. What \
+         is beyond it lies in files, and is read when a consumer comes to it.",
+    ),
+    key(
         "limits.connections_max",
         Kind::Number(1, 10_000_000),
         Some("65536"),
@@ -395,6 +402,12 @@ pub(crate) const KEYS: &[Key] = &[
         Kind::Documents,
         None,
         "Tenants, and what each may use.",
+    ),
+    key(
+        "bridges",
+        Kind::Documents,
+        None,
+        "Connections to other MQTT brokers, and what goes over each.",
     ),
 ];
 

@@ -7,6 +7,7 @@ use longtail_broker::BrokerConfig;
 use longtail_broker::auth::{AuthDocument, Directory};
 use longtail_edge::{EdgeConfig, ListenerConfig};
 use longtail_model::Durability;
+use longtail_mqtt::bridge::BridgeConfig;
 use serde::{Deserialize, Deserializer, de};
 use toml::{Table, Value};
 
@@ -53,6 +54,9 @@ pub(crate) struct Settings {
     /// Issuers of tokens, as written; likewise.
     #[serde(default)]
     pub(crate) tokens: Vec<Table>,
+    /// Bridges, as written; `longtail_mqtt::bridge::BridgeConfig` knows what is in them.
+    #[serde(default)]
+    pub(crate) bridges: Vec<Table>,
     /// Account of clients without credentials; empty: there is none.
     pub(crate) anonymous: String,
 }
@@ -63,6 +67,7 @@ pub(crate) struct Settings {
 pub(crate) struct LogSettings {
     pub(crate) segment_bytes: u64,
     pub(crate) tail_bytes: u64,
+    pub(crate) index_bytes: u64,
 }
 
 /// `limits.*`.
@@ -254,6 +259,7 @@ impl Settings {
             },
             segment_bytes: self.log.segment_bytes,
             tail_bytes: self.log.tail_bytes,
+            index_bytes: self.log.index_bytes,
             memory_bytes: self.limits.memory_streams_bytes,
             max_message_bytes: self.limits.message_bytes as u64,
             max_streams: self.limits.streams_max,
@@ -291,6 +297,33 @@ impl Settings {
             .try_into()
             .map_err(|error: toml::de::Error| error.message().to_owned())?;
         Directory::new(document).map_err(|error| error.to_string())
+    }
+}
+
+impl Settings {
+    /// The bridges, checked by the service's own rules.
+    ///
+    /// # Errors
+    /// What is wrong with which.
+    pub(crate) fn bridge_configs(&self) -> Result<Vec<BridgeConfig>, String> {
+        let mut configs: Vec<BridgeConfig> = Vec::new();
+        for (at, table) in self.bridges.iter().enumerate() {
+            let named = table.get("name").and_then(Value::as_str);
+            let read = Value::Table(table.clone()).try_into::<BridgeConfig>();
+            let config = read.map_err(|error| {
+                let name = named.map_or_else(
+                    || format!("bridges[{at}]"),
+                    |name| format!("bridge \"{name}\""),
+                );
+                format!("{name}: {}", error.message())
+            })?;
+            config.check().map_err(|error| error.to_string())?;
+            if configs.iter().any(|known| known.name == config.name) {
+                return Err(format!("there are two bridges \"{}\"", config.name));
+            }
+            configs.push(config);
+        }
+        Ok(configs)
     }
 }
 

@@ -219,6 +219,7 @@ fn sizes_and_times_take_units() {
     let settings = load(&with_set(&[
         "log.segment_bytes=1GiB",
         "log.tail_bytes=33_554_432",
+        "log.index_bytes=4MiB",
         "interval_ms=2s",
         "limits.drain_ms=1 min",
     ]))
@@ -226,6 +227,7 @@ fn sizes_and_times_take_units() {
     .settings;
     assert_eq!(settings.log.segment_bytes, 1 << 30);
     assert_eq!(settings.log.tail_bytes, 33_554_432);
+    assert_eq!(settings.broker().index_bytes, 4 << 20);
     assert_eq!(settings.interval_ms, 2000);
     assert_eq!(settings.limits.drain_ms, 60_000);
     assert!(complaint(&with_set(&["interval_ms=2 fortnights"])).contains("must be milliseconds"));

@@ -5,6 +5,7 @@
 //! tables becomes a note.
 
 mod accounts;
+mod bridges;
 mod lines;
 mod listeners;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use toml::Value;
 
 use self::accounts::Access;
+use self::bridges::Bridge;
 use self::lines::Line;
 use self::listeners::Listener;
 use super::Imported;
@@ -121,7 +123,8 @@ struct Reader {
     out: Imported,
     access: Access,
     listeners: Vec<Listener>,
-    /// Whether the lines that follow belong to a bridge.
+    bridges: Vec<Bridge>,
+    /// Whether the lines that follow belong to the last bridge.
     in_bridge: bool,
     /// What the file says about clients without a name, if it does.
     anonymous: Option<bool>,
@@ -144,10 +147,7 @@ impl Reader {
         match line.keyword.as_str() {
             "connection" => {
                 self.in_bridge = true;
-                self.note(
-                    line,
-                    "bridges are not carried over; see docs/mqtt.md for ours",
-                );
+                self.bridges.push(Bridge::named(&line.value));
             }
             "listener" => {
                 self.in_bridge = false;
@@ -156,7 +156,16 @@ impl Reader {
                     Err(why) => self.note(line, why),
                 }
             }
-            _ if self.in_bridge => {}
+            keyword if self.in_bridge => {
+                let bridge = self.bridges.last_mut();
+                let taken = bridge.map(|bridge| bridge.option(keyword, &line.value));
+                match taken {
+                    Some(bridges::Taken::Yes) => {}
+                    Some(bridges::Taken::But(why)) => self.note(line, why),
+                    // Global options may stand anywhere.
+                    Some(bridges::Taken::No) | None => self.read_global(line),
+                }
+            }
             "port" => match Listener::named(&line.value) {
                 Ok(listener) => self.listeners.insert(0, listener),
                 Err(why) => self.note(line, why),
@@ -200,6 +209,10 @@ impl Reader {
                 listeners::Taken::No => {}
             }
         }
+        self.read_global(line);
+    }
+
+    fn read_global(&mut self, line: &Line) {
         let known = GLOBAL.iter().find(|(keyword, _)| *keyword == line.keyword);
         match known.map(|(_, becomes)| *becomes) {
             None => self.note(line, "not known here"),
@@ -236,9 +249,22 @@ impl Reader {
         if wants_accounts {
             accounts::import(&self.access, &mut self.out)?;
         }
+        // Where Mosquitto does not listen, neither does what is made of it.
+        for protocol in ["beanstalk", "mqtt-ws"] {
+            self.out
+                .set(&format!("listeners.{protocol}"), Value::Array(Vec::new()));
+        }
+        if !local_only {
+            self.out.set("listeners.mqtt", Value::Array(Vec::new()));
+        }
         for (protocol, listeners) in listeners::by_protocol(self.listeners) {
             let path = format!("listeners.{protocol}");
             self.out.set(&path, Value::Array(listeners));
+        }
+        if !self.bridges.is_empty() {
+            let bridges = self.bridges.into_iter().map(Bridge::into_table);
+            let bridges = bridges.map(Value::Table).collect();
+            self.out.set("bridges", Value::Array(bridges));
         }
         Ok(self.out)
     }

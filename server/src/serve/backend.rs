@@ -568,7 +568,7 @@ impl AdminBackend for Backend {
 
     async fn session(&self, id: &str) -> Answer<SessionStatus> {
         match self.mqtt()? {
-            Some(tenant) => sessions::show(tenant, id),
+            Some(tenant) => sessions::show(self.broker()?, tenant, id).await,
             None => Err(sessions::unknown(id)),
         }
     }

@@ -36,6 +36,9 @@ pub(crate) enum StartError {
     /// Accounts or spaces.
     #[error("accounts or spaces: {0}")]
     Accounts(String),
+    /// The settings of a bridge.
+    #[error("{0}")]
+    Bridges(String),
     /// A listener's settings.
     #[error("listeners.{protocol}: {why}")]
     Listener {
@@ -56,7 +59,9 @@ impl StartError {
             )
             | StartError::Admin { .. } => Exit::Bind,
             StartError::Start(_) => Exit::Failure,
-            StartError::Listener { .. } | StartError::Accounts(_) => Exit::Usage,
+            StartError::Listener { .. } | StartError::Accounts(_) | StartError::Bridges(_) => {
+                Exit::Usage
+            }
         }
     }
 }
@@ -145,6 +150,9 @@ fn builder(
         .edge(settings.edge())
         .beanstalk_config(beanstalk)
         .mqtt_config(settings.mqtt.config());
+    for bridge in settings.bridge_configs().map_err(StartError::Bridges)? {
+        builder = builder.mqtt_bridge(bridge);
+    }
     if authenticator.may_listen_publicly() {
         builder = builder.with_accounts();
     }

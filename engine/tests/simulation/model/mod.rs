@@ -3,6 +3,7 @@
 //! Every message of every group is one entry of a map that says where it stands; the head of a group is found by looking
 //! at all of them. Beside the present state each entry keeps what a restart may bring back ([`Logged`]).
 
+mod dead;
 mod stream;
 mod take;
 mod time;
@@ -86,6 +87,8 @@ pub struct Message {
     pub expires: Option<u64>,
     /// What is read of it.
     pub shown: Shown,
+    /// What a dead letter was, and in which group.
+    pub copy_of: Option<At>,
 }
 
 /// What a reader sees of a message.
@@ -246,6 +249,8 @@ pub struct Model {
     /// Deliveries of this batch, by hold.
     taken: Vec<u64>,
     pub timeouts: u64,
+    /// What was to be a dead letter and is not.
+    pub lost: u64,
     /// What was kept in between, since somebody last took this: a step may write many records, and a crash may fall
     /// between any two of them.
     pub trail: Vec<Rc<Kept>>,
@@ -276,6 +281,7 @@ impl Model {
             fleeting: Vec::new(),
             taken: Vec::new(),
             timeouts: 0,
+            lost: 0,
             trail: Vec::new(),
             within: false,
         }

@@ -458,6 +458,7 @@ impl Model {
                 headers: message.headers.len(),
                 body: message.payload.clone(),
             },
+            copy_of: None,
         }
     }
 
@@ -469,7 +470,26 @@ impl Model {
         fleeting: bool,
         told: &mut Told,
     ) -> Result<u64, Refusal> {
-        let mut targets: Vec<u64> = Vec::new();
+        let (targets, evicted) = self.make_way(first, also, message.bytes(), told)?;
+        self.count_lost(&evicted);
+        for (stream, seq) in evicted {
+            self.remove(stream, seq);
+        }
+        let (seq, kept) = self.place(&targets, message);
+        self.mark();
+        self.show(&kept, fleeting, told);
+        Ok(seq)
+    }
+
+    /// Where a message goes, where it stays, and what it pushes out.
+    #[allow(clippy::type_complexity)]
+    pub(super) fn targets_of(
+        &self,
+        first: u64,
+        also: &[u64],
+        bytes: u64,
+    ) -> Result<(Vec<u64>, Vec<u64>, Vec<(u64, u64)>), Refusal> {
+        let (mut targets, mut kept): (Vec<u64>, Vec<u64>) = Default::default();
         let mut evicted = Vec::new();
         for &stream in std::iter::once(&first).chain(also) {
             if !targets.contains(&stream) {
@@ -486,16 +506,11 @@ impl Model {
                 if !stays(state, seq) {
                     continue;
                 }
-                self.make_room(stream, message.bytes(), &[], &BTreeSet::new(), &mut evicted)?;
+                kept.push(stream);
+                self.make_room(stream, bytes, &[], &BTreeSet::new(), &mut evicted)?;
             }
         }
-        for (stream, seq) in evicted {
-            self.remove(stream, seq);
-        }
-        let (seq, kept) = self.place(&targets, message);
-        self.mark();
-        self.show(&kept, fleeting, told);
-        Ok(seq)
+        Ok((targets, kept, evicted))
     }
 
     /// Gives a message its place in every stream; returns its number in the first, and where it stays.

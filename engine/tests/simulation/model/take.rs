@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use longtail_engine::{Credit, Effect, Handle, Refusal, Reply, Settle, Target, Token, Wait};
+use longtail_engine::{
+    Credit, Effect, Handle, Reason, Refusal, Reply, Settle, Target, Token, Wait,
+};
 use longtail_model::{ConsumerTag, GroupId, Seq};
 
+use super::dead::Grave;
 use super::{
-    At, Blocked, Consumer, Hold, Logged, Message, Model, Outcome, Place, Shown, Standing, Timer,
-    Told, delivery,
+    At, Blocked, Consumer, Hold, Logged, Model, Outcome, Place, Standing, Timer, Told, delivery,
 };
 
 impl Model {
@@ -407,16 +409,10 @@ impl Model {
             Settle::Park { priority } => self.park(hold, priority.map(|p| p.0)),
             Settle::Reject => {
                 let at = self.holds[&hold].at();
-                if self
-                    .group(at.stream, at.group)
-                    .expect("held")
-                    .config
-                    .dead_letter
-                    .is_some()
-                {
-                    self.bury(hold, "rejected", told)?;
-                } else {
+                if self.grave(at, Reason::Rejected) == Grave::Unwanted {
                     self.ack(hold);
+                } else {
+                    self.bury(hold, Reason::Rejected, told)?;
                 }
             }
         }
@@ -485,7 +481,7 @@ impl Model {
             logged.counts.failures += 1;
             let config = &self.group(at.stream, at.group).expect("held").config;
             if config.max_deliveries > 0 && logged.counts.deliveries >= config.max_deliveries {
-                return self.bury(hold, "max-deliveries", told);
+                return self.bury(hold, Reason::Deliveries, told);
             }
             if delay_ms == 0 && !config.backoff_ms.is_empty() {
                 let step = (logged.counts.failures as usize).min(config.backoff_ms.len());
@@ -543,66 +539,6 @@ impl Model {
         self.standing_mut(at).expect("parked").now.place = Place::Parked(ticket);
         self.log(at);
         self.mark();
-    }
-
-    /// To the dead-letter stream, or aside.
-    fn bury(&mut self, hold: u64, reason: &str, told: &mut Told) -> Result<(), Refusal> {
-        let at = self.holds[&hold].at();
-        match self.dead_letter_of(at) {
-            None => self.park(hold, None),
-            Some(target) => {
-                self.copy_dead(at, reason, target, told)?;
-                self.ack(hold);
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn dead_letter_of(&self, at: At) -> Option<u64> {
-        let stream = self.stream(at.stream)?;
-        let name = self
-            .group(at.stream, at.group)?
-            .config
-            .dead_letter
-            .clone()?;
-        let name = longtail_engine::StreamName::new(stream.name.space.clone(), name);
-        self.find(&name).filter(|&target| target != at.stream)
-    }
-
-    pub(super) fn copy_dead(
-        &mut self,
-        at: At,
-        reason: &str,
-        target: u64,
-        told: &mut Told,
-    ) -> Result<(), Refusal> {
-        let copy = self.dead_copy(at, reason);
-        self.append(target, &[], &copy, false, told).map(|_| ())
-    }
-
-    pub(super) fn dead_copy(&self, at: At, reason: &str) -> Message {
-        let stream = &self.kept.streams[&at.stream];
-        let message = &stream.messages[&at.seq];
-        let deliveries = self.standing(at).map_or(0, |s| s.now.counts.deliveries);
-        // Every header costs the lengths of its name and value and a few bytes; only the sum counts here.
-        let added = super::super::world::headers(&[
-            ("lt-death-reason", reason),
-            ("lt-death-stream", &stream.name.to_string()),
-            ("lt-death-seq", &at.seq.to_string()),
-            ("lt-death-time", &self.now.to_string()),
-            ("lt-death-deliveries", &deliveries.to_string()),
-        ]);
-        Message {
-            created: self.now,
-            priority: message.priority,
-            delay_ms: 0,
-            ack_timeout_ms: message.ack_timeout_ms,
-            expires: None,
-            shown: Shown {
-                headers: message.shown.headers + added,
-                ..message.shown.clone()
-            },
-        }
     }
 
     pub(super) fn discard(&mut self, key: usize, handle: Handle, told: &mut Told) -> Outcome {
@@ -681,35 +617,31 @@ impl Model {
 
     /// Its holder is gone or too late.
     pub(super) fn abandon(&mut self, hold: u64, told: &mut Told) {
-        let Some((_, at)) = self.let_go(hold) else {
+        let Some(at) = self.holds.get(&hold).map(Hold::at) else {
             return;
         };
-        let Some(standing) = self.standing(at) else {
+        let Some(now) = self.standing(at).map(|standing| standing.now) else {
+            self.let_go(hold);
             return;
         };
-        let now = standing.now;
         let max = self
             .group(at.stream, at.group)
             .expect("held")
             .config
             .max_deliveries;
-        if max > 0 && now.counts.deliveries >= max && self.lay_dead(at, told) {
+        if max > 0 && now.counts.deliveries >= max && self.lay_dead(hold, at, told) {
             return;
         }
+        self.let_go(hold);
         self.returned(at, now, 0, false, told);
     }
 
-    fn lay_dead(&mut self, at: At, told: &mut Told) -> bool {
-        match self.dead_letter_of(at) {
-            Some(target) => {
-                if self.copy_dead(at, "max-deliveries", target, told).is_err() {
-                    return false;
-                }
-                self.settled(at);
-                self.drop_if_idle(at.stream);
-            }
-            None => self.parked(at),
+    fn lay_dead(&mut self, hold: u64, at: At, told: &mut Told) -> bool {
+        if let Grave::At(..) = self.grave(at, Reason::Deliveries) {
+            return self.bury(hold, Reason::Deliveries, told).is_ok();
         }
+        self.let_go(hold);
+        self.parked(at);
         true
     }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use longtail_engine::{Reply, StreamName};
 use longtail_model::{Durability, Seq, SessionId};
 
-use super::{At, Blocked, Model, Place, Timer, Told};
+use super::{Blocked, Model, Place, Timer, Told};
 
 impl Model {
     pub fn advance(&mut self, now: u64, told: &mut Told) {
@@ -53,7 +53,7 @@ impl Model {
             },
             Timer::Soon(key) => self.deadline_soon(key, told),
             Timer::Expiry(stream) => self.expire(stream, told),
-            Timer::Age(stream) => self.age(stream),
+            Timer::Age(stream) => self.age(stream, told),
         }
     }
 
@@ -167,21 +167,10 @@ impl Model {
             if !self.kept.streams[&stream].messages.contains_key(&seq) {
                 continue;
             }
-            let at = At {
-                stream,
-                group: (self.kept.streams[&stream].groups.iter())
-                    .find(|g| g.name.is_empty())
-                    .map_or(0, |g| g.id),
-                seq,
-            };
-            if let Some(target) = self.dead_letter_of(at)
-                && self.copy_dead(at, "expired", target, told).is_err()
-            {
+            if !self.drop_expired(stream, seq, told) {
                 later = Some(now + RECHECK_MS);
                 break;
             }
-            self.remove(stream, seq);
-            self.mark();
         }
         if let Some(later) = later {
             self.look_at_expiry(stream, later);
@@ -189,7 +178,7 @@ impl Model {
         self.drop_if_idle(stream);
     }
 
-    fn age(&mut self, stream: u64) {
+    fn age(&mut self, stream: u64, told: &mut Told) {
         let now = self.now;
         let Some(state) = self.stream_mut(stream) else {
             return;
@@ -201,16 +190,17 @@ impl Model {
             .iter()
             .map(|(seq, m)| (*seq, m.created))
             .collect();
+        let mut old = Vec::new();
         for (seq, created) in messages {
             if now - created < limit {
                 self.set_age_alarm(stream, created);
                 break;
             }
             if !self.is_held(stream, seq) {
-                self.remove(stream, seq);
-                self.mark();
+                old.push(seq);
             }
         }
+        self.drop_old(stream, &old, told);
         self.drop_if_idle(stream);
     }
 
@@ -306,6 +296,7 @@ impl Model {
         self.trail.clear();
         self.next_session = 1;
         self.timeouts = 0;
+        self.lost = 0;
         for state in self.kept.streams.values_mut() {
             let state = Rc::make_mut(state);
             (

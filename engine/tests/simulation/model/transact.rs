@@ -1,14 +1,14 @@
 //! Transactions in the model: all steps are looked at, then everything happens, then somebody sees it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use longtail_engine::{Refusal, Reply, Settle, Step, Target};
-use longtail_model::{ConsumerTag, Lsn, Seq};
+use longtail_engine::{Reason, Refusal, Reply, Settle, Step, Target};
+use longtail_model::{ConsumerTag, Lsn};
 
-use super::stream::stays;
-use super::{At, Logged, Message, Model, Outcome, Place, Space, Told};
+use super::dead::{Frame, Grave, Letter};
+use super::{At, Logged, Model, Outcome, Place, Told};
 
-enum Plan {
+pub(super) enum Plan {
     Settled(u64),
     Returned(u64, Logged, u64),
     Parked(u64, Option<u32>),
@@ -20,10 +20,7 @@ enum Plan {
 struct Publish {
     step: u32,
     to: Target,
-    also: Vec<u64>,
-    message: Message,
-    fleeting: bool,
-    asked_for: bool,
+    letter: Letter,
 }
 
 fn refused(step: u32, why: Refusal) -> Refusal {
@@ -41,88 +38,16 @@ impl Model {
                 .map_err(|why| refused(number, why))?;
             plans.extend(plan);
         }
-        let mut numbered = BTreeMap::new();
-        let mut added: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
-        let (mut evicted, mut all_targets) = (Vec::new(), Vec::new());
+        let mut frame = Frame::default();
+        frame.named = named;
         for publish in &publishes {
-            let targets = self
-                .room_for(
-                    key,
-                    publish,
-                    &named,
-                    &mut numbered,
-                    &mut added,
-                    &mut evicted,
-                )
+            self.target(key, publish.to)
+                .and_then(|first| self.add(&mut frame, first, &publish.letter))
                 .map_err(|why| refused(publish.step, why))?;
-            all_targets.push(targets);
         }
-
-        self.within = true;
-        for (stream, seq) in evicted {
-            self.remove(stream, seq);
-        }
-        let mut published = Vec::new();
-        for (publish, targets) in publishes.iter().zip(&mut all_targets) {
-            let (seq, kept) = self.place(targets, &publish.message);
-            *targets = kept;
-            if publish.asked_for {
-                published.push((Seq(seq), Lsn::ZERO));
-            }
-        }
-        let (mut holders, mut ready, mut touched) = (BTreeSet::new(), Vec::new(), Vec::new());
-        for plan in plans {
-            self.carry_out(plan, &mut holders, &mut ready, &mut touched);
-        }
-        self.within = false;
-        self.mark();
-
-        for (publish, targets) in publishes.iter().zip(&all_targets) {
-            self.show(targets, publish.fleeting, told);
-        }
-        for at in ready {
-            self.dispatch(at.stream, at.group, told);
-        }
-        for (key, tag) in holders {
-            self.refill(key, tag, told);
-        }
-        for stream in touched {
-            self.drop_if_idle(stream);
-        }
+        let published = self.commit(frame, plans, told);
+        let published = published.into_iter().map(|seq| (seq, Lsn::ZERO)).collect();
         Ok(Reply::Transacted { published })
-    }
-
-    fn room_for(
-        &self,
-        key: usize,
-        publish: &Publish,
-        named: &BTreeSet<(u64, u64)>,
-        numbered: &mut BTreeMap<Space, u64>,
-        added: &mut BTreeMap<u64, Vec<u64>>,
-        evicted: &mut Vec<(u64, u64)>,
-    ) -> Result<Vec<u64>, Refusal> {
-        let first = self.target(key, publish.to)?;
-        let bytes = publish.message.bytes();
-        let mut targets = Vec::new();
-        for &stream in std::iter::once(&first).chain(&publish.also) {
-            if targets.contains(&stream) {
-                continue;
-            }
-            if !self.kept.streams.contains_key(&stream) {
-                return Err(Refusal::UnknownLink);
-            }
-            targets.push(stream);
-            let state = &self.kept.streams[&stream];
-            let given = numbered.entry(state.space.clone()).or_default();
-            *given += 1;
-            if !stays(state, self.kept.spaces[&state.space].given + *given) {
-                continue;
-            }
-            let more = added.entry(stream).or_default();
-            self.make_room(stream, bytes, more, named, evicted)?;
-            more.push(bytes);
-        }
-        Ok(targets)
     }
 
     fn plan(
@@ -145,10 +70,12 @@ impl Model {
                 publishes.push(Publish {
                     step: number,
                     to: *to,
-                    also: also.iter().map(|id| id.0).collect(),
-                    fleeting: message.expires_ms == Some(0),
-                    message: self.new_message(message),
-                    asked_for: true,
+                    letter: Letter {
+                        also: also.iter().map(|id| id.0).collect(),
+                        fleeting: message.expires_ms == Some(0),
+                        message: self.new_message(message),
+                        past: Vec::new(),
+                    },
                 });
                 return Ok(None);
             }
@@ -178,23 +105,23 @@ impl Model {
                 let spent =
                     config.max_deliveries > 0 && now.counts.deliveries >= config.max_deliveries;
                 let dies = match how {
-                    Settle::Reject if config.dead_letter.is_some() => Some("rejected"),
-                    Settle::Release { failed: true, .. } if spent => Some("max-deliveries"),
+                    Settle::Reject if self.grave(at, Reason::Rejected) != Grave::Unwanted => {
+                        Some(Reason::Rejected)
+                    }
+                    Settle::Release { failed: true, .. } if spent => Some(Reason::Deliveries),
                     _ => None,
                 };
                 if let Some(reason) = dies {
-                    let Some(target) = self.dead_letter_of(at) else {
-                        return Ok(Some(Plan::Parked(hold, None)));
-                    };
-                    publishes.push(Publish {
-                        step: number,
-                        to: Target::Stream(longtail_model::StreamId(target)),
-                        also: Vec::new(),
-                        message: self.dead_copy(at, reason),
-                        fleeting: false,
-                        asked_for: false,
-                    });
-                    return Ok(Some(Plan::Settled(hold)));
+                    let to = self.grave(at, reason);
+                    let (letter, plan) = self.death_of(hold, to, reason);
+                    if let (Some(letter), Grave::At(target, ..)) = (letter, to) {
+                        publishes.push(Publish {
+                            step: number,
+                            to: Target::Stream(longtail_model::StreamId(target)),
+                            letter,
+                        });
+                    }
+                    return Ok(Some(plan));
                 }
                 match how {
                     Settle::Ack | Settle::Reject => Plan::Settled(hold),
@@ -224,7 +151,7 @@ impl Model {
         Ok(Some(plan))
     }
 
-    fn carry_out(
+    pub(super) fn carry_out(
         &mut self,
         plan: Plan,
         holders: &mut BTreeSet<(usize, ConsumerTag)>,

@@ -35,7 +35,7 @@ pub use packet::{
     Ack, Auth, Connack, Connect, Disconnect, Packet, Publish, RetainHandling, Suback, Subscribe,
     Subscription, SubscriptionOptions, Unsuback, Unsubscribe, Will,
 };
-pub use prepared::{Alias, Format, Message, Prepared};
+pub use prepared::{Alias, Format, Layout, Message, Prepared};
 pub use properties::{
     AckProperties, AuthProperties, ConnackProperties, ConnectProperties, DisconnectProperties,
     MessageProperties, PublishProperties, SubscribeProperties, SubscriptionIds, UserProperties,

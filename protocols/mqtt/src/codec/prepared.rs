@@ -76,6 +76,131 @@ pub struct Prepared {
     expiry_at: Option<usize>,
 }
 
+/// How long the parts of a PUBLISH are.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Fixed header to properties.
+    head: usize,
+    /// What follows the fixed header, payload included.
+    body: u32,
+    properties: u32,
+    payload: usize,
+}
+
+impl Layout {
+    /// Measures `message` in `format`.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`].
+    pub fn of(message: &Message<'_>, format: &Format<'_>) -> Result<Self, EncodeError> {
+        check_ids(format.subscription_ids.iter().map(|id| id.get()))?;
+        let v5 = format.version.is_v5();
+        let (topic, alias) = topic_and_alias(message, format);
+        if topic.len() > usize::from(u16::MAX) {
+            return Err(EncodeError::FieldTooLong(topic.len()));
+        }
+        let mut properties = Count::default();
+        if v5 {
+            properties.bytes(message.properties);
+            let ids = format.subscription_ids.iter().copied();
+            write_hop(format.expiry_s, alias, ids, &mut properties);
+        }
+        let properties_len = packet_body(properties.bytes)?;
+        let head = 2
+            + topic.len()
+            + if format.qos == Qos::AtMostOnce {
+                0
+            } else {
+                PACKET_ID_LEN
+            }
+            + if v5 {
+                varint_len(properties_len) + properties.bytes
+            } else {
+                0
+            };
+        let body = packet_body(head.saturating_add(message.payload.len()))?;
+        Ok(Layout {
+            head: 1 + varint_len(body) + head,
+            body,
+            properties: properties_len,
+            payload: message.payload.len(),
+        })
+    }
+
+    /// Bytes of the packet, for comparison with a Maximum Packet Size.
+    #[must_use]
+    pub const fn size(&self) -> usize {
+        self.head + self.payload
+    }
+
+    /// Appends everything before the payload of the message that was measured, in the format that it was measured in,
+    /// for one subscriber. The payload is to follow.
+    ///
+    /// # Errors
+    /// [`EncodeError::PacketId`] if there is a packet id at QoS 0, or none above; nothing was appended then.
+    pub fn write_head(
+        &self,
+        message: &Message<'_>,
+        format: &Format<'_>,
+        packet_id: Option<PacketId>,
+        dup: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
+        if packet_id.is_some() != (format.qos != Qos::AtMostOnce) {
+            return Err(EncodeError::PacketId);
+        }
+        let dup = dup && packet_id.is_some();
+        self.write(message, format, packet_id.map(PacketId::get), dup, out);
+        Ok(())
+    }
+
+    /// Appends the head; says where the packet id and the value of the expiry are.
+    fn write(
+        &self,
+        message: &Message<'_>,
+        format: &Format<'_>,
+        packet_id: Option<u16>,
+        dup: bool,
+        out: &mut Vec<u8>,
+    ) -> (Option<usize>, Option<usize>) {
+        let from = out.len();
+        let (topic, alias) = topic_and_alias(message, format);
+        out.push((PacketType::Publish as u8) << 4 | publish_flags(dup, format.qos, format.retain));
+        out.varint(self.body.min(VARINT_MAX));
+        out.string(topic);
+        let packet_id_at = packet_id.map(|_| out.len());
+        if let Some(id) = packet_id {
+            out.u16(id);
+        }
+        let mut expiry_at = None;
+        if format.version.is_v5() {
+            out.varint(self.properties);
+            out.extend_from_slice(message.properties);
+            expiry_at = format.expiry_s.map(|_| out.len() + 1);
+            let ids = format.subscription_ids.iter().copied();
+            write_hop(format.expiry_s, alias, ids, out);
+        }
+        debug_assert_eq!(
+            out.len() - from,
+            self.head,
+            "the head is as long as measured"
+        );
+        (packet_id_at, expiry_at)
+    }
+}
+
+/// What is sent of the topic, and with which alias.
+fn topic_and_alias<'a>(
+    message: &Message<'a>,
+    format: &Format<'_>,
+) -> (&'a str, Option<NonZeroU16>) {
+    match format.alias.filter(|_| format.version.is_v5()) {
+        None => (message.topic, None),
+        Some(Alias::Define(alias)) => (message.topic, Some(alias)),
+        Some(Alias::Use(alias)) => ("", Some(alias)),
+    }
+}
+
 impl Prepared {
     /// Longest payload that is copied behind the head, in bytes.
     pub const INLINE_MAX: usize = 4096;
@@ -85,59 +210,18 @@ impl Prepared {
     /// # Errors
     /// [`EncodeError`] if the topic or the whole is too long for the protocol, or an identifier out of range.
     pub fn new(message: &Message<'_>, format: &Format<'_>) -> Result<Self, EncodeError> {
-        check_ids(format.subscription_ids.iter().map(|id| id.get()))?;
-        let v5 = format.version.is_v5();
-        let (topic, alias) = match format.alias.filter(|_| v5) {
-            None => (message.topic, None),
-            Some(Alias::Define(alias)) => (message.topic, Some(alias)),
-            Some(Alias::Use(alias)) => ("", Some(alias)),
-        };
-        if topic.len() > usize::from(u16::MAX) {
-            return Err(EncodeError::FieldTooLong(topic.len()));
-        }
-        let has_id = format.qos != Qos::AtMostOnce;
-        let ids = || format.subscription_ids.iter().copied();
-        let mut properties = Count::default();
-        if v5 {
-            properties.bytes(message.properties);
-            write_hop(format.expiry_s, alias, ids(), &mut properties);
-        }
-        let properties_len = packet_body(properties.bytes)?;
-        let head = 2
-            + topic.len()
-            + if has_id { PACKET_ID_LEN } else { 0 }
-            + if v5 {
-                varint_len(properties_len) + properties.bytes
-            } else {
-                0
-            };
-        let body = packet_body(head.saturating_add(message.payload.len()))?;
+        let layout = Layout::of(message, format)?;
         let inline = message.payload.len() <= Self::INLINE_MAX;
-        let head = 1 + varint_len(body) + head;
-        let mut bytes = Vec::with_capacity(head + if inline { message.payload.len() } else { 0 });
-        bytes.push(
-            (PacketType::Publish as u8) << 4 | publish_flags(false, format.qos, format.retain),
-        );
-        bytes.varint(body.min(VARINT_MAX));
-        bytes.string(topic);
-        let packet_id_at = has_id.then_some(bytes.len());
-        if has_id {
-            bytes.u16(0);
-        }
-        let mut expiry_at = None;
-        if v5 {
-            bytes.varint(properties_len);
-            bytes.extend_from_slice(message.properties);
-            expiry_at = format.expiry_s.map(|_| bytes.len() + 1);
-            write_hop(format.expiry_s, alias, ids(), &mut bytes);
-        }
-        debug_assert_eq!(bytes.len(), head, "the head is as long as it was counted");
+        let room = if inline { layout.size() } else { layout.head };
+        let mut bytes = Vec::with_capacity(room);
+        let no_id = (format.qos != Qos::AtMostOnce).then_some(0);
+        let (packet_id_at, expiry_at) = layout.write(message, format, no_id, false, &mut bytes);
         if inline {
             bytes.extend_from_slice(message.payload);
         }
         Ok(Prepared {
             bytes,
-            head,
+            head: layout.head,
             payload: message.payload.clone(),
             packet_id_at,
             expiry_at,

@@ -18,6 +18,7 @@ use super::Durable;
 use crate::codec::ReasonCode;
 use crate::publish::reason_of;
 use crate::seat::{Conn, Membership};
+use crate::session::feed::Feed;
 use crate::session::{Held, Subscribing, Unsubscribing};
 use crate::tenant::Tenant;
 
@@ -71,7 +72,7 @@ impl Sink for Link {
                 // Its subscription has ended.
                 Effect::Cancelled { .. } => {}
             }
-            if session.feed_mut().is_some_and(|feed| feed.has_news()) {
+            if session.feed_mut().is_some_and(Feed::has_news) {
                 self.has_news.store(true, Ordering::Relaxed);
             }
             if client.queue(tenant.durable()) {

@@ -283,7 +283,7 @@ mod tests {
                 tag: tag.pack(),
                 no_local: true,
                 not_assured: true,
-                only_now: false,
+                ..LiveOptions::default()
             },
         };
         let key = subscription_key(u64::MAX, "$share/g/a/+/#");

@@ -61,6 +61,9 @@ pub(crate) const PUBLISHING: Points = Points::PUBLISHED.and(Points::RETAINED);
 /// Points at which a copy of a message on its way to a client is looked at.
 pub(crate) const COPYING: Points = Points::DELIVER.and(Points::AUTHORIZE);
 
+/// Points at which each copy is looked at on its own, so that none is sent as part of a run.
+pub(crate) const EACH_COPY: Points = COPYING.and(Points::PACKET_SENT);
+
 /// What may take a while.
 pub type Wait<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 

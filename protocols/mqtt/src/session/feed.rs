@@ -548,7 +548,7 @@ impl Session {
         if copy.qos == Qos::AtMostOnce {
             let put = self.put_plain(&copy, cx, out);
             if let Err(reason) = put {
-                cx.counters.drop_messages(reason, 1);
+                self.state.drop_messages(cx, reason, 1);
             }
             self.done_with(source);
             return;
@@ -556,7 +556,7 @@ impl Session {
         let outbound = &self.state.outbound;
         if outbound.is_clear(self.window) && (!out.is_full() || outbound.is_idle()) {
             if let Err(reason) = self.send_assured(copy, cx, out) {
-                cx.counters.drop_messages(reason, 1);
+                self.state.drop_messages(cx, reason, 1);
             }
         } else {
             // As many as there is credit for.
@@ -660,7 +660,7 @@ impl Session {
             return;
         };
         if let Err(reason) = self.put_copy(&copy, id, false, cx, out) {
-            cx.counters.drop_messages(reason, 1);
+            self.state.drop_messages(cx, reason, 1);
             self.state.outbound.give_up(id);
             self.settle_landed();
             self.pump(cx, out);

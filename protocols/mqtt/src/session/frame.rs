@@ -1,20 +1,28 @@
 //! A PUBLISH on its way to the client: encoded once for all clients that read the same bytes, then copied and patched.
 
+use std::borrow::Cow;
 use std::num::NonZeroU32;
 
 use bytes::Bytes;
+use longtail_broker::ephemeral::Run;
 use longtail_broker::message::{FormatId, Message, SharedMessage};
 use longtail_edge::SHARED_BYTES_MIN;
 use longtail_model::Timestamp;
 
 use super::Outbox;
-use crate::codec::{self, Alias, Format, PacketId, Prepared, Qos, Version};
+use crate::codec::{self, Alias, EncodeError, Format, Layout, PacketId, Qos, Version};
 use crate::message;
 
 /// The formats of this crate among those of all protocols.
 const FORMATS: u16 = 0x4D00;
 const WITH_PROPERTIES: u16 = 1;
 const WITH_ID: u16 = 2;
+const WITH_EXPIRY: u16 = 4;
+/// No frame, only the properties that go into each.
+const PROPERTIES: FormatId = FormatId(FORMATS | 8);
+
+/// Bytes of the value of an expiry.
+const EXPIRY_LEN: usize = 4;
 
 /// How one copy is sent.
 #[derive(Clone, Copy, Debug)]
@@ -54,16 +62,13 @@ pub(super) fn put(
         None
     };
     // Retained messages are sent one by one: the store is not to keep frames of them.
-    if expiry_s.is_some() || style.alias.is_some() || !style.ids.is_empty() || style.retain {
+    if style.alias.is_some() || !style.ids.is_empty() || style.retain {
         return put_alone(message, style, expiry_s, max, out);
     }
-    let id = if style.packet_id.is_some() {
-        WITH_ID
-    } else {
-        0
-    };
-    let format = FormatId(FORMATS | id | if v5 { WITH_PROPERTIES } else { 0 });
-    let frame = message.encoded(format, |message| encode(message, v5, style.packet_id));
+    let has_id = style.packet_id.is_some();
+    let frame = message.encoded(format_id(v5, has_id, expiry_s.is_some()), |message| {
+        encode(message, v5, has_id, expiry_s)
+    });
     if frame.is_empty() {
         return Err(Unsent::Unspeakable);
     }
@@ -75,11 +80,41 @@ pub(super) fn put(
     let tail = out.tail();
     let start = tail.len();
     tail.extend_from_slice(&frame);
-    patch(&mut tail[start..], style);
+    let copy = &mut tail[start..];
+    patch(copy, style);
+    if let Some(seconds) = expiry_s {
+        // The last of the properties.
+        let payload = if apart { 0 } else { message.payload.len() };
+        let end = copy.len().saturating_sub(payload);
+        if let Some(value) = copy.get_mut(end.saturating_sub(EXPIRY_LEN)..end) {
+            value.copy_from_slice(&seconds.to_be_bytes());
+        }
+    }
     if apart {
         out.put_shared(message.payload.clone());
     }
     Ok(())
+}
+
+/// Writes the whole of `run` at QoS 0; `false` if that has to be done one by one: there is not the room for all, a
+/// message is larger than `max` bytes or is one that cannot be sent, or is long enough to be queued by reference.
+pub(super) fn put_run(run: &Run<'_>, version: Version, max: usize, out: &mut impl Outbox) -> bool {
+    let v5 = version.is_v5();
+    let frames = run.encoded(format_id(v5, false, false), |messages| {
+        encode_run(messages, v5)
+    });
+    if frames.is_empty() || frames.len() > max || !out.has_room(frames.len()) {
+        return false;
+    }
+    out.tail().extend_from_slice(&frames);
+    true
+}
+
+fn format_id(v5: bool, has_id: bool, expires: bool) -> FormatId {
+    let flag = |on, bit| if on { bit } else { 0 };
+    FormatId(
+        FORMATS | flag(v5, WITH_PROPERTIES) | flag(has_id, WITH_ID) | flag(expires, WITH_EXPIRY),
+    )
 }
 
 /// Whether the payload is long enough to be queued by reference.
@@ -88,53 +123,96 @@ fn is_apart(message: &Message) -> bool {
 }
 
 /// The frame that clients share; empty if there is none. Without the payload if that is apart.
-fn encode(message: &Message, v5: bool, packet_id: Option<PacketId>) -> Bytes {
-    if !message::can_say(message.subject.as_ref()) {
-        return Bytes::new();
-    }
-    let properties = if v5 {
-        message::properties(message)
-    } else {
-        Vec::new()
-    };
-    let format = Format {
+fn encode(message: &Message, v5: bool, has_id: bool, expiry_s: Option<u32>) -> Bytes {
+    let mut frame = Vec::new();
+    let style = Style {
         version: if v5 { Version::V5 } else { Version::V311 },
-        qos: if packet_id.is_some() {
+        qos: if has_id {
             Qos::AtLeastOnce
         } else {
             Qos::AtMostOnce
         },
         retain: false,
-        expiry_s: None,
+        dup: false,
+        packet_id: has_id.then_some(PacketId::MIN),
+        ids: &[],
         alias: None,
-        subscription_ids: &[],
     };
-    let mut frame = Vec::new();
-    if let Ok(prepared) = prepare(message, &properties, &format) {
-        let written = if is_apart(message) {
-            prepared.write_head(packet_id, false, &mut frame)
-        } else {
-            frame.reserve_exact(prepared.size());
-            prepared.write(packet_id, false, &mut frame)
-        };
-        if written.is_err() {
-            frame.clear();
-        }
+    if message::can_say(message.subject.as_ref())
+        && append(message, &style, expiry_s, usize::MAX, &mut frame).is_err()
+    {
+        frame.clear();
     }
     frame.into()
 }
 
-fn prepare(
+/// The frames of a run at QoS 0, one behind the other; nothing if that cannot be done for all of them.
+fn encode_run(messages: &[SharedMessage], v5: bool) -> Bytes {
+    let mut frames = Vec::new();
+    let style = Style {
+        version: if v5 { Version::V5 } else { Version::V311 },
+        qos: Qos::AtMostOnce,
+        retain: false,
+        dup: false,
+        packet_id: None,
+        ids: &[],
+        alias: None,
+    };
+    for message in messages {
+        let written = !is_apart(message)
+            && message::can_say(message.subject.as_ref())
+            && append(message, &style, None, usize::MAX, &mut frames).is_ok();
+        if !written {
+            return Bytes::new();
+        }
+    }
+    frames.into()
+}
+
+/// Appends a packet, without the payload if that is apart; nothing in case of an error.
+fn append(
     message: &Message,
-    properties: &[u8],
-    format: &Format<'_>,
-) -> Result<Prepared, codec::EncodeError> {
-    let message = codec::Message {
+    style: &Style<'_>,
+    expiry_s: Option<u32>,
+    max: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), Unsent> {
+    let v5 = style.version.is_v5();
+    let has_none = message.headers.is_empty() && message.reply_to.is_none();
+    let properties = if !v5 || has_none {
+        Cow::Owned(Bytes::new())
+    } else if style.retain {
+        // Of the store, maybe, which is to keep nothing of this.
+        Cow::Owned(message::properties(message).into())
+    } else {
+        message.encoded(PROPERTIES, |message| message::properties(message).into())
+    };
+    let parts = codec::Message {
         topic: message.subject.as_str(),
         payload: &message.payload,
-        properties,
+        properties: &properties,
     };
-    Prepared::new(&message, format)
+    let format = Format {
+        version: style.version,
+        qos: style.qos,
+        retain: style.retain,
+        expiry_s,
+        alias: style.alias,
+        subscription_ids: style.ids,
+    };
+    let layout = Layout::of(&parts, &format).map_err(|_: EncodeError| Unsent::TooLarge)?;
+    if layout.size() > max {
+        return Err(Unsent::TooLarge);
+    }
+    let apart = is_apart(message);
+    out.reserve(layout.size() - if apart { message.payload.len() } else { 0 });
+    layout
+        .write_head(&parts, &format, style.packet_id, style.dup, out)
+        .map_err(|_| Unsent::Unspeakable)?;
+    if !apart {
+        out.extend_from_slice(&message.payload);
+    }
+    Ok(())
 }
 
 /// Sets the flags and the packet id of a copy.
@@ -166,26 +244,9 @@ fn put_alone(
     if !message::can_say(message.subject.as_ref()) {
         return Err(Unsent::Unspeakable);
     }
-    let format = Format {
-        version: style.version,
-        qos: style.qos,
-        retain: style.retain,
-        expiry_s,
-        alias: style.alias,
-        subscription_ids: style.ids,
-    };
-    let properties = message::properties(message);
-    let prepared = prepare(message, &properties, &format).map_err(|_| Unsent::TooLarge)?;
-    if prepared.size() > max {
-        return Err(Unsent::TooLarge);
-    }
-    let (id, dup) = (style.packet_id, style.dup);
-    let written = if is_apart(message) {
-        let written = prepared.write_head(id, dup, out.tail());
+    append(message, style, expiry_s, max, out.tail())?;
+    if is_apart(message) {
         out.put_shared(message.payload.clone());
-        written
-    } else {
-        prepared.write(id, dup, out.tail())
-    };
-    written.map_err(|_| Unsent::Unspeakable)
+    }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use longtail_broker::ephemeral::{Delivery, DropReason};
+use longtail_broker::ephemeral::DropReason;
 use longtail_broker::message::SharedMessage;
 
 use super::{Broken, Next, Outbox, Session};
@@ -59,19 +59,12 @@ impl Session {
     }
 
     /// Tells of a message that the client was to get and did not.
-    pub(crate) fn tell_dropped(&self, message: &SharedMessage, reason: DropReason) {
+    pub(super) fn tell_dropped(&self, message: &SharedMessage, reason: DropReason) {
         self.hooked.tell(Points::DROPPED, |client| Event::Dropped {
             client,
             message: Arc::clone(message),
             reason,
         });
-    }
-
-    /// As [`Session::tell_dropped`], if it was.
-    pub(crate) fn tell_delivery(&self, message: &SharedMessage, delivery: Delivery) {
-        if let Delivery::Dropped(reason) = delivery {
-            self.tell_dropped(message, reason);
-        }
     }
 
     pub(super) fn tell_flight(&self, packet_id: PacketId, change: FlightChange) {

@@ -68,6 +68,9 @@ pub trait Outbox {
     /// Whether so much waits to be read by the client that nothing more should be produced for now.
     fn is_full(&self) -> bool;
 
+    /// Whether so many bytes more can be appended before it is full.
+    fn has_room(&self, bytes: usize) -> bool;
+
     /// Has [`Session::pump`] called when it is full no longer.
     fn ask_for_room(&mut self);
 }
@@ -358,14 +361,15 @@ impl Session {
         self.state.levels()
     }
 
-    pub(crate) fn state(&self) -> &State {
-        &self.state
-    }
-
     /// What the client may do.
     #[must_use]
     pub fn grants(&self) -> &Arc<Grants> {
         self.grants.grants()
+    }
+
+    /// What outlives the connection.
+    pub(crate) fn state(&self) -> &State {
+        &self.state
     }
 
     /// The will, unless the client has taken it back.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use longtail_broker::auth::Action as Right;
-use longtail_broker::ephemeral::{Delivery, DropReason, LiveOptions};
+use longtail_broker::ephemeral::{Deliveries, Delivery, DropReason, LiveOptions, Run};
 use longtail_broker::message::SharedMessage;
 use longtail_broker::retained::RetainedCursor;
 use longtail_model::{DollarRule, Filter, FilterToken, SubjectRef};
@@ -89,6 +89,7 @@ impl Session {
         let delivery = self.offer(message, options, cx, out);
         if let Delivery::Dropped(reason) = delivery {
             self.state.drops.add(reason, 1);
+            self.tell_dropped(message, reason);
         }
         delivery
     }
@@ -139,6 +140,42 @@ impl Session {
             Some(merged) => self.send(message, merged, cx, out),
             None => outcome,
         }
+    }
+
+    /// As [`Session::deliver`], for all messages of a run.
+    pub fn deliver_run(
+        &mut self,
+        run: &Run<'_>,
+        options: &[LiveOptions],
+        cx: &Cx<'_>,
+        out: &mut impl Outbox,
+        deliveries: &mut Deliveries,
+    ) {
+        if let [only] = options
+            && self.put_run(run, Tag::unpack(only.tag), out)
+        {
+            let count = run.messages().len() as u64;
+            deliveries.add(Delivery::Delivered, count);
+            let bytes = run.payload_bytes();
+            self.tally.messages_out(Qos::AtMostOnce, count, bytes);
+            return;
+        }
+        for message in run.messages() {
+            deliveries.add(self.deliver(message, options, cx, out), 1);
+        }
+    }
+
+    /// Sends a run as the bytes that it is for many; `false` if this client needs others.
+    fn put_run(&mut self, run: &Run<'_>, tag: Tag, out: &mut impl Outbox) -> bool {
+        let Some(first) = run.messages().first().filter(|_| self.is_open()) else {
+            return false;
+        };
+        let as_it_is = wanted_qos(first, tag) == Qos::AtMostOnce
+            && tag.id.is_none()
+            && !tag.screened
+            && self.aliases.is_none()
+            && self.hooked.wants(hooks::EACH_COPY).is_none();
+        as_it_is && frame::put_run(run, self.hello.version, self.hello.packet_max, out)
     }
 
     /// How the subscription with this tag gets the message; `None`: not at all.
@@ -492,12 +529,16 @@ const WRONG_ACK: Broken = Broken(
     "an acknowledgement that does not go with the message",
 );
 
+fn wanted_qos(message: &SharedMessage, tag: Tag) -> Qos {
+    message::qos(message.quality).min(tag.qos)
+}
+
 /// How a subscription gets a message.
 pub(super) fn wanted(message: &SharedMessage, tag: Tag) -> Wanted {
     let mut ids = Ids::None;
     ids.push(tag.id);
     Wanted {
-        qos: message::qos(message.quality).min(tag.qos),
+        qos: wanted_qos(message, tag),
         retain: tag.retain_as_published && message.retain,
         ids,
         only_now: false,

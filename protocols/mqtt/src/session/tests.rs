@@ -41,6 +41,10 @@ impl Outbox for Wire {
         self.full
     }
 
+    fn has_room(&self, _bytes: usize) -> bool {
+        !self.full
+    }
+
     fn ask_for_room(&mut self) {
         self.asked = true;
     }

@@ -89,10 +89,10 @@ fn global_options_become_settings() {
 #[test]
 fn what_has_no_counterpart_is_said_with_its_line() {
     let imported = imported(
-        "\nplugin /x.so\nfrobnicate 1\nconnection up\naddress a:1\nlistener 1884\nmount_point x/\n",
+        "\nplugin /x.so\nfrobnicate 1\nconnection up\nstart_type lazy\nlistener 1884\nmount_point x/\n",
     );
     let lines: Vec<usize> = imported.notes.iter().map(|note| note.place.line).collect();
-    assert_eq!(lines, [2, 3, 4, 7]);
+    assert_eq!(lines, [2, 3, 5, 7]);
 }
 
 #[test]
@@ -162,4 +162,49 @@ fn accounts_have_the_rules_of_the_access_control_file() {
     let directory = longtail_broker::auth::Directory::new(document).unwrap();
     let hash = directory.account("ann").unwrap().password.clone().unwrap();
     assert!(hash.verify(b"hunter2"));
+}
+
+#[test]
+fn connections_become_bridges() {
+    let imported = imported(
+        "connection up\naddresses a b:1884\ntopic # out 1 here/ there/\ntopic \"a b/+\" both\ntopic \"\" in 2 x \"y z\"\ntopic t sideways\ncleansession true\nremote_username u\nremote_password p\nkeepalive_interval 30\nrestart_timeout 2 9\nbridge_protocol_version mqttv50\nbridge_cafile ca.pem\nlocal_clientid l\nnotifications false\nmax_keepalive 60\nconnection down\naddress c\ntopic q\n",
+    );
+    let value = |path: &str| at(&imported.settings, path).map(ToString::to_string);
+    let expected = [
+        ("bridges.0.name", "\"up\""),
+        ("bridges.0.addresses", "[\"a:1883\", \"b:1884\"]"),
+        ("bridges.0.topics.0.filter", "\"#\""),
+        ("bridges.0.topics.0.direction", "\"out\""),
+        ("bridges.0.topics.0.qos", "1"),
+        ("bridges.0.topics.0.local_prefix", "\"here/\""),
+        ("bridges.0.topics.0.remote_prefix", "\"there/\""),
+        ("bridges.0.topics.1.filter", "\"a b/+\""),
+        ("bridges.0.topics.1.direction", "\"both\""),
+        ("bridges.0.topics.1.qos", "0"),
+        ("bridges.0.topics.2.filter", "\"\""),
+        ("bridges.0.topics.2.remote_prefix", "\"y z\""),
+        ("bridges.0.clean_start", "true"),
+        ("bridges.0.username", "\"u\""),
+        ("bridges.0.password", "\"p\""),
+        ("bridges.0.keep_alive_s", "30"),
+        ("bridges.0.restart_ms", "2000"),
+        ("bridges.0.restart_max_ms", "9000"),
+        ("bridges.0.protocol", "\"5\""),
+        ("bridges.0.tls.authorities", "\"ca.pem\""),
+        ("bridges.0.notifications", "false"),
+        ("bridges.1.protocol", "\"3.1.1\""),
+        ("mqtt.keep_alive_max_s", "60"),
+    ];
+    for (path, expected) in expected {
+        assert_eq!(value(path).as_deref(), Some(expected), "{path}");
+    }
+    assert_eq!(value("bridges.0.topics.3"), None);
+    let lines: Vec<usize> = imported.notes.iter().map(|note| note.place.line).collect();
+    assert_eq!(lines, [6, 14]);
+    for bridge in imported.settings["bridges"].as_array().unwrap() {
+        let config = bridge
+            .clone()
+            .try_into::<longtail_mqtt::bridge::BridgeConfig>();
+        config.unwrap().check().unwrap();
+    }
 }

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use longtail::Broker;
 use longtail_admin::shapes::{Listing, SessionStatus, SubscriptionStatus};
 use longtail_admin::{AdminError, ErrorKind, Page, SessionFilter, SubscriptionFilter};
 use longtail_broker::ephemeral::DropReason;
+use longtail_engine::{Command, Reply};
 use longtail_mqtt::Tenant;
 use longtail_mqtt::census::{Kicked, SessionView, SubscriptionView, Wanted};
 use longtail_mqtt::codec::Version;
 
-use super::{Answer, bad_cursor};
+use super::{Answer, bad_cursor, call, wording};
 
 const PROTOCOL: &str = "mqtt";
 
@@ -51,9 +53,28 @@ pub(super) fn list(tenant: &Tenant, filter: &SessionFilter, page: &Page) -> List
     }
 }
 
-pub(super) fn show(tenant: &Tenant, id: &str) -> Answer<SessionStatus> {
+/// With what waits in its streams, which a list leaves out.
+pub(super) async fn show(broker: &Arc<Broker>, tenant: &Tenant, id: &str) -> Answer<SessionStatus> {
     let view = tenant.find_session(id).ok_or_else(|| unknown(id))?;
-    Ok(status(tenant, view))
+    let mut status = status(tenant, view);
+    let (shard, backlog) = tenant.backlog(id);
+    if backlog.is_empty() {
+        return Ok(status);
+    }
+    let client = broker.client(shard);
+    for (stream, name) in backlog {
+        let describe = Command::DescribeGroups { stream };
+        match call(&client, describe).await?.reply {
+            Reply::Groups(groups) => {
+                let own = groups.iter().find(|group| group.name == name);
+                status.queued += own.map_or(0, |group| group.ready + group.delayed);
+            }
+            // The last subscription with this filter has just ended.
+            Reply::NotFound => {}
+            other => return Err(wording::unexpected(&other)),
+        }
+    }
+    Ok(status)
 }
 
 pub(super) fn end(tenant: &Arc<Tenant>, id: &str, forget: bool) -> Answer<()> {

@@ -1,0 +1,293 @@
+use std::cell::{Cell, RefCell};
+
+use proptest::prelude::*;
+
+use super::super::Index;
+use super::*;
+
+/// Pages in memory, some of which cannot be read.
+#[derive(Default)]
+struct Store {
+    pages: RefCell<BTreeMap<PageId, Vec<u8>>>,
+    next: Cell<u32>,
+    broken: Cell<bool>,
+    reads: Cell<usize>,
+}
+
+impl Store {
+    fn write(&self, bytes: &[u8]) -> Option<PageId> {
+        let id = PageId {
+            file: 1,
+            offset: self.next.get(),
+            len: bytes.len() as u32,
+        };
+        self.next.set(id.offset + 1);
+        self.pages.borrow_mut().insert(id, bytes.to_vec());
+        Some(id)
+    }
+
+    fn free(&self, id: Option<PageId>) {
+        if let Some(id) = id {
+            assert!(self.pages.borrow_mut().remove(&id).is_some(), "freed once");
+        }
+    }
+}
+
+impl PageSource for Store {
+    fn page(&self, id: PageId) -> Result<Arc<Page>, PageError> {
+        self.reads.set(self.reads.get() + 1);
+        if self.broken.get() {
+            return Err(PageError::Missing(id));
+        }
+        let bytes = self.pages.borrow().get(&id).cloned();
+        let bytes = bytes.expect("a page that is referred to is there");
+        Ok(Arc::new(Page::decode(&bytes).expect("what was encoded")))
+    }
+}
+
+fn filled(n: u64, store: &Store) -> PagedIndex {
+    let mut index = PagedIndex::new();
+    for seq in 1..=n {
+        index.push(Seq(seq), Lsn(seq * 64));
+    }
+    while index.page_out(|_| true, |bytes| store.write(bytes)) {}
+    index
+}
+
+#[test]
+fn without_pages_nothing_is_read() {
+    let store = Store::default();
+    let mut index = PagedIndex::new();
+    for seq in 1..=10_000 {
+        index.push(Seq(seq), Lsn(seq * 64));
+    }
+    assert_eq!(index.get(Seq(5), &store).unwrap(), Some(Lsn(320)));
+    assert_eq!(index.first(&store).unwrap(), Some((Seq(1), Lsn(64))));
+    assert!(index.remove(Seq(1), &store).unwrap().is_some());
+    assert_eq!(store.reads.get(), 0);
+}
+
+#[test]
+fn memory_does_not_grow_with_what_is_written_out() {
+    let store = Store::default();
+    let mut index = PagedIndex::new();
+    for seq in 1..=4_000_000 {
+        if index.push(Seq(seq), Lsn(seq * 64)) {
+            index.page_out(
+                |_| true,
+                |bytes| {
+                    store.write(bytes).map(|mut id| {
+                        store.free(Some(id));
+                        id.len = 1;
+                        id
+                    })
+                },
+            );
+        }
+    }
+    assert_eq!(index.len(), 4_000_000);
+    let bytes = index.heap_bytes();
+    assert!(bytes < 150_000, "{bytes}");
+}
+
+#[test]
+fn entries_leave_pages_in_order_with_one_page_after_the_other() {
+    let store = Store::default();
+    let n = 40_000;
+    let mut index = filled(n, &store);
+    assert_eq!(
+        index.pages().count(),
+        7,
+        "the head, the newest and the tail stay"
+    );
+    assert_eq!(index.len() as u64, n);
+    for seq in 1..=n {
+        assert_eq!(
+            index.first(&store).unwrap(),
+            Some((Seq(seq), Lsn(seq * 64)))
+        );
+        let removed = index.remove(Seq(seq), &store).unwrap().unwrap();
+        assert_eq!(removed.lsn, Lsn(seq * 64));
+        store.free(removed.freed);
+    }
+    assert!(index.is_empty());
+    assert!(store.pages.borrow().is_empty(), "every page was freed");
+    assert_eq!(index.resident(), 0);
+}
+
+#[test]
+fn a_page_that_cannot_be_read_is_an_error_and_changes_nothing() {
+    let store = Store::default();
+    let mut index = filled(40_000, &store);
+    let (number, _) = index.pages().next().unwrap();
+    let inside = Seq(number * PAGE_SEQS + 7);
+    store.broken.set(true);
+    assert!(index.get(inside, &store).is_err());
+    assert!(index.remove(inside, &store).is_err());
+    assert!(index.next_at_or_after(inside, &store).is_err());
+    assert!(index.get(Seq(40_000), &store).is_ok(), "the others are not");
+    assert_eq!(index.behind_page(inside), Seq((number + 1) * PAGE_SEQS));
+    assert_eq!(index.len(), 40_000);
+    assert_eq!(index.forget(inside), None);
+    assert_eq!(index.len(), 39_999);
+    store.broken.set(false);
+    assert_eq!(index.get(inside, &store).unwrap(), None);
+    assert_eq!(
+        index.next_at_or_after(inside, &store).unwrap().unwrap().0,
+        inside.next()
+    );
+}
+
+#[test]
+fn a_refused_position_keeps_its_page_in_memory() {
+    let store = Store::default();
+    let mut index = PagedIndex::new();
+    for seq in 1..=30_000 {
+        index.push(Seq(seq), Lsn(seq * 64));
+    }
+    let refused = Lsn(20_000 * 64);
+    let mut out = 0;
+    while index.page_out(|lsn| lsn != refused, |bytes| store.write(bytes)) {
+        out += 1;
+    }
+    assert!(out > 0);
+    assert!(
+        !index
+            .pages()
+            .any(|(number, _)| number == 20_000 / PAGE_SEQS)
+    );
+}
+
+#[test]
+fn an_encoded_index_that_breaks_a_rule_is_refused() {
+    let store = Store::default();
+    let index = filled(30_000, &store);
+    let mut bytes = Vec::new();
+    index.encode(&mut bytes);
+    for cut in 0..bytes.len() {
+        assert!(
+            PagedIndex::decode(&mut &bytes[..cut]).is_err(),
+            "cut at {cut}"
+        );
+    }
+    // A page that is in memory as well.
+    let mut hot = Vec::new();
+    let mut all = Index::new();
+    for seq in 1..=30_000 {
+        all.push(Seq(seq), Lsn(seq * 64));
+    }
+    all.encode(&mut hot);
+    hot.extend([1, 2, 1, 1, 1, 1, 0]);
+    assert!(PagedIndex::decode(&mut hot.as_slice()).is_err());
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Push(u64, u64),
+    Remove(u64),
+    RemoveFirst(u64),
+    Forget(u64),
+    Out,
+    Rewrite,
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1..6000u64, 1..3u64).prop_map(|(n, gap)| Step::Push(n, gap)),
+        4 => any::<u64>().prop_map(Step::Remove),
+        3 => (1..5000u64).prop_map(Step::RemoveFirst),
+        1 => any::<u64>().prop_map(Step::Forget),
+        5 => Just(Step::Out),
+        1 => Just(Step::Rewrite),
+        1 => Just(Step::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// With pages written out at any time, an index answers as one that is all in memory.
+    #[test]
+    fn an_index_with_pages_is_an_index(steps in prop::collection::vec(step(), 1..40)) {
+        let store = Store::default();
+        let mut index = PagedIndex::new();
+        let mut model: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut last = 0;
+        let remove = |index: &mut PagedIndex, model: &mut BTreeMap<u64, u64>, seq: u64| {
+            let removed = index.remove(Seq(seq), &store).unwrap();
+            assert_eq!(removed.as_ref().map(|r| r.lsn.0), model.remove(&seq));
+            let Some(removed) = removed else { return };
+            store.free(removed.freed);
+            if let Some(number) = removed.sparse {
+                let bytes = index.read_for_rewrite(number, &store).unwrap().unwrap();
+                store.free(index.rewritten(number, store.write(&bytes).unwrap()));
+            }
+        };
+        let some = |model: &BTreeMap<u64, u64>, at: u64| {
+            let len = model.len().max(1) as u64;
+            model.keys().nth((at % len) as usize).copied()
+        };
+        for step in steps {
+            match step {
+                Step::Push(n, gap) => for _ in 0..n {
+                    last += gap;
+                    index.push(Seq(last), Lsn(last * 72));
+                    model.insert(last, last * 72);
+                },
+                Step::Remove(at) => {
+                    // A stretch, so that pages become sparse.
+                    for seq in some(&model, at).map_or(0..0, |seq| seq..seq + at % 4000) {
+                        if seq % 16 != 0 {
+                            remove(&mut index, &mut model, seq);
+                        }
+                    }
+                }
+                Step::RemoveFirst(n) => for _ in 0..n {
+                    let first = index.first(&store).unwrap();
+                    assert_eq!(first.map(|(seq, lsn)| (seq.0, lsn.0)), model.first_key_value().map(|(a, b)| (*a, *b)));
+                    if let Some((seq, _)) = first {
+                        remove(&mut index, &mut model, seq.0);
+                    }
+                },
+                Step::Forget(at) => if let Some(seq) = some(&model, at) {
+                    store.free(index.forget(Seq(seq)));
+                    model.remove(&seq);
+                },
+                Step::Out => {
+                    while index.page_out(|_| true, |bytes| store.write(bytes)) {}
+                }
+                Step::Rewrite => {
+                    let all: Vec<u64> = index.pages().map(|(number, _)| number).collect();
+                    for number in all {
+                        let bytes = index.read_for_rewrite(number, &store).unwrap().unwrap();
+                        store.free(index.rewritten(number, store.write(&bytes).unwrap()));
+                    }
+                }
+                Step::Restart => {
+                    let mut bytes = Vec::new();
+                    index.encode(&mut bytes);
+                    let mut input = bytes.as_slice();
+                    let back = PagedIndex::decode(&mut input).unwrap();
+                    assert!(input.is_empty());
+                    assert_eq!((back.len(), back.resident()), (index.len(), index.resident()));
+                    index = back;
+                }
+            }
+            assert_eq!(index.len(), model.len());
+            assert_eq!(index.last_seq(), Seq(last));
+            let written: usize = store.pages.borrow().len();
+            assert_eq!(written, index.pages().count(), "no page is lost");
+            let mut from = 0;
+            let mut rng = last;
+            while from <= last + 1 {
+                let next = index.next_at_or_after(Seq(from), &store).unwrap();
+                let wanted = model.range(from..).next().map(|(a, b)| (Seq(*a), Lsn(*b)));
+                assert_eq!(next, wanted, "from {from}");
+                assert_eq!(index.get(Seq(from), &store).unwrap().map(|l| l.0), model.get(&from).copied());
+                rng = rng.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                from += 1 + rng % 700;
+            }
+        }
+    }
+}
