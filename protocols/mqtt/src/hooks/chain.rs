@@ -274,19 +274,16 @@ impl Chain {
     pub(super) fn first<R>(
         &self,
         point: Points,
-        if_panicked: Option<R>,
+        if_panicked: fn() -> R,
         mut ask: impl FnMut(&dyn Hook) -> Option<R>,
-    ) -> Option<R>
-    where
-        R: Clone,
-    {
+    ) -> Option<R> {
         let entries = self.entries.load();
         entries
             .iter()
             .filter(|entry| entry.points.meets(point))
             .find_map(|entry| {
                 self.call(&*entry.hook, &mut ask)
-                    .unwrap_or_else(|| if_panicked.clone())
+                    .unwrap_or_else(|| Some(if_panicked()))
             })
     }
 

@@ -100,7 +100,7 @@ impl ClientInfo {
     }
 
     pub(crate) fn authorize(&self, access: &Access<'_>) -> Permission {
-        let careful = Some(Permission::Deny);
+        let careful = || Permission::Deny;
         let first = self.chain.first(Points::AUTHORIZE, careful, |hook| {
             match hook.authorize(self, access) {
                 Permission::Next => None,
