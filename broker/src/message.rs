@@ -122,6 +122,23 @@ impl Message {
     /// Wire formats remembered for one message; more are encoded every time.
     pub const FORMATS_MAX: usize = 16;
 
+    /// The same message, to be changed before it is shared. Nothing encoded comes along.
+    #[must_use]
+    pub fn to_own(&self) -> Self {
+        Message {
+            subject: self.subject.clone(),
+            reply_to: self.reply_to.clone(),
+            headers: self.headers.clone(),
+            payload: self.payload.clone(),
+            origin: self.origin,
+            published: self.published,
+            expires: self.expires,
+            quality: self.quality,
+            retain: self.retain,
+            encodings: Encodings::default(),
+        }
+    }
+
     /// A message without headers that never expires and may be lost.
     #[must_use]
     pub fn new(subject: Subject, payload: Bytes) -> Self {

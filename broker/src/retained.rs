@@ -198,7 +198,7 @@ impl RetainedStore {
     /// As [`RetainedStore::admits`].
     pub fn set(&self, message: SharedMessage, done: Done) -> Result<Settled, RetainedError> {
         let mut inner = self.0.inner.write();
-        inner.expire(message.published, Self::EXPIRED_MAX);
+        inner.expire(message.published, Self::EXPIRED_MAX, |_| {});
         self.check(&inner, &message)?;
         inner.put(&message);
         let Some(log) = &inner.log else {
@@ -234,8 +234,9 @@ impl RetainedStore {
 
     /// Forgets up to `most` values that have expired, durably; returns how many. Fewer than `most` means that no more
     /// have expired. Only queues, as [`RetainedStore::set`].
-    pub fn expire(&self, now: Timestamp, most: usize) -> usize {
-        self.0.inner.write().expire(now, most)
+    /// `each` is shown the subjects, with the store locked.
+    pub fn expire(&self, now: Timestamp, most: usize, each: impl FnMut(&Subject)) -> usize {
+        self.0.inner.write().expire(now, most, each)
     }
 
     /// When the next value expires; [`Timestamp::NEVER`] if none does.
@@ -296,7 +297,7 @@ impl Inner {
         }
     }
 
-    fn expire(&mut self, now: Timestamp, most: usize) -> usize {
+    fn expire(&mut self, now: Timestamp, most: usize, mut each: impl FnMut(&Subject)) -> usize {
         for count in 0..most {
             let Some((due, key)) = self.due.first() else {
                 return count;
@@ -306,6 +307,7 @@ impl Inner {
             }
             let subject = key.0.clone();
             self.take(&subject);
+            each(&subject);
             if let Some(log) = &self.log {
                 // If the shard refuses, it is back, and goes later.
                 let _ = log.remove(&subject, Box::new(|_| {}));

@@ -101,7 +101,7 @@ async fn what_has_expired_goes_from_the_log_too() {
             publish(&broker, message).await;
         }
         assert_eq!(space.retained.len(), 10);
-        assert_eq!(space.retained.expire(Timestamp(50), 100), 10);
+        assert_eq!(space.retained.expire(Timestamp(50), 100, |_| {}), 10);
         // The answer to this one comes after those to what was queued before.
         publish(&broker, message("last", "x")).await;
         publish(&broker, message("last", "")).await;

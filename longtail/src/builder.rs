@@ -7,6 +7,8 @@ use longtail_beanstalk::{Admission, AdmitAll};
 use longtail_broker::{Broker, BrokerConfig, BrokerError};
 use longtail_edge::{Address, EdgeConfig, Exposed, ListenError, ListenerConfig};
 use longtail_model::Durability;
+use longtail_mqtt::Hook;
+use longtail_mqtt::hooks::Scope;
 
 use crate::running::Longtail;
 
@@ -33,6 +35,9 @@ pub enum StartError {
     /// A thread beside the MQTT service.
     #[error("mqtt: cannot start a thread: {0}")]
     Mqtt(std::io::Error),
+    /// A listener for MQTT where the MQTT service was not started.
+    #[error("mqtt: the service was not started")]
+    NoMqtt,
     /// The bridges to other MQTT brokers.
     #[error(transparent)]
     Bridges(#[from] longtail_mqtt::bridge::StartError),
@@ -49,6 +54,8 @@ pub struct Builder {
     pub(crate) beanstalk_listeners: Vec<(ListenerConfig, Arc<dyn Admission>)>,
     pub(crate) mqtt: longtail_mqtt::Config,
     pub(crate) mqtt_listeners: Vec<(ListenerConfig, Arc<dyn longtail_mqtt::Admission>)>,
+    pub(crate) mqtt_hooks: Vec<(Arc<dyn Hook>, i32, Scope)>,
+    pub(crate) mqtt_inside: bool,
     pub(crate) mqtt_bridges: Vec<longtail_mqtt::bridge::BridgeConfig>,
     pub(crate) accounts: bool,
 }
@@ -62,6 +69,8 @@ impl Default for Builder {
             beanstalk_listeners: Vec::new(),
             mqtt: longtail_mqtt::Config::default(),
             mqtt_listeners: Vec::new(),
+            mqtt_hooks: Vec::new(),
+            mqtt_inside: false,
             mqtt_bridges: Vec::new(),
             accounts: false,
         }
@@ -161,6 +170,21 @@ impl Builder {
         admission: Arc<dyn longtail_mqtt::Admission>,
     ) -> Self {
         self.mqtt_listeners.push((config, admission));
+        self
+    }
+
+    /// Has the MQTT service ask and tell a hook, from the start. Hooks of a lower priority come first; see
+    /// [`longtail_mqtt::hooks`]. A listener's name, for [`Scope::Listener`], is its address as it was given.
+    #[must_use]
+    pub fn mqtt_hook(mut self, hook: Arc<dyn Hook>, priority: i32, scope: Scope) -> Self {
+        self.mqtt_hooks.push((hook, priority, scope));
+        self
+    }
+
+    /// Starts the MQTT service for clients in this process, also without a listener.
+    #[must_use]
+    pub fn mqtt_in_process(mut self) -> Self {
+        self.mqtt_inside = true;
         self
     }
 

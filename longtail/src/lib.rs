@@ -27,4 +27,5 @@ pub use longtail_broker::{LiveSubscription, PublishedTo};
 pub use longtail_edge::{Address, ListenerConfig};
 pub use longtail_engine as engine;
 pub use longtail_model as model;
+pub use longtail_mqtt as mqtt;
 pub use running::{ListeningOn, Longtail};

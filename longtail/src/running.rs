@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use longtail_beanstalk::{Beanstalk, CpuTime, Host, Identity, LogFacts, Tenant};
 use longtail_broker::{Broker, Client};
-use longtail_edge::{Accounts, Connection, DrainReport, Edge, Exposure, Tick};
+use longtail_edge::{Accounts, Connection, DrainReport, Edge, Exposure, ListenerConfig, Tick};
 use longtail_engine::runtime::{Clock, Shards};
 use longtail_engine::{Numbering, StreamName};
 use longtail_model::{Lsn, ShardId, Timestamp};
-use longtail_mqtt::Mqtt;
 use longtail_mqtt::bridge::{self, Bridges};
+use longtail_mqtt::hooks::Scope;
+use longtail_mqtt::{Hook, Mqtt};
 
 use crate::builder::{Builder, StartError};
 use crate::mqtt_host::EdgeHost;
@@ -26,6 +27,7 @@ pub struct Longtail {
     mqtt: Option<Arc<longtail_mqtt::Tenant>>,
     bridges: Option<Bridges>,
     addresses: Vec<ListeningOn>,
+    exposure: Exposure,
 }
 
 /// Where a protocol is spoken.
@@ -57,6 +59,11 @@ impl Longtail {
 
     pub(crate) fn start(builder: Builder, broker: Arc<Broker>) -> Result<Self, StartError> {
         let edge = Edge::start(builder.edge, RunShards(broker.shards()))?;
+        let exposure = Exposure::new(if builder.accounts {
+            Accounts::Configured
+        } else {
+            Accounts::Absent
+        });
         let mut running = Longtail {
             broker,
             edge: Arc::new(edge),
@@ -64,6 +71,7 @@ impl Longtail {
             mqtt: None,
             bridges: None,
             addresses: Vec::new(),
+            exposure,
         };
         // Before anybody can publish: what they do is kept for the bridges.
         if !builder.mqtt_bridges.is_empty() {
@@ -71,16 +79,14 @@ impl Longtail {
             let bridges = Bridges::start(&running.broker, space, builder.mqtt_bridges)?;
             running.bridges = Some(bridges);
         }
-        let exposure = Exposure::new(if builder.accounts {
-            Accounts::Configured
-        } else {
-            Accounts::Absent
-        });
         if !builder.beanstalk_listeners.is_empty() {
             running.start_beanstalk(builder.beanstalk, builder.beanstalk_listeners, exposure)?;
         }
-        if !builder.mqtt_listeners.is_empty() {
-            running.start_mqtt(builder.mqtt, builder.mqtt_listeners, exposure)?;
+        if builder.mqtt_inside
+            || !builder.mqtt_listeners.is_empty()
+            || !builder.mqtt_hooks.is_empty()
+        {
+            running.start_mqtt(builder.mqtt, builder.mqtt_listeners, builder.mqtt_hooks)?;
         }
         Ok(running)
     }
@@ -88,44 +94,69 @@ impl Longtail {
     fn start_mqtt(
         &mut self,
         config: longtail_mqtt::Config,
-        listeners: Vec<(
-            longtail_edge::ListenerConfig,
-            Arc<dyn longtail_mqtt::Admission>,
-        )>,
-        exposure: Exposure,
+        listeners: Vec<(ListenerConfig, Arc<dyn longtail_mqtt::Admission>)>,
+        hooks: Vec<(Arc<dyn Hook>, i32, Scope)>,
     ) -> Result<(), StartError> {
-        let Some((_, rights)) = listeners.first() else {
-            return Ok(());
+        let rights = match listeners.first() {
+            Some((_, rights)) => Arc::clone(rights),
+            None => Arc::new(longtail_mqtt::AdmitAll),
         };
-        let rights = Arc::clone(rights);
         let tenant = longtail_mqtt::Tenant::start(config, &self.broker, rights);
         let tenant = tenant.map_err(StartError::Mqtt)?;
+        for (hook, priority, scope) in hooks {
+            tenant.hooks().add(hook, priority, scope);
+        }
         for (listener, admission) in listeners {
-            exposure.check(&listener.address)?;
-            let tls = listener.tls.is_some();
-            let protocol = match (listener.websocket.is_some(), tls) {
-                (false, false) => "mqtt",
-                (false, true) => "mqtts",
-                (true, false) => "mqtt-ws",
-                (true, true) => "mqtt-wss",
-            };
-            let service = Mqtt::new(Arc::clone(&tenant), admission);
-            let open =
-                self.edge
-                    .listen(listener, service)
-                    .map_err(|source| StartError::Listen {
-                        protocol,
-                        source: Box::new(source),
-                    })?;
-            self.addresses.push(ListeningOn {
-                protocol,
-                address: open.local().to_string(),
-                tls,
-            });
+            let open = self.listen_mqtt(&tenant, listener, admission)?;
+            self.addresses.push(open);
         }
         tenant.set_host(Arc::new(EdgeHost::new(&self.edge)));
+        tenant.started();
         self.mqtt = Some(tenant);
         Ok(())
+    }
+
+    fn listen_mqtt(
+        &self,
+        tenant: &Arc<longtail_mqtt::Tenant>,
+        listener: ListenerConfig,
+        admission: Arc<dyn longtail_mqtt::Admission>,
+    ) -> Result<ListeningOn, StartError> {
+        self.exposure.check(&listener.address)?;
+        let tls = listener.tls.is_some();
+        let protocol = match (listener.websocket.is_some(), tls) {
+            (false, false) => "mqtt",
+            (false, true) => "mqtts",
+            (true, false) => "mqtt-ws",
+            (true, true) => "mqtt-wss",
+        };
+        let name = listener.address.to_string();
+        let service = Mqtt::at(&name, Arc::clone(tenant), admission);
+        let open = self
+            .edge
+            .listen(listener, service)
+            .map_err(|source| StartError::Listen {
+                protocol,
+                source: Box::new(source),
+            })?;
+        Ok(ListeningOn {
+            protocol,
+            address: open.local().to_string(),
+            tls,
+        })
+    }
+
+    /// Opens one more listener for MQTT while the broker runs. It is not among [`Longtail::addresses`].
+    ///
+    /// # Errors
+    /// When the MQTT service was not started, or the address cannot be bound.
+    pub fn add_mqtt_listener(
+        &self,
+        config: ListenerConfig,
+        admission: Arc<dyn longtail_mqtt::Admission>,
+    ) -> Result<ListeningOn, StartError> {
+        let tenant = self.mqtt.as_ref().ok_or(StartError::NoMqtt)?;
+        self.listen_mqtt(tenant, config, admission)
     }
 
     fn start_beanstalk(

@@ -142,9 +142,9 @@ fn values_expire() {
         find(&store, "#", DollarRule::Match, Timestamp(20), 9),
         ["a", "c", "d"]
     );
-    assert_eq!(store.expire(Timestamp(19), 9), 0);
-    assert_eq!(store.expire(Timestamp(30), 2), 2);
-    assert_eq!(store.expire(Timestamp(30), 2), 1);
+    assert_eq!(store.expire(Timestamp(19), 9, |_| {}), 0);
+    assert_eq!(store.expire(Timestamp(30), 2, |_| {}), 2);
+    assert_eq!(store.expire(Timestamp(30), 2, |_| {}), 1);
     assert_eq!(store.len(), 1);
     assert_eq!(store.next_expiry(), Timestamp::NEVER);
 }
@@ -229,7 +229,7 @@ proptest! {
                 Step::Expire(now) => {
                     let before = model.len();
                     model.retain(|_, expires| *expires > now);
-                    prop_assert_eq!(store.expire(Timestamp(now), 100), before - model.len());
+                    prop_assert_eq!(store.expire(Timestamp(now), 100, |_| {}), before - model.len());
                 }
             }
         }

@@ -21,6 +21,8 @@ pub mod codec;
 pub mod config;
 pub mod counters;
 mod durable;
+pub mod hooks;
+mod local;
 pub mod message;
 mod publish;
 mod registry;
@@ -33,5 +35,7 @@ mod timers;
 
 pub use access::{Accounts, Admission, AdmitAll, Admitted, Denied, Exchange, Login, Step};
 pub use config::{Config, Limits, Profile};
+pub use hooks::{Hook, Points};
+pub use local::{Following, LocalClient, LocalError, Publication};
 pub use service::Mqtt;
 pub use tenant::Tenant;

@@ -8,7 +8,7 @@
 //!
 //! What is only shown to live subscribers is told at once; what is stored as soon as all that it waits for is durable.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -23,6 +23,7 @@ use longtail_engine::runtime::{Shards, Sink};
 use longtail_engine::{Command, Effect, Refusal, Reply, Step, Target as Into, Token, Transaction};
 use longtail_model::{Seq, SessionId, ShardId, StreamId, Timestamp};
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use crate::codec::ReasonCode;
 use crate::durable::link::NOT_DONE;
@@ -57,18 +58,34 @@ thread_local! {
 
 /// An acknowledgement that waits for several answers.
 pub(crate) struct Waiter {
-    conn: Arc<Conn>,
-    ticket: Ticket,
+    whom: Told,
     left: AtomicUsize,
     /// The first that went wrong, or success.
     reason: AtomicU8,
 }
 
+/// Who is told.
+enum Told {
+    Client(Arc<Conn>, Ticket),
+    Caller(Mutex<Option<oneshot::Sender<ReasonCode>>>),
+}
+
+/// Who is to be told.
+#[derive(Clone, Copy)]
+pub(crate) enum Whom<'w> {
+    /// A client.
+    Client(&'w Arc<Conn>, Ticket),
+    /// Somebody in this process.
+    Caller(&'w Cell<Option<oneshot::Sender<ReasonCode>>>),
+}
+
 impl Waiter {
-    fn new(conn: &Arc<Conn>, ticket: Ticket) -> Arc<Self> {
+    fn new(whom: Whom<'_>) -> Arc<Self> {
         Arc::new(Waiter {
-            conn: Arc::clone(conn),
-            ticket,
+            whom: match whom {
+                Whom::Client(conn, ticket) => Told::Client(Arc::clone(conn), ticket),
+                Whom::Caller(sender) => Told::Caller(Mutex::new(sender.take())),
+            },
             left: AtomicUsize::new(1),
             reason: AtomicU8::new(ReasonCode::Success.as_u8()),
         })
@@ -96,16 +113,26 @@ impl Waiter {
         }
         let reason = ReasonCode::from_u8(self.reason.load(Ordering::Acquire));
         let reason = reason.unwrap_or(ReasonCode::UnspecifiedError);
-        let must_go = self.conn.with(|client, out| {
+        let (conn, ticket) = match &self.whom {
+            Told::Client(conn, ticket) => (conn, *ticket),
+            Told::Caller(sender) => {
+                if let Some(sender) = sender.lock().take() {
+                    // Who does not wait any more need not be told.
+                    let _ = sender.send(reason);
+                }
+                return;
+            }
+        };
+        let must_go = conn.with(|client, out| {
             if let Some(session) = client.session_mut() {
-                session.complete(self.ticket, reason, out);
+                session.complete(ticket, reason, out);
             }
             client.must_go(out)
         });
         if must_go == Some(true) {
-            self.conn.close(NOT_DONE);
+            conn.close(NOT_DONE);
         }
-        self.conn.flush_soon();
+        conn.flush_soon();
     }
 }
 
@@ -120,14 +147,14 @@ pub(crate) fn publish(
     burst: &mut Burst<'_>,
     message: &SharedMessage,
     now: Timestamp,
-    whom: Option<(&Arc<Conn>, Ticket)>,
+    whom: Option<Whom<'_>>,
     outgoing: &mut Outgoing,
 ) -> Option<ReasonCode> {
     let mut waiter: Option<Arc<Waiter>> = None;
     let mut kept = false;
     if message.retain {
         // Before it is shown: a new subscriber never sees the old value after the new one.
-        waiter = whom.map(|(conn, ticket)| Waiter::new(conn, ticket));
+        waiter = whom.map(Waiter::new);
         match retain(space, message, waiter.as_ref()) {
             Ok(Settled::Later) => kept = true,
             Ok(Settled::Now) => {
@@ -148,11 +175,8 @@ pub(crate) fn publish(
         let published = burst.publish(routes, message, &chance, now);
         if published.streams > 0 {
             for publish in publishes(routes, &published.picked, message, now) {
-                let waiter = whom.map(|(conn, ticket)| {
-                    waiter
-                        .get_or_insert_with(|| Waiter::new(conn, ticket))
-                        .one_more()
-                });
+                let waiter =
+                    whom.map(|whom| waiter.get_or_insert_with(|| Waiter::new(whom)).one_more());
                 outgoing.push((publish.shard, publish.command, waiter));
             }
         }
@@ -197,7 +221,7 @@ pub(crate) fn release(
     released: &Released<'_>,
     outgoing: &mut Outgoing,
 ) {
-    let waiter = Waiter::new(released.conn, released.ticket);
+    let waiter = Waiter::new(Whom::Client(released.conn, released.ticket));
     if message.retain && !released.again {
         match retain(space, message, Some(&waiter)) {
             Ok(Settled::Later) => {}

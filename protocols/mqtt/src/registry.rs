@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use crate::client::{Accepted, Client};
 use crate::durable::records::SessionRecord;
 use crate::durable::{Restored, link};
+use crate::hooks::{Event, Points, SessionChange};
 use crate::message::Will;
 use crate::seat::{Conn, Membership};
 use crate::session::{Left, State};
@@ -120,6 +121,8 @@ pub(crate) struct Aftermath {
     pub(crate) accepted: Option<Arc<Conn>>,
     /// Connections that will be in when their session's streams are open.
     pub(crate) entering: Option<(Arc<Conn>, Membership)>,
+    /// What hooks are told.
+    changes: Vec<(Arc<str>, SessionChange)>,
 }
 
 /// What is due at some time.
@@ -217,6 +220,14 @@ impl Registry {
         &self.parts[(Self::number(client_id) >> 32) as usize % PARTS]
     }
 
+    /// The connection that has the session of a client.
+    pub(crate) fn connection(&self, client_id: &str) -> Option<Arc<Conn>> {
+        match &self.part(client_id).lock().get(client_id)?.holder {
+            Holder::Connected(conn, _) => Some(Arc::clone(conn)),
+            Holder::Away(_) => None,
+        }
+    }
+
     /// A client that has proved who it is wants its session.
     pub(crate) fn claim(
         &self,
@@ -239,6 +250,7 @@ impl Registry {
                     waiting: None,
                 };
                 part.insert(Arc::clone(&claim.client_id), entry);
+                after.note(&claim.client_id, SessionChange::Created);
             }
             return Claimed::Done;
         };
@@ -259,6 +271,7 @@ impl Registry {
         };
         tenant.counters().taken_over.fetch_add(1, Ordering::Relaxed);
         after.losers.push(old);
+        after.note(&claim.client_id, SessionChange::TakenOver);
         after.links.extend(link);
         entry.epoch = self.next_epoch();
         let lives_on = !claim.clean_start && left.expiry_s > 0;
@@ -271,6 +284,7 @@ impl Registry {
         let resumed = if lives_on {
             Some((Resumed::Left(Box::new(state)), membership))
         } else {
+            after.note(&claim.client_id, SessionChange::Discarded);
             over(&claim.client_id, state, membership, tenant, after);
             None
         };
@@ -304,6 +318,7 @@ impl Registry {
         }
         let membership = away.membership.clone();
         let resumed = if claim.clean_start {
+            after.note(&claim.client_id, SessionChange::Discarded);
             let state = membership.take_away();
             over(&claim.client_id, state, membership, tenant, after);
             None
@@ -330,6 +345,12 @@ impl Registry {
             resumed.unwrap_or_else(|| (Resumed::Nothing, Membership::of(claim, tenant)));
         if seat(claim, resumed, &membership, entry.epoch, tenant, after) {
             entry.holder = Holder::Connected(Arc::clone(&claim.conn), membership);
+            let change = if was_resumed {
+                SessionChange::Resumed
+            } else {
+                SessionChange::Created
+            };
+            after.note(&claim.client_id, change);
         } else if was_resumed {
             // The client has gone again before it was in: the session waits on.
             let expiry = tenant.expiry(claim.expiry_s.max(1));
@@ -429,6 +450,7 @@ impl Registry {
         } else {
             part.remove(client_id);
             self.sessions.fetch_sub(1, Ordering::Relaxed);
+            after.note(client_id, SessionChange::Ended);
             over(client_id, state, membership, tenant, after);
         }
     }
@@ -451,6 +473,7 @@ impl Registry {
             let state = membership.take_away();
             over(&due.client_id, state, membership, tenant, after);
             part.remove(&due.client_id);
+            after.note(&due.client_id, SessionChange::Expired);
             self.sessions.fetch_sub(1, Ordering::Relaxed);
             after.expired += 1;
         } else if will.is_some() {
@@ -639,8 +662,16 @@ fn seat(
 }
 
 impl Aftermath {
+    fn note(&mut self, client_id: &Arc<str>, change: SessionChange) {
+        self.changes.push((Arc::clone(client_id), change));
+    }
+
     /// Does what is left, without any lock.
     pub(crate) fn carry_out(self, tenant: &Arc<Tenant>) {
+        let hooks = tenant.hooks().whole();
+        for (client_id, change) in self.changes {
+            hooks.tell(Points::SESSION, || Event::Session { client_id, change });
+        }
         for conn in self.losers {
             conn.close(CloseReason::Refused(
                 "another connection took the session".into(),

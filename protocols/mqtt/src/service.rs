@@ -25,7 +25,8 @@ use crate::access::{Admission, Admitted, Denied, Login, Step};
 use crate::client::Client;
 use crate::codec::{Decoder, Fault, Packet, PacketLimits, ReasonCode};
 use crate::durable::link;
-use crate::publish::{Outgoing, Released, publish, publish_run, release};
+use crate::hooks::{self, Chain, ClientInfo, Event, Points};
+use crate::publish::{Outgoing, Released, Whom, publish, publish_run, release};
 use crate::registry::{Aftermath, Claim, Claimed};
 use crate::seat::Membership;
 use crate::session::{
@@ -53,13 +54,30 @@ const LIST_CAPACITY_MAX: usize = 4096;
 pub struct Mqtt {
     tenant: Arc<Tenant>,
     admission: Arc<dyn Admission>,
+    /// The hooks of its listener.
+    chain: Arc<Chain>,
 }
 
 impl Mqtt {
     /// Serves the sessions of `tenant` to whom `admission` lets in.
     #[must_use]
     pub fn new(tenant: Arc<Tenant>, admission: Arc<dyn Admission>) -> Arc<Self> {
-        Arc::new(Mqtt { tenant, admission })
+        Self::at("", tenant, admission)
+    }
+
+    /// As [`Mqtt::new`], for a listener with a name by which hooks can be added for its clients only.
+    #[must_use]
+    pub fn at(listener: &str, tenant: Arc<Tenant>, admission: Arc<dyn Admission>) -> Arc<Self> {
+        let chain = tenant.hooks().chain(&listener.into());
+        Arc::new(Mqtt {
+            tenant,
+            admission,
+            chain,
+        })
+    }
+
+    pub(crate) fn chain(&self) -> &Arc<Chain> {
+        &self.chain
     }
 
     /// What its connections share.
@@ -129,7 +147,7 @@ impl Protocol for Mqtt {
             };
             consumed += decoded.consumed;
             let next = match session {
-                Some(session) => session.input(&decoded.packet, &cx, actions, out),
+                Some(session) => hooks::input(session, decoder, &decoded.packet, &cx, actions, out),
                 None => self.hello(&decoded.packet, session, &cx, actions, out),
             };
             match next {
@@ -224,6 +242,13 @@ impl Protocol for Mqtt {
         let silent = matches!(why, CloseReason::Draining | CloseReason::Shutdown);
         let client_id = Arc::clone(session.client_id());
         let left = session.leave();
+        session
+            .hooked()
+            .tell(Points::DISCONNECTED, |client| Event::Disconnected {
+                client,
+                why: why.clone(),
+                session_ends: left.expiry_s == 0,
+            });
         let mut after = Aftermath::default();
         tenant
             .registry()
@@ -364,7 +389,7 @@ impl Mqtt {
         }
     }
 
-    fn login(&self, conn: &Arc<Connection<Self>>, demand: Demand) {
+    pub(crate) fn login(&self, conn: &Arc<Connection<Self>>, demand: Demand) {
         if let Some(proof) = &demand.proof {
             self.prove(conn, proof, demand.username.as_deref());
             return;
@@ -417,7 +442,7 @@ impl Mqtt {
     }
 
     /// The login is decided.
-    fn decided(
+    pub(crate) fn decided(
         &self,
         conn: &Arc<Connection<Self>>,
         client_id: &Arc<str>,
@@ -443,6 +468,13 @@ impl Mqtt {
         };
         let authorized = conn.with(|client, _| {
             let session = client.session.as_mut()?;
+            session.introduce(ClientInfo::new(
+                Arc::clone(client_id),
+                account.clone(),
+                Some(conn.peer().clone()),
+                session.hello().version,
+                Arc::clone(&self.chain),
+            ));
             let authorized = session.authorize(grants, account, origin, tenant.limits());
             let hello = session.hello();
             let claim = Claim {
@@ -486,6 +518,11 @@ impl Mqtt {
         tenant.counters().refused.fetch_add(1, Ordering::Relaxed);
         conn.with(|client, out| {
             if let Some(session) = &mut client.session {
+                self.chain.tell(Points::REFUSED, || Event::Refused {
+                    client_id: Arc::clone(session.client_id()),
+                    remote: conn.peer().clone(),
+                    reason: refused.reason,
+                });
                 let version = session.hello().version;
                 refused.write(version, tenant.limits(), out);
                 session.cut();
@@ -562,6 +599,9 @@ impl Turn<'_> {
                 };
                 let (space, outgoing) = (tenant.space(), &mut self.lists.outgoing);
                 release(space, &mut self.burst, &message, &released, outgoing);
+                if !again {
+                    self.announce(&message, None);
+                }
             }
             Action::Subscribe(subscribing) => {
                 self.tell();
@@ -579,8 +619,20 @@ impl Turn<'_> {
                     }
                 });
             }
-            Action::Login(demand) => self.service.login(self.conn, *demand),
+            Action::Login(demand) => hooks::login(self.service, self.conn, *demand),
             Action::Prove(proof) => self.service.prove(self.conn, &proof, None),
+        }
+    }
+
+    /// Tells hooks of a message that was published.
+    fn announce(&self, message: &SharedMessage, reason: Option<ReasonCode>) {
+        let chain = &self.service.chain;
+        if chain.wants(hooks::PUBLISHING) {
+            let client = self.conn.with(|client, _| {
+                let session = client.session.as_ref()?;
+                session.hooked().client().cloned()
+            });
+            chain.tell_published(client.flatten().as_ref(), message, reason);
         }
     }
 
@@ -598,10 +650,12 @@ impl Turn<'_> {
     fn publish(&mut self) {
         let space = self.service.tenant.space();
         let lists = &mut self.lists;
+        let told = self.service.chain.wants(hooks::PUBLISHING);
+        let mut announced = Vec::new();
         let reason = Run::new(&lists.run).and_then(|run| publish_run(space, &mut self.burst, &run));
         for (message, ticket) in lists.run.drain(..).zip(lists.tickets.drain(..)) {
             let reason = reason.or_else(|| {
-                let whom = ticket.map(|ticket| (self.conn, ticket));
+                let whom = ticket.map(|ticket| Whom::Client(self.conn, ticket));
                 let now = message.published;
                 publish(
                     space,
@@ -615,6 +669,12 @@ impl Turn<'_> {
             if let (Some(ticket), Some(reason)) = (ticket, reason) {
                 lists.published.push((ticket, reason));
             }
+            if told {
+                announced.push((message, reason));
+            }
+        }
+        for (message, reason) in announced {
+            self.announce(&message, reason);
         }
     }
 

@@ -8,15 +8,19 @@ use longtail_broker::auth::Action as Right;
 use longtail_broker::ephemeral::Burst;
 use longtail_broker::message::Origin;
 use longtail_broker::{Broker, Space};
+use longtail_edge::CloseReason;
 use longtail_engine::runtime::Clock;
 use longtail_model::Timestamp;
 use parking_lot::Mutex;
 use std::thread::JoinHandle;
 
 use crate::access::Admission;
+use crate::codec::ReasonCode;
 use crate::config::{Config, Limits};
 use crate::counters::Counters;
 use crate::durable::Durable;
+use crate::hooks::{Event, Hooks, Points, RetainedChange};
+use crate::local::LocalClient;
 use crate::message::Will;
 use crate::publish::{self, Outgoing, Streams};
 use crate::registry::{Aftermath, Due, Registry};
@@ -39,6 +43,7 @@ pub struct Tenant {
     registry: Registry,
     timers: Timers<Deadline>,
     counters: Counters,
+    hooks: Arc<Hooks>,
     sys: Sys,
     timekeeper: Mutex<Option<JoinHandle<()>>>,
 }
@@ -84,6 +89,7 @@ impl Tenant {
             registry: Registry::new(),
             timers: Timers::new(),
             counters: Counters::default(),
+            hooks: Arc::default(),
             timekeeper: Mutex::new(None),
         });
         tenant.registry.restore(restored, &tenant);
@@ -120,23 +126,51 @@ impl Tenant {
             }
             Waited::Nothing => {
                 let now = self.now();
-                while self.space.retained.expire(now, EXPIRED_STEP) == EXPIRED_STEP {}
+                self.hooks.whole().tell(Points::TICK, || Event::Tick(now));
+                self.expire_retained(now);
                 self.streams.run();
             }
         }
         true
     }
 
+    /// Forgets the retained messages that have expired.
+    fn expire_retained(&self, now: Timestamp) {
+        let hooks = self.hooks.whole();
+        let told = hooks.wants(Points::RETAINED);
+        let mut expired = Vec::new();
+        loop {
+            let count = self.space.retained.expire(now, EXPIRED_STEP, |subject| {
+                if told {
+                    expired.push(subject.clone());
+                }
+            });
+            for subject in expired.drain(..) {
+                hooks.tell(Points::RETAINED, || {
+                    Event::Retained(RetainedChange::Expired(subject))
+                });
+            }
+            if count < EXPIRED_STEP {
+                return;
+            }
+        }
+    }
+
     /// Publishes no more wills, expires no more sessions, and forgets those that are away; the log has them.
     pub fn stop(&self) {
         self.timers.close();
         let thread = self.timekeeper.lock().take();
+        if thread.is_some() {
+            self.hooks.whole().tell(Points::LIFE, || Event::Stopped);
+        }
         if let Some(thread) = thread
             && thread.thread().id() != std::thread::current().id()
         {
             // It has told if it panicked.
             let _ = thread.join();
         }
+        // One that holds a client of this broker would keep it alive.
+        self.hooks.clear();
         self.registry.clear();
     }
 
@@ -167,6 +201,46 @@ impl Tenant {
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.registry.len()
+    }
+
+    /// Tells hooks that the listeners are open.
+    pub fn started(&self) {
+        self.hooks.whole().tell(Points::LIFE, || Event::Started);
+    }
+
+    /// A client in this process that may do everything. It has no session and takes no client's place: several may go
+    /// by one identifier.
+    #[must_use]
+    pub fn client(self: &Arc<Self>, client_id: &str) -> LocalClient {
+        LocalClient::new(Arc::clone(self), client_id)
+    }
+
+    /// Disconnects a client with a reason, which one of 5.0 is told; `false` if it is not connected. Its session and
+    /// its will go the way of any connection that is lost. Not from a hook that is being called.
+    pub fn disconnect(&self, client_id: &str, reason: ReasonCode) -> bool {
+        let Some(conn) = self.registry.connection(client_id) else {
+            return false;
+        };
+        let told = conn.with(|client, out| {
+            let session = client.session_mut().filter(|session| session.is_open())?;
+            session.expel(reason, out);
+            Some(())
+        });
+        let was_there = told.flatten().is_some();
+        if was_there {
+            conn.close(CloseReason::Refused(format!("{reason:?}").into()));
+        }
+        was_there
+    }
+
+    pub(crate) fn rights(&self) -> &Arc<dyn Admission> {
+        &self.rights
+    }
+
+    /// What is asked and told: hooks may be added and removed at any time. [`Tenant::stop`] removes them.
+    #[must_use]
+    pub fn hooks(&self) -> &Arc<Hooks> {
+        &self.hooks
     }
 
     pub(crate) fn streams(&self) -> &Streams {
@@ -246,8 +320,16 @@ impl Tenant {
         let now = self.now();
         let mut burst = Burst::new(&self.space.counters);
         let mut outgoing = Outgoing::new();
-        let message = will.publish(now);
-        publish::publish(&self.space, &mut burst, &message, now, None, &mut outgoing);
+        let hooks = self.hooks.whole();
+        let Some(message) = hooks.will(client_id, will.publish(now)) else {
+            return;
+        };
+        let reason = publish::publish(&self.space, &mut burst, &message, now, None, &mut outgoing);
+        hooks.tell_published(None, &message, reason);
+        hooks.tell(Points::WILL_SENT, || Event::WillSent {
+            client_id: client_id.into(),
+            message: Arc::clone(&message),
+        });
         self.streams.send(&mut outgoing);
         self.streams.run();
     }

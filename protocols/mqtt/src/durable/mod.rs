@@ -405,7 +405,7 @@ impl Durable {
             return false;
         };
         let key = records::subscription_key(number, text);
-        records.set(key, None, records::encode_subscription(held), done);
+        records.set(key, None, records::encode_subscription(text, held), done);
         true
     }
 

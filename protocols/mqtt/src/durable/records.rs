@@ -33,6 +33,9 @@ const WILL_ACCOUNT: &[u8] = b"will-account";
 const TAG: &[u8] = b"tag";
 const NO_LOCAL: &[u8] = b"no-local";
 const HAS_STREAM: &[u8] = b"has-stream";
+/// What it matches, where a hook has put that in place of what the client asked for.
+const FILTER: &[u8] = b"filter";
+const GROUP: &[u8] = b"group";
 
 /// The key of a session.
 pub(super) fn session_key(client_id: &str) -> Arc<str> {
@@ -122,8 +125,8 @@ fn short(bytes: &[u8]) -> Option<u32> {
     bytes.try_into().ok().map(u32::from_le_bytes)
 }
 
-/// A subscription as it is written.
-pub(super) fn encode_subscription(held: &Held) -> NewMessage {
+/// A subscription as it is written, that the client knows by this text.
+pub(super) fn encode_subscription(text: &str, held: &Held) -> NewMessage {
     let mut fields = Vec::new();
     headers::put(&mut fields, TAG, &held.options.tag.to_le_bytes());
     let flags = [
@@ -133,6 +136,13 @@ pub(super) fn encode_subscription(held: &Held) -> NewMessage {
     for (name, _) in flags.iter().filter(|(_, on)| *on) {
         headers::put(&mut fields, *name, &[]);
     }
+    let said = named(text);
+    if said != Some((held.filter.clone(), held.group.clone())) {
+        headers::put(&mut fields, FILTER, held.filter.as_str().as_bytes());
+        if let Some(group) = &held.group {
+            headers::put(&mut fields, GROUP, group.as_bytes());
+        }
+    }
     NewMessage {
         headers: fields.into(),
         ..NewMessage::default()
@@ -140,21 +150,34 @@ pub(super) fn encode_subscription(held: &Held) -> NewMessage {
 }
 
 fn decode_subscription(text: &str, record: &OwnedMessage) -> Option<Held> {
-    let parsed = TopicFilter::parse(text).ok()?;
+    let (mut filter, mut group) = named(text)?;
     let mut options = LiveOptions::default();
     for (name, value) in headers::iter(&record.headers) {
         match name {
             TAG => options.tag = number(value)?,
             NO_LOCAL => options.no_local = true,
             HAS_STREAM => options.not_assured = true,
+            FILTER => {
+                filter = Filter::new(std::str::from_utf8(value).ok()?).ok()?;
+                group = None;
+            }
+            // Behind the filter.
+            GROUP => group = Some(std::str::from_utf8(value).ok()?.into()),
             _ => {}
         }
     }
     Some(Held {
-        filter: Filter::parse_mqtt(parsed.filter).ok()?,
-        group: parsed.group.map(Arc::from),
+        filter,
+        group,
         options,
     })
+}
+
+/// The filter and the share that a text names.
+fn named(text: &str) -> Option<(Filter, Option<Arc<str>>)> {
+    let parsed = TopicFilter::parse(text).ok()?;
+    let filter = Filter::parse_mqtt(parsed.filter).ok()?;
+    Some((filter, parsed.group.map(Arc::from)))
 }
 
 /// A record that was read.
@@ -265,7 +288,7 @@ mod tests {
         };
         let key = subscription_key(u64::MAX, "$share/g/a/+/#");
         let Some(Record::Subscription(number, text, back)) =
-            read(&key, &written(encode_subscription(&held)))
+            read(&key, &written(encode_subscription("$share/g/a/+/#", &held)))
         else {
             panic!("not a subscription");
         };
@@ -273,6 +296,17 @@ mod tests {
         assert_eq!(back.filter.as_str(), held.filter.as_str());
         assert_eq!(back.group, held.group);
         assert_eq!(back.options, held.options);
+        // A hook has put something else in place of what the client asked for.
+        for text in ["b", "$share/h/b", "$share/h/a/+/#", "a/+/#"] {
+            let key = subscription_key(1, text);
+            let record = written(encode_subscription(text, &held));
+            let Some(Record::Subscription(_, back_text, back)) = read(&key, &record) else {
+                panic!("not a subscription");
+            };
+            assert_eq!(&*back_text, text);
+            assert_eq!(back.filter.as_str(), held.filter.as_str());
+            assert_eq!(back.group, held.group);
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::codec::{
     Connack, ConnackProperties, Connect, Packet, Qos, ReasonCode, ReturnCode, Version,
 };
 use crate::config::{Limits, LongKeepAlive};
+use crate::hooks::{Event, Points};
 use crate::message::{Published, Will, incoming};
 
 /// What a client said at the start, within the limits.
@@ -38,8 +39,8 @@ pub struct Hello {
     pub expiry_s: u32,
     /// Whether it may be sent reason strings.
     pub problem_information: bool,
-    keep_alive_lowered: bool,
-    expiry_lowered: bool,
+    pub(super) keep_alive_lowered: bool,
+    pub(super) expiry_lowered: bool,
     response_information: bool,
     receive_max: u16,
     pub(super) packet_max: usize,
@@ -249,6 +250,11 @@ impl Session {
         let present = self.present && self.hello.version != Version::V31;
         self.say(&self.connack(present, cx.limits), out);
         self.phase = Phase::Open;
+        self.hooked
+            .tell(Points::ESTABLISHED, |client| Event::Established {
+                client,
+                present: self.present,
+            });
         if self.present {
             if self.feed.is_none() {
                 self.state.outbound.resume();

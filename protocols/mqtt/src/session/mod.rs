@@ -17,6 +17,7 @@ mod alias;
 mod connect;
 pub(crate) mod feed;
 mod frame;
+mod hooked;
 mod outbound;
 mod proving;
 mod receiving;
@@ -39,6 +40,7 @@ use longtail_model::{Seq, Timestamp};
 use crate::codec::{Packet, ReasonCode, Version};
 use crate::config::Limits;
 use crate::counters::{Counters, Drops, Tally};
+use crate::hooks::{self, Hooked};
 use crate::message::Will;
 
 pub use connect::{Demand, Hello, Refused};
@@ -227,6 +229,7 @@ pub struct Session {
     feed: Option<Box<Feed>>,
     /// The client has to go as soon as somebody looks.
     expelled: Option<ReasonCode>,
+    hooked: Hooked,
 }
 
 /// How a session leaves its connection.
@@ -306,6 +309,7 @@ impl Session {
             present: false,
             feed: None,
             expelled: None,
+            hooked: Hooked::default(),
             hello,
         }
     }
@@ -417,11 +421,11 @@ impl Session {
             Packet::Pubcomp(ack) => self.pubcomp(ack, cx, out)?,
             // What follows is answered behind it.
             Packet::Subscribe(subscribe) => {
-                self.subscribe(subscribe, cx, actions);
+                self.subscribe(subscribe, cx, actions)?;
                 return Ok(Next::Pause);
             }
             Packet::Unsubscribe(unsubscribe) => {
-                self.unsubscribe(unsubscribe, actions);
+                self.unsubscribe(unsubscribe, actions)?;
                 return Ok(Next::Pause);
             }
             // Behind what the client has published to itself.
@@ -517,6 +521,10 @@ impl Session {
 
     /// Writes a packet that is small and cannot fail to be written.
     fn say(&self, packet: &Packet<'_>, out: &mut impl Outbox) {
+        if let Some(client) = self.hooked.wants(hooks::WRITING) {
+            self.tally.packet_out();
+            return hooks::say(client, packet, self.version(), out);
+        }
         match packet.encode(self.version(), out.tail()) {
             Ok(()) => self.tally.packet_out(),
             Err(error) => tracing::error!(%error, "a packet cannot be written"),

@@ -10,9 +10,11 @@ use longtail_broker::auth::Action as Right;
 use longtail_broker::message::SharedMessage;
 use longtail_model::{Seq, Subject, SubjectError, SubjectRef};
 
+use super::hooked::BY_A_HOOK;
 use super::{Action, Broken, Cx, Outbox, Session};
 use crate::codec::{Ack, Packet, PacketId, Publish, Qos, ReasonCode};
 use crate::config::{DeniedPublish, Enforcement, Qos2Routing};
+use crate::hooks::{Access, Outcome, Permission, Points};
 use crate::message::{self, Published};
 
 /// Names an acknowledgement that waits for its message to be published.
@@ -146,7 +148,9 @@ impl Session {
             self.check_receive_max(cx)?;
         }
         let refused = match self.topic(publish, cx)? {
-            Ok(subject) => self.may_publish(&subject, cx).map_or(Ok(subject), Err),
+            Ok(subject) => self
+                .may_publish(&subject, publish, cx)
+                .map_or(Ok(subject), Err),
             Err(reason) => Err(reason),
         };
         self.tally.message_in(publish.qos, publish.payload.len());
@@ -167,6 +171,21 @@ impl Session {
                 },
             ))
         };
+        let changed = match self.hooked.wants(Points::PUBLISH) {
+            None => None,
+            Some(client) => match client.publish(&make(self)) {
+                Outcome::AsItWas => None,
+                Outcome::Changed(message) => Some(message),
+                Outcome::Rejected(reason) => return self.denied(publish, reason, cx, out),
+                Outcome::Ignored => return self.denied(publish, ReasonCode::Success, cx, out),
+                Outcome::Disconnected(reason) => return Err(Broken(reason, BY_A_HOOK)),
+            },
+        };
+        let make = |session: &Session| changed.clone().unwrap_or_else(|| make(session));
+        let (subject, payload) = match &changed {
+            Some(message) => (&message.subject, &message.payload[..]),
+            None => (&subject, publish.payload),
+        };
         match (publish.qos, publish.packet_id) {
             (Qos::AtLeastOnce, Some(id)) => {
                 let message = make(self);
@@ -175,7 +194,7 @@ impl Session {
                 actions.push(Action::Publish { message, ticket });
             }
             (Qos::ExactlyOnce, Some(id)) => {
-                if known && self.came_again(publish, &subject, id)? {
+                if known && self.came_again(payload, subject, id)? {
                     if !self.store_again(id, cx) {
                         self.acknowledge(Kind::Pubrec, id, ReasonCode::Success, false, out);
                     }
@@ -262,18 +281,34 @@ impl Session {
         Ok(Ok(subject))
     }
 
-    fn may_publish(&mut self, subject: &Subject, cx: &Cx<'_>) -> Option<ReasonCode> {
+    fn may_publish(
+        &mut self,
+        subject: &Subject,
+        publish: &Publish<'_>,
+        cx: &Cx<'_>,
+    ) -> Option<ReasonCode> {
         let levels = || subject.as_ref().tokens().count();
         if cx.limits.topic_levels_max < 128 && levels() > cx.limits.topic_levels_max {
             return Some(ReasonCode::TopicNameInvalid);
         }
-        let may = self
-            .grants
-            .allows(Right::Publish, SubjectRef::from(subject));
+        let permission = self.hooked.authorize(|| Access::Publish {
+            topic: subject.as_str(),
+            payload: publish.payload,
+            qos: publish.qos,
+            retain: publish.retain,
+        });
+        let may = match permission {
+            Permission::Next => {
+                let subject = SubjectRef::from(subject);
+                self.grants.allows(Right::Publish, subject)
+            }
+            decided => decided == Permission::Allow,
+        };
         (!may || is_reserved(subject)).then_some(ReasonCode::NotAuthorized)
     }
 
-    /// A publish that goes nowhere: the client is told where there is a way to say it.
+    /// A publish that goes nowhere: the client is told where there is a way to say it. With success, it is told that
+    /// all is well.
     fn denied(
         &mut self,
         publish: &Publish<'_>,
@@ -281,11 +316,12 @@ impl Session {
         cx: &Cx<'_>,
         out: &mut impl Outbox,
     ) -> Result<(), Broken> {
+        let is_denied = reason.is_error();
         cx.counters
             .denied
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            .fetch_add(u64::from(is_denied), std::sync::atomic::Ordering::Relaxed);
         let told = self.version().is_v5() && publish.qos != Qos::AtMostOnce;
-        if !told && cx.limits.denied_publish == DeniedPublish::Disconnect {
+        if is_denied && !told && cx.limits.denied_publish == DeniedPublish::Disconnect {
             return Err(Broken(reason, "a publish that is not allowed"));
         }
         let reason = if told { reason } else { ReasonCode::Success };
@@ -310,16 +346,17 @@ impl Session {
     /// Whether the message under a known id is the one that came before.
     fn came_again(
         &mut self,
-        publish: &Publish<'_>,
+        payload: &[u8],
         subject: &Subject,
         id: PacketId,
     ) -> Result<bool, Broken> {
         let Some(held) = self.state.unreleased.get_mut(&id.get()) else {
             return Ok(false);
         };
-        let same = held.message.as_ref().is_none_or(|message| {
-            message.subject == *subject && message.payload[..] == *publish.payload
-        });
+        let same = held
+            .message
+            .as_ref()
+            .is_none_or(|message| message.subject == *subject && message.payload[..] == *payload);
         if same {
             if held.repeats >= REPEATS_MAX {
                 return Err(Broken(

@@ -13,6 +13,7 @@ use super::outbound::{Acked, Again, Copy, Ids, QueueLimits};
 use super::{Broken, Cx, Outbox, Session, State, Tag};
 use crate::codec::{Ack, Packet, PacketId, Qos, ReasonCode};
 use crate::config::{Limits, Overlap};
+use crate::hooks::{self, Event, FlightChange, Points, RetainedChange};
 use crate::message;
 
 /// The retained messages for one new subscription, on their way.
@@ -88,6 +89,7 @@ impl Session {
         let delivery = self.offer(message, options, cx, out);
         if let Delivery::Dropped(reason) = delivery {
             self.state.drops.add(reason, 1);
+            self.tell_dropped(message, reason);
         }
         delivery
     }
@@ -171,7 +173,8 @@ impl Session {
         let as_it_is = wanted_qos(first, tag) == Qos::AtMostOnce
             && tag.id.is_none()
             && !tag.screened
-            && self.aliases.is_none();
+            && self.aliases.is_none()
+            && self.hooked.wants(hooks::EACH_COPY).is_none();
         as_it_is && frame::put_run(run, self.hello.version, self.hello.packet_max, out)
     }
 
@@ -226,6 +229,11 @@ impl Session {
                 Ok(()) => Delivery::Delivered,
                 Err(reason) => Delivery::Dropped(reason),
             };
+        }
+        if outbound.in_flight() == usize::from(u16::MAX) {
+            self.hooked.tell(Points::PACKET_IDS_EXHAUSTED, |client| {
+                Event::PacketIdsExhausted { client }
+            });
         }
         if wanted.only_now {
             return Delivery::Dropped(DropReason::OutboxFull);
@@ -309,6 +317,18 @@ impl Session {
         cx: &Cx<'_>,
         out: &mut impl Outbox,
     ) -> Result<(), DropReason> {
+        let changed;
+        let mut message = message;
+        if let Some(client) = self.hooked.wants(hooks::COPYING) {
+            match client.copy(message) {
+                Ok(None) => {}
+                Ok(Some(new)) => {
+                    changed = new;
+                    message = &changed;
+                }
+                Err(()) => return Err(DropReason::Denied),
+            }
+        }
         let aliases = self.aliases.as_mut();
         let style = Style {
             version: self.hello.version,
@@ -319,7 +339,28 @@ impl Session {
             ids,
             alias: aliases.and_then(|table| table.choose(&message.subject)),
         };
-        let sent = frame::put(message, &style, cx.now, self.hello.packet_max, out);
+        let max = self.hello.packet_max;
+        let sent = match self.hooked.wants(Points::PACKET_SENT) {
+            None => frame::put(message, &style, cx.now, max, out),
+            Some(client) => hooks::put(client, out, |whole| {
+                frame::put(message, &style, cx.now, max, whole)
+            }),
+        };
+        if let (Some(packet_id), Ok(())) = (packet_id, &sent) {
+            self.hooked.tell(Points::IN_FLIGHT, |client| {
+                let message = SharedMessage::clone(message);
+                let change = if dup {
+                    FlightChange::Resent(message)
+                } else {
+                    FlightChange::Sent(message)
+                };
+                Event::InFlight {
+                    client,
+                    packet_id,
+                    change,
+                }
+            });
+        }
         if sent.is_ok() {
             self.tally.message_out(qos, message.payload.len());
         }
@@ -346,6 +387,7 @@ impl Session {
                     if let Err(reason) = self.put_copy(&copy, id, true, cx, out) {
                         self.state.outbound.give_up(id);
                         self.state.drop_messages(cx, reason, 1);
+                        self.tell_flight(id, FlightChange::Dropped(reason));
                     }
                 }
             }
@@ -361,11 +403,16 @@ impl Session {
             };
             if copy.message.is_expired(cx.now) {
                 self.state.drop_messages(cx, DropReason::Expired, 1);
+                self.tell_dropped(&copy.message, DropReason::Expired);
                 if let Some(source) = copy.source {
                     self.done_with(source);
                 }
-            } else if let Err(reason) = self.send_assured(copy, cx, out) {
-                self.state.drop_messages(cx, reason, 1);
+            } else {
+                let message = SharedMessage::clone(&copy.message);
+                if let Err(reason) = self.send_assured(copy, cx, out) {
+                    self.state.drop_messages(cx, reason, 1);
+                    self.tell_dropped(&message, reason);
+                }
             }
         }
         self.replay(cx, out);
@@ -390,8 +437,17 @@ impl Session {
                     continue;
                 };
                 wanted.retain = true;
-                if let Delivery::Dropped(reason) = self.send(&message, wanted, cx, out) {
-                    self.state.drop_messages(cx, reason, 1);
+                match self.send(&message, wanted, cx, out) {
+                    Delivery::Delivered => self.hooked.tell(Points::RETAINED, |client| {
+                        Event::Retained(RetainedChange::Sent(
+                            client,
+                            SharedMessage::clone(&message),
+                        ))
+                    }),
+                    Delivery::Dropped(reason) => {
+                        self.state.drop_messages(cx, reason, 1);
+                        self.tell_dropped(&message, reason);
+                    }
                 }
             }
         }
@@ -410,6 +466,7 @@ impl Session {
             Acked::Wrong => Err(WRONG_ACK),
             Acked::Unknown => Ok(()),
             Acked::Done | Acked::Release => {
+                self.tell_flight(ack.packet_id, FlightChange::Completed);
                 self.settle_landed();
                 self.pump(cx, out);
                 Ok(())
@@ -433,6 +490,7 @@ impl Session {
                 }
             }
             Acked::Done => {
+                self.tell_flight(ack.packet_id, FlightChange::Completed);
                 self.settle_landed();
                 self.pump(cx, out);
             }
@@ -450,6 +508,7 @@ impl Session {
             Acked::Wrong => return Err(WRONG_ACK),
             Acked::Unknown => {}
             Acked::Done | Acked::Release => {
+                self.tell_flight(ack.packet_id, FlightChange::Completed);
                 self.settle_landed();
                 self.pump(cx, out);
             }

@@ -11,13 +11,15 @@ use longtail_broker::ephemeral::{LiveOptions, TargetOptions};
 use longtail_broker::router::{GroupScope, GroupSpec, Strategy, Subscription as Routed};
 use longtail_model::{DollarRule, Filter};
 
+use super::hooked::BY_A_HOOK;
 use super::sending::Replay;
-use super::{Action, Cx, Outbox, Session, Tag};
+use super::{Action, Broken, Cx, Outbox, Session, Tag};
 use crate::codec::{
     AckProperties, Packet, PacketId, Qos, ReasonCode, RetainHandling, Suback, Subscribe,
     Subscription, SubscriptionOptions, TopicFilter, Unsuback, Unsubscribe, Version,
 };
 use crate::config::Limits;
+use crate::hooks::{Access, Event, Outcome, Permission, Points};
 
 /// The subscriptions of a session, by the text that the client knows them by.
 pub(crate) type Subscriptions = HashMap<Box<str>, Held, foldhash::fast::RandomState>;
@@ -102,13 +104,26 @@ impl Session {
         subscribe: &Subscribe<'_>,
         cx: &Cx<'_>,
         actions: &mut Vec<Action>,
-    ) {
+    ) -> Result<(), Broken> {
         let id = subscribe.properties.subscription_id;
-        let wanted = subscribe.subscriptions.iter().map(|subscription| {
+        let mut decided = self.ask_about(subscribe)?.into_iter();
+        let wanted = subscribe.subscriptions.iter().map(|asked| {
+            let changed = decided.next().unwrap_or(Ok(None))?;
+            let subscription = &match &changed {
+                Some(new) => Subscription {
+                    filter: &new.filter,
+                    options: new.options,
+                },
+                None => *asked,
+            };
             if id.is_some() && !cx.limits.subscription_ids_available {
                 return Err(ReasonCode::SubscriptionIdentifiersNotSupported);
             }
             let (mut wanted, handling) = self.want(subscription, cx.limits)?;
+            if changed.is_some() {
+                // The client goes on to know it as it named it.
+                wanted.text = asked.filter.into();
+            }
             let mut tag = Tag::unpack(wanted.options.tag);
             tag.id = id;
             wanted.options.tag = tag.pack();
@@ -141,6 +156,7 @@ impl Session {
             wanted,
             asked,
         })));
+        Ok(())
     }
 
     /// Checks one subscription.
@@ -162,7 +178,15 @@ impl Session {
         if filter.tokens().count() > limits.topic_levels_max {
             return Err(ReasonCode::TopicFilterInvalid);
         }
-        let verdict = self.grants().judge(Right::Consume, &filter);
+        let permission = self.hooked.authorize(|| Access::Subscribe {
+            filter: parsed.filter,
+            qos: subscription.options.qos,
+        });
+        let verdict = match permission {
+            Permission::Next => self.grants().judge(Right::Consume, &filter),
+            Permission::Allow => Verdict::Allowed,
+            Permission::Deny => Verdict::Denied,
+        };
         if verdict == Verdict::Denied {
             return Err(ReasonCode::NotAuthorized);
         }
@@ -224,10 +248,20 @@ impl Session {
                 Err(_) if silent => (*asked).into(),
                 Err(reason) => *reason,
             });
+        let reasons: Vec<ReasonCode> = reasons.collect();
+        self.hooked.tell(Points::SUBSCRIBED, |client| {
+            let text =
+                |wanted: &Result<Wanted, _>| Some(wanted.as_ref().ok()?.text.as_ref().into());
+            let texts = subscribing.wanted.iter().map(text);
+            Event::Subscribed {
+                client,
+                subscriptions: texts.zip(reasons.iter().copied()).collect(),
+            }
+        });
         let suback = Packet::Suback(Suback {
             packet_id: subscribing.packet_id,
             properties: AckProperties::default(),
-            reasons: reasons.collect(),
+            reasons,
         });
         self.say(&suback, out);
         for wanted in subscribing.wanted.into_iter().flatten() {
@@ -245,24 +279,56 @@ impl Session {
         self.state.subscriptions.remove(&wanted.text);
     }
 
-    pub(super) fn unsubscribe(&mut self, unsubscribe: &Unsubscribe<'_>, actions: &mut Vec<Action>) {
+    pub(super) fn unsubscribe(
+        &mut self,
+        unsubscribe: &Unsubscribe<'_>,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), Broken> {
         let mut ended = Vec::new();
+        let mut expelled = None;
         let reasons = unsubscribe.filters.iter().map(|text| {
+            let mut text: &str = text;
+            let changed;
+            if let Some(client) = self.hooked.wants(Points::UNSUBSCRIBE) {
+                match client.unsubscribe(text) {
+                    Outcome::AsItWas => {}
+                    Outcome::Changed(new) => {
+                        changed = new;
+                        text = &changed;
+                    }
+                    Outcome::Rejected(reason) => return reason,
+                    Outcome::Ignored => return ReasonCode::Success,
+                    Outcome::Disconnected(reason) => {
+                        expelled = Some(reason);
+                        return reason;
+                    }
+                }
+            }
             self.replays.retain(|replay| !replay.is_of(text));
-            match self.state.subscriptions.remove(*text) {
+            match self.state.subscriptions.remove(text) {
                 Some(held) => {
-                    ended.push(((*text).into(), held));
+                    self.hooked
+                        .tell(Points::UNSUBSCRIBED, |client| Event::Unsubscribed {
+                            client,
+                            filter: text.into(),
+                        });
+                    ended.push((text.into(), held));
                     ReasonCode::Success
                 }
                 None => ReasonCode::NoSubscriptionExisted,
             }
         });
         let reasons = reasons.collect();
+        // Behind those that have ended already.
         actions.push(Action::Unsubscribe(Box::new(Unsubscribing {
             packet_id: unsubscribe.packet_id,
             ended,
             reasons,
         })));
+        match expelled {
+            Some(reason) => Err(Broken(reason, BY_A_HOOK)),
+            None => Ok(()),
+        }
     }
 
     /// The router has forgotten the subscriptions.
