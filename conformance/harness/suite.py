@@ -42,23 +42,23 @@ class Case:
         self.differs = differs
 
 
-def add(name, function, covers, kind="alone", differs=None):
+def add(name, function, covers, kind="alone", *differs):
     """Registers a case that is a row of a table.
 
-    `differs` is a pair: the flavour of server that answers otherwise, and what it does instead.
+    `differs` are pairs: the flavour of server that answers otherwise, and what it does instead.
     """
     if kind not in ("alone", "waits", "last"):
         raise ValueError(f"unknown kind of case: {kind}")
     if any(other.name == name for other in _CASES):
         raise ValueError(f"two cases are called {name}")
-    _CASES.append(Case(name, function, covers, kind, differs))
+    _CASES.append(Case(name, function, covers, kind, dict(differs)))
 
 
-def case(covers, kind="alone", differs=None):
+def case(covers, kind="alone", *differs):
     """Registers a case. `covers` names the commands or rules it exercises."""
 
     def register(function):
-        add(function.__name__, function, covers, kind, differs)
+        add(function.__name__, function, covers, kind, *differs)
         return function
 
     return register
@@ -116,11 +116,11 @@ def _run(entry, options):
         line = _attempt(entry, options)
         if not line.startswith("FAIL"):
             break
-    if entry.differs and entry.differs[0] == options.flavour:
+    if options.flavour in entry.differs:
         if line.startswith("ok"):
-            return f"FAIL {entry.name}: {options.flavour} is said to differ here and does not: {entry.differs[1]}"
+            return f"FAIL {entry.name}: {options.flavour} is said to differ here and does not: {entry.differs[options.flavour]}"
         if line.startswith("FAIL"):
-            return f"skip {entry.name}: {options.flavour} differs: {entry.differs[1]}"
+            return f"skip {entry.name}: {options.flavour} differs: {entry.differs[options.flavour]}"
     return line
 
 

@@ -259,7 +259,7 @@ impl Cli {
                 let candidate = match (&server_cmd, against) {
                     (Some(line), _) => ServerCommand::parse(line)?,
                     (None, Some(_)) => reference.clone(),
-                    (None, None) => ServerCommand::longtail_mqtt(None),
+                    (None, None) => ServerCommand::longtail_beside_mosquitto(),
                 };
                 Ok(finish(differential::mqtt::run(
                     &differential::mqtt::Settings {

@@ -86,7 +86,7 @@ impl ServerCommand {
     pub(crate) fn patient_mosquitto() -> Self {
         let mut command = Self::mosquitto();
         command.config = Some(format!(
-            "{MOSQUITTO}max_queued_messages 0\nallow_duplicate_messages true\n"
+            "{MOSQUITTO}max_queued_messages 0\nmax_inflight_messages 65535\nallow_duplicate_messages true\n"
         ));
         command
     }
@@ -97,6 +97,16 @@ impl ServerCommand {
         command
             .words
             .extend(["--listen", "mqtt-ws=127.0.0.1:{ws}"].map(str::to_owned));
+        command
+    }
+
+    /// The same, for a comparison with [`ServerCommand::patient_mosquitto`]: nothing waits for a window, since what is
+    /// first when there is room again is no rule.
+    pub(crate) fn longtail_beside_mosquitto() -> Self {
+        let mut command = Self::longtail_mqtt(None);
+        command
+            .words
+            .extend(["--set", "mqtt.window=65535"].map(str::to_owned));
         command
     }
 

@@ -145,7 +145,8 @@ def answer(row):
 for _row in ROWS:
     _differs = ("mosquitto", MOSQUITTO[_row[0]]) if _row[0] in MOSQUITTO else None
     # One client id for all: whoever is accepted may be taken over by the next, so they run one by one.
-    add(f"connect_{_row[0]}", answer(_row), f"3.3: {_row[1]}", differs=_differs)
+    _pairs = [_differs] if _differs else []
+    add(f"connect_{_row[0]}", answer(_row), f"3.3: {_row[1]}", "alone", *_pairs)
 
 
 #: What an ordinary CONNACK of version 5 may hold, in order: alias maximum, maximum packet size, receive maximum.

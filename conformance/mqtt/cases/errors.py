@@ -185,7 +185,7 @@ for _name, _row, _versions, _build, _code in ROWS:
     for _version in _versions:
         _key = f"{_name}_v{_version}" if len(_versions) > 1 else _name
         _differs = ("mosquitto", MOSQUITTO[_key]) if _key in MOSQUITTO else None
-        add(f"error_{_key}", error(_version, _build, _code), f"3.8: {_row}", "waits", _differs)
+        add(f"error_{_key}", error(_version, _build, _code), f"3.8: {_row}", "waits", *([_differs] if _differs else []))
 
 
 @case("3.8: rows that are no error", "waits")

@@ -208,7 +208,7 @@ def wills_of_the_connected_survive(t):
     equal(client(t, server, client=s.id).take().payload, b"gone")
 
 
-@case("4.9.3: backlog of a group", "waits")
+@case("4.9.3: backlog of a group", "waits", ("longtail", "what waits is with the member that was picked for it"))
 def shared_backlog_survives(t):
     server = OwnServer(t)
     topic = t.unique()
