@@ -65,6 +65,7 @@ pub fn recover(data: &[u8]) {
                 shard: ShardId(0),
                 covers: 1 << 20,
                 accounts: Vec::new(),
+                pages: Vec::new(),
                 body: Vec::new(),
             };
             // A simulated disk without limits takes it.
