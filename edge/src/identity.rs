@@ -57,6 +57,18 @@ impl TlsIdentity {
         Some(identity)
     }
 
+    /// All of them, the common name first.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.common_name
+            .iter()
+            .chain(&self.dns_names)
+            .chain(&self.email_addresses)
+            .chain(&self.uris)
+            .cloned()
+            .collect()
+    }
+
     fn read_extensions(&mut self, extensions: &[u8]) -> Option<()> {
         let mut extensions = Der(extensions);
         while let Some((_, extension)) = extensions.next() {

@@ -93,6 +93,18 @@ pub struct QuotaExceeded {
 }
 
 impl Quotas {
+    /// Whether one more connection may be added to so many.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn admit_connection(&self, connections: u64) -> Result<(), QuotaExceeded> {
+        let of = |connections| Usage {
+            connections,
+            ..Usage::default()
+        };
+        self.admit(&of(connections), &of(1))
+    }
+
     /// Whether `more` may be added to `used`. What a request does not ask for is not checked: a space that is over
     /// its bytes may still open connections, to consume.
     ///

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use longtail_broker::auth::{
     AuthError, Authenticator, Credentials, Grants, Login as Granted, LoginRequest, Peer,
-    ScramExchange, Usage,
+    ScramExchange,
 };
 use longtail_edge::{Endpoint, TlsIdentity};
 use longtail_engine::runtime::Clock;
@@ -165,7 +165,7 @@ impl Admission for Accounts {
                 .authenticator
                 .grants(account, &self.space, login.client_id),
             None => {
-                let names = login.identity.map(names).unwrap_or_default();
+                let names = login.identity.map(TlsIdentity::names).unwrap_or_default();
                 self.authenticator
                     .authenticate(&self.request(login, &names), self.clock.now())
             }
@@ -237,15 +237,8 @@ fn peer(login: &Login<'_>) -> Peer {
 
 /// An account that has proved itself is let in if there is room.
 fn admitted(login: &Login<'_>, granted: &Granted) -> Result<Admitted, Denied> {
-    let used = Usage {
-        connections: login.connections,
-        ..Usage::default()
-    };
-    let more = Usage {
-        connections: 1,
-        ..Usage::default()
-    };
-    granted.quotas.admit(&used, &more).map_err(|full| Denied {
+    let room = granted.quotas.admit_connection(login.connections);
+    room.map_err(|full| Denied {
         reason: ReasonCode::QuotaExceeded,
         why: full.to_string(),
     })?;
@@ -272,16 +265,4 @@ fn denied(error: &AuthError) -> Denied {
         reason,
         why: error.to_string(),
     }
-}
-
-/// The names in a certificate.
-fn names(identity: &TlsIdentity) -> Vec<String> {
-    identity
-        .common_name
-        .iter()
-        .chain(&identity.dns_names)
-        .chain(&identity.email_addresses)
-        .chain(&identity.uris)
-        .cloned()
-        .collect()
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use longtail_beanstalk::{Admission, Denied, Grants, Peer};
 use longtail_broker::auth::{
-    Action, Authenticator, Credentials, Login, LoginRequest, Peer as Origin, Usage,
+    Action, Authenticator, Credentials, Login, LoginRequest, Peer as Origin,
 };
 use longtail_edge::{Endpoint, TlsIdentity};
 use longtail_engine::runtime::Clock;
@@ -34,7 +34,7 @@ impl AccountAdmission {
             let login = self.authenticator.grants(account, &self.space, "");
             return login.map_err(|error| Denied(format!("account {account}: {error}")));
         }
-        let names = peer.identity.map(names).unwrap_or_default();
+        let names = peer.identity.map(TlsIdentity::names).unwrap_or_default();
         let credentials = if names.is_empty() {
             Credentials::Anonymous
         } else {
@@ -58,17 +58,9 @@ impl AccountAdmission {
 impl Admission for AccountAdmission {
     fn admit(&self, peer: Peer<'_>) -> Result<Grants, Denied> {
         let login = self.login(&peer)?;
-        let used = Usage {
-            connections: peer.connections,
-            ..Usage::default()
-        };
-        let more = Usage {
-            connections: 1,
-            ..Usage::default()
-        };
         login
             .quotas
-            .admit(&used, &more)
+            .admit_connection(peer.connections)
             .map_err(|full| Denied(full.to_string()))?;
         let everything = Filter::everything();
         let may = |action| login.grants.allows_filter(action, &everything);
@@ -87,18 +79,6 @@ impl Admission for AccountAdmission {
             )))
         }
     }
-}
-
-/// The names in a certificate.
-fn names(identity: &TlsIdentity) -> Vec<String> {
-    identity
-        .common_name
-        .iter()
-        .chain(&identity.dns_names)
-        .chain(&identity.email_addresses)
-        .chain(&identity.uris)
-        .cloned()
-        .collect()
 }
 
 #[cfg(test)]
