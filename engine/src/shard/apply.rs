@@ -127,20 +127,29 @@ impl Shard {
             // What is in a page that cannot be read may be there.
             return group.is_ahead(seq) && self.position(stream, seq) != Ok(None);
         }
-        let hold = self.hold_by.get(&(self.domain(stream, at), seq.0)).copied();
-        let place = self.locate(Found {
-            stream,
-            at,
-            seq,
-            hold,
-        });
-        match place {
+        match self.place_of(stream, at, seq) {
             Ok(place) => place.is_some(),
             Err(_) => self.group(stream, at).is_some_and(|group| {
                 (group.lists.ready.iter().chain(group.lists.delayed.iter()))
                     .any(|(_, listed)| listed == seq.0)
             }),
         }
+    }
+
+    /// Where a message stands in the group at `at`, held by whomever.
+    fn place_of(
+        &mut self,
+        stream: StreamId,
+        at: usize,
+        seq: Seq,
+    ) -> Result<Option<Place>, Refusal> {
+        let hold = self.hold_by.get(&(self.domain(stream, at), seq.0)).copied();
+        self.locate(Found {
+            stream,
+            at,
+            seq,
+            hold,
+        })
     }
 
     /// A message leaves its stream, whatever its groups thought of it.
@@ -160,14 +169,7 @@ impl Shard {
                 }
                 continue;
             }
-            let hold = self.hold_by.get(&(self.domain(stream, at), seq.0)).copied();
-            let place = self.locate(Found {
-                stream,
-                at,
-                seq,
-                hold,
-            });
-            let place = match place {
+            let place = match self.place_of(stream, at, seq) {
                 Ok(place) => place,
                 Err(_) => {
                     self.unplace(stream, at, seq);

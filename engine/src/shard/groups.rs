@@ -186,6 +186,20 @@ impl Shard {
         }
     }
 
+    /// A stream, and where its group of that name is, if one is named. `None`: there is no such stream or group.
+    pub(crate) fn named(
+        &self,
+        stream: &StreamName,
+        group: Option<&str>,
+    ) -> Option<(StreamId, Option<usize>)> {
+        let &stream = self.names.get(stream)?;
+        let at = match group {
+            None => None,
+            Some(group) => Some(self.streams.get(&stream)?.group_named(group)?),
+        };
+        Some((stream, at))
+    }
+
     pub(crate) fn delete_group(
         &mut self,
         stream: &StreamName,

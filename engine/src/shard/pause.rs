@@ -21,17 +21,10 @@ impl Shard {
         durable: bool,
         fx: &mut dyn Effects,
     ) -> Outcome {
-        let Some(&stream) = self.names.get(name) else {
+        let Some((stream, at)) = self.named(name, group.map(|group| &**group)) else {
             return now_reply(Reply::NotFound);
         };
         let state = &self.streams[&stream];
-        let at = match group {
-            None => None,
-            Some(group) => match state.group_named(group) {
-                Some(at) => Some(at),
-                None => return now_reply(Reply::NotFound),
-            },
-        };
         let (level, id) = (state.level, at.map(|at| state.groups[at].id));
         let (end, length_ms) = match until {
             Until::Now | Until::Millis(0) => (None, 0),

@@ -43,17 +43,10 @@ impl Shard {
         held: bool,
         fx: &mut dyn Effects,
     ) -> Outcome {
-        let Some(&stream) = self.names.get(name) else {
+        let Some((stream, at)) = self.named(name, group) else {
             return now_reply(Reply::NotFound);
         };
         let state = &self.streams[&stream];
-        let at = match group {
-            None => None,
-            Some(group) => match state.group_named(group) {
-                None => return now_reply(Reply::NotFound),
-                at => at,
-            },
-        };
         let groups = state.roster.groups;
         let mut holders = Vec::new();
         if held {
