@@ -110,19 +110,12 @@ impl ClientInfo {
         first.unwrap_or_default()
     }
 
-    /// What becomes of a message that the client publishes. When, and by whom, stays.
+    /// What becomes of a message that the client publishes.
     pub(crate) fn publish(&self, message: &SharedMessage) -> Outcome<SharedMessage> {
-        let (origin, published) = (message.origin, message.published);
-        let own = |new: Message| {
-            Arc::new(Message {
-                origin,
-                published,
-                ..new
-            })
-        };
         let point = Points::PUBLISH;
         self.chain.fold(point, Verdict::go_on, |hook, changed| {
-            hook.publish(self, changed.unwrap_or(message)).map(own)
+            hook.publish(self, changed.unwrap_or(message))
+                .map(in_place_of(message))
         })
     }
 
@@ -250,21 +243,26 @@ impl Chain {
         if !self.wants(Points::WILL) {
             return Some(message);
         }
-        let (origin, published) = (message.origin, message.published);
-        let own = |new: Message| {
-            Arc::new(Message {
-                origin,
-                published,
-                ..new
-            })
-        };
         let outcome = self.fold(Points::WILL, Verdict::go_on, |hook, changed| {
-            hook.will(client_id, changed.unwrap_or(&message)).map(own)
+            hook.will(client_id, changed.unwrap_or(&message))
+                .map(in_place_of(&message))
         });
         match outcome {
             Outcome::AsItWas => Some(message),
             Outcome::Changed(new) => Some(new),
             Outcome::Rejected(_) | Outcome::Ignored | Outcome::Disconnected(_) => None,
         }
+    }
+}
+
+/// Makes what a hook puts in place of a message: when, and by whom, stays.
+fn in_place_of(message: &SharedMessage) -> impl Fn(Message) -> SharedMessage {
+    let (origin, published) = (message.origin, message.published);
+    move |new| {
+        Arc::new(Message {
+            origin,
+            published,
+            ..new
+        })
     }
 }

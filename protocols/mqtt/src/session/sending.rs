@@ -466,9 +466,7 @@ impl Session {
             Acked::Wrong => Err(WRONG_ACK),
             Acked::Unknown => Ok(()),
             Acked::Done | Acked::Release => {
-                self.tell_flight(ack.packet_id, FlightChange::Completed);
-                self.settle_landed();
-                self.pump(cx, out);
+                self.completed(ack.packet_id, cx, out);
                 Ok(())
             }
         }
@@ -490,9 +488,7 @@ impl Session {
                 }
             }
             Acked::Done => {
-                self.tell_flight(ack.packet_id, FlightChange::Completed);
-                self.settle_landed();
-                self.pump(cx, out);
+                self.completed(ack.packet_id, cx, out);
             }
         }
         Ok(())
@@ -508,12 +504,17 @@ impl Session {
             Acked::Wrong => return Err(WRONG_ACK),
             Acked::Unknown => {}
             Acked::Done | Acked::Release => {
-                self.tell_flight(ack.packet_id, FlightChange::Completed);
-                self.settle_landed();
-                self.pump(cx, out);
+                self.completed(ack.packet_id, cx, out);
             }
         }
         Ok(())
+    }
+
+    /// The client is done with a message.
+    fn completed(&mut self, id: PacketId, cx: &Cx<'_>, out: &mut impl Outbox) {
+        self.tell_flight(id, FlightChange::Completed);
+        self.settle_landed();
+        self.pump(cx, out);
     }
 
     /// Messages that are in flight, and that wait.
