@@ -127,45 +127,32 @@ impl Mosquitto {
 
     /// Makes a session for what comes while nobody listens.
     fn keep(&self, client: &str, topic: &str) {
-        let args = [
-            "-c",
-            "-i",
-            client,
-            "-x",
-            "4294967295",
-            "-q",
-            "1",
-            "-t",
-            topic,
-            "-E",
-        ];
         assert!(
-            self.client("mosquitto_sub", &args)
+            self.returning(client, topic)
+                .arg("-E")
                 .status()
                 .unwrap()
                 .success()
         );
     }
 
-    /// The payloads of so many messages of such a session. At QoS 1: at QoS 2 the tool of 2.0.11 now and then takes a full window for a broken protocol.
+    /// A subscriber with a session that is kept for ever. At QoS 1: at QoS 2 the tool of 2.0.11 now and then takes a
+    /// full window for a broken protocol.
+    fn returning(&self, client: &str, topic: &str) -> Command {
+        let session = ["-c", "-i", client, "-x", "4294967295"];
+        let mut command = self.client("mosquitto_sub", &session);
+        command.args(["-q", "1", "-t", topic]);
+        command
+    }
+
+    /// The payloads of so many messages of such a session.
     fn kept(&self, client: &str, topic: &str, count: usize) -> Vec<String> {
         let (count, patience) = (count.to_string(), PATIENCE.as_secs().to_string());
-        let args = [
-            "-c",
-            "-i",
-            client,
-            "-x",
-            "4294967295",
-            "-q",
-            "1",
-            "-t",
-            topic,
-            "-C",
-            &count,
-            "-W",
-            &patience,
-        ];
-        let output = self.client("mosquitto_sub", &args).output().unwrap();
+        let output = self
+            .returning(client, topic)
+            .args(["-C", &count, "-W", &patience])
+            .output()
+            .unwrap();
         String::from_utf8(output.stdout)
             .unwrap()
             .lines()

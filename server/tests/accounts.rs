@@ -152,14 +152,20 @@ fn configured(dir: &Path) -> Server {
     Server::adopt(command.spawn().unwrap())
 }
 
-#[test]
-fn a_certificate_is_an_account() {
+/// A directory with the certificate of a server, and the authority of its clients.
+fn certified() -> (tempfile::TempDir, Authority) {
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::new();
     let (certificate, key) = authority.issue("server");
     std::fs::write(dir.path().join("cert.pem"), certificate).unwrap();
     std::fs::write(dir.path().join("key.pem"), key).unwrap();
     std::fs::write(dir.path().join("clients.pem"), authority.0.pem()).unwrap();
+    (dir, authority)
+}
+
+#[test]
+fn a_certificate_is_an_account() {
+    let (dir, authority) = certified();
     let text = r##"
         [[accounts]]
         name = "web"
@@ -199,12 +205,7 @@ fn a_certificate_is_an_account() {
 
 #[test]
 fn a_certificate_is_the_account_of_an_mqtt_client_that_gives_no_name() {
-    let dir = tempfile::tempdir().unwrap();
-    let authority = Authority::new();
-    let (certificate, key) = authority.issue("server");
-    std::fs::write(dir.path().join("cert.pem"), certificate).unwrap();
-    std::fs::write(dir.path().join("key.pem"), key).unwrap();
-    std::fs::write(dir.path().join("clients.pem"), authority.0.pem()).unwrap();
+    let (dir, authority) = certified();
     let text = r##"
         [[accounts]]
         name = "pump"

@@ -2,19 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-use std::path::Path;
+mod support;
+
 use std::process::{Command, Output};
 
-/// Runs `longtail` in an empty directory with a clean environment.
-fn longtail(dir: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_longtail"))
-        .args(args)
-        .current_dir(dir)
-        .env_remove("LONGTAIL_CONFIG")
-        .env_remove("LONGTAIL_URL")
-        .output()
-        .unwrap()
-}
+use support::longtail;
 
 fn code(output: &Output) -> Option<i32> {
     output.status.code()

@@ -2,17 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-use std::path::Path;
-use std::process::{Command, Output};
+mod support;
 
-fn longtail(dir: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_longtail"))
-        .args(args)
-        .current_dir(dir)
-        .env_remove("LONGTAIL_CONFIG")
-        .output()
-        .unwrap()
-}
+use support::longtail;
 
 /// Every option that becomes a setting, most at Mosquitto's own default.
 const CONFIGURATION: &str = "\

@@ -1,7 +1,7 @@
 use super::*;
 use crate::load::Assurance;
 
-fn settings(scenario: Scenario) -> Settings {
+pub(super) fn settings(scenario: Scenario) -> Settings {
     Settings {
         scenario,
         connections: 5,

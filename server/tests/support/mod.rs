@@ -18,6 +18,17 @@ pub struct Server {
     pub admin: String,
 }
 
+/// Runs `longtail` in an empty directory with a clean environment.
+pub fn longtail(dir: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_longtail"))
+        .args(args)
+        .current_dir(dir)
+        .env_remove("LONGTAIL_CONFIG")
+        .env_remove("LONGTAIL_URL")
+        .output()
+        .unwrap()
+}
+
 fn command(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_longtail"));
     command

@@ -5,7 +5,6 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::load::{Assurance, Promise};
 use crate::protocol::mqtt::Mqtt;
 
 /// What the broker was told, in order of arrival.
@@ -86,24 +85,12 @@ fn broker() -> (Target, Arc<Mutex<Told>>) {
 
 fn run(target: &Target, scenario: Scenario, count: Option<u64>) -> Outcome {
     let settings = Settings {
-        scenario,
         connections: 1,
         producers: 2,
         workers: 3,
-        depth: 2,
         body_bytes: 16,
-        jobs: 7,
         count,
-        duration: Duration::from_secs(1),
-        warm_up: Duration::ZERO,
-        rate: None,
-        threads: 1,
-        queues: 1,
-        window: None,
-        promise: Some(Promise {
-            assurance: Assurance::AtLeast,
-            persistent: true,
-        }),
+        ..crate::scenario::tests::settings(scenario)
     };
     let mut runner = Runner {
         protocol: &Mqtt::default(),
