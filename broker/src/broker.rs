@@ -16,6 +16,7 @@ use crate::auth::{Quotas, Usage};
 use crate::catalog::Catalog;
 use crate::client::{Answer, Client, Closed, Inbox, accepted};
 use crate::config::BrokerConfig;
+use crate::hash::stable_hash;
 use crate::shards::{self, OpenError};
 use crate::space::Spaces;
 
@@ -163,7 +164,7 @@ impl Broker {
             Numbering::Own => &name.name,
             Numbering::Shared(with) => with,
         };
-        let hash = stable_hash(&[name.space.as_bytes(), key.as_bytes()]);
+        let hash = hash_of(&[name.space.as_bytes(), key.as_bytes()]);
         let shards = u64::from(self.shards.count().max(1));
         ShardId(u16::try_from(hash % shards).unwrap_or(0))
     }
@@ -406,14 +407,13 @@ fn attach(shards: &Arc<dyn Shards>, inboxes: &Mutex<Vec<Weak<Inbox>>>, shard: Sh
     client
 }
 
-/// FNV-1a over the parts, each ended by a zero byte. Placement depends on it: it must never change.
-fn stable_hash(parts: &[&[u8]]) -> u64 {
-    let bytes = parts
-        .iter()
-        .flat_map(|part| part.iter().copied().chain(std::iter::once(0)));
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+/// A hash of the parts, each ended by a zero byte. Placement depends on it: it must never change.
+fn hash_of(parts: &[&[u8]]) -> u64 {
+    stable_hash(
+        parts
+            .iter()
+            .flat_map(|part| part.iter().copied().chain(std::iter::once(0))),
+    )
 }
 
 #[cfg(test)]
@@ -423,10 +423,10 @@ mod tests {
     #[test]
     fn placement_never_changes() {
         assert_eq!(
-            stable_hash(&[b"default", b"beanstalk"]),
-            stable_hash(&[b"default", b"beanstalk"])
+            hash_of(&[b"default", b"beanstalk"]),
+            hash_of(&[b"default", b"beanstalk"])
         );
-        assert_ne!(stable_hash(&[b"ab", b"c"]), stable_hash(&[b"a", b"bc"]));
-        assert_eq!(stable_hash(&[b""]), 0xaf63_bd4c_8601_b7df);
+        assert_ne!(hash_of(&[b"ab", b"c"]), hash_of(&[b"a", b"bc"]));
+        assert_eq!(hash_of(&[b""]), 0xaf63_bd4c_8601_b7df);
     }
 }

@@ -189,18 +189,12 @@ impl Will {
     /// The message as it is published now.
     #[must_use]
     pub fn publish(&self, now: Timestamp) -> SharedMessage {
-        let will = &self.message;
         Arc::new(Message {
-            reply_to: will.reply_to.clone(),
-            headers: will.headers.clone(),
-            origin: will.origin,
             published: now,
             expires: self
                 .expiry_ms
                 .map_or(Timestamp::NEVER, |ms| now.plus_millis(ms)),
-            quality: will.quality,
-            retain: will.retain,
-            ..Message::new(will.subject.clone(), will.payload.clone())
+            ..self.message.to_own()
         })
     }
 }

@@ -301,17 +301,7 @@ fn retain(
         space.retained.clear(&message.subject, done)
     } else {
         // A copy, so that the store does not keep the bytes that were sent to subscribers.
-        let value = Message {
-            reply_to: message.reply_to.clone(),
-            headers: message.headers.clone(),
-            origin: message.origin,
-            published: message.published,
-            expires: message.expires,
-            quality: message.quality,
-            retain: true,
-            ..Message::new(message.subject.clone(), message.payload.clone())
-        };
-        space.retained.set(Arc::new(value), done)?
+        space.retained.set(Arc::new(message.to_own()), done)?
     };
     Ok(settled)
 }

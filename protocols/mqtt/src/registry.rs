@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use hashbrown::HashMap;
+use longtail_broker::stable_hash;
 use longtail_edge::CloseReason;
 use longtail_model::{SessionId, Timestamp};
 use parking_lot::Mutex;
@@ -157,14 +158,9 @@ impl Registry {
         self.sessions.load(Ordering::Relaxed)
     }
 
-    /// A number for a client id, always the same: messages in the log name their publishers so. FNV-1a.
+    /// A number for a client id, always the same: messages in the log name their publishers so.
     pub(crate) fn number(client_id: &str) -> u64 {
-        let hash = client_id
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-            });
-        hash | 1
+        stable_hash(client_id.bytes()) | 1
     }
 
     /// Shows every session, part by part with the part locked.

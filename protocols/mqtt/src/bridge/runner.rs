@@ -16,7 +16,7 @@ use longtail_broker::message::{Encodings, Message, Origin, SharedMessage};
 use longtail_broker::retained::RetainedCursor;
 use longtail_broker::router::Chance;
 use longtail_broker::stored::Stored;
-use longtail_broker::{Broker, BrokerError, Space};
+use longtail_broker::{Broker, BrokerError, Space, stable_hash};
 use longtail_engine::Refusal;
 use longtail_model::{DollarRule, GroupId, Seq, Subject, Timestamp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -641,15 +641,12 @@ fn dialects(config: &BridgeConfig) -> Vec<Dialect> {
     dialects
 }
 
-/// Who a bridge is as a publisher: the same after a restart, since retained messages remember it. FNV-1a.
+/// Who a bridge is as a publisher: the same after a restart, since retained messages remember it.
 fn origin(space: &str, name: &str) -> Origin {
     let bytes = "mqtt-bridge\0"
         .bytes()
         .chain(space.bytes())
         .chain([0])
         .chain(name.bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    Origin(hash | 1)
+    Origin(stable_hash(bytes) | 1)
 }
