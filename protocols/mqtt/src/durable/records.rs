@@ -166,6 +166,8 @@ fn decode_subscription(text: &str, record: &OwnedMessage) -> Option<Held> {
             _ => {}
         }
     }
+    // A share's always do.
+    options.not_assured |= group.is_some();
     Some(Held {
         filter,
         group,

@@ -9,8 +9,10 @@ use hashbrown::HashMap;
 use longtail_broker::auth::{Action as Right, Verdict};
 use longtail_broker::ephemeral::{LiveOptions, TargetOptions};
 use longtail_broker::router::{GroupScope, GroupSpec, Strategy, Subscription as Routed};
+use longtail_engine::config::GroupName;
 use longtail_model::{DollarRule, Filter};
 
+use super::feed::group_of;
 use super::hooked::BY_A_HOOK;
 use super::sending::Replay;
 use super::{Action, Broken, Cx, Outbox, Session, Tag};
@@ -40,6 +42,11 @@ impl Held {
     pub(crate) fn has_stream(&self) -> bool {
         self.options.not_assured
     }
+
+    /// The group in that stream that the session with this number draws from.
+    pub(crate) fn stream_group(&self, number: u64) -> GroupName {
+        group_of(number, self.group.as_deref())
+    }
 }
 
 /// A SUBSCRIBE on its way through the router.
@@ -50,6 +57,14 @@ pub struct Subscribing {
     pub wanted: Vec<Result<Wanted, ReasonCode>>,
     /// What a client of 3.1, which knows no failure, is answered.
     asked: Vec<Qos>,
+}
+
+impl Subscribing {
+    /// Whether something of it is a member of a share.
+    pub(crate) fn shares(&self) -> bool {
+        let mut wanted = self.wanted.iter().flatten();
+        wanted.any(|wanted| wanted.group.is_some())
+    }
 }
 
 /// One subscription.
@@ -128,7 +143,7 @@ impl Session {
             tag.id = id;
             wanted.options.tag = tag.pack();
             wanted.options.not_assured =
-                self.is_lasting() && wanted.group.is_none() && tag.qos != Qos::AtMostOnce;
+                wanted.group.is_some() || self.is_lasting() && tag.qos != Qos::AtMostOnce;
             let held = Held {
                 filter: wanted.filter.clone(),
                 group: wanted.group.clone(),
