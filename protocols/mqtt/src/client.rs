@@ -207,7 +207,8 @@ impl Client {
         durable: &Durable,
     ) -> Option<Subscribing> {
         let link = self.link?;
-        let feed = self.session.as_mut()?.feed_mut()?;
+        let session = self.session.as_mut()?;
+        session.feed_mut()?;
         let mut waits = false;
         for wanted in subscribing.wanted.iter().flatten() {
             if !wanted.options.not_assured || wanted.had_stream {
@@ -216,6 +217,11 @@ impl Client {
             waits = true;
             let text: Arc<str> = Arc::from(&*wanted.text);
             let share = wanted.group.as_deref();
+            if !session.count(&text) {
+                // Twice in one packet.
+                continue;
+            }
+            let feed = session.feed_mut()?;
             durable.acquire(&wanted.filter, share, |name| {
                 feed.join(&text, name, share);
                 durable.enqueue(link, feed.commands());

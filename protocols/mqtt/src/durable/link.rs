@@ -208,6 +208,10 @@ fn joined_all(
     let Some((membership, number)) = found.flatten() else {
         return;
     };
+    let uncount = |text: &str| {
+        let counted = conn.with(|client, _| Some(client.session_mut()?.uncount(text)));
+        counted.flatten() == Some(true)
+    };
     let mut refused = Vec::new();
     for wanted in &mut subscribing.wanted {
         let Ok(subscription) = wanted else { continue };
@@ -224,13 +228,14 @@ fn joined_all(
         if let Some(reason) = reason
             && let Ok(subscription) = std::mem::replace(wanted, Err(reason))
         {
-            if subscription.options.not_assured {
+            if uncount(&subscription.text) {
                 durable.release(&subscription.filter, number, subscription.group.as_deref());
             }
             refused.push(subscription);
         } else if let Ok(subscription) = wanted
             && subscription.had_stream
             && !subscription.options.not_assured
+            && uncount(&subscription.text)
         {
             // It has come down to QoS 0.
             durable.release(&subscription.filter, number, None);
@@ -246,6 +251,7 @@ fn joined_all(
                 filter: wanted.filter.clone(),
                 group: wanted.group.clone(),
                 options: wanted.options,
+                is_counted: wanted.options.not_assured,
             };
             wait(&|done| durable.record_subscription(number, &wanted.text, &held, done));
         }
@@ -285,7 +291,7 @@ pub(crate) fn unsubscribe(
         };
         for (text, held) in &unsubscribing.ended {
             wait(&|done| durable.forget_subscription(number, text, done));
-            if held.has_stream() {
+            if held.is_counted {
                 durable.release(&held.filter, number, held.group.as_deref());
             }
         }

@@ -91,13 +91,14 @@ impl FilterStream {
 
     /// Whether the group goes.
     fn remove(&mut self, share: Option<&str>) -> bool {
-        self.sessions = self.sessions.saturating_sub(1);
         let Some(share) = share else {
+            self.sessions = self.sessions.saturating_sub(1);
             return true;
         };
         let Some(members) = self.shares.get_mut(share) else {
             return false;
         };
+        self.sessions = self.sessions.saturating_sub(1);
         *members = members.saturating_sub(1);
         if *members > 0 {
             return false;
@@ -454,7 +455,7 @@ impl Durable {
         }
         for (text, held) in &state.subscriptions {
             self.forget_subscription(state.number, text, Box::new(|_| ()));
-            if held.has_stream() {
+            if held.is_counted {
                 self.release(&held.filter, state.number, held.group.as_deref());
             }
         }
@@ -501,3 +502,24 @@ impl Sink for Keeper {
 
 /// Commands of one session.
 pub(crate) type Commands = Vec<(Token, Command)>;
+
+#[cfg(test)]
+mod tests {
+    use super::FilterStream;
+
+    #[test]
+    fn the_last_member_takes_a_shares_group_along() {
+        let mut stream = FilterStream::default();
+        stream.add(None);
+        for share in ["g", "h", "g"] {
+            stream.add(Some(share));
+        }
+        assert!(!stream.remove(Some("g")));
+        assert!(stream.remove(Some("h")));
+        assert!(!stream.remove(Some("h")), "nobody was left");
+        assert!(stream.remove(None), "a session's own goes with it");
+        assert!(stream.remove(Some("g")));
+        assert_eq!(stream.sessions, 0);
+        assert!(stream.shares.is_empty());
+    }
+}

@@ -890,6 +890,40 @@ mod tests {
     }
 
     #[test]
+    fn a_shares_marks_are_found_by_the_member_that_made_them() {
+        let source = Source {
+            group: GroupId(1),
+            seq: Seq(9),
+            is_shared: true,
+            redeliveries: 0,
+        };
+        let mark = Mark {
+            send: 3,
+            stage: Stage::Sent,
+            id: PacketId::new(7).unwrap(),
+        };
+        let number = 0x0123_4567_89AB_CDEF;
+        let mut feed = Feed::new(number, StreamId(1));
+        feed.mark(source, mark, true, None);
+        let Some((_, Command::Mark { mark: packed, .. })) = feed.commands().pop() else {
+            panic!("no mark");
+        };
+        let drawn = Drawn {
+            text: "$share/g/f".into(),
+            link: Link(1),
+            share: Some(share_name("g")),
+        };
+        let mut other = Feed::new(!number, StreamId(1));
+        for (feed, found) in [(&mut feed, 1), (&mut other, 0)] {
+            feed.find(source.group, &drawn, &[(source.seq, packed)]);
+            assert_eq!(feed.found.len(), found);
+        }
+        let (found, at) = feed.found[0];
+        assert_eq!((found.id, found.stage), (mark.id, mark.stage));
+        assert_eq!(at, source);
+    }
+
+    #[test]
     fn a_message_that_awaits_its_pubrel_names_session_and_packet() {
         for (number, id) in [(1, 1), (u64::MAX, u16::MAX)] {
             let name = incoming_id(number, id);

@@ -35,6 +35,9 @@ pub(crate) struct Held {
     pub(crate) group: Option<Arc<str>>,
     /// How it is served.
     pub(crate) options: LiveOptions,
+    /// Whether it is counted among those that its filter's stream is for. Between a packet and what it asks for, a
+    /// connection may lose its session: only what was counted is to be released.
+    pub(crate) is_counted: bool,
 }
 
 impl Held {
@@ -148,9 +151,13 @@ impl Session {
                 filter: wanted.filter.clone(),
                 group: wanted.group.clone(),
                 options: wanted.options,
+                is_counted: false,
             };
             let old = self.state.subscriptions.insert(wanted.text.clone(), held);
-            wanted.had_stream = old.as_ref().is_some_and(Held::has_stream);
+            wanted.had_stream = old.as_ref().is_some_and(|old| old.is_counted);
+            if wanted.had_stream {
+                self.count(&wanted.text);
+            }
             let is_new = old.is_none();
             wanted.replays = wanted.group.is_none()
                 && match handling {
@@ -287,6 +294,18 @@ impl Session {
             }
         }
         self.pump(cx, out);
+    }
+
+    /// The stream of a subscription's filter is there for it too; `false` if it was already, or the subscription is gone.
+    pub(crate) fn count(&mut self, text: &str) -> bool {
+        let held = self.state.subscriptions.get_mut(text);
+        held.is_some_and(|held| !std::mem::replace(&mut held.is_counted, true))
+    }
+
+    /// It is not any more; whether it was.
+    pub(crate) fn uncount(&mut self, text: &str) -> bool {
+        let held = self.state.subscriptions.get_mut(text);
+        held.is_some_and(|held| std::mem::take(&mut held.is_counted))
     }
 
     /// The router has refused a subscription after all.
