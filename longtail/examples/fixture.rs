@@ -9,7 +9,10 @@ use longtail::mqtt::hooks::{Event, Events};
 use longtail::mqtt::{LocalClient, Points, Publication};
 
 /// A broker for one test. Nothing of it is left when it is dropped.
-#[allow(dead_code, reason = "each program that includes this uses what it needs")]
+#[allow(
+    dead_code,
+    reason = "each program that includes this uses what it needs"
+)]
 pub(crate) struct Fixture {
     /// Where the program under test connects to.
     pub(crate) address: String,

@@ -723,7 +723,7 @@ async fn a_client_in_the_process_publishes_and_follows_without_a_socket() {
     let (sender, called) = std::sync::mpsc::channel();
     let _calling = client
         .on_message("a/+", move |message| {
-            sender.send(message.payload.clone()).unwrap()
+            sender.send(message.payload.clone()).unwrap();
         })
         .unwrap();
     assert_eq!(called.try_recv().unwrap(), "1", "the retained message");

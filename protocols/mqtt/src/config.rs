@@ -246,7 +246,8 @@ impl Profile {
         }
     }
 
-    /// The limits that a client of that broker is used to.
+    /// The limits that a client of that broker is used to; packets are 16 MiB at most, which is what a listener has room
+    /// for by default.
     #[must_use]
     pub fn limits(self) -> Limits {
         let own = Limits::default();
@@ -265,7 +266,7 @@ impl Profile {
                 ..own
             },
             Profile::Mochi => Limits {
-                packet_bytes_max: 268_435_460,
+                packet_bytes_max: 16 * 1024 * 1024,
                 receive_max: 1024,
                 window: 8192,
                 topic_aliases_in: 65_535,
@@ -292,7 +293,7 @@ impl Profile {
                 ..own
             },
             Profile::Nanomq => Limits {
-                packet_bytes_max: 256 * 1024 * 1024,
+                packet_bytes_max: 16 * 1024 * 1024,
                 window: 2048,
                 topic_aliases_in: 1024,
                 topic_aliases_out: 0,
@@ -301,7 +302,7 @@ impl Profile {
                 ..own
             },
             Profile::Vernemq => Limits {
-                packet_bytes_max: 268_435_460,
+                packet_bytes_max: 16 * 1024 * 1024,
                 receive_max: 65_535,
                 window: 20,
                 topic_aliases_in: 0,

@@ -180,11 +180,23 @@ const DRAWING: usize = 4;
 /// The token of commands whose answers do not matter.
 const UNASKED: Token = 0;
 
-/// What the streams of filters are made of: nothing is kept that no session waits for.
+/// Messages that wait for the sessions of one filter, at most.
+const BACKLOG_MESSAGES: u64 = 1_000_000;
+/// Bytes of these.
+const BACKLOG_BYTES: u64 = 1 << 30;
+
+/// What the streams of filters are made of: nothing is kept that no session waits for. Beyond the limits the oldest
+/// messages make room, so that sessions that never come back do not fill the disk.
 pub(crate) fn stream_config() -> StreamConfig {
     StreamConfig {
         group: None,
         keep: longtail_engine::Keep::Interest,
+        limits: longtail_engine::Limits {
+            max_messages: BACKLOG_MESSAGES,
+            max_bytes: BACKLOG_BYTES,
+            ..longtail_engine::Limits::default()
+        },
+        overflow: longtail_engine::Overflow::DropOldest,
         ..StreamConfig::default()
     }
 }

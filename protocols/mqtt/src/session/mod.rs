@@ -7,10 +7,10 @@
 //! bytes ◀────────────── deliver(), pump() ◀── router, retained values
 //! ```
 //!
-//! No I/O: the time comes in with [`Cx`], randomness with [`Session::greet`]. [`connect`] agrees on the limits,
-//! [`receiving`] is what the client publishes, [`subscribing`] what it wants, [`sending`] what it gets, with
-//! [`proving`] is the authentication that takes more than a password,
-//! [`outbound`] for the packet ids and the window and [`frame`] for the bytes. [`State`] is what outlives the
+//! No I/O: the time comes in with [`Cx`], randomness with [`Session::greet`]. `connect` agrees on the limits,
+//! `receiving` is what the client publishes, `subscribing` what it wants, `sending` what it gets, with
+//! `proving` is the authentication that takes more than a password,
+//! `outbound` for the packet ids and the window and `frame` for the bytes. [`State`] is what outlives the
 //! connection.
 
 mod alias;
@@ -93,10 +93,10 @@ pub struct Cx<'a> {
 /// Something to be done that the session cannot do itself. In the order in which the client asked for it.
 #[derive(Debug)]
 pub enum Action {
-    /// Check who it is, find its session; then [`Session::accept`] or [`Session::refuse`].
+    /// Check who it is, find its session; then it is taken in, or told why not.
     Login(Box<Demand>),
-    /// Ask the method what it thinks of this; then [`Session::challenge`], [`Session::accept`] after
-    /// [`Session::proved`], or [`Session::reproved`].
+    /// Ask the method what it thinks of this; then [`Session::challenge`], [`Session::proved`] and the
+    /// login goes on, or [`Session::reproved`].
     Prove(Box<Proof>),
     /// Publish; then [`Session::complete`] if there is a ticket.
     Publish {
