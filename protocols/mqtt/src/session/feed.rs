@@ -14,8 +14,8 @@
 //!
 //! A share's messages are the share's: what a member holds when its connection ends goes to another, as new. The marks
 //! on them name the member that made them, which finds them when it comes back before anybody else has taken them. One
-//! that does not outlive its connection makes none. From PUBREC on a message is its member's alone, in its [`State`]
-//! (super::State).
+//! that does not outlive its connection makes none. From PUBREC on a message is its member's alone, in its
+//! [`State`](super::State).
 
 use std::sync::Arc;
 
