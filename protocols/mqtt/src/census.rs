@@ -14,7 +14,6 @@ use longtail_model::{ShardId, Timestamp};
 
 use crate::codec::{Qos, ReasonCode, Version};
 use crate::registry::{Aftermath, Seen};
-use crate::session::feed::group_name;
 use crate::session::{Held, Levels, Session, State, Tag};
 use crate::tenant::Tenant;
 
@@ -192,7 +191,7 @@ impl Tenant {
     }
 
     /// Where messages wait for a session that outlives the process: the shard, and the streams of its filters with its
-    /// group in each. What waits there is not among [`Levels::queued`].
+    /// group in each, or that of the share it is a member of. What waits there is not among [`Levels::queued`].
     #[must_use]
     pub fn backlog(&self, client_id: &str) -> (ShardId, Vec<(StreamName, GroupName)>) {
         let durable = self.durable();
@@ -200,10 +199,10 @@ impl Tenant {
         self.registry().look(client_id, |_, seen| {
             with_state(seen, |state| {
                 let held = state.subscriptions.values();
-                streams.extend(
-                    held.filter(|held| held.has_stream())
-                        .map(|held| (durable.stream_name(&held.filter), group_name(state.number))),
-                );
+                streams.extend(held.filter(|held| held.has_stream()).map(|held| {
+                    let group = held.stream_group(state.number);
+                    (durable.stream_name(&held.filter), group)
+                }));
             });
         });
         // Several subscriptions may have one filter.

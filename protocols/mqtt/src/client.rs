@@ -128,15 +128,31 @@ impl Client {
         let held = session.state().subscriptions.iter();
         let filters: Vec<_> = held
             .filter(|(_, held)| held.has_stream())
-            .map(|(text, held)| (Arc::from(&**text), durable.stream_name(&held.filter)))
+            .map(|(text, held)| {
+                let name = durable.stream_name(&held.filter);
+                (Arc::from(&**text), name, held.group.clone())
+            })
             .collect();
         if let Some(feed) = session.feed_mut() {
-            for (text, name) in &filters {
-                feed.resume(text, name);
+            for (text, name, share) in &filters {
+                feed.resume(text, name, share.as_deref());
             }
         }
         session.resumed(cx, out);
         self.queue(durable);
+        true
+    }
+
+    /// A session that ends with its connection gets a way to the streams. `false`: it has gone, or has one.
+    pub(crate) fn equip(&mut self, link: SessionId, durable: &Durable) -> bool {
+        let Some(session) = self.session.as_mut().filter(|session| session.is_open()) else {
+            return false;
+        };
+        if self.link.is_some() {
+            return false;
+        }
+        session.equip(durable.incoming());
+        self.link = Some(link);
         true
     }
 
@@ -191,7 +207,8 @@ impl Client {
         durable: &Durable,
     ) -> Option<Subscribing> {
         let link = self.link?;
-        let feed = self.session.as_mut()?.feed_mut()?;
+        let session = self.session.as_mut()?;
+        session.feed_mut()?;
         let mut waits = false;
         for wanted in subscribing.wanted.iter().flatten() {
             if !wanted.options.not_assured || wanted.had_stream {
@@ -199,8 +216,14 @@ impl Client {
             }
             waits = true;
             let text: Arc<str> = Arc::from(&*wanted.text);
-            durable.acquire(&wanted.filter, |name| {
-                feed.join(&text, name);
+            let share = wanted.group.as_deref();
+            if !session.count(&text) {
+                // Twice in one packet.
+                continue;
+            }
+            let feed = session.feed_mut()?;
+            durable.acquire(&wanted.filter, share, |name| {
+                feed.join(&text, name, share);
                 durable.enqueue(link, feed.commands());
             });
         }

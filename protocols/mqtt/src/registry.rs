@@ -27,7 +27,7 @@ use crate::durable::{Restored, link};
 use crate::hooks::{Event, Points, SessionChange};
 use crate::message::Will;
 use crate::seat::{Conn, Membership};
-use crate::session::{Left, State};
+use crate::session::{Held, Left, State};
 use crate::tenant::{Deadline, Tenant};
 use crate::timers::TimerKey;
 
@@ -680,9 +680,15 @@ impl Aftermath {
             .counters()
             .expired
             .fetch_add(self.expired, Ordering::Relaxed);
+        let mut ended = self.over.iter();
+        let has_streams =
+            ended.any(|(state, _)| state.subscriptions.values().any(Held::has_stream));
         for (state, membership) in self.over {
             membership.discard(&state);
             tenant.durable().discard(&state);
+        }
+        if has_streams {
+            link::run(tenant.durable());
         }
         for membership in self.parked {
             membership.route();

@@ -65,34 +65,27 @@ impl Membership {
         Self::new(tenant, origin, None, Place::Away(Box::new(state)))
     }
 
-    /// Brings the router up to date with a session that came or went: without a connection it has no live subscriptions
-    /// but those that are shared, so that thousands of them cost a publisher nothing. No lock may be held.
+    /// Brings the router up to date with a session that came or went: without a connection it has no live subscriptions,
+    /// so that thousands of them cost a publisher nothing. No lock may be held.
     pub(crate) fn route(&self) {
         let _one = self.seat.routing.lock();
-        let listed = |state: &State, all: bool| -> Vec<(Filter, Option<Arc<str>>, LiveOptions)> {
+        let listed = |state: &State| -> Vec<(Filter, Option<Arc<str>>, LiveOptions)> {
             let held = state.subscriptions.values();
-            held.filter(|held| all || held.group.is_none())
-                .map(|held| (held.filter.clone(), held.group.clone(), held.options))
+            held.map(|held| (held.filter.clone(), held.group.clone(), held.options))
                 .collect()
         };
         let conn = match &*self.seat.place.lock() {
             Place::Connected(conn, _) => Ok(Arc::clone(conn)),
             Place::Bound => return,
-            Place::Away(state) => Err((listed(state, false), listed(state, true))),
+            Place::Away(state) => Err(listed(state)),
         };
         let (gone, here) = match conn {
             Ok(conn) => {
-                let here = conn.with(|client, _| {
-                    client
-                        .session_mut()
-                        .map(|session| listed(session.state(), true))
-                });
+                let here = conn
+                    .with(|client, _| client.session_mut().map(|session| listed(session.state())));
                 (Vec::new(), here.flatten().unwrap_or_default())
             }
-            Err((gone, all)) => {
-                let shared = all.into_iter().filter(|(_, group, _)| group.is_some());
-                (gone, shared.collect())
-            }
+            Err(gone) => (gone, Vec::new()),
         };
         let target = self.target();
         let over = self.seat.gone.load(Ordering::Acquire);

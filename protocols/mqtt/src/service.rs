@@ -709,7 +709,10 @@ impl Turn<'_> {
     }
 
     fn subscribe(&self, mut subscribing: Subscribing) {
-        if self.is_lasting() {
+        if subscribing.shares() && !self.has_link() {
+            link::equip(self.conn, &self.service.tenant);
+        }
+        if self.has_link() {
             link::subscribe(self.conn, &self.service.tenant, subscribing);
             return;
         }
@@ -739,7 +742,8 @@ impl Turn<'_> {
         self.conn.resume();
     }
 
-    fn is_lasting(&self) -> bool {
+    /// Whether its session has a way to the streams.
+    fn has_link(&self) -> bool {
         let link = self.conn.with(|client, _| client.link);
         link.flatten().is_some()
     }
@@ -748,7 +752,7 @@ impl Turn<'_> {
         let Some(membership) = self.membership() else {
             return;
         };
-        if self.is_lasting() {
+        if self.has_link() {
             link::unsubscribe(self.conn, &self.service.tenant, &membership, unsubscribing);
             return;
         }

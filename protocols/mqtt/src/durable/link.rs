@@ -40,7 +40,7 @@ thread_local! {
 }
 
 /// Runs the shards; from within such a run, once that is done. So answers that ask for more do not pile up as calls.
-fn run(durable: &Durable) {
+pub(crate) fn run(durable: &Durable) {
     if RUNNING.get().0 {
         RUNNING.set((true, true));
         return;
@@ -175,7 +175,16 @@ fn news(conn: &Arc<Conn>, tenant: &Tenant) {
     }
 }
 
-/// A session that outlives its connection wants subscriptions. No lock may be held.
+/// A session that ends with its connection becomes a member of a share. No lock may be held.
+pub(crate) fn equip(conn: &Arc<Conn>, tenant: &Tenant) {
+    let durable = tenant.durable();
+    let session = durable.attach(conn);
+    if conn.with(|client, _| client.equip(session, durable)) != Some(true) {
+        durable.detach(session);
+    }
+}
+
+/// A session with a way to the streams wants subscriptions. No lock may be held.
 pub(crate) fn subscribe(conn: &Arc<Conn>, tenant: &Tenant, subscribing: Subscribing) {
     let durable = tenant.durable();
     let waits = conn.with(|client, _| client.join(subscribing, durable));
@@ -199,6 +208,10 @@ fn joined_all(
     let Some((membership, number)) = found.flatten() else {
         return;
     };
+    let uncount = |text: &str| {
+        let counted = conn.with(|client, _| Some(client.session_mut()?.uncount(text)));
+        counted.flatten() == Some(true)
+    };
     let mut refused = Vec::new();
     for wanted in &mut subscribing.wanted {
         let Ok(subscription) = wanted else { continue };
@@ -215,16 +228,17 @@ fn joined_all(
         if let Some(reason) = reason
             && let Ok(subscription) = std::mem::replace(wanted, Err(reason))
         {
-            if subscription.options.not_assured {
-                durable.release(&subscription.filter, number);
+            if uncount(&subscription.text) {
+                durable.release(&subscription.filter, number, subscription.group.as_deref());
             }
             refused.push(subscription);
         } else if let Ok(subscription) = wanted
             && subscription.had_stream
             && !subscription.options.not_assured
+            && uncount(&subscription.text)
         {
             // It has come down to QoS 0.
-            durable.release(&subscription.filter, number);
+            durable.release(&subscription.filter, number, None);
         }
     }
     let waiting = Waiting::new(conn, Answer::Subscribed(subscribing, refused));
@@ -237,6 +251,7 @@ fn joined_all(
                 filter: wanted.filter.clone(),
                 group: wanted.group.clone(),
                 options: wanted.options,
+                is_counted: wanted.options.not_assured,
             };
             wait(&|done| durable.record_subscription(number, &wanted.text, &held, done));
         }
@@ -244,7 +259,7 @@ fn joined_all(
     run(durable);
 }
 
-/// A session that outlives its connection ends subscriptions. No lock may be held.
+/// A session with a way to the streams ends subscriptions. No lock may be held.
 pub(crate) fn unsubscribe(
     conn: &Arc<Conn>,
     tenant: &Tenant,
@@ -260,6 +275,15 @@ pub(crate) fn unsubscribe(
     for (_, held) in &unsubscribing.ended {
         router.unsubscribe(&held.filter, membership.target(), held.group.as_deref());
     }
+    conn.with(|client, _| {
+        if let Some(feed) = client.session_mut().and_then(|session| session.feed_mut()) {
+            let shared = unsubscribing.ended.iter();
+            for (text, _) in shared.filter(|(_, held)| held.group.is_some()) {
+                feed.leave(text);
+            }
+        }
+        client.queue(durable);
+    });
     let waiting = Waiting::new(conn, Answer::Unsubscribed(unsubscribing));
     waiting.write(|answer, wait| {
         let Answer::Unsubscribed(unsubscribing) = answer else {
@@ -267,8 +291,8 @@ pub(crate) fn unsubscribe(
         };
         for (text, held) in &unsubscribing.ended {
             wait(&|done| durable.forget_subscription(number, text, done));
-            if held.has_stream() {
-                durable.release(&held.filter, number);
+            if held.is_counted {
+                durable.release(&held.filter, number, held.group.as_deref());
             }
         }
     });

@@ -32,7 +32,7 @@ use longtail_model::{DollarRule, Durability, Filter, Link, Seq, SessionId, Shard
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
-use crate::session::feed::{group_name, read_incoming_id};
+use crate::session::feed::{group_of, read_incoming_id};
 use crate::session::{Held, State, Subscriptions};
 use records::{Record, SessionRecord};
 
@@ -73,10 +73,39 @@ pub(crate) struct Durable {
 /// The stream of one filter.
 #[derive(Default)]
 struct FilterStream {
-    /// Sessions with a group in it.
+    /// Subscriptions with a group in it.
     sessions: usize,
+    /// Those of them that are members of a share, by its name.
+    shares: HashMap<Box<str>, usize>,
     /// Known when it was opened.
     stream: Option<StreamId>,
+}
+
+impl FilterStream {
+    fn add(&mut self, share: Option<&str>) {
+        self.sessions += 1;
+        if let Some(share) = share {
+            *self.shares.entry(Box::from(share)).or_default() += 1;
+        }
+    }
+
+    /// Whether the group goes.
+    fn remove(&mut self, share: Option<&str>) -> bool {
+        let Some(share) = share else {
+            self.sessions = self.sessions.saturating_sub(1);
+            return true;
+        };
+        let Some(members) = self.shares.get_mut(share) else {
+            return false;
+        };
+        self.sessions = self.sessions.saturating_sub(1);
+        *members = members.saturating_sub(1);
+        if *members > 0 {
+            return false;
+        }
+        self.shares.remove(share);
+        true
+    }
 }
 
 /// A session that was found at the start.
@@ -156,22 +185,17 @@ impl Durable {
     /// Finds the streams of the filters, routes to them, and removes what no session names.
     fn restore_streams(&self, client: &Client, sessions: &[Restored]) -> Result<(), BrokerError> {
         let mut groups: HashMap<StreamName, (Filter, HashSet<GroupName>)> = HashMap::new();
+        let mut filters = self.filters.lock();
         for session in sessions {
             let held = session.state.subscriptions.values();
             for held in held.filter(|held| held.has_stream()) {
                 let entry = groups
                     .entry(self.stream_name(&held.filter))
                     .or_insert_with(|| (held.filter.clone(), HashSet::new()));
-                entry.1.insert(group_name(session.record.number));
+                entry.1.insert(held.stream_group(session.record.number));
+                let stream = filters.entry(Box::from(held.filter.as_str()));
+                stream.or_default().add(held.group.as_deref());
             }
-        }
-        let mut filters = self.filters.lock();
-        for (filter, named) in groups.values() {
-            let stream = FilterStream {
-                sessions: named.len(),
-                stream: None,
-            };
-            filters.insert(filter.as_str().into(), stream);
         }
         drop(filters);
         let mut after = None;
@@ -307,12 +331,17 @@ impl Durable {
         StreamName::new(Arc::clone(&self.space.name), name)
     }
 
-    /// One session more has a group in the stream of a filter. `queue` queues what makes stream and group, and is called
-    /// in the order in which streams come and go.
-    pub(crate) fn acquire(&self, filter: &Filter, queue: impl FnOnce(&StreamName)) {
+    /// One session more has a group in the stream of a filter, its own or that of a share. `queue` queues what makes
+    /// stream and group, and is called in the order in which they come and go.
+    pub(crate) fn acquire(
+        &self,
+        filter: &Filter,
+        share: Option<&str>,
+        queue: impl FnOnce(&StreamName),
+    ) {
         let mut filters = self.filters.lock();
         let entry = filters.entry(Box::from(filter.as_str()));
-        entry.or_default().sessions += 1;
+        entry.or_default().add(share);
         queue(&self.stream_name(filter));
     }
 
@@ -353,18 +382,20 @@ impl Durable {
         entry.is_some_and(|entry| entry.stream.is_some())
     }
 
-    /// A session has no group in the stream of a filter any more; the last takes the stream along.
-    pub(crate) fn release(&self, filter: &Filter, number: u64) {
+    /// A session has no group in the stream of a filter any more; the last member takes that of a share along, and the
+    /// last session the stream.
+    pub(crate) fn release(&self, filter: &Filter, number: u64, share: Option<&str>) {
         let mut filters = self.filters.lock();
-        let name = self.stream_name(filter);
-        self.keep_house(Command::DeleteGroup {
-            stream: name.clone(),
-            group: group_name(number),
-        });
         let Some(entry) = filters.get_mut(filter.as_str()) else {
             return;
         };
-        entry.sessions = entry.sessions.saturating_sub(1);
+        let name = self.stream_name(filter);
+        if entry.remove(share) {
+            self.keep_house(Command::DeleteGroup {
+                stream: name.clone(),
+                group: group_of(number, share),
+            });
+        }
         if entry.sessions > 0 {
             return;
         }
@@ -393,7 +424,7 @@ impl Durable {
         }
     }
 
-    /// Writes a subscription, as [`Durable::record`].
+    /// Writes a subscription, as [`Durable::record`]; nothing of a session that ends with its connection.
     pub(crate) fn record_subscription(
         &self,
         number: u64,
@@ -401,7 +432,7 @@ impl Durable {
         held: &Held,
         done: Done,
     ) -> bool {
-        let Some(records) = &self.records else {
+        let Some(records) = self.records.as_ref().filter(|_| number != 0) else {
             return false;
         };
         let key = records::subscription_key(number, text);
@@ -411,7 +442,7 @@ impl Durable {
 
     /// Forgets a subscription, as [`Durable::record`].
     pub(crate) fn forget_subscription(&self, number: u64, text: &str, done: Done) -> bool {
-        let Some(records) = &self.records else {
+        let Some(records) = self.records.as_ref().filter(|_| number != 0) else {
             return false;
         };
         records.remove(&records::subscription_key(number, text), done)
@@ -419,16 +450,13 @@ impl Durable {
 
     /// Removes everything that a session has beside its own record. Only queues.
     pub(crate) fn discard(&self, state: &State) {
-        if state.number == 0 {
-            return;
-        }
         for seq in state.incoming() {
             self.forget_incoming(seq);
         }
         for (text, held) in &state.subscriptions {
             self.forget_subscription(state.number, text, Box::new(|_| ()));
-            if held.has_stream() {
-                self.release(&held.filter, state.number);
+            if held.is_counted {
+                self.release(&held.filter, state.number, held.group.as_deref());
             }
         }
     }
@@ -474,3 +502,24 @@ impl Sink for Keeper {
 
 /// Commands of one session.
 pub(crate) type Commands = Vec<(Token, Command)>;
+
+#[cfg(test)]
+mod tests {
+    use super::FilterStream;
+
+    #[test]
+    fn the_last_member_takes_a_shares_group_along() {
+        let mut stream = FilterStream::default();
+        stream.add(None);
+        for share in ["g", "h", "g"] {
+            stream.add(Some(share));
+        }
+        assert!(!stream.remove(Some("g")));
+        assert!(stream.remove(Some("h")));
+        assert!(!stream.remove(Some("h")), "nobody was left");
+        assert!(stream.remove(None), "a session's own goes with it");
+        assert!(stream.remove(Some("g")));
+        assert_eq!(stream.sessions, 0);
+        assert!(stream.shares.is_empty());
+    }
+}

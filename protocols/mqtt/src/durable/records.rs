@@ -166,9 +166,12 @@ fn decode_subscription(text: &str, record: &OwnedMessage) -> Option<Held> {
             _ => {}
         }
     }
+    // A share's always do.
+    options.not_assured |= group.is_some();
     Some(Held {
         filter,
         group,
+        is_counted: options.not_assured,
         options,
     })
 }
@@ -285,6 +288,7 @@ mod tests {
                 not_assured: true,
                 ..LiveOptions::default()
             },
+            is_counted: true,
         };
         let key = subscription_key(u64::MAX, "$share/g/a/+/#");
         let Some(Record::Subscription(number, text, back)) =

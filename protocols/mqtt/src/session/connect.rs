@@ -256,7 +256,7 @@ impl Session {
                 present: self.present,
             });
         if self.present {
-            if self.feed.is_none() {
+            if !self.is_lasting() {
                 self.state.outbound.resume();
             }
             self.recount();

@@ -1,14 +1,21 @@
-//! The messages that wait for a session in streams: one group of its own in the stream of each of its filters.
+//! The messages that wait for a session in streams: in the stream of each of its filters in a group of its own, or in
+//! that of the share whose member it is.
 //!
 //! ```text
-//! resume:  Open, DefineGroup, Subscribe, Marked ──▶ TakeOne for each mark, in the order of sends ──▶ Credit
+//! resume:  Open, DefineGroup, Marked, Subscribe ──▶ TakeOne for each mark, in the order of sends ──▶ Credit
 //! QoS 1:   Push ──▶ PUBLISH, Mark (noted) ......... PUBACK ──▶ Ack
 //! QoS 2:   Push ──▶ Mark ──▶ PUBLISH ... PUBREC ──▶ Mark ──▶ PUBREL ... PUBCOMP ──▶ Ack
+//! shared:  Push ──▶ Mark ──▶ PUBLISH ... PUBREC ──▶ Ack  ──▶ PUBREL ... PUBCOMP
 //! ```
 //!
 //! A mark says under which packet id, when and how far a message was sent. What a client may remember, an id at QoS 2,
 //! is durable before the client hears of it. Commands are gathered here and queued by whoever holds the connection's
 //! lock.
+//!
+//! A share's messages are the share's: what a member holds when its connection ends goes to another, as new. The marks
+//! on them name the member that made them, which finds them when it comes back before anybody else has taken them. One
+//! that does not outlive its connection makes none. From PUBREC on a message is its member's alone, in its
+//! [`State`](super::State).
 
 use std::sync::Arc;
 
@@ -19,7 +26,7 @@ use longtail_broker::message::Message as Whole;
 use longtail_broker::stored::{Stored, new_message};
 use longtail_engine::config::GroupName;
 use longtail_engine::{
-    Command, Credit, Delivery, GroupConfig, Handle, Message, Reply, Role, Settle, Start,
+    Command, Credit, Delivery, GroupConfig, Handle, Message, Refusal, Reply, Role, Settle, Start,
     StreamConfig, StreamName, Target, Token,
 };
 use longtail_model::{ConsumerTag, GroupId, Link, Seq, StreamId, SubjectRef};
@@ -35,6 +42,10 @@ use crate::publish::reason_of;
 pub(crate) struct Source {
     pub(super) group: GroupId,
     pub(super) seq: Seq,
+    /// Whether the group is a share's.
+    pub(super) is_shared: bool,
+    /// How often it was delivered before.
+    pub(super) redeliveries: u32,
 }
 
 impl Source {
@@ -53,6 +64,10 @@ pub(super) struct Mark {
     pub(super) stage: Stage,
     pub(super) id: PacketId,
 }
+
+/// How often a share's message is delivered before a member that cannot have it takes it for delivered: by then every
+/// other has had its turn.
+const REFUSALS_MAX: u32 = 100;
 
 const STAGE_SHIFT: u32 = 16;
 const SEND_SHIFT: u32 = 18;
@@ -86,8 +101,10 @@ enum Asked {
     Open(Arc<str>, Way),
     /// A step whose failure fails the subscription to this filter.
     Join(Arc<str>, Way),
-    /// A group was searched for marks.
-    Marked,
+    /// The group of this subscription was searched for marks.
+    Marked(Drawn, Way),
+    /// A share was left.
+    Left(Arc<str>),
     /// A message that was under way was taken again.
     Taken(Mark),
     /// PUBLISH may be sent.
@@ -107,6 +124,25 @@ enum Way {
     Join,
 }
 
+/// Where messages come from.
+#[derive(Clone, Debug)]
+struct Drawn {
+    /// The text of the filter.
+    text: Arc<str>,
+    link: Link,
+    /// Of a share: its group.
+    share: Option<GroupName>,
+}
+
+/// Why the session has no use for a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unwanted {
+    /// Nobody has.
+    ForAll,
+    /// Another member of its share may have.
+    ForMe,
+}
+
 /// A session's way to its streams, while it is connected.
 #[derive(Debug)]
 pub(crate) struct Feed {
@@ -114,8 +150,8 @@ pub(crate) struct Feed {
     group: GroupName,
     /// The stream of QoS 2 messages that await their PUBREL.
     incoming: StreamId,
-    /// By the stream that a message comes from: the text of the filter.
-    streams: HashMap<StreamId, Arc<str>, foldhash::fast::FixedState>,
+    /// By the group that a message comes from.
+    groups: HashMap<GroupId, Drawn, foldhash::fast::FixedState>,
     links: u32,
     next: Token,
     asked: HashMap<Token, Asked, foldhash::fast::FixedState>,
@@ -137,6 +173,9 @@ pub(crate) struct Feed {
     opened: Vec<(Arc<str>, StreamId)>,
     has_news: bool,
 }
+
+/// Answers that come before a stream is drawn from.
+const DRAWING: usize = 4;
 
 /// The token of commands whose answers do not matter.
 const UNASKED: Token = 0;
@@ -170,6 +209,16 @@ pub(crate) fn group_config() -> GroupConfig {
     }
 }
 
+/// The group of a share.
+pub(crate) fn share_name(share: &str) -> GroupName {
+    ["$share/", share].concat().into()
+}
+
+/// The group that the session with this number draws from for a subscription, of a member of `share` if there is one.
+pub(crate) fn group_of(number: u64, share: Option<&str>) -> GroupName {
+    share.map_or_else(|| group_name(number), share_name)
+}
+
 /// The group of the session with this number.
 pub(crate) fn group_name(number: u64) -> GroupName {
     format!("{number:016x}").into()
@@ -193,7 +242,7 @@ impl Feed {
             number,
             incoming,
             group: group_name(number),
-            streams: HashMap::default(),
+            groups: HashMap::default(),
             links: 0,
             next: UNASKED,
             asked: HashMap::default(),
@@ -207,6 +256,14 @@ impl Feed {
             failed: Vec::new(),
             opened: Vec::new(),
             has_news: false,
+        }
+    }
+
+    /// For a session that ends with its connection: it has nothing to come back to.
+    pub(crate) fn passing(incoming: StreamId) -> Self {
+        Feed {
+            is_ready: true,
+            ..Self::new(0, incoming)
         }
     }
 
@@ -227,7 +284,27 @@ impl Feed {
         });
     }
 
-    fn mark(&mut self, source: Source, mark: Mark, noted: bool, asked: Option<Asked>) {
+    /// Gives a share's message back, for another member.
+    fn give_back(&mut self, source: Source) {
+        self.tell(Command::Settle {
+            message: source.handle(),
+            how: Settle::Release {
+                priority: None,
+                delay_ms: 0,
+                failed: false,
+            },
+        });
+    }
+
+    /// What stands in a share's marks for the place in the order of sends: who made them.
+    fn signature(&self) -> u64 {
+        self.number >> SEND_SHIFT
+    }
+
+    fn mark(&mut self, source: Source, mut mark: Mark, noted: bool, asked: Option<Asked>) {
+        if source.is_shared {
+            mark.send = self.signature();
+        }
         let command = Command::Mark {
             message: source.handle(),
             mark: mark.pack(),
@@ -239,10 +316,17 @@ impl Feed {
         }
     }
 
-    /// Opens the stream of a filter and draws from it. Answers: 3.
-    fn draw(&mut self, text: &Arc<str>, name: &StreamName, way: Way) {
+    /// Opens the stream of a filter and draws from it. Answers: [`DRAWING`].
+    fn draw(&mut self, text: &Arc<str>, name: &StreamName, share: Option<&str>, way: Way) {
         self.links += 1;
         let link = Link(self.links);
+        let share = share.map(share_name);
+        let group = share.as_ref().unwrap_or(&self.group).clone();
+        let drawn = Drawn {
+            text: Arc::clone(text),
+            link,
+            share,
+        };
         self.ask(
             Asked::Open(Arc::clone(text), way),
             Command::Open {
@@ -256,8 +340,15 @@ impl Feed {
             Asked::Join(Arc::clone(text), way),
             Command::DefineGroup {
                 stream: name.clone(),
-                group: Arc::clone(&self.group),
+                group: group.clone(),
                 config: Box::new(group_config()),
+            },
+        );
+        self.ask(
+            Asked::Marked(drawn, way),
+            Command::Marked {
+                stream: Target::Link(link),
+                group: group.clone(),
             },
         );
         self.ask(
@@ -265,26 +356,41 @@ impl Feed {
             Command::Subscribe {
                 consumer: CONSUMER,
                 link,
-                group: Arc::clone(&self.group),
+                group,
             },
         );
     }
 
     /// Draws from the stream of a filter again, and looks for what was under way.
-    pub(crate) fn resume(&mut self, text: &Arc<str>, name: &StreamName) {
-        self.draw(text, name, Way::Resume);
-        let marked = Command::Marked {
-            stream: Target::Link(Link(self.links)),
-            group: Arc::clone(&self.group),
-        };
-        self.ask(Asked::Marked, marked);
-        self.resuming += 4;
+    pub(crate) fn resume(&mut self, text: &Arc<str>, name: &StreamName, share: Option<&str>) {
+        self.draw(text, name, share, Way::Resume);
+        self.resuming += DRAWING;
     }
 
     /// Draws from the stream of a new subscription; [`Feed::has_joined`] says when.
-    pub(crate) fn join(&mut self, text: &Arc<str>, name: &StreamName) {
-        self.draw(text, name, Way::Join);
-        self.joining += 3;
+    pub(crate) fn join(&mut self, text: &Arc<str>, name: &StreamName, share: Option<&str>) {
+        self.draw(text, name, share, Way::Join);
+        self.joining += DRAWING;
+    }
+
+    /// Draws no more from the share of a subscription that has ended. What is held is finished.
+    pub(crate) fn leave(&mut self, text: &str) {
+        let drawn = self.groups.values().find(|drawn| *drawn.text == *text);
+        let Some(Drawn {
+            text,
+            link,
+            share: Some(group),
+        }) = drawn.cloned()
+        else {
+            return;
+        };
+        let unsubscribe = Command::Unsubscribe {
+            consumer: CONSUMER,
+            link,
+            group,
+        };
+        self.ask(Asked::Left(text), unsubscribe);
+        self.tell(Command::Close { link });
     }
 
     /// Whether every new subscription is answered.
@@ -307,6 +413,30 @@ impl Feed {
         std::mem::take(&mut self.has_news)
     }
 
+    /// Marked messages of a group, while the session comes back: those whose marks it made.
+    fn find(&mut self, group: GroupId, drawn: &Drawn, messages: &[(Seq, u64)]) {
+        let is_shared = drawn.share.is_some();
+        let signature = self.signature();
+        let known = messages.iter().filter_map(|(seq, mark)| {
+            let mut mark = Mark::unpack(*mark)?;
+            if is_shared {
+                if mark.send != signature {
+                    return None;
+                }
+                // Whatever the place was among all sends, of one share's they ascend.
+                mark.send = seq.0;
+            }
+            let source = Source {
+                group,
+                seq: *seq,
+                is_shared,
+                redeliveries: 0,
+            };
+            Some((mark, source))
+        });
+        self.found.extend(known);
+    }
+
     /// What is to be queued at the shard.
     pub(crate) fn commands(&mut self) -> &mut Vec<(Token, Command)> {
         &mut self.commands
@@ -321,7 +451,13 @@ impl Session {
 
     /// Whether messages wait for it in streams.
     pub(crate) fn is_lasting(&self) -> bool {
-        self.feed.is_some()
+        self.state.number != 0
+    }
+
+    /// A session that ends with its connection becomes a member of a share: it needs a way to the streams as well.
+    pub(crate) fn equip(&mut self, incoming: StreamId) {
+        self.feed
+            .get_or_insert_with(|| Box::new(Feed::passing(incoming)));
     }
 
     /// An answer of the shard.
@@ -347,7 +483,6 @@ impl Session {
             Asked::Open(text, way) => {
                 match reply {
                     Reply::Opened { stream } => {
-                        feed.streams.insert(*stream, Arc::clone(&text));
                         feed.opened.push((text, *stream));
                         feed.has_news = true;
                     }
@@ -361,18 +496,21 @@ impl Session {
                 }
                 way
             }
-            Asked::Marked => {
+            Asked::Marked(drawn, way) => {
                 if let Reply::Marked { group, messages } = reply {
-                    let known = messages.iter().filter_map(|(seq, mark)| {
-                        let source = Source {
-                            group: *group,
-                            seq: *seq,
-                        };
-                        Some((Mark::unpack(*mark)?, source))
-                    });
-                    feed.found.extend(known);
+                    if way == Way::Resume {
+                        feed.find(*group, &drawn, messages);
+                    }
+                    feed.groups.insert(*group, drawn);
+                } else {
+                    feed.failed.push(drawn.text);
                 }
-                Way::Resume
+                way
+            }
+            Asked::Left(text) => {
+                feed.groups
+                    .retain(|_, drawn| drawn.share.is_none() || drawn.text != text);
+                return;
             }
             Asked::Taken(mark) => {
                 if let (Reply::Delivered(delivery), Some(message)) = (reply, message) {
@@ -401,7 +539,9 @@ impl Session {
                 return;
             }
             Asked::Release(id) => {
-                if !refused && self.is_open() {
+                // Where the group has gone with its subscription, nobody else can have it either.
+                let is_gone = matches!(reply, Reply::NotFound | Reply::Refused(Refusal::Gone));
+                if (is_gone || !refused) && self.is_open() {
                     self.say(&Packet::Pubrel(Ack::success(id)), out);
                 }
                 return;
@@ -435,7 +575,8 @@ impl Session {
         }
         if !feed.found.is_empty() {
             let mut found = std::mem::take(&mut feed.found);
-            found.sort_unstable_by_key(|(mark, _)| *mark);
+            // Those of shares last: an id that something else goes by is not theirs.
+            found.sort_unstable_by_key(|(mark, source)| (source.is_shared, *mark));
             feed.resuming = found.len();
             for (mark, source) in found {
                 let take = Command::TakeOne {
@@ -459,7 +600,7 @@ impl Session {
             && is_open
             && feed.is_ready
             && !feed.has_credit
-            && !feed.streams.is_empty()
+            && !feed.groups.is_empty()
         {
             feed.has_credit = true;
             feed.tell(Command::Credit {
@@ -471,17 +612,43 @@ impl Session {
 
     /// A message that was under way on an earlier connection.
     fn revive(&mut self, delivery: &Delivery, mark: Mark, message: &Message<'_>) {
-        let source = Source {
-            group: delivery.group,
-            seq: delivery.seq,
-        };
-        let copy = self.copy_of(delivery, message, None);
-        let copy = copy.filter(|copy| copy.qos != Qos::AtMostOnce);
-        if mark.stage == Stage::Sent && copy.is_none() {
-            self.done_with(source);
+        let source = self.source(delivery);
+        if source.is_shared && self.state.outbound.is_in_use(mark.id) {
+            // Not under an id that something else goes by.
+            self.refuse(source);
             return;
         }
+        let copy = match self.copy_of(delivery, message, None) {
+            Ok(copy) if copy.qos == Qos::AtMostOnce => Err(Unwanted::ForMe),
+            copy => copy,
+        };
+        let copy = match copy {
+            Ok(copy) => Some(copy),
+            Err(_) if mark.stage == Stage::Released => None,
+            Err(Unwanted::ForMe) => return self.refuse(source),
+            Err(Unwanted::ForAll) => return self.done_with(source),
+        };
         self.state.outbound.revive(mark, copy, source);
+    }
+
+    fn source(&self, delivery: &Delivery) -> Source {
+        let drawn = (self.feed.as_ref()).and_then(|feed| feed.groups.get(&delivery.group));
+        Source {
+            group: delivery.group,
+            seq: delivery.seq,
+            is_shared: drawn.is_some_and(|drawn| drawn.share.is_some()),
+            redeliveries: delivery.redeliveries,
+        }
+    }
+
+    /// The client cannot have a message, which is done with; a share's is for another member, if there is one who can.
+    pub(super) fn refuse(&mut self, source: Source) {
+        match self.feed.as_deref_mut() {
+            Some(feed) if source.is_shared && source.redeliveries < REFUSALS_MAX => {
+                feed.give_back(source);
+            }
+            _ => self.done_with(source),
+        }
     }
 
     /// The message for the client, if its subscription wants it.
@@ -490,12 +657,13 @@ impl Session {
         delivery: &Delivery,
         message: &Message<'_>,
         cx: Option<&Cx<'_>>,
-    ) -> Option<Copy> {
-        let text = self.feed.as_ref()?.streams.get(&delivery.stream)?;
-        let options = self.state.subscriptions.get(&**text)?.options;
+    ) -> Result<Copy, Unwanted> {
+        let drawn = (self.feed.as_ref()).and_then(|feed| feed.groups.get(&delivery.group));
+        let held = drawn.and_then(|drawn| self.state.subscriptions.get(&*drawn.text));
+        let options = held.ok_or(Unwanted::ForMe)?.options;
         let stored = Stored::of(message);
         if options.no_local && stored.origin == self.origin {
-            return None;
+            return Err(Unwanted::ForMe);
         }
         let tag = Tag::unpack(options.tag);
         let payload = bytes::Bytes::copy_from_slice(message.payload);
@@ -507,30 +675,27 @@ impl Session {
         };
         let Ok(whole) = whole else {
             dropped(DropReason::TooLarge);
-            return None;
+            return Err(Unwanted::ForAll);
         };
         let subject = SubjectRef::from(&whole.subject);
         if tag.screened && !self.grants.allows(Right::Consume, subject) {
             dropped(DropReason::Denied);
-            return None;
+            return Err(Unwanted::ForMe);
         }
         if let Some(cx) = cx
             && whole.is_expired(cx.now)
         {
             dropped(DropReason::Expired);
-            return None;
+            return Err(Unwanted::ForAll);
         }
         let whole = Arc::new(whole);
         let wanted = wanted(&whole, tag);
-        Some(Copy {
+        Ok(Copy {
             message: whole,
             qos: wanted.qos,
             retain: wanted.retain,
             ids: wanted.ids,
-            source: Some(Source {
-                group: delivery.group,
-                seq: delivery.seq,
-            }),
+            source: Some(self.source(delivery)),
         })
     }
 
@@ -542,10 +707,7 @@ impl Session {
         cx: &Cx<'_>,
         out: &mut impl Outbox,
     ) {
-        let source = Source {
-            group: delivery.group,
-            seq: delivery.seq,
-        };
+        let source = self.source(delivery);
         let Some(message) = message else {
             // The shard has reported it; it stays held until the connection ends.
             return;
@@ -553,12 +715,20 @@ impl Session {
         if !self.is_open() {
             return;
         }
-        let Some(copy) = self.copy_of(delivery, message, Some(cx)) else {
-            self.done_with(source);
-            return;
+        let copy = match self.copy_of(delivery, message, Some(cx)) {
+            Ok(copy) => copy,
+            Err(Unwanted::ForMe) => return self.refuse(source),
+            Err(Unwanted::ForAll) => return self.done_with(source),
         };
         if copy.qos == Qos::AtMostOnce {
-            let put = self.put_plain(&copy, cx, out);
+            let put = if out.is_full() {
+                Err(DropReason::OutboxFull)
+            } else {
+                self.put_plain(&copy, cx, out)
+            };
+            if put.is_err() && source.is_shared {
+                return self.refuse(source);
+            }
             if let Err(reason) = put {
                 self.state.drop_messages(cx, reason, 1);
             }
@@ -621,15 +791,27 @@ impl Session {
         }
     }
 
+    /// The message under `id` cannot be sent on this connection.
+    pub(super) fn give_up(&mut self, id: PacketId) {
+        if let Some(source) = self.state.outbound.give_up(id) {
+            self.refuse(source);
+        }
+        self.settle_landed();
+    }
+
     /// Whether a message of this QoS has to wait for its mark: at QoS 2 it has to be durable, and at QoS 1 messages do
     /// not overtake those.
     pub(super) fn waits_for_mark(&self, qos: Qos) -> bool {
-        let feed = self.feed.as_ref();
-        qos == Qos::ExactlyOnce || feed.is_some_and(|feed| feed.publishing > 0)
+        let feed = self.feed.as_ref().filter(|_| self.is_lasting());
+        feed.is_some_and(|feed| qos == Qos::ExactlyOnce || feed.publishing > 0)
     }
 
     /// Leaves a mark on a message that was given `id`; with `waits`, the PUBLISH waits for it.
     pub(super) fn mark_sent(&mut self, id: PacketId, source: Source, qos: Qos, waits: bool) {
+        if !self.is_lasting() {
+            // Nobody comes back to it.
+            return;
+        }
         let send = self.state.outbound.sends();
         let mark = Mark {
             send,
@@ -649,6 +831,10 @@ impl Session {
         let Some((source, send)) = self.state.outbound.source(id) else {
             return false;
         };
+        if source.is_shared {
+            self.state.outbound.own(id);
+            return self.finish_share(id, source);
+        }
         let mark = Mark {
             send,
             stage: Stage::Released,
@@ -663,6 +849,19 @@ impl Session {
         }
     }
 
+    /// A share's message is this member's from now on: when the share knows, PUBREL follows.
+    fn finish_share(&mut self, id: PacketId, source: Source) -> bool {
+        let Some(feed) = self.feed.as_deref_mut() else {
+            return false;
+        };
+        let settle = Command::Settle {
+            message: source.handle(),
+            how: Settle::Ack,
+        };
+        feed.ask(Asked::Release(id), settle);
+        true
+    }
+
     /// The mark of a message at QoS 2 is durable.
     fn publish_marked(&mut self, id: PacketId, cx: &Cx<'_>, out: &mut impl Outbox) {
         if !self.is_open() {
@@ -673,8 +872,7 @@ impl Session {
         };
         if let Err(reason) = self.put_copy(&copy, id, false, cx, out) {
             self.state.drop_messages(cx, reason, 1);
-            self.state.outbound.give_up(id);
-            self.settle_landed();
+            self.give_up(id);
             self.pump(cx, out);
         }
     }
@@ -701,6 +899,40 @@ mod tests {
         assert!(first.pack() < second.pack());
         assert_eq!(Mark::unpack(0), None);
         assert_eq!(Mark::unpack(3 << STAGE_SHIFT | 1), None);
+    }
+
+    #[test]
+    fn a_shares_marks_are_found_by_the_member_that_made_them() {
+        let source = Source {
+            group: GroupId(1),
+            seq: Seq(9),
+            is_shared: true,
+            redeliveries: 0,
+        };
+        let mark = Mark {
+            send: 3,
+            stage: Stage::Sent,
+            id: PacketId::new(7).unwrap(),
+        };
+        let number = 0x0123_4567_89AB_CDEF;
+        let mut feed = Feed::new(number, StreamId(1));
+        feed.mark(source, mark, true, None);
+        let Some((_, Command::Mark { mark: packed, .. })) = feed.commands().pop() else {
+            panic!("no mark");
+        };
+        let drawn = Drawn {
+            text: "$share/g/f".into(),
+            link: Link(1),
+            share: Some(share_name("g")),
+        };
+        let mut other = Feed::new(!number, StreamId(1));
+        for (feed, found) in [(&mut feed, 1), (&mut other, 0)] {
+            feed.find(source.group, &drawn, &[(source.seq, packed)]);
+            assert_eq!(feed.found.len(), found);
+        }
+        let (found, at) = feed.found[0];
+        assert_eq!((found.id, found.stage), (mark.id, mark.stage));
+        assert_eq!(at, source);
     }
 
     #[test]

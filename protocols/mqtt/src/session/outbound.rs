@@ -368,9 +368,25 @@ impl Outbound {
         None
     }
 
-    /// The message under `id` cannot be sent on this connection: it is done with, as if acknowledged.
-    pub(super) fn give_up(&mut self, id: PacketId) {
+    /// The message under `id` cannot be sent on this connection. It is done with, as if acknowledged; one of a share is
+    /// given back.
+    pub(super) fn give_up(&mut self, id: PacketId) -> Option<Source> {
+        let flight = self.flights.get_mut(&id.get())?;
+        let shared = flight.source.take_if(|source| source.is_shared);
         self.land(id);
+        shared
+    }
+
+    /// Whether something is under way under `id`.
+    pub(super) fn is_in_use(&self, id: PacketId) -> bool {
+        self.flights.contains_key(&id.get())
+    }
+
+    /// The message under `id` is of no stream any more.
+    pub(super) fn own(&mut self, id: PacketId) {
+        if let Some(flight) = self.flights.get_mut(&id.get()) {
+            flight.source = None;
+        }
     }
 
     /// Sends nothing until [`Outbound::resume`].

@@ -261,7 +261,7 @@ impl Session {
         let waits = source.is_some() && self.waits_for_mark(qos);
         if !waits && let Err(reason) = self.put_copy(&copy, id, false, cx, out) {
             if let Some(source) = source {
-                self.done_with(source);
+                self.refuse(source);
             }
             return Err(reason);
         }
@@ -385,7 +385,7 @@ impl Session {
                 Again::Release(id) => self.say(&Packet::Pubrel(Ack::success(id)), out),
                 Again::Publish(id, copy) => {
                     if let Err(reason) = self.put_copy(&copy, id, true, cx, out) {
-                        self.state.outbound.give_up(id);
+                        self.give_up(id);
                         self.state.drop_messages(cx, reason, 1);
                         self.tell_flight(id, FlightChange::Dropped(reason));
                     }

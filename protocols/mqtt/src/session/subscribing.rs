@@ -9,8 +9,10 @@ use hashbrown::HashMap;
 use longtail_broker::auth::{Action as Right, Verdict};
 use longtail_broker::ephemeral::{LiveOptions, TargetOptions};
 use longtail_broker::router::{GroupScope, GroupSpec, Strategy, Subscription as Routed};
+use longtail_engine::config::GroupName;
 use longtail_model::{DollarRule, Filter};
 
+use super::feed::group_of;
 use super::hooked::BY_A_HOOK;
 use super::sending::Replay;
 use super::{Action, Broken, Cx, Outbox, Session, Tag};
@@ -33,12 +35,20 @@ pub(crate) struct Held {
     pub(crate) group: Option<Arc<str>>,
     /// How it is served.
     pub(crate) options: LiveOptions,
+    /// Whether it is counted among those that its filter's stream is for. Between a packet and what it asks for, a
+    /// connection may lose its session: only what was counted is to be released.
+    pub(crate) is_counted: bool,
 }
 
 impl Held {
     /// Whether messages wait for it in a stream.
     pub(crate) fn has_stream(&self) -> bool {
         self.options.not_assured
+    }
+
+    /// The group in that stream that the session with this number draws from.
+    pub(crate) fn stream_group(&self, number: u64) -> GroupName {
+        group_of(number, self.group.as_deref())
     }
 }
 
@@ -50,6 +60,14 @@ pub struct Subscribing {
     pub wanted: Vec<Result<Wanted, ReasonCode>>,
     /// What a client of 3.1, which knows no failure, is answered.
     asked: Vec<Qos>,
+}
+
+impl Subscribing {
+    /// Whether something of it is a member of a share.
+    pub(crate) fn shares(&self) -> bool {
+        let mut wanted = self.wanted.iter().flatten();
+        wanted.any(|wanted| wanted.group.is_some())
+    }
 }
 
 /// One subscription.
@@ -128,14 +146,18 @@ impl Session {
             tag.id = id;
             wanted.options.tag = tag.pack();
             wanted.options.not_assured =
-                self.is_lasting() && wanted.group.is_none() && tag.qos != Qos::AtMostOnce;
+                wanted.group.is_some() || self.is_lasting() && tag.qos != Qos::AtMostOnce;
             let held = Held {
                 filter: wanted.filter.clone(),
                 group: wanted.group.clone(),
                 options: wanted.options,
+                is_counted: false,
             };
             let old = self.state.subscriptions.insert(wanted.text.clone(), held);
-            wanted.had_stream = old.as_ref().is_some_and(Held::has_stream);
+            wanted.had_stream = old.as_ref().is_some_and(|old| old.is_counted);
+            if wanted.had_stream {
+                self.count(&wanted.text);
+            }
             let is_new = old.is_none();
             wanted.replays = wanted.group.is_none()
                 && match handling {
@@ -272,6 +294,18 @@ impl Session {
             }
         }
         self.pump(cx, out);
+    }
+
+    /// The stream of a subscription's filter is there for it too; `false` if it was already, or the subscription is gone.
+    pub(crate) fn count(&mut self, text: &str) -> bool {
+        let held = self.state.subscriptions.get_mut(text);
+        held.is_some_and(|held| !std::mem::replace(&mut held.is_counted, true))
+    }
+
+    /// It is not any more; whether it was.
+    pub(crate) fn uncount(&mut self, text: &str) -> bool {
+        let held = self.state.subscriptions.get_mut(text);
+        held.is_some_and(|held| std::mem::take(&mut held.is_counted))
     }
 
     /// The router has refused a subscription after all.
