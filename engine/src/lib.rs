@@ -29,6 +29,7 @@ mod open;
 mod rare;
 mod shard;
 mod stream;
+mod table;
 
 pub use budget::{Budgets, Holding};
 pub use command::{

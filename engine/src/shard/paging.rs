@@ -15,8 +15,8 @@ use super::trim::Cut;
 use super::{Refusal, Shard};
 use crate::structures::index::{PAGE_SEQS, Page, PageSource, PagedIndex};
 
-/// Pages kept after they were read: every stream that is consumed from pages needs one.
-const CACHED: usize = 16;
+/// Pages kept after they were read, each about 9 KB: every stream that is consumed from pages needs one.
+const CACHED: usize = 64;
 /// Pages moved out of a sparse file before one checkpoint at most.
 const MOVED_MAX: usize = 256;
 
@@ -24,6 +24,8 @@ const MOVED_MAX: usize = 256;
 #[derive(Default)]
 pub(crate) struct PageCache {
     pages: RefCell<Vec<(PageId, Arc<Page>, u64)>>,
+    /// The place in `pages` of the one that was asked for last: the next question is likely about the same.
+    latest: Cell<usize>,
     clock: Cell<u64>,
     reads: Cell<u64>,
     failed: RefCell<Option<String>>,
@@ -34,7 +36,13 @@ impl PageCache {
         let now = self.clock.get() + 1;
         self.clock.set(now);
         let mut pages = self.pages.borrow_mut();
-        let (_, page, used) = pages.iter_mut().find(|(cached, ..)| *cached == id)?;
+        let latest = self.latest.get();
+        let at = match pages.get(latest) {
+            Some((cached, ..)) if *cached == id => latest,
+            _ => pages.iter().position(|(cached, ..)| *cached == id)?,
+        };
+        self.latest.set(at);
+        let (_, page, used) = pages.get_mut(at)?;
         *used = now;
         Some(Arc::clone(page))
     }
@@ -124,7 +132,7 @@ impl Shard {
 
     /// Adds a message to an index, and writes out what that brings beyond the budget.
     pub(crate) fn push_to(&mut self, id: IndexId, seq: Seq, position: Lsn) {
-        let index = self.indexes.entry(id).or_default();
+        let index = self.indexes.get_or_default(id);
         let before = index.resident();
         if !index.push(seq, position) {
             return;
@@ -189,10 +197,14 @@ impl Shard {
 
     /// Takes what a cut takes out of an index that is one stream's own, a page at a time, and lets go of the records.
     /// Returns how many there were. What is in a page that cannot be read goes as with [`Shard::forget_in`].
-    pub(crate) fn take_all_from(&mut self, id: IndexId, cut: Cut<'_>) -> u64 {
+    pub(crate) fn take_all_from(&mut self, stream: StreamId, id: IndexId, cut: Cut<'_>) -> u64 {
         let edge = Seq(cut.below.0 / PAGE_SEQS * PAGE_SEQS);
+        let mut count = match self.is_long(id) {
+            true => self.leave_below(stream, id, cut),
+            false => 0,
+        };
         // First what may share a page with what stays: whoever counted has just read that.
-        let mut count = self.take_span(id, edge, cut.below, cut);
+        count += self.take_span(id, edge, cut.below, cut);
         let whole: Vec<u64> = (self.indexes.get(&id).into_iter())
             .flat_map(PagedIndex::pages)
             .map(|(number, _)| number)
@@ -217,6 +229,30 @@ impl Shard {
             }
         }
         count + self.take_span(id, Seq(0), edge, cut)
+    }
+
+    /// Leaves what a cut takes in whole pages and chunks of an index to be given back in steps. Returns how many that
+    /// are.
+    fn leave_below(&mut self, stream: StreamId, id: IndexId, cut: Cut<'_>) -> u64 {
+        let durable = self.is_durable(stream);
+        let Some(index) = self.indexes.get_mut(&id) else {
+            return 0;
+        };
+        let before = index.resident();
+        let taken = index.split_below(cut.below, cut.except);
+        self.resident = (self.resident + index.resident()).saturating_sub(before);
+        let count = taken.len() as u64;
+        self.leave(stream, durable, taken);
+        count
+    }
+
+    /// Leaves a whole index to be given back in steps.
+    pub(crate) fn leave_index(&mut self, stream: StreamId, id: IndexId) {
+        let durable = self.is_durable(stream);
+        if let Some(index) = self.indexes.remove(&id) {
+            self.resident = self.resident.saturating_sub(index.resident());
+            self.leave(stream, durable, *index);
+        }
     }
 
     fn take_span(&mut self, id: IndexId, from: Seq, to: Seq, cut: Cut<'_>) -> u64 {
@@ -252,7 +288,7 @@ impl Shard {
         }
     }
 
-    fn free_page(&mut self, page: PageId) {
+    pub(crate) fn free_page(&mut self, page: PageId) {
         self.logs.page_cache().forget(page);
         if let Some(log) = self.logs.durable() {
             log.free_page(page);
@@ -274,6 +310,9 @@ impl Shard {
         };
         let freed = index.rewritten(number, new);
         self.resident = (self.resident + index.resident()).saturating_sub(before);
+        if let Some(page) = Page::decode(&bytes) {
+            self.logs.page_cache().put(new, &Arc::new(page));
+        }
         if let Some(page) = freed {
             self.free_page(page);
         }
@@ -286,7 +325,7 @@ impl Shard {
             return;
         };
         let mut pages: Vec<(IndexId, u64)> = (self.indexes.iter())
-            .flat_map(|(&id, index)| index.pages().map(move |(number, page)| (id, number, page)))
+            .flat_map(|(id, index)| index.pages().map(move |(number, page)| (id, number, page)))
             .filter(|(.., page)| page.file == file)
             .map(|(id, number, _)| (id, number))
             .collect();

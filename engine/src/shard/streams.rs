@@ -219,7 +219,7 @@ impl Shard {
         self.listing.insert(stream, ());
         self.streams.insert(
             stream,
-            Box::new(Stream {
+            Stream {
                 id: stream,
                 name,
                 config,
@@ -235,7 +235,7 @@ impl Shard {
                 appended: 0,
                 removed: 0,
                 extra: Rare::default(),
-            }),
+            },
         );
     }
 
@@ -316,6 +316,12 @@ impl Shard {
             .collect();
         let holders = self.release_all(held);
         self.doubt_unreadable(stream);
+        let own = (self.streams.get(&stream)).filter(|state| !state.shares_numbers());
+        if let Some(index) = own.map(|state| state.index)
+            && self.is_long(index)
+        {
+            self.leave_index(stream, index);
+        }
         let index = self.streams.get(&stream).map(|state| state.index);
         let mut from = Seq::FIRST;
         while let Some(index) = index {

@@ -192,6 +192,7 @@ impl World {
             } else {
                 Durability::Interval
             },
+            clear_step: *random.pick(&[0, 3, 4096]),
             ..ShardConfig::default()
         };
         let now = 1_000_000 + random.below(1_000_000);
@@ -483,7 +484,10 @@ impl World {
                 }
                 None
             }
-            _ => None,
+            _ => {
+                self.shard.clear_some();
+                None
+            }
         };
         if let Some(job) = job {
             self.flight.push(Flight::Job(job));
