@@ -72,6 +72,13 @@ fn name(at: usize) -> StreamName {
 }
 
 /// "own" and "log" number for themselves, the others together; "log" keeps what is settled.
+fn delete(at: usize) -> Command {
+    Command::Delete {
+        name: name(at),
+        only: longtail_engine::Only::default(),
+    }
+}
+
 fn config_of(at: usize) -> StreamConfig {
     let mut config = StreamConfig {
         group: Some(GroupConfig {
@@ -618,7 +625,7 @@ fn a_damaged_page_is_reported_by_whatever_needs_it_and_nothing_is_left_out() {
     assert!(trouble.contains("is damaged"), "{trouble}");
 
     // The stream can be deleted, and another be used.
-    assert_eq!(world.ask(Command::Delete { name: name(0) }), Reply::Done);
+    assert_eq!(world.ask(delete(0)), Reply::Done);
     world.publish(1, 10);
     assert_eq!(world.model[1].len(), 10);
     world.turn();

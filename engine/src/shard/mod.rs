@@ -371,7 +371,7 @@ impl Shard {
                 held,
             } => self.purge(&stream, group.as_deref(), held, fx),
             Command::Define { name, config } => self.define(name, &config),
-            Command::Delete { name } => self.delete(&name, fx),
+            Command::Delete { name, only } => self.delete(&name, only, fx),
             Command::DefineGroup {
                 stream,
                 group,

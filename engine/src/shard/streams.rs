@@ -5,10 +5,10 @@ use longtail_model::{Durability, GroupId, IndexId, Link, Seq, StreamId};
 use super::timers::Timer;
 use super::{Outcome, Shard, now_reply};
 use crate::budget::{Held, Holding};
-use crate::command::Role;
+use crate::command::{Only, Role};
 use crate::config::{Numbering, StreamConfig, StreamName};
 use crate::definition;
-use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
+use crate::effect::{Effect, Effects, Gate, Refusal, Reply, Unmet};
 use crate::event;
 use crate::rare::Rare;
 use crate::stream::{Group, Roster, SessionKey, Stream};
@@ -286,10 +286,22 @@ impl Shard {
         }
     }
 
-    pub(crate) fn delete(&mut self, name: &StreamName, fx: &mut dyn Effects) -> Outcome {
+    pub(crate) fn delete(
+        &mut self,
+        name: &StreamName,
+        only: Only,
+        fx: &mut dyn Effects,
+    ) -> Outcome {
         let Some(&stream) = self.names.get(name) else {
             return now_reply(Reply::NotFound);
         };
+        let state = &self.streams[&stream];
+        if only.unused && state.consumers > 0 {
+            return Err(Refusal::Unmet(Unmet::Unused));
+        }
+        if only.empty && !state.has_only_held() {
+            return Err(Refusal::Unmet(Unmet::Empty));
+        }
         let level = self.streams[&stream].level;
         let mut gate = Gate::OPEN;
         if self.streams[&stream].defined {

@@ -130,7 +130,9 @@ fn without_position(mut effect: Effect) -> Effect {
         Effect::Push(delivery) | Effect::Reply(_, Reply::Delivered(delivery)) => {
             delivery.position = Lsn::ZERO;
         }
-        Effect::Reply(_, Reply::Peeked { position, .. }) => *position = Lsn::ZERO,
+        Effect::Reply(_, Reply::Peeked { position, .. } | Reply::Published { position, .. }) => {
+            *position = Lsn::ZERO;
+        }
         Effect::Reply(_, Reply::Batch { messages, .. }) => {
             messages
                 .iter_mut()
