@@ -11,6 +11,7 @@ mod groups;
 mod inspect;
 mod logs;
 mod mark;
+mod mend;
 mod paging;
 mod pause;
 mod publish;
@@ -407,6 +408,9 @@ impl Shard {
 
     /// Tells the log of the deliveries of this batch. To be called after the last command of a batch, before writing.
     pub fn end_batch(&mut self) {
+        if self.logs.page_cache().has_lost() {
+            self.mend_pages();
+        }
         if self.taken.is_empty() {
             return;
         }

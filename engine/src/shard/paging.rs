@@ -5,6 +5,7 @@
 //! taken out without its position; the log keeps the record until its segment is rewritten.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use longtail_log::{PageError, PageId, ShardLog};
@@ -17,6 +18,8 @@ use crate::structures::index::{PAGE_SEQS, Page, PageSource, PagedIndex};
 
 /// Pages kept after they were read, each about 9 KB: every stream that is consumed from pages needs one.
 const CACHED: usize = 64;
+/// Pages that could not be read and are remembered, so that making them again is tried once.
+const TRIED: usize = 1024;
 /// Pages moved out of a sparse file before one checkpoint at most.
 const MOVED_MAX: usize = 256;
 
@@ -29,6 +32,10 @@ pub(crate) struct PageCache {
     clock: Cell<u64>,
     reads: Cell<u64>,
     failed: RefCell<Option<String>>,
+    /// Pages that are not what was written, to be made again.
+    lost: RefCell<Vec<PageId>>,
+    /// Those that were found lately, whatever became of them.
+    tried: RefCell<VecDeque<PageId>>,
 }
 
 impl PageCache {
@@ -58,6 +65,32 @@ impl PageCache {
         pages.push((id, Arc::clone(page), self.clock.get()));
     }
 
+    /// Notes that a page cannot be read because of what it is, not because the disk refuses for now.
+    fn lose(&self, id: PageId) {
+        let mut tried = self.tried.borrow_mut();
+        if tried.contains(&id) {
+            return;
+        }
+        if tried.len() >= TRIED {
+            tried.pop_front();
+        }
+        tried.push_back(id);
+        self.lost.borrow_mut().push(id);
+    }
+
+    pub(crate) fn has_lost(&self) -> bool {
+        !self.lost.borrow().is_empty()
+    }
+
+    pub(crate) fn take_lost(&self) -> Vec<PageId> {
+        self.lost.take()
+    }
+
+    /// All pages can be read again, as far as anybody knows.
+    pub(crate) fn trust(&self) {
+        *self.failed.borrow_mut() = None;
+    }
+
     fn forget(&self, id: PageId) {
         self.pages.borrow_mut().retain(|(cached, ..)| *cached != id);
     }
@@ -85,7 +118,11 @@ impl PageSource for Logs {
                 Ok(page)
             }
             Err(error) => {
-                tracing::error!(page = %id, %error, "cannot read a page of an index");
+                let file = log.page_file(id);
+                tracing::error!(file, offset = id.offset, %error, "cannot read a page of an index");
+                if matches!(error, PageError::Damaged { .. } | PageError::Missing(_)) {
+                    cache.lose(id);
+                }
                 *cache.failed.borrow_mut() = Some(format!("an index is incomplete: {error}"));
                 Err(error)
             }
@@ -317,6 +354,26 @@ impl Shard {
             self.free_page(page);
         }
         Ok(true)
+    }
+
+    /// Puts other bytes in the place of a page that cannot be read.
+    pub(crate) fn replace_page(
+        &mut self,
+        id: IndexId,
+        number: u64,
+        bytes: &[u8],
+        old: PageId,
+    ) -> Result<(), String> {
+        let new = self.logs.durable().and_then(|log| log.write_page(bytes));
+        let new = new.ok_or("the log takes no page now")?;
+        let Some(index) = self.indexes.get_mut(&id) else {
+            return Err("its index is gone".to_owned());
+        };
+        let before = index.resident();
+        index.rewritten(number, new);
+        self.resident = (self.resident + index.resident()).saturating_sub(before);
+        self.free_page(old);
+        Ok(())
     }
 
     /// Empties a page file that is mostly free, so that it can go. To be called before a checkpoint.

@@ -12,6 +12,7 @@ use longtail_log::{PageError, PageId};
 use longtail_model::{Lsn, Seq};
 
 use super::super::{Corrupt, varint};
+use super::chunk::Chunk;
 use super::page::{self, CHUNKS, Gone, Page};
 use super::{Index, split};
 
@@ -462,6 +463,42 @@ impl PagedIndex {
         page.map_or(self.last_seq().next(), |(number, _)| {
             Seq((number + 1) * PAGE_SEQS)
         })
+    }
+
+    /// The number of the page that lies there.
+    #[must_use]
+    pub fn number_of(&self, page: PageId) -> Option<u64> {
+        let found = self.cold.iter().find(|(_, cold)| cold.id == page);
+        found.map(|(&number, _)| number)
+    }
+
+    /// Entries that are left of a page.
+    #[must_use]
+    pub fn live_in(&self, number: u64) -> usize {
+        let cold = self.cold.get(&number);
+        cold.map_or(0, |cold| usize::from(cold.live))
+    }
+
+    /// Whether a number was removed from a page since that was written.
+    #[must_use]
+    pub fn is_gone(&self, number: u64, seq: Seq) -> bool {
+        let cold = self.cold.get(&number);
+        cold.is_some_and(|cold| cold.gone.contains(place(seq).1))
+    }
+
+    /// The bytes of a page with these entries, ascending and all of one page.
+    #[must_use]
+    pub fn page_of(entries: impl Iterator<Item = (Seq, Lsn)>) -> Vec<u8> {
+        let mut slots: BTreeMap<u64, Vec<(u8, u64)>> = BTreeMap::new();
+        for (seq, lsn) in entries {
+            let (chunk, slot) = split(seq.0);
+            slots.entry(chunk).or_default().push((slot, lsn.0));
+        }
+        let chunk = |(&number, slots): (&u64, &Vec<(u8, u64)>)| {
+            Some((number, Chunk::new(slots.iter().copied())?))
+        };
+        let chunks: Vec<(u64, Chunk)> = slots.iter().filter_map(chunk).collect();
+        page::encode(chunks.iter().map(|(number, chunk)| (*number, chunk)))
     }
 
     /// The pages that are written out: number and place.
