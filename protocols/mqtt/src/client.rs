@@ -88,7 +88,7 @@ impl Client {
             return None;
         }
         let fresh = rand::random::<u64>() | 1;
-        session.take_in(resumed.take(), fresh, durable.incoming(), cx);
+        session.take_in(resumed.take(), fresh, durable.incoming().stream(), cx);
         self.seat = Some((epoch, membership));
         cx.counters.client_came();
         if !session.is_lasting() {
@@ -151,7 +151,7 @@ impl Client {
         if self.link.is_some() {
             return false;
         }
-        session.equip(durable.incoming());
+        session.equip(durable.incoming().stream());
         self.link = Some(link);
         true
     }
