@@ -61,7 +61,10 @@ macro_rules! unused {
 
 type Fixed = foldhash::fast::FixedState;
 
-unused!(super::receiving::Receiving, super::receiving::Receiving::NOTHING);
+unused!(
+    super::receiving::Receiving,
+    super::receiving::Receiving::NOTHING
+);
 unused!(VecDeque<super::sending::Replay>, VecDeque::new());
 unused!(
     hashbrown::HashMap<u16, super::receiving::Held, Fixed>,
