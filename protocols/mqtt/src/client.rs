@@ -29,7 +29,7 @@ pub struct Client {
     /// An exchange in which it is the client's turn.
     pub(crate) exchange: Option<Box<dyn Exchange>>,
     /// When what the client has shown ends.
-    pub(crate) login_ends: Option<TimerKey>,
+    pub(crate) login_ends: Option<Box<TimerKey>>,
 }
 
 /// How a client has got its session.
