@@ -392,7 +392,7 @@ impl Durable {
         for seq in state.incoming().filter_map(Entry::give_up) {
             self.incoming.remove(seq);
         }
-        for (text, held) in &state.subscriptions {
+        for (text, held) in state.subscriptions.iter() {
             self.forget_subscription(state.number, text, Box::new(|_| ()));
             if held.is_counted {
                 self.release(&held.filter, state.number, held.group.as_deref());
