@@ -11,6 +11,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import cases.connect  # noqa: E402,F401  (imported for the cases they register)
 import cases.errors  # noqa: E402,F401
 import cases.flow  # noqa: E402,F401
+import cases.in_flight  # noqa: E402,F401
 import cases.messages  # noqa: E402,F401
 import cases.qos  # noqa: E402,F401
 import cases.restart  # noqa: E402,F401

@@ -1,6 +1,6 @@
 //! What the edge keeps for one connection: the bytes, the session, and the session's way to its streams.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use longtail_edge::Out;
 use longtail_model::SessionId;
@@ -8,8 +8,10 @@ use longtail_model::SessionId;
 use crate::access::Exchange;
 use crate::codec::Decoder;
 use crate::durable::Durable;
+use crate::durable::link;
 use crate::durable::records::SessionRecord;
-use crate::seat::Membership;
+use crate::seat::{Conn, Membership};
+use crate::session::kept::Write;
 use crate::session::{Action, Cx, Left, Session, State, Subscribing};
 use crate::timers::TimerKey;
 
@@ -22,6 +24,8 @@ pub struct Client {
     pub(crate) seat: Option<(u64, Membership)>,
     /// Its session at the shard, if its MQTT session outlives the connection.
     pub(crate) link: Option<SessionId>,
+    /// The connection, where there is a link.
+    conn: Weak<Conn>,
     /// What is written of the session is durable.
     is_recorded: bool,
     /// A SUBSCRIBE that waits for the shard.
@@ -51,6 +55,7 @@ impl Client {
             actions: Vec::new(),
             seat: None,
             link: None,
+            conn: Weak::new(),
             is_recorded: false,
             joining: None,
             exchange: None,
@@ -85,7 +90,7 @@ impl Client {
             return None;
         }
         let fresh = rand::random::<u64>() | 1;
-        session.take_in(resumed.take(), fresh, durable.incoming().stream(), cx);
+        session.take_in(resumed.take(), fresh, durable.stores(), cx);
         self.seat = Some((epoch, membership));
         cx.counters.client_came();
         if !session.is_lasting() {
@@ -109,6 +114,7 @@ impl Client {
     /// The session's way to its streams is there: it asks for what waits. `false`: it has gone.
     pub(crate) fn begin(
         &mut self,
+        conn: &Arc<Conn>,
         link: SessionId,
         durable: &Durable,
         cx: &Cx<'_>,
@@ -122,6 +128,7 @@ impl Client {
             return false;
         };
         self.link = Some(link);
+        self.conn = Arc::downgrade(conn);
         let held = session.state().subscriptions.iter();
         let filters: Vec<_> = held
             .filter(|(_, held)| held.has_stream())
@@ -136,6 +143,10 @@ impl Client {
             }
         }
         session.resumed(cx, out);
+        if let Some(feed) = session.feed_mut() {
+            // If so, whoever has called this sees to it.
+            feed.may_go_on();
+        }
         self.queue(durable);
         true
     }
@@ -148,7 +159,7 @@ impl Client {
         if self.link.is_some() {
             return false;
         }
-        session.equip(durable.incoming().stream());
+        session.equip(durable.stores());
         self.link = Some(link);
         true
     }
@@ -186,12 +197,29 @@ impl Client {
         let (Some(link), Some(session)) = (self.link, &mut self.session) else {
             return false;
         };
+        let number = session.state().number;
         let Some(feed) = session.feed_mut() else {
             return false;
         };
+        let writes = feed.take_writes();
+        let has_writes = !writes.is_empty();
+        for write in writes {
+            match write {
+                Write::Forget(id) => durable.forget_in_flight(number, id),
+                Write::Keep { flight, release } => {
+                    let (conn, id) = (Weak::clone(&self.conn), flight.id);
+                    let done = Box::new(move |outcome| {
+                        if let Some(conn) = conn.upgrade().filter(|_| release) {
+                            link::kept(&conn, id, &outcome);
+                        }
+                    });
+                    durable.record_in_flight(number, &flight, done);
+                }
+            }
+        }
         let commands = feed.commands();
         if commands.is_empty() {
-            return false;
+            return has_writes;
         }
         durable.enqueue(link, commands);
         true
@@ -290,7 +318,7 @@ mod tests {
         let (mut session, _) = Session::greet(&connect, String::new, cx.limits, NOW).unwrap();
         let grants = Arc::new(Grants::full());
         (session.authorize(grants, None, Origin(7), cx.limits)).unwrap();
-        session.take_in(None, 0, durable.incoming(), cx);
+        session.take_in(None, 0, durable.stores(), cx);
         session.welcome(cx, out);
         let subscribe = Packet::Subscribe(Subscribe {
             packet_id: PacketId::MIN,
@@ -339,7 +367,13 @@ mod tests {
             session.answered(token, reply, None, &cx, &mut out);
         };
         // One thread sees the stream opened, and another, before the first does anything about it, the rest.
-        answer(&mut client, 1, &Reply::Opened { stream: StreamId(5) });
+        answer(
+            &mut client,
+            1,
+            &Reply::Opened {
+                stream: StreamId(5),
+            },
+        );
         assert!(client.take_news(&durable).is_none());
         let marked = Reply::Marked {
             group: GroupId(6),

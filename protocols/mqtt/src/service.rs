@@ -125,7 +125,7 @@ impl Protocol for Mqtt {
         let then = loop {
             if session
                 .as_ref()
-                .is_some_and(|session| session.is_greeting())
+                .is_some_and(|session| session.is_greeting() || session.is_resuming())
             {
                 break Then::Pause;
             }

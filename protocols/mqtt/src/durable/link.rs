@@ -15,11 +15,10 @@ use longtail_model::SessionId;
 use parking_lot::Mutex;
 
 use super::Durable;
-use crate::codec::ReasonCode;
+use crate::codec::{PacketId, ReasonCode};
 use crate::publish::reason_of;
 use crate::seat::{Conn, Membership};
-use crate::session::feed::Feed;
-use crate::session::{Held, Session, Subscribing, Unsubscribing};
+use crate::session::{Held, Subscribing, Unsubscribing};
 use crate::tenant::Tenant;
 
 /// Where the shard's effects for one session go.
@@ -29,6 +28,8 @@ struct Link {
     has_queued: AtomicBool,
     /// Streams were opened, or a subscription is answered.
     has_news: AtomicBool,
+    /// The client is to be heard again.
+    may_go_on: AtomicBool,
 }
 
 /// Why a connection ends whose client cannot be told that something was not done.
@@ -72,8 +73,13 @@ impl Sink for Link {
                 // Its subscription has ended.
                 Effect::Cancelled { .. } => {}
             }
-            if session.feed_mut().is_some_and(Feed::has_news) {
-                self.has_news.store(true, Ordering::Relaxed);
+            if let Some(feed) = session.feed_mut() {
+                if feed.has_news() {
+                    self.has_news.store(true, Ordering::Relaxed);
+                }
+                if feed.may_go_on() {
+                    self.may_go_on.store(true, Ordering::Relaxed);
+                }
             }
             if client.queue(tenant.durable()) {
                 self.has_queued.store(true, Ordering::Relaxed);
@@ -94,6 +100,9 @@ impl Sink for Link {
             run(tenant.durable());
         }
         self.conn.flush_soon();
+        if self.may_go_on.swap(false, Ordering::Relaxed) {
+            self.conn.resume();
+        }
     }
 }
 
@@ -104,6 +113,7 @@ impl Durable {
             conn: Arc::clone(conn),
             has_queued: AtomicBool::new(false),
             has_news: AtomicBool::new(false),
+            may_go_on: AtomicBool::new(false),
         };
         self.shards.attach(self.home, Arc::new(link))
     }
@@ -126,7 +136,7 @@ pub(crate) fn enter(conn: &Arc<Conn>, tenant: &Tenant) {
     let session = durable.attach(conn);
     let cx = tenant.cx();
     let attached = conn.with(|client, out| {
-        if !client.begin(session, durable, &cx, out) {
+        if !client.begin(conn, session, durable, &cx, out) {
             return false;
         }
         client.try_welcome(&cx, out);
@@ -167,6 +177,16 @@ fn news(conn: &Arc<Conn>, tenant: &Tenant) {
     if let Some((subscribing, failed)) = joined.flatten() {
         joined_all(conn, tenant, subscribing, &failed);
     }
+}
+
+/// That the message under `id` is released is on record, or was refused. No lock may be held.
+pub(crate) fn kept(conn: &Arc<Conn>, id: PacketId, outcome: &Result<(), Refusal>) {
+    conn.with(|client, out| {
+        if let Some(session) = client.session() {
+            session.kept(id, outcome, out);
+        }
+    });
+    conn.flush_soon();
 }
 
 /// A session that ends with its connection becomes a member of a share. No lock may be held.
@@ -225,8 +245,8 @@ fn joined_all(
             if subscription.group.is_some() {
                 // Others may be members: what is theirs is not to come here.
                 conn.with(|client, _| {
-                    if let Some(feed) = client.session_mut().and_then(Session::feed_mut) {
-                        feed.leave(&subscription.text);
+                    if let Some(session) = client.session_mut() {
+                        session.part_with(&subscription.text);
                     }
                     client.queue(durable);
                 });
@@ -241,6 +261,12 @@ fn joined_all(
             && uncount(&subscription.text)
         {
             // It has come down to QoS 0.
+            conn.with(|client, _| {
+                if let Some(session) = client.session_mut() {
+                    session.part_with(&subscription.text);
+                }
+                client.queue(durable);
+            });
             durable.release(&subscription.filter, number, None);
         }
     }
@@ -279,12 +305,12 @@ pub(crate) fn unsubscribe(
         router.unsubscribe(&held.filter, membership.target(), held.group.as_deref());
     }
     conn.with(|client, _| {
-        if let Some(feed) = client.session_mut().and_then(|session| session.feed_mut()) {
-            let shared = unsubscribing.ended.iter();
-            for (text, _) in shared.filter(|(_, held)| held.group.is_some()) {
-                feed.leave(text);
+        if let Some(session) = client.session_mut() {
+            for (text, _) in &unsubscribing.ended {
+                session.part_with(text);
             }
         }
+        // Before the group goes, and the record of the subscription.
         client.queue(durable);
     });
     let waiting = Waiting::new(conn, Answer::Unsubscribed(unsubscribing));

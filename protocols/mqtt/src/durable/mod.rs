@@ -30,7 +30,9 @@ use longtail_model::{DollarRule, Durability, Filter, SessionId, ShardId, StreamI
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
-use crate::session::feed::group_of;
+use crate::codec::PacketId;
+use crate::session::feed::{Stores, group_of};
+use crate::session::kept::InFlight;
 use crate::session::{Held, State, Subscriptions};
 use incoming::{Entry, Incoming};
 use records::{Record, SessionRecord};
@@ -118,6 +120,7 @@ impl Durable {
         let home = broker.placement(&name, &Numbering::Own);
         let mut sessions = Vec::new();
         let mut subscriptions: HashMap<u64, Subscriptions> = HashMap::new();
+        let mut flights: HashMap<u64, Vec<InFlight>> = HashMap::new();
         let records = if broker.durability() == Durability::Memory {
             None
         } else {
@@ -134,6 +137,9 @@ impl Durable {
                 Some(Record::Subscription(number, text, held)) => {
                     let of_session = subscriptions.entry(*number).or_default();
                     of_session.insert(text.clone(), held.clone());
+                }
+                Some(Record::InFlight(number, flight)) => {
+                    flights.entry(*number).or_default().push(flight.clone());
                 }
                 None => {}
             });
@@ -163,10 +169,20 @@ impl Durable {
                 record,
             })
             .collect();
+        for session in &mut restored {
+            for flight in flights.remove(&session.record.number).into_iter().flatten() {
+                session.state.restore_in_flight(flight);
+            }
+        }
+        // Of sessions that are gone.
         for (number, left) in subscriptions {
-            // Of sessions that are gone.
             for text in left.keys() {
                 durable.forget_subscription(number, text, Box::new(|_| ()));
+            }
+        }
+        for (number, left) in flights {
+            for flight in left {
+                durable.forget_in_flight(number, flight.id);
             }
         }
         durable.incoming.restore(&client, &mut restored)?;
@@ -237,6 +253,14 @@ impl Durable {
     /// The QoS 2 messages that await their PUBREL.
     pub(crate) fn incoming(&self) -> &Incoming {
         &self.incoming
+    }
+
+    /// Where a session keeps what is no stream's of a filter.
+    pub(crate) fn stores(&self) -> Stores {
+        Stores {
+            incoming: self.incoming.stream(),
+            has_records: self.records.is_some(),
+        }
     }
 
     /// The shard of everything durable here.
@@ -387,10 +411,30 @@ impl Durable {
         records.remove(&records::subscription_key(number, text), done)
     }
 
+    /// Writes that a message is in flight to a session, as [`Durable::record`].
+    pub(crate) fn record_in_flight(&self, number: u64, flight: &InFlight, done: Done) -> bool {
+        let Some(records) = &self.records else {
+            return false;
+        };
+        let key = records::in_flight_key(number, flight.id);
+        records.set(key, None, records::encode_in_flight(flight), done);
+        true
+    }
+
+    /// Forgets that one is. Only queues.
+    pub(crate) fn forget_in_flight(&self, number: u64, id: PacketId) {
+        if let Some(records) = &self.records {
+            let _ = records.remove(&records::in_flight_key(number, id), Box::new(|_| ()));
+        }
+    }
+
     /// Removes everything that a session has beside its own record. Only queues.
     pub(crate) fn discard(&self, state: &State) {
         for seq in state.incoming().filter_map(Entry::give_up) {
             self.incoming.remove(seq);
+        }
+        for id in state.kept() {
+            self.forget_in_flight(state.number, id);
         }
         for (text, held) in state.subscriptions.iter() {
             self.forget_subscription(state.number, text, Box::new(|_| ()));

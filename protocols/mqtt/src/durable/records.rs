@@ -1,8 +1,10 @@
-//! What the log keeps of a session: a last value for the session and one for each of its subscriptions.
+//! What the log keeps of a session: a last value for the session, one for each of its subscriptions, and one for each
+//! message that is in flight without a subscription.
 //!
 //! A record is a list of named fields, encoded as headers are, so that a later release can add one and an earlier one
-//! passes over it. The payload is that of the will.
+//! passes over it. The payload is that of the will, or of the message.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,16 +13,19 @@ use longtail_broker::ephemeral::LiveOptions;
 use longtail_broker::stored::{Stored, new_value};
 use longtail_engine::NewMessage;
 use longtail_engine::headers;
-use longtail_model::{Filter, Timestamp};
+use longtail_model::{Filter, Seq, Timestamp};
 
-use crate::codec::TopicFilter;
+use crate::codec::{PacketId, Qos, TopicFilter};
 use crate::message::Will;
 use crate::session::Held;
+use crate::session::kept::{InFlight, Origin, Sent};
 
 /// Before a client id.
 const SESSION: &str = "c/";
 /// Before a session's number and a filter.
 const SUBSCRIPTION: &str = "s/";
+/// Before a session's number and a packet id.
+const IN_FLIGHT: &str = "p/";
 
 const NUMBER: &[u8] = b"number";
 const EXPIRY: &[u8] = b"expiry-s";
@@ -36,6 +41,18 @@ const HAS_STREAM: &[u8] = b"has-stream";
 /// What it matches, where a hook has put that in place of what the client asked for.
 const FILTER: &[u8] = b"filter";
 const GROUP: &[u8] = b"group";
+/// Place in the order of sends.
+const SEND: &[u8] = b"send";
+/// At which it was sent; absent once it is released.
+const QOS: &[u8] = b"qos";
+const TOPIC: &[u8] = b"topic";
+const HEADERS: &[u8] = b"headers";
+const RETAIN: &[u8] = b"retain";
+/// One for each identifier of a subscription.
+const FOR: &[u8] = b"for";
+/// The subscription to a share that it came from, and its number there.
+const ORIGIN: &[u8] = b"origin";
+const ORIGIN_SEQ: &[u8] = b"origin-seq";
 
 /// The key of a session.
 pub(super) fn session_key(client_id: &str) -> Arc<str> {
@@ -45,6 +62,11 @@ pub(super) fn session_key(client_id: &str) -> Arc<str> {
 /// The key of a subscription.
 pub(super) fn subscription_key(number: u64, text: &str) -> Arc<str> {
     format!("{SUBSCRIPTION}{number:016x}/{text}").into()
+}
+
+/// The key of a message in flight.
+pub(super) fn in_flight_key(number: u64, id: PacketId) -> Arc<str> {
+    format!("{IN_FLIGHT}{number:016x}/{id}").into()
 }
 
 /// A session.
@@ -183,12 +205,85 @@ fn named(text: &str) -> Option<(Filter, Option<Arc<str>>)> {
     Some((filter, parsed.group.map(Arc::from)))
 }
 
+/// A message in flight as it is written.
+pub(super) fn encode_in_flight(flight: &InFlight) -> NewMessage {
+    let mut fields = Vec::new();
+    headers::put(&mut fields, SEND, &flight.send.to_le_bytes());
+    if let Some(origin) = &flight.origin {
+        headers::put(&mut fields, ORIGIN, origin.text.as_bytes());
+        headers::put(&mut fields, ORIGIN_SEQ, &origin.seq.0.to_le_bytes());
+    }
+    let mut payload = Bytes::new();
+    if let Some(sent) = &flight.sent {
+        let stored = new_value(&sent.message);
+        headers::put(&mut fields, QOS, &[sent.qos as u8]);
+        headers::put(&mut fields, TOPIC, &stored.subject);
+        headers::put(&mut fields, HEADERS, &stored.headers);
+        if sent.retain {
+            headers::put(&mut fields, RETAIN, &[]);
+        }
+        for id in &sent.ids {
+            headers::put(&mut fields, FOR, &id.get().to_le_bytes());
+        }
+        payload = stored.payload;
+    }
+    NewMessage {
+        headers: fields.into(),
+        payload,
+        ..NewMessage::default()
+    }
+}
+
+fn decode_in_flight(id: PacketId, record: &OwnedMessage) -> Option<InFlight> {
+    let (mut send, mut qos, mut topic, mut own) = (None, None, None, None);
+    let (mut text, mut seq, mut retain, mut ids) = (None, None, false, Vec::new());
+    for (name, value) in headers::iter(&record.headers) {
+        match name {
+            SEND => send = number(value),
+            QOS => qos = Some(*value.first()?),
+            TOPIC => topic = Some(value),
+            HEADERS => own = Some(value),
+            RETAIN => retain = true,
+            FOR => ids.push(NonZeroU32::new(short(value)?)?),
+            ORIGIN => text = Some(Arc::from(std::str::from_utf8(value).ok()?)),
+            ORIGIN_SEQ => seq = number(value).map(Seq),
+            _ => {}
+        }
+    }
+    let sent = match qos {
+        None => None,
+        Some(qos) => {
+            let stored = Stored::read(topic?, own.unwrap_or_default());
+            let expires = stored.expires;
+            let message = stored.to_message(record.payload.clone(), record.created, expires);
+            Some(Sent {
+                message: Arc::new(message.ok()?),
+                qos: match qos {
+                    1 => Qos::AtLeastOnce,
+                    2 => Qos::ExactlyOnce,
+                    _ => return None,
+                },
+                retain,
+                ids,
+            })
+        }
+    };
+    Some(InFlight {
+        id,
+        send: send?,
+        sent,
+        origin: text.zip(seq).map(|(text, seq)| Origin { text, seq }),
+    })
+}
+
 /// A record that was read.
 pub(super) enum Record {
     /// Of the session of this client.
     Session(Arc<str>, SessionRecord),
     /// Of the subscription of the session with this number, by its text.
     Subscription(u64, Box<str>, Held),
+    /// Of a message in flight to the session with this number.
+    InFlight(u64, InFlight),
 }
 
 /// Reads a record; `None`: it is none of ours.
@@ -196,6 +291,12 @@ pub(super) fn read(key: &str, record: &OwnedMessage) -> Option<Record> {
     if let Some(client_id) = key.strip_prefix(SESSION) {
         let session = SessionRecord::decode(record)?;
         return Some(Record::Session(client_id.into(), session));
+    }
+    if let Some(rest) = key.strip_prefix(IN_FLIGHT) {
+        let (number, id) = rest.split_once('/')?;
+        let number = u64::from_str_radix(number, 16).ok()?;
+        let id = PacketId::new(id.parse().ok()?)?;
+        return Some(Record::InFlight(number, decode_in_flight(id, record)?));
     }
     let (number, text) = key.strip_prefix(SUBSCRIPTION)?.split_once('/')?;
     let number = u64::from_str_radix(number, 16).ok()?;
@@ -314,9 +415,70 @@ mod tests {
     }
 
     #[test]
+    fn a_message_in_flight_comes_back_as_it_was_sent() {
+        let message = Message {
+            origin: Origin(7),
+            quality: Quality::ExactlyOnce,
+            retain: true,
+            expires: Timestamp(9_000),
+            ..Message::new(Subject::new("a/b").unwrap(), Bytes::from_static(b"m"))
+        };
+        let flight = InFlight {
+            id: PacketId::new(65_535).unwrap(),
+            send: 12,
+            sent: Some(Sent {
+                message: Arc::new(message),
+                qos: Qos::ExactlyOnce,
+                retain: true,
+                ids: vec![NonZeroU32::MIN, NonZeroU32::MAX],
+            }),
+            origin: Some(super::Origin {
+                text: "$share/g/a/#".into(),
+                seq: Seq(3),
+            }),
+        };
+        let back = |flight: &InFlight| {
+            let key = in_flight_key(u64::MAX, flight.id);
+            match read(&key, &written(encode_in_flight(flight))) {
+                Some(Record::InFlight(u64::MAX, back)) => back,
+                _ => panic!("not in flight"),
+            }
+        };
+        let found = back(&flight);
+        assert_eq!((found.id, found.send), (flight.id, 12));
+        assert_eq!(found.origin, flight.origin);
+        let sent = found.sent.unwrap();
+        assert_eq!((sent.qos, sent.retain), (Qos::ExactlyOnce, true));
+        assert_eq!(sent.ids, [NonZeroU32::MIN, NonZeroU32::MAX]);
+        assert_eq!(sent.message.subject.as_str(), "a/b");
+        assert_eq!(&sent.message.payload[..], b"m");
+        assert_eq!(sent.message.expires, Timestamp(9_000));
+        assert_eq!(sent.message.origin, Origin(7));
+        let released = InFlight {
+            sent: None,
+            origin: None,
+            ..flight
+        };
+        let found = back(&released);
+        assert!(found.sent.is_none() && found.origin.is_none());
+        assert_eq!((found.id, found.send), (released.id, 12));
+    }
+
+    #[test]
     fn what_is_no_record_is_none() {
         let nothing = written(NewMessage::default());
-        for key in ["", "c/x", "s/1", "s/zz/a", "s/1/a/#/b", "x/y"] {
+        for key in [
+            "",
+            "c/x",
+            "s/1",
+            "s/zz/a",
+            "s/1/a/#/b",
+            "p/1",
+            "p/1/0",
+            "p/1/70000",
+            "p/1/1",
+            "x/y",
+        ] {
             assert!(read(key, &nothing).is_none(), "{key}");
         }
     }

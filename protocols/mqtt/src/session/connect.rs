@@ -6,10 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use longtail_broker::auth::{Action as Right, CachedGrants, Grants};
 use longtail_broker::message::Origin;
-use longtail_model::{StreamId, Subject, Timestamp};
+use longtail_model::{Subject, Timestamp};
 
 use super::alias::AliasTable;
-use super::feed::Feed;
+use super::feed::{Feed, Stores};
 use super::proving::{Proof, Proving};
 use super::receiving::is_reserved;
 use super::{Cx, Outbox, Phase, Session, State};
@@ -223,12 +223,12 @@ impl Session {
     }
 
     /// The client has its session: `resumed` is the one that it comes back to. A session that outlives its connection
-    /// has a number, `fresh` if it is new, and keeps QoS 2 messages in the stream `incoming`.
+    /// has a number, `fresh` if it is new.
     pub(crate) fn take_in(
         &mut self,
         resumed: Option<State>,
         fresh: u64,
-        incoming: StreamId,
+        stores: Stores,
         cx: &Cx<'_>,
     ) {
         let hello = &self.hello;
@@ -241,7 +241,7 @@ impl Session {
         }
         if self.state.number != 0 {
             self.state.outbound.hold_back();
-            self.feed = Some(Box::new(Feed::new(self.state.number, incoming)));
+            self.feed = Some(Box::new(Feed::new(self.state.number, stores)));
         }
     }
 

@@ -5,17 +5,17 @@
 //! resume:  Open, DefineGroup, Marked, Subscribe ──▶ TakeOne for each mark, in the order of sends ──▶ Credit
 //! QoS 1:   Push ──▶ PUBLISH, Mark (noted) ......... PUBACK ──▶ Ack
 //! QoS 2:   Push ──▶ Mark ──▶ PUBLISH ... PUBREC ──▶ Mark ──▶ PUBREL ... PUBCOMP ──▶ Ack
-//! shared:  Push ──▶ Mark ──▶ PUBLISH ... PUBREC ──▶ Ack  ──▶ PUBREL ... PUBCOMP
+//! shared:  Push ──▶ Mark ──▶ PUBLISH ... PUBREC ──▶ Keep, Ack ──▶ PUBREL ... PUBCOMP
 //! ```
 //!
-//! A mark says under which packet id, when and how far a message was sent. What a client may remember, an id at QoS 2,
+//! A mark says under which packet id, when, at which QoS and how far a message was sent. What a client may remember, an id at QoS 2,
 //! is durable before the client hears of it. Commands are gathered here and queued by whoever holds the connection's
 //! lock.
 //!
 //! A share's messages are the share's: what a member holds when its connection ends goes to another, as new. The marks
 //! on them name the member that made them, which finds them when it comes back before anybody else has taken them. One
-//! that does not outlive its connection makes none. From PUBREC on a message is its member's alone, in its
-//! [`State`](super::State).
+//! that does not outlive its connection makes none. From PUBREC on a message is its member's alone, see
+//! [`kept`](super::kept).
 
 use std::sync::Arc;
 
@@ -30,7 +30,8 @@ use longtail_engine::{
 };
 use longtail_model::{ConsumerTag, GroupId, Link, Seq, StreamId, SubjectRef};
 
-use super::outbound::{Copy, Stage};
+use super::kept::{Origin, Write, origin_of};
+use super::outbound::{Copy, Kept, Stage};
 use super::sending::wanted;
 use super::{Cx, Outbox, Session, Tag};
 use crate::codec::{Ack, Packet, PacketId, Qos};
@@ -55,11 +56,13 @@ impl Source {
 /// The one consumer of a session. What is taken by number counts for it too.
 const CONSUMER: ConsumerTag = ConsumerTag(0);
 
-/// The number that is left on a message: place in the order of sends, stage, packet id.
+/// The number that is left on a message: place in the order of sends, stage and QoS, packet id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Mark {
     pub(super) send: u64,
     pub(super) stage: Stage,
+    /// At which it was sent, 1 or 2, whatever the subscription says by now.
+    pub(super) qos: Qos,
     pub(super) id: PacketId,
 }
 
@@ -72,21 +75,25 @@ const SEND_SHIFT: u32 = 18;
 
 impl Mark {
     fn pack(self) -> u64 {
-        let stage: u64 = match self.stage {
-            Stage::Sent => 1,
-            Stage::Released => 2,
+        let stage: u64 = match (self.stage, self.qos) {
+            (Stage::Sent, Qos::AtMostOnce | Qos::AtLeastOnce) => 1,
+            (Stage::Released, _) => 2,
+            (Stage::Sent, Qos::ExactlyOnce) => 3,
         };
         self.send << SEND_SHIFT | stage << STAGE_SHIFT | u64::from(self.id.get())
     }
 
     fn unpack(mark: u64) -> Option<Self> {
+        let (stage, qos) = match mark >> STAGE_SHIFT & 3 {
+            1 => (Stage::Sent, Qos::AtLeastOnce),
+            2 => (Stage::Released, Qos::ExactlyOnce),
+            3 => (Stage::Sent, Qos::ExactlyOnce),
+            _ => return None,
+        };
         Some(Mark {
             send: mark >> SEND_SHIFT,
-            stage: match mark >> STAGE_SHIFT & 3 {
-                1 => Stage::Sent,
-                2 => Stage::Released,
-                _ => return None,
-            },
+            stage,
+            qos,
             id: PacketId::new((mark & 0xFFFF) as u16)?,
         })
     }
@@ -102,7 +109,7 @@ enum Asked {
     /// The group of this subscription was searched for marks.
     Marked(Drawn, Way),
     /// A share was left.
-    Left(Arc<str>),
+    Left(GroupId),
     /// A message that was under way was taken again.
     Taken(Mark),
     /// PUBLISH may be sent.
@@ -139,18 +146,28 @@ enum Unwanted {
     ForMe,
 }
 
+/// Where a session keeps what is no stream's of a filter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stores {
+    /// The stream of QoS 2 messages that await their PUBREL.
+    pub(crate) incoming: StreamId,
+    /// Whether records outlive the process.
+    pub(crate) has_records: bool,
+}
+
 /// A session's way to its streams, while it is connected.
 #[derive(Debug)]
 pub(crate) struct Feed {
     number: u64,
     group: GroupName,
-    /// The stream of QoS 2 messages that await their PUBREL.
-    incoming: StreamId,
+    stores: Stores,
     /// By the group that a message comes from.
     groups: HashMap<GroupId, Drawn, foldhash::fast::FixedState>,
     links: u32,
     next: Token,
     asked: HashMap<Token, Asked, foldhash::fast::FixedState>,
+    /// Changes of records, to be queued before the commands.
+    writes: Vec<Write>,
     /// To be queued.
     commands: Vec<(Token, Command)>,
     /// Marked messages, while they are searched for.
@@ -158,6 +175,8 @@ pub(crate) struct Feed {
     /// Answers that have to come before anything is sent.
     resuming: usize,
     is_ready: bool,
+    /// It has become ready, and the client is to be heard again.
+    may_go_on: bool,
     has_credit: bool,
     /// Messages that wait until their mark is durable.
     publishing: usize,
@@ -221,19 +240,21 @@ pub(crate) fn group_name(number: u64) -> GroupName {
 }
 
 impl Feed {
-    pub(crate) fn new(number: u64, incoming: StreamId) -> Self {
+    pub(crate) fn new(number: u64, stores: Stores) -> Self {
         Feed {
             number,
-            incoming,
+            stores,
             group: group_name(number),
             groups: HashMap::default(),
             links: 0,
             next: UNASKED,
             asked: HashMap::default(),
+            writes: Vec::new(),
             commands: Vec::new(),
             found: Vec::new(),
             resuming: 0,
             is_ready: false,
+            may_go_on: false,
             has_credit: false,
             publishing: 0,
             joining: 0,
@@ -244,11 +265,21 @@ impl Feed {
     }
 
     /// For a session that ends with its connection: it has nothing to come back to.
-    pub(crate) fn passing(incoming: StreamId) -> Self {
+    pub(crate) fn passing(stores: Stores) -> Self {
         Feed {
             is_ready: true,
-            ..Self::new(0, incoming)
+            ..Self::new(0, stores)
         }
+    }
+
+    /// Whether what is in flight is put on record where no stream has it.
+    pub(super) fn keeps(&self) -> bool {
+        self.number != 0 && self.stores.has_records
+    }
+
+    /// Changes a record.
+    pub(super) fn write(&mut self, write: Write) {
+        self.writes.push(write);
     }
 
     fn ask(&mut self, asked: Asked, command: Command) {
@@ -261,15 +292,15 @@ impl Feed {
         self.commands.push((UNASKED, command));
     }
 
-    fn ack(&mut self, source: Source) {
+    pub(super) fn ack(&mut self, source: Source) {
         self.tell(Command::Settle {
             message: source.handle(),
             how: Settle::Ack,
         });
     }
 
-    /// Gives a share's message back, for another member.
-    fn give_back(&mut self, source: Source) {
+    /// Gives a message back: a share's, for another member.
+    pub(super) fn give_back(&mut self, source: Source) {
         self.tell(Command::Settle {
             message: source.handle(),
             how: Settle::Release {
@@ -357,24 +388,34 @@ impl Feed {
         self.joining += DRAWING;
     }
 
-    /// Draws no more from the share of a subscription that has ended. What is held is finished.
-    pub(crate) fn leave(&mut self, text: &str) {
-        let drawn = self.groups.values().find(|drawn| *drawn.text == *text);
-        let Some(Drawn {
-            text,
-            link,
-            share: Some(group),
-        }) = drawn.cloned()
-        else {
-            return;
-        };
-        let unsubscribe = Command::Unsubscribe {
-            consumer: CONSUMER,
-            link,
-            group,
-        };
-        self.ask(Asked::Left(text), unsubscribe);
-        self.tell(Command::Close { link });
+    /// The groups that the subscription with this text draws from.
+    pub(super) fn groups_of(&self, text: &str) -> Vec<GroupId> {
+        let groups = self.groups.iter();
+        groups
+            .filter(|(_, drawn)| *drawn.text == *text)
+            .map(|(group, _)| *group)
+            .collect()
+    }
+
+    /// Draws no more for a subscription that has ended. Unless it `is_done` with what it holds, that is finished.
+    pub(super) fn leave(&mut self, text: &str, is_done: bool) {
+        for group in self.groups_of(text) {
+            let Some(drawn) = self.groups.get(&group).cloned() else {
+                continue;
+            };
+            let unsubscribe = Command::Unsubscribe {
+                consumer: CONSUMER,
+                link: drawn.link,
+                group: drawn.share.unwrap_or_else(|| self.group.clone()),
+            };
+            if is_done {
+                self.groups.remove(&group);
+                self.tell(unsubscribe);
+            } else {
+                self.ask(Asked::Left(group), unsubscribe);
+            }
+            self.tell(Command::Close { link: drawn.link });
+        }
     }
 
     /// Whether every new subscription is answered.
@@ -421,9 +462,19 @@ impl Feed {
         self.found.extend(known);
     }
 
-    /// What is to be queued at the shard.
+    /// What is to be queued at the shard, behind [`Feed::take_writes`].
     pub(crate) fn commands(&mut self) -> &mut Vec<(Token, Command)> {
         &mut self.commands
+    }
+
+    /// The changes of records that are to be queued.
+    pub(crate) fn take_writes(&mut self) -> Vec<Write> {
+        std::mem::take(&mut self.writes)
+    }
+
+    /// Whether everything that was under way has been taken up, and the client is to be heard again; once.
+    pub(crate) fn may_go_on(&mut self) -> bool {
+        std::mem::take(&mut self.may_go_on)
     }
 }
 
@@ -438,10 +489,16 @@ impl Session {
         self.state.number != 0
     }
 
+    /// Whether it still takes up what was under way when it was last connected. The client is heard when that is done:
+    /// what it says may be about that.
+    pub(crate) fn is_resuming(&self) -> bool {
+        self.feed.as_ref().is_some_and(|feed| !feed.is_ready)
+    }
+
     /// A session that ends with its connection becomes a member of a share: it needs a way to the streams as well.
-    pub(crate) fn equip(&mut self, incoming: StreamId) {
+    pub(crate) fn equip(&mut self, stores: Stores) {
         self.feed
-            .get_or_insert_with(|| Box::new(Feed::passing(incoming)));
+            .get_or_insert_with(|| Box::new(Feed::passing(stores)));
     }
 
     /// An answer of the shard.
@@ -491,9 +548,8 @@ impl Session {
                 }
                 way
             }
-            Asked::Left(text) => {
-                feed.groups
-                    .retain(|_, drawn| drawn.share.is_none() || drawn.text != text);
+            Asked::Left(group) => {
+                feed.groups.remove(&group);
                 return;
             }
             Asked::Taken(mark) => {
@@ -559,6 +615,7 @@ impl Session {
             return;
         }
         feed.is_ready = true;
+        feed.may_go_on = true;
         self.state.outbound.resume();
         self.give_credit();
         self.pump(cx, out);
@@ -585,22 +642,41 @@ impl Session {
     /// A message that was under way on an earlier connection.
     fn revive(&mut self, delivery: &Delivery, mark: Mark, message: &Message<'_>) {
         let source = self.source(delivery);
-        if source.is_shared && self.state.outbound.is_in_use(mark.id) {
-            // Not under an id that something else goes by.
-            self.refuse(source);
+        if self.state.outbound.is_in_use(mark.id) {
+            if self.is_kept(mark, source) {
+                // A crash came before the group had heard of it.
+                self.done_with(source);
+            } else if source.is_shared {
+                // Not under an id that something else goes by.
+                self.refuse(source);
+            } else if let Some(feed) = self.feed.as_deref_mut() {
+                // Nor this: it comes as a new one.
+                feed.give_back(source);
+            }
             return;
         }
         let copy = match self.copy_of(delivery, message, None) {
-            Ok(copy) if copy.qos == Qos::AtMostOnce => Err(Unwanted::ForMe),
-            copy => copy,
-        };
-        let copy = match copy {
-            Ok(copy) => Some(copy),
+            Ok(copy) => Some(Copy {
+                qos: mark.qos,
+                ..copy
+            }),
             Err(_) if mark.stage == Stage::Released => None,
             Err(Unwanted::ForMe) => return self.refuse(source),
             Err(Unwanted::ForAll) => return self.done_with(source),
         };
         self.state.outbound.revive(mark, copy, source);
+    }
+
+    /// Whether a marked message is one that is on record as well.
+    fn is_kept(&self, mark: Mark, source: Source) -> bool {
+        let origin = self.origin(source);
+        self.state.outbound.is_kept(mark, origin.as_ref())
+    }
+
+    /// The place of a share's message.
+    fn origin(&self, source: Source) -> Option<Origin> {
+        let drawn = self.feed.as_ref()?.groups.get(&source.group)?;
+        origin_of(&drawn.text, source)
     }
 
     fn source(&self, delivery: &Delivery) -> Source {
@@ -623,7 +699,8 @@ impl Session {
         }
     }
 
-    /// The message for the client, if its subscription wants it.
+    /// The message for the client, if its subscription wants it. Without `cx`, it was sent before, and the client has
+    /// only to be allowed it.
     fn copy_of(
         &mut self,
         delivery: &Delivery,
@@ -634,7 +711,7 @@ impl Session {
         let held = drawn.and_then(|drawn| self.state.subscriptions.get(&drawn.text));
         let options = held.ok_or(Unwanted::ForMe)?.options;
         let stored = Stored::of(message);
-        if options.no_local && stored.origin == self.origin {
+        if cx.is_some() && options.no_local && stored.origin == self.origin {
             return Err(Unwanted::ForMe);
         }
         let tag = Tag::unpack(options.tag);
@@ -721,7 +798,7 @@ impl Session {
     /// Removes a QoS 2 message that awaited its PUBREL.
     pub(super) fn forget_incoming(&mut self, seq: Seq) {
         if let Some(feed) = self.feed.as_deref_mut() {
-            let stream = Target::Stream(feed.incoming);
+            let stream = Target::Stream(feed.stores.incoming);
             feed.tell(Command::Remove { stream, seq });
         }
     }
@@ -737,6 +814,11 @@ impl Session {
     pub(super) fn settle_landed(&mut self) {
         while let Some(source) = self.state.outbound.take_landed() {
             self.done_with(source);
+        }
+        while let Some(id) = self.state.outbound.take_forgotten() {
+            if let Some(feed) = self.feed.as_deref_mut() {
+                feed.write(Write::Forget(id));
+            }
         }
     }
 
@@ -765,6 +847,7 @@ impl Session {
         let mark = Mark {
             send,
             stage: Stage::Sent,
+            qos,
             id,
         };
         if let Some(feed) = self.feed.as_deref_mut() {
@@ -775,18 +858,18 @@ impl Session {
         }
     }
 
-    /// PUBREC has come: PUBREL follows when that is durable. `false`: it is of no stream.
+    /// PUBREC has come: PUBREL follows when that is durable. `false`: nothing is to be durable of it.
     pub(super) fn mark_released(&mut self, id: PacketId) -> bool {
         let Some((source, send)) = self.state.outbound.source(id) else {
-            return false;
+            return self.keep_released(id);
         };
         if source.is_shared {
-            self.state.outbound.own(id);
             return self.finish_share(id, source);
         }
         let mark = Mark {
             send,
             stage: Stage::Released,
+            qos: Qos::ExactlyOnce,
             id,
         };
         match self.feed.as_deref_mut() {
@@ -800,9 +883,18 @@ impl Session {
 
     /// A share's message is this member's from now on: when the share knows, PUBREL follows.
     fn finish_share(&mut self, id: PacketId, source: Source) -> bool {
+        let origin = self.origin(source);
         let Some(feed) = self.feed.as_deref_mut() else {
             return false;
         };
+        let outbound = &mut self.state.outbound;
+        outbound.own(id, feed.keeps().then_some(Kept { origin }));
+        if let Some(flight) = outbound.record_of(id) {
+            feed.write(Write::Keep {
+                flight: Box::new(flight),
+                release: false,
+            });
+        }
         let settle = Command::Settle {
             message: source.handle(),
             how: Settle::Ack,
@@ -836,18 +928,24 @@ mod tests {
         let mark = |send, stage, id| Mark {
             send,
             stage,
+            qos: Qos::ExactlyOnce,
             id: PacketId::new(id).unwrap(),
         };
         let first = mark(1, Stage::Released, 65_535);
         let second = mark(2, Stage::Sent, 1);
-        for mark in [first, second, mark((1 << 46) - 1, Stage::Sent, 7)] {
+        let at_qos_1 = Mark {
+            qos: Qos::AtLeastOnce,
+            ..second
+        };
+        let last = mark((1 << 46) - 1, Stage::Sent, 7);
+        for mark in [first, second, at_qos_1, last] {
             assert_eq!(Mark::unpack(mark.pack()), Some(mark));
             assert_ne!(mark.pack(), 0);
         }
         assert!(first < second);
         assert!(first.pack() < second.pack());
         assert_eq!(Mark::unpack(0), None);
-        assert_eq!(Mark::unpack(3 << STAGE_SHIFT | 1), None);
+        assert_eq!(Mark::unpack(1), None);
     }
 
     #[test]
@@ -861,10 +959,15 @@ mod tests {
         let mark = Mark {
             send: 3,
             stage: Stage::Sent,
+            qos: Qos::AtLeastOnce,
             id: PacketId::new(7).unwrap(),
         };
         let number = 0x0123_4567_89AB_CDEF;
-        let mut feed = Feed::new(number, StreamId(1));
+        let stores = Stores {
+            incoming: StreamId(1),
+            has_records: true,
+        };
+        let mut feed = Feed::new(number, stores);
         feed.mark(source, mark, true, None);
         let Some((_, Command::Mark { mark: packed, .. })) = feed.commands().pop() else {
             panic!("no mark");
@@ -874,7 +977,7 @@ mod tests {
             link: Link(1),
             share: Some(share_name("g")),
         };
-        let mut other = Feed::new(!number, StreamId(1));
+        let mut other = Feed::new(!number, stores);
         for (feed, found) in [(&mut feed, 1), (&mut other, 0)] {
             feed.find(source.group, &drawn, &[(source.seq, packed)]);
             assert_eq!(feed.found.len(), found);

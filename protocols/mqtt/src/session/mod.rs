@@ -9,6 +9,7 @@
 //!
 //! No I/O: the time comes in with [`Cx`], randomness with [`Session::greet`]. `connect` agrees on the limits,
 //! `receiving` is what the client publishes, `subscribing` what it wants, `sending` what it gets, with
+//! `kept` for what is in flight without a subscription,
 //! `proving` is the authentication that takes more than a password,
 //! `outbound` for the packet ids and the window and `frame` for the bytes. [`State`] is what outlives the
 //! connection.
@@ -18,6 +19,7 @@ mod connect;
 pub(crate) mod feed;
 mod frame;
 mod hooked;
+pub(crate) mod kept;
 mod outbound;
 mod proving;
 mod rare;

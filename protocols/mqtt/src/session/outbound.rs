@@ -10,11 +10,12 @@ use std::collections::VecDeque;
 use std::num::NonZeroU32;
 
 use longtail_broker::message::SharedMessage;
-use longtail_model::Timestamp;
+use longtail_model::{GroupId, Timestamp};
 
 use flights::Flights;
 
 use super::feed::{Mark, Source};
+use super::kept::{InFlight, Origin, Sent};
 use crate::codec::{PacketId, Qos};
 use crate::config::QueuePolicy;
 
@@ -75,6 +76,13 @@ pub(super) enum Stage {
     Sent,
     /// PUBREL was sent, PUBCOMP is due.
     Released,
+}
+
+/// What is to be known of a message that is on record.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// Its place in a share.
+    pub(super) origin: Option<Origin>,
 }
 
 /// What an acknowledgement means.
@@ -145,6 +153,8 @@ struct Rest {
     again: VecDeque<PacketId>,
     /// Messages of streams that are done with.
     landed: Vec<Source>,
+    /// Those on record that are.
+    forgotten: Vec<PacketId>,
 }
 
 /// Room that an empty queue may keep, in messages.
@@ -337,6 +347,9 @@ impl Outbound {
         if let Some(source) = landed.source {
             self.rest().landed.push(source);
         }
+        if landed.was_kept {
+            self.rest().forgotten.push(id);
+        }
     }
 
     /// A new connection: what is in flight is sent again before anything else. Slots are taken as it is.
@@ -409,9 +422,83 @@ impl Outbound {
         self.flights.get(id).is_some()
     }
 
-    /// The message under `id` is of no stream any more.
-    pub(super) fn own(&mut self, id: PacketId) {
+    /// The message under `id` is of no stream any more. With `kept`, it is on record.
+    pub(super) fn own(&mut self, id: PacketId, kept: Option<Kept>) {
         self.flights.take_source(id);
+        if let Some(kept) = kept {
+            self.flights.keep(id, kept);
+        }
+    }
+
+    /// What is in flight of a group.
+    pub(super) fn from_group(&self, group: GroupId) -> Vec<(PacketId, Source)> {
+        self.flights.from_group(group)
+    }
+
+    /// Takes what waits behind the window of a group out of the queue.
+    pub(super) fn take_waiting(&mut self, group: GroupId) -> Vec<Source> {
+        let mut taken = Vec::new();
+        let Some(rest) = &mut self.rest else {
+            return taken;
+        };
+        rest.queue.retain(|copy| {
+            let source = copy.source.filter(|source| source.group == group);
+            taken.extend(source);
+            source.is_none()
+        });
+        if !taken.is_empty() {
+            rest.recount_queue();
+        }
+        taken
+    }
+
+    /// What the record of the message under `id` has to say, if it is on record.
+    pub(super) fn record_of(&self, id: PacketId) -> Option<InFlight> {
+        let flight = self.flights.get(id)?;
+        let kept = self.flights.kept(id)?;
+        Some(InFlight {
+            id,
+            send: flight.send,
+            sent: self.flights.copy(id).as_ref().map(Sent::of),
+            origin: kept.origin.clone(),
+        })
+    }
+
+    /// A message that was found on record.
+    pub(super) fn restore(&mut self, flight: InFlight) {
+        let InFlight {
+            id,
+            send,
+            sent,
+            origin,
+        } = flight;
+        if send >= self.sends {
+            self.sends = send;
+            self.last_id = id.get();
+        }
+        match sent {
+            Some(sent) => self.flights.insert(id, sent.into_copy(), send, false),
+            None => {
+                let stage = Stage::Released;
+                self.flights.insert_released(id, None, stage, send);
+            }
+        }
+        self.flights.keep(id, Kept { origin });
+    }
+
+    /// The ids under which messages are on record.
+    pub(super) fn kept_ids(&self) -> Vec<PacketId> {
+        self.flights.kept_ids()
+    }
+
+    /// Whether what is on record under the id of `mark` is what was found marked, at this place of a share if it is of
+    /// one.
+    pub(super) fn is_kept(&self, mark: Mark, shared: Option<&Origin>) -> bool {
+        let (flight, kept) = (self.flights.get(mark.id), self.flights.kept(mark.id));
+        flight.zip(kept).is_some_and(|(flight, kept)| match shared {
+            Some(shared) => kept.origin.as_ref() == Some(shared),
+            None => kept.origin.is_none() && flight.send == mark.send,
+        })
     }
 
     /// Sends nothing until [`Outbound::resume`].
@@ -434,7 +521,7 @@ impl Outbound {
             }
             None => self
                 .flights
-                .insert_released(mark.id, source, mark.stage, mark.send),
+                .insert_released(mark.id, Some(source), mark.stage, mark.send),
         }
     }
 
@@ -446,6 +533,11 @@ impl Outbound {
     /// The next message of a stream that is done with.
     pub(super) fn take_landed(&mut self) -> Option<Source> {
         self.rest.as_mut()?.landed.pop()
+    }
+
+    /// The id of the next message on record that is done with.
+    pub(super) fn take_forgotten(&mut self) -> Option<PacketId> {
+        self.rest.as_mut()?.forgotten.pop()
     }
 
     /// The place of the latest in the order of sends.

@@ -1,5 +1,6 @@
 //! The session without sockets: what it says to which packets.
 
+mod kept;
 mod lasting;
 mod proving;
 
@@ -21,6 +22,11 @@ use crate::codec::{
 use crate::config::{Profile, Qos2Routing, QueuePolicy};
 
 const NOW: Timestamp = Timestamp(1_000_000);
+
+const STORES: feed::Stores = feed::Stores {
+    incoming: StreamId(0),
+    has_records: true,
+};
 
 #[derive(Default)]
 struct Wire {
@@ -112,7 +118,7 @@ impl Bench {
 
     fn accept(&mut self, state: Option<State>) {
         self.with(|session, cx, wire| {
-            session.take_in(state, 0, StreamId(0), cx);
+            session.take_in(state, 0, STORES, cx);
             session.welcome(cx, wire);
         });
     }

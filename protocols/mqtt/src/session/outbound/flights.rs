@@ -6,8 +6,9 @@
 //! into the processor's cache.
 
 use longtail_broker::message::SharedMessage;
+use longtail_model::GroupId;
 
-use super::{Copy, Ids, Stage};
+use super::{Copy, Ids, Kept, Stage};
 use crate::codec::{PacketId, Qos};
 use crate::session::feed::Source;
 
@@ -42,12 +43,22 @@ pub(super) struct Flight {
 #[derive(Debug, Default)]
 struct Extra {
     source: Option<Source>,
+    /// It is on record.
+    kept: Option<Box<Kept>>,
     ids: Ids,
+}
+
+impl Extra {
+    fn is_none(&self) -> bool {
+        self.source.is_none() && self.kept.is_none() && self.ids == Ids::None
+    }
 }
 
 /// A message that is not in flight any more.
 pub(super) struct Landed {
     pub(super) source: Option<Source>,
+    /// It is on record.
+    pub(super) was_kept: bool,
     /// It took a slot of the window.
     pub(super) counts: bool,
 }
@@ -127,6 +138,44 @@ impl Flights {
         self.extras.get_mut(at)?.source.take()
     }
 
+    /// The message is on record.
+    pub(super) fn keep(&mut self, id: PacketId, kept: Kept) {
+        let at = self.at(id.get());
+        if self.get(id).is_none() {
+            return;
+        }
+        self.make_extras();
+        if let Some(extra) = self.extras.get_mut(at) {
+            extra.kept = Some(Box::new(kept));
+        }
+    }
+
+    /// What is to be known of the message if it is on record.
+    pub(super) fn kept(&self, id: PacketId) -> Option<&Kept> {
+        self.get(id)?;
+        self.extras.get(self.at(id.get()))?.kept.as_deref()
+    }
+
+    fn with_extras(&self) -> impl Iterator<Item = (PacketId, &Extra)> {
+        let places = self.places.iter().zip(&self.extras);
+        places.filter_map(|(flight, extra)| Some((PacketId::new(flight.id)?, extra)))
+    }
+
+    /// The ids of the messages that are on record.
+    pub(super) fn kept_ids(&self) -> Vec<PacketId> {
+        let kept = self.with_extras().filter(|(_, extra)| extra.kept.is_some());
+        kept.map(|(id, _)| id).collect()
+    }
+
+    /// What is of a group.
+    pub(super) fn from_group(&self, group: GroupId) -> Vec<(PacketId, Source)> {
+        let of_group = self.with_extras().filter_map(|(id, extra)| {
+            let source = extra.source.filter(|source| source.group == group)?;
+            Some((id, source))
+        });
+        of_group.collect()
+    }
+
     /// What was sent, unless it is released.
     pub(super) fn copy(&self, id: PacketId) -> Option<Copy> {
         let flight = self.get(id)?;
@@ -172,16 +221,17 @@ impl Flights {
         };
         let extra = Extra {
             source: copy.source,
+            kept: None,
             ids: copy.ids,
         };
         self.put(id, flight, extra);
     }
 
-    /// A message of `source` that is released is in flight, to be released again.
+    /// A message that is released, of `source` if it is of a stream, is in flight, to be released again.
     pub(super) fn insert_released(
         &mut self,
         id: PacketId,
-        source: Source,
+        source: Option<Source>,
         stage: Stage,
         send: u64,
     ) {
@@ -194,8 +244,8 @@ impl Flights {
             ..Flight::FREE
         };
         let extra = Extra {
-            source: Some(source),
-            ids: Ids::None,
+            source,
+            ..Extra::default()
         };
         self.put(id, flight, extra);
     }
@@ -212,8 +262,8 @@ impl Flights {
             self.grow();
             at = self.at(id.get());
         }
-        if self.extras.is_empty() && (extra.source.is_some() || extra.ids != Ids::None) {
-            self.extras = (0..self.places.len()).map(|_| Extra::default()).collect();
+        if !extra.is_none() {
+            self.make_extras();
         }
         if let Some(place) = self.extras.get_mut(at) {
             *place = extra;
@@ -221,6 +271,12 @@ impl Flights {
         if let Some(place) = self.places.get_mut(at) {
             self.len += usize::from(place.id == 0);
             *place = flight;
+        }
+    }
+
+    fn make_extras(&mut self) {
+        if self.extras.is_empty() {
+            self.extras = (0..self.places.len()).map(|_| Extra::default()).collect();
         }
     }
 
@@ -238,8 +294,10 @@ impl Flights {
         if self.len == 0 && self.places.len() > CAPACITY_KEPT {
             *self = Flights::default();
         }
+        let extra = extra.unwrap_or_default();
         Some(Landed {
-            source: extra.and_then(|extra| extra.source),
+            source: extra.source,
+            was_kept: extra.kept.is_some(),
             counts,
         })
     }

@@ -16,7 +16,7 @@ fn hello() -> Connect<'static> {
 fn open(state: Option<State>) -> Bench {
     let mut bench = Bench::greet(Limits::default(), &hello()).unwrap();
     bench.with(|session, cx, wire| {
-        session.take_in(state, NUMBER, StreamId(0), cx);
+        session.take_in(state, NUMBER, STORES, cx);
         session.welcome(cx, wire);
     });
     bench.said();
