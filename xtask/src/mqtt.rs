@@ -85,16 +85,35 @@ fn put_text(body: &mut Vec<u8>, text: &[u8]) {
 
 /// A CONNECT with a keep alive of a minute. `expiry` is what version 5 asks for; 3.1.1 keeps its session unless `clean`.
 pub(crate) fn connect(version: Version, client: &str, clean: bool, expiry: u32) -> Vec<u8> {
+    connect_with_will(version, client, clean, expiry, None)
+}
+
+/// The same, with a will if there is one.
+pub(crate) fn connect_with_will(
+    version: Version,
+    client: &str,
+    clean: bool,
+    expiry: u32,
+    will: Option<&Publish>,
+) -> Vec<u8> {
     let mut body = Vec::new();
     put_text(&mut body, b"MQTT");
     body.push(if version == Version::V5 { 5 } else { 4 });
-    body.push(if clean { 2 } else { 0 });
+    let flags = will.map_or(0, |will| 4 | will.qos << 3 | u8::from(will.retain) << 5);
+    body.push(u8::from(clean) << 1 | flags);
     body.extend_from_slice(&60u16.to_be_bytes());
     if version == Version::V5 {
         body.extend_from_slice(&[5, 0x11]);
         body.extend_from_slice(&expiry.to_be_bytes());
     }
     put_text(&mut body, client.as_bytes());
+    if let Some(will) = will {
+        if version == Version::V5 {
+            body.push(0);
+        }
+        put_text(&mut body, will.topic.as_bytes());
+        put_text(&mut body, &will.payload);
+    }
     frame(0x10, &body)
 }
 
@@ -122,9 +141,21 @@ pub(crate) fn ack(kind: Ack, id: u16) -> Vec<u8> {
 
 /// A SUBSCRIBE; each filter with its options.
 pub(crate) fn subscribe(version: Version, id: u16, filters: &[(&str, u8)]) -> Vec<u8> {
+    subscribe_as(version, id, 0, filters)
+}
+
+/// The same, with a subscription identifier below 128; 0: none.
+pub(crate) fn subscribe_as(
+    version: Version,
+    id: u16,
+    identifier: u8,
+    filters: &[(&str, u8)],
+) -> Vec<u8> {
     let mut body = id.to_be_bytes().to_vec();
-    if version == Version::V5 {
-        body.push(0);
+    match (version, identifier) {
+        (Version::V4, _) => {}
+        (Version::V5, 0) => body.push(0),
+        (Version::V5, identifier) => body.extend([2, 0x0B, identifier]),
     }
     for (filter, options) in filters {
         put_text(&mut body, filter.as_bytes());
@@ -173,11 +204,6 @@ impl Connection {
             buffer: Vec::new(),
             start: 0,
         })
-    }
-
-    /// Which version it speaks.
-    pub(crate) fn version(&self) -> Version {
-        self.version
     }
 
     /// Another handle to write with, for a thread of its own.

@@ -245,7 +245,7 @@ fn differential(scale: Scale) -> Result<Tally> {
     if let Some(why) = no_server() {
         return Ok(Tally::skip("differential", &why));
     }
-    // That of MQTT is not among them yet: what a filter has in flight is not sent again when the filter is gone.
+    // That of MQTT is not among them yet: what it finds is not sorted into choices and defects.
     Ok(match differential::reference()? {
         Ok(reference) => differential::run(&differential::Settings {
             seed: Random::fresh_seed(),
