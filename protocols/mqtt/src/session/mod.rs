@@ -37,7 +37,7 @@ use longtail_broker::message::{Origin, SharedMessage};
 use longtail_broker::retained::RetainedStore;
 use longtail_model::{Seq, Timestamp};
 
-use crate::codec::{Packet, ReasonCode, Version};
+use crate::codec::{Packet, PacketId, ReasonCode, Version};
 use crate::config::Limits;
 use crate::counters::{Counters, Drops, Tally};
 use crate::hooks::{self, Hooked};
@@ -51,7 +51,7 @@ pub use subscribing::{Subscribing, Unsubscribing, Wanted};
 pub use tag::Tag;
 
 use alias::AliasTable;
-use feed::Feed;
+use feed::{Duty, Feed};
 use outbound::Outbound;
 use proving::Proving;
 use receiving::Receiving;
@@ -182,6 +182,16 @@ impl State {
     /// The numbers of the QoS 2 messages that await their PUBREL.
     pub(crate) fn incoming(&self) -> impl Iterator<Item = Seq> {
         self.unreleased.values().filter_map(receiving::Held::stored)
+    }
+
+    /// It was found that the PUBREL of this message is due.
+    pub(crate) fn restore_duty(&mut self, duty: &Duty) {
+        self.outbound.restore_duty(duty.id, duty.send);
+    }
+
+    /// The ids of messages whose PUBREL is due, as the log knows.
+    pub(crate) fn duties(&self) -> impl Iterator<Item = PacketId> {
+        self.outbound.duties()
     }
 
     /// What is known of a session when the process starts.
