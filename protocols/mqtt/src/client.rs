@@ -31,7 +31,7 @@ pub struct Client {
     /// An exchange in which it is the client's turn.
     pub(crate) exchange: Option<Box<dyn Exchange>>,
     /// When what the client has shown ends.
-    pub(crate) login_ends: Option<TimerKey>,
+    pub(crate) login_ends: Option<Box<TimerKey>>,
 }
 
 /// How a client has got its session.
@@ -255,7 +255,7 @@ impl Client {
             None
         };
         for (text, stream) in opened {
-            if let Some(held) = session.state().subscriptions.get(&*text) {
+            if let Some(held) = session.state().subscriptions.get(&text) {
                 durable.opened(&held.filter, stream);
             }
         }

@@ -503,7 +503,7 @@ impl Durable {
         for id in state.duties() {
             self.record_duty(state.number, &DutyChange::Done(id));
         }
-        for (text, held) in &state.subscriptions {
+        for (text, held) in state.subscriptions.iter() {
             self.forget_subscription(state.number, text, Box::new(|_| ()));
             if held.is_counted {
                 self.release(&held.filter, state.number, held.group.as_deref());

@@ -146,7 +146,8 @@ impl Flights {
             self.grow();
         }
         let mut id = last;
-        for _ in 0..=self.places.len() {
+        // Twice around: the first time, a place may fall to 0, which is no id.
+        for _ in 0..2 * self.places.len() {
             id = id.wrapping_add(1);
             let free = PacketId::new(id);
             let place = self.places.get(self.at(id));
