@@ -853,7 +853,7 @@ fn a_long_stream_is_deleted_at_once_and_given_back_in_steps() {
         .shard
         .logs_ref()
         .durable_ref()
-        .and_then(|log| log.disk_bytes());
+        .and_then(longtail_log::ShardLog::disk_bytes);
     assert_eq!(world.ask(delete(0)), Reply::Done);
     assert_eq!(world.shard.take_retired().count(), 0);
     assert_eq!(
@@ -871,6 +871,6 @@ fn a_long_stream_is_deleted_at_once_and_given_back_in_steps() {
         .shard
         .logs_ref()
         .durable_ref()
-        .and_then(|log| log.disk_bytes());
+        .and_then(longtail_log::ShardLog::disk_bytes);
     assert!(after < before, "{after:?} of {before:?}");
 }

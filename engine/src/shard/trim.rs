@@ -230,7 +230,7 @@ impl Shard {
     ) {
         let mut gone = evictions.gone.clone();
         gone.sort_unstable();
-        let durable = |stream| (self.streams.get(&stream)).is_some_and(|state| is_logged(state));
+        let durable = |stream| (self.streams.get(&stream)).is_some_and(is_logged);
         for of_stream in gone.chunk_by(|a, b| a.0 == b.0) {
             let Some(&(stream, last, _)) = of_stream.last() else {
                 continue;

@@ -229,7 +229,7 @@ impl Protocol for Mqtt {
             tenant.durable().detach(link);
         }
         if let Some(timer) = client.login_ends {
-            tenant.timers().cancel(timer);
+            tenant.timers().cancel(*timer);
         }
         let Some(mut session) = client.session else {
             return;
@@ -382,9 +382,11 @@ impl Mqtt {
     fn ends_at(&self, conn: &Arc<Connection<Self>>, at: Option<Timestamp>) {
         let timers = self.tenant.timers();
         let timer = at.map(|at| timers.set(at, Deadline::Login(Arc::downgrade(conn))));
-        let before = conn.with(|client, _| std::mem::replace(&mut client.login_ends, timer));
+        let before =
+            conn.with(|client, _| std::mem::replace(&mut client.login_ends, timer.map(Box::new)));
         // It has gone meanwhile, or has shown something new.
-        if let Some(old) = before.unwrap_or(timer) {
+        let old = before.map_or(timer, |before| before.map(|timer| *timer));
+        if let Some(old) = old {
             timers.cancel(old);
         }
     }

@@ -459,7 +459,7 @@ impl Durable {
         for seq in state.incoming() {
             self.forget_incoming(seq);
         }
-        for (text, held) in &state.subscriptions {
+        for (text, held) in state.subscriptions.iter() {
             self.forget_subscription(state.number, text, Box::new(|_| ()));
             if held.is_counted {
                 self.release(&held.filter, state.number, held.group.as_deref());

@@ -20,9 +20,11 @@ mod frame;
 mod hooked;
 mod outbound;
 mod proving;
+mod rare;
 mod receiving;
 mod sending;
 mod subscribing;
+mod subscriptions;
 mod tag;
 #[cfg(test)]
 mod tests;
@@ -46,14 +48,16 @@ use crate::message::Will;
 pub use connect::{Demand, Hello, Refused};
 pub use proving::Proof;
 pub use receiving::{Release, Ticket};
-pub(crate) use subscribing::{Held, Subscriptions, routed};
+pub(crate) use subscribing::{Held, routed};
 pub use subscribing::{Subscribing, Unsubscribing, Wanted};
+pub(crate) use subscriptions::Subscriptions;
 pub use tag::Tag;
 
 use alias::AliasTable;
 use feed::Feed;
 use outbound::Outbound;
 use proving::Proving;
+use rare::Rare;
 use receiving::Receiving;
 use sending::Replay;
 
@@ -218,11 +222,12 @@ pub struct Session {
     proving: Option<Box<Proving>>,
     tally: Tally,
     will: Option<Box<Will>>,
-    receiving: Receiving,
+    /// Of a client that publishes.
+    receiving: Rare<Receiving>,
     /// Messages that may be in flight to the client.
     window: usize,
     aliases: Option<Box<AliasTable>>,
-    replays: VecDeque<Replay>,
+    replays: Rare<VecDeque<Replay>>,
     state: State,
     /// Whether it is one that the client comes back to.
     present: bool,
@@ -301,10 +306,10 @@ impl Session {
             proving: None,
             tally,
             will,
-            receiving: Receiving::default(),
+            receiving: Rare::default(),
             window: 0,
             aliases: None,
-            replays: VecDeque::new(),
+            replays: Rare::default(),
             state: State::default(),
             present: false,
             feed: None,
