@@ -12,6 +12,8 @@ struct Store {
     next: Cell<u32>,
     broken: Cell<bool>,
     reads: Cell<usize>,
+    /// What was decoded last; the place of a page is not used again.
+    latest: RefCell<Option<(PageId, Arc<Page>)>>,
 }
 
 impl Store {
@@ -39,9 +41,16 @@ impl PageSource for Store {
         if self.broken.get() {
             return Err(PageError::Missing(id));
         }
+        if let Some((latest, page)) = &*self.latest.borrow()
+            && *latest == id
+        {
+            return Ok(Arc::clone(page));
+        }
         let bytes = self.pages.borrow().get(&id).cloned();
         let bytes = bytes.expect("a page that is referred to is there");
-        Ok(Arc::new(Page::decode(&bytes).expect("what was encoded")))
+        let page = Arc::new(Page::decode(&bytes).expect("what was encoded"));
+        *self.latest.borrow_mut() = Some((id, Arc::clone(&page)));
+        Ok(page)
     }
 }
 
