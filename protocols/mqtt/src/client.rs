@@ -298,7 +298,7 @@ mod tests {
         let (mut session, _) = Session::greet(&connect, String::new, cx.limits, NOW).unwrap();
         let grants = Arc::new(Grants::full());
         (session.authorize(grants, None, Origin(7), cx.limits)).unwrap();
-        session.take_in(None, 0, durable.incoming(), cx);
+        session.take_in(None, 0, durable.incoming().stream(), cx);
         session.welcome(cx, out);
         let subscribe = Packet::Subscribe(Subscribe {
             packet_id: PacketId::MIN,

@@ -173,8 +173,11 @@ struct Room {
     /// What the shard was asked, in order: an entry to write, or something to remove.
     asked: Mutex<VecDeque<Option<Arc<Entry>>>>,
     /// Answers for entries. Written with the shard's lock held.
-    arrived: Mutex<Vec<(Arc<Entry>, Result<Seq, ReasonCode>)>>,
+    arrived: Mutex<Vec<Arrived>>,
 }
+
+/// An entry, and where it is now.
+type Arrived = (Arc<Entry>, Result<Seq, ReasonCode>);
 
 impl Incoming {
     /// Opens the stream, of which nothing goes by itself. Blocks.
