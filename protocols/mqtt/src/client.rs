@@ -290,7 +290,7 @@ mod tests {
         let (mut session, _) = Session::greet(&connect, String::new, cx.limits, NOW).unwrap();
         let grants = Arc::new(Grants::full());
         (session.authorize(grants, None, Origin(7), cx.limits)).unwrap();
-        session.take_in(None, 0, durable.incoming(), cx);
+        session.take_in(None, 0, durable.incoming().stream(), cx);
         session.welcome(cx, out);
         let subscribe = Packet::Subscribe(Subscribe {
             packet_id: PacketId::MIN,
@@ -339,7 +339,13 @@ mod tests {
             session.answered(token, reply, None, &cx, &mut out);
         };
         // One thread sees the stream opened, and another, before the first does anything about it, the rest.
-        answer(&mut client, 1, &Reply::Opened { stream: StreamId(5) });
+        answer(
+            &mut client,
+            1,
+            &Reply::Opened {
+                stream: StreamId(5),
+            },
+        );
         assert!(client.take_news(&durable).is_none());
         let marked = Reply::Marked {
             group: GroupId(6),
