@@ -165,6 +165,9 @@ pub(crate) struct Incoming {
     room: Arc<Room>,
 }
 
+/// An entry, and its number in the stream or why there is none.
+type Arrived = (Arc<Entry>, Result<Seq, ReasonCode>);
+
 struct Room {
     shards: Arc<dyn Shards>,
     home: ShardId,
