@@ -7,10 +7,12 @@ use longtail_model::SessionId;
 
 use crate::access::Exchange;
 use crate::codec::Decoder;
+use crate::config::Shares;
 use crate::durable::Durable;
 use crate::durable::link;
 use crate::durable::records::SessionRecord;
 use crate::seat::{Conn, Membership};
+use crate::session::feed::Share;
 use crate::session::kept::Write;
 use crate::session::{Action, Cx, Left, Session, State, Subscribing};
 use crate::timers::TimerKey;
@@ -139,7 +141,7 @@ impl Client {
             .collect();
         if let Some(feed) = session.feed_mut() {
             for (text, name, share) in &filters {
-                feed.resume(text, name, share.as_deref());
+                feed.resume(text, name, Share::of(share.as_deref(), &cx.limits.shares));
             }
         }
         session.resumed(cx, out);
@@ -202,7 +204,8 @@ impl Client {
             return false;
         };
         let writes = feed.take_writes();
-        let has_writes = !writes.is_empty();
+        let duties = feed.take_duties();
+        let has_records = !writes.is_empty() || !duties.is_empty();
         for write in writes {
             match write {
                 Write::Forget(id) => durable.forget_in_flight(number, id),
@@ -217,9 +220,12 @@ impl Client {
                 }
             }
         }
+        for change in &duties {
+            durable.record_duty(number, change);
+        }
         let commands = feed.commands();
         if commands.is_empty() {
-            return has_writes;
+            return has_records;
         }
         durable.enqueue(link, commands);
         true
@@ -230,6 +236,7 @@ impl Client {
         &mut self,
         subscribing: Subscribing,
         durable: &Durable,
+        shares: &Shares,
     ) -> Option<Subscribing> {
         let link = self.link?;
         let session = self.session.as_mut()?;
@@ -248,7 +255,7 @@ impl Client {
             }
             let feed = session.feed_mut()?;
             durable.acquire(&wanted.filter, share, |name| {
-                feed.join(&text, name, share);
+                feed.join(&text, name, Share::of(share, shares));
                 durable.enqueue(link, feed.commands());
             });
         }
@@ -341,7 +348,12 @@ mod tests {
         let mut client = Client::new(Decoder::for_server(PacketLimits::default()));
         client.session = Some(Box::new(session));
         assert!(client.equip(SessionId(1_000), durable));
-        assert!(client.join(*subscribing, durable).is_none(), "it waits");
+        assert!(
+            client
+                .join(*subscribing, durable, &cx.limits.shares)
+                .is_none(),
+            "it waits"
+        );
         client
     }
 

@@ -1,5 +1,5 @@
-//! What the log keeps of a session: a last value for the session, one for each of its subscriptions, and one for each
-//! message that is in flight without a subscription.
+//! What the log keeps of a session: a last value for the session, one for each of its subscriptions, one for each
+//! message that is in flight without a subscription, and one for each PUBREL that it owes for a message of a share.
 //!
 //! A record is a list of named fields, encoded as headers are, so that a later release can add one and an earlier one
 //! passes over it. The payload is that of the will, or of the message.
@@ -13,11 +13,12 @@ use longtail_broker::ephemeral::LiveOptions;
 use longtail_broker::stored::{Stored, new_value};
 use longtail_engine::NewMessage;
 use longtail_engine::headers;
-use longtail_model::{Filter, Seq, Timestamp};
+use longtail_model::{Filter, GroupId, Seq, Timestamp};
 
 use crate::codec::{PacketId, Qos, TopicFilter};
 use crate::message::Will;
 use crate::session::Held;
+use crate::session::feed::Duty;
 use crate::session::kept::{InFlight, Origin, Sent};
 
 /// Before a client id.
@@ -25,7 +26,9 @@ const SESSION: &str = "c/";
 /// Before a session's number and a filter.
 const SUBSCRIPTION: &str = "s/";
 /// Before a session's number and a packet id.
-const IN_FLIGHT: &str = "p/";
+const IN_FLIGHT: &str = "f/";
+/// Before a session's number and a packet id.
+const DUTY: &str = "p/";
 
 const NUMBER: &[u8] = b"number";
 const EXPIRY: &[u8] = b"expiry-s";
@@ -53,6 +56,8 @@ const FOR: &[u8] = b"for";
 /// The subscription to a share that it came from, and its number there.
 const ORIGIN: &[u8] = b"origin";
 const ORIGIN_SEQ: &[u8] = b"origin-seq";
+/// Where the message of a duty was: number of the group, number in it.
+const PLACE: &[u8] = b"place";
 
 /// The key of a session.
 pub(super) fn session_key(client_id: &str) -> Arc<str> {
@@ -66,7 +71,12 @@ pub(super) fn subscription_key(number: u64, text: &str) -> Arc<str> {
 
 /// The key of a message in flight.
 pub(super) fn in_flight_key(number: u64, id: PacketId) -> Arc<str> {
-    format!("{IN_FLIGHT}{number:016x}/{id}").into()
+    format!("{IN_FLIGHT}{number:016x}/{:04x}", id.get()).into()
+}
+
+/// The key of a duty.
+pub(super) fn duty_key(number: u64, id: PacketId) -> Arc<str> {
+    format!("{DUTY}{number:016x}/{:04x}", id.get()).into()
 }
 
 /// A session.
@@ -234,6 +244,20 @@ pub(super) fn encode_in_flight(flight: &InFlight) -> NewMessage {
     }
 }
 
+/// A duty as it is written.
+pub(super) fn encode_duty(duty: &Duty) -> NewMessage {
+    let mut fields = Vec::new();
+    let mut place = [0; 16];
+    place[..8].copy_from_slice(&duty.group.0.to_le_bytes());
+    place[8..].copy_from_slice(&duty.seq.0.to_le_bytes());
+    headers::put(&mut fields, PLACE, &place);
+    headers::put(&mut fields, SEND, &duty.send.to_le_bytes());
+    NewMessage {
+        headers: fields.into(),
+        ..NewMessage::default()
+    }
+}
+
 fn decode_in_flight(id: PacketId, record: &OwnedMessage) -> Option<InFlight> {
     let (mut send, mut qos, mut topic, mut own) = (None, None, None, None);
     let (mut text, mut seq, mut retain, mut ids) = (None, None, false, Vec::new());
@@ -276,6 +300,27 @@ fn decode_in_flight(id: PacketId, record: &OwnedMessage) -> Option<InFlight> {
     })
 }
 
+fn decode_duty(id: PacketId, record: &OwnedMessage) -> Option<Duty> {
+    let (mut place, mut send) = (None, 0);
+    for (name, value) in headers::iter(&record.headers) {
+        match name {
+            PLACE => {
+                let (group, seq) = value.split_at_checked(8)?;
+                place = Some((GroupId(number(group)?), Seq(number(seq)?)));
+            }
+            SEND => send = number(value)?,
+            _ => {}
+        }
+    }
+    let (group, seq) = place?;
+    Some(Duty {
+        id,
+        send,
+        group,
+        seq,
+    })
+}
+
 /// A record that was read.
 pub(super) enum Record {
     /// Of the session of this client.
@@ -284,6 +329,15 @@ pub(super) enum Record {
     Subscription(u64, Box<str>, Held),
     /// Of a message in flight to the session with this number.
     InFlight(u64, InFlight),
+    /// Of a duty of the session with this number.
+    Duty(u64, Duty),
+}
+
+/// The number of a session and a packet id.
+fn of_packet(rest: &str) -> Option<(u64, PacketId)> {
+    let (number, id) = rest.split_once('/')?;
+    let number = u64::from_str_radix(number, 16).ok()?;
+    Some((number, PacketId::new(u16::from_str_radix(id, 16).ok()?)?))
 }
 
 /// Reads a record; `None`: it is none of ours.
@@ -293,10 +347,12 @@ pub(super) fn read(key: &str, record: &OwnedMessage) -> Option<Record> {
         return Some(Record::Session(client_id.into(), session));
     }
     if let Some(rest) = key.strip_prefix(IN_FLIGHT) {
-        let (number, id) = rest.split_once('/')?;
-        let number = u64::from_str_radix(number, 16).ok()?;
-        let id = PacketId::new(id.parse().ok()?)?;
+        let (number, id) = of_packet(rest)?;
         return Some(Record::InFlight(number, decode_in_flight(id, record)?));
+    }
+    if let Some(rest) = key.strip_prefix(DUTY) {
+        let (number, id) = of_packet(rest)?;
+        return Some(Record::Duty(number, decode_duty(id, record)?));
     }
     let (number, text) = key.strip_prefix(SUBSCRIPTION)?.split_once('/')?;
     let number = u64::from_str_radix(number, 16).ok()?;
@@ -465,20 +521,38 @@ mod tests {
     }
 
     #[test]
+    fn a_duty_comes_back_with_the_place_of_its_message() {
+        let duty = Duty {
+            id: PacketId::MAX,
+            send: 9,
+            group: GroupId(u64::MAX - 1),
+            seq: Seq(7),
+        };
+        let key = duty_key(u64::MAX, duty.id);
+        let read = read(&key, &written(encode_duty(&duty)));
+        assert!(matches!(read, Some(Record::Duty(u64::MAX, back)) if back == duty));
+    }
+
+    #[test]
     fn what_is_no_record_is_none() {
         let nothing = written(NewMessage::default());
-        for key in [
+        let keys = [
             "",
             "c/x",
             "s/1",
             "s/zz/a",
             "s/1/a/#/b",
-            "p/1",
-            "p/1/0",
-            "p/1/70000",
-            "p/1/1",
             "x/y",
-        ] {
+            "p/1",
+            "p/1/0001",
+            "p/1/0000",
+            "p/1/zz",
+            "f/1",
+            "f/1/0001",
+            "f/1/0000",
+            "f/1/zz",
+        ];
+        for key in keys {
             assert!(read(key, &nothing).is_none(), "{key}");
         }
     }

@@ -1,13 +1,13 @@
 //! What is in flight and has no subscription to come from any more.
 //!
 //! A message that was sent has to be completed, whatever becomes of its subscription (MQTT 5.0, 3.10.4). Its place in
-//! the group of a stream keeps it only as long as there is the group. So what is in flight when the group goes, and a
-//! share's message from PUBREC on, becomes the session's own: it stays in its [`State`](super::State), and a record says
-//! so, under its packet id.
+//! the group of a stream keeps it only as long as there is the group. So what is in flight when the group goes becomes
+//! the session's own: it stays in its [`State`], and a record says so, under its packet id. A share's
+//! message is that from PUBREC on in any case, as a [`Duty`](super::feed::Duty).
 //!
 //! ```text
 //! UNSUBSCRIBE ──▶ Keep (PUBLISH) ──▶ Ack in the group ──▶ the group goes
-//! PUBREC ───────▶ Keep (PUBREL) ──▶ PUBREL                       of a share: Keep (PUBREL) ──▶ Ack ──▶ PUBREL
+//! PUBREC ───────▶ Keep (PUBREL) ──▶ PUBREL
 //! PUBACK, PUBCOMP ──▶ Forget
 //! ```
 //!
@@ -120,9 +120,9 @@ impl Session {
                     feed.give_back(source);
                 }
             }
-            for (id, source) in outbound.from_group(group) {
+            for (id, source) in outbound.of_group(group) {
                 let origin = origin_of(text, source);
-                outbound.own(id, feed.keeps().then_some(Kept { origin }));
+                outbound.part(id, feed.keeps().then_some(Kept { origin }));
                 if let Some(flight) = outbound.record_of(id) {
                     feed.write(Write::Keep {
                         flight: Box::new(flight),

@@ -168,12 +168,12 @@ impl Flights {
     }
 
     /// What is of a group.
-    pub(super) fn from_group(&self, group: GroupId) -> Vec<(PacketId, Source)> {
-        let of_group = self.with_extras().filter_map(|(id, extra)| {
+    pub(super) fn of_group(&self, group: GroupId) -> Vec<(PacketId, Source)> {
+        let found = self.with_extras().filter_map(|(id, extra)| {
             let source = extra.source.filter(|source| source.group == group)?;
             Some((id, source))
         });
-        of_group.collect()
+        found.collect()
     }
 
     /// What was sent, unless it is released.

@@ -5,6 +5,7 @@ use longtail_engine::{Command, Handle, Message as Shown, NewMessage, Reply, Sett
 use longtail_model::{ConsumerTag, Filter, GroupId, Lsn, Priority, Seq, StreamId};
 
 use super::*;
+use crate::session::feed::{DutyChange, Share};
 use crate::session::kept::{InFlight, Origin as Place, Sent, Write};
 
 const GROUP: GroupId = GroupId(9);
@@ -73,7 +74,7 @@ impl Bench {
             for (text, share) in &drawn {
                 let name = StreamName::new("default", "f");
                 let feed = session.feed_mut().unwrap();
-                feed.resume(text, &name, share.as_deref());
+                feed.resume(text, &name, Share::of(share.as_deref(), &cx.limits.shares));
             }
             session.resumed(cx, wire);
             session.welcome(cx, wire);
@@ -304,23 +305,18 @@ fn a_member_keeps_what_it_has_received_of_a_share() {
     bench.push(1);
     bench.said();
     bench.input(&Packet::Pubrec(ack(1)));
-    let writes = bench.writes();
-    let [
-        Write::Keep {
-            flight,
-            release: false,
-        },
-    ] = &*writes
-    else {
-        panic!("{writes:?}");
+    let duties = bench.session.feed_mut().unwrap().take_duties();
+    let [DutyChange::Taken(duty)] = *duties else {
+        panic!("{duties:?}");
     };
-    assert!(flight.sent.is_none() && flight.origin.is_some());
+    assert_eq!((duty.id, duty.seq), (PacketId::MIN, Seq(1)));
+    assert!(bench.writes().is_empty(), "it is on record once");
     let commands = bench.commands();
     assert_eq!(settled(&commands), [(1, Settle::Ack)]);
     assert_eq!(bench.said(), b"", "not before the share knows");
     bench.answer(commands[0].0, &Reply::Done);
     assert_eq!(bench.said(), PUBREL);
     let mut found = State::restored(42, subscriptions(SHARE, Qos::ExactlyOnce));
-    found.restore_in_flight(InFlight::clone(flight));
+    found.restore_duty(&duty);
     assert_eq!(Bench::come_back(found, &[]).said(), PUBREL);
 }
