@@ -229,7 +229,6 @@ impl Channel {
                 self.cancel(consumer_tag, no_wait, shared, out);
                 Ok(())
             }
-            Method::BasicCancelOk { .. } => Ok(()),
             Method::BasicGet { queue, no_ack, .. } => self.get(queue, no_ack, shared),
             Method::BasicQos {
                 prefetch_size,
@@ -257,7 +256,8 @@ impl Channel {
                 Ok(())
             }
             Method::ChannelFlow { active: false } => Err(not_implemented("active=false")),
-            Method::ChannelFlowOk { .. } => Ok(()),
+            // What the server has asked for is done.
+            Method::BasicCancelOk { .. } | Method::ChannelFlowOk { .. } => Ok(()),
             Method::AccessRequest { .. } => {
                 say(&Method::AccessRequestOk { ticket: 1 }, self.number, out);
                 Ok(())

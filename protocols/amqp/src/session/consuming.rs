@@ -605,9 +605,8 @@ fn write_content(
 /// What a refusal of a shard says to a client that has published.
 pub(super) fn is_stored(reply: &Reply) -> bool {
     match reply {
-        Reply::Published { .. } => true,
-        // The queue was deleted on the way: routed nowhere.
-        Reply::Refused(Refusal::UnknownLink | Refusal::Gone) => true,
+        // Or the queue was deleted on the way: routed nowhere.
+        Reply::Published { .. } | Reply::Refused(Refusal::UnknownLink | Refusal::Gone) => true,
         other => {
             tracing::debug!(?other, "a message is refused");
             false

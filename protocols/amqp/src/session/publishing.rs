@@ -40,6 +40,9 @@ struct Head {
     properties: Bytes,
 }
 
+/// The queues that a message goes to.
+type Targets = Arc<[Arc<Queue>]>;
+
 /// Where the last message went: the next one mostly goes there too.
 #[derive(Clone, Debug)]
 pub(super) struct Remembered {
@@ -47,7 +50,7 @@ pub(super) struct Remembered {
     exchange: Arc<str>,
     key: Arc<str>,
     /// `None`: the headers decide.
-    queues: Option<Arc<[Arc<Queue>]>>,
+    queues: Option<Targets>,
 }
 
 /// How a queue wants a message: those that want it alike, at one shard, share one record.
@@ -87,7 +90,7 @@ impl Channel {
             Some(known) => (Arc::clone(&known.exchange), Arc::clone(&known.key)),
             None => {
                 self.remembered = None;
-                self.may_publish(exchange, routing_key, shared)?;
+                Self::may_publish(exchange, routing_key, shared)?;
                 (exchange.into(), routing_key.into())
             }
         };
@@ -101,7 +104,7 @@ impl Channel {
         Ok(())
     }
 
-    fn may_publish(&self, exchange: &str, key: &str, shared: &mut Shared) -> Result<(), Exception> {
+    fn may_publish(exchange: &str, key: &str, shared: &mut Shared) -> Result<(), Exception> {
         if exchange.is_empty() {
             // The default exchange's keys are names of queues.
             return shared.check(Right::Publish, "queue", key);
@@ -157,7 +160,7 @@ impl Channel {
             properties: Bytes::copy_from_slice(header.properties),
         });
         if header.body_size == 0 {
-            return self.complete(Bytes::new(), shared, out);
+            return self.complete(&Bytes::new(), shared, out);
         }
         Ok(())
     }
@@ -197,13 +200,13 @@ impl Channel {
             publishing.body.extend_from_slice(payload);
             Bytes::from(std::mem::take(&mut publishing.body))
         };
-        self.complete(body, shared, out)
+        self.complete(&body, shared, out)
     }
 
     /// Everything of a message is there.
     fn complete(
         &mut self,
-        body: Bytes,
+        body: &Bytes,
         shared: &mut Shared,
         out: &mut Out,
     ) -> Result<(), Exception> {
@@ -235,7 +238,7 @@ impl Channel {
         let octets = stripped.as_deref().unwrap_or(&head.properties);
         if queues.is_empty() {
             if mandatory {
-                self.give_back((&exchange, &key), octets, &body, shared, out);
+                self.give_back((&exchange, &key), octets, body, shared, out);
             }
             if let Some(confirms) = &mut self.confirms {
                 confirms.begin(0);
@@ -282,7 +285,7 @@ impl Channel {
         key: &Arc<str>,
         properties: &Properties<'_>,
         shared: &mut Shared,
-    ) -> Result<(Arc<[Arc<Queue>]>, Option<Vec<u8>>), Exception> {
+    ) -> Result<(Targets, Option<Vec<u8>>), Exception> {
         let headers = properties.headers.unwrap_or_default();
         let topology = Arc::clone(shared.topology()?);
         if !headers.is_empty() && (headers.get("CC").is_some() || headers.get("BCC").is_some()) {
@@ -321,7 +324,7 @@ impl Channel {
         let routed = graph
             .route(exchange, &Routing { key, headers })
             .ok_or_else(|| no_exchange(exchange, &shared.asker.vhost))?;
-        let queues: Arc<[Arc<Queue>]> = routed.queues.into();
+        let queues: Targets = routed.queues.into();
         self.remembered = Some(Remembered {
             generation: graph.generation(),
             exchange: Arc::clone(exchange),

@@ -37,7 +37,7 @@ impl Tree {
                 for tree in trees {
                     tree.with(&mut |value| array.push(value).unwrap());
                 }
-                use_it(Value::Array(array.as_array()))
+                use_it(Value::Array(array.as_array()));
             }
             Tree::Table(pairs) => use_it(Value::Table(table(pairs).as_table())),
             Tree::Bool(v) => use_it(Value::Bool(*v)),
