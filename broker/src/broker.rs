@@ -75,7 +75,17 @@ impl Broker {
     /// # Errors
     /// When the directory cannot be used, see [`OpenError`], or threads cannot be started.
     pub fn open(config: BrokerConfig) -> Result<Arc<Broker>, BrokerError> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        Broker::open_with(config, Arc::new(SystemClock::new()))
+    }
+
+    /// As [`Broker::open`], by another clock.
+    ///
+    /// # Errors
+    /// As [`Broker::open`].
+    pub fn open_with(
+        config: BrokerConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Broker>, BrokerError> {
         let (opened, budgets) = shards::open(&config, &clock)?;
         let (shards, recovered): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
         let runtime_config = RuntimeConfig {
@@ -306,7 +316,7 @@ impl Broker {
             message,
         };
         match accepted(self.clients[usize::from(shard.0)].call(command).await?)?.reply {
-            Reply::Published { seq } => Ok(seq),
+            Reply::Published { seq, .. } => Ok(seq),
             other => Err(BrokerError::Unexpected(format!("{other:?}"))),
         }
     }

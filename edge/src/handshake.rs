@@ -103,10 +103,14 @@ pub(crate) async fn full(
         stream = Box::new(encrypted);
     }
     if let Some(config) = &listener.config.websocket {
-        let accepting = websocket::accept(stream, config, subprotocols);
-        let socket = accepting
+        let accepting = websocket::accept(stream, peer.ip(), config, subprotocols);
+        let (socket, client) = accepting
             .await
             .map_err(|error| HandshakeError::WebSocket(error.to_string()))?;
+        if let Some(client) = client {
+            // Its port is nobody's.
+            peer = Endpoint::Tcp(SocketAddr::new(client, 0));
+        }
         stream = Box::new(socket);
     }
     Ok(Ready {

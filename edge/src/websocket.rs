@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::http::{self, StatusCode};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig as Settings;
 use tokio_tungstenite::tungstenite::{Error, Message, error::ProtocolError};
 
+use crate::cidr::Cidr;
 use crate::stream::Duplex;
 
 /// Buffer of each WebSocket connection, in bytes; allocated whether it is busy or not.
@@ -37,6 +38,10 @@ pub struct WebSocketConfig {
     /// reach it. Clients that are no browsers send no origin, or the address they connect to, and are not affected;
     /// one that names the host by a name other than `localhost` in its origin has to be listed.
     pub origins: Vec<String>,
+    /// Proxies whose `X-Forwarded-For` says where a client comes from (default none: the header is passed over). The
+    /// client is the last address in it that is none of these proxies: what stands before that, anybody may have
+    /// written. On a Unix socket everybody who can open it is one.
+    pub trusted_proxies: Vec<Cidr>,
 }
 
 impl Default for WebSocketConfig {
@@ -44,33 +49,80 @@ impl Default for WebSocketConfig {
         WebSocketConfig {
             frame_max_bytes: 16 * 1024 * 1024,
             origins: Vec::new(),
+            trusted_proxies: Vec::new(),
         }
     }
 }
 
-/// Answers the client's request to upgrade.
+/// Answers the client's request to upgrade. `peer` is where the socket leads to; answers as well which address a trusted
+/// proxy there says that the client has, if one does.
 pub(crate) async fn accept(
     stream: Box<dyn Duplex>,
+    peer: Option<IpAddr>,
     config: &WebSocketConfig,
     subprotocols: &'static [&'static str],
-) -> Result<WebSocketBytes, Error> {
+) -> Result<(WebSocketBytes, Option<IpAddr>), Error> {
     let settings = Settings::default()
         .read_buffer_size(BUFFER_BYTES)
         .write_buffer_size(BUFFER_BYTES)
         .max_frame_size(Some(config.frame_max_bytes))
         .max_message_size(Some(config.frame_max_bytes));
     let origins = config.origins.clone();
+    let mut client = None;
+    let trusted = &config.trusted_proxies;
+    let is_proxied = !trusted.is_empty() && peer.is_none_or(|peer| is_among(trusted, peer));
     #[expect(clippy::result_large_err, reason = "the callback's type is given")]
-    let answer = move |request: &Request, response: Response| {
+    let answer = |request: &Request, response: Response| {
+        if is_proxied {
+            client = forwarded_for(request, trusted);
+        }
         answer(request, response, &origins, subprotocols)
     };
     let socket =
         tokio_tungstenite::accept_hdr_async_with_config(stream, answer, Some(settings)).await?;
-    Ok(WebSocketBytes {
+    let bytes = WebSocketBytes {
         socket,
         current: Bytes::new(),
-    })
+    };
+    Ok((bytes, client))
 }
+
+fn is_among(ranges: &[Cidr], address: IpAddr) -> bool {
+    ranges.iter().any(|range| range.contains(address))
+}
+
+/// Whom `X-Forwarded-For` names: each proxy has written whom it was called by behind what it was told, so that the
+/// list is read from its end, for as long as it names proxies that are trusted.
+fn forwarded_for(request: &Request, trusted: &[Cidr]) -> Option<IpAddr> {
+    let headers = request.headers().get_all(FORWARDED_FOR);
+    let said: Vec<_> = headers
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|list| list.split(','))
+        .map(|text| address(text.trim()))
+        .collect();
+    let mut client = None;
+    for address in said.into_iter().rev() {
+        // What cannot be read was written by nobody who is trusted.
+        client = Some(address?);
+        if !is_among(trusted, address?) {
+            break;
+        }
+    }
+    client
+}
+
+/// An address as proxies write it, some with a port.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let with_port = || text.parse::<SocketAddr>().map(|address| address.ip()).ok();
+    let address = bare.unwrap_or(text).parse().ok().or_else(with_port)?;
+    Some(IpAddr::to_canonical(&address))
+}
+
+const FORWARDED_FOR: &str = "x-forwarded-for";
 
 #[expect(clippy::result_large_err, reason = "the callback's type is given")]
 fn answer(
@@ -233,6 +285,29 @@ fn into_io(error: Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_trusted_proxies_have_written_says_where_a_client_comes_from() {
+        let trusted = ["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()];
+        let client = |values: &[&str]| {
+            let mut request = Request::new(());
+            for value in values {
+                let value = HeaderValue::from_str(value).unwrap();
+                request.headers_mut().append(FORWARDED_FOR, value);
+            }
+            forwarded_for(&request, &trusted).map(|address| address.to_string())
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(client(&[]), None);
+        assert_eq!(client(&["192.0.2.1"]), some("192.0.2.1"));
+        assert_eq!(client(&["1.1.1.1, 192.0.2.1, 10.1.1.1"]), some("192.0.2.1"));
+        assert_eq!(client(&["192.0.2.1", "10.1.1.1"]), some("192.0.2.1"));
+        assert_eq!(client(&["10.2.2.2, 10.1.1.1"]), some("10.2.2.2"));
+        assert_eq!(client(&["192.0.2.1:443"]), some("192.0.2.1"));
+        assert_eq!(client(&["[2001:db8::1]:443, [::1]"]), some("2001:db8::1"));
+        assert_eq!(client(&["::ffff:192.0.2.1"]), some("192.0.2.1"));
+        assert_eq!(client(&["192.0.2.1, unknown, 10.1.1.1"]), None);
+    }
 
     #[test]
     fn the_clients_first_known_subprotocol_is_chosen() {

@@ -29,7 +29,7 @@ use crate::shard::Shard;
 use cell::{Cell, Work};
 use threads::Threads;
 
-pub use clock::{Clock, SystemClock};
+pub use clock::{Clock, ManualClock, Moved, SystemClock};
 pub use commits::{BOUNDS_US, CommitTimes};
 
 /// Where a session's effects go.
@@ -117,6 +117,12 @@ impl Runtime {
             .into_iter()
             .map(|shard| Arc::new(Cell::new(shard, Arc::clone(clock), Arc::clone(&wake))))
             .collect();
+        let sleeper = Arc::downgrade(&wake);
+        clock.watch(Box::new(move || {
+            if let Some(wake) = sleeper.upgrade() {
+                wake.time(0);
+            }
+        }));
         let threads = Threads::start(
             &cells,
             wake,

@@ -9,6 +9,7 @@ mod chores;
 mod paging;
 mod reclaim;
 mod rewrite;
+mod search;
 mod space;
 mod write;
 
@@ -34,6 +35,9 @@ pub(crate) use reclaim::Reclaim;
 pub(crate) use rewrite::{Footer, TEMPORARY as REWRITE_TEMPORARY};
 pub(crate) use space::{RESERVE, Space, create_spare, is_spare};
 pub(crate) use write::{Birth, SyncGate};
+
+/// The part of [`Options::checkpoint_bytes`] that a log replays when it is opened and would rather not replay again.
+const REPLAYED_PART: u64 = 16;
 
 /// Whether appends are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -230,6 +234,15 @@ impl ShardLog for FileLog {
             .read(self.disk.as_ref(), &self.dir, segment, limit, lsn, with)
     }
 
+    fn scan(&self, from: Lsn, to: Lsn, with: &mut dyn FnMut(Lsn, &[u8])) -> std::io::Result<()> {
+        self.scan_stretch(from.0, to.0, with)
+    }
+
+    fn page_file(&self, page: PageId) -> String {
+        let file = self.dir.join(crate::pages::file_name(page.file));
+        file.display().to_string()
+    }
+
     fn retire(&mut self, lsn: Lsn) {
         let newest = match self.segments.0.last_mut() {
             Some(newest) if lsn.0 >= newest.base => Some(newest),
@@ -283,7 +296,9 @@ impl ShardLog for FileLog {
             State::Full(_) => BLOCK.max(size / 4),
             _ => self.options.checkpoint_bytes.max(size.saturating_mul(4)),
         };
-        since >= enough
+        // A process that is started again and again, each time for a little work, would replay more every time.
+        let enough_again = (self.options.checkpoint_bytes / REPLAYED_PART).max(size);
+        since >= enough || self.checkpoints.replayed() >= enough_again
     }
 
     fn checkpoint(&mut self, body: Vec<u8>) {

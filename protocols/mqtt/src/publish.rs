@@ -20,7 +20,9 @@ use longtail_broker::retained::{RetainedError, Settled};
 use longtail_broker::router::Chance;
 use longtail_broker::stored::publishes;
 use longtail_engine::runtime::{Shards, Sink};
-use longtail_engine::{Command, Effect, Refusal, Reply, Step, Target as Into, Token, Transaction};
+use longtail_engine::{
+    Cause, Command, Effect, Refusal, Reply, Step, Target as Into, Token, Transaction,
+};
 use longtail_model::{Seq, SessionId, ShardId, StreamId, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -80,7 +82,8 @@ pub(crate) enum Whom<'w> {
 }
 
 impl Waiter {
-    fn new(whom: Whom<'_>) -> Arc<Self> {
+    /// For one answer.
+    pub(crate) fn new(whom: Whom<'_>) -> Arc<Self> {
         Arc::new(Waiter {
             whom: match whom {
                 Whom::Client(conn, ticket) => Told::Client(Arc::clone(conn), ticket),
@@ -96,8 +99,8 @@ impl Waiter {
         Arc::clone(self)
     }
 
-    /// One answer is here; the last tells the client.
-    fn answered(&self, outcome: Result<(), ReasonCode>) {
+    /// One answer is here; the last tells the client. No lock may be held.
+    pub(crate) fn answered(&self, outcome: Result<(), ReasonCode>) {
         if let Err(reason) = outcome {
             let success = ReasonCode::Success.as_u8();
             // Whoever was first stays.
@@ -403,6 +406,17 @@ impl Sink for Asked {
             Reply::Refused(refusal) => {
                 tracing::warn!(%refusal, "a message is not stored");
                 Err(reason_of(refusal))
+            }
+            // A stream that is gone has nobody left to miss the message.
+            Reply::Published {
+                refused: Some(refused),
+                ..
+            } if refused.iter().any(|&(_, cause)| cause == Cause::Full) => {
+                tracing::warn!(
+                    streams = refused.len(),
+                    "a message is not stored everywhere"
+                );
+                Err(ReasonCode::QuotaExceeded)
             }
             _ => Ok(()),
         };

@@ -26,7 +26,7 @@ use crate::client::Client;
 use crate::codec::{Decoder, Fault, Packet, PacketLimits, ReasonCode};
 use crate::durable::link;
 use crate::hooks::{self, Chain, ClientInfo, Event, Points};
-use crate::publish::{Outgoing, Released, Whom, publish, publish_run, release};
+use crate::publish::{Outgoing, Released, Waiter, Whom, publish, publish_run, release};
 use crate::registry::{Aftermath, Claim, Claimed};
 use crate::seat::Membership;
 use crate::session::{
@@ -229,7 +229,7 @@ impl Protocol for Mqtt {
             tenant.durable().detach(link);
         }
         if let Some(timer) = client.login_ends {
-            tenant.timers().cancel(timer);
+            tenant.timers().cancel(*timer);
         }
         let Some(mut session) = client.session else {
             return;
@@ -382,9 +382,11 @@ impl Mqtt {
     fn ends_at(&self, conn: &Arc<Connection<Self>>, at: Option<Timestamp>) {
         let timers = self.tenant.timers();
         let timer = at.map(|at| timers.set(at, Deadline::Login(Arc::downgrade(conn))));
-        let before = conn.with(|client, _| std::mem::replace(&mut client.login_ends, timer));
+        let before =
+            conn.with(|client, _| std::mem::replace(&mut client.login_ends, timer.map(Box::new)));
         // It has gone meanwhile, or has shown something new.
-        if let Some(old) = before.unwrap_or(timer) {
+        let old = before.map_or(timer, |before| before.map(|timer| *timer));
+        if let Some(old) = old {
             timers.cancel(old);
         }
     }
@@ -583,6 +585,16 @@ impl Turn<'_> {
         }
         match action {
             Action::Publish { message, ticket } => self.gather(message, ticket),
+            Action::Store {
+                message,
+                entry,
+                ticket,
+            } => {
+                let tenant = &self.service.tenant;
+                let waiter = Waiter::new(Whom::Client(self.conn, ticket));
+                let incoming = tenant.durable().incoming();
+                incoming.store(&entry, &message, tenant.now(), waiter);
+            }
             Action::Release {
                 message,
                 release: Release { seq, again },
@@ -593,7 +605,7 @@ impl Turn<'_> {
                     conn: self.conn,
                     ticket,
                     home: tenant.durable().home(),
-                    stream: tenant.durable().incoming(),
+                    stream: tenant.durable().incoming().stream(),
                     seq,
                     again,
                 };

@@ -20,9 +20,11 @@ mod frame;
 mod hooked;
 mod outbound;
 mod proving;
+mod rare;
 mod receiving;
 mod sending;
 mod subscribing;
+mod subscriptions;
 mod tag;
 #[cfg(test)]
 mod tests;
@@ -40,20 +42,23 @@ use longtail_model::{Seq, Timestamp};
 use crate::codec::{Packet, ReasonCode, Version};
 use crate::config::Limits;
 use crate::counters::{Counters, Drops, Tally};
+use crate::durable::incoming::Entry;
 use crate::hooks::{self, Hooked};
 use crate::message::Will;
 
 pub use connect::{Demand, Hello, Refused};
 pub use proving::Proof;
 pub use receiving::{Release, Ticket};
-pub(crate) use subscribing::{Held, Subscriptions, routed};
+pub(crate) use subscribing::{Held, routed};
 pub use subscribing::{Subscribing, Unsubscribing, Wanted};
+pub(crate) use subscriptions::Subscriptions;
 pub use tag::Tag;
 
 use alias::AliasTable;
 use feed::Feed;
 use outbound::Outbound;
 use proving::Proving;
+use rare::Rare;
 use receiving::Receiving;
 use sending::Replay;
 
@@ -104,6 +109,15 @@ pub enum Action {
         message: SharedMessage,
         /// Of the acknowledgement that waits for it.
         ticket: Option<Ticket>,
+    },
+    /// Write a QoS 2 message down, unless it is or is being written; then [`Session::complete`].
+    Store {
+        /// What.
+        message: SharedMessage,
+        /// What is written of it.
+        entry: Arc<Entry>,
+        /// Of the acknowledgement that waits for it.
+        ticket: Ticket,
     },
     /// Publish what the log has until now, and remove it there; then [`Session::complete`].
     Release {
@@ -175,13 +189,14 @@ pub(crate) struct About {
 impl State {
     /// A QoS 2 message that awaits its PUBREL was found under this number.
     pub(crate) fn restore_incoming(&mut self, id: u16, message: SharedMessage, seq: Seq) {
-        let held = receiving::Held::new(Some(message), Some(seq));
+        let entry = Entry::written(self.number, id, seq);
+        let held = receiving::Held::new(Some(message), Some(Arc::new(entry)));
         self.unreleased.insert(id, held);
     }
 
-    /// The numbers of the QoS 2 messages that await their PUBREL.
-    pub(crate) fn incoming(&self) -> impl Iterator<Item = Seq> {
-        self.unreleased.values().filter_map(receiving::Held::stored)
+    /// What is written of QoS 2 messages that await their PUBREL.
+    pub(crate) fn incoming(&self) -> impl Iterator<Item = &Entry> {
+        self.unreleased.values().filter_map(receiving::Held::entry)
     }
 
     /// What is known of a session when the process starts.
@@ -218,11 +233,12 @@ pub struct Session {
     proving: Option<Box<Proving>>,
     tally: Tally,
     will: Option<Box<Will>>,
-    receiving: Receiving,
+    /// Of a client that publishes.
+    receiving: Rare<Receiving>,
     /// Messages that may be in flight to the client.
     window: usize,
     aliases: Option<Box<AliasTable>>,
-    replays: VecDeque<Replay>,
+    replays: Rare<VecDeque<Replay>>,
     state: State,
     /// Whether it is one that the client comes back to.
     present: bool,
@@ -301,10 +317,10 @@ impl Session {
             proving: None,
             tally,
             will,
-            receiving: Receiving::default(),
+            receiving: Rare::default(),
             window: 0,
             aliases: None,
-            replays: VecDeque::new(),
+            replays: Rare::default(),
             state: State::default(),
             present: false,
             feed: None,
@@ -417,7 +433,7 @@ impl Session {
             Packet::Publish(publish) => self.publish(publish, cx, actions, out)?,
             Packet::Puback(ack) => self.puback(ack, cx, out)?,
             Packet::Pubrec(ack) => self.pubrec(ack, cx, out)?,
-            Packet::Pubrel(ack) => self.pubrel(ack, cx, actions, out),
+            Packet::Pubrel(ack) => self.pubrel(ack, cx, actions, out)?,
             Packet::Pubcomp(ack) => self.pubcomp(ack, cx, out)?,
             // What follows is answered behind it.
             Packet::Subscribe(subscribe) => {
