@@ -16,7 +16,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use longtail_broker::{Broker, BrokerError};
+use longtail_engine::command::Only;
 use longtail_engine::config::StreamName;
+use longtail_engine::effect::Unmet;
 use longtail_engine::{Command, Refusal, Reply};
 use longtail_model::Filter;
 use parking_lot::{RwLock, RwLockReadGuard};
@@ -328,15 +330,24 @@ impl Topology {
         }
         let queue = self.queue(name, asker)?;
         let ready = self.ready(&queue).await?;
-        let what = |why| format!("queue '{name}' in vhost '{}' {why}", asker.vhost);
-        if if_empty && ready > 0 {
-            return Err(precondition(what("is not empty")));
-        }
+        let unmet = |unmet| {
+            let why = match unmet {
+                Unmet::Unused => "in use",
+                Unmet::Empty => "is not empty",
+            };
+            precondition(format!("queue '{name}' in vhost '{}' {why}", asker.vhost))
+        };
         if !queue.begin_delete(if_unused) {
-            return Err(precondition(what("in use")));
+            return Err(unmet(Unmet::Unused));
         }
-        self.remove_queue(&queue).await?;
-        Ok(ready)
+        let only = Only {
+            unused: if_unused,
+            empty: if_empty,
+        };
+        match self.remove_queue(&queue, only).await? {
+            None => Ok(ready),
+            Some(condition) => Err(unmet(condition)),
+        }
     }
 
     /// The last consumer of an auto-deleting queue has left.
@@ -350,7 +361,7 @@ impl Topology {
             .queue(&queue.name)
             .is_some_and(|known| Arc::ptr_eq(known, queue));
         if known && queue.begin_delete(true) {
-            self.remove_queue(queue).await?;
+            self.remove_queue(queue, Only::default()).await?;
         }
         Ok(())
     }
@@ -370,12 +381,13 @@ impl Topology {
         };
         for queue in owned {
             queue.begin_delete(false);
-            self.remove_queue(&queue).await?;
+            self.remove_queue(&queue, Only::default()).await?;
         }
         Ok(())
     }
 
-    async fn remove_queue(&self, queue: &Arc<Queue>) -> Answer<()> {
+    /// `Some`: a condition does not hold, and the queue stays.
+    async fn remove_queue(&self, queue: &Arc<Queue>, only: Only) -> Answer<Option<Unmet>> {
         let stream = self.stream(&queue.name);
         let deleted = self
             .broker
@@ -383,11 +395,16 @@ impl Topology {
                 &stream,
                 Command::Delete {
                     name: stream.clone(),
+                    only,
                 },
             )
             .await;
         match deleted {
             Ok(_) | Err(BrokerError::NoStream(_)) => {}
+            Err(BrokerError::Refused(Refusal::Unmet(unmet))) => {
+                queue.abandon_delete();
+                return Ok(Some(unmet));
+            }
             Err(error) => {
                 queue.abandon_delete();
                 return Err(internal(error));
@@ -399,7 +416,8 @@ impl Topology {
             let write = documents::queue(&self.space, &queue.name, &queue.config);
             writes.push(documents::without(write));
         }
-        self.forget(removed, writes).await
+        self.forget(removed, writes).await?;
+        Ok(None)
     }
 
     /// Writes down that something is gone, and removes auto-deleting exchanges that were orphaned by it, and so on.

@@ -10,6 +10,7 @@ use longtail_broker::auth::Action as Right;
 use longtail_edge::Out;
 use longtail_engine::command::Role;
 use longtail_engine::config::{GroupName, StreamName};
+use longtail_engine::effect::Cause;
 use longtail_engine::{Command, Credit, Delivery, Handle, Message, Refusal, Reply, Settle, Wait};
 use longtail_model::{ConsumerTag, Link};
 
@@ -605,8 +606,12 @@ fn write_content(
 /// What a refusal of a shard says to a client that has published.
 pub(super) fn is_stored(reply: &Reply) -> bool {
     match reply {
-        // Or the queue was deleted on the way: routed nowhere.
-        Reply::Published { .. } | Reply::Refused(Refusal::UnknownLink | Refusal::Gone) => true,
+        // One that was deleted on the way was routed nowhere; one that is full has refused the message.
+        Reply::Published { refused, .. } => {
+            let mut refused = refused.iter().flat_map(|refused| refused.iter());
+            !refused.any(|(_, cause)| *cause == Cause::Full)
+        }
+        Reply::Refused(Refusal::UnknownLink | Refusal::Gone) => true,
         other => {
             tracing::debug!(?other, "a message is refused");
             false
