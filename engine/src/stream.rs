@@ -21,7 +21,7 @@ use crate::budget::Held;
 use crate::config::{GroupConfig, Keep, Numbering, Order, StreamConfig, StreamName};
 use crate::effect::Counts;
 use crate::rare::{Rare, Unused};
-use crate::shard::Head;
+use crate::shard::{Head, Rule};
 use crate::structures::index::{PageSource, PagedIndex};
 use crate::structures::interval::IntervalSet;
 use crate::structures::ordered::OrderedSet;
@@ -377,6 +377,8 @@ pub(crate) struct Group {
     pub(crate) met: u64,
     /// Messages that consumers hold.
     pub(crate) held: u32,
+    /// Their bytes.
+    pub(crate) held_bytes: u64,
     /// Whether ready messages ahead of the cursor go unlisted.
     pub(crate) implicit: bool,
     /// Its place is free for another group.
@@ -397,6 +399,8 @@ pub(crate) struct Lists {
     pub(crate) meta: HashMap<u64, Meta, FixedHash>,
     /// Consumers that wait, oldest first.
     pub(crate) waiters: BTreeMap<u64, Waiter>,
+    /// Who gets what, if that is not whoever has waited longest.
+    pub(crate) rule: Option<Box<Rule>>,
     pub(crate) pause: Option<Pause>,
 }
 
@@ -420,6 +424,7 @@ impl Lists {
         next_ticket: 1,
         meta: HashMap::with_hasher(FixedHash::with_seed(0)),
         waiters: BTreeMap::new(),
+        rule: None,
         pause: None,
     };
 
@@ -433,6 +438,7 @@ impl Lists {
             && self.parked.is_empty()
             && self.meta.is_empty()
             && self.waiters.is_empty()
+            && self.rule.is_none()
             && self.pause.is_none()
     }
 
@@ -448,6 +454,9 @@ impl Lists {
     fn add_ready(&mut self, key: u64, seq: Seq) {
         if self.ready.insert(key, seq.0) && key < URGENT {
             self.urgent += 1;
+        }
+        if let Some(rule) = &mut self.rule {
+            rule.note_ready(seq.0);
         }
     }
 }
@@ -476,6 +485,7 @@ impl Group {
             cursor,
             met: 0,
             held: 0,
+            held_bytes: 0,
             deleted: false,
             lists: Rare::default(),
         }
@@ -569,6 +579,22 @@ impl Group {
                 return Ok(Some(seq));
             }
             from = Seq(free);
+        }
+    }
+
+    /// The first message ahead of the cursor, where those are not listed.
+    ///
+    /// # Errors
+    /// When the index page in which it may be cannot be read.
+    pub(crate) fn first_ahead(
+        &self,
+        index: &PagedIndex,
+        pages: &impl PageSource,
+    ) -> Result<Option<Seq>, PageError> {
+        if self.implicit {
+            self.next_ahead(index, pages)
+        } else {
+            Ok(None)
         }
     }
 

@@ -7,9 +7,11 @@ use longtail_model::SessionId;
 
 use crate::access::Exchange;
 use crate::codec::Decoder;
+use crate::config::Shares;
 use crate::durable::Durable;
 use crate::durable::records::SessionRecord;
 use crate::seat::Membership;
+use crate::session::feed::Share;
 use crate::session::{Action, Cx, Left, Session, State, Subscribing};
 use crate::timers::TimerKey;
 
@@ -132,7 +134,7 @@ impl Client {
             .collect();
         if let Some(feed) = session.feed_mut() {
             for (text, name, share) in &filters {
-                feed.resume(text, name, share.as_deref());
+                feed.resume(text, name, Share::of(share.as_deref(), &cx.limits.shares));
             }
         }
         session.resumed(cx, out);
@@ -186,12 +188,17 @@ impl Client {
         let (Some(link), Some(session)) = (self.link, &mut self.session) else {
             return false;
         };
+        let number = session.state().number;
         let Some(feed) = session.feed_mut() else {
             return false;
         };
+        let duties = feed.take_duties();
+        for change in &duties {
+            durable.record_duty(number, change);
+        }
         let commands = feed.commands();
         if commands.is_empty() {
-            return false;
+            return !duties.is_empty();
         }
         durable.enqueue(link, commands);
         true
@@ -202,6 +209,7 @@ impl Client {
         &mut self,
         subscribing: Subscribing,
         durable: &Durable,
+        shares: &Shares,
     ) -> Option<Subscribing> {
         let link = self.link?;
         let session = self.session.as_mut()?;
@@ -220,7 +228,7 @@ impl Client {
             }
             let feed = session.feed_mut()?;
             durable.acquire(&wanted.filter, share, |name| {
-                feed.join(&text, name, share);
+                feed.join(&text, name, Share::of(share, shares));
                 durable.enqueue(link, feed.commands());
             });
         }
@@ -290,7 +298,7 @@ mod tests {
         let (mut session, _) = Session::greet(&connect, String::new, cx.limits, NOW).unwrap();
         let grants = Arc::new(Grants::full());
         (session.authorize(grants, None, Origin(7), cx.limits)).unwrap();
-        session.take_in(None, 0, durable.incoming(), cx);
+        session.take_in(None, 0, durable.incoming().stream(), cx);
         session.welcome(cx, out);
         let subscribe = Packet::Subscribe(Subscribe {
             packet_id: PacketId::MIN,
@@ -313,7 +321,12 @@ mod tests {
         let mut client = Client::new(Decoder::for_server(PacketLimits::default()));
         client.session = Some(Box::new(session));
         assert!(client.equip(SessionId(1_000), durable));
-        assert!(client.join(*subscribing, durable).is_none(), "it waits");
+        assert!(
+            client
+                .join(*subscribing, durable, &cx.limits.shares)
+                .is_none(),
+            "it waits"
+        );
         client
     }
 
@@ -339,7 +352,13 @@ mod tests {
             session.answered(token, reply, None, &cx, &mut out);
         };
         // One thread sees the stream opened, and another, before the first does anything about it, the rest.
-        answer(&mut client, 1, &Reply::Opened { stream: StreamId(5) });
+        answer(
+            &mut client,
+            1,
+            &Reply::Opened {
+                stream: StreamId(5),
+            },
+        );
         assert!(client.take_news(&durable).is_none());
         let marked = Reply::Marked {
             group: GroupId(6),

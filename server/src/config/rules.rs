@@ -9,7 +9,7 @@ use toml::Value;
 use super::error::Problem;
 use super::origin::Origin;
 use super::schema::{AMQP, AMQP_TLS, BEANSTALK, MQTT_TLS, MQTT_WEBSOCKET_TLS};
-use super::settings::Settings;
+use super::settings::{Settings, share_strategy};
 
 /// All contradictions in `settings`, each with the origin of the value that causes it.
 pub(super) fn check(
@@ -75,6 +75,11 @@ pub(super) fn check(
             origin("admin.listen"),
             "every listener is off: name one with --listen, or leave --only out",
         ));
+    }
+    for entry in &settings.mqtt.share_strategies {
+        if let Err(why) = share_strategy(entry) {
+            problems.push(Problem::new(origin("mqtt.share_strategies"), why));
+        }
     }
     sizes(settings, &origin, &mut problems);
     problems

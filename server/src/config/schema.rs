@@ -52,6 +52,16 @@ const MIB: i64 = 1 << 20;
 const GIB: i64 = 1 << 30;
 const HOUR: i64 = 3_600_000;
 
+/// `mqtt.share_strategy`.
+const SHARE_STRATEGIES: &[&str] = &[
+    "round-robin",
+    "random",
+    "sticky",
+    "hash-topic",
+    "hash-client-id",
+    "least-in-flight",
+];
+
 /// Protocols this build speaks, with the address each listens on by default, if it does.
 pub(crate) const PROTOCOLS: &[(&str, Option<&str>)] = &[
     (BEANSTALK, Some("127.0.0.1:11300")),
@@ -163,6 +173,18 @@ pub(crate) const KEYS: &[Key] = &[
         Kind::Number(1, 100_000_000),
         Some("1000000"),
         "Streams that may exist, for each shard.",
+    ),
+    key(
+        "limits.retained_messages_max",
+        Kind::Number(1, 100_000_000),
+        Some("1000000"),
+        "Subjects with a retained message, for each space. Further ones are refused.",
+    ),
+    key(
+        "limits.retained_bytes",
+        Kind::Bytes(KIB, 1024 * GIB),
+        Some("\"512MiB\""),
+        "Memory for retained messages, for each space: subjects, headers, bodies and what it takes to find them.",
     ),
     key(
         "limits.memory_streams_bytes",
@@ -350,6 +372,18 @@ pub(crate) const KEYS: &[Key] = &[
         Kind::Choice(&["each", "merge"]),
         None,
         "Copies of a message that several subscriptions of a client match: one for each, or one. each.",
+    ),
+    key(
+        "mqtt.share_strategy",
+        Kind::Choice(SHARE_STRATEGIES),
+        None,
+        "Which member of a shared subscription gets a message. round-robin.",
+    ),
+    key(
+        "mqtt.share_strategies",
+        Kind::Texts,
+        Some("[]"),
+        "Others for single groups, as in [\"billing=sticky\", \"audit=hash-topic\"].",
     ),
     key(
         "mqtt.subscriptions_max",

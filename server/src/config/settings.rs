@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use longtail_broker::BrokerConfig;
 use longtail_broker::auth::{AuthDocument, Directory};
+use longtail_broker::retained::RetainedLimits;
 use longtail_edge::{EdgeConfig, ListenerConfig};
 use longtail_model::Durability;
 use longtail_mqtt::bridge::BridgeConfig;
@@ -81,6 +83,8 @@ pub(crate) struct LimitSettings {
     pub(crate) memory_bytes: usize,
     pub(crate) memory_streams_bytes: u64,
     pub(crate) streams_max: u64,
+    pub(crate) retained_messages_max: usize,
+    pub(crate) retained_bytes: u64,
     pub(crate) drain_ms: u64,
 }
 
@@ -152,6 +156,8 @@ pub(crate) struct MqttSettings {
     pub(crate) queue_bytes: Option<usize>,
     pub(crate) queue_policy: Option<MqttQueuePolicy>,
     pub(crate) overlap: Option<MqttOverlap>,
+    pub(crate) share_strategy: Option<String>,
+    pub(crate) share_strategies: Vec<String>,
     pub(crate) subscriptions_max: Option<usize>,
     pub(crate) qos_max: Option<u8>,
     pub(crate) retain_available: Option<bool>,
@@ -182,11 +188,32 @@ pub(crate) enum MqttOverlap {
     Merge,
 }
 
+/// An entry of `mqtt.share_strategies`: `GROUP=STRATEGY`.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn share_strategy(
+    entry: &str,
+) -> Result<(Box<str>, longtail_mqtt::config::ShareStrategy), String> {
+    let Some((group, word)) = entry.rsplit_once('=') else {
+        return Err(format!("{entry:?} is not of the form GROUP=STRATEGY"));
+    };
+    if group.is_empty() || group.contains(['/', '+', '#']) {
+        return Err(format!(
+            "{group:?} is no name of a group: it is not empty and has no /, + or #"
+        ));
+    }
+    let strategy = word
+        .parse()
+        .map_err(|error| format!("{error} for group {group:?}"))?;
+    Ok((group.into(), strategy))
+}
+
 impl MqttSettings {
     /// As the service takes them. A profile that does not exist is the default one: the schema has its words.
     pub(crate) fn config(&self) -> longtail_mqtt::Config {
         use longtail_mqtt::codec::Qos;
-        use longtail_mqtt::config::{Overlap, QueuePolicy};
+        use longtail_mqtt::config::{Overlap, QueuePolicy, Shares};
         let profile: longtail_mqtt::Profile = self.profile.parse().unwrap_or_default();
         let base = profile.limits();
         longtail_mqtt::Config {
@@ -218,6 +245,14 @@ impl MqttSettings {
                     Some(MqttOverlap::Each) => Overlap::Each,
                     Some(MqttOverlap::Merge) => Overlap::Merge,
                 },
+                shares: Arc::new(Shares {
+                    strategy: (self.share_strategy.as_deref())
+                        .and_then(|word| word.parse().ok())
+                        .unwrap_or(base.shares.strategy),
+                    named: (self.share_strategies.iter())
+                        .filter_map(|entry| share_strategy(entry).ok())
+                        .collect(),
+                }),
                 subscriptions_max: self.subscriptions_max.unwrap_or(base.subscriptions_max),
                 qos_max: self
                     .qos_max
@@ -292,6 +327,10 @@ impl Settings {
             memory_bytes: self.limits.memory_streams_bytes,
             max_message_bytes: self.limits.message_bytes as u64,
             max_streams: self.limits.streams_max,
+            retained: RetainedLimits {
+                messages_max: self.limits.retained_messages_max,
+                bytes_max: self.limits.retained_bytes,
+            },
             ..defaults
         }
     }

@@ -222,12 +222,16 @@ fn sizes_and_times_take_units() {
         "log.index_bytes=4MiB",
         "interval_ms=2s",
         "limits.drain_ms=1 min",
+        "limits.retained_messages_max=5",
+        "limits.retained_bytes=3MiB",
     ]))
     .unwrap()
     .settings;
     assert_eq!(settings.log.segment_bytes, 1 << 30);
     assert_eq!(settings.log.tail_bytes, 33_554_432);
     assert_eq!(settings.broker().index_bytes, 4 << 20);
+    let retained = settings.broker().retained;
+    assert_eq!((retained.messages_max, retained.bytes_max), (5, 3 << 20));
     assert_eq!(settings.interval_ms, 2000);
     assert_eq!(settings.limits.drain_ms, 60_000);
     assert!(complaint(&with_set(&["interval_ms=2 fortnights"])).contains("must be milliseconds"));
@@ -409,6 +413,37 @@ fn mqtt_settings_override_those_of_the_profile() {
     assert_eq!(limits.qos_max, longtail_mqtt::codec::Qos::AtLeastOnce);
     for profile in longtail_mqtt::Profile::ALL {
         assert!(load(&with_set(&[&format!("mqtt.profile={profile}")])).is_ok());
+    }
+}
+
+#[test]
+fn groups_of_shared_subscriptions_have_strategies() {
+    use longtail_mqtt::config::ShareStrategy;
+    let (_dir, sources) = with_file(
+        "[mqtt]\nshare_strategy = \"random\"\nshare_strategies = [\"a=b=sticky\", \"c=hash-topic\"]\n",
+    );
+    let shares = load(&sources).unwrap().settings.mqtt.config().limits.shares;
+    for (group, strategy) in [
+        ("a=b", ShareStrategy::Sticky),
+        ("c", ShareStrategy::HashTopic),
+        ("d", ShareStrategy::Random),
+    ] {
+        assert_eq!(shares.strategy_of(group), strategy, "{group}");
+    }
+    for strategy in ShareStrategy::ALL {
+        let set = format!("mqtt.share_strategy={}", strategy.as_str());
+        let settings = load(&with_set(&[&set])).unwrap().settings;
+        assert_eq!(settings.mqtt.config().limits.shares.strategy, strategy);
+    }
+    for (bad, said) in [
+        ("a", "GROUP=STRATEGY"),
+        ("=sticky", "no name of a group"),
+        ("a/b=sticky", "no name of a group"),
+        ("a=stick", "no strategy"),
+    ] {
+        let (_dir, sources) = with_file(&format!("[mqtt]\nshare_strategies = [\"{bad}\"]\n"));
+        let text = complaint(&sources);
+        assert!(text.contains(said), "{text}");
     }
 }
 
