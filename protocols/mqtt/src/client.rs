@@ -87,7 +87,7 @@ impl Client {
             return None;
         }
         let fresh = rand::random::<u64>() | 1;
-        session.take_in(resumed.take(), fresh, durable.incoming(), cx);
+        session.take_in(resumed.take(), fresh, durable.incoming().stream(), cx);
         self.seat = Some((epoch, membership));
         cx.counters.client_came();
         if !session.is_lasting() {
@@ -150,7 +150,7 @@ impl Client {
         if self.link.is_some() {
             return false;
         }
-        session.equip(durable.incoming());
+        session.equip(durable.incoming().stream());
         self.link = Some(link);
         true
     }
@@ -298,7 +298,7 @@ mod tests {
         let (mut session, _) = Session::greet(&connect, String::new, cx.limits, NOW).unwrap();
         let grants = Arc::new(Grants::full());
         (session.authorize(grants, None, Origin(7), cx.limits)).unwrap();
-        session.take_in(None, 0, durable.incoming(), cx);
+        session.take_in(None, 0, durable.incoming().stream(), cx);
         session.welcome(cx, out);
         let subscribe = Packet::Subscribe(Subscribe {
             packet_id: PacketId::MIN,

@@ -26,7 +26,7 @@ use crate::client::Client;
 use crate::codec::{Decoder, Fault, Packet, PacketLimits, ReasonCode};
 use crate::durable::link;
 use crate::hooks::{self, Chain, ClientInfo, Event, Points};
-use crate::publish::{Outgoing, Released, Whom, publish, publish_run, release};
+use crate::publish::{Outgoing, Released, Waiter, Whom, publish, publish_run, release};
 use crate::registry::{Aftermath, Claim, Claimed};
 use crate::seat::Membership;
 use crate::session::{
@@ -585,6 +585,16 @@ impl Turn<'_> {
         }
         match action {
             Action::Publish { message, ticket } => self.gather(message, ticket),
+            Action::Store {
+                message,
+                entry,
+                ticket,
+            } => {
+                let tenant = &self.service.tenant;
+                let waiter = Waiter::new(Whom::Client(self.conn, ticket));
+                let incoming = tenant.durable().incoming();
+                incoming.store(&entry, &message, tenant.now(), waiter);
+            }
             Action::Release {
                 message,
                 release: Release { seq, again },
@@ -595,7 +605,7 @@ impl Turn<'_> {
                     conn: self.conn,
                     ticket,
                     home: tenant.durable().home(),
-                    stream: tenant.durable().incoming(),
+                    stream: tenant.durable().incoming().stream(),
                     seq,
                     again,
                 };
