@@ -196,8 +196,8 @@ pub(crate) const KEYS: &[Key] = &[
         "limits.memory_bytes",
         Kind::Bytes(MIB, 1024 * GIB),
         Some("\"512MiB\""),
-        "Answers that wait and messages half read, of all connections together. Beyond it nothing more is read until \
-         clients have taken theirs.",
+        "Answers that wait and messages half read, of all connections together. Beyond it nothing more is read from \
+         clients that hold more than 16KiB of it; beyond half as much again, from nobody.",
     ),
     key(
         "limits.drain_ms",
