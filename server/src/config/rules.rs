@@ -8,7 +8,7 @@ use toml::Value;
 
 use super::error::Problem;
 use super::origin::Origin;
-use super::schema::{BEANSTALK, MQTT_TLS, MQTT_WEBSOCKET_TLS};
+use super::schema::{AMQP, AMQP_TLS, BEANSTALK, MQTT_TLS, MQTT_WEBSOCKET_TLS};
 use super::settings::{Settings, share_strategy};
 
 /// All contradictions in `settings`, each with the origin of the value that causes it.
@@ -95,6 +95,7 @@ fn tenants(
     let mut wrong = |path: &str, why: String| problems.push(Problem::new(origin(path), why));
     for (path, space) in [
         ("beanstalk.space", &settings.beanstalk.space),
+        ("amqp.space", &settings.amqp.space),
         ("mqtt.space", &settings.mqtt.space),
     ] {
         if directory.space(space).is_none() {
@@ -108,7 +109,7 @@ fn tenants(
     for (protocol, listeners) in &settings.listeners {
         for listener in listeners {
             let path = format!("listeners.{protocol}");
-            if [MQTT_TLS, MQTT_WEBSOCKET_TLS].contains(&protocol.as_str())
+            if [AMQP_TLS, MQTT_TLS, MQTT_WEBSOCKET_TLS].contains(&protocol.as_str())
                 && listener.edge.tls.is_none()
             {
                 wrong(
@@ -161,6 +162,15 @@ fn sizes(settings: &Settings, origin: &impl Fn(&str) -> Origin, problems: &mut V
             ),
         );
     }
+    if settings.amqp.message_bytes > message as u64 {
+        wrong(
+            "amqp.message_bytes",
+            format!(
+                "amqp.message_bytes ({}) is more than limits.message_bytes ({message}): raise limits.message_bytes",
+                settings.amqp.message_bytes
+            ),
+        );
+    }
     if message > settings.limits.memory_bytes {
         wrong(
             "limits.message_bytes",
@@ -171,14 +181,16 @@ fn sizes(settings: &Settings, origin: &impl Fn(&str) -> Origin, problems: &mut V
             ),
         );
     }
+    let frame = settings.amqp.frame_bytes_max as usize;
     let packet = settings.mqtt.config().limits.packet_bytes_max as usize;
     for (protocol, listeners) in &settings.listeners {
         for listener in listeners {
             let (path, edge) = (format!("listeners.{protocol}"), &listener.edge);
-            let (one, setting, largest) = if protocol == BEANSTALK {
-                ("a job", "beanstalk.job_bytes", job)
-            } else {
-                ("a packet", "mqtt.packet_bytes_max", packet)
+            let (one, setting, largest) = match protocol.as_str() {
+                BEANSTALK => ("a job", "beanstalk.job_bytes", job),
+                // A message comes in frames: none waits for the rest of it.
+                AMQP | AMQP_TLS => ("a frame", "amqp.frame_bytes_max", frame),
+                _ => ("a packet", "mqtt.packet_bytes_max", packet),
             };
             let needed = largest.saturating_add(LINE_BYTES);
             if edge.input_max_bytes < needed {
