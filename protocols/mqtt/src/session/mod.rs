@@ -11,14 +11,16 @@
 //! `receiving` is what the client publishes, `subscribing` what it wants, `sending` what it gets, with
 //! `proving` is the authentication that takes more than a password,
 //! `outbound` for the packet ids and the window and `frame` for the bytes. [`State`] is what outlives the
-//! connection.
+//! connection. `place` is where the topics of a client lie, `judging` what becomes of it when its rights change.
 
 mod alias;
 mod connect;
 pub(crate) mod feed;
 mod frame;
 mod hooked;
+mod judging;
 mod outbound;
+mod place;
 mod proving;
 mod receiving;
 mod sending;
@@ -40,10 +42,12 @@ use longtail_model::{Seq, Timestamp};
 use crate::codec::{Packet, ReasonCode, Version};
 use crate::config::Limits;
 use crate::counters::{Counters, Drops, Tally};
+use crate::exclusive::Exclusive;
 use crate::hooks::{self, Hooked};
 use crate::message::Will;
 
 pub use connect::{Demand, Hello, Refused};
+pub(crate) use place::judged;
 pub use proving::Proof;
 pub use receiving::{Release, Ticket};
 pub(crate) use subscribing::{Held, Subscriptions, routed};
@@ -53,6 +57,7 @@ pub use tag::Tag;
 use alias::AliasTable;
 use feed::Feed;
 use outbound::Outbound;
+use place::Place;
 use proving::Proving;
 use receiving::Receiving;
 use sending::Replay;
@@ -86,6 +91,8 @@ pub struct Cx<'a> {
     pub retained: &'a RetainedStore,
     /// What the server says of itself, under `$SYS`.
     pub sys: &'a RetainedStore,
+    /// Who has which filter for itself.
+    pub exclusive: &'a Exclusive,
     /// Where drops are counted.
     pub counters: &'a Counters,
 }
@@ -230,6 +237,8 @@ pub struct Session {
     /// The client has to go as soon as somebody looks.
     expelled: Option<ReasonCode>,
     hooked: Hooked,
+    /// Where its topics are, if not where they say.
+    place: Option<Box<Place>>,
 }
 
 /// How a session leaves its connection.
@@ -310,6 +319,7 @@ impl Session {
             feed: None,
             expelled: None,
             hooked: Hooked::default(),
+            place: None,
             hello,
         }
     }
@@ -425,7 +435,7 @@ impl Session {
                 return Ok(Next::Pause);
             }
             Packet::Unsubscribe(unsubscribe) => {
-                self.unsubscribe(unsubscribe, actions)?;
+                self.unsubscribe(unsubscribe, cx, actions)?;
                 return Ok(Next::Pause);
             }
             // Behind what the client has published to itself.

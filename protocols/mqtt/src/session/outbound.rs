@@ -377,6 +377,24 @@ impl Outbound {
         shared
     }
 
+    /// Takes out of the queue what is not to be sent after all.
+    pub(super) fn sift(&mut self, mut stays: impl FnMut(&SharedMessage) -> bool) -> Vec<Copy> {
+        let queue = std::mem::take(&mut self.queue);
+        let mut taken = Vec::new();
+        for copy in queue {
+            if stays(&copy.message) {
+                self.queue.push_back(copy);
+            } else {
+                taken.push(copy);
+            }
+        }
+        for copy in &taken {
+            self.queue_bytes -= copy.message.payload.len();
+            self.queue_mortal -= usize::from(copy.message.expires != Timestamp::NEVER);
+        }
+        taken
+    }
+
     /// Whether something is under way under `id`.
     pub(super) fn is_in_use(&self, id: PacketId) -> bool {
         self.flights.contains_key(&id.get())
