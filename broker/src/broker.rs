@@ -316,7 +316,7 @@ impl Broker {
             message,
         };
         match accepted(self.clients[usize::from(shard.0)].call(command).await?)?.reply {
-            Reply::Published { seq } => Ok(seq),
+            Reply::Published { seq, .. } => Ok(seq),
             other => Err(BrokerError::Unexpected(format!("{other:?}"))),
         }
     }

@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use longtail_engine::{Command, Refusal, Reply, StreamName};
+use longtail_engine::{Cause, Command, Refusal, Reply, StreamName};
 use longtail_model::{Durability, Filter, Seq, ShardId, StreamId};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
@@ -152,6 +152,8 @@ pub struct PublishedTo {
     pub dropped: usize,
     /// Streams that keep it, with its number in each (in the first of each shard).
     pub streams: Vec<(ShardId, StreamId, Seq)>,
+    /// Streams that did not take it, while others of their shard did.
+    pub refused: Vec<(ShardId, StreamId, Cause)>,
 }
 
 impl Broker {
@@ -220,10 +222,18 @@ impl Broker {
             delivered: live.delivered,
             dropped: live.dropped,
             streams: Vec::new(),
+            refused: Vec::new(),
         };
         for (shard, stream, call) in calls {
             match accepted(call.await?)?.reply {
-                Reply::Published { seq } => published.streams.push((shard, stream, seq)),
+                Reply::Published { seq, refused, .. } => {
+                    if seq > Seq(0) {
+                        published.streams.push((shard, stream, seq));
+                    }
+                    let refused = refused.into_iter().flatten();
+                    let refused = refused.map(|(stream, cause)| (shard, stream, cause));
+                    published.refused.extend(refused);
+                }
                 other => return Err(BrokerError::Unexpected(format!("{other:?}"))),
             }
         }

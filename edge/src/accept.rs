@@ -211,8 +211,6 @@ async fn open<P: Protocol>(
         first,
     } = ready;
     drop(listener);
-    let conn = Arc::new(Connection::new(
-        protocol, slot, local, peer, identity, writer,
-    ));
+    let conn = Arc::new(Connection::new(protocol, slot, peer, identity, writer));
     Some(Driver::open(conn, reader, &first))
 }

@@ -51,13 +51,12 @@ impl<P: Protocol> Connection<P> {
     pub(crate) fn new(
         protocol: Arc<P>,
         slot: Slot,
-        local: Endpoint,
         peer: Endpoint,
         identity: Option<Arc<TlsIdentity>>,
         writer: Writer,
     ) -> Self {
         let out = Out::new(slot.listener.config.outbox_soft_bytes);
-        let core = Core::new(slot, local, peer, identity);
+        let core = Core::new(slot, peer, identity);
         core.set_idle_timeout(protocol.idle_timeout());
         let state = State {
             session: None,
@@ -88,7 +87,7 @@ impl<P: Protocol> Connection<P> {
     /// The end on this machine.
     #[must_use]
     pub fn local(&self) -> &Endpoint {
-        &self.core.local
+        &self.core.listener().local
     }
 
     /// Whom a verified client certificate names, if one was shown.
@@ -208,7 +207,7 @@ impl<P: Protocol> Entry for Connection<P> {
             protocol: core.listener().protocol,
             listener: core.listener().number,
             peer: core.peer.to_string(),
-            since: core.since,
+            since: core.since(),
             bytes_in: core.bytes_in.load(Ordering::Relaxed),
             bytes_out: core.bytes_out.load(Ordering::Relaxed),
             outbox_bytes: core.outbox.load(Ordering::Relaxed),

@@ -457,7 +457,7 @@ impl<P: Protocol> Driver<P> {
             core.closing.store(true, Ordering::Release);
             (
                 state.session.take(),
-                state.ending.get_or_insert(why).clone(),
+                CloseReason::clone(state.ending.get_or_insert_with(|| Box::new(why))),
             )
         };
         if let Some(session) = session {

@@ -137,7 +137,7 @@ impl Edge {
         let listener = Arc::new(ListenerShared::new(
             number,
             protocol.name(),
-            local.to_string(),
+            local.clone(),
             config,
             tls,
         ));

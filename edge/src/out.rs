@@ -20,8 +20,8 @@ const TAIL_MAX: usize = 64 * 1024;
 /// Bytes on their way to one peer, in order.
 #[derive(Debug, Default)]
 pub struct Out {
-    sealed: VecDeque<Bytes>,
-    sealed_len: usize,
+    /// What lies before the tail, if there is more than that.
+    sealed: Option<Box<Sealed>>,
     tail: Vec<u8>,
     /// How much of `tail` is already written.
     tail_start: usize,
@@ -29,13 +29,44 @@ pub struct Out {
     wants_room: bool,
 }
 
+/// Pieces that are not appended to any more; never none.
+#[derive(Debug, Default)]
+struct Sealed {
+    parts: VecDeque<Bytes>,
+    len: usize,
+}
+
+impl Sealed {
+    fn push(&mut self, part: Bytes) {
+        self.len += part.len();
+        self.parts.push_back(part);
+    }
+
+    /// Forgets the first `written` bytes; returns how many are left to forget behind them.
+    fn advance(&mut self, mut written: usize) -> usize {
+        while let Some(front) = self.parts.front_mut() {
+            let step = front.len().min(written);
+            written -= step;
+            self.len -= step;
+            if step < front.len() {
+                front.advance(step);
+                break;
+            }
+            self.parts.pop_front();
+            if written == 0 {
+                break;
+            }
+        }
+        written
+    }
+}
+
 impl Out {
     /// An empty outbox that calls itself over its soft limit above `soft_limit` bytes.
     #[must_use]
     pub const fn new(soft_limit: usize) -> Self {
         Out {
-            sealed: VecDeque::new(),
-            sealed_len: 0,
+            sealed: None,
             tail: Vec::new(),
             tail_start: 0,
             soft_limit,
@@ -55,8 +86,7 @@ impl Out {
             self.put(&bytes);
         } else {
             self.seal();
-            self.sealed_len += bytes.len();
-            self.sealed.push_back(bytes);
+            self.sealed.get_or_insert_default().push(bytes);
         }
     }
 
@@ -70,7 +100,8 @@ impl Out {
     /// Bytes not yet written.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.sealed_len + self.tail.len() - self.tail_start
+        let sealed = self.sealed.as_ref().map_or(0, |sealed| sealed.len);
+        sealed + self.tail.len() - self.tail_start
     }
 
     /// Whether everything is written.
@@ -107,7 +138,8 @@ impl Out {
     pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let rest = &self.tail[self.tail_start..];
         let tail = Some(rest).filter(|rest| !rest.is_empty());
-        let parts = self.sealed.iter().map(|bytes| &bytes[..]).chain(tail);
+        let sealed = self.sealed.iter().flat_map(|sealed| &sealed.parts);
+        let parts = sealed.map(|bytes| &bytes[..]).chain(tail);
         let mut used = 0;
         for (slice, part) in slices.iter_mut().zip(parts) {
             *slice = IoSlice::new(part);
@@ -118,30 +150,25 @@ impl Out {
 
     /// The first contiguous piece.
     pub(crate) fn front(&self) -> &[u8] {
-        self.sealed
-            .front()
+        let sealed = self.sealed.as_ref();
+        sealed
+            .and_then(|sealed| sealed.parts.front())
             .map_or(&self.tail[self.tail_start..], |bytes| &bytes[..])
     }
 
     /// Whether one plain write covers everything.
     pub(crate) fn is_contiguous(&self) -> bool {
-        self.sealed.is_empty()
+        self.sealed.is_none()
     }
 
     /// Forgets the first `written` bytes, which are out.
     pub(crate) fn advance(&mut self, mut written: usize) {
-        while let Some(front) = self.sealed.front_mut() {
-            let step = front.len().min(written);
-            written -= step;
-            self.sealed_len -= step;
-            if step < front.len() {
-                front.advance(step);
+        if let Some(sealed) = &mut self.sealed {
+            written = sealed.advance(written);
+            if !sealed.parts.is_empty() {
                 return;
             }
-            self.sealed.pop_front();
-            if written == 0 {
-                break;
-            }
+            self.sealed = None;
         }
         self.tail_start += written;
         debug_assert!(self.tail_start <= self.tail.len());
@@ -152,8 +179,7 @@ impl Out {
 
     /// Forgets everything and keeps no memory: the allocator has the buffer at hand for whoever writes next.
     pub(crate) fn clear(&mut self) {
-        self.sealed = VecDeque::new();
-        self.sealed_len = 0;
+        self.sealed = None;
         self.tail_start = 0;
         self.tail = Vec::new();
     }
@@ -171,8 +197,7 @@ impl Out {
         let mut sealed = Bytes::from(std::mem::take(&mut self.tail));
         sealed.advance(start);
         if !sealed.is_empty() {
-            self.sealed_len += sealed.len();
-            self.sealed.push_back(sealed);
+            self.sealed.get_or_insert_default().push(sealed);
         }
     }
 }
@@ -302,6 +327,6 @@ mod tests {
         }
         assert!(!out.is_contiguous());
         assert_eq!(drain(&mut out, 100_000), expected);
-        assert_eq!((out.tail.capacity(), out.sealed.capacity()), (0, 0));
+        assert_eq!((out.tail.capacity(), out.sealed.is_none()), (0, true));
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
+use crate::address::Endpoint;
 use crate::config::{EdgeConfig, ListenerConfig};
 use crate::limits::MemoryBudget;
 use crate::metrics::{ListenerMetrics, ListenerSnapshot, RefusalCause};
@@ -41,6 +42,8 @@ pub(crate) struct ListenerShared {
     pub(crate) number: usize,
     pub(crate) protocol: &'static str,
     pub(crate) address: String,
+    /// Where it is bound: the end on this machine of all its connections.
+    pub(crate) local: Endpoint,
     pub(crate) config: ListenerConfig,
     pub(crate) metrics: ListenerMetrics,
     pub(crate) tls: Option<Tls>,
@@ -119,7 +122,7 @@ impl ListenerShared {
     pub(crate) fn new(
         number: usize,
         protocol: &'static str,
-        address: String,
+        local: Endpoint,
         config: ListenerConfig,
         tls: Option<Tls>,
     ) -> Self {
@@ -127,7 +130,8 @@ impl ListenerShared {
         ListenerShared {
             number,
             protocol,
-            address,
+            address: local.to_string(),
+            local,
             config,
             metrics,
             tls,
@@ -161,7 +165,8 @@ pub(crate) struct Slot {
     pub(crate) shared: Arc<Shared>,
     pub(crate) listener: Arc<ListenerShared>,
     pub(crate) worker: usize,
-    ip: Option<IpAddr>,
+    /// If those are limited. Boxed: they rarely are.
+    ip: Option<Box<IpAddr>>,
 }
 
 impl Slot {
@@ -201,15 +206,15 @@ impl Slot {
             return Err(RefusalCause::AddressFull);
         }
         by_ip.insert(ip, count + 1);
-        self.ip = Some(ip);
+        self.ip = Some(Box::new(ip));
         Ok(())
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(ip) = self.ip
-            && let Entry::Occupied(mut count) = self.listener.by_ip.lock().entry(ip)
+        if let Some(ip) = self.ip.as_deref()
+            && let Entry::Occupied(mut count) = self.listener.by_ip.lock().entry(*ip)
         {
             *count.get_mut() -= 1;
             if *count.get() == 0 {

@@ -139,6 +139,15 @@ pub enum Start {
     Backlog,
 }
 
+/// Conditions under which a stream is deleted; by default there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Only {
+    /// No session has a link open to consume from it.
+    pub unused: bool,
+    /// It has no message, but for what consumers hold and no other of its groups has before it.
+    pub empty: bool,
+}
+
 /// How long a pause lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
@@ -237,7 +246,8 @@ pub enum Command {
         link: Link,
     },
     /// Appends a message to one stream or, as one atomic step with one copy of the body, to several.
-    /// Reply: `Published` with the sequence number in the first of them.
+    /// A stream that is full or gone does not take it, the others do. Reply: `Published`, which says where it did not
+    /// go; refused when no stream takes it, with the reason of the first.
     Publish {
         /// Where to.
         to: Target,
@@ -395,10 +405,13 @@ pub enum Command {
         /// Its configuration.
         config: Box<StreamConfig>,
     },
-    /// Removes a stream with all its messages. Reply: `Done` or `NotFound`.
+    /// Removes a stream with all its messages. Reply: `Done` or `NotFound`; refused as
+    /// [`Refusal::Unmet`](crate::Refusal::Unmet) when a condition does not hold.
     Delete {
         /// Its name.
         name: StreamName,
+        /// Under which conditions.
+        only: Only,
     },
     /// Adds a group to a stream, durably. Reply: `Done`, or `Exists` when one with another configuration is
     /// there.

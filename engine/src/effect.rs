@@ -76,6 +76,9 @@ pub enum Refusal {
     /// There is no such message, or the session does not hold it.
     #[error("no such message, or not held by this session")]
     Gone,
+    /// A condition of the command does not hold.
+    #[error("{0}")]
+    Unmet(Unmet),
     /// A step of a transaction cannot be done; nothing of the transaction is.
     #[error("step {step} of the transaction: {why}")]
     Step {
@@ -87,6 +90,26 @@ pub enum Refusal {
     /// The request makes no sense for this stream.
     #[error("{0}")]
     Unsupported(&'static str),
+}
+
+/// Which condition of a command does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unmet {
+    /// The stream was to be unused.
+    #[error("the stream has consumers")]
+    Unused,
+    /// The stream was to be empty.
+    #[error("the stream has messages")]
+    Empty,
+}
+
+/// Why one of several streams did not take a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// There is no such stream, or no longer.
+    Gone,
+    /// A limit of the stream is reached.
+    Full,
 }
 
 /// The answer to a command.
@@ -101,10 +124,14 @@ pub enum Reply {
         /// The stream behind it.
         stream: StreamId,
     },
-    /// Appended.
+    /// Appended to one stream at least.
     Published {
-        /// Its number in the first stream.
+        /// Its number in the stream that was named first; 0 when that one refused it.
         seq: Seq,
+        /// Where its record is; [`Lsn::ZERO`] when nobody wanted it.
+        position: Lsn,
+        /// Streams that did not take it, and why; `None`: all did.
+        refused: Option<Box<[(StreamId, Cause)]>>,
     },
     /// All of it is done.
     Transacted {

@@ -7,7 +7,7 @@ use longtail_log::sim::SimDisk;
 use longtail_log::{Class, FileLog, MemLog, Options, RecordParts, ShardLog};
 use longtail_model::{ConsumerTag, Durability, Link, SessionId, ShardId, Timestamp};
 
-use crate::command::{Command, Credit, Handle, NewMessage, Role, Settle, Target, Wait};
+use crate::command::{Command, Credit, Handle, NewMessage, Only, Role, Settle, Target, Wait};
 use crate::config::{
     GroupConfig, Keep, Limits, Numbering, Order, Overflow, StreamConfig, StreamName,
 };
@@ -244,7 +244,13 @@ impl World {
                 name: format!("doc{}", link.0),
                 body: (byte & 1 == 0).then(|| vec![byte].into()),
             },
-            23 => Command::Delete { name: name(link) },
+            23 => Command::Delete {
+                name: name(link),
+                only: Only {
+                    unused: byte & 1 != 0,
+                    empty: byte & 2 != 0,
+                },
+            },
             24 => {
                 self.now = self.now.plus_millis(700);
                 shard.advance(self.now, &mut self.seen);

@@ -29,11 +29,12 @@ mod open;
 mod rare;
 mod shard;
 mod stream;
+mod table;
 
 pub use budget::{Budgets, Holding};
 pub use command::{
-    Command, Credit, Handle, NewMessage, Role, Settle, Start, Step, Target, Token, Transaction,
-    Until, Wait, Which,
+    Command, Credit, Handle, NewMessage, Only, Role, Settle, Start, Step, Target, Token,
+    Transaction, Until, Wait, Which,
 };
 pub use config::{
     DeadLetter, GroupConfig, Keep, Limits, Numbering, Order, Overflow, Reason, Reasons,
@@ -41,8 +42,8 @@ pub use config::{
 };
 pub use describe::{Described, Field, describe_event};
 pub use effect::{
-    Counts, Delivery, Effect, Effects, Gate, GroupInfo, MessageInfo, MessageState, Refusal, Reply,
-    ShardInfo, StreamInfo,
+    Cause, Counts, Delivery, Effect, Effects, Gate, GroupInfo, MessageInfo, MessageState, Refusal,
+    Reply, ShardInfo, StreamInfo, Unmet,
 };
 pub use event::Malformed;
 pub use message::Message;

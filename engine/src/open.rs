@@ -77,7 +77,13 @@ impl Shard {
         drop(opened.checkpoint);
         while let Some(frame) = replay.next_frame()? {
             for record in frame.records() {
-                shard.replay(record.lsn, record.payload)?;
+                match shard.replay(record.lsn, record.payload) {
+                    // Nothing of the event has been applied.
+                    Err(RecoverError::Index { .. }) if shard.mend_pages() => {
+                        shard.replay(record.lsn, record.payload)?;
+                    }
+                    replayed => replayed?,
+                }
                 found.records += 1;
             }
         }

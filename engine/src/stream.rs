@@ -201,6 +201,21 @@ impl Stream {
         *group = Group::vacant(group.id);
     }
 
+    /// Whether it has no message but what consumers hold, and no other group has that before it.
+    pub(crate) fn has_only_held(&self) -> bool {
+        if self.held.messages() == 0 {
+            return true;
+        }
+        let has_more = |group: &Group| {
+            group.ready_len(self.offered) > 0
+                || !group.lists.delayed.is_empty()
+                || !group.lists.parked.is_empty()
+        };
+        self.config.keep != Keep::UntilLimit
+            && self.has_groups()
+            && !(self.groups.iter()).any(|group| !group.deleted && has_more(group))
+    }
+
     /// Whether a message that is about to get this number would stay.
     pub(crate) fn keeps(&self, seq: Seq) -> bool {
         let wanted = || {

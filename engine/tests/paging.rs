@@ -72,6 +72,13 @@ fn name(at: usize) -> StreamName {
 }
 
 /// "own" and "log" number for themselves, the others together; "log" keeps what is settled.
+fn delete(at: usize) -> Command {
+    Command::Delete {
+        name: name(at),
+        only: longtail_engine::Only::default(),
+    }
+}
+
 fn config_of(at: usize) -> StreamConfig {
     let mut config = StreamConfig {
         group: Some(GroupConfig {
@@ -561,17 +568,46 @@ fn bring_back(world: &World, files: &[(PathBuf, Vec<u8>)]) {
     }
 }
 
-#[test]
-fn a_damaged_page_is_reported_by_whatever_needs_it_and_nothing_is_left_out() {
-    let mut world = paged();
-    damage(&world);
-    let shared: Arc<dyn Disk> = Arc::new(world.disk.clone());
-    let report = inspect::check(&shared, Path::new(DIR)).expect("the directory is there");
-    assert!(!report.is_sound(), "{report}");
-    // A restart reads no page, so it is not held up.
-    world.crash(1);
-    let mut from = Seq(1);
-    let refusal = loop {
+/// What is logged, as text.
+#[derive(Clone, Default)]
+struct Lines(Arc<std::sync::Mutex<Vec<String>>>);
+
+struct Line(String);
+
+impl tracing::field::Visit for Line {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        use std::fmt::Write as _;
+        let _ = write!(self.0, " {field}={value:?}");
+    }
+}
+
+impl tracing::Subscriber for Lines {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut line = Line(event.metadata().level().to_string());
+        event.record(&mut line);
+        self.0.lock().expect("no panic while tracing").push(line.0);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// Reads from `from` on until something is refused: the reason, and from where on. `None` when all was read.
+fn read_until_refused(world: &mut World, mut from: Seq) -> Option<(Refusal, Seq)> {
+    loop {
         let read = Command::Read {
             name: name(0),
             from,
@@ -580,45 +616,95 @@ fn a_damaged_page_is_reported_by_whatever_needs_it_and_nothing_is_left_out() {
             wait: Wait::No,
         };
         match world.ask(read) {
-            Reply::Batch { messages, next } => {
-                let seqs = messages.iter().map(|message| message.0);
-                assert!(seqs.eq((from.0..next.0).map(Seq)), "nothing is skipped");
-                assert!(next > from, "the damage is never reached");
-                from = next;
-            }
-            Reply::Refused(refusal) => break refusal,
+            Reply::Batch { messages, .. } if messages.is_empty() => return None,
+            Reply::Batch { next, .. } => from = next,
+            Reply::Refused(refusal) => return Some((refusal, from)),
             other => panic!("{other:?}"),
         }
-    };
-    assert!(refusal.to_string().contains("is damaged"), "{refusal}");
-    assert_eq!(world.model[0].len(), 30_000, "the model is untouched");
-
-    // Consuming stops there too, with the reason, and says so in the shard's description.
-    let take = || Command::Take {
-        consumer: ConsumerTag(0),
-        wait: Wait::No,
-        deadline_margin_ms: 0,
-    };
-    for seq in 1..from.0 {
-        let Reply::Delivered(delivery) = world.ask(take()) else {
-            panic!("message {seq} is there");
-        };
-        assert_eq!(delivery.seq, Seq(seq));
-        let settle = Command::Settle {
-            message: Handle::Group(delivery.group, delivery.seq),
-            how: Settle::Ack,
-        };
-        assert_eq!(world.ask(settle), Reply::Done);
     }
-    assert!(matches!(
-        world.ask(take()),
-        Reply::Refused(Refusal::Failed(_))
-    ));
+}
+
+#[test]
+fn a_damaged_page_is_made_again_from_the_log_and_the_operator_is_told_where_it_was() {
+    let mut world = paged();
+    // Some of it is settled, before and after the pages were written.
+    world.discard(0, (8_000..8_200).map(Seq));
+    world.checkpoint();
+    world.settle();
+    damage(&world);
+    let shared: Arc<dyn Disk> = Arc::new(world.disk.clone());
+    let report = inspect::check(&shared, Path::new(DIR)).expect("the directory is there");
+    assert!(!report.is_sound(), "{report}");
+    let lines = Lines::default();
+    tracing::subscriber::with_default(lines.clone(), || {
+        // A restart reads no page, so it is not held up.
+        world.crash(1);
+        // Whoever comes to the page first is refused, with the reason.
+        let (refusal, from) = read_until_refused(&mut world, Seq(8_200)).expect("a damaged page");
+        assert!(refusal.to_string().contains("is damaged"), "{refusal}");
+        assert!(world.shard.info().trouble.is_some());
+        // At the end of the batch it is there again.
+        world.turn();
+        assert_eq!(world.shard.info().trouble, None);
+        while let Some((_, from)) = read_until_refused(&mut world, from) {
+            assert!(from.0 < 30_000);
+            world.turn();
+        }
+    });
+    let lines = lines.0.lock().expect("no panic while tracing").clone();
+    let told = |line: &&String| line.starts_with("WARN") && line.contains("made again");
+    let warning = lines.iter().find(told);
+    let warning = warning.unwrap_or_else(|| panic!("no warning in {lines:#?}"));
+    let where_from = warning.contains("/shard/pages-") && warning.contains("offset=");
+    assert!(where_from, "{warning}");
+
+    // Nothing is lost, nothing settled comes back, also after a restart from what was written again.
+    world.read_all();
+    world.checkpoint();
+    world.settle();
+    world.crash(2);
+    world.read_all();
+    let left = world.model[0].len() as u64;
+    assert_eq!(left, 29_800);
+    world.consume(0, left);
+    assert!(world.model[0].is_empty());
+}
+
+#[test]
+fn a_consumer_that_comes_to_a_damaged_page_does_not_notice() {
+    let mut world = paged();
+    damage(&world);
+    world.crash(1);
+    world.consume(0, 30_000);
+    assert!(world.model[0].is_empty());
+}
+
+#[test]
+fn a_page_that_the_log_cannot_make_again_stays_refused_and_is_said_to() {
+    let mut world = paged();
+    damage(&world);
+    // Segments that hold the messages of these pages are damaged as well.
+    let is_segment = |path: &Path| path.extension().is_some_and(|extension| extension == "seg");
+    let mut segments: Vec<(PathBuf, u64)> = world.disk.files();
+    segments.retain(|(path, _)| is_segment(path));
+    segments.sort();
+    segments.pop();
+    assert!(!segments.is_empty());
+    world.crash(1);
+    for (path, size) in &segments {
+        for at in (4096..*size).step_by(4096) {
+            world.disk.flip(path, at, 1);
+        }
+    }
+    let (_, from) = read_until_refused(&mut world, Seq(1)).expect("a damaged page");
+    world.turn();
+    let (refusal, again) = read_until_refused(&mut world, from).expect("it is still damaged");
+    assert!(matches!(refusal, Refusal::Failed(_)), "{refusal}");
+    assert_eq!(again, from, "nothing is skipped");
     let trouble = world.shard.info().trouble.expect("the operator is told");
     assert!(trouble.contains("is damaged"), "{trouble}");
-
     // The stream can be deleted, and another be used.
-    assert_eq!(world.ask(Command::Delete { name: name(0) }), Reply::Done);
+    assert_eq!(world.ask(delete(0)), Reply::Done);
     world.publish(1, 10);
     assert_eq!(world.model[1].len(), 10);
     world.turn();
@@ -681,4 +767,110 @@ fn page_files_go_when_their_messages_are_gone() {
     }
     let files = page_files(&world.disk);
     assert!(files.len() <= 1, "{files:?}");
+}
+
+/// Gives back what was removed, a step at a time; returns how many steps that were.
+fn clear(world: &mut World) -> usize {
+    let mut steps = 0;
+    while world.shard.has_remains() {
+        world.shard.clear_some();
+        let given: Vec<Lsn> = world.shard.take_retired().collect();
+        assert!(given.len() <= 4096, "{} at once", given.len());
+        for position in given {
+            world.shard.reclaim(position);
+        }
+        steps += 1;
+    }
+    steps
+}
+
+#[test]
+fn a_long_stream_is_purged_at_once_and_given_back_in_steps_also_after_a_restart() {
+    for whole in [true, false] {
+        let mut world = paged();
+        world.publish(0, 30_000);
+        if !whole {
+            // A message that somebody holds stays, and its page with it.
+            let take = Command::Take {
+                consumer: ConsumerTag(0),
+                wait: Wait::No,
+                deadline_margin_ms: 0,
+            };
+            assert!(matches!(world.ask(take), Reply::Delivered(_)));
+        }
+        let purge = Command::Purge {
+            stream: name(0),
+            group: None,
+            held: false,
+        };
+        let (_, reads) = world.shard.pages();
+        let gone = if whole { 60_000 } else { 59_999 };
+        assert_eq!(world.ask(purge), Reply::Count(gone));
+        let (_, after) = world.shard.pages();
+        assert!(after - reads <= 2, "{} pages read", after - reads);
+        assert!(world.shard.take_retired().count() <= 2 * 4096);
+        assert!(world.shard.has_remains());
+        // What comes next has nothing to do with what is given back.
+        world.publish(0, 100);
+        let left = 60_100 - gone;
+        let info = |world: &mut World| match world.ask(Command::DescribeStream { name: name(0) }) {
+            Reply::StreamInfo(info) => (info.messages, info.next),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(info(&mut world), (left, Seq(60_101)));
+        world.shard.clear_some();
+        // In the middle of it, with and without a checkpoint that knows of the rest.
+        for checkpoint in [false, true] {
+            if checkpoint {
+                world.checkpoint();
+            }
+            world.settle();
+            world.crash(1);
+            assert_eq!(info(&mut world), (left, Seq(60_101)));
+            assert!(world.shard.has_remains(), "it goes on where it was");
+            world.shard.clear_some();
+            world.turn();
+        }
+        assert!(clear(&mut world) >= 10);
+        for _ in 0..3 {
+            world.publish(1, 1);
+            world.checkpoint();
+            world.settle();
+        }
+        let (pages, _) = world.shard.pages();
+        assert!(pages <= 1, "{pages}");
+        let files = page_files(&world.disk);
+        assert!(files.len() <= 2, "{files:?}");
+        assert_eq!(info(&mut world), (left, Seq(60_101)));
+    }
+}
+
+#[test]
+fn a_long_stream_is_deleted_at_once_and_given_back_in_steps() {
+    let mut world = paged();
+    world.publish(1, 10);
+    let before = world
+        .shard
+        .logs_ref()
+        .durable_ref()
+        .and_then(longtail_log::ShardLog::disk_bytes);
+    assert_eq!(world.ask(delete(0)), Reply::Done);
+    assert_eq!(world.shard.take_retired().count(), 0);
+    assert_eq!(
+        world.ask(Command::DescribeStream { name: name(0) }),
+        Reply::NotFound
+    );
+    assert!(clear(&mut world) >= 7, "30,000 messages");
+    for _ in 0..3 {
+        world.publish(1, 1);
+        world.checkpoint();
+        world.settle();
+    }
+    assert_eq!(world.shard.pages().0, 0);
+    let after = world
+        .shard
+        .logs_ref()
+        .durable_ref()
+        .and_then(longtail_log::ShardLog::disk_bytes);
+    assert!(after < before, "{after:?} of {before:?}");
 }

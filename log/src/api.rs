@@ -220,6 +220,22 @@ pub trait ShardLog: Send {
     /// replaying: the log counts, and a segment whose count is zero is dropped.
     fn retire(&mut self, lsn: Lsn);
 
+    /// Calls `with` with each retained record from `from`, which is the position of a record or zero, up to `to`: slow,
+    /// for an owner that has lost what was derived from the log. Records that were retired may be among them; what
+    /// cannot be read of a segment is left out and reported.
+    ///
+    /// # Errors
+    /// When the disk refuses, or the log cannot be gone through.
+    fn scan(&self, from: Lsn, to: Lsn, with: &mut dyn FnMut(Lsn, &[u8])) -> std::io::Result<()> {
+        let _ = (from, to, with);
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    /// The name of the file that a page is in, for messages to the operator.
+    fn page_file(&self, page: PageId) -> String {
+        page.to_string()
+    }
+
     /// The bytes that wait to be written, as a job; with `sync` the job also makes them durable. `None` when nothing
     /// waits or a write is already under way.
     fn next_write(&mut self, sync: bool) -> Option<Job>;

@@ -133,6 +133,15 @@ impl Tail {
         bytes.get(HEADER..HEADER + header.len as usize)
     }
 
+    /// The record at `lsn`, the log's own included: whether the owner holds its position, and its payload.
+    pub(crate) fn record(&self, lsn: u64) -> Option<(bool, &[u8])> {
+        let block = self.block(lsn)?;
+        let bytes = block.data.get(usize::try_from(lsn - block.base).ok()?..)?;
+        let header = Header::read(bytes)?;
+        let payload = bytes.get(HEADER..HEADER + header.len as usize)?;
+        (header.lsn == lsn).then_some((header.has(record::RETAINED), payload))
+    }
+
     /// Copies the bytes of positions `from..to`, all of which must be held.
     pub(crate) fn copy(&self, from: u64, to: u64, out: &mut Vec<u8>) {
         let first = self

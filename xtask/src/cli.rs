@@ -9,7 +9,7 @@ use crate::conformance::{self, Target};
 use crate::random::Random;
 use crate::server::ServerCommand;
 use crate::tally::Tally;
-use crate::{crash, differential, fuzz, test};
+use crate::{crash, differential, fuzz, soak, test};
 
 /// Longtail's test tooling.
 #[derive(Debug, Parser)]
@@ -85,6 +85,33 @@ enum Task {
         #[arg(long)]
         seed: Option<u64>,
         /// How to start another server than Longtail; {port} and {data} are replaced.
+        #[arg(long)]
+        server_cmd: Option<String>,
+    },
+    /// A server under what nobody wishes for, and the latency of clients beside it.
+    #[command(after_help = format!("Scenarios:\n{}", soak::list()))]
+    Soak {
+        /// Whose clients.
+        #[arg(value_parser = ["mqtt"])]
+        protocol: String,
+        /// Names of scenarios; all when none is given.
+        scenarios: Vec<String>,
+        /// Small numbers, as the test run has them.
+        #[arg(long)]
+        short: bool,
+        /// How long each phase is measured at least, in seconds.
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// What an acknowledgement means: Longtail's setting of the same name.
+        #[arg(long, default_value = "interval", value_parser = ["sync", "interval", "memory"])]
+        durability: String,
+        /// What the garbage is made from; a fresh one when not given.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Also writes the report to this file, as JSON.
+        #[arg(long)]
+        json: Option<std::path::PathBuf>,
+        /// Another build of Longtail; {port}, {data} and {ws}, the admin service's port, are replaced.
         #[arg(long)]
         server_cmd: Option<String>,
     },
@@ -243,6 +270,36 @@ impl Cli {
                     repeats_qos_2: false,
                     name,
                 })))
+            }
+            Task::Soak {
+                protocol: _,
+                scenarios,
+                short,
+                seconds,
+                durability,
+                seed,
+                json,
+                server_cmd,
+            } => {
+                let mut sizes = if short {
+                    soak::Sizes::SHORT
+                } else {
+                    soak::Sizes::FULL
+                };
+                if let Some(seconds) = seconds {
+                    sizes.phase = std::time::Duration::from_secs(seconds);
+                }
+                let server = match &server_cmd {
+                    Some(line) => ServerCommand::parse(line)?,
+                    None => ServerCommand::longtail_counted(&durability),
+                };
+                Ok(finish(soak::run(&soak::Settings {
+                    scenarios,
+                    sizes,
+                    seed: seed.unwrap_or_else(Random::fresh_seed),
+                    server,
+                    json,
+                })?))
             }
             Task::Differential {
                 protocol,

@@ -14,6 +14,7 @@ mod mqtt;
 mod process;
 mod random;
 mod server;
+mod soak;
 mod tally;
 mod test;
 mod wire;

@@ -1,4 +1,4 @@
-//! MQTT for the crash test and the differential test: packets built, packets read, a connection that waits only as long
+//! MQTT for the crash, differential and soak tests: packets built, packets read, a connection that waits only as long
 //! as it is told to.
 
 use std::io::{ErrorKind, Read, Write};
@@ -178,6 +178,25 @@ impl Connection {
     /// Which version it speaks.
     pub(crate) fn version(&self) -> Version {
         self.version
+    }
+
+    /// Another handle to write with, for a thread of its own.
+    ///
+    /// # Errors
+    /// When the system has no descriptor left.
+    pub(crate) fn writer(&self) -> Result<TcpStream> {
+        Ok(self.stream.try_clone()?)
+    }
+
+    /// Has the system keep little of what arrives, so that the server soon notices that nobody reads.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(crate) fn shrink_receive_buffer(&self, bytes: usize) -> Result<()> {
+        Ok(rustix::net::sockopt::set_socket_recv_buffer_size(
+            &self.stream,
+            bytes,
+        )?)
     }
 
     /// Sends bytes as they are.

@@ -100,6 +100,24 @@ impl ServerCommand {
         command
     }
 
+    /// Longtail's release binary with a listener for MQTT and the admin service where `{ws}` is, for what it counts.
+    pub(crate) fn longtail_counted(durability: &str) -> Self {
+        let mut command = Self::longtail("mqtt", Some(durability));
+        command
+            .words
+            .extend(["--listen", "admin=127.0.0.1:{ws}"].map(str::to_owned));
+        command
+    }
+
+    /// The same server with so many file descriptors and no more.
+    pub(crate) fn with_descriptors(&self, soft: u64, hard: u64) -> Self {
+        let script = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+        let mut command = self.clone();
+        command.words = ["sh".to_owned(), "-c".to_owned(), script].into();
+        command.words.extend(self.words.iter().cloned());
+        command
+    }
+
     /// The same, for a comparison with [`ServerCommand::patient_mosquitto`]: nothing waits for a window, since what is
     /// first when there is room again is no rule.
     pub(crate) fn longtail_beside_mosquitto() -> Self {
@@ -229,7 +247,7 @@ impl Server {
         self.address
     }
 
-    /// Where it speaks WebSocket.
+    /// Where it speaks WebSocket, or serves its counters.
     pub(crate) fn websocket(&self) -> Option<SocketAddr> {
         self.websocket
     }

@@ -11,7 +11,7 @@ use crate::conformance::{self, Target};
 use crate::random::Random;
 use crate::server::ServerCommand;
 use crate::tally::Tally;
-use crate::{crash, differential, fuzz, process, workspace};
+use crate::{crash, differential, fuzz, process, soak, workspace};
 
 /// One step.
 pub(crate) struct Step {
@@ -88,6 +88,11 @@ pub(crate) const STEPS: &[Step] = &[
         name: "crash",
         about: "kill -9 under load, then every acknowledged job and message accounted for",
         run: crash,
+    },
+    Step {
+        name: "soak",
+        about: "stalled, broken, idle and absent clients by the dozen: nothing lost, everything counted",
+        run: |_| soak(),
     },
     Step {
         name: "fuzz",
@@ -281,6 +286,19 @@ fn crash(scale: Scale) -> Result<Tally> {
         });
     }
     Ok(total)
+}
+
+fn soak() -> Result<Tally> {
+    if let Some(why) = no_server() {
+        return Ok(Tally::skip("soak", &why));
+    }
+    soak::run(&soak::Settings {
+        scenarios: Vec::new(),
+        sizes: soak::Sizes::SHORT,
+        seed: Random::fresh_seed(),
+        server: ServerCommand::longtail_counted("interval"),
+        json: None,
+    })
 }
 
 fn fuzz(scale: Scale) -> Result<Tally> {

@@ -155,7 +155,10 @@ fn a_stream_that_somebody_deletes_takes_no_more_values() {
     let broker = Broker::open(BrokerConfig::in_memory()).unwrap();
     let values = open(&broker);
     write(&values, "a", "1");
-    let delete = Command::Delete { name: name() };
+    let delete = Command::Delete {
+        name: name(),
+        only: longtail_engine::Only::default(),
+    };
     block_on(broker.at_stream(&name(), delete)).unwrap();
     for _ in 0..2 {
         let refused = block_on(values.write("a".into(), "2".to_owned(), record("2")));

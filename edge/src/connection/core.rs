@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::task::{Context, Waker};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::ConnectionId;
 use crate::address::Endpoint;
@@ -36,9 +36,9 @@ pub(crate) mod signal {
 pub(crate) struct Core {
     pub(super) id: ConnectionId,
     pub(super) peer: Endpoint,
-    pub(super) local: Endpoint,
     pub(super) identity: Option<Arc<TlsIdentity>>,
-    pub(super) since: SystemTime,
+    /// Milliseconds since the Unix epoch.
+    since_ms: u64,
     pub(crate) slot: Slot,
     pub(crate) signals: AtomicU32,
     /// The owner task's waker: always the same, since nothing stands between the task and the driver.
@@ -77,23 +77,17 @@ pub(crate) struct State<S> {
     /// The socket took less than there was: only the owner writes until it is drained.
     pub(crate) blocked: bool,
     /// Why the connection ends; the first reason stays.
-    pub(crate) ending: Option<CloseReason>,
+    pub(crate) ending: Option<Box<CloseReason>>,
 }
 
 impl Core {
-    pub(super) fn new(
-        slot: Slot,
-        local: Endpoint,
-        peer: Endpoint,
-        identity: Option<Arc<TlsIdentity>>,
-    ) -> Self {
+    pub(super) fn new(slot: Slot, peer: Endpoint, identity: Option<Arc<TlsIdentity>>) -> Self {
         let now = slot.shared.clock.coarse_ms();
         Core {
             id: ConnectionId(slot.shared.next_id()),
             peer,
-            local,
             identity,
-            since: SystemTime::now(),
+            since_ms: unix_ms(),
             slot,
             signals: AtomicU32::new(0),
             owner: OnceLock::new(),
@@ -112,6 +106,11 @@ impl Core {
             idle_timeout_ms: AtomicU64::new(0),
             deadline_ms: AtomicU64::new(u64::MAX),
         }
+    }
+
+    /// When it was opened.
+    pub(super) fn since(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.since_ms)
     }
 
     pub(crate) fn shared(&self) -> &Shared {
@@ -142,7 +141,7 @@ impl Core {
 
     pub(crate) fn begin_close<S>(&self, state: &mut State<S>, why: CloseReason) {
         let graceful = why.is_graceful();
-        state.ending.get_or_insert(why);
+        state.ending.get_or_insert_with(|| Box::new(why));
         self.closing.store(true, Ordering::Release);
         if graceful {
             let deadline = self
@@ -284,4 +283,11 @@ impl Core {
             .max(self.active_out_ms.load(Ordering::Relaxed));
         (held, moved)
     }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
 }

@@ -96,7 +96,7 @@ impl Cell {
 
     /// Runs what is queued, unless another thread does.
     pub(super) fn run(&self) {
-        let _guard = AbortOnPanic;
+        let _guard = AbortOnPanic::new();
         // Whoever submits sets `has_work` first and then asks for `running`; whoever runs gives `running` back first and
         // then looks at `has_work`. So of two that meet, at least one sees the other, and no work is left behind.
         while self.has_work.load(Ordering::SeqCst) && !self.running.swap(true, Ordering::SeqCst) {
@@ -122,7 +122,7 @@ impl Cell {
 
     /// Lets time pass.
     pub(super) fn tick(&self) {
-        let _guard = AbortOnPanic;
+        let _guard = AbortOnPanic::new();
         let mut core = self.core.lock();
         let now = self.clock.now();
         core.advance(now);
@@ -144,7 +144,8 @@ impl Cell {
             .shard
             .logs_ref()
             .durable_ref()
-            .is_some_and(|log| log.watermark(Durability::Sync) < log.end());
+            .is_some_and(|log| log.watermark(Durability::Sync) < log.end())
+            || core.shard.has_remains();
         let due = core.shard.next_due().unwrap_or(Timestamp::NEVER).0;
         if let Some(log) = core.shard.logs_ref().durable_ref() {
             self.facts.start.store(log.start().0, Ordering::Relaxed);
@@ -219,7 +220,7 @@ impl Cell {
     /// One turn of a commit thread: waits for something to commit, makes it durable, delivers what waited for it.
     /// `false` when the shard stops.
     pub(super) fn commit(&self) -> bool {
-        let _guard = AbortOnPanic;
+        let _guard = AbortOnPanic::new();
         let mut core = self.core.lock();
         let job = loop {
             if core.stopping {
@@ -255,7 +256,7 @@ impl Cell {
     /// Writes and syncs what nobody waits for, and does one piece of the log's housekeeping. `true` when there may be
     /// more of that.
     pub(super) fn keep_house(&self) -> bool {
-        let _guard = AbortOnPanic;
+        let _guard = AbortOnPanic::new();
         let mut core = self.core.lock();
         if core
             .shard
@@ -272,12 +273,15 @@ impl Cell {
             }
         }
         core.write_now();
+        let remains = core.clear_some();
         let (sync, chore) = match core.shard.logs().durable() {
             Some(log) => (log.next_sync(), log.next_chore()),
             None => (None, None),
         };
+        let touched = core.touched_sinks();
         drop(core);
-        let more = chore.is_some();
+        flush(&touched);
+        let more = chore.is_some() || remains;
         let sync = sync.map(|job| {
             let began = Instant::now();
             let done = job.run();
@@ -351,11 +355,25 @@ impl Cell {
 
 /// A panic in the middle of a transition leaves a state that nobody has checked. The log has the last good one: the
 /// process ends, and its next start recovers from there.
-struct AbortOnPanic;
+///
+/// A thread that comes here because it unwinds already, and so drops a broker, does not end the process: that panic is
+/// not the shard's.
+struct AbortOnPanic {
+    unwinding: bool,
+}
+
+impl AbortOnPanic {
+    fn new() -> Self {
+        AbortOnPanic {
+            unwinding: std::thread::panicking(),
+        }
+    }
+}
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        // A second panic while one unwinds ends the process by itself.
+        if std::thread::panicking() && !self.unwinding {
             tracing::error!(
                 "a shard panicked; the process ends here and recovers from its log when started again"
             );

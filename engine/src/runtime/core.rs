@@ -19,6 +19,8 @@ use crate::shard::Shard;
 use crate::stream::FixedHash;
 /// A disk that syncs faster than this may hold up the thread that submits, in microseconds.
 const COMMIT_INLINE_US: u64 = 1_000;
+/// With so many records that wait for effects to leave before they are given back, no more are added in advance.
+const RETIRING_MAX: usize = 16_384;
 
 pub(super) struct Core {
     pub(super) shard: Shard,
@@ -125,6 +127,18 @@ impl Core {
         }
         self.sort_effects();
         self.release();
+    }
+
+    /// Gives back some of what was removed, unless what waits to be given back is too much already. `true` when there is
+    /// more.
+    pub(super) fn clear_some(&mut self) -> bool {
+        if !self.shard.has_remains() || self.retiring.len() >= RETIRING_MAX {
+            return false;
+        }
+        self.shard.clear_some();
+        self.sort_effects();
+        self.release();
+        self.shard.has_remains()
     }
 
     /// Hands the system what waits to be written.

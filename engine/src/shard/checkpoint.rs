@@ -5,6 +5,7 @@ use hashbrown::{HashMap, HashSet};
 use longtail_model::{Durability, GroupId, IndexId, Lsn, Seq, StreamId, Timestamp};
 
 use super::logs::in_memory;
+use super::remains::Remains;
 use super::{RecoverError, Shard};
 use crate::config::{GroupConfig, StreamName};
 use crate::definition;
@@ -67,9 +68,9 @@ impl Shard {
         let mut indexes: Vec<_> = self
             .indexes
             .iter()
-            .filter(|(id, _)| kept.contains(*id))
+            .filter(|(id, _)| kept.contains(id))
             .collect();
-        indexes.sort_unstable_by_key(|(id, _)| **id);
+        indexes.sort_unstable_by_key(|(id, _)| *id);
         varint::put(&mut out, indexes.len() as u64);
         for (id, index) in indexes {
             varint::put(&mut out, id.0);
@@ -132,6 +133,7 @@ impl Shard {
             put_bytes(&mut out, name.as_bytes());
             put_bytes(&mut out, body);
         }
+        self.remains.encode(&mut out);
         out
     }
 
@@ -207,6 +209,7 @@ impl Shard {
             let name = get_text(input)?.to_owned();
             self.documents.insert(name, get_bytes(input)?.to_vec());
         }
+        self.remains = Remains::decode(input)?;
         if input.is_empty() {
             Ok(())
         } else {

@@ -294,6 +294,7 @@ impl Shard {
             .values()
             .map(PagedIndex::heap_bytes)
             .sum::<usize>();
+        index_bytes += self.remains.heap_bytes();
         ShardInfo {
             totals,
             streams: self.streams.len() as u64,

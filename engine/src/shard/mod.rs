@@ -11,11 +11,13 @@ mod groups;
 mod inspect;
 mod logs;
 mod mark;
+mod mend;
 mod paging;
 mod pause;
 mod publish;
 mod read;
 mod recover;
+mod remains;
 mod remove;
 mod session;
 mod settle;
@@ -47,9 +49,11 @@ use crate::message::Message;
 use crate::stream::{FixedHash, Group, Hold, HoldKey, Place, SessionKey, Stream};
 use crate::structures::index::PagedIndex;
 use crate::structures::wheel::TimerWheel;
+use crate::table::Table;
 
 pub use logs::Logs;
 pub use recover::RecoverError;
+use remains::Remains;
 use session::Session;
 use timers::Timer;
 
@@ -67,6 +71,8 @@ pub struct ShardConfig {
     /// Bytes of memory for indexes, beyond which they are written out, a page for each 4,096 messages, where the log
     /// keeps pages.
     pub index_memory: usize,
+    /// A stream that loses more messages than this at once, deleted or purged, gives their records back in steps.
+    pub clear_step: usize,
     /// What the spaces may hold, over all shards of the process.
     pub budgets: Arc<Budgets>,
 }
@@ -79,6 +85,7 @@ impl Default for ShardConfig {
             max_streams: 1_000_000,
             max_backlog: 65_536,
             index_memory: 16 << 20,
+            clear_step: 4096,
             budgets: Arc::default(),
         }
     }
@@ -101,7 +108,7 @@ pub struct Shard {
     config: ShardConfig,
     now: Timestamp,
     logs: Logs,
-    streams: HashMap<StreamId, Box<Stream>, FixedHash>,
+    streams: Table<StreamId, Stream>,
     /// Settings that streams have, and groups.
     stream_configs: Interned<StreamConfig>,
     group_configs: Interned<GroupConfig>,
@@ -111,9 +118,11 @@ pub struct Shard {
     /// Added groups; the default group of a stream has the stream's number.
     groups: HashMap<GroupId, (StreamId, usize), FixedHash>,
     /// Where the messages of a sequence space lie, once it has given a number.
-    indexes: HashMap<IndexId, PagedIndex, FixedHash>,
+    indexes: Table<IndexId, PagedIndex>,
     /// Bytes that the indexes have in memory, see [`PagedIndex::resident`].
     resident: usize,
+    /// Parts of indexes whose messages were removed.
+    remains: Remains,
     /// Sequence spaces shared by several streams, by space and name.
     shared_indexes: BTreeMap<StreamName, IndexId>,
     /// The next number for a stream, group or index: they share one counter, so that any of them can key a hold.
@@ -169,14 +178,15 @@ impl Shard {
             config,
             now,
             logs,
-            streams: HashMap::default(),
+            streams: Table::default(),
             stream_configs: Interned::default(),
             group_configs: Interned::default(),
             names: HashMap::default(),
             listing: BTreeMap::new(),
             groups: HashMap::default(),
-            indexes: HashMap::default(),
+            indexes: Table::default(),
             resident: 0,
+            remains: Remains::default(),
             shared_indexes: BTreeMap::new(),
             next_id: 1,
             references: HashMap::default(),
@@ -362,7 +372,7 @@ impl Shard {
                 held,
             } => self.purge(&stream, group.as_deref(), held, fx),
             Command::Define { name, config } => self.define(name, &config),
-            Command::Delete { name } => self.delete(&name, fx),
+            Command::Delete { name, only } => self.delete(&name, only, fx),
             Command::DefineGroup {
                 stream,
                 group,
@@ -398,6 +408,9 @@ impl Shard {
 
     /// Tells the log of the deliveries of this batch. To be called after the last command of a batch, before writing.
     pub fn end_batch(&mut self) {
+        if self.logs.page_cache().has_lost() {
+            self.mend_pages();
+        }
         if self.taken.is_empty() {
             return;
         }
@@ -435,6 +448,8 @@ impl Shard {
     #[must_use]
     pub fn live(&self, records: &[Scanned]) -> Vec<Lsn> {
         let referenced = |record: &Scanned| match crate::event::sole_target(&record.head) {
+            // What is not given back yet may still have to be shown.
+            Some((stream, _)) if self.remains.are_of(stream) => true,
             Some((stream, seq)) => self
                 .streams
                 .get(&stream)

@@ -5,6 +5,7 @@
 //! taken out without its position; the log keeps the record until its segment is rewritten.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use longtail_log::{PageError, PageId, ShardLog};
@@ -15,8 +16,10 @@ use super::trim::Cut;
 use super::{Refusal, Shard};
 use crate::structures::index::{PAGE_SEQS, Page, PageSource, PagedIndex};
 
-/// Pages kept after they were read: every stream that is consumed from pages needs one.
-const CACHED: usize = 16;
+/// Pages kept after they were read, each about 9 KB: every stream that is consumed from pages needs one.
+const CACHED: usize = 64;
+/// Pages that could not be read and are remembered, so that making them again is tried once.
+const TRIED: usize = 1024;
 /// Pages moved out of a sparse file before one checkpoint at most.
 const MOVED_MAX: usize = 256;
 
@@ -24,9 +27,15 @@ const MOVED_MAX: usize = 256;
 #[derive(Default)]
 pub(crate) struct PageCache {
     pages: RefCell<Vec<(PageId, Arc<Page>, u64)>>,
+    /// The place in `pages` of the one that was asked for last: the next question is likely about the same.
+    latest: Cell<usize>,
     clock: Cell<u64>,
     reads: Cell<u64>,
     failed: RefCell<Option<String>>,
+    /// Pages that are not what was written, to be made again.
+    lost: RefCell<Vec<PageId>>,
+    /// Those that were found lately, whatever became of them.
+    tried: RefCell<VecDeque<PageId>>,
 }
 
 impl PageCache {
@@ -34,7 +43,13 @@ impl PageCache {
         let now = self.clock.get() + 1;
         self.clock.set(now);
         let mut pages = self.pages.borrow_mut();
-        let (_, page, used) = pages.iter_mut().find(|(cached, ..)| *cached == id)?;
+        let latest = self.latest.get();
+        let at = match pages.get(latest) {
+            Some((cached, ..)) if *cached == id => latest,
+            _ => pages.iter().position(|(cached, ..)| *cached == id)?,
+        };
+        self.latest.set(at);
+        let (_, page, used) = pages.get_mut(at)?;
         *used = now;
         Some(Arc::clone(page))
     }
@@ -48,6 +63,32 @@ impl PageCache {
             }
         }
         pages.push((id, Arc::clone(page), self.clock.get()));
+    }
+
+    /// Notes that a page cannot be read because of what it is, not because the disk refuses for now.
+    fn lose(&self, id: PageId) {
+        let mut tried = self.tried.borrow_mut();
+        if tried.contains(&id) {
+            return;
+        }
+        if tried.len() >= TRIED {
+            tried.pop_front();
+        }
+        tried.push_back(id);
+        self.lost.borrow_mut().push(id);
+    }
+
+    pub(crate) fn has_lost(&self) -> bool {
+        !self.lost.borrow().is_empty()
+    }
+
+    pub(crate) fn take_lost(&self) -> Vec<PageId> {
+        self.lost.take()
+    }
+
+    /// All pages can be read again, as far as anybody knows.
+    pub(crate) fn trust(&self) {
+        *self.failed.borrow_mut() = None;
     }
 
     fn forget(&self, id: PageId) {
@@ -77,7 +118,11 @@ impl PageSource for Logs {
                 Ok(page)
             }
             Err(error) => {
-                tracing::error!(page = %id, %error, "cannot read a page of an index");
+                let file = log.page_file(id);
+                tracing::error!(file, offset = id.offset, %error, "cannot read a page of an index");
+                if matches!(error, PageError::Damaged { .. } | PageError::Missing(_)) {
+                    cache.lose(id);
+                }
                 *cache.failed.borrow_mut() = Some(format!("an index is incomplete: {error}"));
                 Err(error)
             }
@@ -124,7 +169,7 @@ impl Shard {
 
     /// Adds a message to an index, and writes out what that brings beyond the budget.
     pub(crate) fn push_to(&mut self, id: IndexId, seq: Seq, position: Lsn) {
-        let index = self.indexes.entry(id).or_default();
+        let index = self.indexes.get_or_default(id);
         let before = index.resident();
         if !index.push(seq, position) {
             return;
@@ -189,10 +234,14 @@ impl Shard {
 
     /// Takes what a cut takes out of an index that is one stream's own, a page at a time, and lets go of the records.
     /// Returns how many there were. What is in a page that cannot be read goes as with [`Shard::forget_in`].
-    pub(crate) fn take_all_from(&mut self, id: IndexId, cut: Cut<'_>) -> u64 {
+    pub(crate) fn take_all_from(&mut self, stream: StreamId, id: IndexId, cut: Cut<'_>) -> u64 {
         let edge = Seq(cut.below.0 / PAGE_SEQS * PAGE_SEQS);
+        let mut count = match self.is_long(id) {
+            true => self.leave_below(stream, id, cut),
+            false => 0,
+        };
         // First what may share a page with what stays: whoever counted has just read that.
-        let mut count = self.take_span(id, edge, cut.below, cut);
+        count += self.take_span(id, edge, cut.below, cut);
         let whole: Vec<u64> = (self.indexes.get(&id).into_iter())
             .flat_map(PagedIndex::pages)
             .map(|(number, _)| number)
@@ -217,6 +266,30 @@ impl Shard {
             }
         }
         count + self.take_span(id, Seq(0), edge, cut)
+    }
+
+    /// Leaves what a cut takes in whole pages and chunks of an index to be given back in steps. Returns how many that
+    /// are.
+    fn leave_below(&mut self, stream: StreamId, id: IndexId, cut: Cut<'_>) -> u64 {
+        let durable = self.is_durable(stream);
+        let Some(index) = self.indexes.get_mut(&id) else {
+            return 0;
+        };
+        let before = index.resident();
+        let taken = index.split_below(cut.below, cut.except);
+        self.resident = (self.resident + index.resident()).saturating_sub(before);
+        let count = taken.len() as u64;
+        self.leave(stream, durable, taken);
+        count
+    }
+
+    /// Leaves a whole index to be given back in steps.
+    pub(crate) fn leave_index(&mut self, stream: StreamId, id: IndexId) {
+        let durable = self.is_durable(stream);
+        if let Some(index) = self.indexes.remove(&id) {
+            self.resident = self.resident.saturating_sub(index.resident());
+            self.leave(stream, durable, *index);
+        }
     }
 
     fn take_span(&mut self, id: IndexId, from: Seq, to: Seq, cut: Cut<'_>) -> u64 {
@@ -252,7 +325,7 @@ impl Shard {
         }
     }
 
-    fn free_page(&mut self, page: PageId) {
+    pub(crate) fn free_page(&mut self, page: PageId) {
         self.logs.page_cache().forget(page);
         if let Some(log) = self.logs.durable() {
             log.free_page(page);
@@ -274,10 +347,33 @@ impl Shard {
         };
         let freed = index.rewritten(number, new);
         self.resident = (self.resident + index.resident()).saturating_sub(before);
+        if let Some(page) = Page::decode(&bytes) {
+            self.logs.page_cache().put(new, &Arc::new(page));
+        }
         if let Some(page) = freed {
             self.free_page(page);
         }
         Ok(true)
+    }
+
+    /// Puts other bytes in the place of a page that cannot be read.
+    pub(crate) fn replace_page(
+        &mut self,
+        id: IndexId,
+        number: u64,
+        bytes: &[u8],
+        old: PageId,
+    ) -> Result<(), String> {
+        let new = self.logs.durable().and_then(|log| log.write_page(bytes));
+        let new = new.ok_or("the log takes no page now")?;
+        let Some(index) = self.indexes.get_mut(&id) else {
+            return Err("its index is gone".to_owned());
+        };
+        let before = index.resident();
+        index.rewritten(number, new);
+        self.resident = (self.resident + index.resident()).saturating_sub(before);
+        self.free_page(old);
+        Ok(())
     }
 
     /// Empties a page file that is mostly free, so that it can go. To be called before a checkpoint.
@@ -286,7 +382,7 @@ impl Shard {
             return;
         };
         let mut pages: Vec<(IndexId, u64)> = (self.indexes.iter())
-            .flat_map(|(&id, index)| index.pages().map(move |(number, page)| (id, number, page)))
+            .flat_map(|(id, index)| index.pages().map(move |(number, page)| (id, number, page)))
             .filter(|(.., page)| page.file == file)
             .map(|(id, number, _)| (id, number))
             .collect();

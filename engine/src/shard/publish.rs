@@ -10,7 +10,7 @@ use super::{Head, Outcome, Shard};
 use crate::budget::Holding;
 use crate::command::{NewMessage, Target};
 use crate::config::Overflow;
-use crate::effect::{Effects, Gate, Refusal, Reply};
+use crate::effect::{Cause, Effects, Gate, Refusal, Reply};
 use crate::event;
 use crate::message::Message;
 use crate::stream::{SessionKey, Stream};
@@ -69,6 +69,19 @@ pub(crate) struct Evictions {
     pub(crate) passed: Vec<(StreamId, Seq)>,
 }
 
+impl Evictions {
+    /// How much it has of both.
+    fn len(&self) -> (usize, usize) {
+        (self.gone.len(), self.passed.len())
+    }
+
+    /// Forgets what came after this.
+    fn truncate(&mut self, gone: usize, passed: usize) {
+        self.gone.truncate(gone);
+        self.passed.truncate(passed);
+    }
+}
+
 /// Where a message is about to go.
 #[derive(Default)]
 struct Targets {
@@ -76,6 +89,8 @@ struct Targets {
     kept: SmallVec<[(StreamId, Seq); 2]>,
     /// Where nobody wants it.
     skipped: SmallVec<[(StreamId, Seq); 2]>,
+    /// Where it cannot go.
+    refused: Vec<(StreamId, Cause)>,
     evictions: Evictions,
 }
 
@@ -116,8 +131,7 @@ impl Shard {
         check_texts(message)?;
         let first = self.target(key, to)?;
         self.check_budget(first, also, message.bytes())?;
-        let (gate, seq) = self.append(first, also, message, self.now, fx)?;
-        Ok((gate, Reply::Published { seq }))
+        self.append(first, also, message, self.now, fx)
     }
 
     /// Whether the space may hold one message more in each of these streams. What moves between them, as a dead letter
@@ -142,7 +156,8 @@ impl Shard {
                 && state.config.overflow == Overflow::DropOldest
             {
                 let mut room = Room::of(state);
-                self.make_room(*stream, &mut room, bytes, |_| false, &mut evictions)?;
+                // One that is full of what consumers hold refuses by itself, or says what else is wrong.
+                let _ = self.make_room(*stream, &mut room, bytes, |_| false, &mut evictions);
             }
         }
         for (stream, _, bytes) in evictions.gone {
@@ -209,13 +224,20 @@ impl Shard {
             level: Durability::Memory,
             ..Targets::default()
         };
+        let mut why = None;
         for &stream in std::iter::once(&first).chain(also) {
             let known = || targets.kept.iter().chain(&targets.skipped);
-            if known().any(|&(known, _)| known == stream) {
+            if known().any(|&(known, _)| known == stream)
+                || targets.refused.iter().any(|refused| refused.0 == stream)
+            {
                 continue;
             }
-            let state = self.streams.get(&stream).ok_or(Refusal::UnknownLink)?;
-            targets.level = targets.level.max(state.level);
+            let Some(state) = self.streams.get(&stream) else {
+                targets.refused.push((stream, Cause::Gone));
+                why.get_or_insert(Refusal::UnknownLink);
+                continue;
+            };
+            let level = state.level;
             let given = known()
                 .filter(|(known, _)| {
                     self.streams
@@ -225,19 +247,35 @@ impl Shard {
                 .count() as u64;
             let seq = Seq(self.last_in(state.index).0 + given + 1);
             if !state.keeps(seq) {
+                targets.level = targets.level.max(level);
                 targets.skipped.push((stream, seq));
                 continue;
             }
-            targets.kept.push((stream, seq));
             if state.config.limits.max_messages > 0 || state.config.limits.max_bytes > 0 {
                 let mut room = Room::of(state);
-                self.make_room(stream, &mut room, bytes, |_| false, &mut targets.evictions)?;
+                let (gone, passed) = targets.evictions.len();
+                match self.make_room(stream, &mut room, bytes, |_| false, &mut targets.evictions) {
+                    Ok(()) => {}
+                    Err(full @ Refusal::Limit(_)) => {
+                        targets.evictions.truncate(gone, passed);
+                        targets.refused.push((stream, Cause::Full));
+                        why.get_or_insert(full);
+                        continue;
+                    }
+                    Err(failed) => return Err(failed),
+                }
             }
+            targets.level = targets.level.max(level);
+            targets.kept.push((stream, seq));
         }
-        Ok(targets)
+        match why {
+            Some(why) if targets.kept.is_empty() && targets.skipped.is_empty() => Err(why),
+            _ => Ok(targets),
+        }
     }
 
-    /// Appends a message to `first` and `also`, makes room where a stream's overflow rule says so, and dispatches.
+    /// Appends a message to `first` and `also`, but for those that refuse it, makes room where a stream's overflow rule
+    /// says so, and dispatches.
     pub(crate) fn append(
         &mut self,
         first: StreamId,
@@ -245,12 +283,13 @@ impl Shard {
         message: &NewMessage,
         created: Timestamp,
         fx: &mut dyn Effects,
-    ) -> Result<(Gate, Seq), Refusal> {
+    ) -> Outcome {
         let bytes = message.bytes();
         let Targets {
             level,
             kept: targets,
             skipped,
+            refused,
             evictions,
         } = self.make_way(first, also, bytes, fx)?;
         let lost = self.count_lost(&evictions);
@@ -364,7 +403,12 @@ impl Shard {
             .chain(&skipped)
             .find(|target| target.0 == first)
             .map_or(Seq(0), |target| target.1);
-        Ok((gate, seq))
+        let published = Reply::Published {
+            seq,
+            position: position.or(position_in_memory).unwrap_or_default(),
+            refused: (!refused.is_empty()).then(|| refused.into_boxed_slice()),
+        };
+        Ok((gate, published))
     }
 
     /// Uses up the numbers of a message where nobody wants it.

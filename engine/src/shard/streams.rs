@@ -5,10 +5,10 @@ use longtail_model::{Durability, GroupId, IndexId, Link, Seq, StreamId};
 use super::timers::Timer;
 use super::{Outcome, Shard, now_reply};
 use crate::budget::{Held, Holding};
-use crate::command::Role;
+use crate::command::{Only, Role};
 use crate::config::{Numbering, StreamConfig, StreamName};
 use crate::definition;
-use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
+use crate::effect::{Effect, Effects, Gate, Refusal, Reply, Unmet};
 use crate::event;
 use crate::rare::Rare;
 use crate::stream::{Group, Roster, SessionKey, Stream};
@@ -219,7 +219,7 @@ impl Shard {
         self.listing.insert(stream, ());
         self.streams.insert(
             stream,
-            Box::new(Stream {
+            Stream {
                 id: stream,
                 name,
                 config,
@@ -235,7 +235,7 @@ impl Shard {
                 appended: 0,
                 removed: 0,
                 extra: Rare::default(),
-            }),
+            },
         );
     }
 
@@ -286,10 +286,22 @@ impl Shard {
         }
     }
 
-    pub(crate) fn delete(&mut self, name: &StreamName, fx: &mut dyn Effects) -> Outcome {
+    pub(crate) fn delete(
+        &mut self,
+        name: &StreamName,
+        only: Only,
+        fx: &mut dyn Effects,
+    ) -> Outcome {
         let Some(&stream) = self.names.get(name) else {
             return now_reply(Reply::NotFound);
         };
+        let state = &self.streams[&stream];
+        if only.unused && state.consumers > 0 {
+            return Err(Refusal::Unmet(Unmet::Unused));
+        }
+        if only.empty && !state.has_only_held() {
+            return Err(Refusal::Unmet(Unmet::Empty));
+        }
         let level = self.streams[&stream].level;
         let mut gate = Gate::OPEN;
         if self.streams[&stream].defined {
@@ -316,6 +328,12 @@ impl Shard {
             .collect();
         let holders = self.release_all(held);
         self.doubt_unreadable(stream);
+        let own = (self.streams.get(&stream)).filter(|state| !state.shares_numbers());
+        if let Some(index) = own.map(|state| state.index)
+            && self.is_long(index)
+        {
+            self.leave_index(stream, index);
+        }
         let index = self.streams.get(&stream).map(|state| state.index);
         let mut from = Seq::FIRST;
         while let Some(index) = index {

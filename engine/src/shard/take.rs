@@ -43,6 +43,10 @@ impl Shard {
             return fx.emit(id, Gate::OPEN, Effect::Reply(token, Reply::NotFound));
         }
         let best = match self.best(key, at) {
+            Err(_) if self.mend_pages() => self.best(key, at),
+            best => best,
+        };
+        let best = match best {
             Ok(best) => best,
             Err(refusal) => {
                 let reply = Reply::Refused(refusal);

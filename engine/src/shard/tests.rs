@@ -11,12 +11,12 @@ use longtail_model::{
 
 use crate::budget::Holding;
 use crate::command::{
-    Command, Credit, Handle, NewMessage, Role, Settle, Start, Step, Target, Transaction, Until,
-    Wait, Which,
+    Command, Credit, Handle, NewMessage, Only, Role, Settle, Start, Step, Target, Transaction,
+    Until, Wait, Which,
 };
 use crate::config::{GroupConfig, Keep, Numbering, Order, StreamConfig, StreamName};
 use crate::definition;
-use crate::effect::{Effect, Effects, Gate, MessageState, Refusal, Reply};
+use crate::effect::{Cause, Effect, Effects, Gate, MessageState, Refusal, Reply, Unmet};
 use crate::event;
 use crate::message::Message;
 use crate::open::MemoryLimits;
@@ -146,7 +146,7 @@ impl Bench {
                 message,
             },
         ) {
-            Some(Reply::Published { seq }) => seq,
+            Some(Reply::Published { seq, .. }) => seq,
             other => panic!("not published: {other:?}"),
         }
     }
@@ -561,7 +561,9 @@ fn who_loses_what_it_held_with_a_group_is_fed_from_the_others() {
     b.ask(session, Command::Credit { consumer, credit });
     assert_eq!(b.pushed(), [(session, held)]);
     let name = StreamName::new("default", "a");
-    assert_eq!(b.ask(session, Command::Delete { name }), Some(Reply::Done));
+    let only = Only::default();
+    let delete = Command::Delete { name, only };
+    assert_eq!(b.ask(session, delete), Some(Reply::Done));
     assert_eq!(b.pushed(), [(session, next)]);
 }
 
@@ -574,6 +576,7 @@ fn a_take_ends_with_the_last_stream_that_it_waits_at() {
     let behind = bench.send(worker, Command::DescribeShard);
     let delete = |name| Command::Delete {
         name: StreamName::new("default", name),
+        only: Only::default(),
     };
     assert_eq!(bench.ask(operator, delete("a")), Some(Reply::Done));
     assert_eq!(bench.reply(worker, token), None);
@@ -1088,7 +1091,10 @@ fn what_is_worth_nothing_later_goes_to_who_waits_or_to_nobody() {
         },
     };
     let published = b.ask(producer, now_or_never());
-    assert!(matches!(published, Some(Reply::Published { seq: Seq(1) })));
+    assert!(matches!(
+        published,
+        Some(Reply::Published { seq: Seq(1), .. })
+    ));
     let peeked = b.ask(
         producer,
         Command::Peek {
@@ -1245,6 +1251,7 @@ fn a_space_takes_no_more_than_its_budget_and_others_are_not_concerned() {
     ));
     let delete = Command::Delete {
         name: StreamName::new("a", "one"),
+        only: Only::default(),
     };
     b.ask(session, delete);
     assert_eq!(budgets.held("a"), held(0, 0, 0));
@@ -1474,4 +1481,73 @@ fn a_purge_spares_what_is_held_unless_told_otherwise() {
     assert_eq!((totals.messages, totals.bytes, totals.held), (0, 0, 0));
     assert!(b.put(session, 0, 0, 0) > seq);
     assert!(b.take_for(session, one).is_some());
+}
+
+#[test]
+fn a_full_stream_refuses_a_message_for_itself_only() {
+    let mut b = Bench::new();
+    let session = b.shard.attach();
+    let mut ids = Vec::new();
+    for (link, max_messages) in [(0, 1), (1, 0), (2, 1)] {
+        let mut config = StreamConfig::default();
+        config.limits.max_messages = max_messages;
+        let open = Command::Open {
+            link: Link(link),
+            name: StreamName::new("default", format!("s{link}")),
+            create: Some(Box::new(config)),
+            role: Role::Producer,
+        };
+        let Some(Reply::Opened { stream }) = b.ask(session, open) else {
+            panic!("a new stream opens");
+        };
+        ids.push(stream);
+    }
+    let gone = StreamId(9_999);
+    let publish = |also: Vec<StreamId>| Command::Publish {
+        to: Target::Link(Link(0)),
+        also,
+        message: NewMessage::default(),
+    };
+    let all = vec![ids[1], gone, ids[2]];
+    let published = |reply| match reply {
+        Some(Reply::Published { seq, refused, .. }) => (seq, refused.map(Vec::from)),
+        other => panic!("{other:?}"),
+    };
+    let first = published(b.ask(session, publish(all.clone())));
+    assert_eq!(first, (Seq(1), Some(vec![(gone, Cause::Gone)])));
+    let second = published(b.ask(session, publish(all)));
+    let full = [
+        (ids[0], Cause::Full),
+        (gone, Cause::Gone),
+        (ids[2], Cause::Full),
+    ];
+    assert_eq!(second, (Seq(0), Some(full.to_vec())));
+    assert_eq!(messages_of(&mut b, session, "s1"), 2);
+    assert_eq!(messages_of(&mut b, session, "s2"), 1);
+    // Nobody takes it: that is a refusal, with the first reason.
+    let third = b.ask(session, publish(vec![gone]));
+    assert!(
+        matches!(third, Some(Reply::Refused(Refusal::Limit(_)))),
+        "{third:?}"
+    );
+}
+
+#[test]
+fn a_stream_is_deleted_only_if_it_is_unused_or_empty_when_that_is_asked() {
+    let mut b = Bench::new();
+    let worker = b.worker(&["a"]);
+    let operator = b.shard.attach();
+    let delete = |unused, empty| Command::Delete {
+        name: StreamName::new("default", "a"),
+        only: Only { unused, empty },
+    };
+    let unmet = |unmet| Some(Reply::Refused(Refusal::Unmet(unmet)));
+    b.put(worker, 0, 1, 0);
+    assert_eq!(b.ask(operator, delete(true, false)), unmet(Unmet::Unused));
+    assert_eq!(b.ask(operator, delete(false, true)), unmet(Unmet::Empty));
+    // What a consumer holds does not count.
+    delivered(b.ask(worker, reserve(Wait::No)));
+    assert_eq!(b.ask(operator, delete(true, true)), unmet(Unmet::Unused));
+    assert_eq!(b.ask(operator, delete(false, true)), Some(Reply::Done));
+    assert_eq!(b.ask(operator, delete(true, true)), Some(Reply::NotFound));
 }

@@ -362,7 +362,7 @@ impl Shard {
         written.map(|gate| Written { gate, positions })
     }
 
-    fn is_durable(&self, stream: StreamId) -> bool {
+    pub(crate) fn is_durable(&self, stream: StreamId) -> bool {
         self.streams
             .get(&stream)
             .is_some_and(|state| state.level != Durability::Memory)

@@ -20,6 +20,9 @@ use crate::structures::ordered::OrderedSet;
 /// Looking a message up in the groups' lists costs as much as going through so many of their entries.
 const LOOKUP: u64 = 8;
 
+/// So many entries of a list may be named before they are taken out of it.
+const FEW: usize = 1 << 16;
+
 /// What goes: everything below a number but what is excepted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cut<'a> {
@@ -227,7 +230,7 @@ impl Shard {
     ) {
         let mut gone = evictions.gone.clone();
         gone.sort_unstable();
-        let durable = |stream| (self.streams.get(&stream)).is_some_and(|state| is_logged(state));
+        let durable = |stream| (self.streams.get(&stream)).is_some_and(is_logged);
         for of_stream in gone.chunk_by(|a, b| a.0 == b.0) {
             let Some(&(stream, last, _)) = of_stream.last() else {
                 continue;
@@ -454,7 +457,7 @@ impl Shard {
                 count += 1;
             }
         } else {
-            count = self.take_all_from(index, cut);
+            count = self.take_all_from(stream, index, cut);
         }
         if let Some(state) = self.streams.get_mut(&stream) {
             let left = state.held.messages().saturating_sub(count);
@@ -632,17 +635,17 @@ fn thin(set: &mut OrderedSet, goes: impl Fn(u64) -> bool) {
     if set.is_empty() {
         return;
     }
-    let gone: Vec<(u64, u64)> = set.iter().filter(|&(_, seq)| goes(seq)).collect();
-    if gone.len() == set.len() {
+    let gone = set.iter().filter(|&(_, seq)| goes(seq)).count();
+    if gone == set.len() {
         set.clear();
-    } else if gone.len() < set.len() / 4 {
+    } else if gone < (set.len() / 4).min(FEW) {
+        let gone: Vec<(u64, u64)> = set.iter().filter(|&(_, seq)| goes(seq)).collect();
         for (key, seq) in gone {
             set.remove(key, seq);
         }
     } else {
-        let stays: Vec<(u64, u64)> = set.iter().filter(|&(_, seq)| !goes(seq)).collect();
-        set.clear();
-        for (key, seq) in stays {
+        let all = std::mem::replace(set, OrderedSet::new());
+        for (key, seq) in all.iter().filter(|&(_, seq)| !goes(seq)) {
             set.insert(key, seq);
         }
     }

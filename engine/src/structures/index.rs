@@ -353,6 +353,76 @@ impl Index {
         self.middle.range(numbers).map(|(&n, chunk)| (n, chunk))
     }
 
+    /// Number of entries from `from` up to `to`, without that one. Looks into the chunks in which the range begins and
+    /// ends; of the others it asks only how many they have.
+    fn count_in(&self, from: Seq, to: Seq) -> usize {
+        let ((first, _), (last, _)) = (split(from.0), split(to.0));
+        let edges = |number: u64| {
+            let start = Seq(number * SLOTS as u64).max(from);
+            let end = Seq((number + 1) * SLOTS as u64).min(to);
+            self.range(start).take_while(move |&(seq, _)| seq < end)
+        };
+        if first == last {
+            return edges(first).count();
+        }
+        let tail = split(self.last).0;
+        let whole = self.sealed(first + 1).take_while(|&(n, _)| n < last);
+        let mut count = whole.map(|(_, chunk)| chunk.len()).sum::<usize>();
+        if (first + 1..last).contains(&tail) {
+            count += usize::from(self.tail.live);
+        }
+        count + edges(first).count() + edges(last).count()
+    }
+
+    /// Takes the sealed chunks below chunk number `below` away but those of `stays`, ascending, as an index of their
+    /// own.
+    fn split_below(&mut self, below: u64, stays: &[u64]) -> Index {
+        let mut taken = std::mem::take(&mut self.middle);
+        if let Some(head) = self.head.take() {
+            taken.insert(head.number, head.chunk);
+        }
+        let mut left = taken.split_off(&below);
+        for &number in stays {
+            if let Some(chunk) = taken.remove(&number) {
+                left.insert(number, chunk);
+            }
+        }
+        let bytes = |chunk: &Chunk| chunk.heap_bytes() + PLACE;
+        let mut split = Index {
+            last: self.last,
+            len: taken.values().map(Chunk::len).sum(),
+            sealed_bytes: taken.values().map(bytes).sum(),
+            ..Index::default()
+        };
+        self.len -= split.len;
+        self.sealed_bytes -= split.sealed_bytes;
+        let first = |chunks: &mut BTreeMap<u64, Chunk>| {
+            let (number, chunk) = chunks.pop_first()?;
+            Some(Head::new(number, chunk))
+        };
+        self.head = first(&mut left);
+        self.middle = left;
+        split.head = first(&mut taken);
+        split.middle = taken;
+        split
+    }
+
+    /// Takes the lowest chunk out: its positions.
+    fn take_chunk(&mut self) -> Vec<Lsn> {
+        let Some(head) = self.head.take() else {
+            let taken = self.tail.iter().map(|(_, lsn)| Lsn(lsn)).collect();
+            self.len -= usize::from(self.tail.live);
+            self.tail = Tail::default();
+            return taken;
+        };
+        self.len -= head.chunk.len();
+        self.sealed_bytes -= head.chunk.heap_bytes() + PLACE;
+        let next = self.middle.pop_first();
+        self.head = next.map(|(number, chunk)| Head::new(number, chunk));
+        let entries = head.chunk.iter_from(0);
+        entries.map(|(_, lsn)| Lsn(lsn)).collect()
+    }
+
     /// Takes out what [`Index::sealed_in`] yields.
     fn take_sealed(&mut self, numbers: Range<u64>) {
         let taken: Vec<u64> = self.middle.range(numbers).map(|(&n, _)| n).collect();

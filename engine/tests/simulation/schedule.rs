@@ -6,9 +6,9 @@ use bytes::Bytes;
 use longtail_engine::command::{Start, Until};
 use longtail_engine::config::GroupName;
 use longtail_engine::{
-    Command, Credit, DeadLetter, GroupConfig, Handle, Keep, Limits, NewMessage, Numbering, Order,
-    Overflow, Reason, Reasons, Role, Settle, Step, StreamConfig, StreamName, Target, Transaction,
-    Wait, Which,
+    Command, Credit, DeadLetter, GroupConfig, Handle, Keep, Limits, NewMessage, Numbering, Only,
+    Order, Overflow, Reason, Reasons, Role, Settle, Step, StreamConfig, StreamName, Target,
+    Transaction, Wait, Which,
 };
 use longtail_model::{
     ConsumerTag, Durability, GroupId, Link, Priority, Seq, SessionId, StreamId, Timestamp,
@@ -662,8 +662,13 @@ impl Plan {
                         .say(format!("{} from now on: {config:?}", NAMES[at]));
                     self.configs.insert(NAMES[at], config);
                 }
+                let random = &mut self.world.random;
                 Command::Delete {
                     name: name(NAMES[at]),
+                    only: Only {
+                        unused: random.chance(20),
+                        empty: random.chance(20),
+                    },
                 }
             }
             912..935 => {

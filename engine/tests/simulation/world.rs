@@ -130,7 +130,9 @@ fn without_position(mut effect: Effect) -> Effect {
         Effect::Push(delivery) | Effect::Reply(_, Reply::Delivered(delivery)) => {
             delivery.position = Lsn::ZERO;
         }
-        Effect::Reply(_, Reply::Peeked { position, .. }) => *position = Lsn::ZERO,
+        Effect::Reply(_, Reply::Peeked { position, .. } | Reply::Published { position, .. }) => {
+            *position = Lsn::ZERO;
+        }
         Effect::Reply(_, Reply::Batch { messages, .. }) => {
             messages
                 .iter_mut()
@@ -192,6 +194,7 @@ impl World {
             } else {
                 Durability::Interval
             },
+            clear_step: *random.pick(&[0, 3, 4096]),
             ..ShardConfig::default()
         };
         let now = 1_000_000 + random.below(1_000_000);
@@ -483,7 +486,10 @@ impl World {
                 }
                 None
             }
-            _ => None,
+            _ => {
+                self.shard.clear_some();
+                None
+            }
         };
         if let Some(job) = job {
             self.flight.push(Flight::Job(job));

@@ -9,6 +9,7 @@ mod chores;
 mod paging;
 mod reclaim;
 mod rewrite;
+mod search;
 mod space;
 mod write;
 
@@ -228,6 +229,15 @@ impl ShardLog for FileLog {
         let segment = self.segments.0.get(i).ok_or(ReadError::Missing(lsn))?;
         self.cold
             .read(self.disk.as_ref(), &self.dir, segment, limit, lsn, with)
+    }
+
+    fn scan(&self, from: Lsn, to: Lsn, with: &mut dyn FnMut(Lsn, &[u8])) -> std::io::Result<()> {
+        self.scan_stretch(from.0, to.0, with)
+    }
+
+    fn page_file(&self, page: PageId) -> String {
+        let file = self.dir.join(crate::pages::file_name(page.file));
+        file.display().to_string()
     }
 
     fn retire(&mut self, lsn: Lsn) {

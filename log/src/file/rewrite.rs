@@ -177,7 +177,7 @@ impl Source {
         }
     }
 
-    fn scanner(&self, disk: &dyn Disk, offset: u64, lsn: u64) -> io::Result<Scanner> {
+    pub(super) fn scanner(&self, disk: &dyn Disk, offset: u64, lsn: u64) -> io::Result<Scanner> {
         let file = disk.open(&self.path, false)?;
         Ok(Scanner::new(
             file, self.nonce, self.order, offset, lsn, self.limit,

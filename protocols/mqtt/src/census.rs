@@ -283,7 +283,7 @@ impl Tenant {
         self.registry().look(client_id, |client_id, seen| {
             with_state(seen, |state| {
                 let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-                for (text, held) in &state.subscriptions {
+                for (text, held) in state.subscriptions.iter() {
                     let is_after = match start {
                         Bound::Excluded(after) => **text > *after,
                         _ => true,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use longtail_edge::Out;
-use longtail_model::{Filter, SessionId, StreamId};
+use longtail_model::SessionId;
 
 use crate::access::Exchange;
 use crate::codec::Decoder;
@@ -63,11 +63,8 @@ pub(crate) struct Lost {
     pub(crate) subscriptions: Vec<(Box<str>, Held)>,
 }
 
-/// Streams that were opened, and a SUBSCRIBE that the shard has answered with the filters that failed.
-pub(crate) type News = (
-    Vec<(Filter, StreamId)>,
-    Option<(Subscribing, Vec<Arc<str>>)>,
-);
+/// A SUBSCRIBE that the shard has answered, and the filters that failed.
+pub(crate) type Joined = (Subscribing, Vec<Arc<str>>);
 
 impl Client {
     pub(crate) fn new(decoder: Decoder) -> Self {
@@ -275,8 +272,12 @@ impl Client {
         Some(subscribing)
     }
 
-    /// What has come from the shard and is not for the session alone.
-    pub(crate) fn take_news(&mut self) -> Option<News> {
+    /// What has come from the shard and is not for the session alone: routes to the streams that were opened, and gives
+    /// a SUBSCRIBE that is answered to whoever carries it on.
+    ///
+    /// Several threads may ask at once. The routes are made here, with the connection's lock held, so that whoever gets
+    /// the SUBSCRIBE has all of them behind it, also those that another thread came for.
+    pub(crate) fn take_news(&mut self, durable: &Durable) -> Option<Joined> {
         let session = self.session.as_mut()?;
         let feed = session.feed_mut()?;
         let opened = feed.take_opened();
@@ -286,11 +287,117 @@ impl Client {
         } else {
             None
         };
-        let subscriptions = &session.state().subscriptions;
-        let opened = opened.into_iter().filter_map(|(text, stream)| {
-            let held = subscriptions.get(&*text)?;
-            Some((held.filter.clone(), stream))
+        for (text, stream) in opened {
+            if let Some(held) = session.state().subscriptions.get(&*text) {
+                durable.opened(&held.filter, stream);
+            }
+        }
+        joined
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use longtail_broker::auth::Grants;
+    use longtail_broker::message::Origin;
+    use longtail_broker::retained::{RetainedLimits, RetainedStore};
+    use longtail_broker::{Broker, BrokerConfig};
+    use longtail_engine::Reply;
+    use longtail_model::{Filter, GroupId, StreamId, Timestamp};
+
+    use super::*;
+    use crate::codec::{
+        Connect, ConnectProperties, Packet, PacketId, PacketLimits, Qos, RetainHandling, Subscribe,
+        SubscribeProperties, Subscription, SubscriptionOptions, Version,
+    };
+    use crate::config::Limits;
+    use crate::counters::Counters;
+
+    const NOW: Timestamp = Timestamp(1);
+
+    /// A client that is in, and a SUBSCRIBE for a share of it that awaits the shard.
+    fn joining(durable: &Durable, cx: &Cx<'_>, out: &mut Out) -> Client {
+        let connect = Connect {
+            version: Version::V5,
+            bridge: false,
+            clean_start: true,
+            keep_alive_s: 60,
+            client_id: "c",
+            will: None,
+            username: None,
+            password: None,
+            properties: ConnectProperties::default(),
+        };
+        let (mut session, _) = Session::greet(&connect, String::new, cx.limits, NOW).unwrap();
+        let grants = Arc::new(Grants::full());
+        (session.authorize(grants, None, Origin(7), cx.limits)).unwrap();
+        session.take_in(None, 0, durable.incoming(), cx);
+        session.welcome(cx, out);
+        let subscribe = Packet::Subscribe(Subscribe {
+            packet_id: PacketId::MIN,
+            properties: SubscribeProperties::default(),
+            subscriptions: vec![Subscription {
+                filter: "$share/g/f",
+                options: SubscriptionOptions {
+                    qos: Qos::AtLeastOnce,
+                    no_local: false,
+                    retain_as_published: false,
+                    retain_handling: RetainHandling::Always,
+                },
+            }],
         });
-        Some((opened.collect(), joined))
+        let mut actions = Vec::new();
+        session.input(&subscribe, cx, &mut actions, out);
+        let Some(Action::Subscribe(subscribing)) = actions.pop() else {
+            panic!("no SUBSCRIBE");
+        };
+        let mut client = Client::new(Decoder::for_server(PacketLimits::default()));
+        client.session = Some(Box::new(session));
+        assert!(client.equip(SessionId(1_000), durable));
+        assert!(client.join(*subscribing, durable).is_none(), "it waits");
+        client
+    }
+
+    #[test]
+    fn whoever_gets_a_subscribe_that_is_answered_has_its_routes_behind_it() {
+        let broker = Broker::open(BrokerConfig::in_memory()).unwrap();
+        let space = broker.space("").unwrap();
+        let (durable, _) = Durable::open(&broker, &space).unwrap();
+        let (limits, counters) = (Limits::default(), Counters::default());
+        let retained = RetainedStore::new(RetainedLimits::default());
+        let cx = Cx {
+            limits: &limits,
+            now: NOW,
+            retained: &retained,
+            sys: &retained,
+            counters: &counters,
+        };
+        let filter = Filter::parse_mqtt("f").unwrap();
+        let mut out = Out::new(1 << 20);
+        let mut client = joining(&durable, &cx, &mut out);
+        let mut answer = |client: &mut Client, token, reply: &Reply| {
+            let session = client.session_mut().unwrap();
+            session.answered(token, reply, None, &cx, &mut out);
+        };
+        // One thread sees the stream opened, and another, before the first does anything about it, the rest.
+        answer(
+            &mut client,
+            1,
+            &Reply::Opened {
+                stream: StreamId(5),
+            },
+        );
+        assert!(client.take_news(&durable).is_none());
+        let marked = Reply::Marked {
+            group: GroupId(6),
+            messages: Vec::new(),
+        };
+        for (token, reply) in [(2, &Reply::Done), (3, &marked), (4, &Reply::Done)] {
+            answer(&mut client, token, reply);
+        }
+        let (subscribing, failed) = client.take_news(&durable).unwrap();
+        assert_eq!((subscribing.wanted.len(), failed.len()), (1, 0));
+        assert!(durable.is_routed(&filter));
+        assert!(client.take_news(&durable).is_none(), "once");
     }
 }

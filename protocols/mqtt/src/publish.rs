@@ -20,7 +20,9 @@ use longtail_broker::retained::{RetainedError, Settled};
 use longtail_broker::router::Chance;
 use longtail_broker::stored::publishes;
 use longtail_engine::runtime::{Shards, Sink};
-use longtail_engine::{Command, Effect, Refusal, Reply, Step, Target as Into, Token, Transaction};
+use longtail_engine::{
+    Cause, Command, Effect, Refusal, Reply, Step, Target as Into, Token, Transaction,
+};
 use longtail_model::{GroupId, Seq, SessionId, ShardId, StreamId, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -445,6 +447,17 @@ impl Sink for Asked {
             Reply::Refused(refusal) => {
                 tracing::warn!(%refusal, "a message is not stored");
                 Err(reason_of(refusal))
+            }
+            // A stream that is gone has nobody left to miss the message.
+            Reply::Published {
+                refused: Some(refused),
+                ..
+            } if refused.iter().any(|&(_, cause)| cause == Cause::Full) => {
+                tracing::warn!(
+                    streams = refused.len(),
+                    "a message is not stored everywhere"
+                );
+                Err(ReasonCode::QuotaExceeded)
             }
             _ => Ok(()),
         };

@@ -52,12 +52,13 @@ struct Entry {
     epoch: u64,
     holder: Holder,
     /// A client that waits for the end of the connection that had the session.
-    waiting: Option<Claim>,
+    waiting: Option<Box<Claim>>,
 }
 
 enum Holder {
     Connected(Arc<Conn>, Membership),
-    Away(Away),
+    /// Boxed, so that those who are there take no more room.
+    Away(Box<Away>),
 }
 
 /// A session whose client is not there.
@@ -240,7 +241,7 @@ impl Registry {
         let left = old.with(Client::take_over).flatten();
         let Some((left, link)) = left else {
             // It has ended by itself, and the news is under way.
-            if let Some(earlier) = entry.waiting.replace(claim.clone()) {
+            if let Some(earlier) = entry.waiting.replace(Box::new(claim.clone())) {
                 after.losers.push(earlier.conn);
             }
             return Claimed::Waits;
@@ -330,7 +331,7 @@ impl Registry {
         } else if was_resumed {
             // The client has gone again before it was in: the session waits on.
             let expiry = tenant.expiry(claim.expiry_s.max(1));
-            entry.holder = Holder::Away(Away {
+            entry.holder = Holder::Away(Box::new(Away {
                 expiry: set(tenant, &claim.client_id, entry.epoch, What::Expiry, expiry),
                 record: SessionRecord {
                     number: membership.number(),
@@ -340,7 +341,7 @@ impl Registry {
                 },
                 membership,
                 will: None,
-            });
+            }));
         } else {
             part.remove(&claim.client_id);
             self.sessions.fetch_sub(1, Ordering::Relaxed);
@@ -414,7 +415,7 @@ impl Registry {
             });
             let expiry = tenant.expiry(expiry_s);
             let expiry = set(tenant, client_id, epoch, What::Expiry, expiry);
-            entry.holder = Holder::Away(Away {
+            entry.holder = Holder::Away(Box::new(Away {
                 membership,
                 expiry,
                 will,
@@ -422,7 +423,7 @@ impl Registry {
                     will: None,
                     ..record
                 },
-            });
+            }));
         } else {
             part.remove(client_id);
             self.sessions.fetch_sub(1, Ordering::Relaxed);
@@ -525,7 +526,7 @@ impl Registry {
             };
             let entry = Entry {
                 epoch,
-                holder: Holder::Away(away),
+                holder: Holder::Away(Box::new(away)),
                 waiting: None,
             };
             self.sessions.fetch_add(1, Ordering::Relaxed);

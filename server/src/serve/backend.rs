@@ -223,7 +223,7 @@ impl Backend {
             },
         };
         match call(&client, publish).await?.reply {
-            Reply::Published { seq } => Ok(Published { seq: Some(seq.0) }),
+            Reply::Published { seq, .. } => Ok(Published { seq: Some(seq.0) }),
             other => Err(wording::unexpected(&other)),
         }
     }

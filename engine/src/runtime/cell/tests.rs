@@ -79,3 +79,29 @@ fn work_that_comes_while_the_shard_runs_is_left_to_whoever_runs_it() {
     cell.run();
     assert_eq!(sink.0.load(Ordering::SeqCst), 1);
 }
+
+/// Runs a shard when it is dropped, as a broker does that says goodbye.
+struct LastWork(Cell, SessionId);
+
+impl Drop for LastWork {
+    fn drop(&mut self) {
+        self.0
+            .enqueue([Work::Command(self.1, 0, Command::DescribeShard)]);
+        self.0.run();
+        self.0.tick();
+        self.0.keep_house();
+        self.0.close();
+    }
+}
+
+#[test]
+fn a_panic_elsewhere_that_unwinds_through_a_shard_ends_only_its_thread() {
+    let (cell, sink, session) = cell();
+    let unwound = thread::spawn(move || {
+        let _last = LastWork(cell, session);
+        panic!("of a test that fails");
+    })
+    .join();
+    assert!(unwound.is_err(), "the panic goes on");
+    assert_eq!(sink.0.load(Ordering::SeqCst), 1, "the shard did its work");
+}

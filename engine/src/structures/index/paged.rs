@@ -12,6 +12,7 @@ use longtail_log::{PageError, PageId};
 use longtail_model::{Lsn, Seq};
 
 use super::super::{Corrupt, varint};
+use super::chunk::Chunk;
 use super::page::{self, CHUNKS, Gone, Page};
 use super::{Index, split};
 
@@ -21,8 +22,11 @@ pub const PAGE_SEQS: u64 = page::SEQS as u64;
 const RECENT: u64 = 1;
 /// Pages looked at for one that may be written out.
 const TRIES: usize = 16;
-/// A page with so few entries left, or half of that, and so on, is worth writing again without what is gone.
+/// A page with so few entries left, or an eighth of that, and so on, is worth writing again without what is gone, if
+/// they lie far apart: one that is drained from its front is gone soon.
 const SHRINK_AT: u16 = 512;
+/// Entries of a page lie far apart when fewer than one in so many numbers, from the first that is left on, is there.
+const SCATTERED: u16 = 4;
 
 /// Where pages are read.
 pub trait PageSource {
@@ -196,8 +200,7 @@ impl PagedIndex {
         if from >= to {
             return Ok(0);
         }
-        let in_memory = self.hot.range(from).take_while(|&(seq, _)| seq < to);
-        let mut count = in_memory.count() as u64;
+        let mut count = self.hot.count_in(from, to) as u64;
         let ((first, start), (last, end)) = (place(from), place(to));
         for (&number, cold) in self.cold.range(first..=last) {
             let mut at = if number == first { start } else { 0 };
@@ -272,6 +275,56 @@ impl PagedIndex {
         })
     }
 
+    /// Takes everything below a number away but `except`, ascending, and what is in one chunk or page with these or with
+    /// what is not below: an index of its own, of which [`PagedIndex::take_some`] then takes one part after the other.
+    /// Reads no page.
+    #[must_use]
+    pub fn split_below(&mut self, below: Seq, except: &[Seq]) -> PagedIndex {
+        if except.is_empty() && below > self.last_seq() {
+            let last = self.hot.last;
+            let all = std::mem::take(self);
+            self.hot.last = last;
+            return all;
+        }
+        let chunks = |&seq: &Seq| split(seq.0).0;
+        let mut stays: Vec<u64> = except.iter().map(chunks).collect();
+        stays.dedup();
+        let hot = self.hot.split_below(split(below.0).0, &stays);
+        let mut cold = std::mem::take(&mut self.cold);
+        self.cold = cold.split_off(&place(below).0);
+        for chunk in stays {
+            if let Some((number, page)) = cold.remove_entry(&(chunk / CHUNKS)) {
+                self.cold.insert(number, page);
+            }
+        }
+        let split = PagedIndex {
+            hot,
+            cold_len: cold.values().map(|cold| usize::from(cold.live)).sum(),
+            gone_bytes: cold.values().map(|cold| cold.gone.heap_bytes()).sum(),
+            cold,
+        };
+        self.cold_len -= split.cold_len;
+        self.gone_bytes -= split.gone_bytes;
+        split
+    }
+
+    /// Takes some entries out of an index of which all go, at most as many as a page has numbers; when their page cannot
+    /// be read they go all the same. `None` when nothing is left.
+    pub fn take_some(&mut self, pages: &impl PageSource) -> Option<TakenPage> {
+        if let Some(&number) = self.cold.keys().next() {
+            return self.take_page(number, &[], pages);
+        }
+        let mut lsns = Vec::new();
+        while !self.hot.is_empty() && lsns.len() + super::chunk::SLOTS <= page::SEQS {
+            lsns.append(&mut self.hot.take_chunk());
+        }
+        (!lsns.is_empty()).then_some(TakenPage {
+            count: lsns.len() as u64,
+            lsns,
+            freed: None,
+        })
+    }
+
     /// Takes out the position of a message.
     ///
     /// # Errors
@@ -332,8 +385,14 @@ impl PagedIndex {
             self.cold.remove(&number);
             return (Some(id), None);
         }
-        let shrink = cold.live <= SHRINK_AT && cold.live.is_power_of_two();
-        (None, shrink.then_some(number))
+        let step = cold.live <= SHRINK_AT
+            && cold.live.is_power_of_two()
+            && cold.live.trailing_zeros() % 3 == SHRINK_AT.trailing_zeros() % 3;
+        let scattered = || {
+            let numbers = (page::SEQS as u16).saturating_sub(cold.gone.next_absent(0));
+            cold.live < numbers / SCATTERED
+        };
+        (None, (step && scattered()).then_some(number))
     }
 
     /// Heap bytes of what may be written out, and of what was removed from pages.
@@ -404,6 +463,42 @@ impl PagedIndex {
         page.map_or(self.last_seq().next(), |(number, _)| {
             Seq((number + 1) * PAGE_SEQS)
         })
+    }
+
+    /// The number of the page that lies there.
+    #[must_use]
+    pub fn number_of(&self, page: PageId) -> Option<u64> {
+        let found = self.cold.iter().find(|(_, cold)| cold.id == page);
+        found.map(|(&number, _)| number)
+    }
+
+    /// Entries that are left of a page.
+    #[must_use]
+    pub fn live_in(&self, number: u64) -> usize {
+        let cold = self.cold.get(&number);
+        cold.map_or(0, |cold| usize::from(cold.live))
+    }
+
+    /// Whether a number was removed from a page since that was written.
+    #[must_use]
+    pub fn is_gone(&self, number: u64, seq: Seq) -> bool {
+        let cold = self.cold.get(&number);
+        cold.is_some_and(|cold| cold.gone.contains(place(seq).1))
+    }
+
+    /// The bytes of a page with these entries, ascending and all of one page.
+    #[must_use]
+    pub fn page_of(entries: impl Iterator<Item = (Seq, Lsn)>) -> Vec<u8> {
+        let mut slots: BTreeMap<u64, Vec<(u8, u64)>> = BTreeMap::new();
+        for (seq, lsn) in entries {
+            let (chunk, slot) = split(seq.0);
+            slots.entry(chunk).or_default().push((slot, lsn.0));
+        }
+        let chunk = |(&number, slots): (&u64, &Vec<(u8, u64)>)| {
+            Some((number, Chunk::new(slots.iter().copied())?))
+        };
+        let chunks: Vec<(u64, Chunk)> = slots.iter().filter_map(chunk).collect();
+        page::encode(chunks.iter().map(|(number, chunk)| (*number, chunk)))
     }
 
     /// The pages that are written out: number and place.

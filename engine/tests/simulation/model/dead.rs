@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use longtail_engine::{Overflow, Reason, Refusal};
-use longtail_model::{ConsumerTag, Seq};
+use longtail_engine::{Cause, Overflow, Reason, Refusal};
+use longtail_model::{ConsumerTag, Seq, StreamId};
 
 use super::stream::stays;
 use super::transact::Plan;
@@ -310,10 +310,10 @@ impl Model {
         also: &[u64],
         bytes: u64,
         told: &mut Told,
-    ) -> Result<(Vec<u64>, Vec<(u64, u64)>), Refusal> {
+    ) -> Result<(Vec<u64>, Vec<(u64, u64)>, Vec<(StreamId, Cause)>), Refusal> {
         let mut undone = BTreeSet::new();
         loop {
-            let (targets, kept, evicted) = self.targets_of(first, also, bytes)?;
+            let (targets, kept, evicted, refused) = self.targets_of(first, also, bytes)?;
             let mut some = false;
             for &(stream, seq) in &evicted {
                 assert_eq!(
@@ -333,7 +333,7 @@ impl Model {
                 }
             }
             if !some {
-                return Ok((targets, evicted));
+                return Ok((targets, evicted, refused));
             }
         }
     }

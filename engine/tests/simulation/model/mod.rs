@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use longtail_engine::{
     Command, Counts, Credit, Effect, GroupConfig, Handle, Refusal, Reply, Role, StreamConfig,
-    StreamName, Target, Token,
+    StreamName, Target, Token, Unmet,
 };
 use longtail_model::{ConsumerTag, Durability, GroupId, Lsn, Seq, SessionId, StreamId};
 use slab::Slab;
@@ -473,7 +473,13 @@ impl Model {
                 held,
             } => Ok(self.purge(&stream, group.as_deref(), held, told)),
             Command::Define { name, config } => self.define(name, &config),
-            Command::Delete { name } => match self.find(&name) {
+            Command::Delete { name, only } => match self.find(&name) {
+                Some(stream) if only.unused && self.kept.streams[&stream].consumers > 0 => {
+                    Err(Refusal::Unmet(Unmet::Unused))
+                }
+                Some(stream) if only.empty && !self.kept.streams[&stream].has_only_held() => {
+                    Err(Refusal::Unmet(Unmet::Empty))
+                }
                 Some(stream) => {
                     self.delete(stream, told);
                     Ok(Reply::Done)

@@ -5,9 +5,9 @@ use std::rc::Rc;
 
 use longtail_engine::command::{Start, Until};
 use longtail_engine::{
-    Counts, Effect, GroupConfig, GroupInfo, Handle, Keep, MessageInfo, MessageState, NewMessage,
-    Numbering, Order, Overflow, Refusal, Reply, Role, StreamConfig, StreamInfo, StreamName, Target,
-    Wait, Which,
+    Cause, Counts, Effect, GroupConfig, GroupInfo, Handle, Keep, MessageInfo, MessageState,
+    NewMessage, Numbering, Order, Overflow, Refusal, Reply, Role, StreamConfig, StreamInfo,
+    StreamName, Target, Wait, Which,
 };
 use longtail_model::{ConsumerTag, Durability, GroupId, Lsn, Priority, Seq, StreamId, Timestamp};
 
@@ -440,8 +440,12 @@ impl Model {
         let also: Vec<u64> = also.iter().map(|id| id.0).collect();
         let fleeting = message.expires_ms == Some(0);
         let message = self.new_message(message);
-        let seq = self.append(first, &also, &message, fleeting, told)?;
-        Ok(Reply::Published { seq: Seq(seq) })
+        let (seq, refused) = self.append(first, &also, &message, fleeting, told)?;
+        Ok(Reply::Published {
+            seq: Seq(seq),
+            position: Lsn::ZERO,
+            refused: (!refused.is_empty()).then(|| refused.into_boxed_slice()),
+        })
     }
 
     pub(super) fn new_message(&self, message: &NewMessage) -> Message {
@@ -469,8 +473,8 @@ impl Model {
         message: &Message,
         fleeting: bool,
         told: &mut Told,
-    ) -> Result<u64, Refusal> {
-        let (targets, evicted) = self.make_way(first, also, message.bytes(), told)?;
+    ) -> Result<(u64, Vec<(StreamId, Cause)>), Refusal> {
+        let (targets, evicted, refused) = self.make_way(first, also, message.bytes(), told)?;
         self.count_lost(&evicted);
         for (stream, seq) in evicted {
             self.remove(stream, seq);
@@ -478,23 +482,30 @@ impl Model {
         let (seq, kept) = self.place(&targets, message);
         self.mark();
         self.show(&kept, fleeting, told);
-        Ok(seq)
+        let seq = if targets.first() == Some(&first) {
+            seq
+        } else {
+            0
+        };
+        Ok((seq, refused))
     }
 
-    /// Where a message goes, where it stays, and what it pushes out.
+    /// Where a message goes, where it stays, what it pushes out, and where it cannot go.
     #[allow(clippy::type_complexity)]
     pub(super) fn targets_of(
         &self,
         first: u64,
         also: &[u64],
         bytes: u64,
-    ) -> Result<(Vec<u64>, Vec<u64>, Vec<(u64, u64)>), Refusal> {
+    ) -> Result<(Vec<u64>, Vec<u64>, Vec<(u64, u64)>, Vec<(StreamId, Cause)>), Refusal> {
         let (mut targets, mut kept): (Vec<u64>, Vec<u64>) = Default::default();
-        let mut evicted = Vec::new();
+        let (mut evicted, mut refused) = (Vec::new(), Vec::new());
+        let mut seen = BTreeSet::new();
         for &stream in std::iter::once(&first).chain(also) {
-            if !targets.contains(&stream) {
+            if seen.insert(stream) {
                 if !self.kept.streams.contains_key(&stream) {
-                    return Err(Refusal::UnknownLink);
+                    refused.push((StreamId(stream), Cause::Gone));
+                    continue;
                 }
                 let state = &self.kept.streams[&stream];
                 let given = targets
@@ -502,15 +513,28 @@ impl Model {
                     .filter(|known| self.kept.streams[known].space == state.space)
                     .count() as u64;
                 let seq = self.kept.spaces[&state.space].given + given + 1;
-                targets.push(stream);
                 if !stays(state, seq) {
+                    targets.push(stream);
                     continue;
                 }
+                let before = evicted.len();
+                if self
+                    .make_room(stream, bytes, &[], &BTreeSet::new(), &mut evicted)
+                    .is_err()
+                {
+                    evicted.truncate(before);
+                    refused.push((StreamId(stream), Cause::Full));
+                    continue;
+                }
+                targets.push(stream);
                 kept.push(stream);
-                self.make_room(stream, bytes, &[], &BTreeSet::new(), &mut evicted)?;
             }
         }
-        Ok((targets, kept, evicted))
+        match refused.first() {
+            Some((_, Cause::Gone)) if targets.is_empty() => Err(Refusal::UnknownLink),
+            Some((_, Cause::Full)) if targets.is_empty() => Err(limit()),
+            _ => Ok((targets, kept, evicted, refused)),
+        }
     }
 
     /// Gives a message its place in every stream; returns its number in the first, and where it stays.
@@ -1034,6 +1058,20 @@ impl Model {
         // Added groups come in any order.
         groups.sort_by_key(|group| (!group.name.is_empty(), group.group));
         Reply::Groups(groups)
+    }
+}
+
+impl Stream {
+    /// Whether there is nothing but what is held and nowhere else.
+    pub(super) fn has_only_held(&self) -> bool {
+        let others = |group: &Group| {
+            let [ready, _, delayed, parked] = group.counted();
+            ready + delayed + parked > 0
+        };
+        self.messages.is_empty()
+            || (self.config.keep != Keep::UntilLimit
+                && !self.groups.is_empty()
+                && !self.groups.iter().any(others))
     }
 }
 

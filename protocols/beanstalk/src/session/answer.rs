@@ -31,7 +31,7 @@ impl Session {
                 .map(|message| message.payload)
         };
         match (pending, answer) {
-            (Pending::Put(_), Reply::Published { seq }) => reply::inserted(out.tail(), seq.0),
+            (Pending::Put(_), Reply::Published { seq, .. }) => reply::inserted(out.tail(), seq.0),
             (Pending::Reserve, Reply::Delivered(delivery)) => match body() {
                 Some(body) => {
                     self.becomes(Kind::Worker, &tenant.counters);
@@ -111,6 +111,7 @@ fn word_for(answer: &Reply) -> Word {
             | Refusal::UnknownLink
             | Refusal::Exists
             | Refusal::Step { .. }
+            | Refusal::Unmet(_)
             | Refusal::Unsupported(_) => Word::InternalError,
         },
         other => {

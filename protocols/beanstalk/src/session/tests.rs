@@ -179,7 +179,11 @@ fn opened() -> Reply {
 }
 
 fn published(seq: u64) -> Reply {
-    Reply::Published { seq: Seq(seq) }
+    Reply::Published {
+        seq: Seq(seq),
+        position: Lsn(8),
+        refused: None,
+    }
 }
 
 fn delivered(seq: u64) -> Reply {
@@ -975,7 +979,11 @@ fn a_request_is_counted_when_its_turn_comes() {
     ] {
         assert!(text.contains(row), "{row} {text}");
     }
-    talk.answer(Reply::Published { seq: Seq(1) });
+    talk.answer(Reply::Published {
+        seq: Seq(1),
+        position: Lsn(8),
+        refused: None,
+    });
     talk.session.publish_counts(&talk.tenant.counters);
     let counters = talk.tenant.counters();
     assert_eq!((counters.op(Op::Put), counters.op(Op::Reserve)), (1, 1));

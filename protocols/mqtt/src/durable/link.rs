@@ -21,7 +21,7 @@ use crate::publish::reason_of;
 use crate::seat::{Conn, Membership};
 use crate::service::welcomed;
 use crate::session::feed::Feed;
-use crate::session::{Held, Subscribing, Unsubscribing};
+use crate::session::{Held, Session, Subscribing, Unsubscribing};
 use crate::tenant::Tenant;
 
 /// Where the shard's effects for one session go.
@@ -172,14 +172,8 @@ pub(crate) fn recorded(conn: &Arc<Conn>, outcome: Result<(), Refusal>) {
 /// What the shard has answered changes the router, or completes a subscription.
 fn news(conn: &Arc<Conn>, tenant: &Tenant) {
     let durable = tenant.durable();
-    let found = conn.with(|client, _| client.take_news());
-    let Some((opened, joined)) = found.flatten() else {
-        return;
-    };
-    for (filter, stream) in opened {
-        durable.opened(&filter, stream);
-    }
-    if let Some((subscribing, failed)) = joined {
+    let joined = conn.with(|client, _| client.take_news(durable));
+    if let Some((subscribing, failed)) = joined.flatten() {
         joined_all(conn, tenant, subscribing, &failed);
     }
 }
@@ -237,6 +231,15 @@ fn joined_all(
         if let Some(reason) = reason
             && let Ok(subscription) = std::mem::replace(wanted, Err(reason))
         {
+            if subscription.group.is_some() {
+                // Others may be members: what is theirs is not to come here.
+                conn.with(|client, _| {
+                    if let Some(feed) = client.session_mut().and_then(Session::feed_mut) {
+                        feed.leave(&subscription.text);
+                    }
+                    client.queue(durable);
+                });
+            }
             if uncount(&subscription.text) {
                 durable.release(&subscription.filter, number, subscription.group.as_deref());
             }
@@ -397,9 +400,9 @@ impl Waiting {
         let refused = *self.refused.lock();
         let tenant = self.conn.protocol().tenant();
         let cx = self.conn.protocol().cx();
-        self.conn.with(|client, out| {
+        let must_run = self.conn.with(|client, out| {
             let Some(session) = client.session_mut() else {
-                return;
+                return false;
             };
             match answer {
                 Answer::Subscribed(mut subscribing, earlier) => {
@@ -417,8 +420,11 @@ impl Waiting {
                 }
                 Answer::Unsubscribed(unsubscribing) => session.unsubscribed(unsubscribing, out),
             }
-            client.queue(tenant.durable());
+            client.queue(tenant.durable())
         });
+        if must_run == Some(true) {
+            run(tenant.durable());
+        }
         if refused.is_some() {
             // It has what it was told it has not: it comes back to what is written.
             self.conn.close(CloseReason::Internal);

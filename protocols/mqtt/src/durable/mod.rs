@@ -25,7 +25,7 @@ use longtail_broker::{Broker, BrokerError, Space};
 use longtail_engine::config::GroupName;
 use longtail_engine::runtime::{Shards, Sink};
 use longtail_engine::{
-    Command, Effect, Keep, Message, Numbering, Reply, Role, StreamConfig, StreamName,
+    Command, Effect, Keep, Message, Numbering, Only, Reply, Role, StreamConfig, StreamName,
     Target as Into, Token, Wait,
 };
 use longtail_model::{DollarRule, Durability, Filter, Link, Seq, SessionId, ShardId, StreamId};
@@ -213,7 +213,10 @@ impl Durable {
                     continue;
                 }
                 let Some((filter, named)) = groups.get(&name) else {
-                    self.keep_house(Command::Delete { name });
+                    self.keep_house(Command::Delete {
+                        name,
+                        only: Only::default(),
+                    });
                     continue;
                 };
                 self.opened(filter, info.stream);
@@ -404,7 +407,10 @@ impl Durable {
             self.space.router.unsubscribe(filter, target, None);
         }
         filters.remove(filter.as_str());
-        self.keep_house(Command::Delete { name });
+        self.keep_house(Command::Delete {
+            name,
+            only: Only::default(),
+        });
     }
 
     /// Writes what is to be known of a session. Only queues. `false`: there is no log, and `done` will not be called.
@@ -453,7 +459,7 @@ impl Durable {
         for seq in state.incoming() {
             self.forget_incoming(seq);
         }
-        for (text, held) in &state.subscriptions {
+        for (text, held) in state.subscriptions.iter() {
             self.forget_subscription(state.number, text, Box::new(|_| ()));
             if held.is_counted {
                 self.release(&held.filter, state.number, held.group.as_deref());

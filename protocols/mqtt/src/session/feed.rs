@@ -520,7 +520,7 @@ impl Session {
             }
             Asked::Stored(id, ticket) => {
                 let reason = match reply {
-                    Reply::Published { seq } => {
+                    Reply::Published { seq, .. } => {
                         self.stored(id, *seq);
                         ReasonCode::Success
                     }

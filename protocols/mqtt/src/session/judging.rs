@@ -33,7 +33,7 @@ impl Session {
         let mut judged = Judged::default();
         let mut ended = Vec::new();
         let mut screened = Vec::new();
-        for (text, held) in &self.state.subscriptions {
+        for (text, held) in self.state.subscriptions.iter() {
             let tag = Tag::unpack(held.options.tag);
             match self.verdict(held, tag) {
                 Verdict::Denied => ended.push(text.clone()),
@@ -52,8 +52,10 @@ impl Session {
             }
         }
         for text in ended {
-            self.replays.retain(|replay| !replay.is_of(&text));
-            if let Some((text, held)) = self.state.subscriptions.remove_entry(&text) {
+            if self.replays.is_there() {
+                self.replays.retain(|replay| !replay.is_of(&text));
+            }
+            if let Some(held) = self.state.subscriptions.remove(&text) {
                 tracing::info!(client = %self.hello.client_id, filter = &*text, "a subscription is not allowed any more");
                 if held.is_exclusive {
                     let filter = held.filter.as_str();

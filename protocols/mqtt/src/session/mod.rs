@@ -22,9 +22,11 @@ mod judging;
 mod outbound;
 mod place;
 mod proving;
+mod rare;
 mod receiving;
 mod sending;
 mod subscribing;
+mod subscriptions;
 mod tag;
 #[cfg(test)]
 mod tests;
@@ -50,8 +52,9 @@ pub use connect::{Demand, Hello, Refused};
 pub(crate) use place::judged;
 pub use proving::Proof;
 pub use receiving::{Release, Ticket};
-pub(crate) use subscribing::{Held, Subscriptions, routed};
+pub(crate) use subscribing::{Held, routed};
 pub use subscribing::{Subscribing, Unsubscribing, Wanted};
+pub(crate) use subscriptions::Subscriptions;
 pub use tag::Tag;
 
 use alias::AliasTable;
@@ -59,6 +62,7 @@ use feed::Feed;
 use outbound::Outbound;
 use place::Place;
 use proving::Proving;
+use rare::Rare;
 use receiving::Receiving;
 use sending::Replay;
 
@@ -225,11 +229,12 @@ pub struct Session {
     proving: Option<Box<Proving>>,
     tally: Tally,
     will: Option<Box<Will>>,
-    receiving: Receiving,
+    /// Of a client that publishes.
+    receiving: Rare<Receiving>,
     /// Messages that may be in flight to the client.
     window: usize,
     aliases: Option<Box<AliasTable>>,
-    replays: VecDeque<Replay>,
+    replays: Rare<VecDeque<Replay>>,
     state: State,
     /// Whether it is one that the client comes back to.
     present: bool,
@@ -310,10 +315,10 @@ impl Session {
             proving: None,
             tally,
             will,
-            receiving: Receiving::default(),
+            receiving: Rare::default(),
             window: 0,
             aliases: None,
-            replays: VecDeque::new(),
+            replays: Rare::default(),
             state: State::default(),
             present: false,
             feed: None,

@@ -4,12 +4,15 @@
 //! A slot of the window is taken by a PUBLISH and given back by PUBACK, PUBCOMP or a PUBREC that says no (MQTT 5.0,
 //! 4.9). Packet ids go up and skip those in use, so that a client that mixes old and new acknowledgements is found out.
 
+mod flights;
+
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 
-use hashbrown::HashMap;
 use longtail_broker::message::SharedMessage;
 use longtail_model::Timestamp;
+
+use flights::Flights;
 
 use super::feed::{Mark, Source};
 use crate::codec::{PacketId, Qos};
@@ -74,22 +77,6 @@ pub(super) enum Stage {
     Released,
 }
 
-/// A message in flight.
-#[derive(Debug)]
-struct Flight {
-    /// Absent once it is released: nothing of it is needed any more.
-    copy: Option<Copy>,
-    source: Option<Source>,
-    qos: Qos,
-    stage: Stage,
-    /// Its place in the order of sends.
-    send: u64,
-    /// Whether it takes a slot of the window.
-    counts: bool,
-    /// Whether it is still to be sent again on this connection.
-    waits: bool,
-}
-
 /// What an acknowledgement means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Acked {
@@ -136,118 +123,38 @@ pub(super) struct QueueLimits {
 /// The sending side of a session.
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
-    flights: HashMap<u16, Flight, foldhash::fast::FixedState>,
+    flights: Flights,
+    /// None until something has to wait, or comes from a stream.
+    rest: Option<Box<Rest>>,
+    sends: u64,
+    /// Slots of the window that are taken.
+    taken: usize,
+    last_id: u16,
+    /// Nothing is sent until [`Outbound::resume`].
+    waits: bool,
+}
+
+/// What a session that keeps up does without.
+#[derive(Debug, Default)]
+struct Rest {
     queue: VecDeque<Copy>,
     queue_bytes: usize,
     /// Messages in the queue that expire at some time.
     queue_mortal: usize,
     /// Ids to be sent again, in the order of sends.
-    again: VecDeque<u16>,
-    last_id: u16,
-    sends: u64,
-    /// Slots of the window that are taken.
-    taken: usize,
+    again: VecDeque<PacketId>,
     /// Messages of streams that are done with.
     landed: Vec<Source>,
-    /// Nothing is sent until [`Outbound::resume`].
-    waits: bool,
 }
 
 /// Room that an empty queue may keep, in messages.
 const KEPT_CAPACITY: usize = 16;
 
-impl Outbound {
-    /// Messages in flight.
-    pub(super) fn in_flight(&self) -> usize {
-        self.flights.len()
-    }
-
-    /// Payload bytes of the messages that wait.
-    pub(super) fn queued_bytes(&self) -> usize {
-        self.queue_bytes
-    }
-
-    /// Messages that wait.
-    pub(super) fn queued(&self) -> usize {
-        self.queue.len()
-    }
-
-    /// Whether a new message may be sent past the queue.
-    pub(super) fn is_clear(&self, window: usize) -> bool {
-        !self.waits && self.queue.is_empty() && self.again.is_empty() && self.has_slot(window)
-    }
-
-    fn has_slot(&self, window: usize) -> bool {
-        self.taken < window && self.flights.len() < usize::from(u16::MAX)
-    }
-
-    /// Whether nothing at all is under way, so that no acknowledgement will come.
-    pub(super) fn is_idle(&self) -> bool {
-        self.taken == 0
-    }
-
-    /// The id that [`Outbound::fly`] is to be given next; there is one while `is_clear` or `next` say so.
-    pub(super) fn free_id(&self) -> PacketId {
-        let mut id = self.last_id;
-        for _ in 0..=u16::MAX {
-            id = id.wrapping_add(1);
-            if let Some(free) = PacketId::new(id)
-                && !self.flights.contains_key(&id)
-            {
-                return free;
-            }
-        }
-        PacketId::MIN
-    }
-
-    /// `copy` was sent under `id`.
-    pub(super) fn fly(&mut self, id: PacketId, copy: Copy) {
-        self.last_id = id.get();
-        self.sends += 1;
-        self.taken += 1;
-        let flight = Flight {
-            qos: copy.qos,
-            source: copy.source,
-            copy: Some(copy),
-            stage: Stage::Sent,
-            send: self.sends,
-            counts: true,
-            waits: false,
-        };
-        self.flights.insert(id.get(), flight);
-    }
-
-    /// Queues `copy`.
-    pub(super) fn push(&mut self, copy: Copy, limits: &QueueLimits, now: Timestamp) -> Overflow {
-        let mut overflow = Overflow::default();
-        let bytes = copy.bytes();
-        while self.queue.len() >= limits.messages
-            || self.queue_bytes.saturating_add(bytes) > limits.bytes
-        {
-            // What has expired holds no place.
-            let expired = self.expire(now);
-            overflow.expired += expired;
-            if expired > 0 {
-                continue;
-            }
-            overflow.dropped += 1;
-            let oldest = match limits.policy {
-                QueuePolicy::DropOldest if bytes <= limits.bytes => self.pop(),
-                QueuePolicy::DropOldest | QueuePolicy::DropNewest => None,
-                QueuePolicy::Disconnect => {
-                    overflow.disconnect = true;
-                    None
-                }
-            };
-            if oldest.is_none() {
-                overflow.refused = true;
-                return overflow;
-            }
-        }
-        self.queue_bytes += bytes;
+impl Rest {
+    fn push(&mut self, copy: Copy) {
+        self.queue_bytes += copy.bytes();
         self.queue_mortal += usize::from(copy.is_mortal());
         self.queue.push_back(copy);
-        overflow
     }
 
     fn pop(&mut self) -> Option<Copy> {
@@ -260,125 +167,15 @@ impl Outbound {
         Some(copy)
     }
 
-    /// The next message that waits, if the window has room for it.
-    pub(super) fn next(&mut self, window: usize) -> Option<Copy> {
-        if self.waits || !self.again.is_empty() || !self.has_slot(window) {
-            return None;
-        }
-        self.pop()
-    }
-
-    /// PUBACK.
-    pub(super) fn puback(&mut self, id: PacketId) -> Acked {
-        match self.flights.get(&id.get()) {
-            None => Acked::Unknown,
-            Some(flight) if flight.qos == Qos::AtLeastOnce => {
-                self.land(id);
-                Acked::Done
-            }
-            Some(_) => Acked::Wrong,
-        }
-    }
-
-    /// PUBREC; `failed`: with a reason of 0x80 or above.
-    pub(super) fn pubrec(&mut self, id: PacketId, failed: bool) -> Acked {
-        let Some(flight) = self.flights.get_mut(&id.get()) else {
-            return Acked::Unknown;
-        };
-        if flight.qos != Qos::ExactlyOnce {
-            return Acked::Wrong;
-        }
-        if failed {
-            self.land(id);
-            return Acked::Done;
-        }
-        flight.stage = Stage::Released;
-        flight.copy = None;
-        flight.waits = false;
-        Acked::Release
-    }
-
-    /// PUBCOMP.
-    pub(super) fn pubcomp(&mut self, id: PacketId) -> Acked {
-        match self.flights.get(&id.get()) {
-            None => Acked::Unknown,
-            Some(flight) if flight.stage == Stage::Released => {
-                self.land(id);
-                Acked::Done
-            }
-            Some(_) => Acked::Wrong,
-        }
-    }
-
-    fn land(&mut self, id: PacketId) {
-        if let Some(flight) = self.flights.remove(&id.get()) {
-            self.landed.extend(flight.source);
-            if flight.counts {
-                self.taken = self.taken.saturating_sub(1);
-            }
-        }
-        if self.flights.is_empty() && self.flights.capacity() > KEPT_CAPACITY {
-            self.flights = HashMap::default();
-        }
-    }
-
-    /// A new connection: what is in flight is sent again before anything else. Slots are taken as it is.
-    pub(super) fn resume(&mut self) {
-        self.waits = false;
-        self.taken = 0;
-        let mut order: Vec<(u64, u16)> = Vec::with_capacity(self.flights.len());
-        for (id, flight) in &mut self.flights {
-            flight.counts = false;
-            flight.waits = true;
-            order.push((flight.send, *id));
-        }
-        order.sort_unstable();
-        self.again = order.into_iter().map(|(_, id)| id).collect();
-    }
-
-    /// The next to be sent again, if the window has room for it.
-    pub(super) fn next_again(&mut self, window: usize) -> Option<Again> {
-        if self.waits {
-            return None;
-        }
-        while let Some(&id) = self.again.front() {
-            let Some(flight) = self.flights.get_mut(&id).filter(|flight| flight.waits) else {
-                self.again.pop_front();
-                continue;
-            };
-            let packet_id = PacketId::new(id)?;
-            let Some(copy) = &flight.copy else {
-                flight.waits = false;
-                self.again.pop_front();
-                return Some(Again::Release(packet_id));
-            };
-            if self.taken >= window {
-                return None;
-            }
-            let copy = copy.clone();
-            flight.waits = false;
-            flight.counts = true;
-            self.taken += 1;
-            self.again.pop_front();
-            return Some(Again::Publish(packet_id, copy));
-        }
-        if self.again.capacity() > KEPT_CAPACITY {
-            self.again = VecDeque::new();
-        }
-        None
-    }
-
-    /// The message under `id` cannot be sent on this connection. It is done with, as if acknowledged; one of a share is
-    /// given back.
-    pub(super) fn give_up(&mut self, id: PacketId) -> Option<Source> {
-        let flight = self.flights.get_mut(&id.get())?;
-        let shared = flight.source.take_if(|source| source.is_shared);
-        self.land(id);
-        shared
+    fn recount_queue(&mut self) {
+        let left = self.queue.iter();
+        (self.queue_bytes, self.queue_mortal) = left.fold((0, 0), |(bytes, mortal), copy| {
+            (bytes + copy.bytes(), mortal + usize::from(copy.is_mortal()))
+        });
     }
 
     /// Takes out of the queue what is not to be sent after all.
-    pub(super) fn sift(&mut self, mut stays: impl FnMut(&SharedMessage) -> bool) -> Vec<Copy> {
+    fn sift(&mut self, mut stays: impl FnMut(&SharedMessage) -> bool) -> Vec<Copy> {
         let queue = std::mem::take(&mut self.queue);
         let mut taken = Vec::new();
         for copy in queue {
@@ -388,99 +185,8 @@ impl Outbound {
                 taken.push(copy);
             }
         }
-        for copy in &taken {
-            self.queue_bytes -= copy.message.payload.len();
-            self.queue_mortal -= usize::from(copy.message.expires != Timestamp::NEVER);
-        }
-        taken
-    }
-
-    /// Whether something is under way under `id`.
-    pub(super) fn is_in_use(&self, id: PacketId) -> bool {
-        self.flights.contains_key(&id.get())
-    }
-
-    /// The message under `id` is of no stream any more.
-    pub(super) fn own(&mut self, id: PacketId) {
-        if let Some(flight) = self.flights.get_mut(&id.get()) {
-            flight.source = None;
-        }
-    }
-
-    /// Sends nothing until [`Outbound::resume`].
-    pub(super) fn hold_back(&mut self) {
-        self.waits = true;
-        self.again = VecDeque::new();
-    }
-
-    /// A message of a stream that was under way on an earlier connection; what it was, unless it is released.
-    pub(super) fn revive(&mut self, mark: Mark, copy: Option<Copy>, source: Source) {
-        self.sends = self.sends.max(mark.send);
-        self.last_id = mark.id.get();
-        let released = mark.stage == Stage::Released;
-        let flight = Flight {
-            qos: match &copy {
-                Some(copy) if !released => copy.qos,
-                _ => Qos::ExactlyOnce,
-            },
-            source: Some(source),
-            copy: copy.filter(|_| !released),
-            stage: mark.stage,
-            send: mark.send,
-            counts: false,
-            waits: true,
-        };
-        self.flights.insert(mark.id.get(), flight);
-    }
-
-    /// A message of a stream that has no room now. There are as many as were asked for.
-    pub(super) fn wait(&mut self, copy: Copy) {
-        self.queue_bytes += copy.bytes();
-        self.queue_mortal += usize::from(copy.is_mortal());
-        self.queue.push_back(copy);
-    }
-
-    /// The next message of a stream that is done with.
-    pub(super) fn take_landed(&mut self) -> Option<Source> {
-        self.landed.pop()
-    }
-
-    /// The place of the latest in the order of sends.
-    pub(super) fn sends(&self) -> u64 {
-        self.sends
-    }
-
-    /// Where the message under `id` comes from, and its place in the order of sends.
-    pub(super) fn source(&self, id: PacketId) -> Option<(Source, u64)> {
-        let flight = self.flights.get(&id.get())?;
-        Some((flight.source?, flight.send))
-    }
-
-    /// What is under way under `id`, unless it is released.
-    pub(super) fn copy(&self, id: PacketId) -> Option<Copy> {
-        self.flights.get(&id.get())?.copy.clone()
-    }
-
-    /// The connection is over: what came from streams is there again.
-    pub(super) fn forget_streams(&mut self) {
-        self.flights.retain(|_, flight| flight.source.is_none());
-        self.queue.retain(|copy| copy.source.is_none());
-        self.landed = Vec::new();
         self.recount_queue();
-    }
-
-    fn recount_queue(&mut self) {
-        let left = self.queue.iter();
-        (self.queue_bytes, self.queue_mortal) = left.fold((0, 0), |(bytes, mortal), copy| {
-            (bytes + copy.bytes(), mortal + usize::from(copy.is_mortal()))
-        });
-    }
-
-    /// Adds what waits in `later` behind what waits here, whatever the limits say: each has kept to them.
-    pub(super) fn append(&mut self, later: Outbound) {
-        self.queue_bytes += later.queue_bytes;
-        self.queue_mortal += later.queue_mortal;
-        self.queue.extend(later.queue);
+        taken
     }
 
     /// Forgets what waits and has expired; returns how many.
@@ -499,6 +205,305 @@ impl Outbound {
         });
         self.recount_queue();
         (before - self.queue.len()) as u64
+    }
+}
+
+impl Outbound {
+    /// Messages in flight.
+    pub(super) fn in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Payload bytes of the messages that wait.
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.rest.as_ref().map_or(0, |rest| rest.queue_bytes)
+    }
+
+    /// Messages that wait.
+    pub(super) fn queued(&self) -> usize {
+        self.rest.as_ref().map_or(0, |rest| rest.queue.len())
+    }
+
+    fn rest(&mut self) -> &mut Rest {
+        self.rest.get_or_insert_default()
+    }
+
+    /// Whether a new message may be sent past the queue.
+    pub(super) fn is_clear(&self, window: usize) -> bool {
+        let rest = self.rest.as_ref();
+        let nobody_waits = rest.is_none_or(|rest| rest.queue.is_empty() && rest.again.is_empty());
+        !self.waits && nobody_waits && self.has_slot(window)
+    }
+
+    fn has_slot(&self, window: usize) -> bool {
+        self.taken < window && self.flights.len() < usize::from(u16::MAX)
+    }
+
+    /// Whether nothing at all is under way, so that no acknowledgement will come.
+    pub(super) fn is_idle(&self) -> bool {
+        self.taken == 0
+    }
+
+    /// The id that [`Outbound::fly`] is to be given next; there is one while `is_clear` or `next` say so.
+    pub(super) fn free_id(&mut self) -> PacketId {
+        let free = self.flights.free_id(self.last_id);
+        free.unwrap_or(PacketId::MIN)
+    }
+
+    /// `copy` was sent under `id`.
+    pub(super) fn fly(&mut self, id: PacketId, copy: Copy) {
+        self.last_id = id.get();
+        self.sends += 1;
+        self.taken += 1;
+        self.flights.insert(id, copy, self.sends, true);
+    }
+
+    /// Queues `copy`.
+    pub(super) fn push(&mut self, copy: Copy, limits: &QueueLimits, now: Timestamp) -> Overflow {
+        let mut overflow = Overflow::default();
+        let bytes = copy.bytes();
+        let rest = self.rest();
+        while rest.queue.len() >= limits.messages
+            || rest.queue_bytes.saturating_add(bytes) > limits.bytes
+        {
+            // What has expired holds no place.
+            let expired = rest.expire(now);
+            overflow.expired += expired;
+            if expired > 0 {
+                continue;
+            }
+            overflow.dropped += 1;
+            let oldest = match limits.policy {
+                QueuePolicy::DropOldest if bytes <= limits.bytes => rest.pop(),
+                QueuePolicy::DropOldest | QueuePolicy::DropNewest => None,
+                QueuePolicy::Disconnect => {
+                    overflow.disconnect = true;
+                    None
+                }
+            };
+            if oldest.is_none() {
+                overflow.refused = true;
+                return overflow;
+            }
+        }
+        rest.push(copy);
+        overflow
+    }
+
+    /// Takes out of the queue what is not to be sent after all.
+    pub(super) fn sift(&mut self, stays: impl FnMut(&SharedMessage) -> bool) -> Vec<Copy> {
+        let rest = self.rest.as_mut();
+        rest.map_or_else(Vec::new, |rest| rest.sift(stays))
+    }
+
+    /// The next message that waits, if the window has room for it.
+    pub(super) fn next(&mut self, window: usize) -> Option<Copy> {
+        if self.waits || !self.has_slot(window) {
+            return None;
+        }
+        let rest = self.rest.as_mut()?;
+        if !rest.again.is_empty() {
+            return None;
+        }
+        rest.pop()
+    }
+
+    /// PUBACK.
+    pub(super) fn puback(&mut self, id: PacketId) -> Acked {
+        match self.flights.get(id) {
+            None => Acked::Unknown,
+            Some(flight) if flight.qos == Qos::AtLeastOnce => {
+                self.land(id);
+                Acked::Done
+            }
+            Some(_) => Acked::Wrong,
+        }
+    }
+
+    /// PUBREC; `failed`: with a reason of 0x80 or above.
+    pub(super) fn pubrec(&mut self, id: PacketId, failed: bool) -> Acked {
+        let Some(flight) = self.flights.get_mut(id) else {
+            return Acked::Unknown;
+        };
+        if flight.qos != Qos::ExactlyOnce {
+            return Acked::Wrong;
+        }
+        if failed {
+            self.land(id);
+            return Acked::Done;
+        }
+        flight.release();
+        Acked::Release
+    }
+
+    /// PUBCOMP.
+    pub(super) fn pubcomp(&mut self, id: PacketId) -> Acked {
+        match self.flights.get(id) {
+            None => Acked::Unknown,
+            Some(flight) if flight.stage == Stage::Released => {
+                self.land(id);
+                Acked::Done
+            }
+            Some(_) => Acked::Wrong,
+        }
+    }
+
+    fn land(&mut self, id: PacketId) {
+        let Some(landed) = self.flights.remove(id) else {
+            return;
+        };
+        if landed.counts {
+            self.taken = self.taken.saturating_sub(1);
+        }
+        if let Some(source) = landed.source {
+            self.rest().landed.push(source);
+        }
+    }
+
+    /// A new connection: what is in flight is sent again before anything else. Slots are taken as it is.
+    pub(super) fn resume(&mut self) {
+        self.waits = false;
+        self.taken = 0;
+        if self.flights.is_empty() {
+            if let Some(rest) = &mut self.rest {
+                rest.again = VecDeque::new();
+            }
+            return;
+        }
+        let mut order: Vec<(u64, u16)> = Vec::with_capacity(self.flights.len());
+        for flight in self.flights.iter_mut() {
+            flight.counts = false;
+            flight.waits = true;
+            order.push((flight.send, flight.id()));
+        }
+        order.sort_unstable();
+        self.rest().again = order
+            .into_iter()
+            .filter_map(|(_, id)| PacketId::new(id))
+            .collect();
+    }
+
+    /// The next to be sent again, if the window has room for it.
+    pub(super) fn next_again(&mut self, window: usize) -> Option<Again> {
+        if self.waits {
+            return None;
+        }
+        let rest = self.rest.as_mut()?;
+        while let Some(&id) = rest.again.front() {
+            let Some(flight) = self.flights.get_mut(id).filter(|flight| flight.waits) else {
+                rest.again.pop_front();
+                continue;
+            };
+            if flight.is_released() {
+                flight.waits = false;
+                rest.again.pop_front();
+                return Some(Again::Release(id));
+            }
+            if self.taken >= window {
+                return None;
+            }
+            flight.waits = false;
+            flight.counts = true;
+            self.taken += 1;
+            rest.again.pop_front();
+            return Some(Again::Publish(id, self.flights.copy(id)?));
+        }
+        if rest.again.capacity() > KEPT_CAPACITY {
+            rest.again = VecDeque::new();
+        }
+        None
+    }
+
+    /// The message under `id` cannot be sent on this connection. It is done with, as if acknowledged; one of a share is
+    /// given back.
+    pub(super) fn give_up(&mut self, id: PacketId) -> Option<Source> {
+        let source = self.flights.source(id);
+        let shared = source
+            .filter(|source| source.is_shared)
+            .and_then(|_| self.flights.take_source(id));
+        self.land(id);
+        shared
+    }
+
+    /// Whether something is under way under `id`.
+    pub(super) fn is_in_use(&self, id: PacketId) -> bool {
+        self.flights.get(id).is_some()
+    }
+
+    /// The message under `id` is of no stream any more.
+    pub(super) fn own(&mut self, id: PacketId) {
+        self.flights.take_source(id);
+    }
+
+    /// Sends nothing until [`Outbound::resume`].
+    pub(super) fn hold_back(&mut self) {
+        self.waits = true;
+        if let Some(rest) = &mut self.rest {
+            rest.again = VecDeque::new();
+        }
+    }
+
+    /// A message of a stream that was under way on an earlier connection; what it was, unless it is released.
+    pub(super) fn revive(&mut self, mark: Mark, copy: Option<Copy>, source: Source) {
+        self.sends = self.sends.max(mark.send);
+        self.last_id = mark.id.get();
+        match copy.filter(|_| mark.stage != Stage::Released) {
+            Some(copy) => {
+                let source = Some(source);
+                let copy = Copy { source, ..copy };
+                self.flights.insert(mark.id, copy, mark.send, false);
+            }
+            None => self
+                .flights
+                .insert_released(mark.id, source, mark.stage, mark.send),
+        }
+    }
+
+    /// A message of a stream that has no room now. There are as many as were asked for.
+    pub(super) fn wait(&mut self, copy: Copy) {
+        self.rest().push(copy);
+    }
+
+    /// The next message of a stream that is done with.
+    pub(super) fn take_landed(&mut self) -> Option<Source> {
+        self.rest.as_mut()?.landed.pop()
+    }
+
+    /// The place of the latest in the order of sends.
+    pub(super) fn sends(&self) -> u64 {
+        self.sends
+    }
+
+    /// Where the message under `id` comes from, and its place in the order of sends.
+    pub(super) fn source(&self, id: PacketId) -> Option<(Source, u64)> {
+        let flight = self.flights.get(id)?;
+        Some((self.flights.source(id)?, flight.send))
+    }
+
+    /// What is under way under `id`, unless it is released.
+    pub(super) fn copy(&self, id: PacketId) -> Option<Copy> {
+        self.flights.copy(id)
+    }
+
+    /// The connection is over: what came from streams is there again.
+    pub(super) fn forget_streams(&mut self) {
+        self.flights.forget_streams();
+        if let Some(rest) = &mut self.rest {
+            rest.queue.retain(|copy| copy.source.is_none());
+            rest.landed = Vec::new();
+            rest.recount_queue();
+        }
+    }
+
+    /// Adds what waits in `later` behind what waits here, whatever the limits say: each has kept to them.
+    pub(super) fn append(&mut self, later: Outbound) {
+        let Some(later) = later.rest.filter(|later| !later.queue.is_empty()) else {
+            return;
+        };
+        let rest = self.rest();
+        rest.queue_bytes += later.queue_bytes;
+        rest.queue_mortal += later.queue_mortal;
+        rest.queue.extend(later.queue);
     }
 }
 

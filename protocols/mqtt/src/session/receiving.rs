@@ -12,6 +12,7 @@ use longtail_model::{Seq, Subject, SubjectError};
 
 use super::hooked::BY_A_HOOK;
 use super::place::judged;
+use super::rare::Rare;
 use super::{Action, Broken, Cx, Outbox, Session};
 use crate::codec::{Ack, MessageProperties, Packet, PacketId, Publish, Qos, ReasonCode};
 use crate::config::{DeniedPublish, Enforcement, Qos2Routing};
@@ -33,7 +34,7 @@ pub struct Release {
 }
 
 /// QoS 2 messages that await PUBREL, by packet id.
-pub(super) type Unreleased = HashMap<u16, Held, foldhash::fast::FixedState>;
+pub(super) type Unreleased = Rare<HashMap<u16, Held, foldhash::fast::FixedState>>;
 
 /// One of them.
 #[derive(Debug)]
@@ -67,7 +68,7 @@ impl Held {
 #[derive(Debug, Default)]
 pub(super) struct Receiving {
     /// Topics by alias.
-    aliases: HashMap<u16, Subject, foldhash::fast::FixedState>,
+    aliases: Rare<HashMap<u16, Subject, foldhash::fast::FixedState>>,
     /// The topic of the last publish: clients tend to stay with it.
     last: Option<Subject>,
     /// Acknowledgements that wait for their turn.
@@ -79,6 +80,19 @@ pub(super) struct Receiving {
     /// Payload bytes of messages that await PUBREL.
     unreleased_bytes: usize,
     warned: bool,
+}
+
+impl Receiving {
+    /// Of a client that has published nothing.
+    pub(super) const NOTHING: Receiving = Receiving {
+        aliases: Rare::NONE,
+        last: None,
+        due: VecDeque::new(),
+        first: 0,
+        unacknowledged: 0,
+        unreleased_bytes: 0,
+        warned: false,
+    };
 }
 
 #[derive(Debug)]
@@ -630,11 +644,16 @@ impl Session {
 
     /// A session that comes back: what awaited its PUBREL counts on this connection too.
     pub(super) fn recount(&mut self) {
+        if self.state.unreleased.is_empty() && !self.receiving.is_there() {
+            return;
+        }
         self.receiving.unacknowledged = self.state.unreleased.len();
         let bytes = |held: &Held| held.message.as_ref().map_or(0, |m| m.payload.len());
         self.receiving.unreleased_bytes = self.state.unreleased.values().map(bytes).sum();
-        for held in self.state.unreleased.values_mut() {
-            held.repeats = 0;
+        if self.state.unreleased.is_there() {
+            for held in self.state.unreleased.values_mut() {
+                held.repeats = 0;
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use longtail_model::{DollarRule, Filter, FilterToken, SubjectRef};
 
 use super::frame::{self, Style, Unsent};
 use super::outbound::{Acked, Again, Copy, Ids, QueueLimits};
+use super::rare::Rare;
 use super::{Broken, Cx, Outbox, Session, State, Tag};
 use crate::codec::{Ack, Packet, PacketId, Qos, ReasonCode};
 use crate::config::{Limits, Overlap};
@@ -424,6 +425,9 @@ impl Session {
     }
 
     fn replay(&mut self, cx: &Cx<'_>, out: &mut impl Outbox) {
+        if !self.replays.is_there() {
+            return;
+        }
         while let Some(mut replay) = self.replays.pop_front() {
             loop {
                 if out.is_full() {
@@ -456,9 +460,7 @@ impl Session {
                 }
             }
         }
-        if self.replays.capacity() > 0 {
-            self.replays = VecDeque::new();
-        }
+        self.replays = Rare::default();
     }
 
     pub(super) fn puback(

@@ -6,7 +6,6 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
 use longtail_broker::auth::{Action as Right, Verdict};
 use longtail_broker::ephemeral::{LiveOptions, TargetOptions};
 use longtail_broker::router::{GroupScope, GroupSpec, Strategy, Subscription as Routed};
@@ -23,10 +22,7 @@ use crate::codec::{
 };
 use crate::hooks::{Access, Event, Outcome, Permission, Points};
 
-/// The subscriptions of a session, by the text that the client knows them by.
-pub(crate) type Subscriptions = HashMap<Box<str>, Held, foldhash::fast::RandomState>;
-
-/// One of them.
+/// A subscription of a session.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
     /// What it matches.
@@ -393,7 +389,9 @@ impl Session {
                     }
                 }
             }
-            self.replays.retain(|replay| !replay.is_of(text));
+            if self.replays.is_there() {
+                self.replays.retain(|replay| !replay.is_of(text));
+            }
             match self.state.subscriptions.remove(text) {
                 Some(held) => {
                     if held.is_exclusive {

@@ -23,7 +23,7 @@ fn kind_of(refusal: &Refusal) -> ErrorKind {
         Refusal::Limit(_) => ErrorKind::Limit,
         Refusal::Full(_) | Refusal::Failed(_) => ErrorKind::Unavailable,
         Refusal::TooLarge(_) => ErrorKind::Invalid,
-        Refusal::Exists | Refusal::Unsupported(_) => ErrorKind::Refused,
+        Refusal::Exists | Refusal::Unsupported(_) | Refusal::Unmet(_) => ErrorKind::Refused,
         Refusal::Gone => ErrorKind::NotFound,
         Refusal::Step { why, .. } => kind_of(why),
         Refusal::UnknownLink => ErrorKind::Internal,
