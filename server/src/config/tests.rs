@@ -398,7 +398,7 @@ fn mqtt_settings_override_those_of_the_profile() {
         "mqtt.queue_policy=drop-oldest",
         "mqtt.qos_max=1",
     ]));
-    let limits = settings.unwrap().settings.mqtt.config().limits;
+    let limits = settings.unwrap().settings.mqtt.config().unwrap().limits;
     assert_eq!((limits.receive_max, limits.window), (20, 7));
     assert_eq!(limits.packet_bytes_max, 2_000_000);
     assert_eq!(limits.overlap, longtail_mqtt::config::Overlap::Merge);
