@@ -68,10 +68,10 @@ pub(crate) async fn accept(
         .max_frame_size(Some(config.frame_max_bytes))
         .max_message_size(Some(config.frame_max_bytes));
     let origins = config.origins.clone();
-    #[expect(clippy::result_large_err, reason = "the callback's type is given")]
     let mut client = None;
     let trusted = &config.trusted_proxies;
     let is_proxied = !trusted.is_empty() && peer.is_none_or(|peer| is_among(trusted, peer));
+    #[expect(clippy::result_large_err, reason = "the callback's type is given")]
     let answer = |request: &Request, response: Response| {
         if is_proxied {
             client = forwarded_for(request, trusted);

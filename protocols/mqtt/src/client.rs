@@ -288,7 +288,7 @@ impl Client {
             None
         };
         for (text, stream) in opened {
-            if let Some(held) = session.state().subscriptions.get(&*text) {
+            if let Some(held) = session.state().subscriptions.get(&text) {
                 durable.opened(&held.filter, stream);
             }
         }

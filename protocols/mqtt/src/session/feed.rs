@@ -659,7 +659,7 @@ impl Session {
         cx: Option<&Cx<'_>>,
     ) -> Result<Copy, Unwanted> {
         let drawn = (self.feed.as_ref()).and_then(|feed| feed.groups.get(&delivery.group));
-        let held = drawn.and_then(|drawn| self.state.subscriptions.get(&*drawn.text));
+        let held = drawn.and_then(|drawn| self.state.subscriptions.get(&drawn.text));
         let options = held.ok_or(Unwanted::ForMe)?.options;
         let stored = Stored::of(message);
         if options.no_local && stored.origin == self.origin {
