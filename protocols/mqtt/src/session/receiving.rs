@@ -15,7 +15,7 @@ use super::place::judged;
 use super::rare::Rare;
 use super::{Action, Broken, Cx, Outbox, Session};
 use crate::codec::{Ack, MessageProperties, Packet, PacketId, Publish, Qos, ReasonCode};
-use crate::config::{DeniedPublish, Enforcement, Qos2Routing};
+use crate::config::{DeniedPublish, Enforcement, Limits, Qos2Routing};
 use crate::delayed;
 use crate::hooks::{Access, Outcome, Permission, Points};
 use crate::message::{self, Published};
@@ -118,6 +118,18 @@ const REPEATS_MAX: u8 = 1;
 /// Room that an empty queue may keep, in acknowledgements.
 const KEPT_CAPACITY: usize = 32;
 
+/// The properties of a message that lives as long as it may.
+fn mortal<'p>(properties: &MessageProperties<'p>, limits: &Limits) -> MessageProperties<'p> {
+    if limits.message_expiry_max_s == 0 {
+        return *properties;
+    }
+    MessageProperties {
+        expiry_s: limits.message_expiry_s(properties.expiry_s),
+        encoded: &[],
+        ..*properties
+    }
+}
+
 /// Whether the topic belongs to the server, so that no client may publish to it. The state of a bridge is the exception.
 pub(super) fn is_reserved(topic: &str) -> bool {
     let Some(rest) = topic.strip_prefix('$') else {
@@ -180,23 +192,12 @@ impl Session {
             Ok(subject) => subject,
             Err(reason) => return self.denied(publish, reason, cx, out),
         };
-        let properties = &publish.properties.message;
-        let capped;
-        let properties = if cx.limits.message_expiry_max_s == 0 {
-            properties
-        } else {
-            capped = MessageProperties {
-                expiry_s: cx.limits.message_expiry_s(properties.expiry_s),
-                encoded: &[],
-                ..*properties
-            };
-            &capped
-        };
+        let properties = mortal(&publish.properties.message, cx.limits);
         let make = |session: &Session| {
             Arc::new(message::incoming(
                 subject.clone(),
                 Bytes::copy_from_slice(publish.payload),
-                properties,
+                &properties,
                 Published {
                     qos: publish.qos,
                     retain: publish.retain,
