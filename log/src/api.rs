@@ -255,7 +255,8 @@ pub trait ShardLog: Send {
     /// [`Outcome::Candidates`], which may bring a segment in several parts.
     fn rewrite(&mut self, segment: Lsn, live: Vec<Lsn>);
 
-    /// Whether enough was appended since the last checkpoint to make a new one worth its cost.
+    /// Whether enough was appended since the last checkpoint, or replayed when the log was opened, to make a new one
+    /// worth its cost.
     fn wants_checkpoint(&self) -> bool;
 
     /// Queues a checkpoint: `body` is the owner's whole state after applying everything below [`ShardLog::end`].

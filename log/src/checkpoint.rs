@@ -234,6 +234,8 @@ pub(crate) struct Checkpoints {
     pub(crate) queued: Option<Checkpoint>,
     /// Where the log ended when the last one was asked for.
     pub(crate) last_asked: u64,
+    /// Where it ended when it was opened.
+    pub(crate) opened_at: u64,
 }
 
 impl Checkpoints {
@@ -243,6 +245,11 @@ impl Checkpoints {
             [older, _newer] => older.0,
             _ => 0,
         }
+    }
+
+    /// Bytes that were replayed when the log was opened, and would be again, since nothing was asked for since.
+    pub(crate) fn replayed(&self) -> u64 {
+        self.opened_at.saturating_sub(self.last_asked)
     }
 
     /// Size of the newest one.

@@ -21,7 +21,8 @@ pub struct Options {
     pub reserve_bytes: u64,
     /// Zeros written ahead when the first segment of a new directory is created, and the smallest step later.
     pub ahead_bytes: u64,
-    /// Bytes appended after a checkpoint before the next one is wanted; more when checkpoints are large.
+    /// Bytes appended after a checkpoint before the next one is wanted; more when checkpoints are large. A sixteenth of
+    /// it is enough when the log has been opened since: that much would be replayed once more.
     pub checkpoint_bytes: u64,
     /// Size in bytes from which a page file takes no more pages. At most 1 GiB.
     pub page_file_bytes: u64,

@@ -104,6 +104,28 @@ fn a_checkpoint_shortens_the_replay() {
 }
 
 #[test]
+fn starting_again_and_again_for_a_little_work_does_not_replay_more_each_time() {
+    // Each time less than what asks for a checkpoint, all together many times as much.
+    const A_LITTLE: usize = 40;
+    let dir = tempfile::tempdir().unwrap();
+    let mut replayed = Vec::new();
+    for round in 0..40u8 {
+        let mut opened = open(dir.path());
+        replayed.push(replay(&mut opened).len());
+        for _ in 0..A_LITTLE {
+            put(&mut opened.log, &[round; 100]);
+        }
+        if opened.log.wants_checkpoint() {
+            opened.log.checkpoint(b"all of it".to_vec());
+            assert!(!opened.log.wants_checkpoint());
+        }
+        settle(&mut opened.log, &Default::default());
+    }
+    let most = replayed.iter().max().unwrap();
+    assert!(*most <= 2 * A_LITTLE, "{replayed:?}");
+}
+
+#[test]
 fn records_that_were_settled_but_never_retired_do_not_pin_their_segments() {
     let dir = tempfile::tempdir().unwrap();
     let mut opened = open(dir.path());

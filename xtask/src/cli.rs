@@ -221,7 +221,6 @@ impl Cli {
                     seed: seed.unwrap_or_else(Random::fresh_seed),
                     server,
                     forgets_priorities: false,
-                    repeats_qos_2: false,
                     name: durability,
                 })))
             }
@@ -240,7 +239,6 @@ impl Cli {
                     seed: seed.unwrap_or_else(Random::fresh_seed),
                     server,
                     forgets_priorities: false,
-                    repeats_qos_2: true,
                     name,
                 })))
             }
@@ -267,7 +265,6 @@ impl Cli {
                     seed,
                     server,
                     forgets_priorities,
-                    repeats_qos_2: false,
                     name,
                 })))
             }

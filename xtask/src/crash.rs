@@ -41,8 +41,6 @@ pub(crate) struct Settings {
     pub(crate) server: ServerCommand,
     /// Whether the server may forget the priority that a release without delay set.
     pub(crate) forgets_priorities: bool,
-    /// Whether the server may send a QoS 2 message of MQTT again after a restart.
-    pub(crate) repeats_qos_2: bool,
     /// How the report calls it.
     pub(crate) name: String,
 }

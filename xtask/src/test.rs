@@ -272,7 +272,6 @@ fn crash(scale: Scale) -> Result<Tally> {
             seed: Random::fresh_seed(),
             server: ServerCommand::longtail("beanstalk", Some(durability)),
             forgets_priorities: false,
-            repeats_qos_2: false,
             name: durability.to_owned(),
         });
         total += crash::mqtt::run(&crash::Settings {
@@ -280,8 +279,6 @@ fn crash(scale: Scale) -> Result<Tally> {
             seed: Random::fresh_seed(),
             server: ServerCommand::longtail_mqtt(Some(durability)),
             forgets_priorities: false,
-            // Still to be mended: after a kill one may come a second time. Nothing is lost.
-            repeats_qos_2: true,
             name: durability.to_owned(),
         });
     }

@@ -36,6 +36,9 @@ pub(crate) use rewrite::{Footer, TEMPORARY as REWRITE_TEMPORARY};
 pub(crate) use space::{RESERVE, Space, create_spare, is_spare};
 pub(crate) use write::{Birth, SyncGate};
 
+/// The part of [`Options::checkpoint_bytes`] that a log replays when it is opened and would rather not replay again.
+const REPLAYED_PART: u64 = 16;
+
 /// Whether appends are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
@@ -293,7 +296,9 @@ impl ShardLog for FileLog {
             State::Full(_) => BLOCK.max(size / 4),
             _ => self.options.checkpoint_bytes.max(size.saturating_mul(4)),
         };
-        since >= enough
+        // A process that is started again and again, each time for a little work, would replay more every time.
+        let enough_again = (self.options.checkpoint_bytes / REPLAYED_PART).max(size);
+        since >= enough || self.checkpoints.replayed() >= enough_again
     }
 
     fn checkpoint(&mut self, body: Vec<u8>) {

@@ -215,6 +215,7 @@ fn settle(
             pages: checkpoints.pages,
             queued: None,
             last_asked: checked.covers,
+            opened_at: checked.end,
         },
         lock,
     });

@@ -121,7 +121,7 @@ impl Client {
             return None;
         }
         let fresh = rand::random::<u64>() | 1;
-        let lost = session.take_in(resumed.take(), fresh, durable.incoming(), cx);
+        let lost = session.take_in(resumed.take(), fresh, durable.incoming().stream(), cx);
         self.seat = Some((epoch, membership));
         cx.counters.client_came();
         if !session.is_lasting() {
@@ -189,7 +189,7 @@ impl Client {
         if self.link.is_some() {
             return false;
         }
-        session.equip(durable.incoming());
+        session.equip(durable.incoming().stream());
         self.link = Some(link);
         true
     }
@@ -331,7 +331,7 @@ mod tests {
         let (mut session, _) = Session::greet(&connect, String::new, cx.limits, NOW).unwrap();
         let grants = Arc::new(Grants::full());
         (session.authorize(grants, None, Origin(7), cx.limits)).unwrap();
-        session.take_in(None, 0, durable.incoming(), cx);
+        session.take_in(None, 0, durable.incoming().stream(), cx);
         session.welcome(cx, out);
         let subscribe = Packet::Subscribe(Subscribe {
             packet_id: PacketId::MIN,
@@ -365,11 +365,13 @@ mod tests {
         let (durable, _) = Durable::open(&broker, &space).unwrap();
         let (limits, counters) = (Limits::default(), Counters::default());
         let retained = RetainedStore::new(RetainedLimits::default());
+        let exclusive = crate::exclusive::Exclusive::default();
         let cx = Cx {
             limits: &limits,
             now: NOW,
             retained: &retained,
             sys: &retained,
+            exclusive: &exclusive,
             counters: &counters,
         };
         let filter = Filter::parse_mqtt("f").unwrap();

@@ -87,7 +87,8 @@ pub(crate) enum Whom<'w> {
 }
 
 impl Waiter {
-    fn new(whom: Whom<'_>) -> Arc<Self> {
+    /// For one answer.
+    pub(crate) fn new(whom: Whom<'_>) -> Arc<Self> {
         Arc::new(Waiter {
             whom: match whom {
                 Whom::Client(conn, ticket) => Told::Client(Arc::clone(conn), ticket),
@@ -104,8 +105,8 @@ impl Waiter {
         Arc::clone(self)
     }
 
-    /// One answer is here; the last tells the client.
-    fn answered(&self, outcome: Result<(), ReasonCode>) {
+    /// One answer is here; the last tells the client. No lock may be held.
+    pub(crate) fn answered(&self, outcome: Result<(), ReasonCode>) {
         if let Err(reason) = outcome {
             let success = ReasonCode::Success.as_u8();
             // Whoever was first stays.

@@ -12,7 +12,7 @@ mod subscriber;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -55,23 +55,34 @@ pub(crate) fn run(settings: &Settings) -> Tally {
         .enumerate()
         .map(|(number, (qos, version))| Subscriber::new(number, *qos, *version, random.next()))
         .collect();
+    let mut starts = Vec::new();
     let outcome = cycles(
         settings,
         &messages,
         &mut publishers,
         &mut subscribers,
         &mut random,
+        &mut starts,
     );
     let acknowledged = locked(&messages)
         .values()
         .filter(|(_, acked)| *acked)
         .count();
     let delivered: u64 = subscribers.iter().map(Subscriber::delivered).sum();
+    let repeated: u64 = subscribers.iter().map(Subscriber::repeated).sum();
     println!(
-        "mqtt {}: {} cycles, {acknowledged} messages acknowledged, {delivered} deliveries to {} sessions",
+        "mqtt {}: {} cycles, {acknowledged} messages acknowledged, {delivered} deliveries to {} sessions, {repeated} of them \
+         again",
         settings.name,
         settings.cycles,
         subscribers.len()
+    );
+    let ms = |start: Option<&Duration>| start.map_or(0, Duration::as_millis);
+    println!(
+        "  the first start took {} ms, the slowest {} ms, the last {} ms",
+        ms(starts.first()),
+        ms(starts.iter().max()),
+        ms(starts.last())
     );
     if let Err(error) = &outcome {
         println!("  {error:#}");
@@ -91,18 +102,25 @@ fn cycles(
     publishers: &mut [Publisher],
     subscribers: &mut [Subscriber],
     random: &mut Random,
+    starts: &mut Vec<Duration>,
 ) -> Result<()> {
     let home = tempfile::tempdir()?;
+    let mut start = || {
+        let began = Instant::now();
+        let server = Server::start(&settings.server, home.path());
+        starts.push(began.elapsed());
+        server
+    };
     {
-        let mut server = Server::start(&settings.server, home.path())?;
+        let mut server = start()?;
         for subscriber in &mut *subscribers {
             subscriber.subscribe(server.address())?;
         }
         server.end();
     }
     for cycle in 0..settings.cycles {
-        let mut server = Server::start(&settings.server, home.path())
-            .with_context(|| format!("starting the server before cycle {cycle}"))?;
+        let mut server =
+            start().with_context(|| format!("starting the server before cycle {cycle}"))?;
         let life = Duration::from_millis(LIFE_MIN_MS + random.below(LIFE_SPREAD_MS));
         let told = |error: anyhow::Error, server: &Server| {
             error.context(format!(
@@ -113,10 +131,9 @@ fn cycles(
         live_and_die(&mut server, life, messages, publishers, subscribers)
             .map_err(|error| told(error, &server))?;
         if (cycle + 1) % AUDIT_EVERY == 0 || cycle + 1 == settings.cycles {
-            let server = Server::start(&settings.server, home.path())
-                .with_context(|| format!("starting the server after cycle {cycle}"))?;
-            let once = !settings.repeats_qos_2;
-            audit(server.address(), messages, publishers, subscribers, once)
+            let server =
+                start().with_context(|| format!("starting the server after cycle {cycle}"))?;
+            audit(server.address(), messages, publishers, subscribers)
                 .map_err(|error| told(error, &server))?;
         }
     }
@@ -158,14 +175,13 @@ fn audit(
     messages: &Mutex<Messages>,
     publishers: &mut [Publisher],
     subscribers: &mut [Subscriber],
-    once: bool,
 ) -> Result<()> {
     for publisher in publishers {
         publisher.finish(address, messages)?;
     }
     let messages = locked(messages).clone();
     for subscriber in subscribers {
-        subscriber.drain(address, &messages, once)?;
+        subscriber.drain(address, &messages)?;
     }
     Ok(())
 }

@@ -4,36 +4,35 @@
 //! registry ──▶ records ──▶ last values $mqtt/sessions           (CONNECT, SUBSCRIBE, UNSUBSCRIBE, the end)
 //! session  ──▶ feed ─────▶ streams $mqtt/f/<filter>, one group a session
 //! router   ──▶ Target::Stream of each filter that some session has, whatever their number
+//! PUBLISH  ──▶ incoming ─▶ stream $mqtt/in, until PUBREL        (QoS 2)
 //! ```
 //!
 //! Everything lies in one shard, so that what has to happen in order is in one log. [`link`] is the way of a connection
-//! to that shard and back, [`records`] what is written of a session. At the start [`Durable::open`] reads all of it, and
-//! removes what no session names: a crash between two steps leaves that behind.
+//! to that shard and back, [`records`] what is written of a session, [`incoming`] what awaits its PUBREL. At the start
+//! [`Durable::open`] reads all of it, and removes what no session names: a crash between two steps leaves that behind.
 
+pub(crate) mod incoming;
 pub(crate) mod link;
 pub(crate) mod records;
 
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
-use longtail_broker::client::{Client, accepted};
+use longtail_broker::client::Client;
 use longtail_broker::ephemeral::{StreamOptions, Target, TargetOptions};
 use longtail_broker::last_values::{Done, LastValues};
 use longtail_broker::router::Subscription;
-use longtail_broker::stored::Stored;
 use longtail_broker::{Broker, BrokerError, Space};
 use longtail_engine::config::GroupName;
 use longtail_engine::runtime::{Shards, Sink};
-use longtail_engine::{
-    Command, Effect, Keep, Message, Numbering, Only, Reply, Role, StreamConfig, StreamName,
-    Target as Into, Token, Wait,
-};
-use longtail_model::{DollarRule, Durability, Filter, Link, Seq, SessionId, ShardId, StreamId};
+use longtail_engine::{Command, Effect, Message, Numbering, Only, Reply, StreamName, Token};
+use longtail_model::{DollarRule, Durability, Filter, SessionId, ShardId, StreamId};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
-use crate::session::feed::{group_of, read_incoming_id};
+use crate::session::feed::group_of;
 use crate::session::{Held, State, Subscriptions};
+use incoming::{Entry, Incoming};
 use records::{Record, SessionRecord};
 
 /// The stream with the last values.
@@ -43,13 +42,7 @@ const FILTER: &str = "$mqtt/f/";
 /// Before the fingerprint of one that is too long for a name.
 const LONG_FILTER: &str = "$mqtt/h/";
 
-/// The stream of QoS 2 messages that await their PUBREL.
-const INCOMING: &str = "$mqtt/in";
-
-/// Bytes of messages that are read in one go.
-const PAGE_BYTES: u64 = 4 << 20;
-
-/// Streams that are described, and messages that are read, in one go.
+/// Streams that are described in one go.
 const PAGE: u32 = 1_000;
 
 /// What was read of a record at the start; nothing of what is written later.
@@ -64,8 +57,8 @@ pub(crate) struct Durable {
     keeper: SessionId,
     /// `None`: nothing outlives the process.
     records: Option<LastValues<Kept>>,
-    /// The stream of QoS 2 messages that await their PUBREL.
-    incoming: StreamId,
+    /// The QoS 2 messages that await their PUBREL.
+    incoming: Incoming,
     /// The filters that have a stream, by their text.
     filters: Mutex<HashMap<Box<str>, FilterStream>>,
 }
@@ -147,8 +140,8 @@ impl Durable {
             Some(records)
         };
         let client = broker.client(home);
-        let incoming = open_incoming(&client, &space.name)?;
         let shards = broker.shards();
+        let incoming = Incoming::open(&client, Arc::clone(&shards), home, &space.name)?;
         let keeper = shards.attach(home, Arc::new(Keeper));
         let durable = Durable {
             shards,
@@ -176,7 +169,7 @@ impl Durable {
                 durable.forget_subscription(number, text, Box::new(|_| ()));
             }
         }
-        durable.restore_incoming(&client, &mut restored)?;
+        durable.incoming.restore(&client, &mut restored)?;
         durable.restore_streams(&client, &restored)?;
         durable.shards.run();
         Ok((durable, restored))
@@ -241,69 +234,9 @@ impl Durable {
         }
     }
 
-    /// Reads the QoS 2 messages that await their PUBREL, and removes what is of no session, or came again.
-    fn restore_incoming(
-        &self,
-        client: &Client,
-        sessions: &mut [Restored],
-    ) -> Result<(), BrokerError> {
-        let mut by_number: HashMap<u64, &mut State> = sessions
-            .iter_mut()
-            .map(|session| (session.record.number, &mut session.state))
-            .collect();
-        let mut known: HashMap<(u64, u16), Seq> = HashMap::new();
-        let mut from = Seq::FIRST;
-        loop {
-            let read = Command::Read {
-                name: StreamName::new(Arc::clone(&self.space.name), INCOMING),
-                from,
-                max: PAGE,
-                max_bytes: PAGE_BYTES,
-                wait: Wait::No,
-            };
-            let answer = client.call(read).wait()?;
-            let Reply::Batch { messages, next } = answer.reply else {
-                return Err(BrokerError::Unexpected(format!("{INCOMING} is not read")));
-            };
-            for ((seq, _), message) in messages.iter().zip(answer.messages) {
-                let found = message.and_then(|message| {
-                    let (number, id) = read_incoming_id(&message.id)?;
-                    let stored = Stored::read(&message.subject, &message.headers);
-                    let whole = stored
-                        .to_message(message.payload.clone(), message.created, message.expires)
-                        .ok()?;
-                    Some((number, id, whole))
-                });
-                let Some((number, id, whole)) = found else {
-                    self.forget_incoming(*seq);
-                    continue;
-                };
-                let Some(state) = by_number.get_mut(&number) else {
-                    self.forget_incoming(*seq);
-                    continue;
-                };
-                state.restore_incoming(id, Arc::new(whole), *seq);
-                if let Some(old) = known.insert((number, id), *seq) {
-                    self.forget_incoming(old);
-                }
-            }
-            if messages.is_empty() && next == from {
-                return Ok(());
-            }
-            from = next;
-        }
-    }
-
-    fn forget_incoming(&self, seq: Seq) {
-        self.keep_house(Command::Remove {
-            stream: Into::Stream(self.incoming),
-            seq,
-        });
-    }
-
-    /// The stream of QoS 2 messages that await their PUBREL.
-    pub(crate) fn incoming(&self) -> StreamId {
-        self.incoming
+    /// The QoS 2 messages that await their PUBREL.
+    pub(crate) fn incoming(&self) -> &Incoming {
+        &self.incoming
     }
 
     /// The shard of everything durable here.
@@ -456,8 +389,8 @@ impl Durable {
 
     /// Removes everything that a session has beside its own record. Only queues.
     pub(crate) fn discard(&self, state: &State) {
-        for seq in state.incoming() {
-            self.forget_incoming(seq);
+        for seq in state.incoming().filter_map(Entry::give_up) {
+            self.incoming.remove(seq);
         }
         for (text, held) in state.subscriptions.iter() {
             self.forget_subscription(state.number, text, Box::new(|_| ()));
@@ -465,25 +398,6 @@ impl Durable {
                 self.release(&held.filter, state.number, held.group.as_deref());
             }
         }
-    }
-}
-
-/// Opens the stream of QoS 2 messages that await their PUBREL. Nothing goes from it by itself.
-fn open_incoming(client: &Client, space: &Arc<str>) -> Result<StreamId, BrokerError> {
-    let config = StreamConfig {
-        keep: Keep::UntilLimit,
-        group: None,
-        ..StreamConfig::default()
-    };
-    let open = Command::Open {
-        link: Link(1),
-        name: StreamName::new(Arc::clone(space), INCOMING),
-        create: Some(Box::new(config)),
-        role: Role::Producer,
-    };
-    match accepted(client.call(open).wait()?)?.reply {
-        Reply::Opened { stream } => Ok(stream),
-        other => Err(BrokerError::Unexpected(format!("{other:?}"))),
     }
 }
 

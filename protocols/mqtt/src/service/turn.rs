@@ -11,7 +11,7 @@ use super::Mqtt;
 use crate::codec::ReasonCode;
 use crate::durable::link;
 use crate::hooks;
-use crate::publish::{Outgoing, Released, Whom, publish, publish_run, release};
+use crate::publish::{Outgoing, Released, Waiter, Whom, publish, publish_run, release};
 use crate::seat::Membership;
 use crate::session::{Action, Release, Subscribing, Ticket, Unsubscribing};
 
@@ -92,6 +92,16 @@ impl<'t> Turn<'t> {
         }
         match action {
             Action::Publish { message, ticket } => self.gather(message, ticket),
+            Action::Store {
+                message,
+                entry,
+                ticket,
+            } => {
+                let tenant = &self.service.tenant;
+                let waiter = Waiter::new(Whom::Client(self.conn, ticket));
+                let incoming = tenant.durable().incoming();
+                incoming.store(&entry, &message, tenant.now(), waiter);
+            }
             Action::Release {
                 message,
                 release: Release { seq, again },
@@ -102,7 +112,7 @@ impl<'t> Turn<'t> {
                     conn: self.conn,
                     ticket,
                     home: tenant.durable().home(),
-                    stream: tenant.durable().incoming(),
+                    stream: tenant.durable().incoming().stream(),
                     seq,
                     again,
                 };

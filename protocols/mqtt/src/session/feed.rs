@@ -22,8 +22,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use longtail_broker::auth::Action as Right;
 use longtail_broker::ephemeral::DropReason;
-use longtail_broker::message::Message as Whole;
-use longtail_broker::stored::{Stored, new_message};
+use longtail_broker::stored::Stored;
 use longtail_engine::config::GroupName;
 use longtail_engine::{
     Command, Credit, Delivery, GroupConfig, Handle, Message, Refusal, Reply, Role, Settle, Start,
@@ -33,9 +32,8 @@ use longtail_model::{ConsumerTag, GroupId, Link, Seq, StreamId, SubjectRef};
 
 use super::outbound::{Copy, Stage};
 use super::sending::wanted;
-use super::{Cx, Outbox, Session, Tag, Ticket};
-use crate::codec::{Ack, Packet, PacketId, Qos, ReasonCode};
-use crate::publish::reason_of;
+use super::{Cx, Outbox, Session, Tag};
+use crate::codec::{Ack, Packet, PacketId, Qos};
 
 /// Where a message that is on its way came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,8 +109,6 @@ enum Asked {
     Publish(PacketId),
     /// PUBREL may be sent.
     Release(PacketId),
-    /// A QoS 2 message of the client was written down: PUBREC may be sent.
-    Stored(PacketId, Ticket),
 }
 
 /// Why a stream is drawn from.
@@ -222,18 +218,6 @@ pub(crate) fn group_of(number: u64, share: Option<&str>) -> GroupName {
 /// The group of the session with this number.
 pub(crate) fn group_name(number: u64) -> GroupName {
     format!("{number:016x}").into()
-}
-
-/// Names a QoS 2 message that awaits its PUBREL: number of the session, packet id.
-fn incoming_id(number: u64, id: u16) -> String {
-    format!("{number:016x}{id:04x}")
-}
-
-/// Reads that name.
-pub(crate) fn read_incoming_id(name: &[u8]) -> Option<(u64, u16)> {
-    let (number, id) = std::str::from_utf8(name).ok()?.split_at_checked(16)?;
-    let number = u64::from_str_radix(number, 16).ok()?;
-    Some((number, u16::from_str_radix(id, 16).ok()?))
 }
 
 impl Feed {
@@ -518,18 +502,6 @@ impl Session {
                 }
                 Way::Resume
             }
-            Asked::Stored(id, ticket) => {
-                let reason = match reply {
-                    Reply::Published { seq, .. } => {
-                        self.stored(id, *seq);
-                        ReasonCode::Success
-                    }
-                    Reply::Refused(refusal) => reason_of(refusal),
-                    _ => ReasonCode::UnspecifiedError,
-                };
-                self.complete(ticket, reason, out);
-                return;
-            }
             Asked::Publish(id) => {
                 feed.publishing = feed.publishing.saturating_sub(1);
                 // Without a mark nothing is promised: it is sent when the session comes back.
@@ -746,29 +718,6 @@ impl Session {
         }
     }
 
-    /// Writes down a QoS 2 message that awaits its PUBREL.
-    pub(super) fn store_incoming(
-        &mut self,
-        message: &Whole,
-        id: PacketId,
-        ticket: Ticket,
-        cx: &Cx<'_>,
-    ) {
-        let Some(feed) = self.feed.as_deref_mut() else {
-            return;
-        };
-        let record = longtail_engine::NewMessage {
-            id: incoming_id(feed.number, id.get()).into(),
-            ..new_message(message, cx.now)
-        };
-        let publish = Command::Publish {
-            to: Target::Stream(feed.incoming),
-            also: Vec::new(),
-            message: record,
-        };
-        feed.ask(Asked::Stored(id, ticket), publish);
-    }
-
     /// Removes a QoS 2 message that awaited its PUBREL.
     pub(super) fn forget_incoming(&mut self, seq: Seq) {
         if let Some(feed) = self.feed.as_deref_mut() {
@@ -933,15 +882,5 @@ mod tests {
         let (found, at) = feed.found[0];
         assert_eq!((found.id, found.stage), (mark.id, mark.stage));
         assert_eq!(at, source);
-    }
-
-    #[test]
-    fn a_message_that_awaits_its_pubrel_names_session_and_packet() {
-        for (number, id) in [(1, 1), (u64::MAX, u16::MAX)] {
-            let name = incoming_id(number, id);
-            assert_eq!(read_incoming_id(name.as_bytes()), Some((number, id)));
-        }
-        assert_eq!(read_incoming_id(b"x"), None);
-        assert_eq!(read_incoming_id(b"00000000000000zz0001"), None);
     }
 }

@@ -44,6 +44,7 @@ use longtail_model::{Seq, Timestamp};
 use crate::codec::{Packet, ReasonCode, Version};
 use crate::config::Limits;
 use crate::counters::{Counters, Drops, Tally};
+use crate::durable::incoming::Entry;
 use crate::exclusive::Exclusive;
 use crate::hooks::{self, Hooked};
 use crate::message::Will;
@@ -116,6 +117,15 @@ pub enum Action {
         /// Of the acknowledgement that waits for it.
         ticket: Option<Ticket>,
     },
+    /// Write a QoS 2 message down, unless it is or is being written; then [`Session::complete`].
+    Store {
+        /// What.
+        message: SharedMessage,
+        /// What is written of it.
+        entry: Arc<Entry>,
+        /// Of the acknowledgement that waits for it.
+        ticket: Ticket,
+    },
     /// Publish what the log has until now, and remove it there; then [`Session::complete`].
     Release {
         /// What.
@@ -186,13 +196,14 @@ pub(crate) struct About {
 impl State {
     /// A QoS 2 message that awaits its PUBREL was found under this number.
     pub(crate) fn restore_incoming(&mut self, id: u16, message: SharedMessage, seq: Seq) {
-        let held = receiving::Held::new(Some(message), Some(seq));
+        let entry = Entry::written(self.number, id, seq);
+        let held = receiving::Held::new(Some(message), Some(Arc::new(entry)));
         self.unreleased.insert(id, held);
     }
 
-    /// The numbers of the QoS 2 messages that await their PUBREL.
-    pub(crate) fn incoming(&self) -> impl Iterator<Item = Seq> {
-        self.unreleased.values().filter_map(receiving::Held::stored)
+    /// What is written of QoS 2 messages that await their PUBREL.
+    pub(crate) fn incoming(&self) -> impl Iterator<Item = &Entry> {
+        self.unreleased.values().filter_map(receiving::Held::entry)
     }
 
     /// What is known of a session when the process starts.
@@ -432,7 +443,7 @@ impl Session {
             Packet::Publish(publish) => self.publish(publish, cx, actions, out)?,
             Packet::Puback(ack) => self.puback(ack, cx, out)?,
             Packet::Pubrec(ack) => self.pubrec(ack, cx, out)?,
-            Packet::Pubrel(ack) => self.pubrel(ack, cx, actions, out),
+            Packet::Pubrel(ack) => self.pubrel(ack, cx, actions, out)?,
             Packet::Pubcomp(ack) => self.pubcomp(ack, cx, out)?,
             // What follows is answered behind it.
             Packet::Subscribe(subscribe) => {

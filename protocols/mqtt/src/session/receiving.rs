@@ -17,6 +17,7 @@ use super::{Action, Broken, Cx, Outbox, Session};
 use crate::codec::{Ack, MessageProperties, Packet, PacketId, Publish, Qos, ReasonCode};
 use crate::config::{DeniedPublish, Enforcement, Limits, Qos2Routing};
 use crate::delayed;
+use crate::durable::incoming::Entry;
 use crate::hooks::{Access, Outcome, Permission, Points};
 use crate::message::{self, Published};
 
@@ -43,24 +44,25 @@ pub(super) struct Held {
     message: Option<SharedMessage>,
     /// How often it came again.
     repeats: u8,
-    /// Its number in the log, where the session outlives the process.
-    stored: Option<Seq>,
+    /// What is written of it, where the session outlives the process: over all connections of the session one.
+    entry: Option<Arc<Entry>>,
     /// Its PUBREL has come and is being carried out.
     is_leaving: bool,
 }
 
 impl Held {
-    pub(super) fn new(message: Option<SharedMessage>, stored: Option<Seq>) -> Self {
+    pub(super) fn new(message: Option<SharedMessage>, entry: Option<Arc<Entry>>) -> Self {
         Held {
             message,
             repeats: 0,
-            stored,
+            entry,
             is_leaving: false,
         }
     }
 
-    pub(super) fn stored(&self) -> Option<Seq> {
-        self.stored
+    /// What is written of it.
+    pub(super) fn entry(&self) -> Option<&Entry> {
+        self.entry.as_deref()
     }
 }
 
@@ -230,7 +232,7 @@ impl Session {
             }
             (Qos::ExactlyOnce, Some(id)) => {
                 if known && self.came_again(payload, subject, id)? {
-                    if !self.store_again(id, cx) {
+                    if !self.store(id, actions) {
                         self.acknowledge(Kind::Pubrec, id, ReasonCode::Success, false, out);
                     }
                 } else {
@@ -438,40 +440,40 @@ impl Session {
         self.receiving.unreleased_bytes = bytes;
         self.keep(id, Some(message));
         self.receiving.unacknowledged += usize::from(!counted);
-        if !self.store_again(id, cx) {
+        if !self.store(id, actions) {
             self.acknowledge(Kind::Pubrec, id, ReasonCode::Success, false, out);
         }
         Ok(())
     }
 
-    /// Has a message that awaits its PUBREL written down, unless it is or need not be; PUBREC follows then.
-    fn store_again(&mut self, id: PacketId, cx: &Cx<'_>) -> bool {
-        let held = self.state.unreleased.get(&id.get());
-        let Some(message) = held
-            .filter(|held| held.stored.is_none())
-            .and_then(|held| held.message.clone())
-        else {
+    /// Has a message that awaits its PUBREL written down, unless it is or need not be; PUBREC follows then. One that is
+    /// being written, for an earlier connection, is not written twice: see [`Entry`].
+    fn store(&mut self, id: PacketId, actions: &mut Vec<Action>) -> bool {
+        let Some(held) = self.state.unreleased.get(&id.get()) else {
             return false;
         };
-        if !self.is_lasting() {
+        let (Some(message), Some(entry)) = (&held.message, &held.entry) else {
+            return false;
+        };
+        if entry.seq().is_some() {
             return false;
         }
+        let (message, entry) = (SharedMessage::clone(message), Arc::clone(entry));
         let ticket = self.owe(Kind::Pubrec, id, None, false);
-        self.store_incoming(&message, id, ticket, cx);
+        actions.push(Action::Store {
+            message,
+            entry,
+            ticket,
+        });
         true
     }
 
-    /// A message is written down under this number.
-    pub(super) fn stored(&mut self, id: PacketId, seq: Seq) {
-        if let Some(held) = self.state.unreleased.get_mut(&id.get()) {
-            held.stored = Some(seq);
-        }
-    }
-
     fn keep(&mut self, id: PacketId, message: Option<SharedMessage>) {
+        let lasts = message.is_some() && self.is_lasting();
+        let entry = lasts.then(|| Arc::new(Entry::new(self.state.number, id.get())));
         self.state
             .unreleased
-            .insert(id.get(), Held::new(message, None));
+            .insert(id.get(), Held::new(message, entry));
     }
 
     /// Whether there was one.
@@ -479,7 +481,7 @@ impl Session {
         let Some(held) = self.state.unreleased.remove(&id.get()) else {
             return false;
         };
-        if let Some(seq) = held.stored {
+        if let Some(seq) = held.entry().and_then(Entry::give_up) {
             self.forget_incoming(seq);
         }
         let bytes = held.message.map_or(0, |message| message.payload.len());
@@ -493,11 +495,17 @@ impl Session {
         cx: &Cx<'_>,
         actions: &mut Vec<Action>,
         out: &mut impl Outbox,
-    ) {
+    ) -> Result<(), Broken> {
         let id = ack.packet_id;
         if let Some(held) = self.state.unreleased.get_mut(&id.get())
-            && let (Some(message), Some(seq)) = (&held.message, held.stored)
+            && let (Some(message), Some(entry)) = (&held.message, &held.entry)
         {
+            let Some(seq) = entry.seq() else {
+                return Err(Broken(
+                    ReasonCode::ProtocolError,
+                    "PUBREL for a message that had no PUBREC",
+                ));
+            };
             // It stays until it is gone from the log.
             let release = Release {
                 seq,
@@ -513,7 +521,7 @@ impl Session {
                 release,
                 ticket,
             });
-            return;
+            return Ok(());
         }
         let Some(held) = self.state.unreleased.remove(&id.get()) else {
             let reason = if cx.limits.unknown_release_is_told {
@@ -522,11 +530,11 @@ impl Session {
                 ReasonCode::Success
             };
             self.acknowledge(Kind::Pubcomp, id, reason, false, out);
-            return;
+            return Ok(());
         };
         let Some(message) = held.message else {
             self.settle(Kind::Pubcomp, id, out);
-            return;
+            return Ok(());
         };
         let bytes = message.payload.len();
         self.receiving.unreleased_bytes = self.receiving.unreleased_bytes.saturating_sub(bytes);
@@ -536,6 +544,7 @@ impl Session {
         }
         let ticket = Some(ticket);
         actions.push(Action::Publish { message, ticket });
+        Ok(())
     }
 
     /// Acknowledges with success what counted when it came.
@@ -604,7 +613,11 @@ impl Session {
         due.reason = Some(reason);
         if due.kind == Kind::Pubcomp {
             let id = due.id.get();
-            if let Some(held) = self.state.unreleased.remove(&id) {
+            let released = self.state.unreleased.get(&id);
+            // PUBREL twice on one connection: by the second answer the id may be another message's.
+            if released.is_some_and(|held| held.is_leaving)
+                && let Some(held) = self.state.unreleased.remove(&id)
+            {
                 let bytes = held.message.map_or(0, |message| message.payload.len());
                 let left = self.receiving.unreleased_bytes.saturating_sub(bytes);
                 self.receiving.unreleased_bytes = left;

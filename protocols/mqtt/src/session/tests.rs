@@ -1,5 +1,6 @@
 //! The session without sockets: what it says to which packets.
 
+mod lasting;
 mod place;
 mod proving;
 

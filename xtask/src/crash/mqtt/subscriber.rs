@@ -57,6 +57,11 @@ impl Subscriber {
         self.counts.values().map(|seen| seen.len() as u64).sum()
     }
 
+    /// How many of them had come before.
+    pub(super) fn repeated(&self) -> u64 {
+        self.delivered() - self.counts.len() as u64
+    }
+
     /// Creates the session.
     pub(super) fn subscribe(&mut self, address: SocketAddr) -> Result<()> {
         let mut connection = self
@@ -93,14 +98,8 @@ impl Subscriber {
         Ok(())
     }
 
-    /// Takes what waits, and checks that all acknowledged messages came, and, if they have to come `once`, none of QoS 2
-    /// twice.
-    pub(super) fn drain(
-        &mut self,
-        address: SocketAddr,
-        messages: &Messages,
-        once: bool,
-    ) -> Result<()> {
+    /// Takes what waits, and checks that all acknowledged messages came, and none of QoS 2 twice.
+    pub(super) fn drain(&mut self, address: SocketAddr, messages: &Messages) -> Result<()> {
         let mut connection = self.open(address)?.context("the server does not accept")?;
         let mut last = Instant::now();
         loop {
@@ -142,7 +141,7 @@ impl Subscriber {
         for (number, seen) in &self.counts {
             match messages.get(number) {
                 None => bail!("{}: message {number} was never published", self.name),
-                Some((2, _)) if once && self.qos == 2 && seen.len() > 1 => {
+                Some((2, _)) if self.qos == 2 && seen.len() > 1 => {
                     bail!(
                         "{}: QoS 2 message {number} came more than once: {seen:?}",
                         self.name
