@@ -206,10 +206,7 @@ impl Broker {
         let now = self.clock().now();
         let live = {
             let mut burst = Burst::new(&space.counters);
-            let chance = Chance {
-                random: now.0 ^ message.payload.len() as u64,
-                sticky: message.origin.0,
-            };
+            let chance = Chance::of(&message, now.0 ^ message.payload.len() as u64);
             burst.publish(&routes, &message, &chance, now)
         };
         let calls: Vec<_> = publishes(&routes, &live.picked, &message, now)

@@ -15,7 +15,7 @@
 
 use bytes::Bytes;
 use longtail_engine::headers as encoded;
-use longtail_engine::{Command, NewMessage, Target as Into};
+use longtail_engine::{Command, KeyFrom, NewMessage, Target as Into};
 use longtail_model::{ShardId, StreamId, Subject, SubjectError, Timestamp};
 
 use crate::ephemeral::{Picked, SpaceRoutes, Target, TargetOptions, is_stored};
@@ -31,9 +31,17 @@ const REPLY_TO: &[u8] = b"lt-reply-to";
 const PUBLISHED: &[u8] = b"lt-published";
 const RETAIN: u8 = 0x04;
 /// Who published: eight bytes, least significant first.
-const ORIGIN: &[u8] = b"lt-origin";
+const ORIGIN: &[u8] = ORIGIN_NAME.as_bytes();
+const ORIGIN_NAME: &str = "lt-origin";
 /// When it expires, of a message that is not to go by itself: eight bytes, least significant first.
 const EXPIRES: &[u8] = b"lt-expires";
+
+/// Where a stored message says who published it: what a group of a stream is pinned by so that each publisher's messages
+/// go to one consumer.
+#[must_use]
+pub fn publisher_key() -> KeyFrom {
+    KeyFrom::Header(ORIGIN_NAME.into())
+}
 
 /// What one shard has to store.
 #[derive(Clone, Debug)]

@@ -20,13 +20,14 @@ class OwnServer:
 
     `start` is `{"words": [...], "config": text or null, "stop": "kill" or "term"}`. In words and text `{port}`, `{ws}`,
     `{data}` and `{config}` are replaced. A server that keeps what it acknowledged is killed; Mosquitto, which writes at a
-    clean end only, is asked to end.
+    clean end only, is asked to end. `more` are words that only this one is started with.
     """
 
-    def __init__(self, t):
+    def __init__(self, t, *more):
         if not t.start:
             raise Skip("needs --start, to start a server of its own")
         self._start = t.start
+        self._more = more
         self._home = pathlib.Path(tempfile.mkdtemp(prefix="longtail-conformance-"))
         t.defer(lambda: shutil.rmtree(self._home, ignore_errors=True))
         t.defer(self._end)
@@ -39,6 +40,7 @@ class OwnServer:
     def run(self):
         """Starts it and waits until it accepts connections."""
         words = [self._filled(word) for word in self._start["words"]]
+        words.extend(self._more)
         if self._start.get("config") is not None:
             (self._home / "config").write_text(self._filled(self._start["config"]))
         with open(self._home / "log", "ab") as log:

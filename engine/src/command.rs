@@ -100,6 +100,34 @@ pub enum Wait {
     Forever,
 }
 
+/// Who of those that draw from a group gets a message. A consumer without room gets none, whatever this says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Dispatch {
+    /// Whoever has waited longest.
+    #[default]
+    Turns,
+    /// Any that waits.
+    Random,
+    /// The one of those that wait that holds the fewest messages, from all of its groups.
+    LeastHeld,
+    /// The one that attached first, as long as it is there; the others stand by, also while it has no room.
+    Single,
+    /// The one that the message's key says: messages of one key go to one consumer, in order, and wait for it while it
+    /// has no room. When consumers come and go, only the keys of these move. Messages without the key are of one key.
+    Pinned(KeyFrom),
+}
+
+/// Where the key of a message is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum KeyFrom {
+    /// [`NewMessage::key`].
+    Key,
+    /// Its subject.
+    Subject,
+    /// The value of the first header of this name.
+    Header(std::sync::Arc<str>),
+}
+
 /// How many messages a consumer is pushed without asking for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credit {
@@ -277,6 +305,17 @@ pub enum Command {
         link: Link,
         /// The group.
         group: GroupName,
+    },
+    /// Says how a group is dispatched, until the last consumer leaves it. Not logged: whoever draws from a group says so
+    /// before. Reply: `Done`, or `NotFound`; refused as [`Refusal::Unsupported`](crate::Refusal::Unsupported) where a
+    /// group by priority is to be pinned.
+    Dispatch {
+        /// The stream.
+        stream: Target,
+        /// The group; `""` is the default one.
+        group: GroupName,
+        /// How.
+        how: Dispatch,
     },
     /// Takes the best message (by priority, then sequence) of all groups that the consumer draws from.
     /// Reply: `Delivered`, or `TimedOut`, or `DeadlineSoon`; `NotFound` when it draws from no group, or no longer.

@@ -7,7 +7,9 @@ use longtail_log::sim::SimDisk;
 use longtail_log::{Class, FileLog, MemLog, Options, RecordParts, ShardLog};
 use longtail_model::{ConsumerTag, Durability, Link, SessionId, ShardId, Timestamp};
 
-use crate::command::{Command, Credit, Handle, NewMessage, Only, Role, Settle, Target, Wait};
+use crate::command::{
+    Command, Credit, Dispatch, Handle, KeyFrom, NewMessage, Only, Role, Settle, Target, Wait,
+};
 use crate::config::{
     GroupConfig, Keep, Limits, Numbering, Order, Overflow, StreamConfig, StreamName,
 };
@@ -217,10 +219,19 @@ impl World {
                 also: Vec::new(),
                 message: message(byte),
             },
-            16 | 17 => Command::Subscribe {
+            16 => Command::Subscribe {
                 consumer: ME,
                 link,
                 group: "".into(),
+            },
+            17 => Command::Dispatch {
+                stream: Target::Link(link),
+                group: "".into(),
+                how: match byte % 3 {
+                    0 => Dispatch::Single,
+                    1 => Dispatch::Pinned(KeyFrom::Key),
+                    _ => Dispatch::Turns,
+                },
             },
             18 => Command::Credit {
                 consumer: ME,

@@ -33,8 +33,8 @@ mod table;
 
 pub use budget::{Budgets, Holding};
 pub use command::{
-    Command, Credit, Handle, NewMessage, Only, Role, Settle, Start, Step, Target, Token,
-    Transaction, Until, Wait, Which,
+    Command, Credit, Dispatch, Handle, KeyFrom, NewMessage, Only, Role, Settle, Start, Step,
+    Target, Token, Transaction, Until, Wait, Which,
 };
 pub use config::{
     DeadLetter, GroupConfig, Keep, Limits, Numbering, Order, Overflow, Reason, Reasons,

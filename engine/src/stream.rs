@@ -21,7 +21,7 @@ use crate::budget::Held;
 use crate::config::{GroupConfig, Keep, Numbering, Order, StreamConfig, StreamName};
 use crate::effect::Counts;
 use crate::rare::{Rare, Unused};
-use crate::shard::Head;
+use crate::shard::{Head, Rule};
 use crate::structures::index::{PageSource, PagedIndex};
 use crate::structures::interval::IntervalSet;
 use crate::structures::ordered::OrderedSet;
@@ -397,6 +397,8 @@ pub(crate) struct Lists {
     pub(crate) meta: HashMap<u64, Meta, FixedHash>,
     /// Consumers that wait, oldest first.
     pub(crate) waiters: BTreeMap<u64, Waiter>,
+    /// Who gets what, if that is not whoever has waited longest.
+    pub(crate) rule: Option<Box<Rule>>,
     pub(crate) pause: Option<Pause>,
 }
 
@@ -420,6 +422,7 @@ impl Lists {
         next_ticket: 1,
         meta: HashMap::with_hasher(FixedHash::with_seed(0)),
         waiters: BTreeMap::new(),
+        rule: None,
         pause: None,
     };
 
@@ -433,6 +436,7 @@ impl Lists {
             && self.parked.is_empty()
             && self.meta.is_empty()
             && self.waiters.is_empty()
+            && self.rule.is_none()
             && self.pause.is_none()
     }
 
@@ -448,6 +452,9 @@ impl Lists {
     fn add_ready(&mut self, key: u64, seq: Seq) {
         if self.ready.insert(key, seq.0) && key < URGENT {
             self.urgent += 1;
+        }
+        if let Some(rule) = &mut self.rule {
+            rule.note_ready(seq.0);
         }
     }
 }
@@ -569,6 +576,22 @@ impl Group {
                 return Ok(Some(seq));
             }
             from = Seq(free);
+        }
+    }
+
+    /// The first message ahead of the cursor, where those are not listed.
+    ///
+    /// # Errors
+    /// When the index page in which it may be cannot be read.
+    pub(crate) fn first_ahead(
+        &self,
+        index: &PagedIndex,
+        pages: &impl PageSource,
+    ) -> Result<Option<Seq>, PageError> {
+        if self.implicit {
+            self.next_ahead(index, pages)
+        } else {
+            Ok(None)
         }
     }
 

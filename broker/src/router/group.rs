@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use smallvec::SmallVec;
 
 use super::routes::TargetKey;
+use crate::hash::stable_hash;
+use crate::message::Message;
 
 /// How a group picks the member for a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,9 +21,13 @@ pub enum Strategy {
     RoundRobin,
     /// By the random number in [`Chance`].
     Random,
-    /// The same member for the same sticky key in [`Chance`], as long as it is there; when members come or go, only
-    /// the keys of those move.
-    Sticky,
+    /// The one that has been there longest.
+    First,
+    /// The same member for the same publisher in [`Chance`], as long as it is there; when members come or go, only the
+    /// publishers of those move.
+    ByPublisher,
+    /// Likewise for the same subject.
+    BySubject,
 }
 
 /// Which subscriptions under one group name are one group.
@@ -51,8 +57,22 @@ pub struct GroupSpec {
 pub struct Chance {
     /// A random number, new for each message, for [`Strategy::Random`].
     pub random: u64,
-    /// The key that sticks, for [`Strategy::Sticky`]: a hash of the publisher, of the subject or of a header.
-    pub sticky: u64,
+    /// Who publishes, for [`Strategy::ByPublisher`].
+    pub publisher: u64,
+    /// A hash of the subject, for [`Strategy::BySubject`].
+    pub subject: u64,
+}
+
+impl Chance {
+    /// For this message, with a random number that is new for it.
+    #[must_use]
+    pub fn of(message: &Message, random: u64) -> Self {
+        Chance {
+            random,
+            publisher: message.origin.0,
+            subject: stable_hash(message.subject.as_str().bytes()),
+        }
+    }
 }
 
 /// One member of a group.
@@ -132,7 +152,9 @@ impl<K: TargetKey, O> GroupRoute<K, O> {
             Some(first) if count > 0 => match first.spec.strategy {
                 Strategy::RoundRobin => first.turn.fetch_add(1, Ordering::Relaxed) % count as u64,
                 Strategy::Random => chance.random % count as u64,
-                Strategy::Sticky => self.sticky_start(chance.sticky) as u64,
+                Strategy::First => 0,
+                Strategy::ByPublisher => self.keyed_start(chance.publisher) as u64,
+                Strategy::BySubject => self.keyed_start(chance.subject) as u64,
             },
             _ => 0,
         };
@@ -141,8 +163,8 @@ impl<K: TargetKey, O> GroupRoute<K, O> {
     }
 
     /// Rendezvous hashing: every member draws a number from the key and its own, the highest wins.
-    fn sticky_start(&self, sticky: u64) -> usize {
-        let hasher = foldhash::quality::FixedState::with_seed(sticky);
+    fn keyed_start(&self, key: u64) -> usize {
+        let hasher = foldhash::quality::FixedState::with_seed(key);
         let draws = self
             .members()
             .enumerate()

@@ -209,19 +209,42 @@ fn groups_pick_one_member() {
     for key in 0..3 {
         join("turn", key, GroupScope::Filter, Strategy::RoundRobin);
         join("random", key, GroupScope::Filter, Strategy::Random);
-        join("sticky/+", key, GroupScope::Filter, Strategy::Sticky);
+        join("first", key, GroupScope::Filter, Strategy::First);
+        join("sticky/+", key, GroupScope::Filter, Strategy::ByPublisher);
+        join("subject/+", key, GroupScope::Filter, Strategy::BySubject);
     }
     assert_eq!(picks(&router, "turn", [Chance::default(); 4]), [0, 1, 2, 0]);
     // The turn goes on when the membership changes.
     join("turn", 3, GroupScope::Filter, Strategy::RoundRobin);
     assert_eq!(picks(&router, "turn", [Chance::default(); 2]), [0, 1]);
-    let random = [5, 6, 8].map(|random| Chance { random, sticky: 0 });
+    let random = [5, 6, 8].map(|random| Chance {
+        random,
+        ..Chance::default()
+    });
     assert_eq!(picks(&router, "random", random), [2, 0, 2]);
 
+    assert_eq!(picks(&router, "first", random), [0, 0, 0]);
+    router.unsubscribe(&filter("first"), 0, Some("g"));
+    assert_eq!(picks(&router, "first", random), [1, 1, 1]);
+
+    let of_subject = |subject| Chance {
+        subject,
+        ..Chance::default()
+    };
+    let by_subject = picks(&router, "subject/a", (0..64).map(of_subject));
+    assert!((0..3).all(|key| by_subject.contains(&key)));
+    let again = (0..64).map(|subject| Chance {
+        random: 3,
+        publisher: subject * 5,
+        subject,
+    });
+    assert_eq!(by_subject, picks(&router, "subject/a", again));
+
     let sticky: Vec<Chance> = (0..64)
-        .map(|sticky| Chance {
-            random: sticky * 7,
-            sticky,
+        .map(|publisher| Chance {
+            random: publisher * 7,
+            publisher,
+            subject: publisher * 11,
         })
         .collect();
     let before = picks(&router, "sticky/a", sticky.clone());

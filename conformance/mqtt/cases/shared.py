@@ -1,7 +1,8 @@
 """Section 4.9: shared subscriptions."""
 
 import wire
-from harness.suite import case, equal
+from harness.server import OwnServer
+from harness.suite import Skip, add, case, equal
 from wire import Client, ack
 
 HOUR = [(wire.SESSION_EXPIRY, 3600)]
@@ -181,6 +182,71 @@ def backlog_goes_to_whoever_comes(t):
         p.publish(topic, payload, 1)
     (b,) = members(t, topic, 1, properties=HOUR)
     equal(sorted(b.take().payload for _ in sent), sorted(sent))
+
+
+def parts(clients, count):
+    """Who got each of `count` messages, by payload; everything is acknowledged."""
+    got = {}
+    while len(got) < count:
+        for number, c in enumerate(clients):
+            try:
+                found = c.expect("PUBLISH", 0.05)
+            except AssertionError:
+                continue
+            c.settle(found)
+            got[found.payload] = number
+    return got
+
+
+def strategy(name, check):
+    """A case for a strategy of a share, at QoS 0 and 1: `check` is given who got each message, in the order of sending,
+    with its topic and its publisher."""
+
+    def run(t):
+        if t.flavour != "longtail":
+            raise Skip("the strategy is a setting of Longtail")
+        server = OwnServer(t, "--set", f"mqtt.share_strategy={name}")
+        for qos in (0, 1):
+            topic = t.unique()
+            clients = [Client(t, address=server.address) for _ in range(3)]
+            for c in clients:
+                c.subscribe((f"$share/g/{topic}/+", qos))
+            publishers = [Client(t, address=server.address) for _ in range(8)]
+            sent = []
+            for n in range(96):
+                publisher, sub = n % 8, n // 8
+                publishers[publisher].publish(f"{topic}/{sub}", b"%d" % n, qos)
+                sent.append((b"%d" % n, sub, publisher))
+            got = parts(clients, len(sent))
+            check([(got[payload], sub, publisher) for payload, sub, publisher in sent])
+
+    add(f"share_{name.replace('-', '_')}", run, "share-strategy", "waits")
+
+
+def by(rows, key):
+    """The members that got something, for each value of a column."""
+    found = {}
+    for row in rows:
+        found.setdefault(row[key], set()).add(row[0])
+    return found
+
+
+def one_for_each(rows, key):
+    members = by(rows, key)
+    equal([len(m) for m in members.values()], [1] * len(members), "members for one key")
+    equal(len(set.union(*members.values())) > 1, True, "keys are spread")
+
+
+def shares_of(rows):
+    return sorted(sum(row[0] == member for row in rows) for member in range(3))
+
+
+strategy("round-robin", lambda rows: equal(shares_of(rows), [32, 32, 32]))
+strategy("random", lambda rows: equal(shares_of(rows)[0] > 5 and shares_of(rows) != [32, 32, 32], True, "spread"))
+strategy("sticky", lambda rows: equal(shares_of(rows), [0, 0, 96]))
+strategy("hash-topic", lambda rows: one_for_each(rows, 1))
+strategy("hash-client-id", lambda rows: one_for_each(rows, 2))
+strategy("least-in-flight", lambda rows: equal(shares_of(rows)[2] <= 34, True, "spread"))
 
 
 @case("A2; 4.9.6: a member without room is passed over", "waits", ("mosquitto", "queues for it all the same"))

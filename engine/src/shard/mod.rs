@@ -7,6 +7,7 @@
 mod apply;
 mod checkpoint;
 mod dead;
+mod dispatch;
 mod groups;
 mod inspect;
 mod logs;
@@ -51,6 +52,7 @@ use crate::structures::index::PagedIndex;
 use crate::structures::wheel::TimerWheel;
 use crate::table::Table;
 
+pub(crate) use dispatch::Rule;
 pub use logs::Logs;
 pub use recover::RecoverError;
 use remains::Remains;
@@ -351,7 +353,10 @@ impl Shard {
                 consumer,
                 link,
                 group,
-            } => self.unsubscribe(key, consumer, link, &group),
+            } => self.unsubscribe(key, consumer, link, &group, fx),
+            Command::Dispatch { stream, group, how } => {
+                self.set_dispatch(key, stream, &group, &how, fx)
+            }
             Command::Peek { message } => self.peek(key, message),
             Command::PeekHead {
                 stream,

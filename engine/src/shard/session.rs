@@ -160,8 +160,11 @@ impl Shard {
             next = self.holds.get(hold).and_then(|held| held.next);
             self.abandon(hold, fx);
         }
-        for (stream, group) in (state.consumers.iter()).flat_map(|c| c.sources.iter().copied()) {
-            self.tidy_group(stream, group);
+        for consumer in &state.consumers {
+            for &(stream, group) in &consumer.sources {
+                self.leave_rule(stream, group, key, consumer.tag, fx);
+                self.tidy_group(stream, group);
+            }
         }
         for (_, stream, role) in std::mem::take(&mut state.links) {
             self.link_closed(stream, role);
@@ -426,6 +429,7 @@ impl Shard {
             // A consumer that waits joins the queue of the new group as well.
             self.stop_queueing(key, at);
             self.sessions[key].consumers[at].sources.push(source);
+            self.join_rule(stream, place, key, tag);
             if self.sessions[key].consumers[at].has_room() {
                 self.serve(key, at, fx);
             }
@@ -439,6 +443,7 @@ impl Shard {
         tag: ConsumerTag,
         link: Link,
         group: &GroupName,
+        fx: &mut dyn Effects,
     ) -> Outcome {
         let Some(state) = self.sessions.get(key) else {
             return now_reply(Reply::NotFound);
@@ -464,6 +469,7 @@ impl Shard {
             self.start_queueing(key, at);
         }
         if let Some(place) = place {
+            self.leave_rule(stream, place, key, tag, fx);
             self.tidy_group(stream, place);
         }
         now_reply(Reply::Done)

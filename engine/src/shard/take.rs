@@ -8,7 +8,7 @@ use longtail_model::{ConsumerTag, IndexId, Lsn, Seq, StreamId, Timestamp};
 
 use super::session::{Blocked, Consumer, Session};
 use super::timers::{RECHECK_MS, Timer};
-use super::{Found, Head, Outcome, Shard, now_reply};
+use super::{Found, Head, Outcome, Rule, Shard, now_reply};
 use crate::command::{Credit, Handle, Token, Wait};
 use crate::effect::{Delivery, Effect, Effects, Gate, Refusal, Reply};
 use crate::shard::logs::Logs;
@@ -175,6 +175,16 @@ impl Shard {
             if group.lists.waiters.is_empty() || state.is_paused(group) {
                 return;
             }
+            let rule = group.lists.rule.as_deref();
+            let is_ruled = rule.is_some();
+            if rule.is_some_and(Rule::is_exclusive) {
+                match self.next_exclusive(stream, at) {
+                    Ok(Some((key, tag, seq))) => self.give(key, tag, stream, at, seq, fx),
+                    Ok(None) => return,
+                    Err(_) => return self.dispatch_later(stream, at),
+                }
+                continue;
+            }
             let Some(index) = self.indexes.get(&state.index) else {
                 return;
             };
@@ -183,26 +193,43 @@ impl Shard {
                 Ok(None) => return,
                 Err(_) => return self.dispatch_later(stream, at),
             };
-            let Some(waiter) = self.first_waiter(stream, at) else {
+            let waiter = if is_ruled {
+                self.next_waiter(stream, at, seq)
+            } else {
+                self.first_waiter(stream, at)
+            };
+            let Some(waiter) = waiter else {
                 return;
             };
-            let (key, tag) = (waiter.session, waiter.consumer);
-            if self.sessions.get(key).is_some_and(|state| state.takes(tag)) {
-                if let Ok((gate, delivery)) = self.deliver(key, tag, stream, at, seq) {
-                    self.end_take(key, Reply::Delivered(delivery), gate, fx);
-                }
-            } else if let Some(consumer) = self.sessions[key]
-                .consumers
-                .iter()
-                .position(|c| c.tag == tag)
-            {
-                // To the end of the queue: consumers take turns.
-                self.push(key, consumer, stream, at, seq, fx);
-                if self.sessions[key].consumers[consumer].has_room() {
-                    self.queue_again(key, consumer);
-                } else {
-                    self.stop_queueing(key, consumer);
-                }
+            self.give(waiter.session, waiter.consumer, stream, at, seq, fx);
+        }
+    }
+
+    /// Gives a ready message to a consumer that waits.
+    fn give(
+        &mut self,
+        key: SessionKey,
+        tag: ConsumerTag,
+        stream: StreamId,
+        at: usize,
+        seq: Seq,
+        fx: &mut dyn Effects,
+    ) {
+        if self.sessions.get(key).is_some_and(|state| state.takes(tag)) {
+            if let Ok((gate, delivery)) = self.deliver(key, tag, stream, at, seq) {
+                self.end_take(key, Reply::Delivered(delivery), gate, fx);
+            }
+        } else if let Some(consumer) = self.sessions[key]
+            .consumers
+            .iter()
+            .position(|c| c.tag == tag)
+        {
+            // To the end of the queue: consumers take turns.
+            self.push(key, consumer, stream, at, seq, fx);
+            if self.sessions[key].consumers[consumer].has_room() {
+                self.queue_again(key, consumer);
+            } else {
+                self.stop_queueing(key, consumer);
             }
         }
     }
@@ -232,14 +259,17 @@ impl Shard {
         key: SessionKey,
         at: usize,
     ) -> Result<Option<(StreamId, usize, Seq)>, Refusal> {
-        let consumer = self.sessions.get_mut(key);
-        let Some(consumer) = consumer.and_then(|session| session.consumers.get_mut(at)) else {
+        let consumer = self.sessions.get(key);
+        let Some(consumer) = consumer.and_then(|session| session.consumers.get(at)) else {
             return Ok(None);
         };
-        let sources = consumer.sources.len();
+        let (tag, sources) = (consumer.tag, consumer.sources.len());
         let mut best: Option<(u64, Seq, IndexId, usize)> = None;
         let mut mixed = false;
         for step in 0..sources {
+            let Some(consumer) = self.sessions.get(key).and_then(|s| s.consumers.get(at)) else {
+                return Ok(None);
+            };
             let place = (consumer.turn + step) % sources;
             let (stream, group) = consumer.sources[place];
             let Some(state) = self.streams.get(&stream) else {
@@ -251,22 +281,34 @@ impl Shard {
             if state.is_paused(found) {
                 continue;
             }
-            let Some(index) = self.indexes.get(&state.index) else {
+            let id = state.index;
+            let Some(index) = self.indexes.get(&id) else {
                 continue;
             };
-            let Some((priority, seq)) = found.head(index, &self.logs)? else {
+            let rule = found.lists.rule.as_deref();
+            let head = if rule.is_some_and(Rule::is_exclusive) {
+                self.exclusive_for(stream, group, key, tag)?
+                    .map(|seq| (0, seq))
+            } else {
+                found.head(index, &self.logs)?
+            };
+            let Some((priority, seq)) = head else {
                 continue;
             };
             let better = best.is_none_or(|(best_priority, best_seq, index, _)| {
-                mixed |= index != state.index;
+                mixed |= index != id;
                 priority < best_priority
-                    || (priority == best_priority && index == state.index && seq < best_seq)
+                    || (priority == best_priority && index == id && seq < best_seq)
             });
             if better {
-                best = Some((priority, seq, state.index, place));
+                best = Some((priority, seq, id, place));
             }
         }
         let Some((_, seq, _, place)) = best else {
+            return Ok(None);
+        };
+        let consumer = self.sessions.get_mut(key);
+        let Some(consumer) = consumer.and_then(|session| session.consumers.get_mut(at)) else {
             return Ok(None);
         };
         if mixed {
@@ -338,6 +380,10 @@ impl Shard {
         let nothing = Refusal::Unsupported("nothing to deliver");
         let state = self.streams.get(&stream).ok_or(nothing.clone())?;
         let group = state.groups.get(at).ok_or(nothing.clone())?;
+        if group.lists.rule.as_deref().is_some_and(Rule::is_pinned) {
+            self.leave_lane(stream, at, seq);
+            return self.hand_over(key, tag, found, Place::Ready(0));
+        }
         let index = self.indexes.get(&state.index).ok_or(nothing.clone())?;
         let (ready, head) = group.head(index, &self.logs)?.ok_or(nothing)?;
         debug_assert_eq!(head, seq);
@@ -346,6 +392,16 @@ impl Shard {
         } else {
             Place::Ahead
         };
+        self.hand_over(key, tag, found, place)
+    }
+
+    fn hand_over(
+        &mut self,
+        key: SessionKey,
+        tag: ConsumerTag,
+        found: Found,
+        place: Place,
+    ) -> Result<(Gate, Delivery), Refusal> {
         let taken = self.hold(key, tag, found, place);
         if taken.is_ok() {
             self.delivered += 1;

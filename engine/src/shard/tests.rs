@@ -11,8 +11,8 @@ use longtail_model::{
 
 use crate::budget::Holding;
 use crate::command::{
-    Command, Credit, Handle, NewMessage, Only, Role, Settle, Start, Step, Target, Transaction,
-    Until, Wait, Which,
+    Command, Credit, Dispatch, Handle, KeyFrom, NewMessage, Only, Role, Settle, Start, Step,
+    Target, Transaction, Until, Wait, Which,
 };
 use crate::config::{GroupConfig, Keep, Numbering, Order, StreamConfig, StreamName};
 use crate::definition;
@@ -1550,4 +1550,217 @@ fn a_stream_is_deleted_only_if_it_is_unused_or_empty_when_that_is_asked() {
     assert_eq!(b.ask(operator, delete(true, true)), unmet(Unmet::Unused));
     assert_eq!(b.ask(operator, delete(false, true)), Some(Reply::Done));
     assert_eq!(b.ask(operator, delete(true, true)), Some(Reply::NotFound));
+}
+
+/// Sessions with credit for `room` messages each at the default group of one stream, dispatched as `how` says.
+fn dispatched(bench: &mut Bench, how: &Dispatch, count: usize, room: u32) -> Vec<SessionId> {
+    let config = StreamConfig {
+        group: Some(GroupConfig::default()),
+        ..StreamConfig::default()
+    };
+    let mut join = || {
+        let session = bench.shard.attach();
+        for command in [
+            Command::Open {
+                link: Link(0),
+                name: StreamName::new("default", "s"),
+                create: Some(Box::new(config.clone())),
+                role: Role::Consumer,
+            },
+            Command::Dispatch {
+                stream: Target::Link(Link(0)),
+                group: "".into(),
+                how: how.clone(),
+            },
+            Command::Subscribe {
+                consumer: ME,
+                link: Link(0),
+                group: "".into(),
+            },
+            Command::Credit {
+                consumer: ME,
+                credit: Credit::Level(room),
+            },
+        ] {
+            let reply = bench.ask(session, command);
+            assert!(matches!(reply, Some(Reply::Done | Reply::Opened { .. })));
+        }
+        session
+    };
+    (0..count).map(|_| join()).collect()
+}
+
+/// Publishes one message a subject; says who was pushed which.
+fn publish_each(bench: &mut Bench, by: SessionId, subjects: &[String]) -> Vec<(SessionId, Seq)> {
+    for subject in subjects {
+        let message = NewMessage {
+            subject: subject.clone().into(),
+            ..NewMessage::default()
+        };
+        let publish = Command::Publish {
+            to: Target::Link(Link(0)),
+            also: vec![],
+            message,
+        };
+        let published = bench.ask(by, publish);
+        assert!(matches!(published, Some(Reply::Published { .. })));
+    }
+    bench.pushed()
+}
+
+fn acked(bench: &mut Bench, session: SessionId, seq: Seq) {
+    let done = bench.settle(session, seq, Settle::Ack);
+    assert_eq!(done, Some(Reply::Done));
+}
+
+fn names(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("key/{n}")).collect()
+}
+
+#[test]
+fn a_group_dispatched_at_random_gives_everybody_some_and_passes_over_who_is_full() {
+    let bench = &mut Bench::new();
+    let who = dispatched(bench, &Dispatch::Random, 3, 20);
+    let pushed = publish_each(bench, who[0], &names(60));
+    for session in &who {
+        assert_eq!(pushed.iter().filter(|(to, _)| to == session).count(), 20);
+    }
+    let order: Vec<_> = pushed.iter().map(|(to, _)| *to).collect();
+    let turns: Vec<_> = who.iter().cycle().take(60).copied().collect();
+    assert_ne!(order, turns);
+}
+
+#[test]
+fn whoever_holds_least_gets_the_next() {
+    let bench = &mut Bench::new();
+    let who = dispatched(bench, &Dispatch::LeastHeld, 2, 10);
+    let pushed = publish_each(bench, who[0], &names(4));
+    let of_first: Vec<_> = pushed.iter().filter(|(to, _)| *to == who[0]).collect();
+    assert_eq!(of_first.len(), 2);
+    for &&(_, seq) in &of_first {
+        acked(bench, who[0], seq);
+    }
+    let pushed = publish_each(bench, who[0], &names(3));
+    let to: Vec<_> = pushed.iter().map(|(to, _)| *to).collect();
+    assert_eq!(to[..2], [who[0], who[0]], "it held none, the other two");
+}
+
+#[test]
+fn a_single_consumer_gets_everything_in_order_until_it_leaves() {
+    let bench = &mut Bench::new();
+    let who = dispatched(bench, &Dispatch::Single, 3, 2);
+    let pushed = publish_each(bench, who[1], &names(4));
+    assert_eq!(
+        pushed,
+        [(who[0], Seq(1)), (who[0], Seq(2))],
+        "then it is full"
+    );
+    acked(bench, who[0], Seq(1));
+    assert_eq!(bench.pushed(), [(who[0], Seq(3))]);
+    bench.shard.detach(bench.now, who[0], &mut bench.seen);
+    assert_eq!(bench.pushed(), [(who[1], Seq(2)), (who[1], Seq(3))]);
+    acked(bench, who[1], Seq(2));
+    assert_eq!(bench.pushed(), [(who[1], Seq(4))]);
+}
+
+#[test]
+fn messages_of_one_key_go_to_one_consumer_in_order() {
+    let bench = &mut Bench::new();
+    let how = Dispatch::Pinned(KeyFrom::Subject);
+    let who = dispatched(bench, &how, 3, 1_000);
+    let keys = names(60);
+    let all: Vec<String> = (0..4).flat_map(|_| keys.clone()).collect();
+    let pushed = publish_each(bench, who[0], &all);
+    assert_eq!(pushed.len(), all.len());
+    let owner = |pushed: &[(SessionId, Seq)], seq: u64| {
+        let found = pushed.iter().find(|(_, pushed)| pushed.0 == seq);
+        found.map(|(to, _)| *to)
+    };
+    for key in 1..=60 {
+        for round in 1..4 {
+            assert_eq!(owner(&pushed, key), owner(&pushed, key + 60 * round));
+        }
+    }
+    for session in &who {
+        let has = (1..=60).filter(|key| owner(&pushed, *key) == Some(*session));
+        assert!(has.count() > 5, "all have keys");
+    }
+    // One leaves: what it held and its keys go to the others, whose own keys stay.
+    bench.shard.detach(bench.now, who[1], &mut bench.seen);
+    let moved = bench.pushed();
+    assert_eq!(moved.len() % 4, 0);
+    for key in 1..=60 {
+        let was = owner(&pushed, key);
+        let now = owner(&moved, key);
+        assert_eq!(now.is_some(), was == Some(who[1]), "key {key}");
+        for round in 1..4 {
+            assert_eq!(owner(&moved, key + 60 * round), now);
+        }
+    }
+}
+
+#[test]
+fn a_message_waits_for_its_consumer_and_others_pass_it() {
+    let bench = &mut Bench::new();
+    let how = Dispatch::Pinned(KeyFrom::Subject);
+    let who = dispatched(bench, &how, 2, 1);
+    // Until both are full, whatever keys that takes.
+    let pushed = publish_each(bench, who[0], &names(50));
+    assert_eq!(pushed.len(), 2);
+    assert_ne!(pushed[0].0, pushed[1].0);
+    // Each gets its own, in order, one at a time.
+    let mut heard: Vec<(SessionId, Seq)> = pushed.clone();
+    let mut held = pushed;
+    while let Some((session, seq)) = held.pop() {
+        acked(bench, session, seq);
+        let next = bench.pushed();
+        assert!(next.iter().all(|(to, _)| *to == session));
+        heard.extend(&next);
+        held.extend(next);
+    }
+    assert_eq!(heard.len(), 50);
+    for session in &who {
+        let of: Vec<_> = heard.iter().filter(|(to, _)| to == session).collect();
+        assert!(of.is_sorted_by_key(|(_, seq)| *seq));
+    }
+}
+
+#[test]
+fn a_pinned_group_gives_back_in_order_what_was_released() {
+    let bench = &mut Bench::new();
+    let how = Dispatch::Pinned(KeyFrom::Header("h".into()));
+    let who = dispatched(bench, &how, 2, 3);
+    // Without the header all are of one key.
+    let pushed = publish_each(bench, who[0], &names(5));
+    let (owner, _) = pushed[0];
+    assert_eq!(pushed, [1, 2, 3].map(|seq| (owner, Seq(seq))));
+    let release = Settle::Release {
+        priority: None,
+        delay_ms: 0,
+        failed: false,
+    };
+    bench.settle(owner, Seq(2), release);
+    assert_eq!(
+        bench.pushed(),
+        [(owner, Seq(2))],
+        "ahead of what comes later"
+    );
+    acked(bench, owner, Seq(1));
+    assert_eq!(bench.pushed(), [(owner, Seq(4))]);
+}
+
+#[test]
+fn a_group_by_priority_cannot_be_pinned() {
+    let bench = &mut Bench::new();
+    let worker = bench.worker(&["jobs"]);
+    let pin = Command::Dispatch {
+        stream: Target::Link(Link(0)),
+        group: "".into(),
+        how: Dispatch::Pinned(KeyFrom::Key),
+    };
+    let refused = bench.ask(worker, pin);
+    assert!(matches!(
+        refused,
+        Some(Reply::Refused(Refusal::Unsupported(_)))
+    ));
 }

@@ -7,9 +7,11 @@ use longtail_model::SessionId;
 
 use crate::access::Exchange;
 use crate::codec::Decoder;
+use crate::config::Shares;
 use crate::durable::Durable;
 use crate::durable::records::SessionRecord;
 use crate::seat::Membership;
+use crate::session::feed::Share;
 use crate::session::{Action, Cx, Held, Left, Session, State, Subscribing};
 use crate::timers::TimerKey;
 
@@ -173,7 +175,7 @@ impl Client {
             .collect();
         if let Some(feed) = session.feed_mut() {
             for (text, name, share) in &filters {
-                feed.resume(text, name, share.as_deref());
+                feed.resume(text, name, Share::of(share.as_deref(), &cx.limits.shares));
             }
         }
         session.resumed(cx, out);
@@ -227,12 +229,17 @@ impl Client {
         let (Some(link), Some(session)) = (self.link, &mut self.session) else {
             return false;
         };
+        let number = session.state().number;
         let Some(feed) = session.feed_mut() else {
             return false;
         };
+        let duties = feed.take_duties();
+        for change in &duties {
+            durable.record_duty(number, change);
+        }
         let commands = feed.commands();
         if commands.is_empty() {
-            return false;
+            return !duties.is_empty();
         }
         durable.enqueue(link, commands);
         true
@@ -243,6 +250,7 @@ impl Client {
         &mut self,
         subscribing: Subscribing,
         durable: &Durable,
+        shares: &Shares,
     ) -> Option<Subscribing> {
         let link = self.link?;
         let session = self.session.as_mut()?;
@@ -261,7 +269,7 @@ impl Client {
             }
             let feed = session.feed_mut()?;
             durable.acquire(&wanted.filter, share, |name| {
-                feed.join(&text, name, share);
+                feed.join(&text, name, Share::of(share, shares));
                 durable.enqueue(link, feed.commands());
             });
         }
@@ -354,7 +362,12 @@ mod tests {
         let mut client = Client::new(Decoder::for_server(PacketLimits::default()));
         client.session = Some(Box::new(session));
         assert!(client.equip(SessionId(1_000), durable));
-        assert!(client.join(*subscribing, durable).is_none(), "it waits");
+        assert!(
+            client
+                .join(*subscribing, durable, &cx.limits.shares)
+                .is_none(),
+            "it waits"
+        );
         client
     }
 

@@ -1,8 +1,13 @@
 //! Settings of the service, and the profiles that make it answer as another broker would.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+
+use longtail_broker::router::Strategy;
+use longtail_broker::stored::publisher_key;
+use longtail_engine::{Dispatch, KeyFrom};
 
 use crate::bans::Flapping;
 use crate::codec::{Qos, SubscriptionOptions, Version};
@@ -53,6 +58,106 @@ pub enum Overlap {
     Each,
     /// One at the highest QoS, with all identifiers.
     Merge,
+}
+
+/// Which member of a share gets a message. One without room is passed over, or, where the message is for one member
+/// only, waited for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ShareStrategy {
+    /// They take turns.
+    #[default]
+    RoundRobin,
+    /// Any.
+    Random,
+    /// The one that has been there longest gets all; the others stand by.
+    Sticky,
+    /// The same for all messages of a topic.
+    HashTopic,
+    /// The same for all messages of a publisher.
+    HashClientId,
+    /// The one with the fewest messages in flight; at QoS 0, where none are, they take turns.
+    LeastInFlight,
+}
+
+impl ShareStrategy {
+    /// All of them.
+    pub const ALL: [ShareStrategy; 6] = [
+        ShareStrategy::RoundRobin,
+        ShareStrategy::Random,
+        ShareStrategy::Sticky,
+        ShareStrategy::HashTopic,
+        ShareStrategy::HashClientId,
+        ShareStrategy::LeastInFlight,
+    ];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ShareStrategy::RoundRobin => "round-robin",
+            ShareStrategy::Random => "random",
+            ShareStrategy::Sticky => "sticky",
+            ShareStrategy::HashTopic => "hash-topic",
+            ShareStrategy::HashClientId => "hash-client-id",
+            ShareStrategy::LeastInFlight => "least-in-flight",
+        }
+    }
+
+    /// As the router knows it, for what is not kept.
+    pub(crate) fn of_router(self) -> Strategy {
+        match self {
+            ShareStrategy::RoundRobin | ShareStrategy::LeastInFlight => Strategy::RoundRobin,
+            ShareStrategy::Random => Strategy::Random,
+            ShareStrategy::Sticky => Strategy::First,
+            ShareStrategy::HashTopic => Strategy::BySubject,
+            ShareStrategy::HashClientId => Strategy::ByPublisher,
+        }
+    }
+
+    /// As a group of a stream knows it.
+    pub(crate) fn of_group(self) -> Dispatch {
+        match self {
+            ShareStrategy::RoundRobin => Dispatch::Turns,
+            ShareStrategy::Random => Dispatch::Random,
+            ShareStrategy::Sticky => Dispatch::Single,
+            ShareStrategy::HashTopic => Dispatch::Pinned(KeyFrom::Subject),
+            ShareStrategy::HashClientId => Dispatch::Pinned(publisher_key()),
+            ShareStrategy::LeastInFlight => Dispatch::LeastHeld,
+        }
+    }
+}
+
+/// No such strategy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no strategy {0:?}")]
+pub struct UnknownStrategy(pub String);
+
+impl FromStr for ShareStrategy {
+    type Err = UnknownStrategy;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        ShareStrategy::ALL
+            .into_iter()
+            .find(|strategy| strategy.as_str() == text)
+            .ok_or_else(|| UnknownStrategy(text.to_owned()))
+    }
+}
+
+/// How shares are served.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shares {
+    /// Those that are not named.
+    pub strategy: ShareStrategy,
+    /// By the name of the share.
+    pub named: HashMap<Box<str>, ShareStrategy>,
+}
+
+impl Shares {
+    /// How a share is served.
+    #[must_use]
+    pub fn strategy_of(&self, share: &str) -> ShareStrategy {
+        self.named.get(share).copied().unwrap_or(self.strategy)
+    }
 }
 
 /// When a QoS 2 message is shown to subscribers. Both are allowed (MQTT 5.0, 4.3.3).
@@ -181,6 +286,8 @@ pub struct Limits {
     pub wildcards_available: bool,
     /// Whether subscriptions may be shared.
     pub shared_available: bool,
+    /// Who of a share gets what.
+    pub shares: Arc<Shares>,
     /// Whether subscriptions may have identifiers.
     pub subscription_ids_available: bool,
     /// Whether a client may come without an identifier.
@@ -260,6 +367,7 @@ impl Default for Limits {
             retain_available: true,
             wildcards_available: true,
             shared_available: true,
+            shares: Arc::default(),
             subscription_ids_available: true,
             empty_client_id: true,
             client_id_bytes_max: 65_535,
@@ -391,6 +499,11 @@ impl Profile {
                 client_id_bytes_max: 100,
                 topic_levels_max: 10,
                 queue_messages: 1000,
+                // Of the members of this node any, and there is one.
+                shares: Arc::new(Shares {
+                    strategy: ShareStrategy::Random,
+                    ..Shares::default()
+                }),
                 ..own
             },
         }

@@ -19,7 +19,7 @@ use longtail_broker::ephemeral::{
 };
 use longtail_broker::message::{Origin, SharedMessage};
 use longtail_broker::retained::RetainedCursor;
-use longtail_broker::router::{GroupScope, GroupSpec, Strategy, Subscription};
+use longtail_broker::router::{GroupScope, GroupSpec, Subscription};
 use longtail_model::{DollarRule, Filter, Subject};
 use tokio::sync::{mpsc, oneshot};
 
@@ -366,7 +366,7 @@ impl LocalClient {
             group: group.as_ref().map(|name| GroupSpec {
                 name: Arc::clone(name),
                 scope: GroupScope::Filter,
-                strategy: Strategy::RoundRobin,
+                strategy: self.tenant.limits().shares.strategy_of(name).of_router(),
             }),
         };
         let router = &self.tenant.space().router;

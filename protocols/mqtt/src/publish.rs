@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use longtail_broker::Space;
-use longtail_broker::ephemeral::{Burst, Picked, Run, SpaceRouteCache};
+use longtail_broker::ephemeral::{Burst, Picked, Run, SpaceRouteCache, SpaceRoutes};
 use longtail_broker::message::{Message, SharedMessage};
 use longtail_broker::retained::{RetainedError, Settled};
 use longtail_broker::router::Chance;
@@ -43,16 +43,16 @@ struct Publisher {
 
 impl Publisher {
     /// An xorshift: only the spreading over the members of a share depends on it.
-    fn chance(&mut self, message: &Message, now: Timestamp) -> Chance {
-        let random = &mut self.random;
+    fn chance(random: &mut u64, routes: &SpaceRoutes, message: &Message, now: Timestamp) -> Chance {
+        if routes.groups().is_empty() {
+            // Nobody asks.
+            return Chance::default();
+        }
         *random = if *random == 0 { now.0 | 1 } else { *random };
         *random ^= *random << 13;
         *random ^= *random >> 7;
         *random ^= *random << 17;
-        Chance {
-            random: *random,
-            sticky: message.origin.0,
-        }
+        Chance::of(message, *random)
     }
 }
 
@@ -191,10 +191,9 @@ pub(crate) fn publish(
         }
     }
     let published = PUBLISHER.with_borrow_mut(|publisher| {
-        let chance = publisher.chance(message, now);
-        let routes = publisher
-            .routes
-            .lookup(&space.router, message.subject.as_ref());
+        let Publisher { routes, random } = publisher;
+        let routes = routes.lookup(&space.router, message.subject.as_ref());
+        let chance = Publisher::chance(random, routes, message, now);
         let published = burst.publish(routes, message, &chance, now);
         if published.streams > 0 {
             for publish in publishes(routes, &published.picked, message, now) {
@@ -275,13 +274,12 @@ pub(crate) fn release(
     };
     let mut remove = Some(remove);
     PUBLISHER.with_borrow_mut(|publisher| {
-        let chance = publisher.chance(message, now);
-        let routes = publisher
-            .routes
-            .lookup(&space.router, message.subject.as_ref());
         if is_delayed {
             return;
         }
+        let Publisher { routes, random } = publisher;
+        let routes = routes.lookup(&space.router, message.subject.as_ref());
+        let chance = Publisher::chance(random, routes, message, now);
         let picked = if released.again {
             Picked::default()
         } else {

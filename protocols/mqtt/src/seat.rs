@@ -91,6 +91,7 @@ impl Membership {
             Err(gone) => (gone, Vec::new()),
         };
         let target = self.target();
+        let shares = &self.seat.tenant.limits().shares;
         let over = self.seat.gone.load(Ordering::Acquire);
         self.seat.tenant.space().router.update(|router| {
             for (filter, group, _) in &gone {
@@ -101,7 +102,7 @@ impl Membership {
                     router.unsubscribe(filter, target, group.as_deref());
                     continue;
                 }
-                let subscription = routed(group.as_ref(), self.handle.options(*options));
+                let subscription = routed(group.as_ref(), shares, self.handle.options(*options));
                 if let Err(error) = router.subscribe(filter, target, subscription) {
                     tracing::warn!(%error, "a subscription is not restored");
                 }
@@ -126,7 +127,9 @@ impl Membership {
     /// Adds a subscription to the router.
     pub(crate) fn subscribe(&self, wanted: &Wanted) -> Result<(), SubscribeError> {
         let router = &self.seat.tenant.space().router;
-        let subscription = wanted.subscription(self.handle.options(wanted.options));
+        let shares = &self.seat.tenant.limits().shares;
+        let options = self.handle.options(wanted.options);
+        let subscription = wanted.subscription(shares, options);
         router.subscribe(&wanted.filter, self.handle.target(), subscription)?;
         if self.seat.gone.load(Ordering::Acquire) {
             // The session ended meanwhile, and whoever ended it may have been here before.

@@ -358,10 +358,7 @@ impl Publisher<'_> {
         if router.has_interest(message.subject.as_ref()) {
             let mut routes = SpaceRoutes::default();
             router.routes(message.subject.as_ref(), &mut routes);
-            let chance = Chance {
-                random: self.now.0,
-                sticky: 0,
-            };
+            let chance = Chance::of(&message, self.now.0);
             self.burst.publish(&routes, &message, &chance, self.now);
         }
     }

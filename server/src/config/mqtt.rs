@@ -1,8 +1,12 @@
 //! Settings of the MQTT service and of its listeners.
 
+use std::sync::Arc;
+
 use longtail_mqtt::bans::Flapping;
 use longtail_mqtt::codec::{Qos, RetainHandling, SubscriptionOptions, TopicFilter, Version};
-use longtail_mqtt::config::{AutoSubscription, Overlap, QueuePolicy, Versions};
+use longtail_mqtt::config::{
+    AutoSubscription, Overlap, QueuePolicy, ShareStrategy, Shares, Versions,
+};
 use longtail_mqtt::rewrite::{Rewrite, RewriteError};
 use longtail_mqtt::template::Template;
 use longtail_mqtt::{Config, Limits, Profile};
@@ -30,6 +34,8 @@ pub(crate) struct MqttSettings {
     pub(crate) queue_bytes: Option<usize>,
     pub(crate) queue_policy: Option<MqttQueuePolicy>,
     pub(crate) overlap: Option<MqttOverlap>,
+    pub(crate) share_strategy: Option<String>,
+    pub(crate) share_strategies: Vec<String>,
     pub(crate) subscriptions_max: Option<usize>,
     pub(crate) qos_max: Option<u8>,
     pub(crate) retain_available: Option<bool>,
@@ -239,6 +245,25 @@ pub(crate) enum MqttOverlap {
     Merge,
 }
 
+/// An entry of `mqtt.share_strategies`: `GROUP=STRATEGY`.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn share_strategy(entry: &str) -> Result<(Box<str>, ShareStrategy), String> {
+    let Some((group, word)) = entry.rsplit_once('=') else {
+        return Err(format!("{entry:?} is not of the form GROUP=STRATEGY"));
+    };
+    if group.is_empty() || group.contains(['/', '+', '#']) {
+        return Err(format!(
+            "{group:?} is no name of a group: it is not empty and has no /, + or #"
+        ));
+    }
+    let strategy = word
+        .parse()
+        .map_err(|error| format!("{error} for group {group:?}"))?;
+    Ok((group.into(), strategy))
+}
+
 impl MqttSettings {
     /// As the service takes them. A profile that does not exist is the default one: the schema has its words.
     ///
@@ -288,6 +313,14 @@ impl MqttSettings {
                     Some(MqttOverlap::Each) => Overlap::Each,
                     Some(MqttOverlap::Merge) => Overlap::Merge,
                 },
+                shares: Arc::new(Shares {
+                    strategy: (self.share_strategy.as_deref())
+                        .and_then(|word| word.parse().ok())
+                        .unwrap_or(base.shares.strategy),
+                    named: (self.share_strategies.iter())
+                        .filter_map(|entry| share_strategy(entry).ok())
+                        .collect(),
+                }),
                 subscriptions_max: self.subscriptions_max.unwrap_or(base.subscriptions_max),
                 qos_max: self
                     .qos_max

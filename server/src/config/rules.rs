@@ -8,6 +8,7 @@ use longtail_mqtt::Limits;
 use toml::Value;
 
 use super::error::Problem;
+use super::mqtt::share_strategy;
 use super::origin::Origin;
 use super::schema::{BEANSTALK, MQTT_TLS, MQTT_WEBSOCKET_TLS};
 use super::settings::Settings;
@@ -80,6 +81,11 @@ pub(super) fn check(
             origin("admin.listen"),
             "every listener is off: name one with --listen, or leave --only out",
         ));
+    }
+    for entry in &settings.mqtt.share_strategies {
+        if let Err(why) = share_strategy(entry) {
+            problems.push(Problem::new(origin("mqtt.share_strategies"), why));
+        }
     }
     sizes(settings, &origin, &mut problems);
     problems

@@ -52,6 +52,16 @@ const MIB: i64 = 1 << 20;
 const GIB: i64 = 1 << 30;
 const HOUR: i64 = 3_600_000;
 
+/// `mqtt.share_strategy`.
+const SHARE_STRATEGIES: &[&str] = &[
+    "round-robin",
+    "random",
+    "sticky",
+    "hash-topic",
+    "hash-client-id",
+    "least-in-flight",
+];
+
 /// Protocols this build speaks, with the address each listens on by default, if it does.
 pub(crate) const PROTOCOLS: &[(&str, Option<&str>)] = &[
     (BEANSTALK, Some("127.0.0.1:11300")),
@@ -306,6 +316,18 @@ pub(crate) const KEYS: &[Key] = &[
         Kind::Choice(&["each", "merge"]),
         None,
         "Copies of a message that several subscriptions of a client match: one for each, or one. each.",
+    ),
+    key(
+        "mqtt.share_strategy",
+        Kind::Choice(SHARE_STRATEGIES),
+        None,
+        "Which member of a shared subscription gets a message. round-robin.",
+    ),
+    key(
+        "mqtt.share_strategies",
+        Kind::Texts,
+        Some("[]"),
+        "Others for single groups, as in [\"billing=sticky\", \"audit=hash-topic\"].",
     ),
     key(
         "mqtt.subscriptions_max",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use longtail_broker::BrokerConfig;
 use longtail_broker::auth::{AuthDocument, Directory};

@@ -413,6 +413,47 @@ fn mqtt_settings_override_those_of_the_profile() {
 }
 
 #[test]
+fn groups_of_shared_subscriptions_have_strategies() {
+    use longtail_mqtt::config::ShareStrategy;
+    let (_dir, sources) = with_file(
+        "[mqtt]\nshare_strategy = \"random\"\nshare_strategies = [\"a=b=sticky\", \"c=hash-topic\"]\n",
+    );
+    let shares = load(&sources)
+        .unwrap()
+        .settings
+        .mqtt
+        .config()
+        .unwrap()
+        .limits
+        .shares;
+    for (group, strategy) in [
+        ("a=b", ShareStrategy::Sticky),
+        ("c", ShareStrategy::HashTopic),
+        ("d", ShareStrategy::Random),
+    ] {
+        assert_eq!(shares.strategy_of(group), strategy, "{group}");
+    }
+    for strategy in ShareStrategy::ALL {
+        let set = format!("mqtt.share_strategy={}", strategy.as_str());
+        let settings = load(&with_set(&[&set])).unwrap().settings;
+        assert_eq!(
+            settings.mqtt.config().unwrap().limits.shares.strategy,
+            strategy
+        );
+    }
+    for (bad, said) in [
+        ("a", "GROUP=STRATEGY"),
+        ("=sticky", "no name of a group"),
+        ("a/b=sticky", "no name of a group"),
+        ("a=stick", "no strategy"),
+    ] {
+        let (_dir, sources) = with_file(&format!("[mqtt]\nshare_strategies = [\"{bad}\"]\n"));
+        let text = complaint(&sources);
+        assert!(text.contains(said), "{text}");
+    }
+}
+
+#[test]
 fn secrets_are_not_shown() {
     let account = account();
     let (_dir, sources) = with_file(&format!(

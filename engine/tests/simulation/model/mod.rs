@@ -441,6 +441,9 @@ impl Model {
                 link,
                 group,
             } => self.unsubscribe(key, consumer, link, &group),
+            Command::Dispatch { .. } => {
+                panic!("the schedule has none: here consumers take turns")
+            }
             Command::TakeOne { message } => self.take_one(key, message),
             Command::Credit { consumer, credit } => self.credit(key, consumer, credit, told),
             Command::Settle { message, how } => self.settle(key, message, how, told),

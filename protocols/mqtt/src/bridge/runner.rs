@@ -390,10 +390,7 @@ impl Runner {
         self.space
             .router
             .routes(message.subject.as_ref(), &mut routes);
-        let chance = Chance {
-            random: now.0,
-            sticky: self.origin.0,
-        };
+        let chance = Chance::of(&message, now.0);
         Burst::new(&self.space.counters).publish(&routes, &message, &chance, now);
     }
 

@@ -190,7 +190,7 @@ pub(crate) fn equip(conn: &Arc<Conn>, tenant: &Tenant) {
 /// A session with a way to the streams wants subscriptions. No lock may be held.
 pub(crate) fn subscribe(conn: &Arc<Conn>, tenant: &Tenant, subscribing: Subscribing) {
     let durable = tenant.durable();
-    let waits = conn.with(|client, _| client.join(subscribing, durable));
+    let waits = conn.with(|client, _| client.join(subscribing, durable, &tenant.limits().shares));
     match waits {
         // The edge's tick runs the shard.
         None | Some(None) => {}

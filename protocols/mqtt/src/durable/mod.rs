@@ -25,12 +25,14 @@ use longtail_broker::router::Subscription;
 use longtail_broker::{Broker, BrokerError, Space};
 use longtail_engine::config::GroupName;
 use longtail_engine::runtime::{Shards, Sink};
-use longtail_engine::{Command, Effect, Message, Numbering, Only, Reply, StreamName, Token};
+use longtail_engine::{
+    Command, Effect, Handle, Message, Numbering, Only, Refusal, Reply, StreamName, Token,
+};
 use longtail_model::{DollarRule, Durability, Filter, SessionId, ShardId, StreamId};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
-use crate::session::feed::group_of;
+use crate::session::feed::{Duty, DutyChange, group_of};
 use crate::session::{Held, State, Subscriptions};
 use incoming::{Entry, Incoming};
 use records::{Record, SessionRecord};
@@ -118,6 +120,7 @@ impl Durable {
         let home = broker.placement(&name, &Numbering::Own);
         let mut sessions = Vec::new();
         let mut subscriptions: HashMap<u64, Subscriptions> = HashMap::new();
+        let mut duties: HashMap<u64, Vec<Duty>> = HashMap::new();
         let records = if broker.durability() == Durability::Memory {
             None
         } else {
@@ -134,6 +137,9 @@ impl Durable {
                 Some(Record::Subscription(number, text, held)) => {
                     let of_session = subscriptions.entry(*number).or_default();
                     of_session.insert(text.clone(), held.clone());
+                }
+                Some(Record::Duty(number, duty)) => {
+                    duties.entry(*number).or_default().push(*duty);
                 }
                 None => {}
             });
@@ -167,6 +173,21 @@ impl Durable {
             // Of sessions that are gone.
             for text in left.keys() {
                 durable.forget_subscription(number, text, Box::new(|_| ()));
+            }
+        }
+        for session in &mut restored {
+            for duty in duties.remove(&session.record.number).unwrap_or_default() {
+                session.state.restore_duty(&duty);
+                // A crash may have come between what was written and the acknowledgement to the share: nobody else is
+                // to get it.
+                durable.keep_house(Command::Discard {
+                    message: Handle::Group(duty.group, duty.seq),
+                });
+            }
+        }
+        for (number, left) in duties {
+            for duty in left {
+                durable.record_duty(number, &DutyChange::Done(duty.id));
             }
         }
         durable.incoming.restore(&client, &mut restored)?;
@@ -387,10 +408,35 @@ impl Durable {
         records.remove(&records::subscription_key(number, text), done)
     }
 
+    /// Writes that a session has a duty, or has done it. Only queues, and waits for nothing: what follows in the log is
+    /// not durable before this is.
+    pub(crate) fn record_duty(&self, number: u64, change: &DutyChange) {
+        let Some(records) = self.records.as_ref().filter(|_| number != 0) else {
+            return;
+        };
+        match change {
+            DutyChange::Taken(duty) => {
+                let done = Box::new(|outcome: Result<(), Refusal>| {
+                    if let Err(refusal) = outcome {
+                        tracing::warn!(%refusal, "that a PUBREL is due is known in memory only");
+                    }
+                });
+                let key = records::duty_key(number, duty.id);
+                records.set(key, None, records::encode_duty(duty), done);
+            }
+            DutyChange::Done(id) => {
+                let _ = records.remove(&records::duty_key(number, *id), Box::new(|_| ()));
+            }
+        }
+    }
+
     /// Removes everything that a session has beside its own record. Only queues.
     pub(crate) fn discard(&self, state: &State) {
         for seq in state.incoming().filter_map(Entry::give_up) {
             self.incoming.remove(seq);
+        }
+        for id in state.duties() {
+            self.record_duty(state.number, &DutyChange::Done(id));
         }
         for (text, held) in state.subscriptions.iter() {
             self.forget_subscription(state.number, text, Box::new(|_| ()));
@@ -425,7 +471,128 @@ pub(crate) type Commands = Vec<(Token, Command)>;
 
 #[cfg(test)]
 mod tests {
-    use super::FilterStream;
+    use std::path::Path;
+
+    use longtail_broker::BrokerConfig;
+    use longtail_broker::ephemeral::LiveOptions;
+    use longtail_engine::NewMessage;
+
+    use super::*;
+    use crate::session::feed::{group_config, stream_config};
+
+    /// The durable sessions of a data directory.
+    fn open(dir: &Path) -> (Arc<Broker>, Durable, Vec<Restored>) {
+        let broker = Broker::open(BrokerConfig::at(dir)).unwrap();
+        let space = broker.space("default").unwrap();
+        let (durable, restored) = Durable::open(&broker, &space).unwrap();
+        (broker, durable, restored)
+    }
+
+    fn call(broker: &Broker, durable: &Durable, command: Command) -> Reply {
+        let answer = broker.client(durable.home).call(command).wait();
+        answer.unwrap().reply
+    }
+
+    #[test]
+    fn a_crash_between_a_duty_and_its_acknowledgement_gives_the_message_to_nobody_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (broker, durable, _) = open(dir.path());
+        let held = Held {
+            filter: Filter::parse_mqtt("f").unwrap(),
+            group: Some("g".into()),
+            options: LiveOptions {
+                not_assured: true,
+                ..LiveOptions::default()
+            },
+            is_counted: true,
+        };
+        let number = 5;
+        let record = SessionRecord {
+            number,
+            expiry_s: 3600,
+            ..SessionRecord::default()
+        };
+        assert!(durable.record("c", &record, Box::new(|_| ())));
+        assert!(durable.record_subscription(number, "$share/g/f", &held, Box::new(|_| ())));
+        let name = durable.stream_name(&held.filter);
+        let group = held.stream_group(number);
+        let describe = || Command::DescribeGroups {
+            stream: name.clone(),
+        };
+        let define = Command::Define {
+            name: name.clone(),
+            config: Box::new(stream_config()),
+        };
+        assert_eq!(call(&broker, &durable, define), Reply::Done);
+        let define = Command::DefineGroup {
+            stream: name.clone(),
+            group: Arc::clone(&group),
+            config: Box::new(group_config()),
+        };
+        assert_eq!(call(&broker, &durable, define), Reply::Done);
+        let Reply::StreamInfo(stream) = call(
+            &broker,
+            &durable,
+            Command::DescribeStream { name: name.clone() },
+        ) else {
+            panic!("no stream");
+        };
+        let publish = || Command::Publish {
+            to: Into::Stream(stream.stream),
+            also: Vec::new(),
+            message: NewMessage::default(),
+        };
+        for _ in 0..2 {
+            let reply = call(&broker, &durable, publish());
+            assert!(matches!(reply, Reply::Published { .. }));
+        }
+        let Reply::Groups(groups) = call(&broker, &durable, describe()) else {
+            panic!("no groups");
+        };
+        assert_eq!(
+            groups.iter().map(|group| group.ready).collect::<Vec<_>>(),
+            [2]
+        );
+        // The first message was with a client of this session, which has sent PUBREC.
+        let duty = Duty {
+            id: crate::codec::PacketId::MIN,
+            send: 3,
+            group: groups[0].group,
+            seq: Seq(1),
+        };
+        durable.record_duty(number, &DutyChange::Taken(duty));
+        let gone = Duty {
+            id: crate::codec::PacketId::MAX,
+            ..duty
+        };
+        durable.record_duty(number + 1, &DutyChange::Taken(gone));
+        durable.run();
+        assert!(matches!(
+            call(&broker, &durable, publish()),
+            Reply::Published { .. }
+        ));
+        drop((durable, broker));
+
+        let (broker, durable, restored) = open(dir.path());
+        assert_eq!(restored.len(), 1);
+        let duties: Vec<_> = restored[0].state.duties().collect();
+        assert_eq!(duties, [duty.id], "one that no session names is gone");
+        let Reply::Groups(groups) = call(&broker, &durable, describe()) else {
+            panic!("no groups");
+        };
+        assert_eq!(groups[0].ready, 2, "the first is not for another member");
+        durable.record_duty(number, &DutyChange::Done(duty.id));
+        durable.run();
+        assert!(matches!(
+            call(&broker, &durable, publish()),
+            Reply::Published { .. }
+        ));
+        drop((durable, broker));
+        let (_, durable, restored) = open(dir.path());
+        assert_eq!(restored[0].state.duties().count(), 0);
+        let records = durable.records.as_ref().unwrap();
+        assert_eq!(records.len(), 2, "of the session and its subscription");
+    }
 
     #[test]
     fn the_last_member_takes_a_shares_group_along() {

@@ -1,4 +1,5 @@
-//! What the log keeps of a session: a last value for the session and one for each of its subscriptions.
+//! What the log keeps of a session: a last value for the session, one for each of its subscriptions and one for each
+//! PUBREL that it owes for a message of a share.
 //!
 //! A record is a list of named fields, encoded as headers are, so that a later release can add one and an earlier one
 //! passes over it. The payload is that of the will.
@@ -11,16 +12,20 @@ use longtail_broker::ephemeral::LiveOptions;
 use longtail_broker::stored::{Stored, new_value};
 use longtail_engine::NewMessage;
 use longtail_engine::headers;
-use longtail_model::{Filter, Timestamp};
+use longtail_model::{Filter, GroupId, Seq, Timestamp};
 
-use crate::codec::TopicFilter;
+use crate::codec::{PacketId, TopicFilter};
 use crate::message::Will;
 use crate::session::Held;
+use crate::session::feed::Duty;
 
 /// Before a client id.
 const SESSION: &str = "c/";
 /// Before a session's number and a filter.
 const SUBSCRIPTION: &str = "s/";
+
+/// Before a session's number and a packet id.
+const DUTY: &str = "p/";
 
 const NUMBER: &[u8] = b"number";
 const EXPIRY: &[u8] = b"expiry-s";
@@ -37,6 +42,9 @@ const EXCLUSIVE: &[u8] = b"exclusive";
 /// What it matches, where a hook has put that in place of what the client asked for.
 const FILTER: &[u8] = b"filter";
 const GROUP: &[u8] = b"group";
+/// Where the message of a duty was: number of the group, number in it.
+const PLACE: &[u8] = b"place";
+const SEND: &[u8] = b"send";
 
 /// The key of a session.
 pub(super) fn session_key(client_id: &str) -> Arc<str> {
@@ -46,6 +54,11 @@ pub(super) fn session_key(client_id: &str) -> Arc<str> {
 /// The key of a subscription.
 pub(super) fn subscription_key(number: u64, text: &str) -> Arc<str> {
     format!("{SUBSCRIPTION}{number:016x}/{text}").into()
+}
+
+/// The key of a duty.
+pub(super) fn duty_key(number: u64, id: PacketId) -> Arc<str> {
+    format!("{DUTY}{number:016x}/{:04x}", id.get()).into()
 }
 
 /// A session.
@@ -188,12 +201,49 @@ fn named(text: &str) -> Option<(Filter, Option<Arc<str>>)> {
     Some((filter, parsed.group.map(Arc::from)))
 }
 
+/// A duty as it is written.
+pub(super) fn encode_duty(duty: &Duty) -> NewMessage {
+    let mut fields = Vec::new();
+    let mut place = [0; 16];
+    place[..8].copy_from_slice(&duty.group.0.to_le_bytes());
+    place[8..].copy_from_slice(&duty.seq.0.to_le_bytes());
+    headers::put(&mut fields, PLACE, &place);
+    headers::put(&mut fields, SEND, &duty.send.to_le_bytes());
+    NewMessage {
+        headers: fields.into(),
+        ..NewMessage::default()
+    }
+}
+
+fn decode_duty(id: PacketId, record: &OwnedMessage) -> Option<Duty> {
+    let (mut place, mut send) = (None, 0);
+    for (name, value) in headers::iter(&record.headers) {
+        match name {
+            PLACE => {
+                let (group, seq) = value.split_at_checked(8)?;
+                place = Some((GroupId(number(group)?), Seq(number(seq)?)));
+            }
+            SEND => send = number(value)?,
+            _ => {}
+        }
+    }
+    let (group, seq) = place?;
+    Some(Duty {
+        id,
+        send,
+        group,
+        seq,
+    })
+}
+
 /// A record that was read.
 pub(super) enum Record {
     /// Of the session of this client.
     Session(Arc<str>, SessionRecord),
     /// Of the subscription of the session with this number, by its text.
     Subscription(u64, Box<str>, Held),
+    /// Of a duty of the session with this number.
+    Duty(u64, Duty),
 }
 
 /// Reads a record; `None`: it is none of ours.
@@ -201,6 +251,12 @@ pub(super) fn read(key: &str, record: &OwnedMessage) -> Option<Record> {
     if let Some(client_id) = key.strip_prefix(SESSION) {
         let session = SessionRecord::decode(record)?;
         return Some(Record::Session(client_id.into(), session));
+    }
+    if let Some(rest) = key.strip_prefix(DUTY) {
+        let (number, id) = rest.split_once('/')?;
+        let number = u64::from_str_radix(number, 16).ok()?;
+        let id = PacketId::new(u16::from_str_radix(id, 16).ok()?)?;
+        return Some(Record::Duty(number, decode_duty(id, record)?));
     }
     let (number, text) = key.strip_prefix(SUBSCRIPTION)?.split_once('/')?;
     let number = u64::from_str_radix(number, 16).ok()?;
@@ -320,9 +376,34 @@ mod tests {
     }
 
     #[test]
+    fn a_duty_comes_back_with_the_place_of_its_message() {
+        let duty = Duty {
+            id: PacketId::MAX,
+            send: 9,
+            group: GroupId(u64::MAX - 1),
+            seq: Seq(7),
+        };
+        let key = duty_key(u64::MAX, duty.id);
+        let read = read(&key, &written(encode_duty(&duty)));
+        assert!(matches!(read, Some(Record::Duty(u64::MAX, back)) if back == duty));
+    }
+
+    #[test]
     fn what_is_no_record_is_none() {
         let nothing = written(NewMessage::default());
-        for key in ["", "c/x", "s/1", "s/zz/a", "s/1/a/#/b", "x/y"] {
+        let keys = [
+            "",
+            "c/x",
+            "s/1",
+            "s/zz/a",
+            "s/1/a/#/b",
+            "x/y",
+            "p/1",
+            "p/1/0001",
+            "p/1/0000",
+            "p/1/zz",
+        ];
+        for key in keys {
             assert!(read(key, &nothing).is_none(), "{key}");
         }
     }

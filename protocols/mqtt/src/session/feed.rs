@@ -15,7 +15,7 @@
 //! A share's messages are the share's: what a member holds when its connection ends goes to another, as new. The marks
 //! on them name the member that made them, which finds them when it comes back before anybody else has taken them. One
 //! that does not outlive its connection makes none. From PUBREC on a message is its member's alone, in its
-//! [`State`](super::State).
+//! [`State`](super::State): a [`Duty`], which the log has ahead of the acknowledgement to the share.
 
 use std::sync::Arc;
 
@@ -25,8 +25,8 @@ use longtail_broker::ephemeral::DropReason;
 use longtail_broker::stored::Stored;
 use longtail_engine::config::GroupName;
 use longtail_engine::{
-    Command, Credit, Delivery, GroupConfig, Handle, Message, Refusal, Reply, Role, Settle, Start,
-    StreamConfig, StreamName, Target, Token,
+    Command, Credit, Delivery, Dispatch, GroupConfig, Handle, Message, Refusal, Reply, Role,
+    Settle, Start, StreamConfig, StreamName, Target, Token,
 };
 use longtail_model::{ConsumerTag, GroupId, Link, Seq, StreamId, SubjectRef};
 
@@ -34,6 +34,7 @@ use super::outbound::{Copy, Stage};
 use super::sending::wanted;
 use super::{Cx, Outbox, Session, Tag};
 use crate::codec::{Ack, Packet, PacketId, Qos};
+use crate::config::{ShareStrategy, Shares};
 
 /// Where a message that is on its way came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,17 @@ pub(crate) struct Source {
 }
 
 impl Source {
+    /// The message of a share with this number.
+    #[cfg(test)]
+    pub(super) fn of_share(seq: u64) -> Self {
+        Source {
+            group: GroupId(1),
+            seq: Seq(seq),
+            is_shared: true,
+            redeliveries: 0,
+        }
+    }
+
     fn handle(self) -> Handle {
         Handle::Group(self.group, self.seq)
     }
@@ -120,6 +132,23 @@ enum Way {
     Join,
 }
 
+/// A share that a subscription is a member of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share<'s> {
+    name: &'s str,
+    strategy: ShareStrategy,
+}
+
+impl<'s> Share<'s> {
+    /// The share of this name, if there is one, as it is served.
+    pub(crate) fn of(name: Option<&'s str>, shares: &Shares) -> Option<Self> {
+        name.map(|name| Share {
+            name,
+            strategy: shares.strategy_of(name),
+        })
+    }
+}
+
 /// Where messages come from.
 #[derive(Clone, Debug)]
 struct Drawn {
@@ -128,6 +157,28 @@ struct Drawn {
     link: Link,
     /// Of a share: its group.
     share: Option<GroupName>,
+}
+
+/// What a session owes its client: the PUBREL of a message that was a share's, until PUBCOMP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Duty {
+    /// Of the message.
+    pub(crate) id: PacketId,
+    /// Its place in the order of sends.
+    pub(crate) send: u64,
+    /// Where the message was.
+    pub(crate) group: GroupId,
+    /// Its number there.
+    pub(crate) seq: Seq,
+}
+
+/// What is to be written of a session's duties.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DutyChange {
+    /// It has one more.
+    Taken(Duty),
+    /// It has done the one under this id.
+    Done(PacketId),
 }
 
 /// Why the session has no use for a message.
@@ -153,6 +204,8 @@ pub(crate) struct Feed {
     asked: HashMap<Token, Asked, foldhash::fast::FixedState>,
     /// To be queued.
     commands: Vec<(Token, Command)>,
+    /// To be written, ahead of `commands`.
+    duties: Vec<DutyChange>,
     /// Marked messages, while they are searched for.
     found: Vec<(Mark, Source)>,
     /// Answers that have to come before anything is sent.
@@ -231,6 +284,7 @@ impl Feed {
             next: UNASKED,
             asked: HashMap::default(),
             commands: Vec::new(),
+            duties: Vec::new(),
             found: Vec::new(),
             resuming: 0,
             is_ready: false,
@@ -301,10 +355,11 @@ impl Feed {
     }
 
     /// Opens the stream of a filter and draws from it. Answers: [`DRAWING`].
-    fn draw(&mut self, text: &Arc<str>, name: &StreamName, share: Option<&str>, way: Way) {
+    fn draw(&mut self, text: &Arc<str>, name: &StreamName, share: Option<Share<'_>>, way: Way) {
         self.links += 1;
         let link = Link(self.links);
-        let share = share.map(share_name);
+        let how = share.map_or(Dispatch::Turns, |share| share.strategy.of_group());
+        let share = share.map(|share| share_name(share.name));
         let group = share.as_ref().unwrap_or(&self.group).clone();
         let drawn = Drawn {
             text: Arc::clone(text),
@@ -328,6 +383,14 @@ impl Feed {
                 config: Box::new(group_config()),
             },
         );
+        if how != Dispatch::Turns {
+            // Every member says the same. That there is such a group is said above.
+            self.tell(Command::Dispatch {
+                stream: Target::Link(link),
+                group: group.clone(),
+                how,
+            });
+        }
         self.ask(
             Asked::Marked(drawn, way),
             Command::Marked {
@@ -346,13 +409,13 @@ impl Feed {
     }
 
     /// Draws from the stream of a filter again, and looks for what was under way.
-    pub(crate) fn resume(&mut self, text: &Arc<str>, name: &StreamName, share: Option<&str>) {
+    pub(crate) fn resume(&mut self, text: &Arc<str>, name: &StreamName, share: Option<Share<'_>>) {
         self.draw(text, name, share, Way::Resume);
         self.resuming += DRAWING;
     }
 
     /// Draws from the stream of a new subscription; [`Feed::has_joined`] says when.
-    pub(crate) fn join(&mut self, text: &Arc<str>, name: &StreamName, share: Option<&str>) {
+    pub(crate) fn join(&mut self, text: &Arc<str>, name: &StreamName, share: Option<Share<'_>>) {
         self.draw(text, name, share, Way::Join);
         self.joining += DRAWING;
     }
@@ -419,6 +482,11 @@ impl Feed {
             Some((mark, source))
         });
         self.found.extend(known);
+    }
+
+    /// What is to be written of the session's duties, before its commands are queued.
+    pub(crate) fn take_duties(&mut self) -> Vec<DutyChange> {
+        std::mem::take(&mut self.duties)
     }
 
     /// What is to be queued at the shard.
@@ -738,6 +806,11 @@ impl Session {
         while let Some(source) = self.state.outbound.take_landed() {
             self.done_with(source);
         }
+        while let Some(id) = self.state.outbound.take_fulfilled() {
+            if let Some(feed) = self.feed.as_deref_mut() {
+                feed.duties.push(DutyChange::Done(id));
+            }
+        }
     }
 
     /// The message under `id` cannot be sent on this connection.
@@ -778,11 +851,13 @@ impl Session {
     /// PUBREC has come: PUBREL follows when that is durable. `false`: it is of no stream.
     pub(super) fn mark_released(&mut self, id: PacketId) -> bool {
         let Some((source, send)) = self.state.outbound.source(id) else {
-            return false;
+            // Said once more: PUBREL is on its way already.
+            let due = |asked: &Asked| matches!(asked, Asked::Release(due) if *due == id);
+            let feed = self.feed.as_ref();
+            return feed.is_some_and(|feed| feed.asked.values().any(due));
         };
         if source.is_shared {
-            self.state.outbound.own(id);
-            return self.finish_share(id, source);
+            return self.finish_share(id, source, send);
         }
         let mark = Mark {
             send,
@@ -798,11 +873,22 @@ impl Session {
         }
     }
 
-    /// A share's message is this member's from now on: when the share knows, PUBREL follows.
-    fn finish_share(&mut self, id: PacketId, source: Source) -> bool {
+    /// A share's message is this member's from now on: when that is known to the log, and the share is done with it,
+    /// PUBREL follows. The log has both in this order, and nothing durable has gaps.
+    fn finish_share(&mut self, id: PacketId, source: Source, send: u64) -> bool {
+        let is_lasting = self.is_lasting();
+        self.state.outbound.own(id, is_lasting);
         let Some(feed) = self.feed.as_deref_mut() else {
             return false;
         };
+        if is_lasting {
+            feed.duties.push(DutyChange::Taken(Duty {
+                id,
+                send,
+                group: source.group,
+                seq: source.seq,
+            }));
+        }
         let settle = Command::Settle {
             message: source.handle(),
             how: Settle::Ack,

@@ -41,7 +41,7 @@ use longtail_broker::message::{Origin, SharedMessage};
 use longtail_broker::retained::RetainedStore;
 use longtail_model::{Seq, Timestamp};
 
-use crate::codec::{Packet, ReasonCode, Version};
+use crate::codec::{Packet, PacketId, ReasonCode, Version};
 use crate::config::Limits;
 use crate::counters::{Counters, Drops, Tally};
 use crate::durable::incoming::Entry;
@@ -59,7 +59,7 @@ pub(crate) use subscriptions::Subscriptions;
 pub use tag::Tag;
 
 use alias::AliasTable;
-use feed::Feed;
+use feed::{Duty, Feed};
 use outbound::Outbound;
 use place::Place;
 use proving::Proving;
@@ -204,6 +204,16 @@ impl State {
     /// What is written of QoS 2 messages that await their PUBREL.
     pub(crate) fn incoming(&self) -> impl Iterator<Item = &Entry> {
         self.unreleased.values().filter_map(receiving::Held::entry)
+    }
+
+    /// It was found that the PUBREL of this message is due.
+    pub(crate) fn restore_duty(&mut self, duty: &Duty) {
+        self.outbound.restore_duty(duty.id, duty.send);
+    }
+
+    /// The ids of messages whose PUBREL is due, as the log knows.
+    pub(crate) fn duties(&self) -> impl Iterator<Item = PacketId> {
+        self.outbound.duties()
     }
 
     /// What is known of a session when the process starts.

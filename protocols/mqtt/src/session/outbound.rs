@@ -9,6 +9,7 @@ mod flights;
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 
+use hashbrown::HashSet;
 use longtail_broker::message::SharedMessage;
 use longtail_model::Timestamp;
 
@@ -145,6 +146,10 @@ struct Rest {
     again: VecDeque<PacketId>,
     /// Messages of streams that are done with.
     landed: Vec<Source>,
+    /// Ids of messages that are this session's alone until their PUBCOMP, which the log knows.
+    duties: HashSet<PacketId, foldhash::fast::FixedState>,
+    /// Those of them that are done with.
+    fulfilled: Vec<PacketId>,
 }
 
 /// Room that an empty queue may keep, in messages.
@@ -357,6 +362,11 @@ impl Outbound {
         }
         if let Some(source) = landed.source {
             self.rest().landed.push(source);
+        } else if let Some(rest) = &mut self.rest
+            && !rest.duties.is_empty()
+            && rest.duties.remove(&id)
+        {
+            rest.fulfilled.push(id);
         }
     }
 
@@ -430,9 +440,33 @@ impl Outbound {
         self.flights.get(id).is_some()
     }
 
-    /// The message under `id` is of no stream any more.
-    pub(super) fn own(&mut self, id: PacketId) {
-        self.flights.take_source(id);
+    /// The message under `id`, which is released, is of no stream any more: it is the session's. With `lasting` the log
+    /// is to know.
+    pub(super) fn own(&mut self, id: PacketId, lasting: bool) {
+        let was_shared = self.flights.take_source(id);
+        if lasting && was_shared.is_some() {
+            self.rest().duties.insert(id);
+        }
+    }
+
+    /// A message that the session owns, as the log has it: PUBREL is due, and was due at this place in the order of
+    /// sends.
+    pub(super) fn restore_duty(&mut self, id: PacketId, send: u64) {
+        self.sends = self.sends.max(send);
+        self.flights
+            .insert_released(id, None, Stage::Released, send);
+        self.rest().duties.insert(id);
+    }
+
+    /// The ids of what the session owns.
+    pub(super) fn duties(&self) -> impl Iterator<Item = PacketId> {
+        let rest = self.rest.iter();
+        rest.flat_map(|rest| rest.duties.iter().copied())
+    }
+
+    /// The next that the session owned and is done with.
+    pub(super) fn take_fulfilled(&mut self) -> Option<PacketId> {
+        self.rest.as_mut()?.fulfilled.pop()
     }
 
     /// Sends nothing until [`Outbound::resume`].
@@ -455,7 +489,7 @@ impl Outbound {
             }
             None => self
                 .flights
-                .insert_released(mark.id, source, mark.stage, mark.send),
+                .insert_released(mark.id, Some(source), mark.stage, mark.send),
         }
     }
 
@@ -602,6 +636,47 @@ mod tests {
         let huge = out.push(copy(qos, b"123456"), &limits(QueuePolicy::DropOldest), NOW);
         assert!(huge.refused, "what fits nowhere pushes nothing out");
         assert_eq!(&out.next(1).unwrap().message.payload[..], b"89012");
+    }
+
+    #[test]
+    fn what_the_session_owns_is_released_until_pubcomp() {
+        let mut out = Outbound::default();
+        let id = |id| PacketId::new(id).unwrap();
+        for (duty, send) in [(7, 2), (9, 1)] {
+            out.restore_duty(id(duty), send);
+        }
+        out.forget_streams();
+        out.resume();
+        for due in [9, 7] {
+            let next = out.next_again(1);
+            assert!(matches!(next, Some(Again::Release(next)) if next == id(due)));
+        }
+        assert_eq!(out.puback(id(7)), Acked::Wrong);
+        assert_eq!(out.pubcomp(id(7)), Acked::Done);
+        assert_eq!(out.take_fulfilled(), Some(id(7)));
+        assert_eq!(out.take_fulfilled(), None);
+        assert_eq!(out.duties().collect::<Vec<_>>(), [id(9)]);
+    }
+
+    #[test]
+    fn what_a_share_gave_is_owed_from_pubrec_on_by_a_session_that_lasts() {
+        for lasting in [true, false] {
+            let mut out = Outbound::default();
+            let shared = Copy {
+                source: Some(Source::of_share(5)),
+                ..copy(Qos::ExactlyOnce, b"m")
+            };
+            let id = out.free_id();
+            out.fly(id, shared);
+            assert_eq!(out.pubrec(id, false), Acked::Release);
+            out.own(id, lasting);
+            assert_eq!(out.duties().count(), usize::from(lasting));
+            // It is nobody else's when the connection ends.
+            out.forget_streams();
+            assert_eq!(out.pubcomp(id), Acked::Done);
+            assert_eq!(out.take_landed(), None);
+            assert_eq!(out.take_fulfilled(), lasting.then_some(id));
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use longtail_broker::auth::{Action as Right, Verdict};
 use longtail_broker::ephemeral::{LiveOptions, TargetOptions};
-use longtail_broker::router::{GroupScope, GroupSpec, Strategy, Subscription as Routed};
+use longtail_broker::router::{GroupScope, GroupSpec, Subscription as Routed};
 use longtail_engine::config::GroupName;
 use longtail_model::{DollarRule, Filter};
 
@@ -20,6 +20,7 @@ use crate::codec::{
     AckProperties, Packet, PacketId, Qos, ReasonCode, RetainHandling, Suback, Subscribe,
     Subscription, SubscriptionOptions, TopicFilter, Unsuback, Unsubscribe, Version,
 };
+use crate::config::Shares;
 use crate::hooks::{Access, Event, Outcome, Permission, Points};
 
 /// A subscription of a session.
@@ -90,20 +91,24 @@ pub struct Wanted {
 impl Wanted {
     /// As the router takes it.
     #[must_use]
-    pub fn subscription(&self, options: TargetOptions) -> Routed<TargetOptions> {
-        routed(self.group.as_ref(), options)
+    pub fn subscription(&self, shares: &Shares, options: TargetOptions) -> Routed<TargetOptions> {
+        routed(self.group.as_ref(), shares, options)
     }
 }
 
 /// A subscription, of a member of `group` if there is one, as the router takes it.
-pub(crate) fn routed(group: Option<&Arc<str>>, options: TargetOptions) -> Routed<TargetOptions> {
+pub(crate) fn routed(
+    group: Option<&Arc<str>>,
+    shares: &Shares,
+    options: TargetOptions,
+) -> Routed<TargetOptions> {
     Routed {
         options,
         dollar: DollarRule::Hide,
         group: group.map(|name| GroupSpec {
             name: Arc::clone(name),
             scope: GroupScope::Filter,
-            strategy: Strategy::RoundRobin,
+            strategy: shares.strategy_of(name).of_router(),
         }),
     }
 }

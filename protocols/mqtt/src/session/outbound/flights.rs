@@ -177,11 +177,11 @@ impl Flights {
         self.put(id, flight, extra);
     }
 
-    /// A message of `source` that is released is in flight, to be released again.
+    /// A message, of `source` if it is of a stream, that is released is in flight, to be released again.
     pub(super) fn insert_released(
         &mut self,
         id: PacketId,
-        source: Source,
+        source: Option<Source>,
         stage: Stage,
         send: u64,
     ) {
@@ -194,7 +194,7 @@ impl Flights {
             ..Flight::FREE
         };
         let extra = Extra {
-            source: Some(source),
+            source,
             ids: Ids::None,
         };
         self.put(id, flight, extra);
