@@ -131,6 +131,8 @@ pub struct ShardMetrics {
     pub delivered_total: u64,
     /// Messages removed by consumers or by hand.
     pub removed_total: u64,
+    /// Messages that were to be dead letters and that no stream took.
+    pub dead_letters_lost_total: u64,
     /// Answers and deliveries that wait for their records to be durable.
     pub pending_effects: u64,
     /// Whether messages are accepted.
@@ -469,6 +471,13 @@ const SHARD: &[Family<ShardMetrics>] = &[
         None,
         MetricType::Counter,
         |shard| shard.removed_total,
+    ),
+    (
+        "shard_dead_letters_lost",
+        "Messages that were to be dead letters and that no stream took",
+        None,
+        MetricType::Counter,
+        |shard| shard.dead_letters_lost_total,
     ),
     (
         "shard_pending_effects",

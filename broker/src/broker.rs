@@ -363,7 +363,7 @@ impl Broker {
     /// Why messages are not accepted, if so.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        self.info().into_iter().find_map(|shard| shard.trouble)
+        self.runtime.any_trouble()
     }
 
     /// What was known of a shard's log at its last batch. Takes no lock.

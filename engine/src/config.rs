@@ -69,6 +69,19 @@ pub struct Limits {
     pub max_bytes: u64,
     /// Milliseconds since a message was appended.
     pub max_age_ms: u64,
+    /// Which messages `max_messages` and `max_bytes` count.
+    pub of: Counted,
+}
+
+/// Which messages a limit counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Counted {
+    /// All that the stream has.
+    #[default]
+    All,
+    /// Those that no consumer of the default group holds. One that comes back counts again, and may bring the stream
+    /// above its limit until the next is published.
+    Ready,
 }
 
 /// What happens to a message that would exceed [`Limits::max_messages`] or [`Limits::max_bytes`].

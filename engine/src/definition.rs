@@ -10,8 +10,8 @@ use longtail_model::{Durability, Seq, Timestamp};
 
 use crate::command::Start;
 use crate::config::{
-    DeadLetter, GroupConfig, GroupName, Keep, Numbering, Order, Overflow, Reasons, StreamConfig,
-    StreamName,
+    Counted, DeadLetter, GroupConfig, GroupName, Keep, Numbering, Order, Overflow, Reasons,
+    StreamConfig, StreamName,
 };
 use crate::event::{Malformed, get, get_u32, take};
 use crate::structures::varint;
@@ -27,6 +27,7 @@ mod stream {
     pub(super) const DURABILITY: u64 = 7;
     pub(super) const AUTO_DELETE: u64 = 8;
     pub(super) const GROUP: u64 = 9;
+    pub(super) const COUNTED: u64 = 10;
 }
 
 /// Settings of a group.
@@ -146,6 +147,11 @@ pub(crate) fn put_stream(out: &mut Vec<u8>, name: &StreamName, config: &StreamCo
     if let Some(group) = &config.group {
         settings.put(stream::GROUP, &group_settings(group).0);
     }
+    let counted = match config.limits.of {
+        Counted::All => 0,
+        Counted::Ready => 1,
+    };
+    settings.put_if(stream::COUNTED, counted);
     settings.end(out);
 }
 
@@ -175,6 +181,12 @@ pub(crate) fn get_stream(input: &mut &[u8]) -> Result<(StreamName, StreamConfig)
             stream::OVERFLOW => {
                 config.overflow = match get(value)? {
                     1 => Overflow::DropOldest,
+                    _ => return Err(later()),
+                }
+            }
+            stream::COUNTED => {
+                config.limits.of = match get(value)? {
+                    1 => Counted::Ready,
                     _ => return Err(later()),
                 }
             }
@@ -312,6 +324,7 @@ mod tests {
                 max_messages: 1,
                 max_bytes: 2,
                 max_age_ms: 3,
+                of: Counted::Ready,
             },
             overflow: Overflow::DropOldest,
             durability: Some(Durability::Interval),

@@ -37,7 +37,7 @@ pub use command::{
     Target, Token, Transaction, Until, Wait, Which,
 };
 pub use config::{
-    DeadLetter, GroupConfig, Keep, Limits, Numbering, Order, Overflow, Reason, Reasons,
+    Counted, DeadLetter, GroupConfig, Keep, Limits, Numbering, Order, Overflow, Reason, Reasons,
     StreamConfig, StreamName,
 };
 pub use describe::{Described, Field, describe_event};

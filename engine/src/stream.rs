@@ -377,6 +377,8 @@ pub(crate) struct Group {
     pub(crate) met: u64,
     /// Messages that consumers hold.
     pub(crate) held: u32,
+    /// Their bytes.
+    pub(crate) held_bytes: u64,
     /// Whether ready messages ahead of the cursor go unlisted.
     pub(crate) implicit: bool,
     /// Its place is free for another group.
@@ -483,6 +485,7 @@ impl Group {
             cursor,
             met: 0,
             held: 0,
+            held_bytes: 0,
             deleted: false,
             lists: Rare::default(),
         }

@@ -221,6 +221,7 @@ impl Cli {
                     seed: seed.unwrap_or_else(Random::fresh_seed),
                     server,
                     forgets_priorities: false,
+                    repeats_qos_2: false,
                     name: durability,
                 })))
             }
@@ -239,6 +240,7 @@ impl Cli {
                     seed: seed.unwrap_or_else(Random::fresh_seed),
                     server,
                     forgets_priorities: false,
+                    repeats_qos_2: true,
                     name,
                 })))
             }
@@ -265,6 +267,7 @@ impl Cli {
                     seed,
                     server,
                     forgets_priorities,
+                    repeats_qos_2: false,
                     name,
                 })))
             }

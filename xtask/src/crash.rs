@@ -41,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) server: ServerCommand,
     /// Whether the server may forget the priority that a release without delay set.
     pub(crate) forgets_priorities: bool,
+    /// Whether the server may send a QoS 2 message of MQTT twice, as Mosquitto does.
+    pub(crate) repeats_qos_2: bool,
     /// How the report calls it.
     pub(crate) name: String,
 }

@@ -272,6 +272,7 @@ fn crash(scale: Scale) -> Result<Tally> {
             seed: Random::fresh_seed(),
             server: ServerCommand::longtail("beanstalk", Some(durability)),
             forgets_priorities: false,
+            repeats_qos_2: false,
             name: durability.to_owned(),
         });
         total += crash::mqtt::run(&crash::Settings {
@@ -279,6 +280,7 @@ fn crash(scale: Scale) -> Result<Tally> {
             seed: Random::fresh_seed(),
             server: ServerCommand::longtail_mqtt(Some(durability)),
             forgets_priorities: false,
+            repeats_qos_2: false,
             name: durability.to_owned(),
         });
     }

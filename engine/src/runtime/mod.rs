@@ -19,7 +19,7 @@ mod threads;
 use std::sync::Arc;
 use std::time::Duration;
 
-use longtail_model::{Lsn, SessionId, ShardId};
+use longtail_model::{Lsn, SessionId, ShardId, StreamId};
 use parking_lot::Mutex;
 
 use crate::command::{Command, Token};
@@ -96,6 +96,9 @@ impl Default for RuntimeConfig {
     }
 }
 
+/// Streams and groups of a shard that are added up while it stands still.
+const LOOKED_AT: usize = 1_000;
+
 /// The shards of this process and the threads beside them.
 pub struct Runtime {
     cells: Arc<[Arc<Cell>]>,
@@ -134,13 +137,25 @@ impl Runtime {
         })
     }
 
-    /// What each shard holds.
+    /// What each shard holds. A shard goes on between one part of its streams and the next, so the totals are of no one
+    /// moment.
     #[must_use]
     pub fn info(&self) -> Vec<ShardInfo> {
-        self.cells
-            .iter()
-            .map(|cell| cell.with_shard(|shard| shard.info()))
-            .collect()
+        let of = |cell: &Arc<Cell>| {
+            let mut info = ShardInfo::default();
+            let mut next = Some(StreamId(0));
+            while let Some(from) = next {
+                next = cell.with_shard(|shard| shard.add_up(&mut info, from, LOOKED_AT));
+            }
+            info
+        };
+        self.cells.iter().map(of).collect()
+    }
+
+    /// Why a shard does not accept messages, or an index is incomplete, if so: of the first for which that holds.
+    #[must_use]
+    pub fn any_trouble(&self) -> Option<String> {
+        (self.cells.iter()).find_map(|cell| cell.with_shard(|shard| shard.trouble()))
     }
 
     /// What was known of a shard's log at its last batch. Takes no lock: may be called from a [`Sink`].

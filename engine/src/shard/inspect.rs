@@ -259,27 +259,49 @@ impl Shard {
         now_reply(Reply::ShardInfo(Box::new(self.info())))
     }
 
-    /// Totals over the shard.
+    /// Totals over the shard. Looks at every stream: see [`Shard::add_up`] for a shard that others wait for.
     #[must_use]
     pub fn info(&self) -> ShardInfo {
-        let mut totals = StreamInfo::default();
-        let mut index_bytes = 0;
-        for &stream in self.listing.keys() {
-            let info = self.stream_info(stream);
-            totals.messages += info.messages;
-            totals.bytes += info.bytes;
-            totals.ready += info.ready;
-            totals.urgent += info.urgent;
-            totals.held += info.held;
-            totals.delayed += info.delayed;
-            totals.parked += info.parked;
-            totals.appended += info.appended;
-            totals.removed += info.removed;
-            totals.producers += info.producers;
-            totals.consumers += info.consumers;
-            if let Some(state) = self.streams.get(&stream) {
-                index_bytes += state.extra.expiry.heap_bytes()
-                    + state.groups.iter().map(Group::heap_bytes).sum::<usize>();
+        let mut info = ShardInfo::default();
+        let mut next = Some(StreamId(0));
+        while let Some(from) = next {
+            next = self.add_up(&mut info, from, usize::MAX);
+        }
+        info
+    }
+
+    /// Adds some streams, in order of creation, to the totals of the shard, from `from` on: as many as have, with their
+    /// groups, no more than `most` things to look at, but one at least. Returns where to go on; with the last of them
+    /// the other fields are filled in.
+    pub fn add_up(&self, info: &mut ShardInfo, from: StreamId, most: usize) -> Option<StreamId> {
+        let totals = &mut info.totals;
+        let (mut seen, mut index_bytes) = (0_usize, 0);
+        for (&stream, ()) in self.listing.range(from..) {
+            let Some(state) = self.streams.get(&stream) else {
+                continue;
+            };
+            if seen > 0 && seen.saturating_add(1 + state.groups.len()) > most {
+                info.index_bytes += index_bytes as u64;
+                return Some(stream);
+            }
+            seen = seen.saturating_add(1 + state.groups.len());
+            let one = self.stream_info(stream);
+            totals.messages += one.messages;
+            totals.bytes += one.bytes;
+            totals.ready += one.ready;
+            totals.urgent += one.urgent;
+            totals.held += one.held;
+            totals.delayed += one.delayed;
+            totals.parked += one.parked;
+            totals.appended += one.appended;
+            totals.removed += one.removed;
+            totals.producers += one.producers;
+            totals.consumers += one.consumers;
+            index_bytes += state.extra.expiry.heap_bytes()
+                + state.groups.iter().map(Group::heap_bytes).sum::<usize>();
+            if !state.shares_numbers() {
+                let index = self.indexes.get(&state.index);
+                index_bytes += index.map_or(0, PagedIndex::heap_bytes);
             }
         }
         // One that waits at several streams is one all the same.
@@ -289,27 +311,29 @@ impl Shard {
             .flat_map(|(_, session)| &session.consumers)
             .filter(|consumer| consumer.ticket.is_some())
             .count() as u64;
-        index_bytes += self
-            .indexes
-            .values()
+        let shared = self.shared_indexes.values();
+        index_bytes += shared
+            .filter_map(|index| self.indexes.get(index))
             .map(PagedIndex::heap_bytes)
             .sum::<usize>();
         index_bytes += self.remains.heap_bytes();
-        ShardInfo {
-            totals,
-            streams: self.streams.len() as u64,
-            sessions: self.sessions.len() as u64,
-            timeouts: self.timeouts,
-            appended: self.appended,
-            delivered: self.delivered,
-            removed: self.removed,
-            dead_letters_lost: self.lost,
-            index_bytes: index_bytes as u64,
-            log_end: self
-                .logs
-                .durable_ref()
-                .map_or(longtail_model::Lsn::ZERO, longtail_log::ShardLog::end),
-            trouble: self.logs.trouble().or_else(|| self.page_trouble()),
-        }
+        info.index_bytes += index_bytes as u64;
+        info.streams = self.streams.len() as u64;
+        info.sessions = self.sessions.len() as u64;
+        info.timeouts = self.timeouts;
+        info.appended = self.appended;
+        info.delivered = self.delivered;
+        info.removed = self.removed;
+        info.dead_letters_lost = self.lost;
+        info.log_end = (self.logs.durable_ref())
+            .map_or(longtail_model::Lsn::ZERO, longtail_log::ShardLog::end);
+        info.trouble = self.trouble();
+        None
+    }
+
+    /// Why messages are not accepted, or an index is incomplete, if so.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.logs.trouble().or_else(|| self.page_trouble())
     }
 }

@@ -9,7 +9,7 @@ use smallvec::{SmallVec, smallvec};
 use super::{Head, Outcome, Shard};
 use crate::budget::Holding;
 use crate::command::{NewMessage, Target};
-use crate::config::Overflow;
+use crate::config::{Counted, Overflow};
 use crate::effect::{Cause, Effects, Gate, Refusal, Reply};
 use crate::event;
 use crate::message::Message;
@@ -105,9 +105,14 @@ pub(crate) struct Room {
 
 impl Room {
     pub(crate) fn of(state: &Stream) -> Self {
+        // What consumers have does not take part in a limit of what is ready.
+        let (messages, bytes) = match (state.config.limits.of, state.groups.first()) {
+            (Counted::Ready, Some(group)) => (u64::from(group.held), group.held_bytes),
+            _ => (0, 0),
+        };
         Room {
-            messages: state.held.messages(),
-            bytes: state.held.bytes(),
+            messages: state.held.messages().saturating_sub(messages),
+            bytes: state.held.bytes().saturating_sub(bytes),
             from: Seq::FIRST,
         }
     }

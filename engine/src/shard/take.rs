@@ -456,6 +456,7 @@ impl Shard {
             group.config.ack_timeout_ms
         };
         group.held += 1;
+        group.held_bytes += head.bytes;
         let group_id = group.id;
         let previous = self.sessions[key].last_hold;
         let hold = self.holds.insert(Hold {
@@ -551,6 +552,7 @@ impl Shard {
             self.hold_by.remove(&(domain, held.seq.0));
             if let Some(group) = self.group_mut(stream, at) {
                 group.held -= 1;
+                group.held_bytes = group.held_bytes.saturating_sub(held.bytes);
             }
         }
         Some(held)

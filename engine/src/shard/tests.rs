@@ -14,7 +14,7 @@ use crate::command::{
     Command, Credit, Dispatch, Handle, KeyFrom, NewMessage, Only, Role, Settle, Start, Step,
     Target, Transaction, Until, Wait, Which,
 };
-use crate::config::{GroupConfig, Keep, Numbering, Order, StreamConfig, StreamName};
+use crate::config::{Counted, GroupConfig, Keep, Numbering, Order, StreamConfig, StreamName};
 use crate::definition;
 use crate::effect::{Cause, Effect, Effects, Gate, MessageState, Refusal, Reply, Unmet};
 use crate::event;
@@ -1763,4 +1763,56 @@ fn a_group_by_priority_cannot_be_pinned() {
         refused,
         Some(Reply::Refused(Refusal::Unsupported(_)))
     ));
+}
+
+#[test]
+fn a_limit_of_what_is_ready_leaves_out_what_consumers_hold() {
+    let mut b = Bench::new();
+    let session = b.shard.attach();
+    let mut config = StreamConfig {
+        group: Some(GroupConfig::default()),
+        ..StreamConfig::default()
+    };
+    config.limits.max_messages = 2;
+    config.limits.of = Counted::Ready;
+    let open = Command::Open {
+        link: Link(0),
+        name: StreamName::new("default", "q"),
+        create: Some(Box::new(config)),
+        role: Role::Consumer,
+    };
+    assert!(matches!(b.ask(session, open), Some(Reply::Opened { .. })));
+    let subscribe = Command::Subscribe {
+        consumer: ME,
+        link: Link(0),
+        group: "".into(),
+    };
+    assert_eq!(b.ask(session, subscribe), Some(Reply::Done));
+    let full = |b: &mut Bench| {
+        let publish = Command::Publish {
+            to: Target::Link(Link(0)),
+            also: Vec::new(),
+            message: NewMessage::default(),
+        };
+        matches!(
+            b.ask(session, publish),
+            Some(Reply::Refused(Refusal::Limit(_)))
+        )
+    };
+    assert!(!full(&mut b) && !full(&mut b) && full(&mut b));
+    let first = delivered(b.ask(session, reserve(Wait::No)));
+    assert!(!full(&mut b), "one is held");
+    assert!(full(&mut b));
+    let release = Settle::Release {
+        priority: None,
+        delay_ms: 0,
+        failed: false,
+    };
+    b.settle(session, first, release);
+    assert_eq!(messages_of(&mut b, session, "q"), 3, "it may be too many");
+    assert!(full(&mut b));
+    delivered(b.ask(session, reserve(Wait::No)));
+    assert!(full(&mut b), "two are ready");
+    delivered(b.ask(session, reserve(Wait::No)));
+    assert!(!full(&mut b));
 }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use longtail_engine::command::{Start, Until};
 use longtail_engine::config::GroupName;
 use longtail_engine::{
-    Command, Credit, DeadLetter, GroupConfig, Handle, Keep, Limits, NewMessage, Numbering, Only,
-    Order, Overflow, Reason, Reasons, Role, Settle, Step, StreamConfig, StreamName, Target,
+    Command, Counted, Credit, DeadLetter, GroupConfig, Handle, Keep, Limits, NewMessage, Numbering,
+    Only, Order, Overflow, Reason, Reasons, Role, Settle, Step, StreamConfig, StreamName, Target,
     Transaction, Wait, Which,
 };
 use longtail_model::{
@@ -129,6 +129,7 @@ fn config(random: &mut Random, name: &str) -> StreamConfig {
             max_messages: random.below(2) * (1 + random.below(8)),
             max_bytes: random.below(2) * random.below(20_000),
             max_age_ms: 0,
+            of: *random.pick(&[Counted::All, Counted::Ready]),
         };
     }
     if random.chance(20) {

@@ -167,6 +167,18 @@ pub(crate) const KEYS: &[Key] = &[
         "Streams that may exist, for each shard.",
     ),
     key(
+        "limits.retained_messages_max",
+        Kind::Number(1, 100_000_000),
+        Some("1000000"),
+        "Subjects with a retained message, for each space. Further ones are refused.",
+    ),
+    key(
+        "limits.retained_bytes",
+        Kind::Bytes(KIB, 1024 * GIB),
+        Some("\"512MiB\""),
+        "Memory for retained messages, for each space: subjects, headers, bodies and what it takes to find them.",
+    ),
+    key(
         "limits.memory_streams_bytes",
         Kind::Bytes(MIB, 1024 * GIB),
         Some("\"4GiB\""),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use longtail_broker::BrokerConfig;
 use longtail_broker::auth::{AuthDocument, Directory};
+use longtail_broker::retained::RetainedLimits;
 use longtail_edge::{EdgeConfig, ListenerConfig};
 use longtail_model::Durability;
 use longtail_mqtt::bridge::BridgeConfig;
@@ -81,6 +82,8 @@ pub(crate) struct LimitSettings {
     pub(crate) memory_bytes: usize,
     pub(crate) memory_streams_bytes: u64,
     pub(crate) streams_max: u64,
+    pub(crate) retained_messages_max: usize,
+    pub(crate) retained_bytes: u64,
     pub(crate) drain_ms: u64,
 }
 
@@ -159,6 +162,10 @@ impl Settings {
             memory_bytes: self.limits.memory_streams_bytes,
             max_message_bytes: self.limits.message_bytes as u64,
             max_streams: self.limits.streams_max,
+            retained: RetainedLimits {
+                messages_max: self.limits.retained_messages_max,
+                bytes_max: self.limits.retained_bytes,
+            },
             ..defaults
         }
     }

@@ -222,12 +222,16 @@ fn sizes_and_times_take_units() {
         "log.index_bytes=4MiB",
         "interval_ms=2s",
         "limits.drain_ms=1 min",
+        "limits.retained_messages_max=5",
+        "limits.retained_bytes=3MiB",
     ]))
     .unwrap()
     .settings;
     assert_eq!(settings.log.segment_bytes, 1 << 30);
     assert_eq!(settings.log.tail_bytes, 33_554_432);
     assert_eq!(settings.broker().index_bytes, 4 << 20);
+    let retained = settings.broker().retained;
+    assert_eq!((retained.messages_max, retained.bytes_max), (5, 3 << 20));
     assert_eq!(settings.interval_ms, 2000);
     assert_eq!(settings.limits.drain_ms, 60_000);
     assert!(complaint(&with_set(&["interval_ms=2 fortnights"])).contains("must be milliseconds"));

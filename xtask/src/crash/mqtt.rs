@@ -133,7 +133,8 @@ fn cycles(
         if (cycle + 1) % AUDIT_EVERY == 0 || cycle + 1 == settings.cycles {
             let server =
                 start().with_context(|| format!("starting the server after cycle {cycle}"))?;
-            audit(server.address(), messages, publishers, subscribers)
+            let once = !settings.repeats_qos_2;
+            audit(server.address(), messages, publishers, subscribers, once)
                 .map_err(|error| told(error, &server))?;
         }
     }
@@ -175,13 +176,14 @@ fn audit(
     messages: &Mutex<Messages>,
     publishers: &mut [Publisher],
     subscribers: &mut [Subscriber],
+    once: bool,
 ) -> Result<()> {
     for publisher in publishers {
         publisher.finish(address, messages)?;
     }
     let messages = locked(messages).clone();
     for subscriber in subscribers {
-        subscriber.drain(address, &messages)?;
+        subscriber.drain(address, &messages, once)?;
     }
     Ok(())
 }

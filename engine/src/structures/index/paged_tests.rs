@@ -12,6 +12,8 @@ struct Store {
     next: Cell<u32>,
     broken: Cell<bool>,
     reads: Cell<usize>,
+    /// What was decoded last; the place of a page is not used again.
+    latest: RefCell<Option<(PageId, Arc<Page>)>>,
 }
 
 impl Store {
@@ -39,9 +41,16 @@ impl PageSource for Store {
         if self.broken.get() {
             return Err(PageError::Missing(id));
         }
+        if let Some((latest, page)) = &*self.latest.borrow()
+            && *latest == id
+        {
+            return Ok(Arc::clone(page));
+        }
         let bytes = self.pages.borrow().get(&id).cloned();
         let bytes = bytes.expect("a page that is referred to is there");
-        Ok(Arc::new(Page::decode(&bytes).expect("what was encoded")))
+        let page = Arc::new(Page::decode(&bytes).expect("what was encoded"));
+        *self.latest.borrow_mut() = Some((id, Arc::clone(&page)));
+        Ok(page)
     }
 }
 
@@ -290,4 +299,168 @@ proptest! {
             }
         }
     }
+}
+
+/// An index of which parts are in pages, with gaps and removals on both sides, and what it must hold.
+fn mixed(n: u64, steps: &[(u64, u64)], store: &Store) -> (PagedIndex, BTreeMap<u64, u64>) {
+    let mut model = BTreeMap::new();
+    let mut index = PagedIndex::new();
+    for seq in (1..=n).filter(|seq| seq % 7 != 3) {
+        index.push(Seq(seq), Lsn(seq * 64));
+        model.insert(seq, seq * 64);
+    }
+    let mut remove = |index: &mut PagedIndex, at: u64, len: u64| {
+        for seq in at % n..(at % n + len).min(n) {
+            let removed = index.remove(Seq(seq), store).expect("the store works");
+            assert_eq!(removed.as_ref().map(|r| r.lsn.0), model.remove(&seq));
+            store.free(removed.and_then(|r| r.freed));
+        }
+    };
+    let (before, after) = steps.split_at(steps.len() / 2);
+    for &(at, len) in before {
+        remove(&mut index, at, len);
+    }
+    while index.page_out(|_| true, |bytes| store.write(bytes)) {}
+    for &(at, len) in after {
+        remove(&mut index, at, len);
+    }
+    (index, model)
+}
+
+/// Everything that an index has.
+fn all(index: &PagedIndex, store: &Store) -> BTreeMap<u64, u64> {
+    let (mut found, mut from) = (BTreeMap::new(), Seq(0));
+    while let Some((seq, lsn)) = index
+        .next_at_or_after(from, store)
+        .expect("the store works")
+    {
+        found.insert(seq.0, lsn.0);
+        from = seq.next();
+    }
+    found
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10))]
+
+    #[test]
+    fn counting_a_range_reads_at_most_the_pages_of_its_ends(
+        n in 1_u64..25_000,
+        steps in prop::collection::vec((0_u64..30_000, 1_u64..3_000), 0..6),
+        ranges in prop::collection::vec((0_u64..31_000, 0_u64..31_000), 1..20),
+    ) {
+        let store = Store::default();
+        let (index, model) = mixed(n, &steps, &store);
+        for (from, to) in ranges {
+            let reads = store.reads.get();
+            let count = index.count_in(Seq(from), Seq(to), &store).unwrap();
+            prop_assert!(store.reads.get() - reads <= 2);
+            let expected = if from < to { model.range(from..to).count() } else { 0 };
+            prop_assert_eq!(count, expected as u64, "from {} to {}", from, to);
+        }
+    }
+
+    #[test]
+    fn what_is_split_off_and_what_is_left_are_the_whole(
+        n in 1_u64..25_000,
+        steps in prop::collection::vec((0_u64..30_000, 1_u64..3_000), 0..6),
+        below in 0_u64..31_000,
+        except in prop::collection::btree_set(1_u64..30_000, 0..5),
+    ) {
+        let store = Store::default();
+        let (mut index, model) = mixed(n, &steps, &store);
+        let last = index.last_seq();
+        let except: Vec<Seq> = except.into_iter().map(Seq).collect();
+        let reads = store.reads.get();
+        let mut split = index.split_below(Seq(below), &except);
+        prop_assert_eq!(store.reads.get(), reads, "no page is read");
+        prop_assert_eq!(index.last_seq(), last);
+        prop_assert_eq!(index.len() + split.len(), model.len());
+        let (left, gone) = (all(&index, &store), all(&split, &store));
+        prop_assert_eq!((left.len(), gone.len()), (index.len(), split.len()));
+        prop_assert!(gone.keys().all(|&seq| seq < below && !except.contains(&Seq(seq))));
+        let mut whole = left.clone();
+        whole.extend(&gone);
+        prop_assert_eq!(&whole, &model);
+        // Only what shares a chunk or a page with what stays is not split off.
+        let near = except.len() as u64 * PAGE_SEQS + PAGE_SEQS + 256;
+        prop_assert!(left.range(..below).count() as u64 <= near);
+        let mut bytes = Vec::new();
+        split.encode(&mut bytes);
+        let decoded = PagedIndex::decode(&mut bytes.as_slice()).unwrap();
+        prop_assert_eq!(all(&decoded, &store), gone.clone());
+        // It is taken apart in pieces, and leaves nothing.
+        let mut taken = Vec::new();
+        while let Some(some) = split.take_some(&store) {
+            prop_assert!(!some.lsns.is_empty() && some.lsns.len() as u64 <= PAGE_SEQS);
+            prop_assert_eq!(some.count, some.lsns.len() as u64);
+            taken.extend(some.lsns.iter().map(|lsn| lsn.0));
+            store.free(some.freed);
+        }
+        taken.sort_unstable();
+        prop_assert_eq!(taken, gone.into_values().collect::<Vec<_>>());
+        prop_assert!(split.is_empty());
+        prop_assert_eq!(split.resident(), 0);
+        // What is left is an index like others.
+        index.push(Seq(last.0 + 1), Lsn(8));
+        for &seq in left.keys() {
+            let removed = index.remove(Seq(seq), &store).unwrap().unwrap();
+            prop_assert_eq!(removed.lsn.0, left[&seq]);
+            store.free(removed.freed);
+        }
+        prop_assert_eq!(index.len(), 1);
+        prop_assert_eq!(index.resident(), 0);
+        prop_assert!(store.pages.borrow().is_empty());
+    }
+}
+
+#[test]
+fn a_page_is_taken_but_for_what_stays_and_also_when_it_cannot_be_read() {
+    for broken in [false, true] {
+        let store = Store::default();
+        let mut index = filled(40_000, &store);
+        let (number, _) = index.pages().next().expect("a page");
+        let first = number * PAGE_SEQS;
+        let gone = index.remove(Seq(first + 5), &store).unwrap();
+        assert!(gone.is_some());
+        let except = [Seq(first + 5), Seq(first + 9), Seq(first + PAGE_SEQS)];
+        store.broken.set(broken);
+        let taken = index.take_page(number, &except[1..], &store).unwrap();
+        store.broken.set(false);
+        assert_eq!(taken.count, PAGE_SEQS - 2);
+        assert_eq!(taken.lsns.is_empty(), broken);
+        assert_eq!(taken.freed, None);
+        assert_eq!(
+            index.get(Seq(first + 9), &store).unwrap(),
+            Some(Lsn((first + 9) * 64))
+        );
+        assert_eq!(index.get(Seq(first + 8), &store).unwrap(), None);
+        assert_eq!(index.len() as u64, 40_000 - 1 - taken.count);
+        let rest = index.take_page(number, &[], &store).unwrap();
+        assert_eq!(rest.count, 1);
+        assert!(rest.freed.is_some());
+        assert!(index.take_page(number, &[], &store).is_none());
+    }
+}
+
+#[test]
+fn a_page_that_is_drained_from_its_front_is_not_written_again() {
+    let store = Store::default();
+    let mut index = filled(40_000, &store);
+    for seq in 1..=40_000 {
+        let removed = index.remove(Seq(seq), &store).unwrap().unwrap();
+        assert_eq!(removed.sparse, None, "message {seq}");
+    }
+    let mut index = filled(40_000, &store);
+    let (number, _) = index.pages().next().expect("a page");
+    let scattered = (0..PAGE_SEQS).filter(|at| at % 16 != 15);
+    let sparse = scattered.filter_map(|at| {
+        let removed = index.remove(Seq(number * PAGE_SEQS + at), &store).unwrap();
+        removed.and_then(|removed| removed.sparse)
+    });
+    assert_eq!(
+        sparse.collect::<Vec<_>>(),
+        [number],
+        "what is left lies far apart"
+    );
 }

@@ -5,9 +5,9 @@ use std::rc::Rc;
 
 use longtail_engine::command::{Start, Until};
 use longtail_engine::{
-    Cause, Counts, Effect, GroupConfig, GroupInfo, Handle, Keep, MessageInfo, MessageState,
-    NewMessage, Numbering, Order, Overflow, Refusal, Reply, Role, StreamConfig, StreamInfo,
-    StreamName, Target, Wait, Which,
+    Cause, Counted, Counts, Effect, GroupConfig, GroupInfo, Handle, Keep, MessageInfo,
+    MessageState, NewMessage, Numbering, Order, Overflow, Refusal, Reply, Role, StreamConfig,
+    StreamInfo, StreamName, Target, Wait, Which,
 };
 use longtail_model::{ConsumerTag, Durability, GroupId, Lsn, Priority, Seq, StreamId, Timestamp};
 
@@ -625,12 +625,20 @@ impl Model {
         let left = (state.messages.iter())
             .filter(|(seq, _)| !evicted.contains(&(stream, **seq)))
             .collect::<Vec<_>>();
-        let mut messages = (left.len() + added.len()) as u64;
-        let mut held: u64 = left
-            .iter()
+        let default = state.groups.iter().find(|g| g.name.is_empty());
+        let default = default.map(|g| g.id);
+        let counts = |seq: u64| {
+            let has =
+                |h: &super::Hold| (h.stream, h.seq) == (stream, seq) && Some(h.group) == default;
+            limits.of == Counted::All || !self.holds.values().any(has)
+        };
+        let counted: Vec<u64> = (left.iter())
+            .filter(|(seq, _)| counts(**seq))
             .map(|(_, m)| m.bytes())
             .chain(added.iter().copied())
-            .sum();
+            .collect();
+        let mut messages = counted.len() as u64;
+        let mut held: u64 = counted.iter().sum();
         for (&seq, message) in left {
             if !over(messages, held) {
                 break;

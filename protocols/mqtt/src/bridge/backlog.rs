@@ -68,6 +68,7 @@ pub(super) async fn open(
             max_messages: config.queue_messages,
             max_bytes: config.queue_bytes,
             max_age_ms: 0,
+            ..Limits::default()
         },
         overflow: Overflow::DropOldest,
         group: Some(GroupConfig::default()),

@@ -165,6 +165,9 @@ pub(crate) struct Incoming {
     room: Arc<Room>,
 }
 
+/// An entry, and its number in the stream or why there is none.
+type Arrived = (Arc<Entry>, Result<Seq, ReasonCode>);
+
 struct Room {
     shards: Arc<dyn Shards>,
     home: ShardId,
@@ -173,8 +176,11 @@ struct Room {
     /// What the shard was asked, in order: an entry to write, or something to remove.
     asked: Mutex<VecDeque<Option<Arc<Entry>>>>,
     /// Answers for entries. Written with the shard's lock held.
-    arrived: Mutex<Vec<(Arc<Entry>, Result<Seq, ReasonCode>)>>,
+    arrived: Mutex<Vec<Arrived>>,
 }
+
+/// An entry, and where it is now.
+type Arrived = (Arc<Entry>, Result<Seq, ReasonCode>);
 
 impl Incoming {
     /// Opens the stream, of which nothing goes by itself. Blocks.

@@ -475,7 +475,8 @@ mod tests {
 
     use longtail_broker::BrokerConfig;
     use longtail_broker::ephemeral::LiveOptions;
-    use longtail_engine::NewMessage;
+    use longtail_engine::{NewMessage, Target};
+    use longtail_model::Seq;
 
     use super::*;
     use crate::session::feed::{group_config, stream_config};
@@ -538,7 +539,7 @@ mod tests {
             panic!("no stream");
         };
         let publish = || Command::Publish {
-            to: Into::Stream(stream.stream),
+            to: Target::Stream(stream.stream),
             also: Vec::new(),
             message: NewMessage::default(),
         };

@@ -98,6 +98,7 @@ pub(super) fn fill(metrics: &mut Metrics, longtail: &Longtail) {
             appended_total: info.appended,
             delivered_total: info.delivered,
             removed_total: info.removed,
+            dead_letters_lost_total: info.dead_letters_lost,
             pending_effects: facts.pending_effects,
             log_healthy: info.trouble.is_none(),
             log: has_log.then(|| LogMetrics {
