@@ -179,9 +179,6 @@ struct Room {
     arrived: Mutex<Vec<Arrived>>,
 }
 
-/// An entry, and where it is now.
-type Arrived = (Arc<Entry>, Result<Seq, ReasonCode>);
-
 impl Incoming {
     /// Opens the stream, of which nothing goes by itself. Blocks.
     pub(super) fn open(

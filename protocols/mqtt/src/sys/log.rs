@@ -116,10 +116,7 @@ impl LogLines {
             // To live subscribers only, whatever streams are bound to: this is in a log already.
             let mut routes = SpaceRoutes::default();
             space.router.routes(message.subject.as_ref(), &mut routes);
-            let chance = Chance {
-                random: now.0,
-                sticky: 0,
-            };
+            let chance = Chance::of(&message, now.0);
             burst.publish(&routes, &message, &chance, now);
         }
         drop(burst);
