@@ -406,13 +406,14 @@ fn a_client_that_comes_again_and_again_is_kept_out_for_a_while() {
 #[test]
 fn subscriptions_that_are_not_allowed_any_more_end_at_a_reload_and_at_a_resume() {
     let dir = tempfile::tempdir().unwrap();
-    let settings = |subject: &str| {
+    let settings = |denied: &str| {
         format!(
             "anonymous = \"guest\"\n{BARE}[[accounts]]\nname = \"guest\"\npermissions = [{{ space = \"default\", rules = [\
-             {{ actions = [\"publish\"], subject = \"#\" }}, {{ actions = [\"consume\"], subject = \"{subject}\" }}] }}]\n"
+             {{ actions = [\"publish\", \"consume\"], subject = \"#\" }}, \
+             {{ actions = [\"consume\"], effect = \"deny\", subject = \"{denied}\" }}] }}]\n"
         )
     };
-    let server = Server::configured(dir.path(), &settings("#"));
+    let server = Server::configured(dir.path(), &settings("nothing"));
     let mut here = Mqtt::connect(&server.mqtt(), "here", 3600);
     let mut away = Mqtt::connect(&server.mqtt(), "away", 3600);
     for client in [&mut here, &mut away] {
@@ -434,7 +435,7 @@ fn subscriptions_that_are_not_allowed_any_more_end_at_a_reload_and_at_a_resume()
     assert_eq!(puback(&mut publisher), 0);
     assert!(here.packet().1.ends_with(b"1"));
 
-    std::fs::write(dir.path().join("longtail.toml"), settings("public/#")).unwrap();
+    std::fs::write(dir.path().join("longtail.toml"), settings("secret/#")).unwrap();
     server.signal("-HUP");
     let filters = |id: &str| {
         let listed = server.get(&format!("/api/v1/subscriptions?session={id}"));
@@ -454,7 +455,7 @@ fn subscriptions_that_are_not_allowed_any_more_end_at_a_reload_and_at_a_resume()
     publisher.send(&publish("public/z", b"3", 0x32, Some(3)));
     assert!(
         here.packet().1.ends_with(b"3"),
-        "what is left of +/x is public/x"
+        "of +/x, secret/x is not allowed"
     );
 
     let mut again = connect("away", &[0x11, 0, 0, 14, 16], None);

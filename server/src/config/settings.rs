@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use longtail_broker::BrokerConfig;
 use longtail_broker::auth::{AuthDocument, Directory};
