@@ -18,6 +18,7 @@
 //!
 //! Streams whose names begin with `$` are the broker's: whoever writes to one, or deletes it, takes values away.
 
+mod keys;
 mod load;
 mod table;
 #[cfg(test)]
@@ -46,10 +47,22 @@ pub type Done = Box<dyn FnOnce(Result<(), Refusal>) + Send>;
 /// [`LastValues::get`] has what is there instead. As [`Done`] otherwise.
 pub type TakenBack = Box<dyn Fn(&str) + Send + Sync>;
 
-/// The values of one stream. `V` is what is kept of a value in memory: cheap to clone.
-pub struct LastValues<V: Send + 'static>(Arc<Room<V>>);
+/// What is kept of a value in memory: cheap to clone, small, and it knows its key.
+pub trait Value: Clone + Send + 'static {
+    /// The key that it is the value of. Always the same.
+    fn key(&self) -> &str;
+}
 
-struct Room<V> {
+impl<T: Clone + Send + 'static> Value for (Arc<str>, T) {
+    fn key(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The values of one stream.
+pub struct LastValues<V: Value>(Arc<Room<V>>);
+
+struct Room<V: Value> {
     shards: Arc<dyn Shards>,
     shard: ShardId,
     session: OnceLock<SessionId>,
@@ -59,7 +72,7 @@ struct Room<V> {
     taken_back: TakenBack,
 }
 
-impl<V: Clone + Send + 'static> LastValues<V> {
+impl<V: Value> LastValues<V> {
     /// Reads the values of stream `name`, which comes into being with the first value. Blocks, for about a second a
     /// million values.
     ///
@@ -127,18 +140,18 @@ impl<V: Clone + Send + 'static> LastValues<V> {
     }
 
     /// Calls `f` with every value, in no particular order. Changes wait meanwhile.
-    pub fn for_each(&self, mut f: impl FnMut(&Arc<str>, &V)) {
+    pub fn for_each(&self, mut f: impl FnMut(&V)) {
         self.0.table.lock().for_each(&mut f);
     }
 
-    /// Gives `key` a value. It is visible at once, and durable when `done` is called. `record` is what is written: its
+    /// Gives a key a value. It is visible at once, and durable when `done` is called. `record` is what is written: its
     /// headers and payload; its subject becomes the key.
     ///
     /// Only queues: [`Shards::run`] follows, as after a session's own commands.
-    pub fn set(&self, key: Arc<str>, value: V, record: NewMessage, done: Done) {
+    pub fn set(&self, value: V, record: NewMessage, done: Done) {
         let room = &*self.0;
         let mut table = room.table.lock();
-        let commands = table.set(key, value, record, done);
+        let commands = table.set(value, record, done);
         room.enqueue(commands);
     }
 
@@ -159,14 +172,9 @@ impl<V: Clone + Send + 'static> LastValues<V> {
     ///
     /// # Errors
     /// What the shard refuses.
-    pub async fn write(
-        &self,
-        key: Arc<str>,
-        value: V,
-        record: NewMessage,
-    ) -> Result<(), BrokerError> {
+    pub async fn write(&self, value: V, record: NewMessage) -> Result<(), BrokerError> {
         let (done, answer) = completion();
-        self.set(key, value, record, done);
+        self.set(value, record, done);
         self.run();
         Ok(answer.await.map_err(|_| Closed)??)
     }
@@ -191,7 +199,7 @@ impl<V: Clone + Send + 'static> LastValues<V> {
     }
 }
 
-impl<V: Send + 'static> Drop for LastValues<V> {
+impl<V: Value> Drop for LastValues<V> {
     fn drop(&mut self) {
         if let Some(session) = self.0.session.get() {
             self.0.shards.detach(self.0.shard, *session);
@@ -217,7 +225,7 @@ pub(crate) fn completion() -> (Done, oneshot::Receiver<Result<(), Refusal>>) {
     (done, receiver)
 }
 
-impl<V> Room<V> {
+impl<V: Value> Room<V> {
     /// With the table's lock held, so that answers come in the order of what the table has noted.
     fn enqueue(&self, commands: &mut Vec<(Token, Command)>) {
         if let Some(session) = self.session.get() {
@@ -226,7 +234,7 @@ impl<V> Room<V> {
     }
 }
 
-impl<V: Clone + Send + 'static> Sink for Room<V> {
+impl<V: Value> Sink for Room<V> {
     fn deliver(&self, effect: &Effect, _messages: &[Option<Message<'_>>]) {
         if let Effect::Reply(token, reply) = effect {
             let outcome = match reply {
@@ -266,7 +274,7 @@ impl<V: Clone + Send + 'static> Sink for Room<V> {
     }
 }
 
-impl<V> Room<V> {
+impl<V: Value> Room<V> {
     fn next_arrived(&self) -> Option<(Token, Result<Reply, Refusal>)> {
         self.arrived.lock().pop_front()
     }

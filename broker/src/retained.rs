@@ -14,11 +14,11 @@
 //! one after the old one.
 
 mod cursor;
+mod kept;
 #[cfg(test)]
 mod tests;
 
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use longtail_engine::StreamName;
@@ -32,6 +32,7 @@ use crate::message::{Message, SharedMessage};
 use crate::stored::{Stored, new_value};
 
 pub use cursor::RetainedCursor;
+use kept::{Kept, Place};
 
 /// The stream of a space that keeps its values.
 pub const STREAM: &str = "$retained";
@@ -91,12 +92,12 @@ struct Store {
 
 #[derive(Default)]
 struct Inner {
-    entries: BTreeMap<Key, SharedMessage>,
+    entries: BTreeSet<Kept>,
     /// The entries that expire, by when.
-    due: BTreeSet<(Timestamp, Key)>,
+    due: BTreeSet<(Timestamp, Kept)>,
     bytes: u64,
     /// Where they are durable, if anywhere. Changed with the lock held, so that both have one order.
-    log: Option<Arc<LastValues<SharedMessage>>>,
+    log: Option<Arc<LastValues<Kept>>>,
 }
 
 impl Default for RetainedStore {
@@ -141,22 +142,30 @@ impl RetainedStore {
                 }
             })
         };
+        // In the order of the log: what was set in the order of its subjects needs no sorting.
+        let mut found = Vec::new();
         let log = if is_new {
             LastValues::empty(broker, &name, taken_back)
         } else {
+            let read = |subject: &str, record| {
+                let kept = read(subject, record)?;
+                found.push(kept.clone());
+                Some(kept)
+            };
             LastValues::open(broker, &name, read, taken_back)?
         };
+        if found.len() != log.len() {
+            // Some of it is out of date.
+            found.clear();
+            log.for_each(|kept| found.push(kept.clone()));
+        }
         let mut inner = store.0.inner.write();
-        // In order: a map is built faster from what is sorted.
-        let mut found = Vec::with_capacity(log.len());
-        log.for_each(|_, message| found.push((Key(message.subject.clone()), message.clone())));
-        found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        inner.bytes = found.iter().map(|(_, message)| cost(message)).sum();
-        let expiring = found
+        inner.bytes = found.iter().map(cost_kept).sum();
+        inner.due = found
             .iter()
-            .filter(|(_, message)| message.expires != Timestamp::NEVER);
-        inner.due = expiring
-            .map(|(key, message)| (message.expires, key.clone()))
+            .map(|kept| (kept.expires(), kept))
+            .filter(|(expires, _)| *expires != Timestamp::NEVER)
+            .map(|(expires, kept)| (expires, kept.clone()))
             .collect();
         inner.entries = found.into_iter().collect();
         inner.log = Some(Arc::new(log));
@@ -174,13 +183,13 @@ impl RetainedStore {
 
     fn check(&self, inner: &Inner, message: &Message) -> Result<(), RetainedError> {
         let limits = &self.0.limits;
-        let old = inner.entries.get(&Key(message.subject.clone()));
+        let old = inner.find(&message.subject);
         if old.is_none() && inner.entries.len() >= limits.messages_max {
             return Err(RetainedError::TooManyMessages {
                 limit: limits.messages_max,
             });
         }
-        let freed = old.map_or(0, |old| cost(old));
+        let freed = old.map_or(0, cost_kept);
         if inner.bytes - freed + cost(message) > limits.bytes_max {
             return Err(RetainedError::TooManyBytes {
                 limit: limits.bytes_max,
@@ -196,17 +205,20 @@ impl RetainedStore {
     ///
     /// # Errors
     /// As [`RetainedStore::admits`].
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "a large one is kept as it is; whoever has it no longer needs it"
+    )]
     pub fn set(&self, message: SharedMessage, done: Done) -> Result<Settled, RetainedError> {
         let mut inner = self.0.inner.write();
         inner.expire(message.published, Self::EXPIRED_MAX, |_| {});
         self.check(&inner, &message)?;
-        inner.put(&message);
+        let kept = Kept::of(&message);
+        inner.put(kept.clone());
         let Some(log) = &inner.log else {
             return Ok(Settled::Now);
         };
-        let key = message.subject.clone().into_shared();
-        let record = new_value(&message);
-        log.set(key, message, record, done);
+        log.set(kept, new_value(&message), done);
         Ok(Settled::Later)
     }
 
@@ -226,10 +238,9 @@ impl RetainedStore {
     pub fn get(&self, subject: &Subject, now: Timestamp) -> Option<SharedMessage> {
         let inner = self.0.inner.read();
         inner
-            .entries
-            .get(&Key(subject.clone()))
-            .filter(|message| !message.is_expired(now))
-            .cloned()
+            .find(subject)
+            .filter(|kept| kept.expires() > now)?
+            .to_message()
     }
 
     /// Forgets up to `most` values that have expired, durably; returns how many. Fewer than `most` means that no more
@@ -270,25 +281,29 @@ impl RetainedStore {
 }
 
 impl Inner {
-    fn put(&mut self, message: &SharedMessage) {
-        let key = Key(message.subject.clone());
-        self.bytes += cost(message);
-        if message.expires != Timestamp::NEVER {
-            self.due.insert((message.expires, key.clone()));
-        }
-        if let Some(old) = self.entries.insert(key.clone(), message.clone()) {
-            self.bytes -= cost(&old);
-            if old.expires != message.expires {
-                self.due.remove(&(old.expires, key));
+    fn find(&self, subject: &Subject) -> Option<&Kept> {
+        self.entries.get(subject as &dyn Place)
+    }
+
+    fn put(&mut self, kept: Kept) {
+        self.bytes += cost_kept(&kept);
+        let expires = kept.expires();
+        let due = (expires != Timestamp::NEVER).then(|| (expires, kept.clone()));
+        if let Some(old) = self.entries.replace(kept) {
+            self.bytes -= cost_kept(&old);
+            let old_expires = old.expires();
+            if old_expires != Timestamp::NEVER {
+                self.due.remove(&(old_expires, old));
             }
         }
+        self.due.extend(due);
     }
 
     /// Takes what the log says of a subject.
     fn take_over(&mut self, subject: &str) {
         let Some(log) = &self.log else { return };
         match log.get(subject) {
-            Some(message) => self.put(&message),
+            Some(kept) => self.put(kept),
             None => {
                 if let Ok(subject) = Subject::new(subject) {
                     self.take(&subject);
@@ -299,13 +314,15 @@ impl Inner {
 
     fn expire(&mut self, now: Timestamp, most: usize, mut each: impl FnMut(&Subject)) -> usize {
         for count in 0..most {
-            let Some((due, key)) = self.due.first() else {
+            let Some((due, kept)) = self.due.first() else {
                 return count;
             };
             if *due > now {
                 return count;
             }
-            let subject = key.0.clone();
+            let Some(subject) = kept.subject() else {
+                return count;
+            };
             self.take(&subject);
             each(&subject);
             if let Some(log) = &self.log {
@@ -316,46 +333,34 @@ impl Inner {
         most
     }
 
-    fn take(&mut self, subject: &Subject) -> Option<SharedMessage> {
-        let key = Key(subject.clone());
-        let old = self.entries.remove(&key)?;
-        self.bytes -= cost(&old);
-        self.due.remove(&(old.expires, key));
-        Some(old)
-    }
-}
-
-/// The message of a record that [`new_value`] has made.
-fn read(subject: &str, record: OwnedMessage) -> Option<SharedMessage> {
-    let stored = Stored::read(subject.as_bytes(), &record.headers);
-    let message = stored.to_message(record.payload, record.created, stored.expires);
-    message.ok().map(Arc::new)
-}
-
-fn cost(message: &Message) -> u64 {
-    let bytes = message.subject.as_str().len() + message.headers.bytes() + message.payload.len();
-    bytes as u64 + RetainedStore::OVERHEAD
-}
-
-/// A subject in an order where the separator comes before every other character: right after `a` comes all of `a/...`,
-/// and only then `a!`.
-#[derive(Clone, PartialEq, Eq)]
-struct Key(Subject);
-
-impl Ord for Key {
-    fn cmp(&self, other: &Self) -> Ordering {
-        // No subject contains NUL, so the separator can take its place.
-        let rank = |byte: u8| if byte == b'/' { 0 } else { byte };
-        let (a, b) = (self.0.as_str().as_bytes(), other.0.as_str().as_bytes());
-        match a.iter().zip(b).find(|(a, b)| a != b) {
-            Some((a, b)) => rank(*a).cmp(&rank(*b)),
-            None => a.len().cmp(&b.len()),
+    fn take(&mut self, subject: &Subject) {
+        let Some(old) = self.entries.take(subject as &dyn Place) else {
+            return;
+        };
+        self.bytes -= cost_kept(&old);
+        let expires = old.expires();
+        if expires != Timestamp::NEVER {
+            self.due.remove(&(expires, old));
         }
     }
 }
 
-impl PartialOrd for Key {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
+/// The message of a record that [`new_value`] has made.
+fn read(subject: &str, record: OwnedMessage) -> Option<Kept> {
+    let stored = Stored::read(subject.as_bytes(), &record.headers);
+    let message = stored.to_message(record.payload, record.created, stored.expires);
+    Some(Kept::new(message.ok()?))
+}
+
+fn cost(message: &Message) -> u64 {
+    content(message) as u64 + RetainedStore::OVERHEAD
+}
+
+fn cost_kept(kept: &Kept) -> u64 {
+    kept.bytes() as u64 + RetainedStore::OVERHEAD
+}
+
+/// Bytes of a message's subject, headers and payload.
+fn content(message: &Message) -> usize {
+    message.subject.as_str().len() + message.headers.bytes() + message.payload.len()
 }

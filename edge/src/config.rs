@@ -17,9 +17,10 @@ pub struct EdgeConfig {
     /// client learns it now instead of waiting in the backlog; counted as refused.
     pub connections_max: usize,
     /// Bytes that may wait in the outboxes and half-read messages of all connections together (default 512 MiB). Above it
-    /// nothing more is read from any client until less is held. The largest holder among the connections that have not
-    /// moved for [`stall_ms`](Self::stall_ms) is closed at once; when the budget stays exceeded that long, the largest
-    /// holder of all. Both are counted.
+    /// nothing more is read from clients that hold more than 16 KiB of it, and from half as much again on from any
+    /// client, until less is held. The largest holders among the connections that have not moved for
+    /// [`stall_ms`](Self::stall_ms) are closed at once; when the budget stays exceeded that long, the largest holder of
+    /// all. Both are counted.
     pub memory_max_bytes: usize,
     /// How long a connection may be stuck, in milliseconds, before it can be closed for the memory it holds
     /// (default 10,000).

@@ -50,6 +50,8 @@ pub(crate) struct Driver<P: Protocol> {
     flow: Flow,
     /// Kept input is to be shown without waiting for more.
     show_again: bool,
+    /// The protocol is to be told of room in the outbox.
+    room: bool,
     /// The last write did not finish.
     writing: bool,
     end: End,
@@ -109,6 +111,7 @@ impl<P: Protocol> Driver<P> {
             kept,
             flow: Flow::Free,
             show_again: !first.is_empty(),
+            room: false,
             writing: false,
             end: End::NotYet,
             closing: Closing::Writing,
@@ -144,6 +147,7 @@ impl<P: Protocol> Driver<P> {
     fn advance(&mut self, cx: &mut Context<'_>, local: &Local) -> Poll<()> {
         self.conn.core.know_owner(cx);
         let mut budget = READ_BYTES;
+        let mut told_of_room = std::mem::take(&mut self.room);
         loop {
             let core = &self.conn.core;
             let signals = match core.signals.load(Ordering::Relaxed) {
@@ -154,8 +158,19 @@ impl<P: Protocol> Driver<P> {
                 self.end_session(CloseReason::Shutdown);
                 return Poll::Ready(());
             }
-            if signals & (signal::DRAIN | signal::IDLE | signal::ROOM) != 0 {
-                self.ask_protocol(signals);
+            if signals & signal::ROOM != 0 {
+                // A protocol that fills the room at once is told again at once: the runtime looks for what has arrived
+                // on other connections before it wakes this task for that.
+                self.room = true;
+                let rest = std::pin::pin!(tokio::task::yield_now());
+                let _ = rest.poll(cx);
+            }
+            let mut asked = signals & (signal::DRAIN | signal::IDLE);
+            if std::mem::take(&mut told_of_room) {
+                asked |= signal::ROOM;
+            }
+            if asked != 0 {
+                self.ask_protocol(asked);
             }
             if signals & signal::RESUME != 0 && self.flow == Flow::Paused {
                 self.flow = Flow::Free;
@@ -256,7 +271,7 @@ impl<P: Protocol> Driver<P> {
         if self.must_await_drain(self.conn.core.listener().config.outbox_soft_bytes) {
             return Step::Wait;
         }
-        if self.conn.core.shared().memory.is_exceeded() {
+        if self.conn.core.must_await_memory() {
             self.conn.core.awaits_memory.store(true, Ordering::Release);
             return Step::Wait;
         }

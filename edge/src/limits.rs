@@ -76,6 +76,9 @@ pub(crate) struct MemoryBudget {
 }
 
 impl MemoryBudget {
+    /// What a connection may hold, in bytes, and still be read from while the budget is exceeded.
+    const LITTLE: usize = 16 * 1024;
+
     pub(crate) fn new(max: usize) -> Self {
         MemoryBudget {
             held: AtomicUsize::new(0),
@@ -98,6 +101,22 @@ impl MemoryBudget {
 
     pub(crate) fn is_exceeded(&self) -> bool {
         self.held() > self.max
+    }
+
+    /// By how much it is exceeded.
+    pub(crate) fn excess(&self) -> usize {
+        self.held().saturating_sub(self.max)
+    }
+
+    /// Whether so much more than the budget is held that nobody may be read from.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.held() > self.max.saturating_add(self.max / 2)
+    }
+
+    /// Whether a connection that holds `own` bytes has to wait. While the budget is exceeded, those that hold much do: who
+    /// holds little is not what it is exceeded by.
+    pub(crate) fn must_wait(&self, own: usize) -> bool {
+        self.is_exceeded() && (own > Self::LITTLE || self.is_exhausted())
     }
 }
 
@@ -129,5 +148,19 @@ mod tests {
         assert!(budget.is_exceeded());
         budget.change(101, 40);
         assert_eq!((budget.held(), budget.is_exceeded()), (40, false));
+        assert_eq!(budget.excess(), 0);
+    }
+
+    #[test]
+    fn who_holds_little_waits_only_when_the_budget_is_exhausted() {
+        let little = MemoryBudget::LITTLE;
+        let budget = MemoryBudget::new(1_000_000);
+        budget.change(0, 1_000_000);
+        assert!(!budget.must_wait(usize::MAX));
+        budget.change(0, 1);
+        assert!(budget.must_wait(little + 1) && !budget.must_wait(little));
+        assert_eq!(budget.excess(), 1);
+        budget.change(0, 500_000);
+        assert!(budget.is_exhausted() && budget.must_wait(0));
     }
 }

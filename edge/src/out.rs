@@ -123,8 +123,8 @@ impl Out {
         self.len().saturating_add(bytes) <= self.soft_limit
     }
 
-    /// Has [`crate::Protocol::has_room`] called once when the outbox is below half of its soft limit again. To be asked for
-    /// while it is over it.
+    /// Has [`crate::Protocol::has_room`] called once when the outbox is below half of its soft limit: when that is so again,
+    /// or, if it is already, after the next flush and when other connections of the worker have had their turn.
     pub fn ask_for_room(&mut self) {
         self.wants_room = true;
     }

@@ -36,18 +36,18 @@ fn sweep(shared: &Shared, now_ms: u64, exceeded_since_ms: &mut Option<u64>) {
     let over_budget = shared.memory.is_exceeded();
     let sweep = Sweep {
         now_ms,
-        memory_is_free: !over_budget,
+        // Who holds too much to go on waits again.
+        memory_is_free: !shared.memory.is_exhausted(),
     };
     let stall_ms = shared.config.stall_ms;
-    let (mut most, mut most_stuck) = (None, None);
+    let (mut most, mut stuck) = (None, Vec::new());
     shared.table.for_each(|entry| {
         entry.sweep(&sweep);
         if over_budget {
             let (held, moved_ms) = entry.held();
-            let candidate = Some((held, entry.id()));
-            most = most.max(candidate);
-            if now_ms.saturating_sub(moved_ms) >= stall_ms {
-                most_stuck = most_stuck.max(candidate);
+            most = most.max(Some((held, entry.id())));
+            if held > 0 && now_ms.saturating_sub(moved_ms) >= stall_ms {
+                stuck.push((held, entry.id()));
             }
         }
     });
@@ -55,19 +55,24 @@ fn sweep(shared: &Shared, now_ms: u64, exceeded_since_ms: &mut Option<u64>) {
         *exceeded_since_ms = None;
         return;
     }
-    // While the budget is exceeded nobody is read from, so this must come to an end: the largest of those that do not
-    // move goes at once, and after a while the largest, however slowly it moves. One at a time: the next sweep
-    // sees whether that was enough.
+    // While the budget is exceeded those that hold much are not read from, so this must come to an end: the largest of
+    // those that do not move go at once, as many as it takes; and after a while the largest of all, however slowly it
+    // moves. Of these one at a time: the next sweep sees whether that was enough.
     let since_ms = *exceeded_since_ms.get_or_insert(now_ms);
-    let victim = most_stuck.or_else(|| {
-        let long_enough = now_ms.saturating_sub(since_ms) >= stall_ms;
-        if long_enough { most } else { None }
-    });
-    if let Some((held, id)) = victim.filter(|(held, _)| *held > 0)
-        && let Some(entry) = shared.table.get(id)
-    {
-        *exceeded_since_ms = None;
-        entry.cut(CloseReason::Stalled { held });
-        entry.count_stalled();
+    if stuck.is_empty() && now_ms.saturating_sub(since_ms) >= stall_ms {
+        stuck.extend(most.filter(|(held, _)| *held > 0));
+    }
+    stuck.sort_unstable_by(|a, b| b.cmp(a));
+    let mut excess = shared.memory.excess();
+    for (held, id) in stuck {
+        if excess == 0 {
+            break;
+        }
+        if let Some(entry) = shared.table.get(id) {
+            excess = excess.saturating_sub(held);
+            *exceeded_since_ms = None;
+            entry.cut(CloseReason::Stalled { held });
+            entry.count_stalled();
+        }
     }
 }

@@ -286,3 +286,34 @@ fn connections_that_hold_all_the_memory_and_do_not_move_make_room() {
     }
     assert!(done >= 1);
 }
+
+#[test]
+fn who_holds_little_is_served_while_others_hold_all_the_memory() {
+    let memory_max_bytes = 150_000;
+    let edge = Edge::start(
+        EdgeConfig {
+            memory_max_bytes,
+            stall_ms: 600_000,
+            ..config()
+        },
+        NoTick,
+    )
+    .unwrap();
+    let address = listen(&edge, LineEcho);
+    let mut client = connect(address);
+    let holders: Vec<_> = (0..3)
+        .map(|_| {
+            let mut client = connect(address);
+            client.write_all(&[b'x'; 60_000]).unwrap();
+            client
+        })
+        .collect();
+    eventually("the budget is exceeded", || {
+        edge.held_bytes() > memory_max_bytes
+    });
+    for _ in 0..3 {
+        exchange(&mut client, b"served\n", b"served\n");
+    }
+    assert_eq!(edge.metrics()[0].stalled, 0);
+    drop(holders);
+}

@@ -62,6 +62,8 @@ pub struct Builder {
     pub(crate) edge: EdgeConfig,
     pub(crate) beanstalk: longtail_beanstalk::Config,
     pub(crate) beanstalk_listeners: Vec<(ListenerConfig, Arc<dyn Admission>)>,
+    pub(crate) amqp: longtail_amqp::Config,
+    pub(crate) amqp_listeners: Vec<(ListenerConfig, Arc<dyn longtail_amqp::Admission>)>,
     pub(crate) mqtt: longtail_mqtt::Config,
     pub(crate) mqtt_listeners: Vec<MqttListener>,
     pub(crate) mqtt_hooks: Vec<(Arc<dyn Hook>, i32, Scope)>,
@@ -78,6 +80,8 @@ impl Default for Builder {
             edge: EdgeConfig::default(),
             beanstalk: longtail_beanstalk::Config::default(),
             beanstalk_listeners: Vec::new(),
+            amqp: longtail_amqp::Config::default(),
+            amqp_listeners: Vec::new(),
             mqtt: longtail_mqtt::Config::default(),
             mqtt_listeners: Vec::new(),
             mqtt_hooks: Vec::new(),
@@ -155,6 +159,33 @@ impl Builder {
         admission: Arc<dyn Admission>,
     ) -> Self {
         self.beanstalk_listeners.push((config, admission));
+        self
+    }
+
+    /// Settings of the AMQP service.
+    #[must_use]
+    pub fn amqp_config(mut self, config: longtail_amqp::Config) -> Self {
+        self.amqp = config;
+        self
+    }
+
+    /// Speaks AMQP 0-9-1 at an address, with everybody who can reach it allowed everything.
+    #[must_use]
+    pub fn amqp(self, address: Address) -> Self {
+        self.amqp_listener(
+            ListenerConfig::new(address),
+            Arc::new(longtail_amqp::AdmitAll),
+        )
+    }
+
+    /// Speaks AMQP 0-9-1 at a listener, for those whom `admission` lets in.
+    #[must_use]
+    pub fn amqp_listener(
+        mut self,
+        config: ListenerConfig,
+        admission: Arc<dyn longtail_amqp::Admission>,
+    ) -> Self {
+        self.amqp_listeners.push((config, admission));
         self
     }
 

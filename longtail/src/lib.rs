@@ -21,6 +21,7 @@ mod mqtt_host;
 mod running;
 
 pub use builder::{Builder, StartError};
+pub use longtail_amqp as amqp;
 pub use longtail_broker::message::Message;
 pub use longtail_broker::{Broker, BrokerConfig, BrokerError, Client};
 pub use longtail_broker::{LiveSubscription, PublishedTo};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use longtail_amqp::Amqp;
 use longtail_beanstalk::{Beanstalk, CpuTime, Host, Identity, LogFacts, Tenant};
 use longtail_broker::{Broker, Client};
 use longtail_edge::{Accounts, Connection, DrainReport, Edge, Exposure, ListenerConfig, Tick};
@@ -24,6 +25,7 @@ pub struct Longtail {
     broker: Arc<Broker>,
     edge: Arc<Edge>,
     beanstalk: Option<Arc<Tenant>>,
+    amqp: Option<Arc<longtail_amqp::Tenant>>,
     mqtt: Option<Arc<longtail_mqtt::Tenant>>,
     bridges: Option<Bridges>,
     addresses: Vec<ListeningOn>,
@@ -68,6 +70,7 @@ impl Longtail {
             broker,
             edge: Arc::new(edge),
             beanstalk: None,
+            amqp: None,
             mqtt: None,
             bridges: None,
             addresses: Vec::new(),
@@ -82,6 +85,9 @@ impl Longtail {
         if !builder.beanstalk_listeners.is_empty() {
             running.start_beanstalk(builder.beanstalk, builder.beanstalk_listeners, exposure)?;
         }
+        if !builder.amqp_listeners.is_empty() {
+            running.start_amqp(builder.amqp, builder.amqp_listeners)?;
+        }
         if builder.mqtt_inside
             || !builder.mqtt_listeners.is_empty()
             || !builder.mqtt_hooks.is_empty()
@@ -89,6 +95,32 @@ impl Longtail {
             running.start_mqtt(builder.mqtt, builder.mqtt_listeners, builder.mqtt_hooks)?;
         }
         Ok(running)
+    }
+
+    fn start_amqp(
+        &mut self,
+        config: longtail_amqp::Config,
+        listeners: Vec<(ListenerConfig, Arc<dyn longtail_amqp::Admission>)>,
+    ) -> Result<(), StartError> {
+        let tenant = longtail_amqp::Tenant::new(config, Arc::clone(&self.broker));
+        for (listener, admission) in listeners {
+            self.exposure.check(&listener.address)?;
+            let tls = listener.tls.is_some();
+            let protocol = if tls { "amqps" } else { "amqp" };
+            let service = Amqp::new(Arc::clone(&tenant), admission);
+            let open = self.edge.listen(listener, service);
+            let open = open.map_err(|source| StartError::Listen {
+                protocol,
+                source: Box::new(source),
+            })?;
+            self.addresses.push(ListeningOn {
+                protocol,
+                address: open.local().to_string(),
+                tls,
+            });
+        }
+        self.amqp = Some(tenant);
+        Ok(())
     }
 
     fn start_mqtt(
@@ -237,6 +269,12 @@ impl Longtail {
         self.beanstalk.as_ref()
     }
 
+    /// What AMQP connections share, if there are any.
+    #[must_use]
+    pub fn amqp(&self) -> Option<&Arc<longtail_amqp::Tenant>> {
+        self.amqp.as_ref()
+    }
+
     /// What MQTT connections share, if there are any.
     #[must_use]
     pub fn mqtt(&self) -> Option<&Arc<longtail_mqtt::Tenant>> {
@@ -335,4 +373,5 @@ const _: fn() = || {
     fn shared<T: Send + Sync>() {}
     shared::<Connection<Beanstalk>>();
     shared::<Connection<Mqtt>>();
+    shared::<Connection<Amqp>>();
 };

@@ -1,6 +1,8 @@
 //! The command line.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -9,7 +11,7 @@ use crate::conformance::{self, Target};
 use crate::random::Random;
 use crate::server::ServerCommand;
 use crate::tally::Tally;
-use crate::{crash, differential, fuzz, soak, test};
+use crate::{compare, crash, differential, fuzz, soak, test, workspace};
 
 /// Longtail's test tooling.
 #[derive(Debug, Parser)]
@@ -114,6 +116,31 @@ enum Task {
         /// Another build of Longtail; {port}, {data} and {ws}, the admin service's port, are replaced.
         #[arg(long)]
         server_cmd: Option<String>,
+    },
+    /// Longtail beside the originals, measured and written down: docs/benchmarks/ with tables, charts and the raw figures.
+    /// Installs the originals. About 25 minutes; nothing else should use the machine meanwhile.
+    Compare {
+        /// Whose originals; those of all protocols when none is given.
+        #[arg(value_parser = ["beanstalk", "mqtt"])]
+        protocols: Vec<String>,
+        /// Rounds of each load on each server, in turn.
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+        /// Measured time of a round, in milliseconds; half of it again is warm-up.
+        #[arg(long, default_value_t = 1000)]
+        milliseconds: u64,
+        /// Where the report goes.
+        #[arg(long, default_value = "docs/benchmarks")]
+        out: PathBuf,
+        /// Where servers keep their data: a directory on a disk. The system's directory for temporary files if not given.
+        #[arg(long)]
+        data: Option<PathBuf>,
+        /// Only the tables of ratios: no scaling curves, no times of start and recovery.
+        #[arg(long)]
+        ratios_only: bool,
+        /// Also write the short version into README.md.
+        #[arg(long)]
+        readme: bool,
     },
     /// The same random commands to the original (beanstalkd, Mosquitto) and to Longtail, every reply compared.
     Differential {
@@ -301,6 +328,23 @@ impl Cli {
                     json,
                 })?))
             }
+            Task::Compare {
+                protocols,
+                rounds,
+                milliseconds,
+                out,
+                data,
+                ratios_only,
+                readme,
+            } => compare::run(&compare::Settings {
+                protocols,
+                rounds: rounds.max(1),
+                duration: Duration::from_millis(milliseconds.max(1)),
+                out: workspace::root().join(out),
+                data,
+                ratios_only,
+                readme,
+            }),
             Task::Differential {
                 protocol,
                 against,

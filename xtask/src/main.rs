@@ -5,6 +5,7 @@
 //! that the tooling itself can be checked against the system it imitates.
 
 mod cli;
+mod compare;
 mod conformance;
 mod crash;
 mod debian;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use longtail_engine::{Command, Reply, StreamName, Wait};
 use longtail_model::Seq;
 
+use super::Value;
 use super::table::Table;
 use crate::broker::BrokerError;
 use crate::client::{Client, OwnedMessage, accepted};
@@ -19,7 +20,7 @@ const BATCH_BYTES: u64 = 4 << 20;
 const PROGRESS: Duration = Duration::from_secs(2);
 
 /// Reads a stream from its beginning into the table; does nothing when there is no such stream.
-pub(super) fn load<V: Clone>(
+pub(super) fn load<V: Value>(
     client: &Client,
     name: &StreamName,
     mut read: impl FnMut(&str, OwnedMessage) -> Option<V>,

@@ -5,15 +5,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hashbrown::HashMap;
-use hashbrown::hash_map::Entry as MapEntry;
 use longtail_engine::{
     Command, NewMessage, Refusal, Reply, Role, StreamConfig, StreamName, Target, Token, headers,
 };
 use longtail_model::{Link, Seq};
 use smallvec::{SmallVec, smallvec};
 
-use super::Done;
+use super::keys::{Keyed, Keys};
+use super::{Done, Value};
 use crate::client::OwnedMessage;
 
 /// The header of a tombstone.
@@ -28,11 +27,11 @@ const REMOVALS_WITH_WRITE: usize = 16;
 /// Removals that are worth a write of their own, when a burst of changes has left them behind.
 const REMOVALS_ALONE: usize = 64;
 
-pub(super) struct Table<V> {
+pub(super) struct Table<V: Value> {
     name: StreamName,
     config: StreamConfig,
     opened: Opened,
-    keys: HashMap<Arc<str>, Entry<V>, foldhash::quality::RandomState>,
+    keys: Keys<Entry<V>>,
     /// Keys with a value.
     len: usize,
     /// What was sent and not answered. The shard answers in order.
@@ -67,6 +66,7 @@ enum Entry<V> {
 }
 
 struct Busy<V> {
+    key: Arc<str>,
     /// The newest durable record.
     base: Option<(Seq, Base<V>)>,
     /// What is under way, the oldest first.
@@ -100,8 +100,9 @@ pub(super) struct Answered {
 }
 
 impl<V> Busy<V> {
-    fn new() -> Self {
+    fn new(key: Arc<str>) -> Self {
         Busy {
+            key,
             base: None,
             writes: VecDeque::new(),
             stale: 0,
@@ -128,12 +129,25 @@ impl<V> Entry<V> {
     }
 }
 
-impl<V: Clone> Entry<V> {
+impl<V: Value> Keyed for Entry<V> {
+    fn key(&self) -> &str {
+        match self {
+            Entry::Settled { value, .. } => value.key(),
+            Entry::Busy(busy) => &busy.key,
+        }
+    }
+}
+
+impl<V: Value> Entry<V> {
+    fn empty(key: &str) -> Self {
+        Entry::Busy(Box::new(Busy::new(key.into())))
+    }
+
     fn busy(&mut self) -> &mut Busy<V> {
         if let Entry::Settled { seq, value } = self {
             *self = Entry::Busy(Box::new(Busy {
                 base: Some((*seq, Base::Value(value.clone()))),
-                ..Busy::new()
+                ..Busy::new(value.key().into())
             }));
         }
         match self {
@@ -143,13 +157,13 @@ impl<V: Clone> Entry<V> {
     }
 }
 
-impl<V: Clone> Table<V> {
+impl<V: Value> Table<V> {
     pub(super) fn new(name: StreamName, config: StreamConfig) -> Self {
         Table {
             name,
             config,
             opened: Opened::No,
-            keys: HashMap::default(),
+            keys: Keys::new(),
             len: 0,
             sent: VecDeque::new(),
             next_token: 0,
@@ -166,12 +180,8 @@ impl<V: Clone> Table<V> {
         self.len
     }
 
-    pub(super) fn for_each(&self, f: &mut dyn FnMut(&Arc<str>, &V)) {
-        for (key, entry) in &self.keys {
-            if let Some(value) = entry.value() {
-                f(key, value);
-            }
-        }
+    pub(super) fn for_each(&self, f: &mut dyn FnMut(&V)) {
+        self.keys.iter().filter_map(Entry::value).for_each(f);
     }
 
     /// A record found at the start. They come in order of their numbers.
@@ -181,18 +191,15 @@ impl<V: Clone> Table<V> {
         message: OwnedMessage,
         read: &mut dyn FnMut(&str, OwnedMessage) -> Option<V>,
     ) {
-        let Ok(key) = std::str::from_utf8(&message.subject) else {
+        let subject = message.subject.clone();
+        let Ok(key) = std::str::from_utf8(&subject) else {
             tracing::error!(stream = %self.name, %seq, "a value has a key that is not text and is left out");
             return;
-        };
-        let key: Arc<str> = match self.keys.get_key_value(key) {
-            Some((key, _)) => Arc::clone(key),
-            None => key.into(),
         };
         let base = if is_tombstone(&message) {
             Base::Tombstone { leaving: false }
         } else {
-            match read(&key, message) {
+            match read(key, message) {
                 Some(value) => Base::Value(value),
                 None => {
                     tracing::error!(stream = %self.name, %seq, %key, "a value cannot be read and is left out");
@@ -200,25 +207,22 @@ impl<V: Clone> Table<V> {
                 }
             }
         };
-        match (base, self.keys.entry(Arc::clone(&key))) {
-            (Base::Value(value), MapEntry::Vacant(entry)) => {
-                entry.insert(Entry::Settled { seq, value });
-                self.len += 1;
+        let is_value = matches!(base, Base::Value(_));
+        let mut base = Some(base);
+        let entry = self.keys.get_or_insert(key, || match base.take() {
+            Some(Base::Value(value)) => Entry::Settled { seq, value },
+            other => {
+                base = other;
+                Entry::empty(key)
             }
-            (base, MapEntry::Vacant(entry)) => {
-                let mut busy = Busy::new();
-                busy.base = Some((seq, base));
-                entry.insert(Entry::Busy(Box::new(busy)));
-            }
-            (base, MapEntry::Occupied(mut entry)) => {
-                self.len -= usize::from(entry.get().value().is_some());
-                let busy = entry.get_mut().busy();
-                if let Some((older, _)) = busy.base.replace((seq, base)) {
-                    busy.stale += 1;
-                    self.removals.push_back((Arc::clone(&key), older));
-                }
-                self.len += usize::from(busy.value().is_some());
-            }
+        });
+        self.len += usize::from(is_value);
+        let Some(base) = base else { return };
+        let busy = entry.busy();
+        self.len -= usize::from(busy.value().is_some());
+        if let Some((older, _)) = busy.base.replace((seq, base)) {
+            busy.stale += 1;
+            self.removals.push_back((Arc::clone(&busy.key), older));
         }
     }
 
@@ -227,8 +231,10 @@ impl<V: Clone> Table<V> {
         let busy: Vec<Arc<str>> = self
             .keys
             .iter()
-            .filter(|(_, entry)| matches!(entry, Entry::Busy(_)))
-            .map(|(key, _)| Arc::clone(key))
+            .filter_map(|entry| match entry {
+                Entry::Busy(busy) => Some(Arc::clone(&busy.key)),
+                Entry::Settled { .. } => None,
+            })
             .collect();
         for key in busy {
             self.settle(&key);
@@ -241,17 +247,16 @@ impl<V: Clone> Table<V> {
 
     pub(super) fn set(
         &mut self,
-        key: Arc<str>,
         value: V,
         record: NewMessage,
         done: Done,
     ) -> &mut Vec<(Token, Command)> {
-        let entry = self
-            .keys
-            .entry(Arc::clone(&key))
-            .or_insert_with(|| Entry::Busy(Box::new(Busy::new())));
+        let key = value.key();
+        let entry = self.keys.get_or_insert(key, || Entry::empty(key));
         self.len += usize::from(entry.value().is_none());
-        entry.busy().writes.push_back(Write {
+        let busy = entry.busy();
+        let key = Arc::clone(&busy.key);
+        busy.writes.push_back(Write {
             value: Some(value),
             done: smallvec![done],
         });
@@ -261,9 +266,7 @@ impl<V: Clone> Table<V> {
 
     /// `None` when there is no value, and none can come back.
     pub(super) fn remove(&mut self, key: &str, done: Done) -> Option<&mut Vec<(Token, Command)>> {
-        let (key, _) = self.keys.get_key_value(key)?;
-        let key = Arc::clone(key);
-        let entry = self.keys.get_mut(&key)?;
+        let entry = self.keys.get_mut(key)?;
         let only = match entry {
             Entry::Settled { seq, .. } => Some(*seq),
             Entry::Busy(_) => None,
@@ -284,6 +287,7 @@ impl<V: Clone> Table<V> {
             value: None,
             done: smallvec![done],
         });
+        let key = Arc::clone(&busy.key);
         match only {
             Some(seq) => {
                 self.open();

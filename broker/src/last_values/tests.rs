@@ -15,11 +15,21 @@ fn name() -> StreamName {
     StreamName::new("default", "$test")
 }
 
-fn read(_key: &str, message: OwnedMessage) -> Option<String> {
-    String::from_utf8(message.payload.into()).ok()
+type Pair = (Arc<str>, String);
+
+fn read(key: &str, message: OwnedMessage) -> Option<Pair> {
+    Some((key.into(), String::from_utf8(message.payload.into()).ok()?))
 }
 
-fn open(broker: &Broker) -> LastValues<String> {
+fn pair(key: &str, value: &str) -> Pair {
+    (key.into(), value.to_owned())
+}
+
+fn get(values: &LastValues<Pair>, key: &str) -> Option<String> {
+    values.get(key).map(|(_, value)| value)
+}
+
+fn open(broker: &Broker) -> LastValues<Pair> {
     LastValues::open(broker, &name(), read, Box::new(|_| {})).unwrap()
 }
 
@@ -30,13 +40,13 @@ fn record(value: &str) -> NewMessage {
     }
 }
 
-fn write(values: &LastValues<String>, key: &str, value: &str) {
-    block_on(values.write(key.into(), value.to_owned(), record(value))).unwrap();
+fn write(values: &LastValues<Pair>, key: &str, value: &str) {
+    block_on(values.write(pair(key, value), record(value))).unwrap();
 }
 
-fn all(values: &LastValues<String>) -> BTreeMap<String, String> {
+fn all(values: &LastValues<Pair>) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
-    values.for_each(|key, value| {
+    values.for_each(|(key, value)| {
         all.insert(key.to_string(), value.clone());
     });
     assert_eq!(all.len(), values.len());
@@ -87,7 +97,7 @@ fn values_survive_a_restart_and_removed_ones_do_not_come_back() {
         assert!(!block_on(values.erase("never")).unwrap());
         write(&values, "d", "1");
         assert_eq!(all(&values), map(&[("b", "2"), ("c", "3"), ("d", "1")]));
-        assert_eq!(values.get("a"), None);
+        assert_eq!(get(&values, "a"), None);
     }
 }
 
@@ -104,13 +114,13 @@ fn a_change_is_visible_before_it_is_durable_and_in_order() {
             order.lock().push(what);
         })
     };
-    values.set("a".into(), "1".to_owned(), record("1"), done("set 1"));
-    assert_eq!(values.get("a").as_deref(), Some("1"));
+    values.set(pair("a", "1"), record("1"), done("set 1"));
+    assert_eq!(get(&values, "a").as_deref(), Some("1"));
     assert!(values.remove("a", done("remove")));
     assert!(values.remove("a", done("remove again")));
-    assert_eq!((values.get("a"), values.len()), (None, 0));
-    values.set("a".into(), "2".to_owned(), record("2"), done("set 2"));
-    assert_eq!((values.get("a").as_deref(), values.len()), (Some("2"), 1));
+    assert_eq!((get(&values, "a"), values.len()), (None, 0));
+    values.set(pair("a", "2"), record("2"), done("set 2"));
+    assert_eq!((get(&values, "a").as_deref(), values.len()), (Some("2"), 1));
     assert!(order.lock().is_empty());
     write(&values, "b", "1");
     assert_eq!(*order.lock(), ["set 1", "remove", "remove again", "set 2"]);
@@ -141,7 +151,7 @@ fn what_the_shard_refuses_is_taken_back() {
     write(&values, "a", "good");
     let huge = "x".repeat(3 << 20);
     for key in ["a", "b"] {
-        let refused = block_on(values.write(key.into(), "huge".to_owned(), record(&huge)));
+        let refused = block_on(values.write(pair(key, "huge"), record(&huge)));
         assert!(refused.is_err());
     }
     assert_eq!(*told.lock(), ["a", "b"]);
@@ -161,7 +171,7 @@ fn a_stream_that_somebody_deletes_takes_no_more_values() {
     };
     block_on(broker.at_stream(&name(), delete)).unwrap();
     for _ in 0..2 {
-        let refused = block_on(values.write("a".into(), "2".to_owned(), record("2")));
+        let refused = block_on(values.write(pair("a", "2"), record("2")));
         assert!(refused.unwrap_err().to_string().contains("deleted"));
     }
 }
@@ -214,7 +224,7 @@ fn racing_writers_agree_with_what_a_crash_leaves() {
             assert!(values.remove(&key, done));
         } else {
             let value = mine.to_string();
-            values.set(key.into(), value.clone(), record(&value), done);
+            values.set(pair(&key, &value), record(&value), done);
         }
     };
     let mut crashes = 0;

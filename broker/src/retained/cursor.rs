@@ -4,7 +4,8 @@ use std::ops::Bound;
 
 use longtail_model::{DollarRule, Filter, FilterToken, Subject, SubjectRef, Timestamp};
 
-use super::{Key, RetainedStore};
+use super::RetainedStore;
+use super::kept::Place;
 use crate::message::SharedMessage;
 
 /// A walk over the values that match a filter, in bounded steps.
@@ -73,25 +74,32 @@ impl RetainedCursor {
             let Some(from) = self.next.take() else {
                 return false;
             };
-            let from = from.map(Key);
-            let Some((key, message)) = inner.entries.range((from, Bound::Unbounded)).next() else {
+            let from = from.as_ref().map(|subject| subject as &dyn Place);
+            let mut rest = inner
+                .entries
+                .range::<dyn Place, _>((from, Bound::Unbounded));
+            let Some(kept) = rest.next() else {
                 return false;
             };
-            let subject = key.0.as_ref();
+            // Nothing is kept whose subject is none.
+            let Some(key) = kept.subject() else {
+                return false;
+            };
+            let subject = key.as_ref();
             let leap = if self.filter.matches_with(subject, self.rule) {
-                if !message.is_expired(now) {
-                    found.push(message.clone());
+                if kept.expires() > now {
+                    found.extend(kept.to_message());
                 }
                 Leap::Next
             } else {
                 leap(&self.filter, self.rule, subject)
             };
             self.next = match leap {
-                Leap::Next => Some(Bound::Excluded(key.0.clone())),
+                Leap::Next => Some(Bound::Excluded(key)),
                 // A text that is too long to be a subject is no reason to miss one: then it goes on entry by entry.
-                Leap::To(text) => Some(
-                    Subject::new(&text).map_or(Bound::Excluded(key.0.clone()), Bound::Included),
-                ),
+                Leap::To(text) => {
+                    Some(Subject::new(&text).map_or(Bound::Excluded(key), Bound::Included))
+                }
                 Leap::End => None,
             };
         }

@@ -160,6 +160,9 @@ impl Core {
     pub(crate) fn write<S>(&self, state: &mut State<S>) {
         let before = state.out.len();
         if before == 0 {
+            if state.out.take_wants_room() {
+                self.signal(signal::ROOM);
+            }
             return;
         }
         match &state.writer {
@@ -213,6 +216,12 @@ impl Core {
     /// Outbox size at which reading goes on.
     pub(crate) fn drained_at(&self) -> usize {
         self.listener().config.outbox_soft_bytes / 2
+    }
+
+    /// Whether nothing may be read until less memory is held.
+    pub(crate) fn must_await_memory(&self) -> bool {
+        let memory = &self.shared().memory;
+        memory.is_exceeded() && memory.must_wait(self.held().0)
     }
 
     /// The owner now keeps `bytes` of input.

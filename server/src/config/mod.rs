@@ -31,7 +31,9 @@ pub(crate) use check::milliseconds;
 pub(crate) use error::ConfigError;
 pub(crate) use layer::{Overrides, Sources};
 pub(crate) use render::{default_document, effective_document};
-pub(crate) use schema::{ADMIN, BEANSTALK, MQTT, MQTT_TLS, MQTT_WEBSOCKET, MQTT_WEBSOCKET_TLS};
+pub(crate) use schema::{
+    ADMIN, AMQP, AMQP_TLS, BEANSTALK, MQTT, MQTT_TLS, MQTT_WEBSOCKET, MQTT_WEBSOCKET_TLS,
+};
 pub(crate) use settings::{LogFormat, LoggingSettings, Settings};
 
 use std::collections::BTreeMap;

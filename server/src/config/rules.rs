@@ -10,7 +10,7 @@ use toml::Value;
 use super::error::Problem;
 use super::mqtt::share_strategy;
 use super::origin::Origin;
-use super::schema::{BEANSTALK, MQTT_TLS, MQTT_WEBSOCKET_TLS};
+use super::schema::{AMQP, AMQP_TLS, BEANSTALK, MQTT_TLS, MQTT_WEBSOCKET_TLS};
 use super::settings::Settings;
 
 /// All contradictions in `settings`, each with the origin of the value that causes it.
@@ -106,7 +106,7 @@ fn mqtt_listeners(
                 let why = format!("{protocol} on {}: {why}", listener.address);
                 problems.push(Problem::new(origin(&path), why));
             };
-            if protocol == BEANSTALK {
+            if [BEANSTALK, AMQP, AMQP_TLS].contains(&protocol.as_str()) {
                 wrong("`mqtt` is for listeners of MQTT".to_owned());
                 continue;
             }
@@ -133,6 +133,7 @@ fn tenants(
     let mut wrong = |path: &str, why: String| problems.push(Problem::new(origin(path), why));
     for (path, space) in [
         ("beanstalk.space", &settings.beanstalk.space),
+        ("amqp.space", &settings.amqp.space),
         ("mqtt.space", &settings.mqtt.space),
     ] {
         if directory.space(space).is_none() {
@@ -146,7 +147,7 @@ fn tenants(
     for (protocol, listeners) in &settings.listeners {
         for listener in listeners {
             let path = format!("listeners.{protocol}");
-            if [MQTT_TLS, MQTT_WEBSOCKET_TLS].contains(&protocol.as_str())
+            if [AMQP_TLS, MQTT_TLS, MQTT_WEBSOCKET_TLS].contains(&protocol.as_str())
                 && listener.edge.tls.is_none()
             {
                 wrong(
@@ -202,6 +203,15 @@ fn sizes(settings: &Settings, origin: &impl Fn(&str) -> Origin, problems: &mut V
             ),
         );
     }
+    if settings.amqp.message_bytes > message as u64 {
+        wrong(
+            "amqp.message_bytes",
+            format!(
+                "amqp.message_bytes ({}) is more than limits.message_bytes ({message}): raise limits.message_bytes",
+                settings.amqp.message_bytes
+            ),
+        );
+    }
     if message > settings.limits.memory_bytes {
         wrong(
             "limits.message_bytes",
@@ -212,19 +222,21 @@ fn sizes(settings: &Settings, origin: &impl Fn(&str) -> Origin, problems: &mut V
             ),
         );
     }
+    let frame = settings.amqp.frame_bytes_max as usize;
     let service = settings.mqtt.config().map(|config| config.limits);
     // What is wrong with it is said elsewhere.
     let service = service.unwrap_or_default();
     for (protocol, listeners) in &settings.listeners {
         for listener in listeners {
             let (path, edge) = (format!("listeners.{protocol}"), &listener.edge);
-            let (one, setting, largest) = if protocol == BEANSTALK {
-                ("a job", "beanstalk.job_bytes", job)
-            } else {
-                let own = listener.mqtt.as_ref();
-                let own = own.and_then(|mqtt| mqtt.limits(&service).ok());
-                let packet = own.unwrap_or_else(|| service.clone()).packet_bytes_max;
-                ("a packet", "mqtt.packet_bytes_max", packet as usize)
+            let own = listener.mqtt.as_ref();
+            let own = own.and_then(|mqtt| mqtt.limits(&service).ok());
+            let packet = own.map_or(service.packet_bytes_max, |own| own.packet_bytes_max);
+            let (one, setting, largest) = match protocol.as_str() {
+                BEANSTALK => ("a job", "beanstalk.job_bytes", job),
+                // A message comes in frames: none waits for the rest of it.
+                AMQP | AMQP_TLS => ("a frame", "amqp.frame_bytes_max", frame),
+                _ => ("a packet", "mqtt.packet_bytes_max", packet as usize),
             };
             let needed = largest.saturating_add(LINE_BYTES);
             if edge.input_max_bytes < needed {

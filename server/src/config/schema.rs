@@ -65,6 +65,8 @@ const SHARE_STRATEGIES: &[&str] = &[
 /// Protocols this build speaks, with the address each listens on by default, if it does.
 pub(crate) const PROTOCOLS: &[(&str, Option<&str>)] = &[
     (BEANSTALK, Some("127.0.0.1:11300")),
+    (AMQP, Some("127.0.0.1:5672")),
+    (AMQP_TLS, None),
     (MQTT, Some("127.0.0.1:1883")),
     (MQTT_TLS, None),
     (MQTT_WEBSOCKET, Some("127.0.0.1:8083")),
@@ -73,6 +75,12 @@ pub(crate) const PROTOCOLS: &[(&str, Option<&str>)] = &[
 
 /// beanstalkd's protocol.
 pub(crate) const BEANSTALK: &str = "beanstalk";
+
+/// AMQP 0-9-1.
+pub(crate) const AMQP: &str = "amqp";
+
+/// AMQP 0-9-1 over TLS.
+pub(crate) const AMQP_TLS: &str = "amqps";
 
 /// MQTT of all versions.
 pub(crate) const MQTT: &str = "mqtt";
@@ -188,8 +196,8 @@ pub(crate) const KEYS: &[Key] = &[
         "limits.memory_bytes",
         Kind::Bytes(MIB, 1024 * GIB),
         Some("\"512MiB\""),
-        "Answers that wait and messages half read, of all connections together. Beyond it nothing more is read until \
-         clients have taken theirs.",
+        "Answers that wait and messages half read, of all connections together. Beyond it nothing more is read from \
+         clients that hold more than 16KiB of it; beyond half as much again, from nobody.",
     ),
     key(
         "limits.drain_ms",
@@ -232,6 +240,42 @@ pub(crate) const KEYS: &[Key] = &[
         Kind::Switch,
         Some("false"),
         "Start in drain mode: put is answered DRAINING. SIGUSR1 switches it on in a running server.",
+    ),
+    key(
+        "amqp.space",
+        Kind::Text,
+        Some("\"default\""),
+        "Space that is the vhost \"/\". Any other vhost is the space of its name.",
+    ),
+    key(
+        "amqp.message_bytes",
+        Kind::Bytes(1, GIB),
+        Some("\"16MiB\""),
+        "Largest message. A publish of more closes its channel with 406 PRECONDITION_FAILED.",
+    ),
+    key(
+        "amqp.frame_bytes_max",
+        Kind::Bytes(4096, 16 * MIB),
+        Some("131072"),
+        "Largest frame that is agreed upon with a client.",
+    ),
+    key(
+        "amqp.channels_max",
+        Kind::Number(1, 65_535),
+        Some("2047"),
+        "Channels of one connection.",
+    ),
+    key(
+        "amqp.heartbeat_s",
+        Kind::Number(0, 3600),
+        Some("60"),
+        "Seconds between heartbeats that are proposed to clients. 0: none.",
+    ),
+    key(
+        "amqp.product",
+        Kind::Text,
+        Some("\"Longtail\""),
+        "What the server says that it is. Some clients change their ways when it is \"RabbitMQ\".",
     ),
     key(
         "mqtt.space",

@@ -43,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) admin: AdminSettings,
     /// The beanstalk protocol.
     pub(crate) beanstalk: BeanstalkSettings,
+    /// AMQP 0-9-1.
+    pub(crate) amqp: AmqpSettings,
     /// MQTT.
     pub(crate) mqtt: MqttSettings,
     /// The server's own log.
@@ -105,6 +107,33 @@ pub(crate) struct BeanstalkSettings {
     pub(crate) space: String,
     pub(crate) job_bytes: usize,
     pub(crate) drain: bool,
+}
+
+/// `amqp.*`.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AmqpSettings {
+    pub(crate) space: String,
+    pub(crate) message_bytes: u64,
+    pub(crate) frame_bytes_max: u32,
+    pub(crate) channels_max: u16,
+    pub(crate) heartbeat_s: u16,
+    pub(crate) product: String,
+}
+
+impl AmqpSettings {
+    /// As the service takes them.
+    pub(crate) fn config(&self) -> longtail_amqp::Config {
+        longtail_amqp::Config {
+            space: self.space.as_str().into(),
+            message_bytes_max: self.message_bytes,
+            frame_max: self.frame_bytes_max,
+            channel_max: self.channels_max,
+            heartbeat_s: self.heartbeat_s,
+            product: self.product.clone(),
+            ..longtail_amqp::Config::default()
+        }
+    }
 }
 
 /// `logging.*`.

@@ -288,10 +288,10 @@ fn listen_flags_replace_what_was_configured() {
         settings.admin.listen.is_some(),
         "what is not named stays as configured"
     );
-    let text = complaint(&with_listen(&["amqp=127.0.0.1:5672"], false));
+    let text = complaint(&with_listen(&["nats=127.0.0.1:4222"], false));
     assert!(
         text.contains(
-            "unknown protocol `amqp`: this build speaks beanstalk, mqtt, mqtts, mqtt-ws, mqtt-wss"
+            "unknown protocol `nats`: this build speaks beanstalk, amqp, amqps, mqtt, mqtts, mqtt-ws, mqtt-wss"
         ),
         "{text}"
     );

@@ -22,6 +22,7 @@ pub(super) fn announce(settings: &Settings, listening: &[Listening]) {
                 listeners = listeners.join(" "),
                 data = %settings.data.display(),
                 durability = %settings.durability,
+                connections_max = settings.limits.connections_max,
                 "started"
             );
         }
@@ -64,6 +65,8 @@ fn text(settings: &Settings, listening: &[Listening]) -> String {
         line("data", &settings.data.display().to_string());
     }
     line("durability", &promise);
+    let connections = settings.limits.connections_max;
+    line("connections", &format!("{connections} at most"));
     out
 }
 
@@ -107,6 +110,7 @@ mod tests {
             "{banner}"
         );
         assert!(banner.contains("on the disk"), "{banner}");
+        assert!(banner.contains("  connections 65536 at most\n"), "{banner}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod admin;
 mod admission;
 mod backend;
 mod banner;
+mod descriptors;
 mod lifecycle;
 mod logging;
 mod process;
@@ -30,9 +31,10 @@ use lifecycle::Running as _;
 
 /// Runs the server until a signal or a failure ends it.
 pub(crate) fn run(sources: Sources, loaded: Loaded) -> Result<Exit, Failure> {
-    let settings = loaded.settings;
+    let mut settings = loaded.settings;
     let topics =
         logging::init(&settings.logging).map_err(|error| Failure::new(Exit::Usage, error))?;
+    settings.limits.connections_max = descriptors::raise(settings.limits.connections_max);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

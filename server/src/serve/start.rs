@@ -15,7 +15,8 @@ use super::admission::AccountAdmission;
 use super::backend::Backend;
 use super::lifecycle::{Listening, Running};
 use crate::config::{
-    BEANSTALK, MQTT, MQTT_TLS, MQTT_WEBSOCKET, MQTT_WEBSOCKET_TLS, Settings, Sources, load,
+    AMQP, AMQP_TLS, BEANSTALK, MQTT, MQTT_TLS, MQTT_WEBSOCKET, MQTT_WEBSOCKET_TLS, Settings,
+    Sources, load,
 };
 use crate::exit_codes::Exit;
 
@@ -163,6 +164,7 @@ fn builder(
         })
         .edge(settings.edge())
         .beanstalk_config(beanstalk)
+        .amqp_config(settings.amqp.config())
         .mqtt_config(mqtt.clone());
     for bridge in settings.bridge_configs().map_err(StartError::Bridges)? {
         builder = builder.mqtt_bridge(bridge);
@@ -183,6 +185,14 @@ fn builder(
                     };
                     builder =
                         builder.beanstalk_listener(listener.edge.clone(), Arc::new(admission));
+                }
+                AMQP | AMQP_TLS => {
+                    let accounts = longtail_amqp::Accounts {
+                        authenticator: Arc::clone(authenticator),
+                        clock: Arc::clone(&clock),
+                        account: listener.account.clone(),
+                    };
+                    builder = builder.amqp_listener(listener.edge.clone(), Arc::new(accounts));
                 }
                 MQTT | MQTT_TLS | MQTT_WEBSOCKET | MQTT_WEBSOCKET_TLS => {
                     let accounts = longtail_mqtt::Accounts {

@@ -217,7 +217,7 @@ impl Room {
         let address = self.server.websocket().context("no admin service")?;
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(super::client::PATIENCE))?;
-        stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: soak\r\n\r\n")?;
+        write!(stream, "GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         sum(&text, name, labels).with_context(|| format!("no counter {name}{{{labels}}}"))

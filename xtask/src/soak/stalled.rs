@@ -134,7 +134,7 @@ fn catch_up(connection: &mut Connection) -> Result<u64> {
     }
 }
 
-/// Copies that live subscribers did not get, and messages that sessions lost.
+/// Copies that sessions did not get, whatever the reason.
 fn dropped(room: &Room) -> Result<f64> {
-    room.counter("longtail_subject_dropped_total", "")
+    room.counter("longtail_session_messages_dropped_total", "mqtt")
 }

@@ -47,8 +47,8 @@ const LONG_FILTER: &str = "$mqtt/h/";
 /// Streams that are described in one go.
 const PAGE: u32 = 1_000;
 
-/// What was read of a record at the start; nothing of what is written later.
-type Kept = Option<Arc<Record>>;
+/// A key, and what was read of its record at the start; nothing of what is written later.
+type Kept = (Arc<str>, Option<Arc<Record>>);
 
 /// The durable side of a space's sessions.
 pub(crate) struct Durable {
@@ -124,13 +124,15 @@ impl Durable {
         let records = if broker.durability() == Durability::Memory {
             None
         } else {
-            let read =
-                |key: &str, record| records::read(key, &record).map(|read| Some(Arc::new(read)));
+            let read = |key: &str, record| {
+                let read = records::read(key, &record)?;
+                Some((Arc::from(key), Some(Arc::new(read))))
+            };
             let taken_back = Box::new(|key: &str| {
                 tracing::warn!(key, "what was to be kept of an MQTT session was refused");
             });
             let records: LastValues<Kept> = LastValues::open(broker, &name, read, taken_back)?;
-            records.for_each(|_, record| match record.as_deref() {
+            records.for_each(|(_, record)| match record.as_deref() {
                 Some(Record::Session(client_id, session)) => {
                     sessions.push((Arc::clone(client_id), session.clone()));
                 }
@@ -373,7 +375,7 @@ impl Durable {
             return false;
         };
         let key = records::session_key(client_id);
-        records.set(key, None, record.encode(), done);
+        records.set((key, None), record.encode(), done);
         true
     }
 
@@ -396,7 +398,7 @@ impl Durable {
             return false;
         };
         let key = records::subscription_key(number, text);
-        records.set(key, None, records::encode_subscription(text, held), done);
+        records.set((key, None), records::encode_subscription(text, held), done);
         true
     }
 

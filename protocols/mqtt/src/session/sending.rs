@@ -31,6 +31,18 @@ pub(super) struct Replay {
 /// Retained messages that are looked at in one go, while the connection's lock is held.
 const REPLAY_STEP: usize = 64;
 
+/// Such steps before other connections have their turn. A client may ask for a million messages, or for one that is
+/// behind a million others.
+const REPLAY_STEPS: usize = 8;
+
+/// What a replay has next.
+enum Replayed {
+    Message(SharedMessage),
+    /// More, but not in this turn.
+    Later,
+    End,
+}
+
 impl Replay {
     pub(super) fn new(text: Box<str>, filter: Filter, tag: Tag) -> Self {
         let asks_for_sys = filter.tokens().next() == Some(FilterToken::Literal("$SYS"));
@@ -48,8 +60,16 @@ impl Replay {
         *self.text == *text
     }
 
-    fn next(&mut self, cx: &Cx<'_>) -> Option<SharedMessage> {
+    /// The next message, within so many `steps`.
+    fn next(&mut self, cx: &Cx<'_>, steps: &mut usize) -> Replayed {
         while self.found.is_empty() {
+            if self.sys.is_none() && self.cursor.is_done() {
+                return Replayed::End;
+            }
+            let Some(left) = steps.checked_sub(1) else {
+                return Replayed::Later;
+            };
+            *steps = left;
             let mut found = Vec::new();
             match &mut self.sys {
                 Some(sys) => {
@@ -57,7 +77,6 @@ impl Replay {
                         self.sys = None;
                     }
                 }
-                None if self.cursor.is_done() => break,
                 None => {
                     self.cursor
                         .step(cx.retained, cx.now, REPLAY_STEP, &mut found);
@@ -65,7 +84,9 @@ impl Replay {
             }
             self.found = found.into();
         }
-        self.found.pop_front()
+        self.found
+            .pop_front()
+            .map_or(Replayed::End, Replayed::Message)
     }
 }
 
@@ -428,6 +449,7 @@ impl Session {
         if !self.replays.is_there() {
             return;
         }
+        let mut steps = REPLAY_STEPS;
         while let Some(mut replay) = self.replays.pop_front() {
             loop {
                 if out.is_full() {
@@ -439,8 +461,14 @@ impl Session {
                     self.replays.push_front(replay);
                     return;
                 }
-                let Some(message) = replay.next(cx) else {
-                    break;
+                let message = match replay.next(cx, &mut steps) {
+                    Replayed::Message(message) => message,
+                    Replayed::End => break,
+                    Replayed::Later => {
+                        out.ask_for_room();
+                        self.replays.push_front(replay);
+                        return;
+                    }
                 };
                 let Some(mut wanted) = self.copy_for(&message, replay.tag) else {
                     continue;

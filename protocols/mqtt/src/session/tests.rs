@@ -604,3 +604,35 @@ fn a_will_goes_with_the_connection_unless_the_client_says_goodbye() {
         }
     }
 }
+
+#[test]
+fn a_search_for_one_retained_message_among_many_takes_turns() {
+    let mut bench = Bench::v5();
+    for number in 0..5000 {
+        let end = if number == 4999 { "here" } else { "there" };
+        let subject = Subject::new(&format!("site/{number}/{end}")).unwrap();
+        let value = Message::new(subject, Bytes::from_static(b"v"));
+        let _ = bench.retained.set(Arc::new(value), Box::new(|_| {}));
+    }
+    let subscribe = Packet::Subscribe(Subscribe {
+        packet_id: PacketId::new(5).unwrap(),
+        properties: SubscribeProperties::default(),
+        subscriptions: vec![Subscription {
+            filter: "+/+/here",
+            options: SubscriptionOptions::default(),
+        }],
+    });
+    assert_eq!(bench.input(&subscribe), Next::Pause);
+    let Some(Action::Subscribe(subscribing)) = bench.actions.pop() else {
+        panic!("no subscription");
+    };
+    bench.with(|session, cx, wire| session.subscribed(*subscribing, cx, wire));
+    let mut turns = 0;
+    while std::mem::take(&mut bench.wire.asked) {
+        turns += 1;
+        bench.with(Session::pump);
+    }
+    assert!((5..100).contains(&turns), "{turns}");
+    let found = bench.wire.bytes.windows(4).filter(|part| part == b"here");
+    assert_eq!(found.count(), 1);
+}

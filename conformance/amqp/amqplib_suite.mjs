@@ -1,0 +1,100 @@
+// amqplib drives queues, exchanges, consumers, confirms and errors.
+
+import assert from "node:assert/strict";
+
+import { client, run, server, test, unique } from "../harness/suite.mjs";
+
+const amqp = client("amqplib");
+
+/** Runs `work` with a connection of its own. */
+function connected(work) {
+  return async () => {
+    const connection = await amqp.connect(`amqp://guest:guest@${server.host}:${server.port}/`);
+    connection.on("error", () => {});
+    try {
+      await work(connection);
+    } finally {
+      await connection.close().catch(() => {});
+    }
+  };
+}
+
+/** A channel whose errors are kept. */
+async function open(connection, kind = "createChannel") {
+  const channel = await connection[kind]();
+  channel.failed = new Promise((resolve) => channel.on("error", resolve));
+  return channel;
+}
+
+test("messages_come_back_with_their_properties", "publish get", connected(async (connection) => {
+  const channel = await open(connection);
+  const { queue } = await channel.assertQueue("", { exclusive: true });
+  const headers = { number: 5, large: 2 ** 40, half: 0.5, list: [1, "two"], nested: { yes: true } };
+  channel.sendToQueue(queue, Buffer.from("body"), { headers, persistent: true, correlationId: "c", priority: 3 });
+  const message = await channel.get(queue);
+  assert.equal(message.content.toString(), "body");
+  assert.deepEqual(message.properties.headers, headers);
+  assert.equal(message.properties.correlationId, "c");
+  assert.equal(message.properties.deliveryMode, 2);
+  channel.ack(message);
+  assert.equal(await channel.get(queue), false);
+}));
+
+test("confirms_cover_everything_published", "confirm", connected(async (connection) => {
+  const channel = await open(connection, "createConfirmChannel");
+  const { queue } = await channel.assertQueue(unique(), { durable: true });
+  for (let number = 0; number < 500; number++) channel.sendToQueue(queue, Buffer.from(String(number)));
+  await channel.waitForConfirms();
+  const { messageCount } = await channel.deleteQueue(queue);
+  assert.equal(messageCount, 500);
+}));
+
+test("consumers_take_what_a_topic_exchange_routes", "exchange consume", connected(async (connection) => {
+  const channel = await open(connection);
+  const exchange = unique();
+  await channel.assertExchange(exchange, "topic", { autoDelete: true });
+  const { queue } = await channel.assertQueue("", { exclusive: true });
+  await channel.bindQueue(queue, exchange, "a.#");
+  await channel.prefetch(2);
+  const got = [];
+  const all = new Promise((resolve) => {
+    channel.consume(queue, (message) => {
+      got.push(message.fields.routingKey);
+      channel.ack(message);
+      if (got.length === 3) resolve();
+    });
+  });
+  for (const key of ["a", "b", "a.b", "a.b.c"]) channel.publish(exchange, key, Buffer.alloc(0));
+  await all;
+  assert.deepEqual(got, ["a", "a.b", "a.b.c"]);
+}));
+
+test("what_nobody_wants_comes_back", "mandatory", connected(async (connection) => {
+  const channel = await open(connection);
+  const returned = new Promise((resolve) => channel.on("return", resolve));
+  channel.publish("", unique(), Buffer.from("x"), { mandatory: true });
+  const message = await returned;
+  assert.equal(message.fields.replyCode, 312);
+  assert.equal(message.content.toString(), "x");
+}));
+
+test("a_consumer_is_told_that_its_queue_is_gone", "cancel", connected(async (connection) => {
+  const [channel, other] = [await open(connection), await open(connection)];
+  const { queue } = await channel.assertQueue(unique());
+  const gone = new Promise((resolve) => channel.consume(queue, resolve));
+  await channel.checkQueue(queue);
+  await other.deleteQueue(queue);
+  assert.equal(await gone, null);
+}));
+
+test("a_channel_closes_with_code_and_text_and_the_connection_goes_on", "errors", connected(async (connection) => {
+  const channel = await open(connection);
+  const name = unique();
+  await assert.rejects(channel.checkQueue(name), /NOT_FOUND/);
+  const error = await channel.failed;
+  assert.equal(error.code, 404);
+  const next = await open(connection);
+  assert.equal((await next.assertQueue("", { exclusive: true })).messageCount, 0);
+}));
+
+await run();

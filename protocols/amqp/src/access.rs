@@ -1,0 +1,130 @@
+//! Who is let in, and what for.
+
+use std::sync::Arc;
+
+use longtail_broker::auth::{
+    AuthError, Authenticator, Credentials, Grants, Login as Granted, LoginRequest, Peer,
+};
+use longtail_edge::{Endpoint, TlsIdentity};
+use longtail_engine::runtime::Clock;
+
+/// A client that asks for a vhost.
+#[derive(Clone, Copy, Debug)]
+pub struct Login<'a> {
+    /// The name it gives.
+    pub user: &'a str,
+    /// The password it gives.
+    pub password: &'a [u8],
+    /// The space it wants.
+    pub space: &'a str,
+    /// Where it comes from.
+    pub remote: &'a Endpoint,
+    /// Whom its certificate names.
+    pub identity: Option<&'a TlsIdentity>,
+    /// Clients connected to the service, this one not counted.
+    pub connections: u64,
+}
+
+/// Why a client is not let in.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// It has not proved who it is.
+    #[error("{0}")]
+    Login(String),
+    /// It has, but may not use the vhost.
+    #[error("{0}")]
+    Vhost(String),
+    /// The space has as many connections as it may have.
+    #[error("{0}")]
+    Full(String),
+}
+
+/// Decides who is let in at a listener. Methods may take tens of milliseconds: they are called from a thread that may
+/// wait.
+pub trait Admission: Send + Sync + 'static {
+    /// Checks who a client is, before it has named a vhost. Yields what it may do in `login.space`, if that is known:
+    /// when it names that one, [`Admission::admit`] is not asked.
+    ///
+    /// # Errors
+    /// [`Denied::Login`].
+    fn verify(&self, login: &Login<'_>) -> Result<Option<Arc<Grants>>, Denied>;
+
+    /// What the client may do in the vhost that it has named.
+    ///
+    /// # Errors
+    /// When it is not let in.
+    fn admit(&self, login: &Login<'_>) -> Result<Arc<Grants>, Denied>;
+}
+
+/// Lets everybody in who reaches the listener, to every vhost, and allows everything.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AdmitAll;
+
+impl Admission for AdmitAll {
+    fn verify(&self, _login: &Login<'_>) -> Result<Option<Arc<Grants>>, Denied> {
+        Ok(Some(Arc::new(Grants::full())))
+    }
+
+    fn admit(&self, _login: &Login<'_>) -> Result<Arc<Grants>, Denied> {
+        Ok(Arc::new(Grants::full()))
+    }
+}
+
+/// Lets in whom the broker's accounts name. Without accounts, everybody on this machine.
+#[derive(Clone)]
+pub struct Accounts {
+    /// Knows the accounts.
+    pub authenticator: Arc<Authenticator>,
+    /// The time, for the limit on failures.
+    pub clock: Arc<dyn Clock>,
+    /// Account of every connection, whatever it says; `None`: as it proves.
+    pub account: Option<String>,
+}
+
+impl Accounts {
+    fn granted(&self, login: &Login<'_>, space: &str) -> Result<Granted, AuthError> {
+        if let Some(account) = &self.account {
+            return self.authenticator.grants(account, space, "");
+        }
+        let request = LoginRequest {
+            credentials: Credentials::Password {
+                user: login.user,
+                password: login.password,
+            },
+            peer: match login.remote {
+                Endpoint::Tcp(address) => Peer::Address(address.ip()),
+                Endpoint::Unix(_) => Peer::Unix,
+            },
+            space,
+            client_id: "",
+        };
+        self.authenticator.authenticate(&request, self.clock.now())
+    }
+}
+
+impl Admission for Accounts {
+    fn verify(&self, login: &Login<'_>) -> Result<Option<Arc<Grants>>, Denied> {
+        match self.granted(login, login.space) {
+            // One that has no room is told so when it names its vhost.
+            Ok(granted) => {
+                let room = granted.quotas.admit_connection(login.connections);
+                Ok(room.is_ok().then_some(granted.grants))
+            }
+            // Who it is, is proved; which vhosts are its own is asked when it names one.
+            Err(AuthError::NoAccess { .. }) => Ok(None),
+            Err(error) => Err(Denied::Login(error.to_string())),
+        }
+    }
+
+    fn admit(&self, login: &Login<'_>) -> Result<Arc<Grants>, Denied> {
+        let granted = self
+            .granted(login, login.space)
+            .map_err(|error| match error {
+                AuthError::NoAccess { .. } => Denied::Vhost(error.to_string()),
+                _ => Denied::Login(error.to_string()),
+            })?;
+        let room = granted.quotas.admit_connection(login.connections);
+        room.map_err(|full| Denied::Full(full.to_string()))?;
+        Ok(granted.grants)
+    }
+}

@@ -1,0 +1,34 @@
+//! The wire: bytes to frames, methods and properties, and back.
+//!
+//! ```text
+//! bytes ──▶ Greeting ──▶ Decoder ──▶ Frame ──┬──▶ Method::decode
+//!                           └──▶ Fault       ├──▶ ContentHeader::decode ──▶ Properties::decode
+//!                                            └──▶ a piece of the body
+//! bytes ◀── Method::encode, put_content, HEARTBEAT
+//! ```
+//!
+//! No I/O, no clock, no session. Everything that is decoded borrows from the input: a body is never copied here.
+//! Numbers, names and fields of all methods are in one table ([`Method`]), reply codes with their level in another
+//! ([`ReplyCode`]).
+
+mod fault;
+mod frame;
+mod fuzz;
+mod method;
+mod properties;
+mod reply;
+mod table;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use fault::{EncodeError, Fault};
+pub use frame::{
+    Decoder, FRAME_END, FRAME_OVERHEAD, Frame, FrameKind, Greeting, HEARTBEAT, PROTOCOL_HEADER,
+    put_content,
+};
+pub use fuzz::fuzz;
+pub use method::Method;
+pub use properties::{ContentHeader, Properties};
+pub use reply::{Level, ReplyCode};
+pub use table::{Array, ArrayBuf, Table, TableBuf, Value};

@@ -1,0 +1,55 @@
+//! Settings of the AMQP service.
+
+use std::sync::Arc;
+
+/// Settings of the AMQP service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The space that is the vhost `/` (default `default`). Any other vhost is the space of its name.
+    pub space: Arc<str>,
+    /// Channels of one connection (default 2,047).
+    pub channel_max: u16,
+    /// Octets of a frame (default 131,072).
+    pub frame_max: u32,
+    /// Seconds between heartbeats that are proposed to clients (default 60; 0: none).
+    pub heartbeat_s: u16,
+    /// Octets of a message's body (default 16 MiB): a larger one closes its channel with 406. The listener's outbox
+    /// limit has to be larger.
+    pub message_bytes_max: u64,
+    /// What `product` says in the server's properties (default `Longtail`). Some clients look for `RabbitMQ`.
+    pub product: String,
+    /// What `version` says there.
+    pub version: String,
+    /// Milliseconds that a client has from connecting to `connection.open` (default 10,000).
+    pub handshake_timeout_ms: u64,
+    /// Publishes of one channel that may be on their way to the log (default 4,096). Beyond that, nothing more is read
+    /// from the connection until half of them are stored.
+    pub outstanding_max: usize,
+    /// Octets of their bodies (default 8 MiB), with the same effect.
+    pub outstanding_bytes_max: u64,
+}
+
+impl Config {
+    /// Smallest frame that a client may ask for.
+    pub const FRAME_MIN: u32 = 4096;
+
+    /// Largest frame before the limits are agreed upon: a token as password needs room.
+    pub const FRAME_GREETING: u32 = 64 * 1024;
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            space: "default".into(),
+            channel_max: 2047,
+            frame_max: 131_072,
+            heartbeat_s: 60,
+            message_bytes_max: 16 * 1024 * 1024,
+            product: "Longtail".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            handshake_timeout_ms: 10_000,
+            outstanding_max: 4096,
+            outstanding_bytes_max: 8 * 1024 * 1024,
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! AMQP 0-9-1 with RabbitMQ's extensions, as a tenant of the engine.
+//!
+//! ```text
+//!            edge                                                      engine
+//! bytes ──▶ service ──▶ session ──▶ channel ──▶ commands ──▶ shards ─────┐
+//!              ▲           │           ▲                                 │
+//!              │           │           └────────────── effects ◀─────────┘
+//!              │           └──▶ actions ──▶ topology ──▶ catalog, graph
+//!              └── codec ◀──────────────────┘
+//! ```
+//!
+//! A vhost is a space, a queue a stream with its default group. [`codec`] knows the bytes, [`session`] one connection,
+//! [`service`] plugs both into the edge; [`tenant`] is what the connections share, [`topology`] what is declared in a
+//! space, [`graph`] how a message finds its queues, [`access`] who is let in. `docs/amqp.md` says what a client may
+//! rely on.
+
+pub mod access;
+pub mod codec;
+pub mod config;
+pub mod exception;
+pub mod graph;
+pub mod queue;
+pub mod service;
+pub mod session;
+pub mod tenant;
+pub mod topology;
+
+pub use access::{Accounts, Admission, AdmitAll, Denied, Login};
+pub use config::Config;
+pub use service::Amqp;
+pub use tenant::Tenant;

@@ -1,0 +1,412 @@
+//! A queue: a stream with its default group, and what AMQP knows of it besides.
+
+use std::sync::Arc;
+
+use longtail_engine::config::{GroupConfig, Keep, Order, StreamConfig};
+use longtail_model::{Durability, Priority, ShardId, StreamId};
+use parking_lot::Mutex;
+
+use crate::codec::{Table, Value};
+use crate::exception::{Exception, precondition};
+
+/// What the arguments of `queue.declare` say, checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueArguments {
+    /// `x-message-ttl`, in milliseconds.
+    pub message_ttl_ms: Option<u64>,
+    /// `x-max-priority`.
+    pub max_priority: Option<u8>,
+}
+
+/// Arguments that two declarations of a queue have to agree on.
+const COMPARED: &[&str] = &["x-message-ttl", "x-max-priority", "x-queue-type"];
+
+/// Arguments that mean something that is not built: a queue that has one is refused, not declared without it.
+const NOT_YET: &[&str] = &[
+    "x-expires",
+    "x-max-length",
+    "x-max-length-bytes",
+    "x-overflow",
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-dead-letter-strategy",
+    "x-single-active-consumer",
+    "x-delivery-limit",
+    "x-delayed-retry-type",
+    "x-delayed-retry-min",
+    "x-delayed-retry-max",
+    "x-consumer-timeout",
+    "x-message-deduplication",
+    "x-max-age",
+    "x-stream-max-segment-size-bytes",
+    "x-stream-filter-size-bytes",
+];
+
+/// Longest time to live: ten years, as in RabbitMQ.
+const TTL_MAX_MS: i64 = 315_360_000_000;
+
+impl QueueArguments {
+    /// Checks the arguments of a declaration.
+    ///
+    /// # Errors
+    /// `PRECONDITION_FAILED` for one that is wrong, or that this release cannot honour.
+    pub fn parse(arguments: &Table<'_>, queue: &str, vhost: &str) -> Result<Self, Exception> {
+        let invalid = |key: &str, why: &str| {
+            precondition(format!(
+                "invalid arg '{key}' for queue '{queue}' in vhost '{vhost}': {why}"
+            ))
+        };
+        let mut parsed = QueueArguments::default();
+        for (key, value) in arguments.iter() {
+            match key {
+                "x-message-ttl" => {
+                    let ttl = value
+                        .as_i64()
+                        .filter(|ms| (0..=TTL_MAX_MS).contains(ms))
+                        .ok_or_else(|| {
+                            invalid(
+                                key,
+                                "a number of milliseconds from 0 to ten years is expected",
+                            )
+                        })?;
+                    parsed.message_ttl_ms = u64::try_from(ttl).ok();
+                }
+                "x-max-priority" => {
+                    let max = value.as_i64().and_then(|max| u8::try_from(max).ok());
+                    let max =
+                        max.ok_or_else(|| invalid(key, "a number from 0 to 255 is expected"))?;
+                    parsed.max_priority = Some(max);
+                }
+                "x-queue-type" => match value.as_str() {
+                    Some("classic") => {}
+                    Some(kind @ ("quorum" | "stream")) => {
+                        return Err(invalid(key, &format!("'{kind}' is not supported yet")));
+                    }
+                    _ => return Err(invalid(key, "unknown queue type")),
+                },
+                _ if NOT_YET.contains(&key) => {
+                    return Err(invalid(key, "not supported yet"));
+                }
+                _ => {}
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+/// How a queue was declared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueConfig {
+    /// It outlives a restart.
+    pub durable: bool,
+    /// It goes with its last consumer.
+    pub auto_delete: bool,
+    /// The connection that has it for itself.
+    pub owner: Option<u64>,
+    /// The arguments, as a table's bytes.
+    pub arguments: Arc<[u8]>,
+    /// What they say.
+    pub parsed: QueueArguments,
+}
+
+impl QueueConfig {
+    /// What its stream is made of.
+    #[must_use]
+    pub fn stream(&self) -> StreamConfig {
+        StreamConfig {
+            keep: Keep::UntilSettled,
+            durability: (!self.durable).then_some(Durability::Memory),
+            group: Some(GroupConfig {
+                order: match self.parsed.max_priority {
+                    Some(_) => Order::Priority,
+                    None => Order::Sequence,
+                },
+                ..GroupConfig::default()
+            }),
+            ..StreamConfig::default()
+        }
+    }
+
+    /// Whether another declaration says the same.
+    ///
+    /// # Errors
+    /// `PRECONDITION_FAILED` with the first difference.
+    pub fn check(&self, other: &QueueConfig, queue: &str, vhost: &str) -> Result<(), Exception> {
+        for (what, current, received) in [
+            ("durable", self.durable, other.durable),
+            ("auto_delete", self.auto_delete, other.auto_delete),
+        ] {
+            if current != received {
+                return Err(precondition(format!(
+                    "inequivalent arg '{what}' for queue '{queue}' in vhost '{vhost}': received '{received}' but \
+                     current is '{current}'"
+                )));
+            }
+        }
+        let what = format!("queue '{queue}' in vhost '{vhost}'");
+        same_arguments(COMPARED, &self.arguments, &other.arguments, &what)
+    }
+}
+
+/// Compares the arguments that matter of two declarations.
+pub(crate) fn same_arguments(
+    keys: &[&str],
+    current: &[u8],
+    received: &[u8],
+    what: &str,
+) -> Result<(), Exception> {
+    let current = Table::decode(current).unwrap_or_default();
+    let received = Table::decode(received).unwrap_or_default();
+    for &key in keys {
+        let classic =
+            |value: &Value<'_>| key == "x-queue-type" && value.as_str() == Some("classic");
+        let current = current.get(key).filter(|value| !classic(value));
+        let received = received.get(key).filter(|value| !classic(value));
+        let same = match (&current, &received) {
+            (None, None) => true,
+            (Some(current), Some(received)) => current.is_equivalent(received),
+            _ => false,
+        };
+        if !same {
+            return Err(precondition(format!(
+                "inequivalent arg '{key}' for {what}: received {} but current is {}",
+                described(received.as_ref()),
+                described(current.as_ref())
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn described(value: Option<&Value<'_>>) -> String {
+    let Some(value) = value else {
+        return "none".to_owned();
+    };
+    let text = match value {
+        Value::LongString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Value::Bool(flag) => flag.to_string(),
+        value => value
+            .as_i64()
+            .map_or_else(|| format!("{value:?}"), |number| number.to_string()),
+    };
+    format!("the value '{text}' of type '{}'", value.type_name())
+}
+
+/// A queue that exists.
+#[derive(Debug)]
+pub struct Queue {
+    /// Its name, which is its stream's.
+    pub name: Arc<str>,
+    /// Where its stream lives.
+    pub shard: ShardId,
+    /// Its stream.
+    pub stream: StreamId,
+    /// How it was declared.
+    pub config: QueueConfig,
+    usage: Mutex<Usage>,
+}
+
+/// Who consumes from a queue.
+#[derive(Clone, Copy, Debug, Default)]
+struct Usage {
+    consumers: u32,
+    /// The only consumer wants to stay that.
+    exclusive: bool,
+    /// It is being deleted.
+    closing: bool,
+}
+
+/// Why a consumer is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InUse {
+    /// Somebody has the queue for itself, or wants it and somebody else is there.
+    Exclusively,
+    /// The queue is on its way out.
+    Gone,
+}
+
+impl Queue {
+    /// A queue nobody uses yet.
+    #[must_use]
+    pub fn new(name: Arc<str>, shard: ShardId, stream: StreamId, config: QueueConfig) -> Self {
+        Queue {
+            name,
+            shard,
+            stream,
+            config,
+            usage: Mutex::default(),
+        }
+    }
+
+    /// Whether a connection may use it.
+    #[must_use]
+    pub fn is_open_to(&self, connection: u64) -> bool {
+        self.config.owner.is_none_or(|owner| owner == connection)
+    }
+
+    /// Consumers.
+    #[must_use]
+    pub fn consumers(&self) -> u32 {
+        self.usage.lock().consumers
+    }
+
+    /// Whether somebody consumes from it exclusively.
+    #[must_use]
+    pub fn is_consumed_exclusively(&self) -> bool {
+        self.usage.lock().exclusive
+    }
+
+    /// One more consumer.
+    ///
+    /// # Errors
+    /// When there is no place for it.
+    pub fn join(&self, exclusive: bool) -> Result<(), InUse> {
+        let mut usage = self.usage.lock();
+        if usage.closing {
+            return Err(InUse::Gone);
+        }
+        if usage.exclusive || exclusive && usage.consumers > 0 {
+            return Err(InUse::Exclusively);
+        }
+        usage.consumers += 1;
+        usage.exclusive = exclusive;
+        Ok(())
+    }
+
+    /// One consumer less. `true`: it was the last, and the queue is to go with it.
+    pub fn leave(&self) -> bool {
+        let mut usage = self.usage.lock();
+        usage.consumers = usage.consumers.saturating_sub(1);
+        usage.exclusive = false;
+        usage.consumers == 0 && self.config.auto_delete
+    }
+
+    /// It is about to be deleted: no consumer joins any more. With `unused`, only if there is none; `false`: there is.
+    pub(crate) fn begin_delete(&self, unused: bool) -> bool {
+        let mut usage = self.usage.lock();
+        if unused && usage.consumers > 0 {
+            return false;
+        }
+        usage.closing = true;
+        true
+    }
+
+    /// It stays after all.
+    pub(crate) fn abandon_delete(&self) {
+        self.usage.lock().closing = false;
+    }
+
+    /// The priority of a message in this queue; more urgent ones have a lower number.
+    #[must_use]
+    pub fn priority(&self, priority: Option<u8>) -> Priority {
+        let max = self.config.parsed.max_priority.unwrap_or(0);
+        Priority(u32::from(u8::MAX - priority.unwrap_or(0).min(max)))
+    }
+
+    /// When a message in this queue expires, in milliseconds from now.
+    #[must_use]
+    pub fn expires_ms(&self, expiration_ms: Option<u64>) -> Option<u64> {
+        let own = self.config.parsed.message_ttl_ms;
+        match (own, expiration_ms) {
+            (Some(own), Some(asked)) => Some(own.min(asked)),
+            (own, asked) => own.or(asked),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::TableBuf;
+
+    fn config(pairs: &[(&str, Value<'_>)]) -> Result<QueueConfig, Exception> {
+        let mut table = TableBuf::default();
+        for (key, value) in pairs {
+            table.put(key, *value).unwrap();
+        }
+        Ok(QueueConfig {
+            durable: true,
+            auto_delete: false,
+            owner: None,
+            arguments: table.as_table().as_bytes().into(),
+            parsed: QueueArguments::parse(&table.as_table(), "q", "/")?,
+        })
+    }
+
+    #[test]
+    fn arguments_that_cannot_be_honoured_are_refused() {
+        for key in NOT_YET {
+            let refused = config(&[(key, Value::I32(1))]).unwrap_err();
+            assert!(
+                refused.reply_text().contains("not supported yet"),
+                "{refused}"
+            );
+        }
+        for (key, value) in [
+            ("x-message-ttl", Value::I32(-1)),
+            ("x-message-ttl", Value::LongString(b"5")),
+            ("x-max-priority", Value::I32(256)),
+            ("x-queue-type", Value::LongString(b"odd")),
+        ] {
+            assert!(config(&[(key, value)]).is_err(), "{key} {value:?}");
+        }
+    }
+
+    #[test]
+    fn redeclaring_compares_values_not_widths_and_says_what_differs() {
+        let current = config(&[("x-message-ttl", Value::I64(1000))]).unwrap();
+        let same = config(&[
+            ("x-queue-type", Value::LongString(b"classic")),
+            ("x-message-ttl", Value::I16(1000)),
+            ("x-anything", Value::Void),
+        ]);
+        assert_eq!(current.check(&same.unwrap(), "q", "/"), Ok(()));
+        let error = current.check(&config(&[]).unwrap(), "q", "/").unwrap_err();
+        assert_eq!(
+            error.reply_text(),
+            "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': received none but \
+             current is the value '1000' of type 'long'"
+        );
+        let transient = QueueConfig {
+            durable: false,
+            ..current.clone()
+        };
+        assert_eq!(
+            current
+                .check(&transient, "q", "/")
+                .unwrap_err()
+                .reply_text(),
+            "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/': received 'false' but current \
+             is 'true'"
+        );
+    }
+
+    #[test]
+    fn a_consumer_that_wants_the_queue_for_itself_gets_it_or_not() {
+        let queue = Queue::new("q".into(), ShardId(0), StreamId(1), config(&[]).unwrap());
+        assert_eq!(queue.join(false), Ok(()));
+        assert_eq!(queue.join(true), Err(InUse::Exclusively));
+        assert!(!queue.leave());
+        assert_eq!(queue.join(true), Ok(()));
+        assert_eq!(queue.join(false), Err(InUse::Exclusively));
+        assert!(!queue.begin_delete(true));
+        queue.leave();
+        assert!(queue.begin_delete(true));
+        assert_eq!(queue.join(false), Err(InUse::Gone));
+    }
+
+    #[test]
+    fn priorities_are_capped_and_the_shorter_life_counts() {
+        let pairs = [
+            ("x-max-priority", Value::I32(5)),
+            ("x-message-ttl", Value::I32(100)),
+        ];
+        let queue = Queue::new("q".into(), ShardId(0), StreamId(1), config(&pairs).unwrap());
+        assert_eq!(queue.priority(Some(9)), queue.priority(Some(5)));
+        assert!(queue.priority(Some(5)) < queue.priority(Some(4)));
+        assert_eq!(queue.priority(None), queue.priority(Some(0)));
+        assert_eq!(queue.expires_ms(Some(50)), Some(50));
+        assert_eq!(queue.expires_ms(Some(500)), Some(100));
+        assert_eq!(queue.expires_ms(None), Some(100));
+    }
+}

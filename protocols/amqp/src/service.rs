@@ -1,0 +1,441 @@
+//! The glue between the edge, which has the sockets, and the shards and the catalog.
+//!
+//! Commands are queued while the connection's lock is held, so that they keep their order. What may wait (logins, the
+//! catalog), or takes a shard's lock (attaching, detaching), is an action: carried out in [`Protocol::submit`] and in
+//! [`Sink::flush`], when no lock is held, or in a task.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use longtail_edge::{
+    CloseReason, Connection, ConnectionId, Draining, Ended as Ending, Idle, Input, Out, Protocol,
+    Refusal,
+};
+use longtail_engine::runtime::{Shards, Sink};
+use longtail_engine::{Effect, Message};
+use longtail_model::ShardId;
+use tokio::runtime::Handle;
+
+use crate::access::{Admission, Denied, Login};
+use crate::codec::{HEARTBEAT, ReplyCode};
+use crate::exception::Exception;
+use crate::session::{Action, After, Ended, Op, Session};
+use crate::tenant::Tenant;
+use crate::topology::Topology;
+
+/// The protocol, as the edge's listeners want it. Several listeners that let in different clients can share one
+/// [`Tenant`].
+pub struct Amqp {
+    tenant: Arc<Tenant>,
+    admission: Arc<dyn Admission>,
+}
+
+/// What is added to the time that a client may be silent: the edge notes arrivals up to a sweep too early.
+const SILENCE_SLACK: Duration = Duration::from_millis(500);
+
+type Conn = Connection<Amqp>;
+
+impl Amqp {
+    /// Serves the queues of `tenant` to whom `admission` lets in.
+    #[must_use]
+    pub fn new(tenant: Arc<Tenant>, admission: Arc<dyn Admission>) -> Arc<Self> {
+        Arc::new(Amqp { tenant, admission })
+    }
+
+    /// What its connections share.
+    #[must_use]
+    pub fn tenant(&self) -> &Arc<Tenant> {
+        &self.tenant
+    }
+}
+
+/// What the edge keeps for one connection.
+pub struct Client {
+    session: Session,
+    /// Where tasks of the connection run.
+    runtime: Handle,
+}
+
+impl Protocol for Amqp {
+    type Session = Client;
+
+    fn name(&self) -> &'static str {
+        "amqp"
+    }
+
+    fn open(
+        self: &Arc<Self>,
+        _conn: &Arc<Connection<Self>>,
+        _out: &mut Out,
+    ) -> Result<Client, Refusal> {
+        let runtime = Handle::try_current().map_err(|error| Refusal {
+            why: error.to_string().into(),
+            farewell: bytes::Bytes::new(),
+        })?;
+        let session = Session::new(self.tenant.connected());
+        Ok(Client { session, runtime })
+    }
+
+    fn input(&self, client: &mut Client, input: &[u8], out: &mut Out) -> Input {
+        client.session.input(input, &self.tenant, out)
+    }
+
+    fn submit(&self, conn: &Arc<Connection<Self>>) {
+        act(conn);
+    }
+
+    fn idle_timeout(&self) -> Option<Duration> {
+        Some(Duration::from_millis(
+            self.tenant.config().handshake_timeout_ms,
+        ))
+    }
+
+    fn idle(&self, _client: &mut Client, _out: &mut Out) -> Idle {
+        Idle::Close
+    }
+
+    fn has_room(&self, client: &mut Client, out: &mut Out) {
+        client.session.has_room();
+        if client.session.send(&**self.tenant.shards(), out) {
+            // Not under this lock.
+            let shards = Arc::clone(self.tenant.shards());
+            client.runtime.spawn(async move { shards.run() });
+        }
+    }
+
+    fn end_of_input(&self, _client: &mut Client, _unconsumed: &[u8], _out: &mut Out) -> Ending {
+        Ending::Close
+    }
+
+    fn draining(&self, client: &mut Client, out: &mut Out) -> Draining {
+        client.session.force_close("shutdown", out);
+        Draining::Close
+    }
+
+    fn closed(&self, mut client: Client, _id: ConnectionId, _why: &CloseReason) {
+        self.tenant
+            .counters()
+            .connections
+            .fetch_sub(1, Ordering::Relaxed);
+        let topology = client.session.topology();
+        let connection = client.session.asker().connection;
+        let (ended, unused) = client.session.end();
+        detach(&**self.tenant.shards(), ended);
+        let Some(topology) = topology else { return };
+        client.runtime.spawn(async move {
+            for queue in unused {
+                told(topology.delete_unused(&queue).await);
+            }
+            told(topology.disconnected(connection).await);
+        });
+    }
+}
+
+/// Nobody is there to hear of it.
+fn told(outcome: Result<(), Exception>) {
+    if let Err(exception) = outcome {
+        tracing::warn!(%exception, "a queue that is not wanted any more stays");
+    }
+}
+
+fn detach(shards: &dyn Shards, ended: Ended) {
+    for (shard, session) in ended {
+        shards.detach(shard, session);
+    }
+}
+
+/// Carries out what a connection has to be done without its lock.
+fn act(conn: &Arc<Conn>) {
+    let taken = conn.with(|client, _| {
+        let after = client.session.after();
+        (after, client.session.take_actions(), client.runtime.clone())
+    });
+    let Some((after, actions, runtime)) = taken else {
+        return;
+    };
+    for action in actions {
+        carry_out(conn, action, &runtime);
+    }
+    if after.resume {
+        conn.resume();
+    }
+}
+
+fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle) {
+    let service = conn.protocol();
+    let shards = service.tenant.shards();
+    match action {
+        Action::Verify => verify(conn, runtime),
+        Action::Heartbeat(seconds) => heartbeat(conn, seconds, runtime),
+        Action::Admit => admit(conn, runtime),
+        Action::OpenChannel(number) => open_channel(conn, number),
+        Action::Detach(ended) => detach(&**shards, ended),
+        Action::CloseChannel(number, ended) => {
+            detach(&**shards, ended);
+            conn.with(|client, out| client.session.channel_closed(number, out));
+            settle(conn);
+        }
+        Action::DeleteUnused(queue) => {
+            if let Some(topology) = topology(conn) {
+                runtime.spawn(async move { told(topology.delete_unused(&queue).await) });
+            }
+        }
+        Action::Topology(op) => change(conn, *op, runtime),
+        Action::Goodbye(ended) => {
+            detach(&**shards, ended);
+            let connection = conn.with(|client, _| client.session.asker().connection);
+            let (topology, conn) = (topology(conn), Arc::clone(conn));
+            runtime.spawn(async move {
+                if let Some((topology, connection)) = topology.zip(connection) {
+                    told(topology.disconnected(connection).await);
+                }
+                conn.with(|client, out| client.session.goodbye(out));
+                conn.close(CloseReason::Finished);
+            });
+        }
+    }
+}
+
+fn topology(conn: &Arc<Conn>) -> Option<Arc<Topology>> {
+    conn.with(|client, _| client.session.topology()).flatten()
+}
+
+/// After an answer that came from elsewhere than input and shards: sends it, and goes on.
+fn settle(conn: &Arc<Conn>) {
+    let after = conn.with(|client, _| client.session.after());
+    if after.is_some_and(|after| after.resume) {
+        conn.resume();
+    }
+    conn.flush_soon();
+}
+
+/// As [`settle`], when the answer may end the connection.
+fn answer(conn: &Arc<Conn>, answer: impl FnOnce(&mut Session, &mut Out) -> Option<CloseReason>) {
+    let why = conn
+        .with(|client, out| answer(&mut client.session, out))
+        .flatten();
+    if let Some(why) = why {
+        conn.close(why);
+    }
+    act(conn);
+    conn.flush_soon();
+}
+
+fn verify(conn: &Arc<Conn>, runtime: &Handle) {
+    let conn = Arc::clone(conn);
+    runtime.spawn_blocking(move || {
+        let service = conn.protocol();
+        let space = service.tenant.space_of("/");
+        let verified = with_login(&conn, &space, |login| service.admission.verify(login));
+        let Some(verified) = verified else { return };
+        if let Err(denied) = &verified {
+            tracing::info!(peer = ?conn.peer(), %denied, "not let in");
+            let refused = &service.tenant.counters().refused;
+            refused.fetch_add(1, Ordering::Relaxed);
+        }
+        answer(&conn, |session, out| {
+            session.remember_grants(verified.as_ref().ok().cloned().flatten());
+            session.verified(verified.is_ok(), service.tenant.config(), out)
+        });
+    });
+}
+
+/// Asks with what the client has shown.
+fn with_login<R>(conn: &Arc<Conn>, space: &str, ask: impl FnOnce(&Login<'_>) -> R) -> Option<R> {
+    let credentials = conn.with(|client, _| client.session.credentials().clone())?;
+    let connections = &conn.protocol().tenant.counters().connections;
+    Some(ask(&Login {
+        user: &credentials.user,
+        password: &credentials.password,
+        space,
+        remote: conn.peer(),
+        identity: conn.identity(),
+        connections: connections.load(Ordering::Relaxed).saturating_sub(1),
+    }))
+}
+
+fn admit(conn: &Arc<Conn>, runtime: &Handle) {
+    let asker = conn.with(|client, _| {
+        let user = client.session.credentials().user.clone();
+        (
+            client.session.asker().clone(),
+            user,
+            client.session.known_grants(),
+        )
+    });
+    let Some((asker, user, known)) = asker else {
+        return;
+    };
+    let conn = Arc::clone(conn);
+    let runtime_of_task = runtime.clone();
+    let not_allowed = move |text: String| Exception::new(ReplyCode::NotAllowed, text);
+    runtime.spawn(async move {
+        let service = Arc::clone(conn.protocol());
+        let space = service.tenant.space_of(&asker.vhost);
+        let grants = match known.filter(|_| &*asker.vhost == "/") {
+            Some(grants) => Ok(grants),
+            None => {
+                let (conn, space) = (Arc::clone(&conn), Arc::clone(&space));
+                let asked = runtime_of_task.spawn_blocking(move || {
+                    let admission = &conn.protocol().admission;
+                    with_login(&conn, &space, |login| admission.admit(login))
+                });
+                match asked.await {
+                    Ok(Some(granted)) => granted,
+                    // The connection is gone.
+                    _ => return,
+                }
+            }
+        };
+        let admitted = match grants {
+            Err(Denied::Full(why)) => Err(not_allowed(format!(
+                "access to vhost '{}' refused for user '{user}': {why}",
+                asker.vhost
+            ))),
+            Err(_) => Err(not_allowed(format!(
+                "access to vhost '{}' refused for user '{user}'",
+                asker.vhost
+            ))),
+            Ok(grants) => match service.tenant.topology(&space).await {
+                Ok(topology) => Ok((grants, topology)),
+                Err(error) => {
+                    tracing::error!(%error, %space, "a space cannot be opened");
+                    Err(Exception::new(ReplyCode::InternalError, error.to_string()))
+                }
+            },
+        };
+        answer(&conn, |session, out| session.admitted(admitted, out));
+    });
+}
+
+fn heartbeat(conn: &Arc<Conn>, seconds: u16, runtime: &Handle) {
+    if seconds == 0 {
+        conn.set_idle_timeout(None);
+        return;
+    }
+    let interval = Duration::from_secs(seconds.into());
+    conn.set_idle_timeout(Some(interval * 2 + SILENCE_SLACK));
+    let (conn, mut sent): (Weak<Conn>, u64) = (Arc::downgrade(conn), conn.bytes_out());
+    runtime.spawn(async move {
+        loop {
+            tokio::time::sleep(interval / 2).await;
+            let Some(conn) = conn.upgrade() else { return };
+            if conn.bytes_out() == sent {
+                if conn.with(|_, out| out.put(&HEARTBEAT)).is_none() {
+                    return;
+                }
+                conn.flush();
+            }
+            sent = conn.bytes_out();
+        }
+    });
+}
+
+fn open_channel(conn: &Arc<Conn>, number: u16) {
+    let shards = conn.protocol().tenant.shards();
+    let Some(incarnation) = conn.with(|client, _| client.session.next_incarnation()) else {
+        return;
+    };
+    let attach = |shard: u16| {
+        let replies = Replies {
+            conn: Arc::clone(conn),
+            at: (number, incarnation, usize::from(shard)),
+            touched: AtomicBool::new(false),
+        };
+        (
+            ShardId(shard),
+            shards.attach(ShardId(shard), Arc::new(replies)),
+        )
+    };
+    let sessions: Ended = (0..shards.count()).map(attach).collect();
+    let opened = conn.with(|client, out| {
+        client
+            .session
+            .channel_opened(number, incarnation, &sessions, out)
+    });
+    if opened != Some(true) {
+        detach(&**shards, sessions);
+    }
+    settle(conn);
+}
+
+fn change(conn: &Arc<Conn>, op: Op, runtime: &Handle) {
+    let asker = conn.with(|client, _| client.session.asker().clone());
+    let Some((topology, asker)) = topology(conn).zip(asker) else {
+        return;
+    };
+    let conn = Arc::clone(conn);
+    runtime.spawn(async move {
+        let outcome = op.request.clone().carry_out(&topology, &asker).await;
+        answer(&conn, |session, out| session.completed(&op, outcome, out));
+    });
+}
+
+/// Where a shard's effects for one channel go.
+struct Replies {
+    conn: Arc<Conn>,
+    /// Channel, its incarnation, the number of the shard.
+    at: (u16, u32, usize),
+    /// Something was said since the last flush.
+    touched: AtomicBool,
+}
+
+thread_local! {
+    /// Whether this thread runs the shards for a channel, and whether it is to do so once more.
+    static RUNNING: Cell<(bool, bool)> = const { Cell::new((false, false)) };
+}
+
+/// Runs the shards; from within such a run, once that is done. So answers that ask for more do not pile up as calls.
+fn run(shards: &dyn Shards) {
+    if RUNNING.get().0 {
+        RUNNING.set((true, true));
+        return;
+    }
+    loop {
+        RUNNING.set((true, false));
+        shards.run();
+        if !RUNNING.get().1 {
+            break;
+        }
+    }
+    RUNNING.set((false, false));
+}
+
+impl Sink for Replies {
+    fn deliver(&self, effect: &Effect, messages: &[Option<Message<'_>>]) {
+        let tenant = &self.conn.protocol().tenant;
+        let why = self.conn.with(|client, out| {
+            client
+                .session
+                .effect(self.at, effect, messages, tenant, out)
+        });
+        self.touched.store(true, Ordering::Relaxed);
+        if let Some(Some(why)) = why {
+            self.conn.close(why);
+        }
+    }
+
+    fn flush(&self) {
+        if !self.touched.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let tenant = &self.conn.protocol().tenant;
+        let after = self.conn.with(|client, out| {
+            let queued = client.session.send(&**tenant.shards(), out);
+            After {
+                run: queued,
+                ..client.session.pending()
+            }
+        });
+        let after = after.unwrap_or_default();
+        if after.act || after.resume {
+            act(&self.conn);
+        }
+        if after.run {
+            run(&**tenant.shards());
+        }
+        self.conn.flush_soon();
+    }
+}

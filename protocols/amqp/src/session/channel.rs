@@ -1,0 +1,561 @@
+//! A channel: methods in, commands out, and what the shards say of them.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use longtail_broker::auth::Action as Right;
+use longtail_edge::Out;
+use longtail_engine::runtime::Shards;
+use longtail_engine::{Command, Delivery, Effect, Message, Reply, Token};
+use longtail_model::{SessionId, ShardId};
+
+use super::confirms::Confirms;
+use super::consuming::Consumer;
+use super::publishing::{Publishing, Remembered};
+use super::unacked::Unacked;
+use super::{Action, Ended, Op, Outcome, Request, Shared, say, unexpected_frame};
+use crate::codec::{Method, ReplyCode, Table};
+use crate::exception::{Exception, not_implemented};
+use crate::graph::Destination;
+use crate::tenant::Tenant;
+use crate::topology::{Bind, DeclareExchange, DeclareQueue};
+
+/// The way to one shard.
+#[derive(Debug)]
+pub(super) struct Way {
+    pub(super) shard: ShardId,
+    session: SessionId,
+    next: Token,
+    pending: VecDeque<Pending>,
+    commands: Vec<(Token, Command)>,
+}
+
+impl Way {
+    pub(super) fn ask(&mut self, command: Command, pending: Pending) {
+        self.commands.push((self.next, command));
+        self.next += 1;
+        self.pending.push_back(pending);
+    }
+}
+
+/// What an answer of a shard answers.
+#[derive(Debug)]
+pub(super) enum Pending {
+    /// Nothing that anybody waits for.
+    Silent,
+    /// A publish: its number in confirm mode (0: none) and the octets of its body.
+    Published { number: u64, bytes: u64 },
+    /// The link of a consumer.
+    Opened { consumer: u32 },
+    /// A consumer.
+    Subscribed { consumer: u32, no_wait: bool },
+    /// The end of a consumer.
+    Unsubscribed { tag: Arc<str>, no_wait: bool },
+    /// The queue of a `basic.get`.
+    Counted,
+    /// A `basic.get`.
+    Fetched { no_ack: bool },
+}
+
+/// One channel.
+#[derive(Debug)]
+pub(super) struct Channel {
+    number: u16,
+    incarnation: u32,
+    /// By number of the shard.
+    pub(super) ways: Vec<Way>,
+    pub(super) consumers: HashMap<u32, Consumer>,
+    pub(super) tags: HashMap<Arc<str>, u32>,
+    pub(super) last_consumer: u32,
+    pub(super) unacked: Unacked,
+    pub(super) last_delivery: u64,
+    pub(super) prefetch: u16,
+    pub(super) confirms: Option<Confirms>,
+    pub(super) publishing: Option<Publishing>,
+    pub(super) remembered: Option<Remembered>,
+    /// Publishes on their way, and octets of their bodies.
+    pub(super) outstanding: usize,
+    pub(super) outstanding_bytes: u64,
+    /// Messages ready in the queue of the `basic.get` under way.
+    pub(super) ready: u64,
+    /// What `""` means as the name of a queue.
+    last_queue: Arc<str>,
+    /// What was delivered without wanting acknowledgements and is not settled yet, because the client does not read.
+    pub(super) unsettled: Vec<(usize, Delivery)>,
+}
+
+impl Channel {
+    /// The method that content belongs to.
+    pub(super) const PUBLISH: (u16, u16) = (60, 40);
+
+    pub(super) fn new(number: u16, incarnation: u32, sessions: &[(ShardId, SessionId)]) -> Self {
+        let way = |&(shard, session): &(ShardId, SessionId)| Way {
+            shard,
+            session,
+            next: 0,
+            pending: VecDeque::new(),
+            commands: Vec::new(),
+        };
+        Channel {
+            number,
+            incarnation,
+            ways: sessions.iter().map(way).collect(),
+            consumers: HashMap::new(),
+            tags: HashMap::new(),
+            last_consumer: 0,
+            unacked: Unacked::default(),
+            last_delivery: 0,
+            prefetch: 0,
+            confirms: None,
+            publishing: None,
+            remembered: None,
+            outstanding: 0,
+            outstanding_bytes: 0,
+            ready: 0,
+            last_queue: Arc::default(),
+            unsettled: Vec::new(),
+        }
+    }
+
+    pub(super) fn number(&self) -> u16 {
+        self.number
+    }
+
+    pub(super) fn incarnation(&self) -> u32 {
+        self.incarnation
+    }
+
+    /// The channel is over: what is to be detached from the shards.
+    pub(super) fn end(mut self: Box<Self>, shared: &mut Shared) -> Ended {
+        for consumer in std::mem::take(&mut self.consumers).into_values() {
+            if consumer.queue.leave() {
+                shared.actions.push(Action::DeleteUnused(consumer.queue));
+            }
+        }
+        shared.outstanding = shared.outstanding.saturating_sub(self.outstanding);
+        shared.outstanding_bytes = shared
+            .outstanding_bytes
+            .saturating_sub(self.outstanding_bytes);
+        shared.wake = true;
+        self.ways
+            .iter()
+            .map(|way| (way.shard, way.session))
+            .collect()
+    }
+
+    /// Queues commands at the shards.
+    pub(super) fn send(&mut self, shards: &dyn Shards) -> bool {
+        let mut queued = false;
+        for way in &mut self.ways {
+            if !way.commands.is_empty() {
+                shards.enqueue(way.shard, way.session, &mut way.commands);
+                queued = true;
+            }
+        }
+        queued
+    }
+
+    /// Gives the confirms that can be given.
+    pub(super) fn confirm(&mut self, out: &mut Out) {
+        let number = self.number;
+        if let Some(confirms) = &mut self.confirms {
+            confirms.take(|method| say(&method, number, out));
+        }
+    }
+
+    /// The name of a queue; empty: the last that was declared.
+    pub(super) fn queue_name(&self, name: &str) -> Result<Arc<str>, Exception> {
+        if !name.is_empty() {
+            return Ok(name.replace(['\r', '\n'], "").into());
+        }
+        if self.last_queue.is_empty() {
+            return Err(Exception::new(
+                ReplyCode::NotFound,
+                "no previously declared queue",
+            ));
+        }
+        Ok(Arc::clone(&self.last_queue))
+    }
+
+    fn ask_topology(
+        &self,
+        method: &Method<'_>,
+        no_wait: bool,
+        request: Request,
+        shared: &mut Shared,
+    ) {
+        shared.busy = true;
+        let op = Op {
+            channel: self.number,
+            incarnation: self.incarnation,
+            no_wait,
+            id: method.id(),
+            request,
+        };
+        shared.actions.push(Action::Topology(Box::new(op)));
+    }
+
+    pub(super) fn method(
+        &mut self,
+        method: &Method<'_>,
+        shared: &mut Shared,
+        out: &mut Out,
+    ) -> Result<(), Exception> {
+        if self.publishing.is_some() {
+            return Err(unexpected_frame(
+                "expected content header or body, got a method frame instead",
+            ));
+        }
+        match *method {
+            Method::BasicPublish { .. } => self.publish(method, shared),
+            Method::BasicAck {
+                delivery_tag,
+                multiple,
+            } => self.ack(delivery_tag, multiple),
+            Method::BasicNack {
+                delivery_tag,
+                multiple,
+                requeue,
+            } => self.nack(delivery_tag, multiple, requeue),
+            Method::BasicReject {
+                delivery_tag,
+                requeue,
+            } => self.reject(delivery_tag, requeue),
+            Method::BasicConsume { .. } => self.consume(method, shared),
+            Method::BasicCancel {
+                consumer_tag,
+                no_wait,
+            } => {
+                self.cancel(consumer_tag, no_wait, shared, out);
+                Ok(())
+            }
+            Method::BasicGet { queue, no_ack, .. } => self.get(queue, no_ack, shared),
+            Method::BasicQos {
+                prefetch_size,
+                prefetch_count,
+                global,
+            } => self.qos(prefetch_size, prefetch_count, global, out),
+            Method::BasicRecover { requeue } => {
+                self.recover(requeue)?;
+                say(&Method::BasicRecoverOk {}, self.number, out);
+                Ok(())
+            }
+            Method::BasicRecoverAsync { requeue } => self.recover(requeue),
+            Method::ConfirmSelect { no_wait } => {
+                self.confirms.get_or_insert_default();
+                if !no_wait {
+                    say(&Method::ConfirmSelectOk {}, self.number, out);
+                }
+                Ok(())
+            }
+            Method::TxSelect {} | Method::TxCommit {} | Method::TxRollback {} => {
+                Err(not_implemented("transactions are not supported yet"))
+            }
+            Method::ChannelFlow { active: true } => {
+                say(&Method::ChannelFlowOk { active: true }, self.number, out);
+                Ok(())
+            }
+            Method::ChannelFlow { active: false } => Err(not_implemented("active=false")),
+            // What the server has asked for is done.
+            Method::BasicCancelOk { .. } | Method::ChannelFlowOk { .. } => Ok(()),
+            Method::AccessRequest { .. } => {
+                say(&Method::AccessRequestOk { ticket: 1 }, self.number, out);
+                Ok(())
+            }
+            _ => self.topology_method(method, shared),
+        }
+    }
+
+    fn topology_method(
+        &mut self,
+        method: &Method<'_>,
+        shared: &mut Shared,
+    ) -> Result<(), Exception> {
+        let (no_wait, request) = match *method {
+            Method::QueueDeclare {
+                queue,
+                passive,
+                durable,
+                exclusive,
+                auto_delete,
+                no_wait,
+                arguments,
+                ..
+            } => {
+                let name = if passive {
+                    self.queue_name(queue)?.to_string()
+                } else {
+                    queue.to_owned()
+                };
+                if !passive && !name.is_empty() {
+                    shared.check(Right::Configure, "queue", &name)?;
+                }
+                let declare = DeclareQueue {
+                    name,
+                    passive,
+                    durable,
+                    exclusive,
+                    auto_delete,
+                    arguments: arguments.as_bytes().into(),
+                };
+                (no_wait, Request::DeclareQueue(declare))
+            }
+            Method::QueueBind {
+                queue,
+                exchange,
+                routing_key,
+                no_wait,
+                arguments,
+                ..
+            } => {
+                let bind = self.bind_queue((queue, exchange, routing_key), &arguments, shared)?;
+                (no_wait, Request::Bind(bind))
+            }
+            Method::QueueUnbind {
+                queue,
+                exchange,
+                routing_key,
+                arguments,
+                ..
+            } => {
+                let bind = self.bind_queue((queue, exchange, routing_key), &arguments, shared)?;
+                (false, Request::Unbind(bind))
+            }
+            Method::QueuePurge { queue, no_wait, .. } => {
+                let name = self.queue_name(queue)?;
+                shared.check(Right::Consume, "queue", &name)?;
+                (no_wait, Request::Purge(name.to_string()))
+            }
+            Method::QueueDelete {
+                queue,
+                if_unused,
+                if_empty,
+                no_wait,
+                ..
+            } => {
+                let name = self.queue_name(queue)?.to_string();
+                shared.check(Right::Configure, "queue", &name)?;
+                let request = Request::DeleteQueue {
+                    name,
+                    if_unused,
+                    if_empty,
+                };
+                (no_wait, request)
+            }
+            Method::ExchangeDeclare {
+                exchange,
+                kind,
+                passive,
+                durable,
+                auto_delete,
+                internal,
+                no_wait,
+                arguments,
+                ..
+            } => {
+                if !passive {
+                    shared.check(Right::Configure, "exchange", exchange)?;
+                }
+                let declare = DeclareExchange {
+                    name: exchange.to_owned(),
+                    kind: kind.to_owned(),
+                    passive,
+                    durable,
+                    auto_delete,
+                    internal,
+                    arguments: arguments.as_bytes().into(),
+                };
+                (no_wait, Request::DeclareExchange(declare))
+            }
+            Method::ExchangeDelete {
+                exchange,
+                if_unused,
+                no_wait,
+                ..
+            } => {
+                shared.check(Right::Configure, "exchange", exchange)?;
+                let name = exchange.to_owned();
+                (no_wait, Request::DeleteExchange { name, if_unused })
+            }
+            Method::ExchangeBind {
+                destination,
+                source,
+                routing_key,
+                no_wait,
+                arguments,
+                ..
+            } => {
+                let bind = bind_exchange((destination, source, routing_key), &arguments, shared)?;
+                (no_wait, Request::Bind(bind))
+            }
+            Method::ExchangeUnbind {
+                destination,
+                source,
+                routing_key,
+                no_wait,
+                arguments,
+                ..
+            } => {
+                let bind = bind_exchange((destination, source, routing_key), &arguments, shared)?;
+                (no_wait, Request::Unbind(bind))
+            }
+            _ => {
+                return Err(Exception::new(
+                    ReplyCode::CommandInvalid,
+                    "this method is the server's, or of channel 0",
+                ));
+            }
+        };
+        self.ask_topology(method, no_wait, request, shared);
+        Ok(())
+    }
+
+    fn bind_queue(
+        &self,
+        (queue, source, key): (&str, &str, &str),
+        arguments: &Table<'_>,
+        shared: &mut Shared,
+    ) -> Result<Bind, Exception> {
+        let name = self.queue_name(queue)?;
+        // Both empty: the queue's name is the key too.
+        let key = if queue.is_empty() && key.is_empty() {
+            name.to_string()
+        } else {
+            key.to_owned()
+        };
+        shared.check(Right::Publish, "queue", &name)?;
+        shared.check(Right::Consume, "exchange", source)?;
+        Ok(Bind {
+            source: source.to_owned(),
+            destination: Destination::Queue(name),
+            key,
+            arguments: arguments.as_bytes().into(),
+        })
+    }
+
+    /// Something about the topology is done.
+    pub(super) fn completed(&mut self, op: &Op, outcome: &Outcome, out: &mut Out) {
+        let count = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        if let Outcome::Queue(declared) = outcome {
+            self.last_queue = Arc::clone(&declared.name);
+        }
+        if op.no_wait {
+            return;
+        }
+        let answer = match (&op.request, outcome) {
+            (_, Outcome::Queue(declared)) => Method::QueueDeclareOk {
+                queue: &declared.name,
+                message_count: count(declared.messages),
+                consumer_count: declared.consumers,
+            },
+            (Request::Purge(_), Outcome::Count(messages)) => Method::QueuePurgeOk {
+                message_count: count(*messages),
+            },
+            (_, Outcome::Count(messages)) => Method::QueueDeleteOk {
+                message_count: count(*messages),
+            },
+            (Request::DeclareExchange(_), _) => Method::ExchangeDeclareOk {},
+            (Request::DeleteExchange { .. }, _) => Method::ExchangeDeleteOk {},
+            (Request::Bind(bind), _) => match bind.destination {
+                Destination::Queue(_) => Method::QueueBindOk {},
+                Destination::Exchange(_) => Method::ExchangeBindOk {},
+            },
+            (Request::Unbind(bind), _) => match bind.destination {
+                Destination::Queue(_) => Method::QueueUnbindOk {},
+                Destination::Exchange(_) => Method::ExchangeUnbindOk {},
+            },
+            (request, outcome) => {
+                tracing::error!(?request, ?outcome, "an outcome that does not fit");
+                return;
+            }
+        };
+        say(&answer, self.number, out);
+    }
+
+    pub(super) fn effect(
+        &mut self,
+        at: usize,
+        effect: &Effect,
+        messages: &[Option<Message<'_>>],
+        shared: &mut Shared,
+        tenant: &Tenant,
+        out: &mut Out,
+    ) -> Result<(), Exception> {
+        let message = messages.first().and_then(Option::as_ref);
+        match effect {
+            Effect::Push(delivery) => self.pushed(at, delivery, message, shared, out),
+            Effect::Cancelled { consumer, .. } => {
+                self.cancelled(consumer.0, shared, out);
+                Ok(())
+            }
+            Effect::Reply(_, reply) => {
+                let pending = self
+                    .ways
+                    .get_mut(at)
+                    .and_then(|way| way.pending.pop_front());
+                match pending {
+                    Some(pending) => self.reply(at, pending, reply, message, (shared, tenant), out),
+                    None => Err(internal("the shard answered what nobody asked")),
+                }
+            }
+        }
+    }
+
+    fn reply(
+        &mut self,
+        at: usize,
+        pending: Pending,
+        reply: &Reply,
+        message: Option<&Message<'_>>,
+        (shared, tenant): (&mut Shared, &Tenant),
+        out: &mut Out,
+    ) -> Result<(), Exception> {
+        match pending {
+            Pending::Silent => Ok(()),
+            Pending::Published { number, bytes } => {
+                self.published(number, bytes, reply, shared, tenant.config());
+                Ok(())
+            }
+            Pending::Opened { consumer } => self.opened(consumer, reply, shared),
+            Pending::Subscribed { consumer, no_wait } => {
+                self.subscribed(consumer, no_wait, reply, shared, out)
+            }
+            Pending::Unsubscribed { tag, no_wait } => {
+                shared.answered();
+                if !no_wait {
+                    let consumer_tag = &*tag;
+                    say(&Method::BasicCancelOk { consumer_tag }, self.number, out);
+                }
+                Ok(())
+            }
+            Pending::Counted => {
+                self.ready = match reply {
+                    Reply::StreamInfo(info) => info.ready,
+                    _ => 0,
+                };
+                Ok(())
+            }
+            Pending::Fetched { no_ack } => self.fetched(at, no_ack, reply, message, shared, out),
+        }
+    }
+}
+
+fn bind_exchange(
+    (destination, source, key): (&str, &str, &str),
+    arguments: &Table<'_>,
+    shared: &mut Shared,
+) -> Result<Bind, Exception> {
+    shared.check(Right::Publish, "exchange", destination)?;
+    shared.check(Right::Consume, "exchange", source)?;
+    Ok(Bind {
+        source: source.to_owned(),
+        destination: Destination::Exchange(destination.into()),
+        key: key.to_owned(),
+        arguments: arguments.as_bytes().into(),
+    })
+}
+
+pub(super) fn internal(text: &str) -> Exception {
+    tracing::error!(text, "a defect");
+    Exception::new(ReplyCode::InternalError, text)
+}

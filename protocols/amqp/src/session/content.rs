@@ -1,0 +1,107 @@
+//! How a message of AMQP is one of the engine's: the properties stay, octet for octet, with exchange and routing key in
+//! front of them, in one header of the record.
+
+use bytes::Bytes;
+use longtail_engine::{Message, headers};
+use longtail_model::swap_separators;
+
+use crate::codec::Properties;
+
+/// Name of the header.
+const NAME: &[u8] = b"amqp";
+
+/// What a delivery says of its message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Envelope<'a> {
+    pub(super) exchange: &'a str,
+    pub(super) key: std::borrow::Cow<'a, str>,
+    /// Flags and values.
+    pub(super) properties: &'a [u8],
+}
+
+/// Encoded headers for the record. Exchange and key are short strings.
+pub(super) fn encode(exchange: &str, key: &str, properties: &[u8]) -> Bytes {
+    let mut value = Vec::with_capacity(2 + exchange.len() + key.len() + properties.len());
+    for text in [exchange, key] {
+        value.push(u8::try_from(text.len()).unwrap_or(u8::MAX));
+        value.extend_from_slice(text.as_bytes());
+    }
+    value.extend_from_slice(properties);
+    let mut out = Vec::with_capacity(headers::len(NAME, &value));
+    headers::put(&mut out, NAME, &value);
+    out.into()
+}
+
+impl<'a> Envelope<'a> {
+    /// Of a record. One that another protocol has put into the queue has its subject as key and no properties.
+    pub(super) fn of(message: &Message<'a>) -> Self {
+        let ours = headers::iter(message.headers).find(|(name, _)| *name == NAME);
+        if let Some(envelope) = ours.and_then(|(_, value)| Envelope::decode(value)) {
+            return envelope;
+        }
+        let subject = std::str::from_utf8(message.subject).unwrap_or_default();
+        let mut key = swap_separators(subject);
+        while key.len() > usize::from(u8::MAX) {
+            key.pop();
+        }
+        Envelope {
+            exchange: "",
+            key: key.into(),
+            properties: Properties::NONE,
+        }
+    }
+
+    fn decode(value: &'a [u8]) -> Option<Self> {
+        let text = |value: &'a [u8]| {
+            let (&len, rest) = value.split_first()?;
+            let (text, rest) = rest.split_at_checked(usize::from(len))?;
+            Some((std::str::from_utf8(text).ok()?, rest))
+        };
+        let (exchange, rest) = text(value)?;
+        let (key, properties) = text(rest)?;
+        Some(Envelope {
+            exchange,
+            key: key.into(),
+            properties,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use longtail_model::{Priority, Timestamp};
+
+    fn message<'a>(subject: &'a [u8], headers: &'a [u8]) -> Message<'a> {
+        Message {
+            created: Timestamp(0),
+            priority: Priority(0),
+            delay_ms: 0,
+            ack_timeout_ms: 0,
+            expires: Timestamp::NEVER,
+            subject,
+            id: b"",
+            key: 0,
+            headers,
+            payload: b"",
+        }
+    }
+
+    #[test]
+    fn exchange_key_and_properties_come_back_as_they_were() {
+        let long = "k".repeat(255);
+        for (exchange, key, properties) in [("", "", &b"\0\0"[..]), ("x", &long, b"\x10\0\x02")] {
+            let encoded = encode(exchange, key, properties);
+            let envelope = Envelope::of(&message(b"", &encoded));
+            assert_eq!((envelope.exchange, &*envelope.key), (exchange, key));
+            assert_eq!(envelope.properties, properties);
+        }
+    }
+
+    #[test]
+    fn what_another_protocol_has_published_has_its_subject_as_key() {
+        let envelope = Envelope::of(&message(b"a/b.c", b""));
+        assert_eq!((envelope.exchange, &*envelope.key), ("", "a.b/c"));
+        assert_eq!(envelope.properties, Properties::NONE);
+    }
+}

@@ -1,0 +1,335 @@
+//! The beginning and the end of a connection: SASL, what both ends agree on, the vhost, goodbye (specification, 2.2.4).
+
+use std::sync::Arc;
+
+use longtail_broker::auth::{CachedGrants, Grants};
+use longtail_edge::{CloseReason, Out};
+
+use super::{Action, Phase, Session, Slot, channel_error, say};
+use crate::codec::{Decoder, Level, Method, ReplyCode, Table, TableBuf, Value};
+use crate::config::Config;
+use crate::exception::Exception;
+use crate::tenant::Tenant;
+use crate::topology::Topology;
+
+/// What clients may rely on; they do without what is not here.
+const CAPABILITIES: &[&str] = &[
+    "publisher_confirms",
+    "exchange_exchange_bindings",
+    "basic.nack",
+    "consumer_cancel_notify",
+    "authentication_failure_close",
+    "per_consumer_qos",
+];
+
+/// SASL mechanisms.
+const MECHANISMS: &str = "PLAIN AMQPLAIN";
+
+impl Session {
+    /// `connection.start`.
+    pub(super) fn greet(&mut self, config: &Config, out: &mut Out) {
+        self.phase = Phase::Start;
+        let mut capabilities = TableBuf::default();
+        let mut properties = TableBuf::default();
+        let put = |table: &mut TableBuf, key: &str, value: Value<'_>| {
+            if let Err(error) = table.put(key, value) {
+                tracing::error!(%error, key, "a server property is left out");
+            }
+        };
+        for key in CAPABILITIES {
+            put(&mut capabilities, key, Value::Bool(true));
+        }
+        put(
+            &mut properties,
+            "capabilities",
+            Value::Table(capabilities.as_table()),
+        );
+        for (key, value) in [
+            ("product", config.product.as_str()),
+            ("version", config.version.as_str()),
+            ("platform", "Rust"),
+            ("cluster_name", "longtail"),
+            ("copyright", "Longtail's authors"),
+            ("information", "Licensed under the Apache License 2.0"),
+        ] {
+            put(&mut properties, key, Value::LongString(value.as_bytes()));
+        }
+        let start = Method::ConnectionStart {
+            version_major: 0,
+            version_minor: 9,
+            server_properties: properties.as_table(),
+            mechanisms: MECHANISMS.as_bytes(),
+            locales: b"en_US",
+        };
+        say(&start, 0, out);
+    }
+
+    pub(super) fn unexpected_method(&self) -> Exception {
+        channel_error(&format!(
+            "unexpected method in connection state {}",
+            match self.phase {
+                Phase::Header | Phase::Start => "starting",
+                Phase::Tune => "tuning",
+                Phase::Open => "opening",
+                Phase::Running => "running",
+                Phase::Over => "closing",
+            }
+        ))
+    }
+
+    pub(super) fn connection_method(
+        &mut self,
+        method: &Method<'_>,
+        tenant: &Tenant,
+    ) -> Result<(), Exception> {
+        match (self.phase, method) {
+            (_, Method::ConnectionClose { .. }) => {
+                let (ended, unused) = self.end();
+                // Until the answer is out, nothing more is looked at.
+                self.shared.busy = true;
+                let unused = unused.into_iter().map(Action::DeleteUnused);
+                self.shared.actions.extend(unused);
+                self.shared.actions.push(Action::Goodbye(ended));
+                Ok(())
+            }
+            (_, Method::ConnectionCloseOk {}) => {
+                self.phase = Phase::Over;
+                Ok(())
+            }
+            (
+                Phase::Start,
+                Method::ConnectionStartOk {
+                    client_properties,
+                    mechanism,
+                    response,
+                    ..
+                },
+            ) => {
+                self.remember_capabilities(client_properties);
+                self.shared.credentials = match *mechanism {
+                    "PLAIN" => plain(response)?,
+                    "AMQPLAIN" => amqplain(response)?,
+                    other => {
+                        return Err(Exception::new(
+                            ReplyCode::CommandInvalid,
+                            format!("unknown authentication mechanism '{other}'"),
+                        ));
+                    }
+                };
+                self.shared.busy = true;
+                self.shared.actions.push(Action::Verify);
+                Ok(())
+            }
+            (
+                Phase::Tune,
+                Method::ConnectionTuneOk {
+                    channel_max,
+                    frame_max,
+                    heartbeat,
+                },
+            ) => self.tune(*channel_max, *frame_max, *heartbeat, tenant.config()),
+            (Phase::Open, Method::ConnectionOpen { virtual_host, .. }) => {
+                let vhost = if virtual_host.is_empty() {
+                    "/"
+                } else {
+                    virtual_host
+                };
+                self.shared.asker.vhost = vhost.into();
+                self.shared.busy = true;
+                self.shared.actions.push(Action::Admit);
+                Ok(())
+            }
+            (Phase::Running, Method::ConnectionUpdateSecret { .. }) => Err(Exception::new(
+                ReplyCode::NotAllowed,
+                "this login has no secret that could be renewed",
+            )),
+            (Phase::Running, _) if method.id().0 != 10 => Err(channel_error(
+                "only methods of class connection are expected on channel 0",
+            )),
+            (Phase::Running, _) => Err(Exception::new(
+                ReplyCode::CommandInvalid,
+                "this method is the server's",
+            )),
+            _ => Err(self.unexpected_method()),
+        }
+    }
+
+    fn remember_capabilities(&mut self, properties: &Table<'_>) {
+        if let Some(Value::Table(capabilities)) = properties.get("capabilities") {
+            let has = |key| capabilities.get(key) == Some(Value::Bool(true));
+            self.shared.capabilities.consumer_cancel_notify = has("consumer_cancel_notify");
+            self.shared.capabilities.authentication_failure_close =
+                has("authentication_failure_close");
+        }
+    }
+
+    fn tune(
+        &mut self,
+        channel_max: u16,
+        frame_max: u32,
+        heartbeat: u16,
+        config: &Config,
+    ) -> Result<(), Exception> {
+        let not_allowed = |text: String| Err(Exception::new(ReplyCode::NotAllowed, text));
+        for (what, asked, max) in [
+            (
+                "channel_max",
+                u32::from(channel_max),
+                u32::from(config.channel_max),
+            ),
+            ("frame_max", frame_max, config.frame_max),
+        ] {
+            if max > 0 && (asked == 0 || asked > max) {
+                let asked = if asked == 0 {
+                    "no limit".to_owned()
+                } else {
+                    asked.to_string()
+                };
+                return not_allowed(format!(
+                    "negotiated {what} = {asked} is higher than the maximum allowed value ({max})"
+                ));
+            }
+        }
+        if frame_max > 0 && frame_max < Config::FRAME_MIN {
+            return not_allowed(format!(
+                "negotiated frame_max = {frame_max} is lower than the minimum allowed value ({})",
+                Config::FRAME_MIN
+            ));
+        }
+        self.channel_max = channel_max;
+        self.shared.frame_max = frame_max;
+        self.decoder = Decoder::new(if frame_max == 0 { u32::MAX } else { frame_max });
+        self.phase = Phase::Open;
+        self.shared.actions.push(Action::Heartbeat(heartbeat));
+        Ok(())
+    }
+
+    /// User and password are right, or not. `Some`: that ends the connection.
+    pub(crate) fn verified(
+        &mut self,
+        right: bool,
+        config: &Config,
+        out: &mut Out,
+    ) -> Option<CloseReason> {
+        self.shared.answered();
+        if self.phase != Phase::Start {
+            return None;
+        }
+        if right {
+            self.phase = Phase::Tune;
+            let tune = Method::ConnectionTune {
+                channel_max: config.channel_max,
+                frame_max: config.frame_max,
+                heartbeat: config.heartbeat_s,
+            };
+            say(&tune, 0, out);
+            return None;
+        }
+        self.phase = Phase::Over;
+        if self.shared.capabilities.authentication_failure_close {
+            Exception {
+                code: ReplyCode::AccessRefused,
+                level: Level::Connection,
+                text: "Login was refused using authentication mechanism PLAIN. For details see the broker logfile."
+                    .to_owned(),
+                id: (0, 0),
+            }
+            .write(0, out.tail());
+        }
+        Some(CloseReason::Refused("bad credentials".into()))
+    }
+
+    /// The client is let into its vhost, or not. `Some`: that ends the connection.
+    pub(crate) fn admitted(
+        &mut self,
+        admitted: Result<(Arc<Grants>, Arc<Topology>), Exception>,
+        out: &mut Out,
+    ) -> Option<CloseReason> {
+        self.shared.answered();
+        if self.phase != Phase::Open {
+            return None;
+        }
+        match admitted {
+            Ok((grants, topology)) => {
+                self.shared.grants = CachedGrants::new(grants);
+                self.shared.topology = Some(topology);
+                self.shared.credentials.password = Vec::new();
+                self.phase = Phase::Running;
+                say(&Method::ConnectionOpenOk { reserved_1: "" }, 0, out);
+                None
+            }
+            Err(exception) => self.fail(0, &exception.about((10, 40)), out),
+        }
+    }
+
+    /// The goodbye is answered.
+    pub(crate) fn goodbye(&mut self, out: &mut Out) {
+        self.shared.answered();
+        say(&Method::ConnectionCloseOk {}, 0, out);
+    }
+
+    /// The server goes down, or an operator ends the connection.
+    pub(crate) fn force_close(&mut self, why: &str, out: &mut Out) {
+        if !matches!(self.phase, Phase::Header | Phase::Over) {
+            let text = format!("broker forced connection closure with reason '{why}'");
+            Exception::new(ReplyCode::ConnectionForced, text).write(0, out.tail());
+        }
+        self.phase = Phase::Over;
+    }
+
+    /// What the client may do in the vhost `/`, if that is known.
+    pub(crate) fn known_grants(&self) -> Option<Arc<Grants>> {
+        self.shared.known.clone()
+    }
+
+    pub(crate) fn remember_grants(&mut self, grants: Option<Arc<Grants>>) {
+        self.shared.known = grants;
+    }
+
+    pub(crate) fn credentials(&self) -> &super::Credentials {
+        &self.shared.credentials
+    }
+
+    /// Channels open.
+    #[must_use]
+    pub fn channels(&self) -> usize {
+        let open = |slot: &&Slot| matches!(slot, Slot::Open(_));
+        self.channels.values().filter(open).count()
+    }
+}
+
+fn syntax_error(text: &str) -> Exception {
+    Exception::new(ReplyCode::SyntaxError, text)
+}
+
+/// `[authzid] NUL user NUL password` (RFC 4616).
+fn plain(response: &[u8]) -> Result<super::Credentials, Exception> {
+    let mut parts = response.splitn(3, |&octet| octet == 0);
+    let (Some(_), Some(user), Some(password)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(syntax_error(
+            "PLAIN response is not authzid, user and password",
+        ));
+    };
+    credentials(user, password)
+}
+
+/// A table without its length, with `LOGIN` and `PASSWORD`.
+fn amqplain(response: &[u8]) -> Result<super::Credentials, Exception> {
+    let table = Table::decode(response)
+        .map_err(|fault| syntax_error(&format!("AMQPLAIN response: {fault}")))?;
+    let (Some(Value::LongString(user)), Some(Value::LongString(password))) =
+        (table.get("LOGIN"), table.get("PASSWORD"))
+    else {
+        return Err(syntax_error("AMQPLAIN response lacks LOGIN or PASSWORD"));
+    };
+    credentials(user, password)
+}
+
+fn credentials(user: &[u8], password: &[u8]) -> Result<super::Credentials, Exception> {
+    Ok(super::Credentials {
+        user: std::str::from_utf8(user)
+            .map_err(|_| syntax_error("the user name is not UTF-8"))?
+            .to_owned(),
+        password: password.to_vec(),
+    })
+}

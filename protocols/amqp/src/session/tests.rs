@@ -1,0 +1,116 @@
+//! A session without sockets and tasks: bytes in, bytes and actions out.
+
+use longtail_broker::{Broker, BrokerConfig};
+
+use super::*;
+use crate::codec::{Table, Value};
+
+struct Talk {
+    tenant: Arc<Tenant>,
+    session: Session,
+    out: Out,
+}
+
+impl Talk {
+    fn new() -> Self {
+        let broker = Broker::open(BrokerConfig::in_memory()).unwrap();
+        Talk {
+            tenant: Tenant::new(Config::default(), broker),
+            session: Session::new(1),
+            out: Out::new(1 << 20),
+        }
+    }
+
+    fn hear(&mut self, bytes: &[u8]) -> Input {
+        self.session.input(bytes, &self.tenant, &mut self.out)
+    }
+
+    fn say(&mut self, method: &Method<'_>) -> Input {
+        let mut bytes = Vec::new();
+        method.encode(0, &mut bytes).unwrap();
+        self.hear(&bytes)
+    }
+
+    /// Everything that was written, from one frame on.
+    fn written(&mut self) -> Vec<u8> {
+        std::mem::take(self.out.tail())
+    }
+
+    fn start_ok(&mut self, mechanism: &str, response: &[u8]) -> Input {
+        self.say(&Method::ConnectionStartOk {
+            client_properties: Table::default(),
+            mechanism,
+            response,
+            locale: "en_US",
+        })
+    }
+}
+
+fn method(frame: &[u8]) -> Method<'_> {
+    let decoded = Decoder::new(u32::MAX).decode(frame).unwrap().unwrap();
+    Method::decode(decoded.1.payload).unwrap()
+}
+
+#[test]
+fn a_login_waits_for_its_check_and_what_follows_waits_for_the_login() {
+    let mut talk = Talk::new();
+    assert_eq!(talk.hear(b"AMQP"), Input::read(0));
+    assert_eq!(talk.hear(b"AMQP\0\0\x09\x01"), Input::read(8));
+    let start = talk.written();
+    let Method::ConnectionStart {
+        server_properties,
+        mechanisms,
+        ..
+    } = method(&start)
+    else {
+        panic!("{start:?}");
+    };
+    assert_eq!(mechanisms, b"PLAIN AMQPLAIN");
+    let product = server_properties.get("product");
+    assert_eq!(product, Some(Value::LongString(b"Longtail")));
+    let then = talk.start_ok("PLAIN", b"as\0guest\0a\0b").then;
+    assert_eq!(then, Then::Pause);
+    let actions = talk.session.take_actions();
+    assert!(matches!(actions[..], [Action::Verify]), "{actions:?}");
+    let shown = talk.session.credentials();
+    assert_eq!((&*shown.user, &*shown.password), ("guest", &b"a\0b"[..]));
+    assert_eq!(talk.hear(b"\x01"), Input::pause(0));
+    let config = Config::default();
+    assert_eq!(talk.session.verified(true, &config, &mut talk.out), None);
+    assert!(talk.session.after().resume);
+    let tune = talk.written();
+    let expected = Method::ConnectionTune {
+        channel_max: 2047,
+        frame_max: 131_072,
+        heartbeat: 60,
+    };
+    assert_eq!(method(&tune), expected);
+}
+
+#[test]
+fn a_refused_login_is_told_only_to_whom_understands_it() {
+    let mut talk = Talk::new();
+    talk.hear(b"AMQP\0\0\x09\x01");
+    talk.start_ok("PLAIN", b"\0guest\0guest");
+    talk.written();
+    let config = Config::default();
+    let why = talk.session.verified(false, &config, &mut talk.out);
+    assert_eq!(why, Some(CloseReason::Refused("bad credentials".into())));
+    assert!(talk.written().is_empty());
+}
+
+#[test]
+fn after_goodbye_nothing_more_is_looked_at() {
+    let mut talk = Talk::new();
+    talk.hear(b"AMQP\0\0\x09\x01");
+    let then = talk.hear(b"\x04garbage").then;
+    assert!(
+        matches!(then, Then::Close(CloseReason::Malformed(_))),
+        "{then:?}"
+    );
+    let written = talk.written();
+    let close = &written[written.len() - 60..];
+    assert!(close.windows(11).any(|part| part == b"FRAME_ERROR"));
+    assert_eq!(talk.hear(b"more"), Input::read(4));
+    assert!(talk.written().is_empty());
+}

@@ -1,0 +1,189 @@
+//! What no load shows: how long a server takes from its start until it answers, empty and with what it kept, and its
+//! memory when nothing happens.
+//!
+//! Each server is filled as its users fill it: a work queue with jobs, an MQTT broker with retained messages. Then it is
+//! ended the way it is said to survive, and started again.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use super::peers::Peers;
+use crate::mqtt::{self, Connection, Packet, Publish, Version};
+use crate::server::{Server, ServerCommand};
+use crate::wire::{Received, Wire};
+
+/// Jobs, or retained messages, that it is filled with.
+const KEPT: u32 = 100_000;
+/// Bytes of each.
+const BODY_BYTES: usize = 128;
+/// Puts or publishes in one write.
+const BURST: u16 = 500;
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One server.
+#[derive(Debug, Serialize)]
+pub(super) struct Lifecycle {
+    pub(super) protocol: &'static str,
+    pub(super) name: &'static str,
+    /// From its start until it accepts, with nothing stored.
+    pub(super) start_ms: f64,
+    pub(super) idle_bytes: Option<u64>,
+    /// Things stored then.
+    pub(super) kept: u32,
+    pub(super) filled_bytes: Option<u64>,
+    /// From its start until it answers, with those stored.
+    pub(super) recovery_ms: f64,
+    pub(super) recovered_bytes: Option<u64>,
+}
+
+/// Measures Longtail and every peer.
+///
+/// # Errors
+/// When a server does not start or does not answer.
+pub(super) fn run(peers: &Peers, data: Option<&Path>) -> Result<Vec<Lifecycle>> {
+    let mut all = Vec::new();
+    if let Some(program) = &peers.beanstalkd {
+        let command = format!("{} -l 127.0.0.1 -p {{port}} -b {{data}}", program.display());
+        let own = ServerCommand::longtail("beanstalk", Some("interval"));
+        all.push(measure("beanstalk", "longtail", &own, data)?);
+        let peer = ServerCommand::parse(&command)?;
+        all.push(measure("beanstalk", "beanstalkd", &peer, data)?);
+    }
+    if peers.mosquitto.is_some() {
+        let own = ServerCommand::longtail("mqtt", Some("interval"));
+        all.push(measure("mqtt", "longtail", &own, data)?);
+        let peer = ServerCommand::mosquitto();
+        all.push(measure("mqtt", "mosquitto", &peer, data)?);
+    }
+    Ok(all)
+}
+
+fn measure(
+    protocol: &'static str,
+    name: &'static str,
+    command: &ServerCommand,
+    data: Option<&Path>,
+) -> Result<Lifecycle> {
+    let home = match data {
+        Some(data) => tempfile::tempdir_in(data)?,
+        None => tempfile::tempdir()?,
+    };
+    let begun = Instant::now();
+    let mut server = Server::start(command, home.path())?;
+    let start_ms = begun.elapsed().as_secs_f64() * 1000.0;
+    ask(protocol, server.address(), false).with_context(|| format!("{name} after its start"))?;
+    let idle_bytes = resident(server.pid());
+    fill(protocol, server.address()).with_context(|| format!("filling {name}"))?;
+    let filled_bytes = resident(server.pid());
+    server.end();
+    let begun = Instant::now();
+    let mut server = Server::start(command, home.path())?;
+    ask(protocol, server.address(), true)
+        .with_context(|| format!("{name} after it was started again"))?;
+    let recovery_ms = begun.elapsed().as_secs_f64() * 1000.0;
+    let recovered_bytes = resident(server.pid());
+    server.kill();
+    println!("{protocol} {name}: start {start_ms:.0} ms, recovery {recovery_ms:.0} ms");
+    Ok(Lifecycle {
+        protocol,
+        name,
+        start_ms,
+        idle_bytes,
+        kept: KEPT,
+        filled_bytes,
+        recovery_ms,
+        recovered_bytes,
+    })
+}
+
+/// Waits until it answers a question: what the next job is, what is retained. If it was `filled`, there must be one.
+fn ask(protocol: &str, server: SocketAddr, filled: bool) -> Result<()> {
+    if protocol == "beanstalk" {
+        let mut wire = Wire::connect(server)?;
+        wire.send(b"peek-ready\r\n")?;
+        return match wire.receive(PATIENCE)? {
+            Received::Reply(reply) if reply.line.starts_with("FOUND") == filled => Ok(()),
+            other => bail!("peek-ready was answered {other:?}"),
+        };
+    }
+    let mut client = connect(server, "asks")?;
+    client.send(&mqtt::subscribe(Version::V4, 1, &[(&topic(0), 0)]))?;
+    loop {
+        match client.expect(PATIENCE)? {
+            Packet::Suback { .. } if filled => {}
+            Packet::Suback { .. } => return Ok(()),
+            Packet::Publish(_) if filled => return Ok(()),
+            other => bail!("a subscription was answered {other:?}"),
+        }
+    }
+}
+
+/// Stores [`KEPT`] things and waits until all are acknowledged.
+fn fill(protocol: &str, server: SocketAddr) -> Result<()> {
+    if protocol == "beanstalk" {
+        let mut wire = Wire::connect(server)?;
+        let put = format!("put 0 0 60 {BODY_BYTES}\r\n{}\r\n", "x".repeat(BODY_BYTES));
+        let burst = put.repeat(usize::from(BURST));
+        for _ in 0..KEPT / u32::from(BURST) {
+            wire.send(burst.as_bytes())?;
+            for _ in 0..BURST {
+                match wire.receive(PATIENCE)? {
+                    Received::Reply(reply) if reply.line.starts_with("INSERTED") => {}
+                    other => bail!("a put was answered {other:?}"),
+                }
+            }
+        }
+        return Ok(());
+    }
+    let mut client = connect(server, "fills")?;
+    for burst in 0..KEPT / u32::from(BURST) {
+        let publish = |id: u16| {
+            mqtt::publish(
+                Version::V4,
+                &Publish {
+                    topic: topic(burst * u32::from(BURST) + u32::from(id) - 1),
+                    payload: vec![b'x'; BODY_BYTES],
+                    qos: 1,
+                    id,
+                    retain: true,
+                    dup: false,
+                    properties: Vec::new(),
+                },
+            )
+        };
+        let bytes: Vec<u8> = (1..=BURST).flat_map(publish).collect();
+        client.send(&bytes)?;
+        for _ in 0..BURST {
+            match client.expect(PATIENCE)? {
+                Packet::Ack { code: 0, .. } => {}
+                other => bail!("a publish was answered {other:?}"),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn topic(number: u32) -> String {
+    format!("kept/{number}")
+}
+
+fn connect(server: SocketAddr, client: &str) -> Result<Connection> {
+    let mut connection = Connection::open(server, Version::V4)?;
+    connection.send(&mqtt::connect(Version::V4, client, true, 0))?;
+    match connection.expect(PATIENCE)? {
+        Packet::Connack { code: 0, .. } => Ok(connection),
+        other => bail!("a connection was answered {other:?}"),
+    }
+}
+
+/// Resident memory of a process.
+fn resident(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}

@@ -1,0 +1,98 @@
+//! The originals, at pinned versions: from Debian, or built from crates.io into the cache.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::{debian, process, workspace};
+
+/// The version of rumqttd that is built.
+const RUMQTTD: &str = "0.20.0";
+
+/// What is there to compare with.
+#[derive(Debug)]
+pub(super) struct Peers {
+    pub(super) beanstalkd: Option<PathBuf>,
+    pub(super) mosquitto: Option<PathBuf>,
+    pub(super) rumqttd: Option<PathBuf>,
+}
+
+impl Peers {
+    /// Installs the peers of these protocols (of all, when none is named); says which this machine cannot have.
+    ///
+    /// # Errors
+    /// When an installer cannot be started.
+    pub(super) fn install(protocols: &[String]) -> Result<Peers> {
+        let wanted =
+            |protocol: &str| protocols.is_empty() || protocols.iter().any(|name| name == protocol);
+        let mut peers = Peers {
+            beanstalkd: None,
+            mosquitto: None,
+            rumqttd: None,
+        };
+        if wanted("beanstalk") {
+            peers.beanstalkd = from_debian("beanstalkd", "beanstalkd")?;
+        }
+        if wanted("mqtt") {
+            peers.mosquitto = from_debian("mosquitto", "mosquitto")?;
+            peers.rumqttd = from_crates("rumqttd", RUMQTTD)?;
+        }
+        Ok(peers)
+    }
+
+    /// Whether there is any peer for a protocol.
+    pub(super) fn has(&self, protocol: &str) -> bool {
+        match protocol {
+            "beanstalk" => self.beanstalkd.is_some(),
+            "mqtt" => self.mosquitto.is_some() || self.rumqttd.is_some(),
+            _ => false,
+        }
+    }
+
+    /// The flags of `longtail bench` that name the peers of a protocol.
+    pub(super) fn flags(&self, protocol: &str) -> Vec<String> {
+        let mut names = Vec::new();
+        let mut flags = Vec::new();
+        let mut add = |name: &str, flag: &str, program: &Option<PathBuf>| {
+            if let Some(program) = program {
+                names.push(name.to_owned());
+                flags.extend([flag.to_owned(), program.display().to_string()]);
+            }
+        };
+        match protocol {
+            "beanstalk" => add("beanstalkd", "--peer-program", &self.beanstalkd),
+            _ => {
+                add("mosquitto", "--mosquitto", &self.mosquitto);
+                add("rumqttd", "--rumqttd", &self.rumqttd);
+            }
+        }
+        flags.extend(["--compare".to_owned(), names.join(",")]);
+        flags
+    }
+}
+
+fn from_debian(program: &str, package: &str) -> Result<Option<PathBuf>> {
+    match debian::program(program, package)? {
+        Ok(()) => Ok(Some(program.into())),
+        Err(why) => {
+            println!("SKIPPED {program}: {why}");
+            Ok(None)
+        }
+    }
+}
+
+/// Builds a program into the cache. Without its lock file: that of rumqttd does not build on current compilers.
+fn from_crates(name: &str, version: &str) -> Result<Option<PathBuf>> {
+    let root = workspace::cache().join(format!("{name}-{version}"));
+    let program = root.join("bin").join(name);
+    if program.exists() {
+        return Ok(Some(program));
+    }
+    let root = root.display().to_string();
+    let install = ["install", name, "--version", version, "--root", &root];
+    if process::run(&mut process::cargo(&install))? && program.exists() {
+        return Ok(Some(program));
+    }
+    println!("SKIPPED {name}: it could not be built");
+    Ok(None)
+}

@@ -1,0 +1,194 @@
+//! What is run: sections of the report, each a few command lines of the load generator.
+
+use std::path::Path;
+
+use super::Settings;
+use super::peers::Peers;
+
+/// One part of the report.
+#[derive(Clone, Debug)]
+pub(super) struct Section {
+    pub(super) name: &'static str,
+    pub(super) title: &'static str,
+    pub(super) protocol: &'static str,
+    pub(super) kind: Kind,
+    pub(super) loads: Vec<Load>,
+}
+
+/// How a part is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A table of ratios and a chart of bars.
+    Ratios,
+    /// A curve over this number.
+    Curve(&'static str),
+}
+
+/// One command line.
+#[derive(Clone, Debug)]
+pub(super) struct Load {
+    /// Where on a curve it is.
+    pub(super) at: Option<u64>,
+    flags: Vec<String>,
+}
+
+impl Load {
+    fn new(flags: &str) -> Load {
+        Load {
+            at: None,
+            flags: flags.split_whitespace().map(str::to_owned).collect(),
+        }
+    }
+
+    /// All arguments of `longtail`.
+    pub(super) fn arguments(
+        &self,
+        section: &Section,
+        settings: &Settings,
+        peers: &Peers,
+        json: &Path,
+    ) -> Vec<String> {
+        let mut arguments = vec!["bench".to_owned(), section.protocol.to_owned()];
+        arguments.extend(peers.flags(section.protocol));
+        arguments.extend(self.flags.iter().cloned());
+        // A curve has many points, and its shape is what matters.
+        let (rounds, share) = match section.kind {
+            Kind::Ratios => (settings.rounds, 1.0),
+            Kind::Curve(_) => (settings.rounds.min(2), 0.5),
+        };
+        let ms = (settings.duration.as_secs_f64() * 1000.0 * share) as u64;
+        arguments.extend(
+            [
+                "--pin",
+                "--rounds",
+                &rounds.to_string(),
+                "--duration",
+                &format!("{ms}ms"),
+                "--warm-up",
+                &format!("{}ms", ms / 2),
+                "--json",
+                &json.display().to_string(),
+            ]
+            .map(str::to_owned),
+        );
+        if let Some(data) = &settings.data {
+            arguments.extend(["--data".to_owned(), data.display().to_string()]);
+        }
+        arguments
+    }
+}
+
+/// The points of a curve: `flags` with each number in the place of `{}`.
+fn points(numbers: &[u64], flags: &str) -> Vec<Load> {
+    let point = |&number: &u64| Load {
+        at: Some(number),
+        ..Load::new(&flags.replace("{}", &number.to_string()))
+    };
+    numbers.iter().map(point).collect()
+}
+
+/// The whole report, or its tables of ratios only.
+pub(super) fn sections(ratios_only: bool) -> Vec<Section> {
+    let mut all = vec![
+        Section {
+            name: "beanstalk",
+            title: "beanstalkd: put, reserve, delete",
+            protocol: "beanstalk",
+            kind: Kind::Ratios,
+            loads: vec![Load::new("--footprint")],
+        },
+        Section {
+            name: "mqtt",
+            title: "MQTT, bodies of 256 bytes",
+            protocol: "mqtt",
+            kind: Kind::Ratios,
+            loads: vec![Load::new("--body-bytes 256")],
+        },
+        Section {
+            name: "mqtt-half",
+            title: "MQTT at half of what the slowest peer can do",
+            protocol: "mqtt",
+            kind: Kind::Ratios,
+            loads: vec![
+                Load::new("--durability memory --scenario one-to-one --qos 0,1 --half-load"),
+                Load::new("--durability memory --scenario fan-out --qos 0,1 --half-load"),
+            ],
+        },
+    ];
+    if !ratios_only {
+        all.extend(curves());
+    }
+    all
+}
+
+fn curves() -> Vec<Section> {
+    let curve = |name, title, protocol, over, loads| Section {
+        name,
+        title,
+        protocol,
+        kind: Kind::Curve(over),
+        loads,
+    };
+    vec![
+        curve(
+            "beanstalk-connections",
+            "beanstalkd: commands a second by connections, in memory",
+            "beanstalk",
+            "connections",
+            points(
+                &[1, 4, 16, 64, 256, 1024],
+                "--durability memory --scenario cycle -c {}",
+            ),
+        ),
+        curve(
+            "beanstalk-queues",
+            "beanstalkd: commands a second by tubes, 64 connections, in memory",
+            "beanstalk",
+            "tubes",
+            points(
+                &[1, 8, 64],
+                "--durability memory --scenario cycle -c 64 --queues {}",
+            ),
+        ),
+        curve(
+            "beanstalk-body",
+            "beanstalkd: commands a second by bytes of a job, 16 connections, in memory",
+            "beanstalk",
+            "bytes",
+            points(
+                &[16, 256, 4096, 32_768],
+                "--durability memory --scenario cycle -c 16 --body-bytes {}",
+            ),
+        ),
+        curve(
+            "beanstalk-backlog",
+            "beanstalkd: jobs filled and drained a second by jobs stored, in memory",
+            "beanstalk",
+            "jobs",
+            points(
+                &[1_000, 10_000, 100_000, 1_000_000],
+                "--durability memory --scenario backlog --depth 32 --body-bytes 128 --jobs {}",
+            ),
+        ),
+        curve(
+            "mqtt-subscribers",
+            "MQTT: deliveries a second by subscribers of one topic, bursts of 16 at QoS 0",
+            "mqtt",
+            "subscribers",
+            points(
+                &[1, 10, 100, 1000],
+                "--durability memory --scenario fan-out --qos 0 --depth 16 --subscribers {}",
+            ),
+        ),
+        curve(
+            "mqtt-pairs",
+            "MQTT: deliveries a second by pairs with a topic each, QoS 1",
+            "mqtt",
+            "pairs",
+            points(
+                &[1, 4, 16, 64, 256],
+                "--durability memory --scenario one-to-one --qos 1 --publishers {}",
+            ),
+        ),
+    ]
+}

@@ -1,0 +1,84 @@
+//! The short version in the project's README: one table and one chart, between two marks.
+
+use std::fmt::Write;
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use super::charts;
+use super::results::{Ratio, Results};
+use super::tables::shown;
+use crate::workspace;
+
+const BEGIN: &str = "<!-- figures: written by `cargo xtask compare --readme` -->";
+const END: &str = "<!-- end of the figures -->";
+
+/// Puts the figures in the place of the last ones.
+///
+/// # Errors
+/// When README.md cannot be read or written, or has no place for them.
+pub(super) fn update(results: &Results) -> Result<()> {
+    let path = workspace::root().join("README.md");
+    let text = fs::read_to_string(&path).context("reading README.md")?;
+    let text = replaced(&text, &figures(results))
+        .with_context(|| format!("README.md needs the lines {BEGIN:?} and {END:?}"))?;
+    fs::write(&path, text).context("writing README.md")
+}
+
+/// The text with something else between the marks; none if they are not there.
+fn replaced(text: &str, figures: &str) -> Option<String> {
+    let (before, rest) = text.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n{figures}\n{END}{after}"))
+}
+
+fn figures(results: &Results) -> String {
+    let mut out = String::from(
+        "| load | durability | throughput | processor time an operation | p99 |\n| --- | --- | --- | --- | --- |\n",
+    );
+    let sections = results
+        .sections
+        .iter()
+        .filter(|section| section.over.is_none());
+    for section in sections.clone() {
+        for row in section.rows.iter().filter(|row| row.is_measured()) {
+            let ratio = |ratio| {
+                row.to_best(ratio)
+                    .map_or_else(|| "-".to_owned(), |(_, spread)| shown(spread))
+            };
+            let protocol = section
+                .title
+                .split([':', ',', ' '])
+                .next()
+                .unwrap_or_default();
+            let _ = writeln!(
+                out,
+                "| {protocol}: {} | {} | {} | {} | {} |",
+                row.load,
+                row.durability,
+                ratio(Ratio::Throughput),
+                ratio(Ratio::Cpu),
+                ratio(Ratio::P99),
+            );
+        }
+    }
+    for section in sections.take(1) {
+        if let Some(file) = charts::file(section) {
+            let _ = write!(out, "\n![{}](docs/benchmarks/{file})\n", section.title);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BEGIN, END, replaced};
+
+    #[test]
+    fn only_what_is_between_the_marks_changes() {
+        let text = format!("a\n{BEGIN}\nold\n{END}\nb\n");
+        let expected = format!("a\n{BEGIN}\nnew\n{END}\nb\n");
+        assert_eq!(replaced(&text, "new"), Some(expected));
+        assert_eq!(replaced("a", "new"), None);
+    }
+}
