@@ -280,7 +280,7 @@ impl Reader {
             accounts::import(&self.access, &mut self.out)?;
         }
         // Where Mosquitto does not listen, neither does what is made of it.
-        for protocol in ["beanstalk", "mqtt-ws"] {
+        for protocol in ["amqp", "beanstalk", "mqtt-ws"] {
             self.out
                 .set(&format!("listeners.{protocol}"), Value::Array(Vec::new()));
         }
