@@ -424,7 +424,7 @@ impl Durable {
                     }
                 });
                 let key = records::duty_key(number, duty.id);
-                records.set(key, None, records::encode_duty(duty), done);
+                records.set((key, None), records::encode_duty(duty), done);
             }
             DutyChange::Done(id) => {
                 let _ = records.remove(&records::duty_key(number, *id), Box::new(|_| ()));
