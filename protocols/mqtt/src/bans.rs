@@ -201,7 +201,8 @@ struct Count {
 
 /// All bans of a space.
 pub(crate) struct Bans {
-    values: LastValues<Arc<Ban>>,
+    /// By what is written of who.
+    values: LastValues<(Arc<str>, Arc<Ban>)>,
     /// The ranges among them.
     ranges: ArcSwap<Vec<Arc<Ban>>>,
     /// When the first of them ends.
@@ -223,7 +224,10 @@ impl Bans {
         });
         let is_kept = broker.durability() != Durability::Memory;
         let values = if is_kept {
-            let read = |key: &str, record| Ban::read(key, &record).map(Arc::new);
+            let read = |key: &str, record| {
+                let ban = Ban::read(key, &record)?;
+                Some((Arc::from(key), Arc::new(ban)))
+            };
             LastValues::open(broker, &name, read, taken_back)?
         } else {
             LastValues::empty(broker, &name, taken_back)
@@ -244,7 +248,7 @@ impl Bans {
     fn look_through(&self) {
         let mut ranges = Vec::new();
         let mut next_end = Timestamp::NEVER;
-        self.values.for_each(|_, ban| {
+        self.values.for_each(|(_, ban)| {
             next_end = next_end.min(ban.until);
             if matches!(ban.who, Who::Address(_)) {
                 ranges.push(Arc::clone(ban));
@@ -267,7 +271,7 @@ impl Bans {
         }
         let named = |kind: &str, value: &str| {
             let ban = self.values.get(&[kind, "/", value].concat());
-            ban.filter(|ban| now < ban.until)
+            ban.map(|(_, ban)| ban).filter(|ban| now < ban.until)
         };
         named("client", client_id)
             .or_else(|| named("user", user?))
@@ -287,7 +291,7 @@ impl Bans {
     /// All of them behind the one that is named so, in the order of their names.
     fn list(&self, after: Option<&str>, max: usize, now: Timestamp) -> Vec<Arc<Ban>> {
         let mut found = Vec::new();
-        self.values.for_each(|key, ban| {
+        self.values.for_each(|(key, ban)| {
             if now < ban.until && after.is_none_or(|after| **key > *after) {
                 found.push(Arc::clone(ban));
             }
@@ -345,7 +349,7 @@ impl Bans {
             return;
         }
         let mut ended = Vec::new();
-        self.values.for_each(|key, ban| {
+        self.values.for_each(|(key, ban)| {
             if ban.until <= now {
                 ended.push(Arc::clone(key));
             }
@@ -408,7 +412,8 @@ impl Tenant {
             // Who does not wait need not be told.
             let _ = sender.send(outcome);
         });
-        bans.values.set(key, Arc::clone(&ban), ban.record(), done);
+        let value = (key, Arc::clone(&ban));
+        bans.values.set(value, ban.record(), done);
         bans.look_through();
         bans.values.run();
         tracing::info!(who = %ban.who, until = ban.until.0, reason = &*ban.reason, "kept out");
@@ -499,12 +504,8 @@ mod tests {
             until,
             reason: "because".into(),
         });
-        bans.values.set(
-            ban.who.key(),
-            Arc::clone(&ban),
-            ban.record(),
-            Box::new(|_| ()),
-        );
+        let value = (ban.who.key(), Arc::clone(&ban));
+        bans.values.set(value, ban.record(), Box::new(|_| ()));
         bans.look_through();
     }
 
