@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 
 use crate::metrics::Metrics;
 use crate::shapes::{
-    Batch, ConnectionStatus, GroupStatus, Health, Listing, LiveMessage, Published, Purged,
-    RetainedMessage, RetainedStatus, SessionStatus, Status, StreamStatus, SubscriptionStatus,
+    BanStatus, Batch, ConnectionStatus, GroupStatus, Health, Listing, LiveMessage, Published,
+    Purged, RetainedMessage, RetainedStatus, SessionStatus, Status, StreamStatus,
+    SubscriptionStatus,
 };
 
 /// Names a stream.
@@ -233,6 +234,21 @@ pub trait AdminBackend: Send + Sync + 'static {
 
     /// Disconnects the client of a session. With `forget`, the session ends too, with what it keeps.
     fn end_session(&self, id: &str, forget: bool) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Bans, in the order of kinds and values.
+    fn bans(&self, page: Page) -> impl Future<Output = Answer<Listing<BanStatus>>> + Send;
+
+    /// Keeps somebody out, for so many milliseconds or until further notice, and disconnects those who are in.
+    fn ban(
+        &self,
+        kind: &str,
+        value: &str,
+        for_ms: Option<u64>,
+        reason: &str,
+    ) -> impl Future<Output = Answer<BanStatus>> + Send;
+
+    /// Ends a ban.
+    fn unban(&self, kind: &str, value: &str) -> impl Future<Output = Answer<()>> + Send;
 
     /// Subscriptions, in the order of sessions and filters.
     fn subscriptions(

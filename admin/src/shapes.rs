@@ -393,6 +393,23 @@ pub struct ConnectionStatus {
     pub sent_bytes: u64,
 }
 
+/// Somebody who is kept out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BanStatus {
+    /// `client`, `user` or `address`.
+    pub kind: String,
+    /// Identifier, name or address range.
+    pub value: String,
+    /// When it was made: milliseconds since 1970.
+    pub since_ms: u64,
+    /// When it ends; absent: when somebody ends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
+    /// What was said about it.
+    pub reason: String,
+}
+
 /// A session: what a protocol keeps for a client, whether it is connected or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use longtail_beanstalk::{Admission, AdmitAll};
 use longtail_broker::{Broker, BrokerConfig, BrokerError};
 use longtail_edge::{Address, EdgeConfig, Exposed, ListenError, ListenerConfig};
+use longtail_engine::runtime::{Clock, SystemClock};
 use longtail_model::Durability;
 use longtail_mqtt::Hook;
 use longtail_mqtt::hooks::Scope;
@@ -46,6 +47,15 @@ pub enum StartError {
     Beanstalk(#[from] longtail_beanstalk::ConfigError),
 }
 
+/// A listener of the MQTT service.
+#[derive(Clone)]
+pub(crate) struct MqttListener {
+    pub(crate) config: ListenerConfig,
+    pub(crate) admission: Arc<dyn longtail_mqtt::Admission>,
+    /// `None`: those of the service.
+    pub(crate) limits: Option<longtail_mqtt::Limits>,
+}
+
 /// Puts a broker together.
 pub struct Builder {
     pub(crate) broker: BrokerConfig,
@@ -55,11 +65,12 @@ pub struct Builder {
     pub(crate) amqp: longtail_amqp::Config,
     pub(crate) amqp_listeners: Vec<(ListenerConfig, Arc<dyn longtail_amqp::Admission>)>,
     pub(crate) mqtt: longtail_mqtt::Config,
-    pub(crate) mqtt_listeners: Vec<(ListenerConfig, Arc<dyn longtail_mqtt::Admission>)>,
+    pub(crate) mqtt_listeners: Vec<MqttListener>,
     pub(crate) mqtt_hooks: Vec<(Arc<dyn Hook>, i32, Scope)>,
     pub(crate) mqtt_inside: bool,
     pub(crate) mqtt_bridges: Vec<longtail_mqtt::bridge::BridgeConfig>,
     pub(crate) accounts: bool,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Default for Builder {
@@ -77,6 +88,7 @@ impl Default for Builder {
             mqtt_inside: false,
             mqtt_bridges: Vec::new(),
             accounts: false,
+            clock: Arc::new(SystemClock::new()),
         }
     }
 }
@@ -200,7 +212,28 @@ impl Builder {
         config: ListenerConfig,
         admission: Arc<dyn longtail_mqtt::Admission>,
     ) -> Self {
-        self.mqtt_listeners.push((config, admission));
+        self.mqtt_listeners.push(MqttListener {
+            config,
+            admission,
+            limits: None,
+        });
+        self
+    }
+
+    /// As [`Builder::mqtt_listener`], with limits that its clients find in place of those of the service; see
+    /// [`Mqtt::with_limits`](longtail_mqtt::Mqtt::with_limits).
+    #[must_use]
+    pub fn mqtt_listener_with(
+        mut self,
+        config: ListenerConfig,
+        admission: Arc<dyn longtail_mqtt::Admission>,
+        limits: longtail_mqtt::Limits,
+    ) -> Self {
+        self.mqtt_listeners.push(MqttListener {
+            config,
+            admission,
+            limits: Some(limits),
+        });
         self
     }
 
@@ -233,12 +266,21 @@ impl Builder {
         self
     }
 
+    /// Goes by another clock, a [`ManualClock`](longtail_engine::runtime::ManualClock) in a test: delays, deadlines,
+    /// expiries and delayed wills come when it says so. What the sockets wait for (keep alive, handshakes, draining) goes by
+    /// real time.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
     /// Opens the data directory, starts the shards, and listens.
     ///
     /// # Errors
     /// When any part cannot start; what had started is stopped again.
     pub fn start(self) -> Result<Longtail, StartError> {
-        let broker = Broker::open(self.broker.clone())?;
+        let broker = Broker::open_with(self.broker.clone(), Arc::clone(&self.clock))?;
         Longtail::start(self, broker)
     }
 }

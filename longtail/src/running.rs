@@ -14,7 +14,7 @@ use longtail_mqtt::bridge::{self, Bridges};
 use longtail_mqtt::hooks::Scope;
 use longtail_mqtt::{Hook, Mqtt};
 
-use crate::builder::{Builder, StartError};
+use crate::builder::{Builder, MqttListener, StartError};
 use crate::mqtt_host::EdgeHost;
 
 /// How long [`Longtail::shut_down`] lets clients finish.
@@ -126,11 +126,11 @@ impl Longtail {
     fn start_mqtt(
         &mut self,
         config: longtail_mqtt::Config,
-        listeners: Vec<(ListenerConfig, Arc<dyn longtail_mqtt::Admission>)>,
+        listeners: Vec<MqttListener>,
         hooks: Vec<(Arc<dyn Hook>, i32, Scope)>,
     ) -> Result<(), StartError> {
         let rights = match listeners.first() {
-            Some((_, rights)) => Arc::clone(rights),
+            Some(listener) => Arc::clone(&listener.admission),
             None => Arc::new(longtail_mqtt::AdmitAll),
         };
         let tenant = longtail_mqtt::Tenant::start(config, &self.broker, rights);
@@ -138,8 +138,8 @@ impl Longtail {
         for (hook, priority, scope) in hooks {
             tenant.hooks().add(hook, priority, scope);
         }
-        for (listener, admission) in listeners {
-            let open = self.listen_mqtt(&tenant, listener, admission)?;
+        for listener in listeners {
+            let open = self.listen_mqtt(&tenant, listener)?;
             self.addresses.push(open);
         }
         tenant.set_host(Arc::new(EdgeHost::new(&self.edge)));
@@ -151,9 +151,13 @@ impl Longtail {
     fn listen_mqtt(
         &self,
         tenant: &Arc<longtail_mqtt::Tenant>,
-        listener: ListenerConfig,
-        admission: Arc<dyn longtail_mqtt::Admission>,
+        listener: MqttListener,
     ) -> Result<ListeningOn, StartError> {
+        let MqttListener {
+            config: listener,
+            admission,
+            limits,
+        } = listener;
         self.exposure.check(&listener.address)?;
         let tls = listener.tls.is_some();
         let protocol = match (listener.websocket.is_some(), tls) {
@@ -163,7 +167,8 @@ impl Longtail {
             (true, true) => "mqtt-wss",
         };
         let name = listener.address.to_string();
-        let service = Mqtt::at(&name, Arc::clone(tenant), admission);
+        let limits = limits.unwrap_or_else(|| tenant.config().limits.clone());
+        let service = Mqtt::with_limits(&name, Arc::clone(tenant), admission, limits);
         let open = self
             .edge
             .listen(listener, service)
@@ -188,7 +193,12 @@ impl Longtail {
         admission: Arc<dyn longtail_mqtt::Admission>,
     ) -> Result<ListeningOn, StartError> {
         let tenant = self.mqtt.as_ref().ok_or(StartError::NoMqtt)?;
-        self.listen_mqtt(tenant, config, admission)
+        let listener = MqttListener {
+            config,
+            admission,
+            limits: None,
+        };
+        self.listen_mqtt(tenant, listener)
     }
 
     fn start_beanstalk(

@@ -120,6 +120,12 @@ pub(crate) enum Command {
     Retained(RetainedCommand),
     /// Close a connection, or disconnect the client of a session
     Kick(KickArgs),
+    /// List clients, users and addresses that are kept out
+    Bans(ClientArgs),
+    /// Keep a client, a user or an address out, and disconnect whom that is about
+    Ban(BanArgs),
+    /// End a ban
+    Unban(UnbanArgs),
     /// Remove all messages of a stream that nobody holds
     Purge {
         /// Do not ask
@@ -243,6 +249,43 @@ pub(crate) struct KickArgs {
     pub(crate) forget: bool,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
+}
+
+/// Whom a ban is about.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct BannedArgs {
+    /// The client with this identifier
+    #[arg(long, value_name = "ID")]
+    pub(crate) client: Option<String>,
+    /// Clients with this user name or account
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    /// Clients from this address or range, as in 192.0.2.0/24
+    #[arg(long, value_name = "RANGE")]
+    pub(crate) address: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BanArgs {
+    #[command(flatten)]
+    pub(crate) who: BannedArgs,
+    /// How long, as in 30m or 12h; left out: until somebody ends it
+    #[arg(long = "for", value_name = "TIME", value_parser = milliseconds)]
+    pub(crate) time: Option<u64>,
+    /// Why, for whoever looks at the list
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) server: ClientArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct UnbanArgs {
+    #[command(flatten)]
+    pub(crate) who: BannedArgs,
+    #[command(flatten)]
+    pub(crate) server: ClientArgs,
 }
 
 /// A stream of a server.

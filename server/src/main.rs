@@ -77,6 +77,9 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Subscriptions(args) => commands::sessions::subscriptions(&args).map(|()| Exit::Ok),
         Command::Retained(command) => commands::retained::run(&command).map(|()| Exit::Ok),
         Command::Kick(args) => commands::manage::kick(&args).map(|()| Exit::Ok),
+        Command::Bans(client) => commands::bans::list(&client).map(|()| Exit::Ok),
+        Command::Ban(args) => commands::bans::ban(&args).map(|()| Exit::Ok),
+        Command::Unban(args) => commands::bans::unban(&args).map(|()| Exit::Ok),
         Command::Purge { yes, stream } => commands::manage::purge(yes, &stream).map(|()| Exit::Ok),
         Command::Pause { stream, time } => {
             commands::manage::pause(&stream, time).map(|()| Exit::Ok)

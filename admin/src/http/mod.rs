@@ -1,6 +1,7 @@
 //! The routes. Each handler checks limits, asks the backend, and writes JSON.
 
 mod answer;
+mod bans;
 mod follow;
 mod retained;
 mod sessions;
@@ -99,6 +100,11 @@ pub(crate) fn router<B: AdminBackend>(
             get(sessions::show::<B>).delete(sessions::end::<B>),
         )
         .route("/subscriptions", get(sessions::subscriptions::<B>))
+        .route("/bans", get(bans::list::<B>))
+        .route(
+            "/bans/{kind}/{value}",
+            post(bans::set::<B>).delete(bans::remove::<B>),
+        )
         .route("/spaces/{space}/retained", get(retained::list::<B>))
         .route(
             "/spaces/{space}/retained/{subject}",
@@ -136,7 +142,7 @@ async fn admit<B: AdminBackend>(
 }
 
 async fn index() -> &'static str {
-    "Longtail admin service\n\n/healthz  /readyz  /metrics\n/api/v1/status  /api/v1/streams  /api/v1/connections  /api/v1/sessions\n"
+    "Longtail admin service\n\n/healthz  /readyz  /metrics\n/api/v1/status  /api/v1/streams  /api/v1/connections  /api/v1/sessions\n/api/v1/bans\n"
 }
 
 async fn nothing_here() -> Failed {

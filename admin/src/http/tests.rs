@@ -11,9 +11,9 @@ use crate::backend::{Notation, SessionFilter, SubscriptionFilter};
 use crate::listener::{AdminListener, serve};
 use crate::metrics::Metrics;
 use crate::shapes::{
-    Batch, Body as MessageBody, BrowsedMessage, ConnectionStatus, GroupStatus, Health, Listing,
-    LiveMessage, Published, Purged, RetainedMessage, RetainedStatus, SessionStatus, Status,
-    StreamCounts, StreamStatus, SubscriptionStatus,
+    BanStatus, Batch, Body as MessageBody, BrowsedMessage, ConnectionStatus, GroupStatus, Health,
+    Listing, LiveMessage, Published, Purged, RetainedMessage, RetainedStatus, SessionStatus,
+    Status, StreamCounts, StreamStatus, SubscriptionStatus,
 };
 
 /// One space, streams by name, messages in order.
@@ -254,6 +254,40 @@ impl AdminBackend for Fake {
         } else {
             Err(AdminError::new(ErrorKind::Refused, "it is away"))
         }
+    }
+
+    async fn bans(&self, page: Page) -> Result<Listing<BanStatus>, AdminError> {
+        let ban = BanStatus {
+            value: format!("{:?}/{}", page.after, page.limit),
+            ..BanStatus::default()
+        };
+        Ok(Listing {
+            items: vec![ban],
+            next: None,
+        })
+    }
+
+    async fn ban(
+        &self,
+        kind: &str,
+        value: &str,
+        for_ms: Option<u64>,
+        reason: &str,
+    ) -> Result<BanStatus, AdminError> {
+        Ok(BanStatus {
+            kind: kind.to_owned(),
+            value: value.to_owned(),
+            until_ms: for_ms,
+            reason: reason.to_owned(),
+            ..BanStatus::default()
+        })
+    }
+
+    async fn unban(&self, kind: &str, value: &str) -> Result<(), AdminError> {
+        if (kind, value) == ("address", "10.0.0.0/8") {
+            return Ok(());
+        }
+        Err(AdminError::new(ErrorKind::NotFound, "there is no such ban"))
     }
 
     async fn subscriptions(
@@ -619,4 +653,27 @@ async fn following_a_subject_carries_bytes_that_are_no_text() {
     assert_eq!(status, 200);
     let line = r#"{"subject":"a.>","dropped":1,"body_base64":"//4="}"#;
     assert!(body.contains(line), "{body}");
+}
+
+#[tokio::test]
+async fn bans_are_set_by_kind_and_value_listed_and_ended() {
+    let service = Service::start(Access::LocalOnly).await;
+    let path = "/api/v1/bans/address/10.0.0.0%2F8";
+    let (status, body) = service.post(&format!("{path}?for_ms=5&reason=x"), "").await;
+    assert_eq!(status, 200, "{body}");
+    for part in [
+        "\"kind\":\"address\"",
+        "\"value\":\"10.0.0.0/8\"",
+        "\"until_ms\":5",
+        "\"reason\":\"x\"",
+    ] {
+        assert!(body.contains(part), "{body}");
+    }
+    let (_, body) = service.get("/api/v1/bans?after=a%2Fb&limit=3").await;
+    assert!(body.contains("Some(\\\"a/b\\\")/3"), "{body}");
+    assert_eq!(service.ask("DELETE", path, "", "").await.0, 204);
+    let other = "/api/v1/bans/client/nobody";
+    assert_eq!(service.ask("DELETE", other, "", "").await.0, 404);
+    let (status, _) = service.post(&format!("{other}?fro_ms=5"), "").await;
+    assert_eq!(status, 400);
 }

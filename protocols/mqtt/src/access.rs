@@ -137,6 +137,9 @@ pub struct Accounts {
     pub space: Arc<str>,
     /// Account of every connection, whatever it says; `None`: as it proves.
     pub account: Option<String>,
+    /// Account of clients that show nothing, in place of the one that all listeners have for them; empty: they are
+    /// refused. `None`: as at all listeners.
+    pub anonymous: Option<String>,
 }
 
 impl Accounts {
@@ -166,8 +169,17 @@ impl Admission for Accounts {
                 .grants(account, &self.space, login.client_id),
             None => {
                 let names = login.identity.map(TlsIdentity::names).unwrap_or_default();
-                self.authenticator
-                    .authenticate(&self.request(login, &names), self.clock.now())
+                let request = self.request(login, &names);
+                match (&self.anonymous, request.credentials) {
+                    (Some(account), Credentials::Anonymous) if account.is_empty() => {
+                        Err(AuthError::BadCredentials)
+                    }
+                    (Some(account), Credentials::Anonymous) => {
+                        self.authenticator
+                            .grants(account, &self.space, login.client_id)
+                    }
+                    _ => self.authenticator.authenticate(&request, self.clock.now()),
+                }
             }
         };
         admitted(login, &granted.map_err(|error| denied(&error))?)

@@ -14,7 +14,7 @@ use crate::durable::records::SessionRecord;
 use crate::seat::{Conn, Membership};
 use crate::session::feed::Share;
 use crate::session::kept::Write;
-use crate::session::{Action, Cx, Left, Session, State, Subscribing};
+use crate::session::{Action, Cx, Held, Left, Session, State, Subscribing};
 use crate::timers::TimerKey;
 
 /// What the edge keeps for one connection.
@@ -34,8 +34,23 @@ pub struct Client {
     joining: Option<Box<Subscribing>>,
     /// An exchange in which it is the client's turn.
     pub(crate) exchange: Option<Box<dyn Exchange>>,
-    /// When what the client has shown ends.
-    pub(crate) login_ends: Option<Box<TimerKey>>,
+    /// What ends the connection at some time; most have none of it.
+    pub(crate) ends: Option<Box<Ends>>,
+}
+
+/// When a connection ends.
+#[derive(Default)]
+pub(crate) struct Ends {
+    /// What the client has shown ends.
+    login: Option<TimerKey>,
+    /// It has lasted as long as it may.
+    life: Option<TimerKey>,
+}
+
+impl Ends {
+    pub(crate) fn timers(&self) -> impl Iterator<Item = TimerKey> {
+        [self.login, self.life].into_iter().flatten()
+    }
 }
 
 /// How a client has got its session.
@@ -43,7 +58,15 @@ pub(crate) enum Accepted {
     /// It is in.
     In,
     /// It will be when this is written down and its streams are open.
-    Lasting(Box<SessionRecord>),
+    Lasting(Box<SessionRecord>, Lost),
+}
+
+/// Subscriptions that a session may not have any more.
+pub(crate) struct Lost {
+    /// The session's number.
+    pub(crate) number: u64,
+    /// By their texts.
+    pub(crate) subscriptions: Vec<(Box<str>, Held)>,
 }
 
 /// A SUBSCRIBE that the shard has answered, and the filters that failed.
@@ -61,8 +84,21 @@ impl Client {
             is_recorded: false,
             joining: None,
             exchange: None,
-            login_ends: None,
+            ends: None,
         }
+    }
+
+    /// What the client has shown ends then; answers what was set before.
+    pub(crate) fn login_ends(&mut self, timer: Option<TimerKey>) -> Option<TimerKey> {
+        if timer.is_none() && self.ends.is_none() {
+            return None;
+        }
+        std::mem::replace(&mut self.ends.get_or_insert_default().login, timer)
+    }
+
+    /// The connection may last until then.
+    pub(crate) fn life_ends(&mut self, timer: TimerKey) {
+        self.ends.get_or_insert_default().life = Some(timer);
     }
 
     pub(crate) fn session(&self) -> Option<&Session> {
@@ -92,19 +128,24 @@ impl Client {
             return None;
         }
         let fresh = rand::random::<u64>() | 1;
-        session.take_in(resumed.take(), fresh, durable.stores(), cx);
+        let lost = session.take_in(resumed.take(), fresh, durable.stores(), cx);
         self.seat = Some((epoch, membership));
         cx.counters.client_came();
         if !session.is_lasting() {
             session.welcome(cx, out);
             return Some(Accepted::In);
         }
-        Some(Accepted::Lasting(Box::new(SessionRecord {
+        let record = SessionRecord {
             number: session.state().number,
             expiry_s: session.hello().expiry_s,
             ended: None,
             will: session.will().cloned().map(Box::new),
-        })))
+        };
+        let lost = Lost {
+            number: record.number,
+            subscriptions: lost,
+        };
+        Some(Accepted::Lasting(Box::new(record), lost))
     }
 
     /// Another connection takes the session, and the way to its streams.
@@ -364,11 +405,13 @@ mod tests {
         let (durable, _) = Durable::open(&broker, &space).unwrap();
         let (limits, counters) = (Limits::default(), Counters::default());
         let retained = RetainedStore::new(RetainedLimits::default());
+        let exclusive = crate::exclusive::Exclusive::default();
         let cx = Cx {
             limits: &limits,
             now: NOW,
             retained: &retained,
             sys: &retained,
+            exclusive: &exclusive,
             counters: &counters,
         };
         let filter = Filter::parse_mqtt("f").unwrap();

@@ -9,7 +9,10 @@ use longtail_broker::router::Strategy;
 use longtail_broker::stored::publisher_key;
 use longtail_engine::{Dispatch, KeyFrom};
 
-use crate::codec::Qos;
+use crate::bans::Flapping;
+use crate::codec::{Qos, SubscriptionOptions, Version};
+use crate::rewrite::Rewrite;
+use crate::template::Template;
 
 /// Settings of one service.
 #[derive(Clone, Debug)]
@@ -20,6 +23,8 @@ pub struct Config {
     pub limits: Limits,
     /// Seconds between two looks at what `$SYS` says; 0: there is no `$SYS`. Default 10.
     pub sys_interval_s: u32,
+    /// Whether clients that connect again and again are kept out for a while.
+    pub flapping: Flapping,
 }
 
 impl Default for Config {
@@ -28,6 +33,7 @@ impl Default for Config {
             space: "default".into(),
             limits: Limits::default(),
             sys_interval_s: 10,
+            flapping: Flapping::default(),
         }
     }
 }
@@ -194,7 +200,42 @@ pub enum DeniedPublish {
     Disconnect,
 }
 
-/// Limits and habits. Bytes and counts are for one connection or one session each.
+/// Versions of the protocol, as a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Versions(u8);
+
+impl Versions {
+    /// All of them.
+    pub const ALL: Versions = Versions(0b111);
+
+    const fn bit(version: Version) -> u8 {
+        1 << (version.level() - Version::V31.level())
+    }
+
+    /// Whether this one is among them.
+    #[must_use]
+    pub const fn has(self, version: Version) -> bool {
+        self.0 & Self::bit(version) != 0
+    }
+}
+
+impl FromIterator<Version> for Versions {
+    fn from_iter<T: IntoIterator<Item = Version>>(versions: T) -> Self {
+        let versions = versions.into_iter();
+        Versions(versions.fold(0, |set, version| set | Self::bit(version)))
+    }
+}
+
+/// What a client is subscribed to when it comes, without asking for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AutoSubscription {
+    /// The filter, as the client could have written it.
+    pub filter: Template,
+    /// How it is served.
+    pub options: SubscriptionOptions,
+}
+
+/// Limits and habits of one service, or of one of its listeners. Bytes and counts are for one connection or one session each.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Largest packet taken, in bytes with its fixed header. Default 2 MiB: a little more than Mosquitto's.
@@ -268,6 +309,35 @@ pub struct Limits {
     pub will_at_takeover: bool,
     /// Response information for clients that ask for it; empty: none.
     pub response_information: Arc<str>,
+    /// Versions that clients may speak; another is refused with 0x84, before 5.0 with 1.
+    pub versions: Versions,
+    /// How long a connection may last, in milliseconds; then it ends with 0xA0. 0: as long as it likes.
+    pub connection_max_ms: u64,
+    /// Whether the payload of a message that says it is UTF-8 is looked at; one that is not is refused with 0x99.
+    pub payload_format_checked: bool,
+    /// Longest that a message may live, in seconds, of those too that say nothing; 0: as long as it says.
+    pub message_expiry_max_s: u32,
+    /// Put before every topic and filter of a client, and taken off what it gets: it sees nothing else.
+    pub mount_point: Option<Template>,
+    /// What topics and filters of clients become, before the mount point.
+    pub rewrites: Arc<[Rewrite]>,
+    /// What clients are subscribed to when they come.
+    pub auto_subscriptions: Arc<[AutoSubscription]>,
+    /// Longest delay of `$delayed/{seconds}/{topic}`, in seconds; 0: such topics are refused (0x90). Default
+    /// 42,949,670, some 497 days.
+    pub delay_max_s: u32,
+    /// Messages that may wait for their time; one more is refused (0x97). Default 1,000,000.
+    pub delayed_messages_max: u64,
+}
+
+impl Limits {
+    /// Seconds that a message lives that wants to live so long.
+    pub(crate) fn message_expiry_s(&self, asked: Option<u32>) -> Option<u32> {
+        match self.message_expiry_max_s {
+            0 => asked,
+            max => Some(asked.map_or(max, |asked| asked.min(max))),
+        }
+    }
 }
 
 impl Default for Limits {
@@ -308,6 +378,15 @@ impl Default for Limits {
             denied_publish: DeniedPublish::default(),
             will_at_takeover: true,
             response_information: "".into(),
+            versions: Versions::ALL,
+            connection_max_ms: 0,
+            payload_format_checked: false,
+            message_expiry_max_s: 0,
+            mount_point: None,
+            rewrites: Arc::new([]),
+            auto_subscriptions: Arc::new([]),
+            delay_max_s: 42_949_670,
+            delayed_messages_max: 1_000_000,
         }
     }
 }
@@ -384,6 +463,7 @@ impl Profile {
                 qos2_routing: Qos2Routing::AtPublish,
                 unknown_release_is_told: true,
                 long_keep_alive: LongKeepAlive::Lower,
+                message_expiry_max_s: 86_400,
                 denied_publish: DeniedPublish::Disconnect,
                 ..own
             },

@@ -14,22 +14,28 @@
 //! [`bridge`] connects to other brokers.
 
 pub mod access;
+pub mod bans;
 pub mod bridge;
 pub mod census;
 pub mod client;
 pub mod codec;
 pub mod config;
 pub mod counters;
+mod delayed;
 mod durable;
+pub mod exclusive;
 pub mod hooks;
 mod local;
 pub mod message;
 mod publish;
 mod registry;
+mod reload;
+pub mod rewrite;
 mod seat;
 pub mod service;
 pub mod session;
 pub mod sys;
+pub mod template;
 pub mod tenant;
 mod timers;
 

@@ -27,6 +27,7 @@ use crate::codec::{MessageProperties, Qos, ReasonCode, TopicFilter, UserProperti
 use crate::hooks::{Access, ClientInfo, Hooked, Outcome, Permission, Points, is_inside};
 use crate::message::{Published, incoming};
 use crate::publish::{Outgoing, Whom, publish};
+use crate::session::judged;
 use crate::tenant::Tenant;
 
 /// The listener that local clients are said to come from, for hooks.
@@ -235,7 +236,7 @@ impl LocalClient {
             let mut burst = Burst::new(&space.counters);
             let whom = Some(Whom::Caller(&sender));
             let now = message.published;
-            publish(space, &mut burst, &message, now, whom, &mut outgoing)
+            publish(tenant, &mut burst, &message, now, whom, &mut outgoing)
         };
         tenant.streams().send(&mut outgoing);
         tenant.streams().run();
@@ -283,8 +284,8 @@ impl LocalClient {
         let may = match (permission, &self.grants) {
             (Permission::Next, None) | (Permission::Allow, _) => true,
             (Permission::Next, Some(grants)) => {
-                grants.allows(Right::Publish, message.subject.as_ref())
-                    && !message.subject.as_str().starts_with("$SYS/")
+                let aim = judged(&message.subject);
+                grants.allows(Right::Publish, aim) && !aim.as_str().starts_with("$SYS/")
             }
             (Permission::Deny, _) => false,
         };
@@ -333,6 +334,10 @@ impl LocalClient {
         }
         let bad = || LocalError::Filter(text.to_owned());
         let parsed = TopicFilter::parse(text).map_err(|_| bad())?;
+        if parsed.exclusive {
+            // That is for sessions, and a client in the process has none.
+            return Err(bad());
+        }
         let filter = Filter::parse_mqtt(parsed.filter).map_err(|_| bad())?;
         let group: Option<Arc<str>> = parsed.group.map(Arc::from);
         let permission = self.hooked.authorize(|| Access::Subscribe {

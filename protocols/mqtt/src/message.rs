@@ -136,6 +136,12 @@ pub fn properties(message: &Message) -> Vec<u8> {
     out
 }
 
+/// Whether a payload is UTF-8 if its properties say that it is (MQTT 5.0, 3.3.2.3.2).
+#[must_use]
+pub fn is_as_it_says(properties: &MessageProperties<'_>, payload: &[u8]) -> bool {
+    properties.payload_is_utf8 != Some(true) || std::str::from_utf8(payload).is_ok()
+}
+
 /// Whether a subject is a topic that a packet can name.
 #[must_use]
 pub fn can_say(subject: SubjectRef<'_>) -> bool {

@@ -23,14 +23,16 @@ use longtail_engine::runtime::{Shards, Sink};
 use longtail_engine::{
     Cause, Command, Effect, Refusal, Reply, Step, Target as Into, Token, Transaction,
 };
-use longtail_model::{Seq, SessionId, ShardId, StreamId, Timestamp};
+use longtail_model::{GroupId, Seq, SessionId, ShardId, StreamId, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::codec::ReasonCode;
+use crate::delayed;
 use crate::durable::link::NOT_DONE;
 use crate::seat::Conn;
 use crate::session::Ticket;
+use crate::tenant::Tenant;
 
 /// What a thread keeps to publish fast.
 #[derive(Default)]
@@ -70,6 +72,7 @@ pub(crate) struct Waiter {
 enum Told {
     Client(Arc<Conn>, Ticket),
     Caller(Mutex<Option<oneshot::Sender<ReasonCode>>>),
+    Due(Arc<Tenant>, GroupId, Seq),
 }
 
 /// Who is to be told.
@@ -79,6 +82,8 @@ pub(crate) enum Whom<'w> {
     Client(&'w Arc<Conn>, Ticket),
     /// Somebody in this process.
     Caller(&'w Cell<Option<oneshot::Sender<ReasonCode>>>),
+    /// Nobody: it was delayed, and is settled then.
+    Due(&'w Arc<Tenant>, GroupId, Seq),
 }
 
 impl Waiter {
@@ -88,6 +93,7 @@ impl Waiter {
             whom: match whom {
                 Whom::Client(conn, ticket) => Told::Client(Arc::clone(conn), ticket),
                 Whom::Caller(sender) => Told::Caller(Mutex::new(sender.take())),
+                Whom::Due(tenant, group, seq) => Told::Due(Arc::clone(tenant), group, seq),
             },
             left: AtomicUsize::new(1),
             reason: AtomicU8::new(ReasonCode::Success.as_u8()),
@@ -125,6 +131,10 @@ impl Waiter {
                 }
                 return;
             }
+            Told::Due(tenant, group, seq) => {
+                tenant.delayed().settle(*group, *seq, reason);
+                return tenant.delayed().run();
+            }
         };
         let must_go = conn.with(|client, out| {
             if let Some(session) = client.session_mut() {
@@ -142,19 +152,29 @@ impl Waiter {
 /// Commands for the shards, gathered by whoever publishes.
 pub(crate) type Outgoing = Vec<(ShardId, Command, Option<Arc<Waiter>>)>;
 
-/// Publishes to the live subscribers and the retained values of `space`; what streams are to keep goes to `outgoing`,
-/// which [`Streams::send`] is to be given. Says what the publisher is to be told, or nothing if a [`Waiter`] for
+/// Publishes to the live subscribers and the retained values of the space; what streams are to keep, and what is to be
+/// published later, goes to `outgoing`, which [`Streams::send`] is to be given. Says what the publisher is to be told, or nothing if a [`Waiter`] for
 /// `whom` will. No lock may be held.
 pub(crate) fn publish(
-    space: &Space,
+    tenant: &Tenant,
     burst: &mut Burst<'_>,
     message: &SharedMessage,
     now: Timestamp,
     whom: Option<Whom<'_>>,
     outgoing: &mut Outgoing,
 ) -> Option<ReasonCode> {
+    let space = &**tenant.space();
     let mut waiter: Option<Arc<Waiter>> = None;
     let mut kept = false;
+    if let Some(keep) = tenant.delayed().keep(message, now) {
+        return match keep {
+            Err(reason) => Some(reason),
+            Ok((shard, keep)) => {
+                outgoing.push((shard, keep, whom.map(Waiter::new)));
+                None
+            }
+        };
+    }
     if message.retain {
         // Before it is shown: a new subscriber never sees the old value after the new one.
         waiter = whom.map(Waiter::new);
@@ -202,6 +222,9 @@ pub(crate) fn publish_run(
     run: &Run<'_>,
 ) -> Option<ReasonCode> {
     let first = run.messages().first()?;
+    if delayed::is_delayed(first.subject.as_str()) {
+        return None;
+    }
     let is_wanted = PUBLISHER.with_borrow_mut(|publisher| {
         let routes = publisher
             .routes
@@ -217,14 +240,23 @@ pub(crate) fn publish_run(
 
 /// Publishes what the log has had until its PUBREL, and removes it there in the same step. As [`publish`] otherwise.
 pub(crate) fn release(
-    space: &Space,
+    tenant: &Tenant,
     burst: &mut Burst<'_>,
     message: &SharedMessage,
     released: &Released<'_>,
     outgoing: &mut Outgoing,
 ) {
+    let space = &**tenant.space();
     let waiter = Waiter::new(Whom::Client(released.conn, released.ticket));
-    if message.retain && !released.again {
+    let keep = tenant.delayed().keep(message, message.published);
+    let keep = keep.map(|keep| {
+        keep.map_err(|reason| {
+            // It was looked at when it came; what it says may be over by now.
+            tracing::warn!(topic = %message.subject, ?reason, "a delayed message is dropped");
+        })
+    });
+    let is_delayed = keep.is_some();
+    if !is_delayed && message.retain && !released.again {
         match retain(space, message, Some(&waiter)) {
             Ok(Settled::Later) => {}
             // It will not be told.
@@ -242,6 +274,9 @@ pub(crate) fn release(
     };
     let mut remove = Some(remove);
     PUBLISHER.with_borrow_mut(|publisher| {
+        if is_delayed {
+            return;
+        }
         let Publisher { routes, random } = publisher;
         let routes = routes.lookup(&space.router, message.subject.as_ref());
         let chance = Publisher::chance(random, routes, message, now);
@@ -262,6 +297,13 @@ pub(crate) fn release(
             outgoing.push((publish.shard, command, Some(waiter.one_more())));
         }
     });
+    if let Some(Ok((shard, Command::Publish { to, also, message }))) = keep {
+        // Both are at home.
+        let steps = std::iter::once(Step::Publish { to, also, message });
+        let steps = steps.chain(remove.take()).collect();
+        let keep = Command::Transact(Box::new(Transaction { steps }));
+        outgoing.push((shard, keep, Some(waiter.one_more())));
+    }
     if let Some(Step::Remove { stream, seq }) = remove {
         let remove = Command::Remove { stream, seq };
         outgoing.push((released.home, remove, Some(waiter.one_more())));

@@ -12,24 +12,27 @@
 //! any moment, however many come at once. What follows (wills, subscriptions to remove) is left to the caller, outside
 //! the lock. A session's epoch counts its connections: the end of a connection of an earlier one changes nothing.
 
+mod aftermath;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use hashbrown::HashMap;
 use longtail_broker::stable_hash;
-use longtail_edge::CloseReason;
-use longtail_model::{SessionId, Timestamp};
+use longtail_model::Timestamp;
 use parking_lot::Mutex;
 
 use crate::client::{Accepted, Client};
 use crate::durable::records::SessionRecord;
 use crate::durable::{Restored, link};
-use crate::hooks::{Event, Points, SessionChange};
+use crate::hooks::SessionChange;
 use crate::message::Will;
 use crate::seat::{Conn, Membership};
-use crate::session::{Held, Left, State};
+use crate::session::{Left, State};
 use crate::tenant::{Deadline, Tenant};
 use crate::timers::TimerKey;
+
+pub(crate) use aftermath::Aftermath;
 
 /// Parts that are locked apart.
 const PARTS: usize = 64;
@@ -102,29 +105,6 @@ pub(crate) enum Claimed {
     Waits,
     /// There are too many sessions.
     Full,
-}
-
-/// What is to be done when the registry's lock is released.
-#[derive(Default)]
-pub(crate) struct Aftermath {
-    /// Wills to publish, with the client they are of.
-    pub(crate) wills: Vec<(Box<Will>, Arc<str>)>,
-    /// Sessions that are over.
-    pub(crate) over: Vec<(State, Membership)>,
-    /// Connections that lost their session.
-    pub(crate) losers: Vec<Arc<Conn>>,
-    /// Sessions at the shard, of connections that lost theirs.
-    pub(crate) links: Vec<SessionId>,
-    /// Sessions that are away now.
-    pub(crate) parked: Vec<Membership>,
-    /// How many of these because nobody came back to them.
-    pub(crate) expired: u64,
-    /// Connections that got one.
-    pub(crate) accepted: Option<Arc<Conn>>,
-    /// Connections that will be in when their session's streams are open.
-    pub(crate) entering: Option<(Arc<Conn>, Membership)>,
-    /// What hooks are told.
-    changes: Vec<(Arc<str>, SessionChange)>,
 }
 
 /// What is due at some time.
@@ -518,6 +498,13 @@ impl Registry {
             }
             let ended = record.ended.unwrap_or(now);
             let origin = Tenant::origin(&client_id);
+            for held in state
+                .subscriptions
+                .values()
+                .filter(|held| held.is_exclusive)
+            {
+                tenant.exclusive().claim(held.filter.as_str(), &client_id);
+            }
             let membership = Membership::away(Arc::clone(tenant), origin, state);
             membership.route();
             let epoch = self.next_epoch();
@@ -558,6 +545,14 @@ fn over(
 ) {
     if state.number != 0 {
         tenant.durable().forget(client_id);
+    }
+    for held in state
+        .subscriptions
+        .values()
+        .filter(|held| held.is_exclusive)
+    {
+        let filter = held.filter.as_str();
+        tenant.exclusive().release(filter, client_id);
     }
     after.over.push((state, membership));
 }
@@ -612,7 +607,7 @@ fn seat(
     after: &mut Aftermath,
 ) -> bool {
     let conn = &claim.conn;
-    let cx = tenant.cx();
+    let cx = conn.protocol().cx();
     let mut accepted = None;
     let mut accept = |state: Option<State>| {
         let mut state = state;
@@ -646,64 +641,14 @@ fn seat(
     match accepted {
         None => {}
         Some(Accepted::In) => after.accepted = Some(Arc::clone(conn)),
-        Some(Accepted::Lasting(record)) => {
+        Some(Accepted::Lasting(record, lost)) => {
             let done = Arc::clone(conn);
             let done = Box::new(move |outcome| link::recorded(&done, outcome));
             if !tenant.durable().record(&claim.client_id, &record, done) {
                 conn.with(|client, _| client.is_recorded());
             }
-            after.entering = Some((Arc::clone(conn), membership.clone()));
+            after.entering = Some((Arc::clone(conn), membership.clone(), lost));
         }
     }
     is_in
-}
-
-impl Aftermath {
-    fn note(&mut self, client_id: &Arc<str>, change: SessionChange) {
-        self.changes.push((Arc::clone(client_id), change));
-    }
-
-    /// Does what is left, without any lock.
-    pub(crate) fn carry_out(self, tenant: &Arc<Tenant>) {
-        let hooks = tenant.hooks().whole();
-        for (client_id, change) in self.changes {
-            hooks.tell(Points::SESSION, || Event::Session { client_id, change });
-        }
-        for conn in self.losers {
-            conn.close(CloseReason::Refused(
-                "another connection took the session".into(),
-            ));
-        }
-        for link in self.links {
-            tenant.durable().detach(link);
-        }
-        tenant
-            .counters()
-            .expired
-            .fetch_add(self.expired, Ordering::Relaxed);
-        let mut ended = self.over.iter();
-        let has_streams =
-            ended.any(|(state, _)| state.subscriptions.values().any(Held::has_stream));
-        for (state, membership) in self.over {
-            membership.discard(&state);
-            tenant.durable().discard(&state);
-        }
-        if has_streams {
-            link::run(tenant.durable());
-        }
-        for membership in self.parked {
-            membership.route();
-        }
-        for (will, client_id) in self.wills {
-            tenant.publish_will(&will, &client_id);
-        }
-        if let Some(conn) = self.accepted {
-            conn.flush_soon();
-            conn.resume();
-        }
-        if let Some((conn, membership)) = self.entering {
-            membership.route();
-            link::enter(&conn, tenant);
-        }
-    }
 }

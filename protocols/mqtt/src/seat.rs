@@ -76,7 +76,10 @@ impl Membership {
         };
         let conn = match &*self.seat.place.lock() {
             Place::Connected(conn, _) => Ok(Arc::clone(conn)),
-            Place::Bound => return,
+            Place::Bound => match &self.seat.bound {
+                Some(conn) => Ok(Arc::clone(conn)),
+                None => return,
+            },
             Place::Away(state) => Err(listed(state)),
         };
         let (gone, here) = match conn {

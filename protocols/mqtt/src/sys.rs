@@ -4,6 +4,8 @@
 //! them is ever logged. They are looked at every so many seconds, by the thread that minds the time, and published where
 //! they have changed. Where both brokers have the same topic with different meanings, it has Mosquitto's.
 
+pub(crate) mod log;
+
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -19,6 +21,8 @@ use std::sync::atomic::Ordering;
 use crate::census::Census;
 use crate::counters::{Counters, Traffic};
 use crate::tenant::Tenant;
+
+pub use log::LogTopic;
 
 /// What the process and its sockets say. Without a host, `$SYS` has none of it.
 pub trait Host: Send + Sync + 'static {

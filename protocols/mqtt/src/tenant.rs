@@ -15,18 +15,22 @@ use parking_lot::Mutex;
 use std::thread::JoinHandle;
 
 use crate::access::Admission;
+use crate::bans::Bans;
 use crate::codec::ReasonCode;
 use crate::config::{Config, Limits};
 use crate::counters::Counters;
+use crate::delayed::Delayed;
 use crate::durable::Durable;
+use crate::exclusive::Exclusive;
 use crate::hooks::{Event, Hooks, Points, RetainedChange};
 use crate::local::LocalClient;
 use crate::message::Will;
 use crate::publish::{self, Outgoing, Streams};
 use crate::registry::{Aftermath, Due, Registry};
 use crate::seat::Conn;
-use crate::service::end_login;
-use crate::session::Cx;
+use crate::service::{end_login, end_of_life};
+use crate::session::{Cx, judged};
+use crate::sys::log::LogLines;
 use crate::sys::{Host, Sys};
 use crate::timers::{Timers, Waited};
 
@@ -43,8 +47,12 @@ pub struct Tenant {
     registry: Registry,
     timers: Timers<Deadline>,
     counters: Counters,
+    exclusive: Exclusive,
+    delayed: Delayed,
+    bans: Bans,
     hooks: Arc<Hooks>,
     sys: Sys,
+    log_lines: LogLines,
     timekeeper: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -55,6 +63,8 @@ pub(crate) enum Deadline {
     Session(Due),
     /// What this client has shown ends.
     Login(Weak<Conn>),
+    /// This connection has lasted as long as it may.
+    Lifetime(Weak<Conn>),
 }
 
 /// How often retained messages that have expired are looked for.
@@ -76,6 +86,11 @@ impl Tenant {
     ) -> std::io::Result<Arc<Self>> {
         let space = broker.space(&config.space).map_err(std::io::Error::other)?;
         let (durable, restored) = Durable::open(broker, &space).map_err(std::io::Error::other)?;
+        let limits = &config.limits;
+        let (delay_max_s, delayed_max) = (limits.delay_max_s, limits.delayed_messages_max);
+        let delayed = Delayed::open(broker, &space, durable.home(), delay_max_s, delayed_max);
+        let delayed = delayed.map_err(std::io::Error::other)?;
+        let bans = Bans::open(broker, &space, config.flapping).map_err(std::io::Error::other)?;
         let (clock, shards) = (broker.clock(), broker.shards());
         let tenant = Arc::new(Tenant {
             coarse_ms: AtomicU64::new(clock.now().0),
@@ -89,7 +104,11 @@ impl Tenant {
             registry: Registry::new(),
             timers: Timers::new(),
             counters: Counters::default(),
+            exclusive: Exclusive::default(),
+            delayed,
+            bans,
             hooks: Arc::default(),
+            log_lines: LogLines::default(),
             timekeeper: Mutex::new(None),
         });
         tenant.registry.restore(restored, &tenant);
@@ -105,17 +124,30 @@ impl Tenant {
                 }
             })?;
         *tenant.timekeeper.lock() = Some(thread);
+        let sleeper = Arc::downgrade(&tenant);
+        tenant.clock.watch(Box::new(move || {
+            if let Some(tenant) = sleeper.upgrade() {
+                tenant.timers.look_again();
+            }
+        }));
+        tenant.delayed.start(&tenant);
         Ok(tenant)
     }
 
     /// One turn of the thread that minds the time; `false` at the end.
     fn mind_the_time(self: &Arc<Self>) -> bool {
         self.sys.mind_the_time(self, self.now());
+        self.log_lines.publish(self, self.now());
         match self.timers.wait(|| self.now(), HOUSEKEEPING) {
             Waited::Closed => return false,
             Waited::Due(Deadline::Login(conn)) => {
                 if let Some(conn) = conn.upgrade() {
                     end_login(&conn);
+                }
+            }
+            Waited::Due(Deadline::Lifetime(conn)) => {
+                if let Some(conn) = conn.upgrade() {
+                    end_of_life(&conn);
                 }
             }
             Waited::Due(Deadline::Session(due)) => {
@@ -128,6 +160,7 @@ impl Tenant {
                 let now = self.now();
                 self.hooks.whole().tell(Points::TICK, || Event::Tick(now));
                 self.expire_retained(now);
+                self.bans.expire(now);
                 self.streams.run();
             }
         }
@@ -243,6 +276,22 @@ impl Tenant {
         &self.hooks
     }
 
+    pub(crate) fn exclusive(&self) -> &Exclusive {
+        &self.exclusive
+    }
+
+    pub(crate) fn log_lines(&self) -> &LogLines {
+        &self.log_lines
+    }
+
+    pub(crate) fn bans(&self) -> &Bans {
+        &self.bans
+    }
+
+    pub(crate) fn delayed(&self) -> &Delayed {
+        &self.delayed
+    }
+
     pub(crate) fn streams(&self) -> &Streams {
         &self.streams
     }
@@ -298,13 +347,14 @@ impl Tenant {
             now,
             retained: &self.space.retained,
             sys: self.sys.store(),
+            exclusive: &self.exclusive,
             counters: &self.counters,
         }
     }
 
     /// Publishes a will, if its client may still publish there.
     pub(crate) fn publish_will(&self, will: &Will, client_id: &str) {
-        let subject = will.message.subject.as_ref();
+        let subject = judged(&will.message.subject);
         let may = match &will.account {
             None => true,
             Some(account) => self
@@ -324,7 +374,7 @@ impl Tenant {
         let Some(message) = hooks.will(client_id, will.publish(now)) else {
             return;
         };
-        let reason = publish::publish(&self.space, &mut burst, &message, now, None, &mut outgoing);
+        let reason = publish::publish(self, &mut burst, &message, now, None, &mut outgoing);
         hooks.tell_published(None, &message, reason);
         hooks.tell(Points::WILL_SENT, || Event::WillSent {
             client_id: client_id.into(),

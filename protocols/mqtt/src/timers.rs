@@ -94,6 +94,12 @@ impl<T> Timers<T> {
         Waited::Nothing
     }
 
+    /// The time is another than it seemed: whoever waits looks again.
+    pub(crate) fn look_again(&self) {
+        let _state = self.state.lock();
+        self.changed.notify_all();
+    }
+
     pub(crate) fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_all();

@@ -1,5 +1,6 @@
 //! What each subcommand does.
 
+pub(crate) mod bans;
 mod client;
 pub(crate) mod config;
 pub(crate) mod inspect;

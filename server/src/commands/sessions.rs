@@ -1,11 +1,9 @@
 //! `longtail sessions` and `subscriptions`.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use longtail_admin::shapes::{SessionStatus, SubscriptionStatus};
 use serde_json::Value;
 
-use super::client::{Client, escaped, shaped};
+use super::client::{Client, escaped, now_ms, shaped};
 use super::inspect::{all, print, print_lines};
 use super::table::{Align, bytes, printable, span, table};
 use crate::cli::{SessionsArgs, SubscriptionsArgs};
@@ -60,13 +58,6 @@ pub(crate) fn sessions(args: &SessionsArgs) -> Result<(), Failure> {
 fn protocol(session: &SessionStatus) -> String {
     let version = session.version.as_deref().unwrap_or_default();
     printable(format!("{} {version}", session.protocol).trim_end())
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    })
 }
 
 fn in_full(session: &SessionStatus) -> String {

@@ -16,6 +16,7 @@ mod address;
 mod check;
 mod error;
 mod layer;
+mod mqtt;
 mod origin;
 mod render;
 mod rules;

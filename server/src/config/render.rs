@@ -36,8 +36,11 @@ pub(crate) fn default_document() -> String {
             Some(default) => {
                 let _ = writeln!(out, "{name} = {default}");
             }
+            None if key.kind == Kind::Documents => {
+                let _ = writeln!(out, "# [[{}]]", key.path);
+            }
             None => {
-                let _ = writeln!(out, "# [[{name}]]");
+                let _ = writeln!(out, "# {name} = ...");
             }
         }
     }
@@ -123,7 +126,11 @@ pub(crate) fn effective_document(loaded: &Loaded) -> String {
     }
     for key in KEYS.iter().filter(|key| key.kind == Kind::Documents) {
         if let Some((value, origin)) = loaded.values.get(key.path) {
-            let table = Table::from_iter([(key.path.to_owned(), masked(value))]);
+            let (section, name) = key.path.split_once('.').unwrap_or(("", key.path));
+            let mut table = Table::from_iter([(name.to_owned(), masked(value))]);
+            if !section.is_empty() {
+                table = Table::from_iter([(section.to_owned(), Value::Table(table))]);
+            }
             let _ = write!(
                 out,
                 "\n#{}\n{table}",

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use longtail_broker::auth::Directory;
 use longtail_edge::ClientCertificates;
+use longtail_mqtt::Limits;
 use toml::Value;
 
 use super::error::Problem;
+use super::mqtt::share_strategy;
 use super::origin::Origin;
 use super::schema::{AMQP, AMQP_TLS, BEANSTALK, MQTT_TLS, MQTT_WEBSOCKET_TLS};
-use super::settings::{Settings, share_strategy};
+use super::settings::Settings;
 
 /// All contradictions in `settings`, each with the origin of the value that causes it.
 pub(super) fn check(
@@ -42,6 +44,10 @@ pub(super) fn check(
 
     if let Err(why) = settings.bridge_configs() {
         problems.push(Problem::new(origin("bridges"), why));
+    }
+    match settings.mqtt.config() {
+        Ok(config) => mqtt_listeners(settings, &config.limits, &origin, &mut problems),
+        Err((path, why)) => problems.push(Problem::new(origin(path), format!("{path}: {why}"))),
     }
 
     // Closed by default: nobody may reach a server from outside that asks nobody who they are.
@@ -85,6 +91,38 @@ pub(super) fn check(
     problems
 }
 
+/// What single listeners say about MQTT.
+fn mqtt_listeners(
+    settings: &Settings,
+    service: &Limits,
+    origin: &impl Fn(&str) -> Origin,
+    problems: &mut Vec<Problem>,
+) {
+    for (protocol, listeners) in &settings.listeners {
+        let path = format!("listeners.{protocol}");
+        for listener in listeners {
+            let Some(mqtt) = &listener.mqtt else { continue };
+            let mut wrong = |why: String| {
+                let why = format!("{protocol} on {}: {why}", listener.address);
+                problems.push(Problem::new(origin(&path), why));
+            };
+            if [BEANSTALK, AMQP, AMQP_TLS].contains(&protocol.as_str()) {
+                wrong("`mqtt` is for listeners of MQTT".to_owned());
+                continue;
+            }
+            if mqtt.anonymous.is_some() && settings.accounts.is_empty() {
+                wrong("mqtt.anonymous names an account, and there are none".to_owned());
+            }
+            if mqtt.anonymous.is_some() && listener.account.is_some() {
+                wrong("with `account`, nobody is anonymous: leave mqtt.anonymous out".to_owned());
+            }
+            if let Err(why) = mqtt.limits(service) {
+                wrong(format!("mqtt.{why}"));
+            }
+        }
+    }
+}
+
 /// Accounts and spaces that do not fit the listeners.
 fn tenants(
     settings: &Settings,
@@ -125,7 +163,10 @@ fn tenants(
                 .tls
                 .as_ref()
                 .is_some_and(|tls| tls.client_certificates != ClientCertificates::Off);
-            match &listener.account {
+            let anonymous = listener.mqtt.as_ref();
+            let anonymous = anonymous.and_then(|mqtt| mqtt.anonymous.as_ref());
+            let anonymous = anonymous.filter(|account| !account.is_empty());
+            match listener.account.as_ref().or(anonymous) {
                 Some(account) if directory.account(account).is_none() => wrong(
                     &path,
                     format!(
@@ -182,15 +223,20 @@ fn sizes(settings: &Settings, origin: &impl Fn(&str) -> Origin, problems: &mut V
         );
     }
     let frame = settings.amqp.frame_bytes_max as usize;
-    let packet = settings.mqtt.config().limits.packet_bytes_max as usize;
+    let service = settings.mqtt.config().map(|config| config.limits);
+    // What is wrong with it is said elsewhere.
+    let service = service.unwrap_or_default();
     for (protocol, listeners) in &settings.listeners {
         for listener in listeners {
             let (path, edge) = (format!("listeners.{protocol}"), &listener.edge);
+            let own = listener.mqtt.as_ref();
+            let own = own.and_then(|mqtt| mqtt.limits(&service).ok());
+            let packet = own.map_or(service.packet_bytes_max, |own| own.packet_bytes_max);
             let (one, setting, largest) = match protocol.as_str() {
                 BEANSTALK => ("a job", "beanstalk.job_bytes", job),
                 // A message comes in frames: none waits for the rest of it.
                 AMQP | AMQP_TLS => ("a frame", "amqp.frame_bytes_max", frame),
-                _ => ("a packet", "mqtt.packet_bytes_max", packet),
+                _ => ("a packet", "mqtt.packet_bytes_max", packet as usize),
             };
             let needed = largest.saturating_add(LINE_BYTES);
             if edge.input_max_bytes < needed {

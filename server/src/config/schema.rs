@@ -452,6 +452,67 @@ pub(crate) const KEYS: &[Key] = &[
         "Seconds between two looks at what the topics under $SYS say, which are in memory only; 0: there are none.",
     ),
     key(
+        "mqtt.versions",
+        Kind::Texts,
+        None,
+        "Versions that clients may speak: \"3.1\", \"3.1.1\", \"5.0\". Others are refused. All.",
+    ),
+    key(
+        "mqtt.payload_format_checked",
+        Kind::Switch,
+        Some("false"),
+        "Whether messages that say they are UTF-8 (payload format indicator) are looked at; others are refused (0x99).",
+    ),
+    key(
+        "mqtt.message_expiry_max_s",
+        Kind::Number(0, 4_294_967_295),
+        None,
+        "Longest time in seconds that a message lives, of those too that name none; 0: as long as they say. 0.",
+    ),
+    key(
+        "mqtt.delay_max_s",
+        Kind::Number(0, 42_949_670),
+        Some("42949670"),
+        "Longest delay in seconds of messages to $delayed/SECONDS/TOPIC; 0: such topics are refused.",
+    ),
+    key(
+        "mqtt.delayed_messages_max",
+        Kind::Number(1, 1_000_000_000),
+        Some("1000000"),
+        "Messages that may wait for their time; one more is refused (0x97). Fixed when the first one is stored.",
+    ),
+    key(
+        "mqtt.flapping_connects_max",
+        Kind::Number(0, 1_000_000),
+        Some("0"),
+        "Connects of one client within flapping_window_ms that get it banned for flapping_ban_ms; 0: nobody counts.",
+    ),
+    key(
+        "mqtt.flapping_window_ms",
+        Kind::Millis(1000, 24 * HOUR),
+        Some("\"1m\""),
+        "Time in which connects are counted.",
+    ),
+    key(
+        "mqtt.flapping_ban_ms",
+        Kind::Millis(1000, 30 * 24 * HOUR),
+        Some("\"5m\""),
+        "Time for which a client that connects too often is banned.",
+    ),
+    key(
+        "mqtt.rewrites",
+        Kind::Documents,
+        None,
+        "Rules by which topics of clients become others: tables of on (publish, subscribe, all), topic, regex and target.",
+    ),
+    key(
+        "mqtt.auto_subscriptions",
+        Kind::Documents,
+        None,
+        "What clients are subscribed to when they connect: tables of filter (with %c, %u, %h), qos, no_local, \
+         retain_as_published, retain_handling.",
+    ),
+    key(
         "logging.format",
         Kind::Choice(&["human", "json"]),
         Some("\"human\""),
@@ -462,6 +523,12 @@ pub(crate) const KEYS: &[Key] = &[
         Kind::Text,
         Some("\"info\""),
         "error, warn, info, debug or trace; or filters as in \"info,longtail_edge=debug\".",
+    ),
+    key(
+        "logging.topics",
+        Kind::Switch,
+        Some("false"),
+        "Whether lines of the log, and who subscribes to what, are published under $SYS/broker/log/ too.",
     ),
     key(
         "accounts",
@@ -570,6 +637,121 @@ pub(crate) const LISTENER_KEYS: &[Key] = &[
         None,
         "Speak the protocol inside WebSocket frames.",
     ),
+    key(
+        "mqtt",
+        Kind::Table(MQTT_LISTENER_KEYS),
+        None,
+        "What clients of MQTT find at this listener in place of what the section `mqtt` says.",
+    ),
+];
+
+/// The keys of `mqtt` in a listener.
+const MQTT_LISTENER_KEYS: &[Key] = &[
+    key(
+        "anonymous",
+        Kind::Text,
+        None,
+        "Account of clients that show no credentials here; empty: they are refused.",
+    ),
+    key(
+        "mount_point",
+        Kind::Text,
+        None,
+        "Put before every topic and filter of a client, and taken off again; %c is its identifier, %u its account or name.",
+    ),
+    key(
+        "connection_max_ms",
+        Kind::Millis(0, 10 * 365 * 24 * HOUR),
+        Some("0"),
+        "Longest time that a connection may last; then it ends (0xA0). 0: no limit.",
+    ),
+    key("versions", Kind::Texts, None, "As mqtt.versions."),
+    key(
+        "packet_bytes_max",
+        Kind::Bytes(KIB, 256 * MIB),
+        None,
+        "As mqtt.packet_bytes_max.",
+    ),
+    key(
+        "receive_max",
+        Kind::Number(1, 65_535),
+        None,
+        "As mqtt.receive_max.",
+    ),
+    key("window", Kind::Number(1, 65_535), None, "As mqtt.window."),
+    key(
+        "topic_aliases_in",
+        Kind::Number(0, 65_535),
+        None,
+        "As mqtt.topic_aliases_in.",
+    ),
+    key(
+        "topic_aliases_out",
+        Kind::Number(0, 65_535),
+        None,
+        "As mqtt.topic_aliases_out.",
+    ),
+    key(
+        "keep_alive_max_s",
+        Kind::Number(0, 65_535),
+        None,
+        "As mqtt.keep_alive_max_s.",
+    ),
+    key(
+        "connect_timeout_ms",
+        Kind::Millis(100, HOUR),
+        None,
+        "As mqtt.connect_timeout_ms.",
+    ),
+    key(
+        "session_expiry_max_s",
+        Kind::Number(0, 4_294_967_295),
+        None,
+        "As mqtt.session_expiry_max_s.",
+    ),
+    key("qos_max", Kind::Number(0, 2), None, "As mqtt.qos_max."),
+    key(
+        "retain_available",
+        Kind::Switch,
+        None,
+        "As mqtt.retain_available.",
+    ),
+    key(
+        "wildcards_available",
+        Kind::Switch,
+        None,
+        "As mqtt.wildcards_available.",
+    ),
+    key(
+        "shared_available",
+        Kind::Switch,
+        None,
+        "As mqtt.shared_available.",
+    ),
+    key(
+        "subscription_ids_available",
+        Kind::Switch,
+        None,
+        "As mqtt.subscription_ids_available.",
+    ),
+    key(
+        "empty_client_id",
+        Kind::Switch,
+        None,
+        "As mqtt.empty_client_id.",
+    ),
+    key(
+        "client_id_prefix",
+        Kind::Text,
+        None,
+        "As mqtt.client_id_prefix.",
+    ),
+    key(
+        "topic_levels_max",
+        Kind::Number(1, 128),
+        None,
+        "As mqtt.topic_levels_max.",
+    ),
 ];
 
 /// The keys of `proxy` in a listener.
@@ -635,6 +817,12 @@ const WEBSOCKET_KEYS: &[Key] = &[
         Kind::Texts,
         None,
         "Web pages that may connect, as in [\"https://app.example.org\"]; \"*\": all.",
+    ),
+    key(
+        "trusted_proxies",
+        Kind::Texts,
+        None,
+        "Proxies whose X-Forwarded-For says where a client comes from, as in [\"10.0.0.0/8\"].",
     ),
 ];
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use longtail_broker::BrokerConfig;
 use longtail_broker::auth::{AuthDocument, Directory};
@@ -15,6 +14,7 @@ use toml::{Table, Value};
 
 use super::address::{AddressError, ListenAddress};
 use super::error::Problem;
+use super::mqtt::{MqttListener, MqttSettings};
 use super::origin::Origin;
 
 /// Everything that can be configured. Keys, units and defaults: `longtail config default`.
@@ -136,147 +136,6 @@ impl AmqpSettings {
     }
 }
 
-/// `mqtt.*`; what is absent is as the profile says.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct MqttSettings {
-    pub(crate) space: String,
-    pub(crate) profile: String,
-    pub(crate) packet_bytes_max: Option<u32>,
-    pub(crate) receive_max: Option<u16>,
-    pub(crate) window: Option<u16>,
-    pub(crate) topic_aliases_in: Option<u16>,
-    pub(crate) topic_aliases_out: Option<u16>,
-    pub(crate) keep_alive_max_s: Option<u16>,
-    pub(crate) connect_timeout_ms: Option<u64>,
-    pub(crate) session_expiry_max_s: Option<u32>,
-    pub(crate) session_expiry_v3_s: Option<u32>,
-    pub(crate) sessions_max: Option<usize>,
-    pub(crate) queue_messages: Option<usize>,
-    pub(crate) queue_bytes: Option<usize>,
-    pub(crate) queue_policy: Option<MqttQueuePolicy>,
-    pub(crate) overlap: Option<MqttOverlap>,
-    pub(crate) share_strategy: Option<String>,
-    pub(crate) share_strategies: Vec<String>,
-    pub(crate) subscriptions_max: Option<usize>,
-    pub(crate) qos_max: Option<u8>,
-    pub(crate) retain_available: Option<bool>,
-    pub(crate) wildcards_available: Option<bool>,
-    pub(crate) shared_available: Option<bool>,
-    pub(crate) subscription_ids_available: Option<bool>,
-    pub(crate) empty_client_id: Option<bool>,
-    pub(crate) client_id_prefix: Option<String>,
-    pub(crate) topic_levels_max: Option<usize>,
-    pub(crate) will_at_takeover: Option<bool>,
-    pub(crate) sys_interval_s: u32,
-}
-
-/// `mqtt.queue_policy`.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum MqttQueuePolicy {
-    DropNewest,
-    DropOldest,
-    Disconnect,
-}
-
-/// `mqtt.overlap`.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum MqttOverlap {
-    Each,
-    Merge,
-}
-
-/// An entry of `mqtt.share_strategies`: `GROUP=STRATEGY`.
-///
-/// # Errors
-/// What is wrong with it.
-pub(crate) fn share_strategy(
-    entry: &str,
-) -> Result<(Box<str>, longtail_mqtt::config::ShareStrategy), String> {
-    let Some((group, word)) = entry.rsplit_once('=') else {
-        return Err(format!("{entry:?} is not of the form GROUP=STRATEGY"));
-    };
-    if group.is_empty() || group.contains(['/', '+', '#']) {
-        return Err(format!(
-            "{group:?} is no name of a group: it is not empty and has no /, + or #"
-        ));
-    }
-    let strategy = word
-        .parse()
-        .map_err(|error| format!("{error} for group {group:?}"))?;
-    Ok((group.into(), strategy))
-}
-
-impl MqttSettings {
-    /// As the service takes them. A profile that does not exist is the default one: the schema has its words.
-    pub(crate) fn config(&self) -> longtail_mqtt::Config {
-        use longtail_mqtt::codec::Qos;
-        use longtail_mqtt::config::{Overlap, QueuePolicy, Shares};
-        let profile: longtail_mqtt::Profile = self.profile.parse().unwrap_or_default();
-        let base = profile.limits();
-        longtail_mqtt::Config {
-            space: self.space.as_str().into(),
-            sys_interval_s: self.sys_interval_s,
-            limits: longtail_mqtt::Limits {
-                packet_bytes_max: self.packet_bytes_max.unwrap_or(base.packet_bytes_max),
-                receive_max: self.receive_max.unwrap_or(base.receive_max),
-                window: self.window.unwrap_or(base.window),
-                topic_aliases_in: self.topic_aliases_in.unwrap_or(base.topic_aliases_in),
-                topic_aliases_out: self.topic_aliases_out.unwrap_or(base.topic_aliases_out),
-                keep_alive_max_s: self.keep_alive_max_s.unwrap_or(base.keep_alive_max_s),
-                connect_timeout_ms: self.connect_timeout_ms.unwrap_or(base.connect_timeout_ms),
-                session_expiry_max_s: self
-                    .session_expiry_max_s
-                    .unwrap_or(base.session_expiry_max_s),
-                session_expiry_v3_s: self.session_expiry_v3_s.unwrap_or(base.session_expiry_v3_s),
-                sessions_max: self.sessions_max.unwrap_or(base.sessions_max),
-                queue_messages: self.queue_messages.unwrap_or(base.queue_messages),
-                queue_bytes: self.queue_bytes.unwrap_or(base.queue_bytes),
-                queue_policy: match self.queue_policy {
-                    None => base.queue_policy,
-                    Some(MqttQueuePolicy::DropNewest) => QueuePolicy::DropNewest,
-                    Some(MqttQueuePolicy::DropOldest) => QueuePolicy::DropOldest,
-                    Some(MqttQueuePolicy::Disconnect) => QueuePolicy::Disconnect,
-                },
-                overlap: match self.overlap {
-                    None => base.overlap,
-                    Some(MqttOverlap::Each) => Overlap::Each,
-                    Some(MqttOverlap::Merge) => Overlap::Merge,
-                },
-                shares: Arc::new(Shares {
-                    strategy: (self.share_strategy.as_deref())
-                        .and_then(|word| word.parse().ok())
-                        .unwrap_or(base.shares.strategy),
-                    named: (self.share_strategies.iter())
-                        .filter_map(|entry| share_strategy(entry).ok())
-                        .collect(),
-                }),
-                subscriptions_max: self.subscriptions_max.unwrap_or(base.subscriptions_max),
-                qos_max: self
-                    .qos_max
-                    .and_then(Qos::from_bits)
-                    .unwrap_or(base.qos_max),
-                retain_available: self.retain_available.unwrap_or(base.retain_available),
-                wildcards_available: self.wildcards_available.unwrap_or(base.wildcards_available),
-                shared_available: self.shared_available.unwrap_or(base.shared_available),
-                subscription_ids_available: self
-                    .subscription_ids_available
-                    .unwrap_or(base.subscription_ids_available),
-                empty_client_id: self.empty_client_id.unwrap_or(base.empty_client_id),
-                client_id_prefix: self
-                    .client_id_prefix
-                    .as_deref()
-                    .map_or(base.client_id_prefix.clone(), Into::into),
-                topic_levels_max: self.topic_levels_max.unwrap_or(base.topic_levels_max),
-                will_at_takeover: self.will_at_takeover.unwrap_or(base.will_at_takeover),
-                ..base
-            },
-        }
-    }
-}
-
 /// `logging.*`.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
@@ -284,6 +143,8 @@ pub(crate) struct LoggingSettings {
     pub(crate) format: LogFormat,
     /// An env-filter directive.
     pub(crate) level: String,
+    /// Whether lines are published as messages of MQTT too.
+    pub(crate) topics: bool,
 }
 
 /// The form of the server's own log.
@@ -304,6 +165,8 @@ pub(crate) struct Listener {
     pub(crate) address: ListenAddress,
     /// Account of every connection; `None`: as the client authenticates.
     pub(crate) account: Option<String>,
+    /// What clients of MQTT find here in place of what `mqtt.*` says.
+    pub(crate) mqtt: Option<MqttListener>,
     /// Everything else, as the edge wants it.
     pub(crate) edge: ListenerConfig,
 }
@@ -404,6 +267,8 @@ impl TryFrom<Table> for Listener {
             Some(Value::String(account)) => Some(account),
             Some(other) => return Err(format!("account: {other}")),
         };
+        let mqtt = table.remove("mqtt").map(Value::try_into).transpose();
+        let mqtt = mqtt.map_err(|error: toml::de::Error| format!("mqtt: {}", error.message()))?;
         let address = table
             .get("address")
             .and_then(Value::as_str)
@@ -417,6 +282,7 @@ impl TryFrom<Table> for Listener {
         Ok(Listener {
             address,
             account,
+            mqtt,
             edge,
         })
     }

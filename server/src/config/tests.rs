@@ -402,7 +402,7 @@ fn mqtt_settings_override_those_of_the_profile() {
         "mqtt.queue_policy=drop-oldest",
         "mqtt.qos_max=1",
     ]));
-    let limits = settings.unwrap().settings.mqtt.config().limits;
+    let limits = settings.unwrap().settings.mqtt.config().unwrap().limits;
     assert_eq!((limits.receive_max, limits.window), (20, 7));
     assert_eq!(limits.packet_bytes_max, 2_000_000);
     assert_eq!(limits.overlap, longtail_mqtt::config::Overlap::Merge);
@@ -422,7 +422,14 @@ fn groups_of_shared_subscriptions_have_strategies() {
     let (_dir, sources) = with_file(
         "[mqtt]\nshare_strategy = \"random\"\nshare_strategies = [\"a=b=sticky\", \"c=hash-topic\"]\n",
     );
-    let shares = load(&sources).unwrap().settings.mqtt.config().limits.shares;
+    let shares = load(&sources)
+        .unwrap()
+        .settings
+        .mqtt
+        .config()
+        .unwrap()
+        .limits
+        .shares;
     for (group, strategy) in [
         ("a=b", ShareStrategy::Sticky),
         ("c", ShareStrategy::HashTopic),
@@ -433,7 +440,10 @@ fn groups_of_shared_subscriptions_have_strategies() {
     for strategy in ShareStrategy::ALL {
         let set = format!("mqtt.share_strategy={}", strategy.as_str());
         let settings = load(&with_set(&[&set])).unwrap().settings;
-        assert_eq!(settings.mqtt.config().limits.shares.strategy, strategy);
+        assert_eq!(
+            settings.mqtt.config().unwrap().limits.shares.strategy,
+            strategy
+        );
     }
     for (bad, said) in [
         ("a", "GROUP=STRATEGY"),

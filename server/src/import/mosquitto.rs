@@ -102,10 +102,6 @@ const GLOBAL: &[(&str, Becomes)] = &[
         "upgrade_outgoing_qos",
         Becomes::Not("a message is never sent at a higher QoS than it was published with"),
     ),
-    (
-        "per_listener_settings",
-        Becomes::Not("accounts are the server's; what differs between listeners needs a look"),
-    ),
 ];
 
 /// Options that name plug-ins.
@@ -128,6 +124,8 @@ struct Reader {
     in_bridge: bool,
     /// What the file says about clients without a name, if it does.
     anonymous: Option<bool>,
+    /// Options of accounts are about the listener above them.
+    per_listener: bool,
 }
 
 /// Reads a configuration with all files it names.
@@ -170,16 +168,30 @@ impl Reader {
                 Ok(listener) => self.listeners.insert(0, listener),
                 Err(why) => self.note(line, why),
             },
-            "allow_anonymous" | "listener_allow_anonymous" => {
+            "allow_anonymous" => {
                 let allowed = line.value == "true";
-                self.anonymous = Some(self.anonymous.unwrap_or(false) || allowed);
+                match self.listeners.last_mut().filter(|_| self.per_listener) {
+                    Some(listener) => listener.anonymous = Some(allowed),
+                    None => self.anonymous = Some(self.anonymous.unwrap_or(false) || allowed),
+                }
             }
-            "password_file" => {
-                self.access.password_file = Some((line.place.clone(), PathBuf::from(&line.value)));
+            "allow_zero_length_clientid" | "auto_id_prefix"
+                if self.per_listener && !self.listeners.is_empty() =>
+            {
+                if let Some(listener) = self.listeners.last_mut() {
+                    if line.keyword == "auto_id_prefix" {
+                        listener.tell("client_id_prefix", line.value.as_str());
+                    } else {
+                        listener.tell("empty_client_id", line.value == "true");
+                    }
+                }
             }
-            "acl_file" => {
-                self.access.acl_file = Some((line.place.clone(), PathBuf::from(&line.value)));
+            "per_listener_settings" => self.per_listener = line.value == "true",
+            "password_file" | "acl_file" if self.per_listener => {
+                self.access_file(line);
+                self.note(line, "accounts are the server's, at all listeners");
             }
+            "password_file" | "acl_file" => self.access_file(line),
             "persistence" if line.value == "false" => self.out.set("durability", "memory"),
             "persistence" => {}
             "persistence_location" => self.out.set("data", line.value.as_str()),
@@ -194,6 +206,15 @@ impl Reader {
                 );
             }
             _ => self.read_setting(line),
+        }
+    }
+
+    fn access_file(&mut self, line: &Line) {
+        let file = Some((line.place.clone(), PathBuf::from(&line.value)));
+        if line.keyword == "acl_file" {
+            self.access.acl_file = file;
+        } else {
+            self.access.password_file = file;
         }
     }
 
@@ -243,14 +264,23 @@ impl Reader {
         self.out.set("mqtt.profile", "mosquitto");
         // Without a listener Mosquitto serves this machine and asks for no name.
         let local_only = self.listeners.is_empty();
-        self.access.anonymous = self.anonymous.unwrap_or(local_only);
+        let anonymous = self.anonymous.unwrap_or(local_only);
+        let here = |listener: &Listener| listener.anonymous.unwrap_or(anonymous);
+        self.access.anonymous = anonymous || self.listeners.iter().any(here);
+        if self.access.anonymous {
+            for listener in &mut self.listeners {
+                if !listener.anonymous.unwrap_or(anonymous) {
+                    listener.tell("anonymous", "");
+                }
+            }
+        }
         let wants_accounts =
             self.access.password_file.is_some() || self.access.acl_file.is_some() || !local_only;
         if wants_accounts {
             accounts::import(&self.access, &mut self.out)?;
         }
         // Where Mosquitto does not listen, neither does what is made of it.
-        for protocol in ["beanstalk", "mqtt-ws"] {
+        for protocol in ["amqp", "beanstalk", "mqtt-ws"] {
             self.out
                 .set(&format!("listeners.{protocol}"), Value::Array(Vec::new()));
         }

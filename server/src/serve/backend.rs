@@ -4,6 +4,7 @@
 //! answered with "recovering". Every request gets a session of its own at the shard it is about, so that one that waits
 //! holds up no other, and one whose client hangs up leaves nothing behind.
 
+mod bans;
 mod metrics;
 mod retained;
 mod sessions;
@@ -15,9 +16,9 @@ use std::time::Duration;
 
 use longtail::{Broker, Client, Longtail, Message};
 use longtail_admin::shapes::{
-    Batch, Body, BrowsedMessage, ConnectionStatus, GroupStatus, Health, Latency, ListenerStatus,
-    Listing, LiveMessage, Published, Purged, RetainedMessage, RetainedStatus, SessionStatus,
-    ShardStatus, Status, StreamStatus, SubscriptionStatus,
+    BanStatus, Batch, Body, BrowsedMessage, ConnectionStatus, GroupStatus, Health, Latency,
+    ListenerStatus, Listing, LiveMessage, Published, Purged, RetainedMessage, RetainedStatus,
+    SessionStatus, ShardStatus, Status, StreamStatus, SubscriptionStatus,
 };
 use longtail_admin::{
     AdminBackend, AdminError, ErrorKind, Metrics, NewMessage, Notation, Page, SessionFilter,
@@ -30,7 +31,7 @@ use longtail_engine as engine;
 use longtail_engine::{
     Command, GroupConfig, Handle, Reply, Role, StreamConfig, StreamInfo, StreamName, Until, Wait,
 };
-use longtail_model::{Filter, GroupId, Link, Priority, Seq, ShardId, StreamId, Subject};
+use longtail_model::{Filter, GroupId, Link, Priority, Seq, ShardId, StreamId, Subject, Timestamp};
 use tokio::sync::mpsc;
 
 use super::lifecycle::Listening;
@@ -578,6 +579,31 @@ impl AdminBackend for Backend {
             Some(tenant) => sessions::end(tenant, id, forget),
             None => Err(sessions::unknown(id)),
         }
+    }
+
+    async fn bans(&self, page: Page) -> Answer<Listing<BanStatus>> {
+        Ok(match self.mqtt()? {
+            Some(tenant) => bans::list(tenant, &page),
+            None => sessions::none(),
+        })
+    }
+
+    async fn ban(
+        &self,
+        kind: &str,
+        value: &str,
+        for_ms: Option<u64>,
+        reason: &str,
+    ) -> Answer<BanStatus> {
+        let tenant = self.mqtt()?.ok_or_else(bans::unspoken)?;
+        let now = self.broker()?.clock().now();
+        let until = for_ms.map_or(Timestamp::NEVER, |ms| now.plus_millis(ms));
+        bans::set(tenant, kind, value, until, reason).await
+    }
+
+    async fn unban(&self, kind: &str, value: &str) -> Answer<()> {
+        let tenant = self.mqtt()?.ok_or_else(bans::unspoken)?;
+        bans::remove(tenant, kind, value).await
     }
 
     async fn subscriptions(

@@ -32,7 +32,8 @@ use lifecycle::Running as _;
 /// Runs the server until a signal or a failure ends it.
 pub(crate) fn run(sources: Sources, loaded: Loaded) -> Result<Exit, Failure> {
     let mut settings = loaded.settings;
-    logging::init(&settings.logging).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let topics =
+        logging::init(&settings.logging).map_err(|error| Failure::new(Exit::Usage, error))?;
     settings.limits.connections_max = descriptors::raise(settings.limits.connections_max);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -44,6 +45,11 @@ pub(crate) fn run(sources: Sources, loaded: Loaded) -> Result<Exit, Failure> {
         let running = start::start(&settings, sources)
             .await
             .map_err(|error| Failure::new(error.exit(), error))?;
+        if settings.logging.topics
+            && let Some(mqtt) = running.mqtt()
+        {
+            topics.go_to(mqtt);
+        }
         banner::announce(&settings, running.listening());
         let exit = lifecycle::supervise(&running, signals, deadline).await;
         info!(code = exit as u8, "stopped");

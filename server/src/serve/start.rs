@@ -40,6 +40,9 @@ pub(crate) enum StartError {
     /// The settings of a bridge.
     #[error("{0}")]
     Bridges(String),
+    /// The settings of MQTT.
+    #[error("{0}")]
+    Mqtt(String),
     /// A listener's settings.
     #[error("listeners.{protocol}: {why}")]
     Listener {
@@ -60,9 +63,10 @@ impl StartError {
             )
             | StartError::Admin { .. } => Exit::Bind,
             StartError::Start(_) => Exit::Failure,
-            StartError::Listener { .. } | StartError::Accounts(_) | StartError::Bridges(_) => {
-                Exit::Usage
-            }
+            StartError::Listener { .. }
+            | StartError::Accounts(_)
+            | StartError::Bridges(_)
+            | StartError::Mqtt(_) => Exit::Usage,
         }
     }
 }
@@ -75,6 +79,13 @@ pub(crate) struct Server {
     admin: Mutex<Option<AdminService>>,
     authenticator: Arc<Authenticator>,
     sources: Sources,
+}
+
+impl Server {
+    /// What MQTT connections share, if there are any.
+    pub(super) fn mqtt(&self) -> Option<&Arc<longtail_mqtt::Tenant>> {
+        self.longtail.mqtt()
+    }
 }
 
 /// Starts everything that `settings` name. The admin service answers at once; when this returns, the data is recovered
@@ -143,6 +154,9 @@ fn builder(
         job_size_max: u32::try_from(settings.beanstalk.job_bytes).unwrap_or(u32::MAX),
         ..longtail_beanstalk::Config::default()
     };
+    let wrong = |path: &str, why: String| StartError::Mqtt(format!("{path}: {why}"));
+    let mqtt = settings.mqtt.config();
+    let mqtt = mqtt.map_err(|(path, why)| wrong(path, why))?;
     let mut builder = Longtail::builder()
         .broker(BrokerConfig {
             quotas,
@@ -151,7 +165,7 @@ fn builder(
         .edge(settings.edge())
         .beanstalk_config(beanstalk)
         .amqp_config(settings.amqp.config())
-        .mqtt_config(settings.mqtt.config());
+        .mqtt_config(mqtt.clone());
     for bridge in settings.bridge_configs().map_err(StartError::Bridges)? {
         builder = builder.mqtt_bridge(bridge);
     }
@@ -186,12 +200,21 @@ fn builder(
                         clock: Arc::clone(&clock),
                         space: settings.mqtt.space.as_str().into(),
                         account: listener.account.clone(),
+                        anonymous: listener
+                            .mqtt
+                            .as_ref()
+                            .and_then(|mqtt| mqtt.anonymous.clone()),
                     };
                     let mut edge = listener.edge.clone();
                     if [MQTT_WEBSOCKET, MQTT_WEBSOCKET_TLS].contains(&protocol.as_str()) {
                         edge.websocket.get_or_insert_default();
                     }
-                    builder = builder.mqtt_listener(edge, Arc::new(accounts));
+                    let limits = match &listener.mqtt {
+                        None => Ok(mqtt.limits.clone()),
+                        Some(own) => own.limits(&mqtt.limits),
+                    };
+                    let limits = limits.map_err(|why| wrong(protocol, why))?;
+                    builder = builder.mqtt_listener_with(edge, Arc::new(accounts), limits);
                 }
                 _ => {
                     let why = "this release does not speak this protocol".to_owned();
@@ -284,6 +307,9 @@ impl Running for Server {
             set.map_err(|error| format!("space {space}: {error}"))?;
         }
         self.authenticator.replace(directory);
+        if let Some(mqtt) = self.longtail.mqtt() {
+            mqtt.judge_again();
+        }
         Ok(())
     }
 }

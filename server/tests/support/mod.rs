@@ -111,6 +111,26 @@ impl Server {
         line.split_whitespace().nth(1).unwrap().to_owned()
     }
 
+    /// Where it speaks a protocol, in the order of its listeners.
+    pub fn addresses(&self, protocol: &str) -> Vec<String> {
+        let lines = self.banner.lines();
+        let lines = lines.filter(|line| line.trim_start().starts_with(&format!("{protocol} ")));
+        let address = |line: &str| line.split_whitespace().nth(1).unwrap().to_owned();
+        lines.map(address).collect()
+    }
+
+    /// Runs a server by the settings in the directory's `longtail.toml`, with the admin service on a port of its own.
+    pub fn configured(dir: &Path, settings: &str) -> Server {
+        std::fs::write(dir.join("longtail.toml"), settings).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_longtail"));
+        command
+            .args(["serve", "--listen", "admin=127.0.0.1:0"])
+            .current_dir(dir)
+            .env_remove("LONGTAIL_CONFIG")
+            .stderr(Stdio::piped());
+        Server::adopt(command.spawn().unwrap())
+    }
+
     pub fn mqtt(&self) -> String {
         self.address("mqtt")
     }

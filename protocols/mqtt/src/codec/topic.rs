@@ -6,6 +6,15 @@ pub const TOPIC_MAX: usize = 65_535;
 /// First level of a shared subscription's filter, as the specification spells it: lower case.
 const SHARE: &str = "$share/";
 
+/// What begins the filter of a member of the one share without a name. Not of the specification: EMQX's.
+const QUEUE: &str = "$queue/";
+
+/// The name that this share has all the same.
+const QUEUE_GROUP: &str = "$queue";
+
+/// What begins the filter of a subscription that wants to be the only one of its kind. EMQX's.
+const EXCLUSIVE: &str = "$exclusive/";
+
 /// Why a string is no topic name or filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TopicError {
@@ -24,8 +33,9 @@ pub enum TopicError {
     /// `#` that is not a last level of its own, or `+` that is not a level of its own.
     #[error("wildcard that is not a level of its own")]
     MisplacedWildcard,
-    /// `$share/` without a group, with wildcards in the group, or without a filter.
-    #[error("malformed shared subscription")]
+    /// `$share/` without a group, with wildcards in the group, or without a filter; `$queue/` and `$exclusive/` without
+    /// a filter.
+    #[error("malformed shared or exclusive subscription")]
     Share,
 }
 
@@ -50,7 +60,9 @@ pub fn check_name(name: &str) -> Result<(), TopicError> {
 pub struct TopicFilter<'a> {
     /// Group of a shared subscription.
     pub group: Option<&'a str>,
-    /// What is matched, without `$share/{group}/`.
+    /// Whether it begins with `$exclusive/`: nobody else may have one like it.
+    pub exclusive: bool,
+    /// What is matched, without `$share/{group}/`, `$queue/` and `$exclusive/`.
     pub filter: &'a str,
 }
 
@@ -61,17 +73,26 @@ impl<'a> TopicFilter<'a> {
     /// [`TopicError`] says why it is no filter.
     pub fn parse(text: &'a str) -> Result<Self, TopicError> {
         check_length(text)?;
-        let (group, filter) = match text.strip_prefix(SHARE) {
-            None if text == "$share" => return Err(TopicError::Share),
-            None => (None, text),
-            Some(rest) => {
-                let (group, filter) = rest.split_once('/').ok_or(TopicError::Share)?;
-                if group.is_empty() || filter.is_empty() || group.contains(['+', '#']) {
-                    return Err(TopicError::Share);
-                }
-                (Some(group), filter)
+        let exclusive = text.strip_prefix(EXCLUSIVE);
+        let (group, filter) = if let Some(rest) = text.strip_prefix(SHARE) {
+            let (group, filter) = rest.split_once('/').ok_or(TopicError::Share)?;
+            if group.is_empty() || group.contains(['+', '#']) {
+                return Err(TopicError::Share);
             }
+            (Some(group), filter)
+        } else if let Some(filter) = text.strip_prefix(QUEUE) {
+            (Some(QUEUE_GROUP), filter)
+        } else if [SHARE, QUEUE, EXCLUSIVE]
+            .iter()
+            .any(|begin| begin.strip_suffix('/') == Some(text))
+        {
+            return Err(TopicError::Share);
+        } else {
+            (None, exclusive.unwrap_or(text))
         };
+        if filter.is_empty() {
+            return Err(TopicError::Share);
+        }
         let mut levels = filter.split('/').peekable();
         while let Some(level) = levels.next() {
             let last = levels.peek().is_none();
@@ -80,7 +101,11 @@ impl<'a> TopicFilter<'a> {
                 return Err(TopicError::MisplacedWildcard);
             }
         }
-        Ok(TopicFilter { group, filter })
+        Ok(TopicFilter {
+            group,
+            exclusive: exclusive.is_some(),
+            filter,
+        })
     }
 
     /// Whether it has `+` or `#`.

@@ -9,15 +9,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use longtail_edge::CloseReason;
-use longtail_engine::runtime::Sink;
+use longtail_engine::runtime::{Shards, Sink};
 use longtail_engine::{Effect, Message, Refusal};
 use longtail_model::SessionId;
 use parking_lot::Mutex;
 
 use super::Durable;
+use crate::client::Lost;
 use crate::codec::{PacketId, ReasonCode};
 use crate::publish::reason_of;
 use crate::seat::{Conn, Membership};
+use crate::service::welcomed;
 use crate::session::{Held, Subscribing, Unsubscribing};
 use crate::tenant::Tenant;
 
@@ -42,13 +44,18 @@ thread_local! {
 
 /// Runs the shards; from within such a run, once that is done. So answers that ask for more do not pile up as calls.
 pub(crate) fn run(durable: &Durable) {
+    run_all(&*durable.shards);
+}
+
+/// As [`run`].
+pub(crate) fn run_all(shards: &dyn Shards) {
     if RUNNING.get().0 {
         RUNNING.set((true, true));
         return;
     }
     loop {
         RUNNING.set((true, false));
-        durable.run();
+        shards.run();
         if !RUNNING.get().1 {
             break;
         }
@@ -60,7 +67,7 @@ impl Sink for Link {
     fn deliver(&self, effect: &Effect, messages: &[Option<Message<'_>>]) {
         let tenant = self.conn.protocol().tenant();
         let message = messages.first().and_then(Option::as_ref);
-        let cx = tenant.cx();
+        let cx = self.conn.protocol().cx();
         let must_go = self.conn.with(|client, out| {
             let Some(session) = client.session_mut() else {
                 return false;
@@ -134,7 +141,7 @@ impl Durable {
 pub(crate) fn enter(conn: &Arc<Conn>, tenant: &Tenant) {
     let durable = tenant.durable();
     let session = durable.attach(conn);
-    let cx = tenant.cx();
+    let cx = conn.protocol().cx();
     let attached = conn.with(|client, out| {
         if !client.begin(conn, session, durable, &cx, out) {
             return false;
@@ -146,6 +153,7 @@ pub(crate) fn enter(conn: &Arc<Conn>, tenant: &Tenant) {
         durable.detach(session);
         return;
     }
+    welcomed(conn);
     run(durable);
     conn.flush_soon();
     conn.resume();
@@ -159,12 +167,13 @@ pub(crate) fn recorded(conn: &Arc<Conn>, outcome: Result<(), Refusal>) {
         conn.protocol().refuse(conn, reason_of(&refusal));
         return;
     }
-    let cx = tenant.cx();
+    let cx = conn.protocol().cx();
     conn.with(|client, out| {
         client.is_recorded();
         client.try_welcome(&cx, out);
         client.queue(tenant.durable());
     });
+    welcomed(conn);
     run(tenant.durable());
     conn.flush_soon();
     conn.resume();
@@ -280,6 +289,7 @@ fn joined_all(
                 filter: wanted.filter.clone(),
                 group: wanted.group.clone(),
                 options: wanted.options,
+                is_exclusive: wanted.is_exclusive,
                 is_counted: wanted.options.not_assured,
             };
             wait(&|done| durable.record_subscription(number, &wanted.text, &held, done));
@@ -325,6 +335,33 @@ pub(crate) fn unsubscribe(
             }
         }
     });
+    run(durable);
+}
+
+/// A session has lost subscriptions without asking for it: nobody is answered. No lock may be held.
+pub(crate) fn lose(conn: &Arc<Conn>, tenant: &Tenant, membership: &Membership, lost: &Lost) {
+    let durable = tenant.durable();
+    let router = &tenant.space().router;
+    let Lost {
+        number,
+        subscriptions,
+    } = lost;
+    conn.with(|client, _| {
+        if let Some(session) = client.session_mut() {
+            for (text, _) in subscriptions {
+                session.part_with(text);
+            }
+        }
+        client.queue(durable);
+    });
+    // Whether the connection is still there or not: whoever ends it does not know of these any more.
+    for (text, held) in subscriptions {
+        router.unsubscribe(&held.filter, membership.target(), held.group.as_deref());
+        durable.forget_subscription(*number, text, Box::new(|_| ()));
+        if held.is_counted {
+            durable.release(&held.filter, *number, held.group.as_deref());
+        }
+    }
     run(durable);
 }
 
@@ -385,7 +422,7 @@ impl Waiting {
         };
         let refused = *self.refused.lock();
         let tenant = self.conn.protocol().tenant();
-        let cx = tenant.cx();
+        let cx = self.conn.protocol().cx();
         let must_run = self.conn.with(|client, out| {
             let Some(session) = client.session_mut() else {
                 return false;
@@ -400,7 +437,7 @@ impl Waiting {
                         }
                     }
                     for wanted in &earlier {
-                        session.was_refused(wanted);
+                        session.was_refused(wanted, &cx);
                     }
                     session.subscribed(subscribing, &cx, out);
                 }

@@ -551,6 +551,7 @@ mod tests {
                 not_assured: true,
                 ..LiveOptions::default()
             },
+            is_exclusive: false,
             is_counted: true,
         };
         let number = 5;

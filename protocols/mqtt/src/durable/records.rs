@@ -41,6 +41,7 @@ const WILL_ACCOUNT: &[u8] = b"will-account";
 const TAG: &[u8] = b"tag";
 const NO_LOCAL: &[u8] = b"no-local";
 const HAS_STREAM: &[u8] = b"has-stream";
+const EXCLUSIVE: &[u8] = b"exclusive";
 /// What it matches, where a hook has put that in place of what the client asked for.
 const FILTER: &[u8] = b"filter";
 const GROUP: &[u8] = b"group";
@@ -164,6 +165,7 @@ pub(super) fn encode_subscription(text: &str, held: &Held) -> NewMessage {
     let flags = [
         (NO_LOCAL, held.options.no_local),
         (HAS_STREAM, held.has_stream()),
+        (EXCLUSIVE, held.is_exclusive),
     ];
     for (name, _) in flags.iter().filter(|(_, on)| *on) {
         headers::put(&mut fields, *name, &[]);
@@ -184,11 +186,13 @@ pub(super) fn encode_subscription(text: &str, held: &Held) -> NewMessage {
 fn decode_subscription(text: &str, record: &OwnedMessage) -> Option<Held> {
     let (mut filter, mut group) = named(text)?;
     let mut options = LiveOptions::default();
+    let mut is_exclusive = false;
     for (name, value) in headers::iter(&record.headers) {
         match name {
             TAG => options.tag = number(value)?,
             NO_LOCAL => options.no_local = true,
             HAS_STREAM => options.not_assured = true,
+            EXCLUSIVE => is_exclusive = true,
             FILTER => {
                 filter = Filter::new(std::str::from_utf8(value).ok()?).ok()?;
                 group = None;
@@ -203,6 +207,7 @@ fn decode_subscription(text: &str, record: &OwnedMessage) -> Option<Held> {
     Some(Held {
         filter,
         group,
+        is_exclusive,
         is_counted: options.not_assured,
         options,
     })
@@ -445,6 +450,7 @@ mod tests {
                 not_assured: true,
                 ..LiveOptions::default()
             },
+            is_exclusive: false,
             is_counted: true,
         };
         let key = subscription_key(u64::MAX, "$share/g/a/+/#");

@@ -107,7 +107,7 @@ fn connect(service: &Mqtt, conn: &Arc<Connection<Mqtt>>, demand: &mut Demand) ->
         // What all of them have changed is in what the last was shown.
         Outcome::Changed(_) => {
             demand.username = shown.username;
-            let limits = service.tenant().limits();
+            let limits = service.limits();
             let amended = conn.with(|client, _| {
                 let session = client.session_mut()?;
                 session.amend(

@@ -10,15 +10,17 @@ use longtail_model::{Subject, Timestamp};
 
 use super::alias::AliasTable;
 use super::feed::{Feed, Stores};
+use super::place::{Place, judged};
 use super::proving::{Proof, Proving};
 use super::receiving::is_reserved;
-use super::{Cx, Outbox, Phase, Session, State};
+use super::{Cx, Held, Outbox, Phase, Session, State};
 use crate::codec::{
     Connack, ConnackProperties, Connect, Packet, Qos, ReasonCode, ReturnCode, Version,
 };
 use crate::config::{Limits, LongKeepAlive};
+use crate::delayed;
 use crate::hooks::{Event, Points};
-use crate::message::{Published, Will, incoming};
+use crate::message::{Published, Will, incoming, is_as_it_says};
 
 /// What a client said at the start, within the limits.
 #[derive(Clone, Debug)]
@@ -124,6 +126,12 @@ impl Session {
         now: Timestamp,
     ) -> Result<(Self, Demand), Refused> {
         let version = connect.version;
+        if !limits.versions.has(version) {
+            return Err(Refused::new(
+                ReasonCode::UnsupportedProtocolVersion,
+                "this version is not spoken at this listener",
+            ));
+        }
         let properties = &connect.properties;
         let assigned = connect.client_id.is_empty();
         if assigned && !limits.empty_client_id
@@ -175,6 +183,7 @@ impl Session {
             }),
         };
         let mut session = Session::new(hello, will);
+        session.place = Place::of(connect, limits);
         session.proving = properties
             .authentication_method
             .map(|method| Box::new(Proving::new(method)));
@@ -194,20 +203,9 @@ impl Session {
     ) -> Result<(), Refused> {
         self.grants = CachedGrants::new(grants);
         self.origin = origin;
-        if let Some(will) = &mut self.will {
-            let subject = will.message.subject.as_ref();
-            if !self.grants.allows(Right::Publish, subject) {
-                return Err(Refused::new(
-                    ReasonCode::NotAuthorized,
-                    "the topic of the will is not allowed",
-                ));
-            }
-            if let Some(message) = Arc::get_mut(&mut will.message) {
-                message.origin = origin;
-            }
-            will.account.clone_from(&account);
-        }
         self.account = account;
+        self.settle_in(limits)?;
+        self.settle_will(limits)?;
         let mut connack = Vec::new();
         let encoded = self
             .connack(false, limits)
@@ -222,20 +220,54 @@ impl Session {
         Ok(())
     }
 
+    /// The will goes where the client's topics are, if it may.
+    fn settle_will(&mut self, limits: &Limits) -> Result<(), Refused> {
+        let Some(mut will) = self.will.take() else {
+            return Ok(());
+        };
+        if let Some(message) = Arc::get_mut(&mut will.message) {
+            message.origin = self.origin;
+            if self.is_elsewhere() {
+                let topic = self
+                    .place_topic(message.subject.as_str(), limits)
+                    .into_owned();
+                message.subject = Subject::parse_mqtt(&topic).map_err(|_| NO_WILL)?;
+            }
+        }
+        if !self
+            .grants
+            .allows(Right::Publish, judged(&will.message.subject))
+        {
+            return Err(Refused::new(
+                ReasonCode::NotAuthorized,
+                "the topic of the will is not allowed",
+            ));
+        }
+        will.account.clone_from(&self.account);
+        self.will = Some(will);
+        Ok(())
+    }
+
     /// The client has its session: `resumed` is the one that it comes back to. A session that outlives its connection
-    /// has a number, `fresh` if it is new.
+    /// has a number, `fresh` if it is new. Says which subscriptions the client has lost since then, because they are not
+    /// allowed any more.
     pub(crate) fn take_in(
         &mut self,
         resumed: Option<State>,
         fresh: u64,
         stores: Stores,
         cx: &Cx<'_>,
-    ) {
+    ) -> Vec<(Box<str>, Held)> {
         let hello = &self.hello;
         self.window = usize::from(hello.receive_max.min(cx.limits.window)).max(1);
         self.aliases = AliasTable::new(hello.alias_max.min(cx.limits.topic_aliases_out));
         self.present = resumed.is_some();
         self.state = resumed.unwrap_or_default();
+        let lost = if self.present {
+            self.judge_again(cx).ended
+        } else {
+            Vec::new()
+        };
         if self.state.number == 0 && self.hello.expiry_s > 0 {
             self.state.number = fresh;
         }
@@ -243,6 +275,7 @@ impl Session {
             self.state.outbound.hold_back();
             self.feed = Some(Box::new(Feed::new(self.state.number, stores)));
         }
+        lost
     }
 
     /// The client is in: CONNACK, then what was under way when it left.
@@ -299,6 +332,11 @@ impl Session {
     }
 }
 
+const NO_WILL: Refused = Refused::new(
+    ReasonCode::TopicNameInvalid,
+    "the topic of the will is none where the client's topics are",
+);
+
 /// The largest packet that the format has, 268,435,455 bytes behind a fixed header of 5.
 const PACKET_BYTES_POSSIBLE: u32 = 268_435_460;
 
@@ -339,9 +377,18 @@ fn will(
             "a retained will is not supported",
         ));
     }
+    if limits.payload_format_checked && !is_as_it_says(&will.properties.message, will.payload) {
+        return Err(Refused::v5_only(
+            version,
+            ReasonCode::PayloadFormatInvalid,
+            "the payload of the will is not UTF-8, as it says",
+        ));
+    }
     let subject = Subject::parse_mqtt(will.topic).ok();
     let Some(subject) = subject.filter(|subject| {
-        !is_reserved(subject) && subject.as_ref().tokens().count() <= limits.topic_levels_max
+        !is_reserved(delayed::aim(subject))
+            && delayed::is_fit(subject, now, limits.delay_max_s)
+            && subject.as_ref().tokens().count() <= limits.topic_levels_max
     }) else {
         return Err(Refused::v5_only(
             version,
@@ -359,8 +406,8 @@ fn will(
     let properties = &will.properties.message;
     Ok(Some(Box::new(Will {
         message: Arc::new(incoming(subject, payload, properties, published)),
-        expiry_ms: properties
-            .expiry_s
+        expiry_ms: limits
+            .message_expiry_s(properties.expiry_s)
             .map(|seconds| (u64::from(seconds) * 1000).max(1)),
         delay_s: will.properties.delay_s.unwrap_or(0),
         account: None,

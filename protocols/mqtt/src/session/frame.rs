@@ -36,6 +36,8 @@ pub(super) struct Style<'a> {
     /// Identifiers of subscriptions.
     pub(super) ids: &'a [NonZeroU32],
     pub(super) alias: Option<Alias>,
+    /// Bytes at the beginning of the subject that the client is not shown.
+    pub(super) hidden: usize,
 }
 
 /// Why nothing was written.
@@ -62,7 +64,7 @@ pub(super) fn put(
         None
     };
     // Retained messages are sent one by one: the store is not to keep frames of them.
-    if style.alias.is_some() || !style.ids.is_empty() || style.retain {
+    if style.alias.is_some() || !style.ids.is_empty() || style.retain || style.hidden > 0 {
         return put_alone(message, style, expiry_s, max, out);
     }
     let has_id = style.packet_id.is_some();
@@ -137,6 +139,7 @@ fn encode(message: &Message, v5: bool, has_id: bool, expiry_s: Option<u32>) -> B
         packet_id: has_id.then_some(PacketId::MIN),
         ids: &[],
         alias: None,
+        hidden: 0,
     };
     if message::can_say(message.subject.as_ref())
         && append(message, &style, expiry_s, usize::MAX, &mut frame).is_err()
@@ -157,6 +160,7 @@ fn encode_run(messages: &[SharedMessage], v5: bool) -> Bytes {
         packet_id: None,
         ids: &[],
         alias: None,
+        hidden: 0,
     };
     for message in messages {
         let written = !is_apart(message)
@@ -187,8 +191,11 @@ fn append(
     } else {
         message.encoded(PROPERTIES, |message| message::properties(message).into())
     };
+    let topic = message.subject.as_str().get(style.hidden..);
     let parts = codec::Message {
-        topic: message.subject.as_str(),
+        topic: topic
+            .filter(|topic| !topic.is_empty())
+            .ok_or(Unsent::Unspeakable)?,
         payload: &message.payload,
         properties: &properties,
     };
@@ -310,6 +317,7 @@ mod tests {
             packet_id,
             ids: &[],
             alias: None,
+            hidden: 0,
         }
     }
 

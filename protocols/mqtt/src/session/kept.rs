@@ -2,8 +2,8 @@
 //!
 //! A message that was sent has to be completed, whatever becomes of its subscription (MQTT 5.0, 3.10.4). Its place in
 //! the group of a stream keeps it only as long as there is the group. So what is in flight when the group goes becomes
-//! the session's own: it stays in its [`State`], and a record says so, under its packet id. A share's
-//! message is that from PUBREC on in any case, as a [`Duty`](super::feed::Duty).
+//! the session's own: it stays in its [`State`], and a record says so, under its packet id. A share's message is that
+//! from PUBREC on in any case, as a [`Duty`](super::feed::Duty).
 //!
 //! ```text
 //! UNSUBSCRIBE ──▶ Keep (PUBLISH) ──▶ Ack in the group ──▶ the group goes

@@ -12,15 +12,17 @@
 //! `kept` for what is in flight without a subscription,
 //! `proving` is the authentication that takes more than a password,
 //! `outbound` for the packet ids and the window and `frame` for the bytes. [`State`] is what outlives the
-//! connection.
+//! connection. `place` is where the topics of a client lie, `judging` what becomes of it when its rights change.
 
 mod alias;
 mod connect;
 pub(crate) mod feed;
 mod frame;
 mod hooked;
+mod judging;
 pub(crate) mod kept;
 mod outbound;
+mod place;
 mod proving;
 mod rare;
 mod receiving;
@@ -45,10 +47,12 @@ use crate::codec::{Packet, PacketId, ReasonCode, Version};
 use crate::config::Limits;
 use crate::counters::{Counters, Drops, Tally};
 use crate::durable::incoming::Entry;
+use crate::exclusive::Exclusive;
 use crate::hooks::{self, Hooked};
 use crate::message::Will;
 
 pub use connect::{Demand, Hello, Refused};
+pub(crate) use place::judged;
 pub use proving::Proof;
 pub use receiving::{Release, Ticket};
 pub(crate) use subscribing::{Held, routed};
@@ -59,6 +63,7 @@ pub use tag::Tag;
 use alias::AliasTable;
 use feed::{Duty, Feed};
 use outbound::Outbound;
+use place::Place;
 use proving::Proving;
 use rare::Rare;
 use receiving::Receiving;
@@ -93,6 +98,8 @@ pub struct Cx<'a> {
     pub retained: &'a RetainedStore,
     /// What the server says of itself, under `$SYS`.
     pub sys: &'a RetainedStore,
+    /// Who has which filter for itself.
+    pub exclusive: &'a Exclusive,
     /// Where drops are counted.
     pub counters: &'a Counters,
 }
@@ -258,6 +265,8 @@ pub struct Session {
     /// The client has to go as soon as somebody looks.
     expelled: Option<ReasonCode>,
     hooked: Hooked,
+    /// Where its topics are, if not where they say.
+    place: Option<Box<Place>>,
 }
 
 /// How a session leaves its connection.
@@ -338,6 +347,7 @@ impl Session {
             feed: None,
             expelled: None,
             hooked: Hooked::default(),
+            place: None,
             hello,
         }
     }
@@ -453,7 +463,7 @@ impl Session {
                 return Ok(Next::Pause);
             }
             Packet::Unsubscribe(unsubscribe) => {
-                self.unsubscribe(unsubscribe, actions)?;
+                self.unsubscribe(unsubscribe, cx, actions)?;
                 return Ok(Next::Pause);
             }
             // Behind what the client has published to itself.

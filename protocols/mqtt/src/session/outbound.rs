@@ -189,6 +189,21 @@ impl Rest {
         });
     }
 
+    /// Takes out of the queue what is not to be sent after all.
+    fn sift(&mut self, mut stays: impl FnMut(&SharedMessage) -> bool) -> Vec<Copy> {
+        let queue = std::mem::take(&mut self.queue);
+        let mut taken = Vec::new();
+        for copy in queue {
+            if stays(&copy.message) {
+                self.queue.push_back(copy);
+            } else {
+                taken.push(copy);
+            }
+        }
+        self.recount_queue();
+        taken
+    }
+
     /// Forgets what waits and has expired; returns how many.
     fn expire(&mut self, now: Timestamp) -> u64 {
         if self.queue_mortal == 0 {
@@ -288,6 +303,12 @@ impl Outbound {
         }
         rest.push(copy);
         overflow
+    }
+
+    /// Takes out of the queue what is not to be sent after all.
+    pub(super) fn sift(&mut self, stays: impl FnMut(&SharedMessage) -> bool) -> Vec<Copy> {
+        let rest = self.rest.as_mut();
+        rest.map_or_else(Vec::new, |rest| rest.sift(stays))
     }
 
     /// The next message that waits, if the window has room for it.

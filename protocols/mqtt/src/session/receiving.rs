@@ -8,13 +8,15 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use longtail_broker::auth::Action as Right;
 use longtail_broker::message::SharedMessage;
-use longtail_model::{Seq, Subject, SubjectError, SubjectRef};
+use longtail_model::{Seq, Subject, SubjectError};
 
 use super::hooked::BY_A_HOOK;
+use super::place::judged;
 use super::rare::Rare;
 use super::{Action, Broken, Cx, Outbox, Session};
-use crate::codec::{Ack, Packet, PacketId, Publish, Qos, ReasonCode};
-use crate::config::{DeniedPublish, Enforcement, Qos2Routing};
+use crate::codec::{Ack, MessageProperties, Packet, PacketId, Publish, Qos, ReasonCode};
+use crate::config::{DeniedPublish, Enforcement, Limits, Qos2Routing};
+use crate::delayed;
 use crate::durable::incoming::Entry;
 use crate::hooks::{Access, Outcome, Permission, Points};
 use crate::message::{self, Published};
@@ -118,6 +120,18 @@ const REPEATS_MAX: u8 = 1;
 /// Room that an empty queue may keep, in acknowledgements.
 const KEPT_CAPACITY: usize = 32;
 
+/// The properties of a message that lives as long as it may.
+fn mortal<'p>(properties: &MessageProperties<'p>, limits: &Limits) -> MessageProperties<'p> {
+    if limits.message_expiry_max_s == 0 {
+        return *properties;
+    }
+    MessageProperties {
+        expiry_s: limits.message_expiry_s(properties.expiry_s),
+        encoded: &[],
+        ..*properties
+    }
+}
+
 /// Whether the topic belongs to the server, so that no client may publish to it. The state of a bridge is the exception.
 pub(super) fn is_reserved(topic: &str) -> bool {
     let Some(rest) = topic.strip_prefix('$') else {
@@ -164,6 +178,12 @@ impl Session {
             self.check_receive_max(cx)?;
         }
         let refused = match self.topic(publish, cx)? {
+            Ok(_)
+                if cx.limits.payload_format_checked
+                    && !message::is_as_it_says(&publish.properties.message, publish.payload) =>
+            {
+                Err(ReasonCode::PayloadFormatInvalid)
+            }
             Ok(subject) => self
                 .may_publish(&subject, publish, cx)
                 .map_or(Ok(subject), Err),
@@ -174,11 +194,12 @@ impl Session {
             Ok(subject) => subject,
             Err(reason) => return self.denied(publish, reason, cx, out),
         };
+        let properties = mortal(&publish.properties.message, cx.limits);
         let make = |session: &Session| {
             Arc::new(message::incoming(
                 subject.clone(),
                 Bytes::copy_from_slice(publish.payload),
-                &publish.properties.message,
+                &properties,
                 Published {
                     qos: publish.qos,
                     retain: publish.retain,
@@ -280,9 +301,10 @@ impl Session {
             };
         }
         let last = self.receiving.last.as_ref();
-        let subject = match last.filter(|last| last.as_str() == publish.topic) {
+        let last = last.filter(|last| last.as_str() == publish.topic && !self.is_elsewhere());
+        let subject = match last {
             Some(last) => last.clone(),
-            None => match Subject::parse_mqtt(publish.topic) {
+            None => match Subject::parse_mqtt(&self.place_topic(publish.topic, cx.limits)) {
                 Ok(subject) => subject,
                 Err(SubjectError::TooManyTokens { .. } | SubjectError::TooLong { .. }) => {
                     return Ok(Err(ReasonCode::TopicNameInvalid));
@@ -307,20 +329,21 @@ impl Session {
         if cx.limits.topic_levels_max < 128 && levels() > cx.limits.topic_levels_max {
             return Some(ReasonCode::TopicNameInvalid);
         }
+        if !delayed::is_fit(subject.as_str(), cx.now, cx.limits.delay_max_s) {
+            return Some(ReasonCode::TopicNameInvalid);
+        }
+        let aim = judged(subject);
         let permission = self.hooked.authorize(|| Access::Publish {
-            topic: subject.as_str(),
+            topic: aim.as_str(),
             payload: publish.payload,
             qos: publish.qos,
             retain: publish.retain,
         });
         let may = match permission {
-            Permission::Next => {
-                let subject = SubjectRef::from(subject);
-                self.grants.allows(Right::Publish, subject)
-            }
+            Permission::Next => self.grants.allows(Right::Publish, aim),
             decided => decided == Permission::Allow,
         };
-        (!may || is_reserved(subject)).then_some(ReasonCode::NotAuthorized)
+        (!may || is_reserved(aim.as_str())).then_some(ReasonCode::NotAuthorized)
     }
 
     /// A publish that goes nowhere: the client is told where there is a way to say it. With success, it is told that

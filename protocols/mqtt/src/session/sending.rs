@@ -196,6 +196,7 @@ impl Session {
             && tag.id.is_none()
             && !tag.screened
             && self.aliases.is_none()
+            && !self.is_elsewhere()
             && self.hooked.wants(hooks::EACH_COPY).is_none();
         as_it_is && frame::put_run(run, self.hello.version, self.hello.packet_max, out)
     }
@@ -351,8 +352,12 @@ impl Session {
                 Err(()) => return Err(DropReason::Denied),
             }
         }
+        let Some(hidden) = self.hidden(&message.subject) else {
+            return Err(DropReason::Denied);
+        };
         let aliases = self.aliases.as_mut();
         let style = Style {
+            hidden,
             version: self.hello.version,
             qos,
             retain,

@@ -3,6 +3,7 @@
 //! The session knows its subscriptions from the moment that the client asks for them, the router a moment later, and
 //! only then the client is answered.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use longtail_broker::auth::{Action as Right, Verdict};
@@ -12,14 +13,14 @@ use longtail_engine::config::GroupName;
 use longtail_model::{DollarRule, Filter};
 
 use super::feed::group_of;
-use super::hooked::BY_A_HOOK;
+use super::hooked::{Asked, BY_A_HOOK};
 use super::sending::Replay;
 use super::{Action, Broken, Cx, Outbox, Session, Tag};
 use crate::codec::{
     AckProperties, Packet, PacketId, Qos, ReasonCode, RetainHandling, Suback, Subscribe,
     Subscription, SubscriptionOptions, TopicFilter, Unsuback, Unsubscribe, Version,
 };
-use crate::config::{Limits, Shares};
+use crate::config::Shares;
 use crate::hooks::{Access, Event, Outcome, Permission, Points};
 
 /// A subscription of a session.
@@ -31,6 +32,8 @@ pub(crate) struct Held {
     pub(crate) group: Option<Arc<str>>,
     /// How it is served.
     pub(crate) options: LiveOptions,
+    /// Whether nobody else may have one like it.
+    pub(crate) is_exclusive: bool,
     /// Whether it is counted among those that its filter's stream is for. Between a packet and what it asks for, a
     /// connection may lose its session: only what was counted is to be released.
     pub(crate) is_counted: bool,
@@ -51,7 +54,8 @@ impl Held {
 /// A SUBSCRIBE on its way through the router.
 #[derive(Debug)]
 pub struct Subscribing {
-    packet_id: PacketId,
+    /// `None`: the client has not asked for it, and is not answered.
+    packet_id: Option<PacketId>,
     /// What is wanted, in the order of the packet.
     pub wanted: Vec<Result<Wanted, ReasonCode>>,
     /// What a client of 3.1, which knows no failure, is answered.
@@ -74,6 +78,8 @@ pub struct Wanted {
     pub filter: Filter,
     /// The share that it joins.
     pub group: Option<Arc<str>>,
+    /// Whether nobody else may have one like it.
+    pub(crate) is_exclusive: bool,
     /// How it is served.
     pub options: LiveOptions,
     granted: Qos,
@@ -124,8 +130,43 @@ impl Session {
         actions: &mut Vec<Action>,
     ) -> Result<(), Broken> {
         let id = subscribe.properties.subscription_id;
-        let mut decided = self.ask_about(subscribe)?.into_iter();
-        let wanted = subscribe.subscriptions.iter().map(|asked| {
+        let decided = self.ask_about(subscribe)?.into_iter();
+        let asked = &subscribe.subscriptions;
+        let packet_id = Some(subscribe.packet_id);
+        let subscribing = self.subscribing(packet_id, id, asked, decided, cx);
+        actions.push(Action::Subscribe(Box::new(subscribing)));
+        Ok(())
+    }
+
+    /// What the client is subscribed to without asking for it; nothing, but when it has just been let in. What is not
+    /// allowed is left out.
+    pub(crate) fn subscribe_by_itself(&mut self, cx: &Cx<'_>) -> Option<Subscribing> {
+        let own = self.take_own(cx.limits)?;
+        let asked: Vec<_> = own
+            .iter()
+            .map(|(filter, options)| Subscription {
+                filter,
+                options: *options,
+            })
+            .collect();
+        let subscribing = self.subscribing(None, None, &asked, std::iter::empty(), cx);
+        for (wanted, (filter, _)) in subscribing.wanted.iter().zip(&own) {
+            if let Err(reason) = wanted {
+                tracing::warn!(client = %self.hello.client_id, filter, ?reason, "not subscribed to");
+            }
+        }
+        Some(subscribing)
+    }
+
+    fn subscribing(
+        &mut self,
+        packet_id: Option<PacketId>,
+        id: Option<NonZeroU32>,
+        asked: &[Subscription<'_>],
+        mut decided: impl Iterator<Item = Asked>,
+        cx: &Cx<'_>,
+    ) -> Subscribing {
+        let wanted = asked.iter().map(|asked| {
             let changed = decided.next().unwrap_or(Ok(None))?;
             let subscription = &match &changed {
                 Some(new) => Subscription {
@@ -137,7 +178,7 @@ impl Session {
             if id.is_some() && !cx.limits.subscription_ids_available {
                 return Err(ReasonCode::SubscriptionIdentifiersNotSupported);
             }
-            let (mut wanted, handling) = self.want(subscription, cx.limits)?;
+            let (mut wanted, handling) = self.want(subscription, cx)?;
             if changed.is_some() {
                 // The client goes on to know it as it named it.
                 wanted.text = asked.filter.into();
@@ -151,6 +192,7 @@ impl Session {
                 filter: wanted.filter.clone(),
                 group: wanted.group.clone(),
                 options: wanted.options,
+                is_exclusive: wanted.is_exclusive,
                 is_counted: false,
             };
             let old = self.state.subscriptions.insert(wanted.text.clone(), held);
@@ -168,25 +210,20 @@ impl Session {
             Ok(wanted)
         });
         let wanted = wanted.collect();
-        let asked = subscribe
-            .subscriptions
-            .iter()
-            .map(|subscription| subscription.options.qos)
-            .collect();
-        actions.push(Action::Subscribe(Box::new(Subscribing {
-            packet_id: subscribe.packet_id,
+        Subscribing {
+            packet_id,
             wanted,
-            asked,
-        })));
-        Ok(())
+            asked: asked.iter().map(|asked| asked.options.qos).collect(),
+        }
     }
 
     /// Checks one subscription.
     fn want(
         &self,
         subscription: &Subscription<'_>,
-        limits: &Limits,
+        cx: &Cx<'_>,
     ) -> Result<(Wanted, RetainHandling), ReasonCode> {
+        let limits = cx.limits;
         let text = subscription.filter;
         let parsed = TopicFilter::parse(text).map_err(|_| ReasonCode::TopicFilterInvalid)?;
         if parsed.group.is_some() && !limits.shared_available {
@@ -195,13 +232,13 @@ impl Session {
         if parsed.has_wildcards() && !limits.wildcards_available {
             return Err(ReasonCode::WildcardSubscriptionsNotSupported);
         }
-        let filter =
-            Filter::parse_mqtt(parsed.filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
+        let placed = self.place_filter(parsed.filter, limits);
+        let filter = Filter::parse_mqtt(&placed).map_err(|_| ReasonCode::TopicFilterInvalid)?;
         if filter.tokens().count() > limits.topic_levels_max {
             return Err(ReasonCode::TopicFilterInvalid);
         }
         let permission = self.hooked.authorize(|| Access::Subscribe {
-            filter: parsed.filter,
+            filter: &placed,
             qos: subscription.options.qos,
         });
         let verdict = match permission {
@@ -216,6 +253,9 @@ impl Session {
         if subscriptions.len() >= limits.subscriptions_max && !subscriptions.contains_key(text) {
             return Err(ReasonCode::QuotaExceeded);
         }
+        if parsed.exclusive && !cx.exclusive.claim(filter.as_str(), self.client_id()) {
+            return Err(ReasonCode::QuotaExceeded);
+        }
         let options = self.options(subscription.options);
         let granted = options.qos.min(limits.qos_max);
         let tag = Tag {
@@ -228,6 +268,7 @@ impl Session {
             text: text.into(),
             filter,
             group: parsed.group.map(Arc::from),
+            is_exclusive: parsed.exclusive,
             options: LiveOptions {
                 tag: tag.pack(),
                 no_local: options.no_local,
@@ -271,6 +312,12 @@ impl Session {
                 Err(reason) => *reason,
             });
         let reasons: Vec<ReasonCode> = reasons.collect();
+        let Some(packet_id) = subscribing.packet_id else {
+            // It has not asked: nobody waits for an answer.
+            self.has_its_own();
+            self.begin_replays(subscribing, cx, out);
+            return;
+        };
         self.hooked.tell(Points::SUBSCRIBED, |client| {
             let text =
                 |wanted: &Result<Wanted, _>| Some(wanted.as_ref().ok()?.text.as_ref().into());
@@ -281,11 +328,15 @@ impl Session {
             }
         });
         let suback = Packet::Suback(Suback {
-            packet_id: subscribing.packet_id,
+            packet_id,
             properties: AckProperties::default(),
             reasons,
         });
         self.say(&suback, out);
+        self.begin_replays(subscribing, cx, out);
+    }
+
+    fn begin_replays(&mut self, subscribing: Subscribing, cx: &Cx<'_>, out: &mut impl Outbox) {
         for wanted in subscribing.wanted.into_iter().flatten() {
             if wanted.replays {
                 let tag = Tag::unpack(wanted.options.tag);
@@ -309,13 +360,18 @@ impl Session {
     }
 
     /// The router has refused a subscription after all.
-    pub fn was_refused(&mut self, wanted: &Wanted) {
+    pub fn was_refused(&mut self, wanted: &Wanted, cx: &Cx<'_>) {
         self.state.subscriptions.remove(&wanted.text);
+        if wanted.is_exclusive {
+            let filter = wanted.filter.as_str();
+            cx.exclusive.release(filter, &self.hello.client_id);
+        }
     }
 
     pub(super) fn unsubscribe(
         &mut self,
         unsubscribe: &Unsubscribe<'_>,
+        cx: &Cx<'_>,
         actions: &mut Vec<Action>,
     ) -> Result<(), Broken> {
         let mut ended = Vec::new();
@@ -343,6 +399,10 @@ impl Session {
             }
             match self.state.subscriptions.remove(text) {
                 Some(held) => {
+                    if held.is_exclusive {
+                        let filter = held.filter.as_str();
+                        cx.exclusive.release(filter, &self.hello.client_id);
+                    }
                     self.hooked
                         .tell(Points::UNSUBSCRIBED, |client| Event::Unsubscribed {
                             client,

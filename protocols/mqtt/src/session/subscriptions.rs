@@ -133,6 +133,7 @@ mod tests {
                 tag,
                 ..LiveOptions::default()
             },
+            is_exclusive: false,
             is_counted: false,
         }
     }

@@ -2,6 +2,7 @@
 
 mod kept;
 mod lasting;
+mod place;
 mod proving;
 
 use std::num::{NonZeroU16, NonZeroU32};
@@ -20,6 +21,7 @@ use crate::codec::{
     SubscribeProperties, Subscription, SubscriptionOptions, Will, WillProperties,
 };
 use crate::config::{Profile, Qos2Routing, QueuePolicy};
+use crate::template::Template;
 
 const NOW: Timestamp = Timestamp(1_000_000);
 
@@ -60,6 +62,7 @@ impl Outbox for Wire {
 struct Bench {
     limits: Limits,
     retained: RetainedStore,
+    exclusive: Exclusive,
     counters: Counters,
     session: Session,
     actions: Vec<Action>,
@@ -87,6 +90,7 @@ impl Bench {
         Ok(Bench {
             limits,
             retained: RetainedStore::new(RetainedLimits::default()),
+            exclusive: Exclusive::default(),
             counters: Counters::default(),
             session,
             actions: Vec::new(),
@@ -111,6 +115,7 @@ impl Bench {
             now: NOW,
             retained: &self.retained,
             sys: &self.retained,
+            exclusive: &self.exclusive,
             counters: &self.counters,
         };
         work(&mut self.session, &cx, &mut self.wire)
@@ -282,6 +287,50 @@ const CONNECTS: &[Row] = &[
         Some(ReasonCode::PacketTooLarge),
     ),
     ("long keep alive", |_, l| l.keep_alive_max_s = 10, None),
+    (
+        "a version that is not spoken here",
+        |_, l| l.versions = [Version::V31, Version::V311].into_iter().collect(),
+        Some(ReasonCode::UnsupportedProtocolVersion),
+    ),
+    (
+        "a will that is not UTF-8, as it says",
+        |c, l| {
+            l.payload_format_checked = true;
+            let mut will = the_will();
+            will.payload = b"\xFF";
+            will.properties.message.payload_is_utf8 = Some(true);
+            c.will = Some(will);
+        },
+        Some(ReasonCode::PayloadFormatInvalid),
+    ),
+    (
+        "a will that is delayed",
+        |c, _| {
+            c.will = Some(Will {
+                topic: "$delayed/5/w",
+                ..the_will()
+            });
+        },
+        None,
+    ),
+    (
+        "a will that is delayed by nonsense",
+        |c, _| {
+            c.will = Some(Will {
+                topic: "$delayed/x/w",
+                ..the_will()
+            });
+        },
+        Some(ReasonCode::ProtocolError),
+    ),
+    (
+        "an identifier that is no level below the mount point",
+        |c, l| {
+            c.client_id = "a/b";
+            l.mount_point = Template::prefix("m/%c/").ok();
+        },
+        Some(ReasonCode::ClientIdentifierNotValid),
+    ),
 ];
 
 #[test]

@@ -14,6 +14,10 @@ pub(super) struct Listener {
     websockets: bool,
     tls: Table,
     keys: Table,
+    /// What its clients find here and not at other listeners.
+    mqtt: Table,
+    /// Whether clients without a name are let in here, if the file says so.
+    pub(super) anonymous: Option<bool>,
 }
 
 /// What became of an option.
@@ -94,7 +98,28 @@ impl Listener {
             ("enable_proxy_protocol", _) => {
                 return Taken::But("name the proxies in `proxy.trusted` of the listener");
             }
-            ("mount_point", _) => return Taken::But("listeners have no mount point"),
+            ("mount_point", _) if value.starts_with('$') || value.contains(['+', '#']) => {
+                return Taken::But("a mount point has no wildcards and does not begin with $");
+            }
+            // A percent sign is none of our placeholders.
+            ("mount_point", _) => self.tell("mount_point", value.replace('%', "%%")),
+            ("accept_protocol_versions", _) => match versions(value) {
+                Some(versions) => self.tell("versions", versions),
+                None => return Taken::But("the versions are 3, 4 and 5"),
+            },
+            ("max_qos" | "max_topic_alias" | "max_topic_alias_broker", _) => {
+                let Ok(number) = value.parse::<i64>() else {
+                    return Taken::But("not a number");
+                };
+                let key = match keyword {
+                    "max_qos" => "qos_max",
+                    "max_topic_alias" => "topic_aliases_in",
+                    _ => "topic_aliases_out",
+                };
+                self.tell(key, number);
+            }
+            ("listener_auto_id_prefix", _) => self.tell("client_id_prefix", value),
+            ("listener_allow_anonymous", _) => self.anonymous = Some(value == "true"),
             ("capath", _) => {
                 return Taken::But("put the authorities into one file: `tls.client_authorities`");
             }
@@ -112,6 +137,11 @@ impl Listener {
             _ => return Taken::No,
         }
         Taken::Yes
+    }
+
+    /// Something that its clients find.
+    pub(super) fn tell(&mut self, key: &str, value: impl Into<Value>) {
+        self.mqtt.insert(key.to_owned(), value.into());
     }
 
     fn finish(mut self) -> (&'static str, Value) {
@@ -135,8 +165,22 @@ impl Listener {
             }
             self.keys.insert("tls".to_owned(), Value::Table(self.tls));
         }
+        if !self.mqtt.is_empty() {
+            self.keys.insert("mqtt".to_owned(), Value::Table(self.mqtt));
+        }
         (protocol, Value::Table(self.keys))
     }
+}
+
+/// Protocol levels, separated by commas, as our words for the versions.
+fn versions(levels: &str) -> Option<Vec<Value>> {
+    let levels = levels.split(',').map(|level| match level.trim() {
+        "3" => Some(Value::from("3.1")),
+        "4" => Some(Value::from("3.1.1")),
+        "5" => Some(Value::from("5.0")),
+        _ => None,
+    });
+    levels.collect()
 }
 
 /// The listeners by the name of their protocol.

@@ -89,7 +89,7 @@ fn global_options_become_settings() {
 #[test]
 fn what_has_no_counterpart_is_said_with_its_line() {
     let imported = imported(
-        "\nplugin /x.so\nfrobnicate 1\nconnection up\nstart_type lazy\nlistener 1884\nmount_point x/\n",
+        "\nplugin /x.so\nfrobnicate 1\nconnection up\nstart_type lazy\nlistener 1884\nmount_point $x/\n",
     );
     let lines: Vec<usize> = imported.notes.iter().map(|note| note.place.line).collect();
     assert_eq!(lines, [2, 3, 5, 7]);
@@ -118,6 +118,40 @@ fn listeners_keep_their_transport() {
         rules(&imported.settings, "anonymous")[0],
         (2, false, "#".to_owned())
     );
+}
+
+#[test]
+fn what_differs_between_listeners_goes_with_them() {
+    let imported = imported(
+        "per_listener_settings true\nlistener 1883\nallow_anonymous true\nmax_qos 1\nlistener 1884\nmount_point site/100%/\naccept_protocol_versions 4, 5\nmax_topic_alias 3\nlistener_auto_id_prefix x-\nallow_zero_length_clientid false\npassword_file DIR/passwords\n",
+    );
+    let text = |path| at(&imported.settings, path).and_then(Value::as_str);
+    let number = |path| at(&imported.settings, path).and_then(Value::as_integer);
+    assert_eq!(number("listeners.mqtt.0.mqtt.qos_max"), Some(1));
+    assert_eq!(
+        at(&imported.settings, "mqtt.qos_max"),
+        None,
+        "of that one only"
+    );
+    assert_eq!(
+        at(&imported.settings, "listeners.mqtt.0.mqtt.anonymous"),
+        None
+    );
+    assert_eq!(imported.settings["anonymous"].as_str(), Some("anonymous"));
+    assert_eq!(text("listeners.mqtt.1.mqtt.anonymous"), Some(""));
+    assert_eq!(
+        text("listeners.mqtt.1.mqtt.mount_point"),
+        Some("site/100%%/")
+    );
+    assert_eq!(text("listeners.mqtt.1.mqtt.versions.0"), Some("3.1.1"));
+    assert_eq!(text("listeners.mqtt.1.mqtt.versions.1"), Some("5.0"));
+    assert_eq!(number("listeners.mqtt.1.mqtt.topic_aliases_in"), Some(3));
+    assert_eq!(text("listeners.mqtt.1.mqtt.client_id_prefix"), Some("x-"));
+    let empty = at(&imported.settings, "listeners.mqtt.1.mqtt.empty_client_id");
+    assert_eq!(empty, Some(&Value::Boolean(false)));
+    let notes = notes(&imported);
+    let about = notes.iter().filter(|note| note.contains("listener"));
+    assert_eq!(about.count(), 1, "accounts are the server's: {notes:?}");
 }
 
 #[test]

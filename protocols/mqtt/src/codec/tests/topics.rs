@@ -50,6 +50,21 @@ fn a_shared_subscription_has_a_group_and_a_filter() {
 }
 
 #[test]
+fn a_queue_is_a_share_and_what_is_exclusive_says_so() {
+    let parsed = |text| {
+        let parsed = TopicFilter::parse(text)?;
+        Ok((parsed.group, parsed.exclusive, parsed.filter))
+    };
+    assert_eq!(parsed("$queue/a/+"), Ok((Some("$queue"), false, "a/+")));
+    assert_eq!(parsed("$exclusive/a/+"), Ok((None, true, "a/+")));
+    assert_eq!(parsed("a/$queue/b"), Ok((None, false, "a/$queue/b")));
+    for text in ["$queue", "$queue/", "$exclusive", "$exclusive/"] {
+        assert_eq!(parsed(text), Err(TopicError::Share), "{text}");
+    }
+    assert_eq!(parsed("$queues/a"), Ok((None, false, "$queues/a")));
+}
+
+#[test]
 fn a_filter_with_wildcards_says_so() {
     let wild = |text| TopicFilter::parse(text).expect(text).has_wildcards();
     assert!(wild("a/+"));

@@ -25,6 +25,7 @@ fn subscriptions(text: &str, qos: Qos) -> Subscriptions {
             ..LiveOptions::default()
         },
         is_counted: true,
+        is_exclusive: false,
     };
     let mut subscriptions = Subscriptions::default();
     subscriptions.insert(text.into(), held);
