@@ -243,8 +243,18 @@ impl Side {
         }
     }
 
-    /// Publishes a marker, by the connection of `client` or by the observer, and reads what all clients are sent before it.
+    /// Reads what all clients are sent until nothing of the step can be on its way: a marker may overtake what a share
+    /// sends, since there is no order between subscriptions, but one that follows the answer to another does not.
     fn settle(&mut self, client: Option<usize>) -> Result<Vec<Vec<Packet>>> {
+        let mut packets = self.mark(client)?;
+        for (packets, later) in packets.iter_mut().zip(self.mark(client)?) {
+            packets.extend(later);
+        }
+        Ok(packets)
+    }
+
+    /// Publishes a marker, by the connection of `client` or by the observer, and reads what all clients are sent before it.
+    fn mark(&mut self, client: Option<usize>) -> Result<Vec<Vec<Packet>>> {
         self.markers += 1;
         let payload = self.markers.to_string().into_bytes();
         let marker = Publish {
