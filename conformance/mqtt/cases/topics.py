@@ -102,6 +102,33 @@ def granted_qos(t):
         equal(c.subscribe((topic, 2)), [2], "again")
 
 
+@case("3.8.4: the same filter twice in one SUBSCRIBE: the last counts", "waits")
+def twice_in_one_subscribe(t):
+    p = Client(t)
+    for version in (4, 5):
+        for before in (None, 0, 1):
+            for first, last in ((0, 1), (1, 0), (2, 1), (1, 2)):
+                about = f"version {version}, {before} before, then {first} and {last}"
+                topic = t.unique()
+                lasts = [(wire.SESSION_EXPIRY, 60)] if version == 5 else []
+                c = Client(t, version, clean=version == 5, properties=lasts)
+                if before is not None:
+                    c.subscribe((topic, before))
+                equal(c.subscribe((topic, first), (topic, last), (topic + "-last", 1)), [first, last, 1], about)
+                for payload in (b"x", b"y"):
+                    p.publish(topic, payload, 2)
+                    # What comes after the answer to a marker is not overtaken by the next one.
+                    for marker in (b"marker", b"last"):
+                        p.publish(topic + "-last", payload + marker, 1)
+                    found = []
+                    while not found or found[-1][0] != payload + b"last":
+                        message = c.take()
+                        found.append((message.payload, message.qos))
+                    found = [message for message in found if len(message[0]) == 1]
+                    equal(found, [(payload, last)], about)
+                c.bye()
+
+
 @case("4.2.6", "waits")
 def delivered_qos(t):
     topic = t.unique()

@@ -235,6 +235,15 @@ fn joined_all(
         let counted = conn.with(|client, _| Some(client.session_mut()?.uncount(text)));
         counted.flatten() == Some(true)
     };
+    // A filter may be there twice in one packet: what is in force is the last.
+    let stays = |text: &str| {
+        conn.with(|client, _| {
+            let subscriptions = &client.session_mut()?.state().subscriptions;
+            Some(subscriptions.get(text)?.options.not_assured)
+        })
+        .flatten()
+            == Some(true)
+    };
     let mut refused = Vec::new();
     for wanted in &mut subscribing.wanted {
         let Ok(subscription) = wanted else { continue };
@@ -265,8 +274,8 @@ fn joined_all(
             }
             refused.push(subscription);
         } else if let Ok(subscription) = wanted
-            && subscription.had_stream
             && !subscription.options.not_assured
+            && !stays(&subscription.text)
             && uncount(&subscription.text)
         {
             // It has come down to QoS 0.
