@@ -245,8 +245,7 @@ fn differential(scale: Scale) -> Result<Tally> {
     if let Some(why) = no_server() {
         return Ok(Tally::skip("differential", &why));
     }
-    // That of MQTT is not among them yet: what it finds is not sorted into choices and defects.
-    Ok(match differential::reference()? {
+    let mut total = match differential::reference()? {
         Ok(reference) => differential::run(&differential::Settings {
             seed: Random::fresh_seed(),
             commands: scale.pick(100_000, 10_000),
@@ -255,7 +254,17 @@ fn differential(scale: Scale) -> Result<Tally> {
             candidate: ServerCommand::longtail("beanstalk", None),
         }),
         Err(why) => Tally::skip("differential", &why),
-    })
+    };
+    total += match conformance::mosquitto()? {
+        Ok(_) => differential::mqtt::run(&differential::mqtt::Settings {
+            seed: Random::fresh_seed(),
+            packets: scale.pick(10, 2) * differential::mqtt::SESSION,
+            reference: ServerCommand::patient_mosquitto(),
+            candidate: ServerCommand::longtail_beside_mosquitto(),
+        }),
+        Err(why) => Tally::skip("differential mqtt", &why),
+    };
+    Ok(total)
 }
 
 /// Kills per durability mode; `cargo xtask crash` does 200.

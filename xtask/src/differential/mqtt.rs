@@ -24,7 +24,7 @@ use crate::tally::Tally;
 const CLIENTS: [Version; 4] = [Version::V4, Version::V5, Version::V4, Version::V5];
 
 /// Steps of one session.
-const SESSION: u64 = 300;
+pub(crate) const SESSION: u64 = 300;
 
 /// Steps of a run at most.
 pub(crate) const PACKETS: u64 = 300_000;

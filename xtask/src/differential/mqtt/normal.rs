@@ -11,6 +11,8 @@
 //! | shared subscriptions | whose turn it is is not a rule: each share has one member |
 //! | receive maximum | which message is first when there is room again is not a rule: the window is as large as it gets |
 //! | malformed packets | 2.0.11 differs in half of the cases: only those that end a connection with both, and not the reason |
+//! | subscription identifiers of what a session is sent when it is resumed | 2.0.11 tells those that the subscription had when the message came, Longtail those it has now; 5.0 does not say which |
+//! | order at a resumption, of topics of which a message comes more than once | Longtail sends again what is in flight of one subscription, then that of the next, 2.0.11 in the order of packet ids; 4.6 orders neither |
 //! | delays of wills, expiry by time | they depend on the clock: expiry is 0 or longer than the test |
 
 use std::collections::BTreeMap;
@@ -37,10 +39,13 @@ struct Topic {
 /// Puts what one client was sent by one step into that form.
 pub(super) fn sent(packets: &[Packet]) -> Sent {
     let mut out = Sent::default();
+    let is_resumed = packets
+        .iter()
+        .any(|packet| matches!(packet, Packet::Connack { .. }));
     for packet in packets {
         match packet {
             Packet::Pingresp => {}
-            Packet::Publish(message) => add(&mut out, message),
+            Packet::Publish(message) => add(&mut out, message, is_resumed),
             Packet::Ack { kind, code, .. } => {
                 let code = if *code < 0x80 { 0 } else { *code };
                 out.answers.push(format!("{kind:?} {code:#x}"));
@@ -61,17 +66,25 @@ pub(super) fn sent(packets: &[Packet]) -> Sent {
     out.answers.sort_unstable();
     for topic in out.topics.values_mut() {
         topic.copies.sort_unstable();
+        if is_resumed && topic.order.len() < topic.copies.len() {
+            topic.order.clear();
+        }
     }
     out
 }
 
-fn add(out: &mut Sent, message: &Publish) {
+fn add(out: &mut Sent, message: &Publish, is_resumed: bool) {
     let topic = out.topics.entry(message.topic.clone()).or_default();
     let payload = String::from_utf8_lossy(&message.payload).into_owned();
     if !message.retain && !topic.order.contains(&payload) {
         topic.order.push(payload.clone());
     }
-    let properties = message.properties.clone();
+    // The only ones that there are are identifiers.
+    let properties = if is_resumed {
+        Vec::new()
+    } else {
+        message.properties.clone()
+    };
     topic
         .copies
         .push((payload, message.retain, message.qos, properties));
@@ -102,6 +115,40 @@ mod tests {
             sent(&[x.clone(), Packet::Pingresp, y.clone(), other.clone()]),
             sent(&[other, x, y])
         );
+    }
+
+    #[test]
+    fn of_a_resumed_session_identifiers_and_order_between_subscriptions_are_no_difference() {
+        let connack = Packet::Connack {
+            present: true,
+            code: 0,
+        };
+        let (x, y) = (message(b"x", 1, 1), message(b"y", 1, 2));
+        let named = |packet: &Packet, identifier| match packet.clone() {
+            Packet::Publish(message) => Packet::Publish(Publish {
+                properties: vec![11, identifier],
+                ..message
+            }),
+            other => other,
+        };
+        let (a, b) = (named(&x, 1), named(&x, 2));
+        let resumed = |packets: &[&Packet]| {
+            let packets = packets.iter().copied().cloned();
+            sent(
+                &std::iter::once(connack.clone())
+                    .chain(packets)
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(resumed(&[&a, &y]), resumed(&[&b, &y]));
+        assert_eq!(resumed(&[&a, &y, &b, &y]), resumed(&[&y, &a, &y, &b]));
+        assert_ne!(resumed(&[&a, &y]), resumed(&[&y, &a]), "each came once");
+        assert_ne!(
+            resumed(&[&a, &y, &b]),
+            resumed(&[&a, &y]),
+            "a copy is missing"
+        );
+        assert_ne!(sent(&[a]), sent(&[b]), "not resumed");
     }
 
     #[test]
