@@ -146,6 +146,7 @@ fn configured(dir: &Path) -> Server {
         .args(["serve", "--listen", "admin=127.0.0.1:0"])
         .args(["--listen", "mqtt=127.0.0.1:0"])
         .args(["--listen", "mqtt-ws=127.0.0.1:0"])
+        .args(["--listen", "amqp=127.0.0.1:0"])
         .current_dir(dir)
         .env_remove("LONGTAIL_CONFIG")
         .stderr(Stdio::piped());

@@ -40,7 +40,7 @@ fn usage_errors_are_code_2() {
     for args in [
         &["--nonsense"][..],
         &["serve", "--listen", "beanstalk"],
-        &["serve", "--listen", "amqp=127.0.0.1:5672"],
+        &["serve", "--listen", "zenoh=127.0.0.1:7447"],
         &["serve", "--set", "nonsense"],
         &["serve", "--durability", "syn"],
         &["serve", "--log-level", "longtail=loud"],

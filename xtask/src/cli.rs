@@ -135,9 +135,12 @@ enum Task {
         /// Where servers keep their data: a directory on a disk. The system's directory for temporary files if not given.
         #[arg(long)]
         data: Option<PathBuf>,
-        /// Only the tables of ratios: no scaling curves, no times of start and recovery.
-        #[arg(long)]
-        ratios_only: bool,
+        /// Which parts of the report.
+        #[arg(long, value_enum, default_value_t = compare::Parts::All)]
+        parts: compare::Parts,
+        /// Jobs, or retained messages, that a server is filled with before its recovery is measured.
+        #[arg(long, default_value_t = 100_000)]
+        kept: u32,
         /// Also write the short version into README.md.
         #[arg(long)]
         readme: bool,
@@ -334,7 +337,8 @@ impl Cli {
                 milliseconds,
                 out,
                 data,
-                ratios_only,
+                parts,
+                kept,
                 readme,
             } => compare::run(&compare::Settings {
                 protocols,
@@ -342,7 +346,8 @@ impl Cli {
                 duration: Duration::from_millis(milliseconds.max(1)),
                 out: workspace::root().join(out),
                 data,
-                ratios_only,
+                parts,
+                kept,
                 readme,
             }),
             Task::Differential {

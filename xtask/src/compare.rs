@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
 
 use crate::{process, workspace};
 use peers::Peers;
@@ -38,10 +39,23 @@ pub(crate) struct Settings {
     pub(crate) out: PathBuf,
     /// Where servers keep their data: a disk, not memory.
     pub(crate) data: Option<PathBuf>,
-    /// Leave out the scaling curves and the measurements of start and recovery.
-    pub(crate) ratios_only: bool,
+    /// Which parts of the report.
+    pub(crate) parts: Parts,
+    /// Jobs, or retained messages, that a server is filled with before its recovery is measured.
+    pub(crate) kept: u32,
     /// Also write the table and the chart into README.md.
     pub(crate) readme: bool,
+}
+
+/// Parts of the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Parts {
+    /// Ratios, scaling curves, start and recovery.
+    All,
+    /// The tables of ratios.
+    Ratios,
+    /// Start, recovery and idle memory.
+    Starts,
 }
 
 /// Runs everything and writes the report. What one load could not do is said in the report, and fails the run at its
@@ -56,11 +70,11 @@ pub(crate) fn run(settings: &Settings) -> Result<bool> {
         bail!("the release build failed");
     }
     let peers = Peers::install(&settings.protocols)?;
-    let sections: Vec<plan::Section> = plan::sections(settings.ratios_only)
+    let sections: Vec<plan::Section> = plan::sections(settings.parts)
         .into_iter()
         .filter(|section| peers.has(section.protocol))
         .collect();
-    if sections.is_empty() {
+    if sections.is_empty() && settings.parts != Parts::Starts {
         bail!("no peer to compare with; see the lines above");
     }
     let scratch = tempfile::tempdir()?;
@@ -94,9 +108,9 @@ pub(crate) fn run(settings: &Settings) -> Result<bool> {
         }
         results.sections.push(Section::new(section, rows));
     }
-    if !settings.ratios_only {
+    if settings.parts != Parts::Ratios {
         println!("--- start, recovery and idle memory");
-        results.lifecycles = lifecycle::run(&peers, settings.data.as_deref())?;
+        results.lifecycles = lifecycle::run(&peers, settings.kept, settings.data.as_deref())?;
     }
     results.seconds = begun.elapsed().as_secs();
     fs::create_dir_all(&settings.out)

@@ -16,8 +16,6 @@ use crate::mqtt::{self, Connection, Packet, Publish, Version};
 use crate::server::{Server, ServerCommand};
 use crate::wire::{Received, Wire};
 
-/// Jobs, or retained messages, that it is filled with.
-const KEPT: u32 = 100_000;
 /// Bytes of each.
 const BODY_BYTES: usize = 128;
 /// Puts or publishes in one write.
@@ -41,24 +39,24 @@ pub(super) struct Lifecycle {
     pub(super) recovered_bytes: Option<u64>,
 }
 
-/// Measures Longtail and every peer.
+/// Measures Longtail and every peer, with `kept` jobs or retained messages stored.
 ///
 /// # Errors
 /// When a server does not start or does not answer.
-pub(super) fn run(peers: &Peers, data: Option<&Path>) -> Result<Vec<Lifecycle>> {
+pub(super) fn run(peers: &Peers, kept: u32, data: Option<&Path>) -> Result<Vec<Lifecycle>> {
     let mut all = Vec::new();
     if let Some(program) = &peers.beanstalkd {
         let command = format!("{} -l 127.0.0.1 -p {{port}} -b {{data}}", program.display());
         let own = ServerCommand::longtail("beanstalk", Some("interval"));
-        all.push(measure("beanstalk", "longtail", &own, data)?);
+        all.push(measure("beanstalk", "longtail", &own, kept, data)?);
         let peer = ServerCommand::parse(&command)?;
-        all.push(measure("beanstalk", "beanstalkd", &peer, data)?);
+        all.push(measure("beanstalk", "beanstalkd", &peer, kept, data)?);
     }
     if peers.mosquitto.is_some() {
         let own = ServerCommand::longtail("mqtt", Some("interval"));
-        all.push(measure("mqtt", "longtail", &own, data)?);
+        all.push(measure("mqtt", "longtail", &own, kept, data)?);
         let peer = ServerCommand::mosquitto();
-        all.push(measure("mqtt", "mosquitto", &peer, data)?);
+        all.push(measure("mqtt", "mosquitto", &peer, kept, data)?);
     }
     Ok(all)
 }
@@ -67,6 +65,7 @@ fn measure(
     protocol: &'static str,
     name: &'static str,
     command: &ServerCommand,
+    kept: u32,
     data: Option<&Path>,
 ) -> Result<Lifecycle> {
     let home = match data {
@@ -78,7 +77,7 @@ fn measure(
     let start_ms = begun.elapsed().as_secs_f64() * 1000.0;
     ask(protocol, server.address(), false).with_context(|| format!("{name} after its start"))?;
     let idle_bytes = resident(server.pid());
-    fill(protocol, server.address()).with_context(|| format!("filling {name}"))?;
+    fill(protocol, server.address(), kept).with_context(|| format!("filling {name}"))?;
     let filled_bytes = resident(server.pid());
     server.end();
     let begun = Instant::now();
@@ -94,7 +93,7 @@ fn measure(
         name,
         start_ms,
         idle_bytes,
-        kept: KEPT,
+        kept,
         filled_bytes,
         recovery_ms,
         recovered_bytes,
@@ -123,13 +122,13 @@ fn ask(protocol: &str, server: SocketAddr, filled: bool) -> Result<()> {
     }
 }
 
-/// Stores [`KEPT`] things and waits until all are acknowledged.
-fn fill(protocol: &str, server: SocketAddr) -> Result<()> {
+/// Stores jobs or retained messages, in whole bursts, and waits until all are acknowledged.
+fn fill(protocol: &str, server: SocketAddr, kept: u32) -> Result<()> {
     if protocol == "beanstalk" {
         let mut wire = Wire::connect(server)?;
         let put = format!("put 0 0 60 {BODY_BYTES}\r\n{}\r\n", "x".repeat(BODY_BYTES));
         let burst = put.repeat(usize::from(BURST));
-        for _ in 0..KEPT / u32::from(BURST) {
+        for _ in 0..kept / u32::from(BURST) {
             wire.send(burst.as_bytes())?;
             for _ in 0..BURST {
                 match wire.receive(PATIENCE)? {
@@ -141,7 +140,7 @@ fn fill(protocol: &str, server: SocketAddr) -> Result<()> {
         return Ok(());
     }
     let mut client = connect(server, "fills")?;
-    for burst in 0..KEPT / u32::from(BURST) {
+    for burst in 0..kept / u32::from(BURST) {
         let publish = |id: u16| {
             mqtt::publish(
                 Version::V4,

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::Settings;
 use super::peers::Peers;
+use super::{Parts, Settings};
 
 /// One part of the report.
 #[derive(Clone, Debug)]
@@ -87,8 +87,11 @@ fn points(numbers: &[u64], flags: &str) -> Vec<Load> {
     numbers.iter().map(point).collect()
 }
 
-/// The whole report, or its tables of ratios only.
-pub(super) fn sections(ratios_only: bool) -> Vec<Section> {
+/// The sections of these parts of the report that are loads.
+pub(super) fn sections(parts: Parts) -> Vec<Section> {
+    if parts == Parts::Starts {
+        return Vec::new();
+    }
     let mut all = vec![
         Section {
             name: "beanstalk",
@@ -115,7 +118,7 @@ pub(super) fn sections(ratios_only: bool) -> Vec<Section> {
             ],
         },
     ];
-    if !ratios_only {
+    if parts == Parts::All {
         all.extend(curves());
     }
     all
