@@ -223,7 +223,8 @@ impl Generator {
             b"delete 1x",
             b"delete -1",
             b"delete 18446744073709551616",
-            b"peek  1",
+            // It is read as a number; the servers' own numbers differ, so it has to be one that neither has.
+            b"peek  999999999",
             b"peek 1 ",
             b"peek-ready ",
             b"peek-nothing",
