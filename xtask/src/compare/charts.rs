@@ -6,13 +6,15 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::results::{Ratio, Results, Round, Row, Section, Subject};
 
-const WIDTH: u32 = 900;
+const WIDTH: u32 = 1000;
 const CURVE_HEIGHT: u32 = 420;
 /// Height of a load's group of bars, and of what is around them.
 const GROUP_HEIGHT: u32 = 46;
 const MARGINS: u32 = 120;
 /// Room for the names of the loads.
-const NAMES: u32 = 330;
+const NAMES: u32 = 430;
+/// Ratios below this are drawn as this.
+const LEAST: f64 = 0.1;
 const FONT: &str = "sans-serif";
 
 /// Longtail first; then the peers in their order.
@@ -72,7 +74,10 @@ fn bars(svg: &mut String, section: &Section) -> Drawn {
     ];
     let values = |row: &Row| ratios.map(|(ratio, ..)| row.to_best(ratio).map(|(_, spread)| spread));
     let spreads: Vec<_> = rows.iter().flat_map(|row| values(row)).flatten().collect();
-    let low = spreads.iter().map(|spread| spread.low).fold(0.5, f64::min);
+    let low = spreads
+        .iter()
+        .map(|spread| spread.low.max(LEAST))
+        .fold(0.5, f64::min);
     let high = spreads.iter().map(|spread| spread.high).fold(2.0, f64::max);
     let height = MARGINS + GROUP_HEIGHT * rows.len() as u32;
     let root = SVGBackend::with_string(svg, (WIDTH, height)).into_drawing_area();
@@ -89,6 +94,7 @@ fn bars(svg: &mut String, section: &Section) -> Drawn {
         .configure_mesh()
         .disable_y_mesh()
         .disable_y_axis()
+        .light_line_style(TRANSPARENT)
         .x_label_formatter(&|value| format!("{value}x"))
         .label_style((FONT, 13))
         .draw()?;
@@ -106,13 +112,19 @@ fn bars(svg: &mut String, section: &Section) -> Drawn {
         let bars: Vec<_> = bars.collect();
         chart
             .draw_series(bars.iter().map(|&(top, spread)| {
-                Rectangle::new([(1.0, top), (spread.median, top + 0.34)], colour.filled())
+                Rectangle::new(
+                    [(1.0, top), (spread.median.max(LEAST), top + 0.34)],
+                    colour.filled(),
+                )
             }))?
             .label(name)
             .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], colour.filled()));
         chart.draw_series(bars.iter().map(|&(top, spread)| {
             let middle = top + 0.17;
-            PathElement::new([(spread.low, middle), (spread.high, middle)], BLACK)
+            PathElement::new(
+                [(spread.low.max(LEAST), middle), (spread.high, middle)],
+                BLACK,
+            )
         }))?;
         let style = TextStyle::from((FONT, 13)).pos(Pos::new(HPos::Left, VPos::Center));
         chart.draw_series(bars.iter().map(|&(top, spread)| {
@@ -130,7 +142,7 @@ fn bars(svg: &mut String, section: &Section) -> Drawn {
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
+        .position(SeriesLabelPosition::UpperLeft)
         .background_style(WHITE.mix(0.9))
         .label_font((FONT, 13))
         .draw()?;
@@ -150,6 +162,15 @@ fn lines(svg: &mut String, section: &Section, over: &str) -> Drawn {
     graph(&right, section, over, "p99 us", &tail)?;
     root.present()?;
     Ok(())
+}
+
+/// A label of an axis: 20k, 3M.
+fn short(value: &f64) -> String {
+    match *value {
+        value if value >= 1e6 => format!("{}M", value / 1e6),
+        value if value >= 1e3 => format!("{}k", value / 1e3),
+        value => format!("{value}"),
+    }
 }
 
 /// A line: the number of its server, its name, its points.
@@ -199,15 +220,18 @@ fn graph(
     let mut chart = ChartBuilder::on(area)
         .margin(10)
         .x_label_area_size(40)
-        .y_label_area_size(64)
+        .y_label_area_size(56)
         .build_cartesian_2d(
             range(&|point| point.0).log_scale(),
             range(&|point| point.1).log_scale(),
         )?;
     chart
         .configure_mesh()
+        .light_line_style(TRANSPARENT)
         .x_desc(over)
         .y_desc(what)
+        .x_label_formatter(&short)
+        .y_label_formatter(&short)
         .label_style((FONT, 12))
         .draw()?;
     for (number, name, points) in &series {

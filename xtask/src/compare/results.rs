@@ -135,10 +135,12 @@ impl Spread {
 }
 
 impl Round {
-    /// The server's processor time a command; none if it could not be seen.
+    /// The server's processor time a command; none if it could not be seen, or the load was too short for the system,
+    /// which counts it in steps.
     pub(super) fn cpu_us(&self) -> Option<f64> {
         self.server
             .map(|server| server.user_us_per_command + server.system_us_per_command)
+            .filter(|us| *us > 0.0)
     }
 
     pub(super) fn p99_us(&self) -> Option<f64> {
