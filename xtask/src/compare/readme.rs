@@ -11,6 +11,8 @@ use super::tables::shown;
 use crate::workspace;
 
 const BEGIN: &str = "<!-- figures: written by `cargo xtask compare --readme` -->";
+/// The section that is left out here: it is about latency at one rate.
+const HALF: &str = "mqtt-half";
 const END: &str = "<!-- end of the figures -->";
 
 /// Puts the figures in the place of the last ones.
