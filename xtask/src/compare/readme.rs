@@ -42,8 +42,9 @@ fn figures(results: &Results) -> String {
         .sections
         .iter()
         .filter(|section| section.over.is_none());
-    for section in sections.clone() {
-        for row in section.rows.iter().filter(|row| row.is_measured()) {
+    for section in sections.clone().filter(|section| section.name != HALF) {
+        let rows = section.rows.iter().filter(|row| row.is_measured());
+        for row in rows.filter(|row| row.durability != "interval") {
             let ratio = |ratio| {
                 row.to_best(ratio)
                     .map_or_else(|| "-".to_owned(), |(_, spread)| shown(spread))
