@@ -66,6 +66,28 @@ pub trait Shards: Send + Sync + 'static {
     fn detach(&self, shard: ShardId, session: SessionId);
 }
 
+thread_local! {
+    /// Whether this thread runs shards by [`run_once_deep`], and whether it is to do so once more.
+    static RUNNING: std::cell::Cell<(bool, bool)> = const { std::cell::Cell::new((false, false)) };
+}
+
+/// Runs the shards; from within such a run, once that is done. So a sink whose answers ask for more does not pile up
+/// calls.
+pub fn run_once_deep(shards: &dyn Shards) {
+    if RUNNING.get().0 {
+        RUNNING.set((true, true));
+        return;
+    }
+    loop {
+        RUNNING.set((true, false));
+        shards.run();
+        if !RUNNING.get().1 {
+            break;
+        }
+    }
+    RUNNING.set((false, false));
+}
+
 /// What is known of a shard's durable log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogFacts {

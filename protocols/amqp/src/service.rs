@@ -4,7 +4,6 @@
 //! catalog), or takes a shard's lock (attaching, detaching), is an action: carried out in [`Protocol::submit`] and in
 //! [`Sink::flush`], when no lock is held, or in a task.
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,7 +12,7 @@ use longtail_edge::{
     CloseReason, Connection, ConnectionId, Draining, Ended as Ending, Idle, Input, Out, Protocol,
     Refusal,
 };
-use longtail_engine::runtime::{Shards, Sink};
+use longtail_engine::runtime::{Shards, Sink, run_once_deep};
 use longtail_engine::{Effect, Message};
 use longtail_model::ShardId;
 use tokio::runtime::Handle;
@@ -382,27 +381,6 @@ struct Replies {
     touched: AtomicBool,
 }
 
-thread_local! {
-    /// Whether this thread runs the shards for a channel, and whether it is to do so once more.
-    static RUNNING: Cell<(bool, bool)> = const { Cell::new((false, false)) };
-}
-
-/// Runs the shards; from within such a run, once that is done. So answers that ask for more do not pile up as calls.
-fn run(shards: &dyn Shards) {
-    if RUNNING.get().0 {
-        RUNNING.set((true, true));
-        return;
-    }
-    loop {
-        RUNNING.set((true, false));
-        shards.run();
-        if !RUNNING.get().1 {
-            break;
-        }
-    }
-    RUNNING.set((false, false));
-}
-
 impl Sink for Replies {
     fn deliver(&self, effect: &Effect, messages: &[Option<Message<'_>>]) {
         let tenant = &self.conn.protocol().tenant;
@@ -434,7 +412,7 @@ impl Sink for Replies {
             act(&self.conn);
         }
         if after.run {
-            run(&**tenant.shards());
+            run_once_deep(&**tenant.shards());
         }
         self.conn.flush_soon();
     }

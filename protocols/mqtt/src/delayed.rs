@@ -15,7 +15,7 @@ use longtail_broker::ephemeral::Burst;
 use longtail_broker::message::{Message, SharedMessage};
 use longtail_broker::stored::{Stored, new_message};
 use longtail_broker::{Broker, BrokerError, Space};
-use longtail_engine::runtime::{Shards, Sink};
+use longtail_engine::runtime::{Shards, Sink, run_once_deep};
 use longtail_engine::{
     Command, Credit, Effect, GroupConfig, Handle, Keep, Limits, Message as Shown, NewMessage,
     Overflow, Reply, Role, Settle, StreamConfig, StreamName, Target as Into,
@@ -24,7 +24,6 @@ use longtail_model::{ConsumerTag, GroupId, Link, Seq, SessionId, ShardId, Stream
 use parking_lot::Mutex;
 
 use crate::codec::ReasonCode;
-use crate::durable::link;
 use crate::publish::{Outgoing, Whom, publish};
 use crate::tenant::Tenant;
 
@@ -223,7 +222,7 @@ impl Delayed {
 
     /// Has the shards carry out what was settled. No lock may be held.
     pub(crate) fn run(&self) {
-        link::run_all(&*self.shards);
+        run_once_deep(&*self.shards);
     }
 }
 

@@ -4,12 +4,11 @@
 //! thread ran the shard, with the shard's lock held: they are carried out up to the connection's lock, and what needs
 //! more than that (the router, the records, another run of the shard) waits for [`Sink::flush`].
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use longtail_edge::CloseReason;
-use longtail_engine::runtime::{Shards, Sink};
+use longtail_engine::runtime::{Sink, run_once_deep};
 use longtail_engine::{Effect, Message, Refusal};
 use longtail_model::SessionId;
 use parking_lot::Mutex;
@@ -37,30 +36,9 @@ struct Link {
 /// Why a connection ends whose client cannot be told that something was not done.
 pub(crate) const NOT_DONE: CloseReason = CloseReason::Internal;
 
-thread_local! {
-    /// Whether this thread runs the shards for a link, and whether it is to do so once more.
-    static RUNNING: Cell<(bool, bool)> = const { Cell::new((false, false)) };
-}
-
-/// Runs the shards; from within such a run, once that is done. So answers that ask for more do not pile up as calls.
+/// Runs the shards, once deep.
 pub(crate) fn run(durable: &Durable) {
-    run_all(&*durable.shards);
-}
-
-/// As [`run`].
-pub(crate) fn run_all(shards: &dyn Shards) {
-    if RUNNING.get().0 {
-        RUNNING.set((true, true));
-        return;
-    }
-    loop {
-        RUNNING.set((true, false));
-        shards.run();
-        if !RUNNING.get().1 {
-            break;
-        }
-    }
-    RUNNING.set((false, false));
+    run_once_deep(&*durable.shards);
 }
 
 impl Sink for Link {
