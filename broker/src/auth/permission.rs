@@ -271,9 +271,7 @@ impl Grants {
         match Subject::from_dotted(subject) {
             Ok(subject) => self.allows_or(action, subject.as_ref(), named),
             // What is no subject, no rule but one for everything is about.
-            Err(_) => {
-                self.actions[action as usize].all || self.names.as_deref().is_some_and(named)
-            }
+            Err(_) => self.actions[action as usize].all || self.names.as_deref().is_some_and(named),
         }
     }
 

@@ -140,7 +140,9 @@ impl Roster {
             .iter()
             .filter_map(|(name, document)| {
                 serde_json::from_slice(&document.body)
-                    .inspect_err(|error| tracing::error!(%name, %error, "a document does not parse"))
+                    .inspect_err(
+                        |error| tracing::error!(%name, %error, "a document does not parse"),
+                    )
                     .ok()
             })
             .collect()
@@ -170,14 +172,18 @@ impl Roster {
     #[must_use]
     pub fn is_configured(&self, account: &str) -> bool {
         let configured = self.configured.lock();
-        configured.accounts.iter().any(|known| known.name == account)
+        configured
+            .accounts
+            .iter()
+            .any(|known| known.name == account)
     }
 
     /// Whether the settings have this space.
     #[must_use]
     pub fn is_space_configured(&self, space: &str) -> bool {
         let configured = self.configured.lock();
-        space == Directory::DEFAULT_SPACE || configured.spaces.iter().any(|known| known.name == space)
+        space == Directory::DEFAULT_SPACE
+            || configured.spaces.iter().any(|known| known.name == space)
     }
 
     fn check_account(&self, name: &str) -> Result<(), RosterError> {
@@ -232,7 +238,8 @@ impl Roster {
             accounts: vec![alone],
             ..AuthDocument::default()
         })?;
-        self.write(format!("{ACCOUNT}{name}"), Some(&account)).await?;
+        self.write(format!("{ACCOUNT}{name}"), Some(&account))
+            .await?;
         Ok(is_new)
     }
 
@@ -258,7 +265,8 @@ impl Roster {
                 name: name.to_owned(),
             });
         }
-        self.write::<Account>(format!("{ACCOUNT}{name}"), None).await
+        self.write::<Account>(format!("{ACCOUNT}{name}"), None)
+            .await
     }
 
     /// Makes a space or changes what it may use. `true`: it is new.
@@ -271,7 +279,13 @@ impl Roster {
         if !is_new && self.is_space_configured(name) && quotas == self.quotas(name) {
             return Ok(false);
         }
-        if self.configured.lock().spaces.iter().any(|known| known.name == name) {
+        if self
+            .configured
+            .lock()
+            .spaces
+            .iter()
+            .any(|known| known.name == name)
+        {
             return Err(RosterError::Configured {
                 what: "the space",
                 name: name.to_owned(),
@@ -297,7 +311,9 @@ impl Roster {
     #[must_use]
     pub fn quotas(&self, name: &str) -> Quotas {
         let directory = self.directory();
-        directory.space(name).map_or_else(Quotas::default, |(_, quotas)| *quotas)
+        directory
+            .space(name)
+            .map_or_else(Quotas::default, |(_, quotas)| *quotas)
     }
 
     /// Removes a space with all that is in it, and every account's permissions for it.
@@ -322,7 +338,9 @@ impl Roster {
         self.write::<Space>(format!("{SPACE}{name}"), None).await?;
         for mut account in self.stored::<Account>(ACCOUNT) {
             let before = account.permissions.len();
-            account.permissions.retain(|permissions| permissions.space != name);
+            account
+                .permissions
+                .retain(|permissions| permissions.space != name);
             if account.permissions.len() < before {
                 let document = format!("{ACCOUNT}{}", account.name);
                 self.write(document, Some(&account)).await?;
@@ -425,7 +443,10 @@ mod tests {
     fn on_an_open_server_a_guest_of_this_machine_stays_until_removed() {
         let broker = Broker::open(BrokerConfig::in_memory()).unwrap();
         let roster = roster(&broker, AuthDocument::default());
-        assert!(login(&roster, "anybody", "x", "default").is_ok(), "no accounts yet");
+        assert!(
+            login(&roster, "anybody", "x", "default").is_ok(),
+            "no accounts yet"
+        );
         wait(roster.change_account("ann", |_| Ok(account("ann", "default")))).unwrap();
         assert!(login(&roster, "guest", "guest", "default").is_ok());
         assert!(login(&roster, "guest", "other", "default").is_err());
@@ -447,6 +468,9 @@ mod tests {
         assert!(matches!(changed, Err(RosterError::Configured { .. })));
         assert!(wait(roster.remove_account("root")).is_err());
         assert!(wait(roster.remove_space("default")).is_err());
-        assert!(login(&roster, "guest", "guest", "default").is_err(), "closed");
+        assert!(
+            login(&roster, "guest", "guest", "default").is_err(),
+            "closed"
+        );
     }
 }

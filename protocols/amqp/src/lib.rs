@@ -15,6 +15,7 @@
 //! rely on.
 
 pub mod access;
+pub mod census;
 pub mod codec;
 pub mod config;
 pub mod exception;
@@ -26,6 +27,7 @@ pub mod tenant;
 pub mod topology;
 
 pub use access::{Accounts, Admission, AdmitAll, Denied, Login};
+pub use census::Standing;
 pub use config::Config;
 pub use service::Amqp;
 pub use tenant::Tenant;

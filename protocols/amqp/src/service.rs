@@ -29,6 +29,8 @@ use crate::topology::Topology;
 pub struct Amqp {
     tenant: Arc<Tenant>,
     admission: Arc<dyn Admission>,
+    /// Its connections come from this process and are none that anybody looks at.
+    inside: bool,
 }
 
 /// What is added to the time that a client may be silent: the edge notes arrivals up to a sweep too early.
@@ -40,7 +42,27 @@ impl Amqp {
     /// Serves the queues of `tenant` to whom `admission` lets in.
     #[must_use]
     pub fn new(tenant: Arc<Tenant>, admission: Arc<dyn Admission>) -> Arc<Self> {
-        Arc::new(Amqp { tenant, admission })
+        let inside = false;
+        Arc::new(Amqp {
+            tenant,
+            admission,
+            inside,
+        })
+    }
+
+    /// The same for connections from this process, which are not in the census.
+    #[must_use]
+    pub fn inside(tenant: Arc<Tenant>, admission: Arc<dyn Admission>) -> Arc<Self> {
+        let inside = true;
+        Arc::new(Amqp {
+            tenant,
+            admission,
+            inside,
+        })
+    }
+
+    pub(crate) fn admission(&self) -> &Arc<dyn Admission> {
+        &self.admission
     }
 
     /// What its connections share.
@@ -57,6 +79,16 @@ pub struct Client {
     runtime: Handle,
 }
 
+impl Client {
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub(crate) fn session_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
+}
+
 impl Protocol for Amqp {
     type Session = Client;
 
@@ -66,14 +98,18 @@ impl Protocol for Amqp {
 
     fn open(
         self: &Arc<Self>,
-        _conn: &Arc<Connection<Self>>,
+        conn: &Arc<Connection<Self>>,
         _out: &mut Out,
     ) -> Result<Client, Refusal> {
         let runtime = Handle::try_current().map_err(|error| Refusal {
             why: error.to_string().into(),
             farewell: bytes::Bytes::new(),
         })?;
-        let session = Session::new(self.tenant.connected());
+        let number = self.tenant.connected(self.inside);
+        if !self.inside {
+            self.tenant.census().add(number, conn);
+        }
+        let session = Session::new(number);
         Ok(Client { session, runtime })
     }
 
@@ -114,13 +150,15 @@ impl Protocol for Amqp {
     }
 
     fn closed(&self, mut client: Client, _id: ConnectionId, _why: &CloseReason) {
-        self.tenant
-            .counters()
-            .connections
-            .fetch_sub(1, Ordering::Relaxed);
         let topology = client.session.topology();
         let connection = client.session.asker().connection;
         let (ended, unused) = client.session.end();
+        if !self.inside {
+            let counters = self.tenant.counters();
+            counters.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+        let census = self.tenant.census();
+        census.remove(connection, &client.session.counts());
         detach(&**self.tenant.shards(), ended);
         let Some(topology) = topology else { return };
         client.runtime.spawn(async move {
@@ -354,7 +392,12 @@ fn open_channel(conn: &Arc<Conn>, number: u16) {
             .session
             .channel_opened(number, incarnation, &sessions, out)
     });
-    if opened != Some(true) {
+    if opened == Some(true) {
+        if !conn.protocol().inside {
+            let counters = conn.protocol().tenant.counters();
+            counters.channels_total.fetch_add(1, Ordering::Relaxed);
+        }
+    } else {
         detach(&**shards, sessions);
     }
     settle(conn);

@@ -17,7 +17,7 @@ use crate::codec::{
 };
 use crate::config::Config;
 use crate::exception::{Exception, no_exchange, not_implemented, precondition, refused};
-use crate::graph::Routing;
+use crate::graph::{Kind, Routing};
 use crate::queue::Queue;
 use crate::tenant::Tenant;
 
@@ -107,7 +107,7 @@ impl Channel {
     fn may_publish(exchange: &str, key: &str, shared: &mut Shared) -> Result<(), Exception> {
         if exchange.is_empty() {
             // The default exchange's keys are names of queues.
-            return shared.check(Right::Publish, "queue", key);
+            return shared.check_default(key);
         }
         shared.check(Right::Publish, "exchange", exchange)?;
         let topology = Arc::clone(shared.topology()?);
@@ -120,6 +120,9 @@ impl Channel {
             return Err(refused(format!(
                 "cannot publish to internal exchange '{exchange}' in vhost '{vhost}'"
             )));
+        }
+        if found.config.kind == Kind::Topic {
+            shared.check_topic(Right::Publish, exchange, key)?;
         }
         Ok(())
     }
@@ -236,9 +239,13 @@ impl Channel {
         let expiration_ms = properties.expiration.map(expiration).transpose()?;
         let (queues, stripped) = self.routes(&exchange, &key, &properties, shared)?;
         let octets = stripped.as_deref().unwrap_or(&head.properties);
+        self.counts.publish += 1;
         if queues.is_empty() {
             if mandatory {
+                self.counts.return_unroutable += 1;
                 self.give_back((&exchange, &key), octets, body, shared, out);
+            } else {
+                self.counts.drop_unroutable += 1;
             }
             if let Some(confirms) = &mut self.confirms {
                 confirms.begin(0);
@@ -295,7 +302,7 @@ impl Channel {
             }
             if exchange.is_empty() {
                 for key in &keys {
-                    shared.check(Right::Publish, "queue", key)?;
+                    shared.check_default(key)?;
                 }
             }
             let graph = topology.graph();
