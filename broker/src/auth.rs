@@ -22,7 +22,9 @@ mod tests;
 mod throttle;
 mod token;
 
-pub use account::{Account, AccountLimits, AuthDocument, Directory, DirectoryError, SpacePermissions};
+pub use account::{
+    Account, AccountLimits, AuthDocument, Directory, DirectoryError, SpacePermissions,
+};
 pub use authenticator::{AuthError, Authenticator, Credentials, Login, LoginRequest, Peer};
 pub use names::{NamePattern, NameRules, NotAnExpression, SUBJECTS, TopicPattern, TopicRule};
 pub use password::{PasswordCost, PasswordError, PasswordHash, RabbitAlgorithm, ScramVerifier};

@@ -340,10 +340,12 @@ impl Policies {
         for operator in [false, true] {
             for (name, found) in broker.catalog().list(prefix(operator)) {
                 let stored = serde_json::from_slice::<Stored>(&found.body);
-                let read = stored.map_err(|error| error.to_string()).and_then(|stored| {
-                    let regex = compile(&stored.policy.pattern).map_err(|e| e.to_string())?;
-                    Ok((stored.space, stored.policy, regex))
-                });
+                let read = stored
+                    .map_err(|error| error.to_string())
+                    .and_then(|stored| {
+                        let regex = compile(&stored.policy.pattern).map_err(|e| e.to_string())?;
+                        Ok((stored.space, stored.policy, regex))
+                    });
                 match read {
                     Ok((space, policy, regex)) => {
                         let policy = Arc::new(policy);
@@ -446,7 +448,8 @@ impl Policies {
             policy,
         };
         let body = Bytes::from(serde_json::to_vec(&stored)?);
-        self.write(document(space, &name, operator), Some(body)).await?;
+        self.write(document(space, &name, operator), Some(body))
+            .await?;
         let mut sorted = self.sorted.write();
         let of = sorted.entry((Arc::clone(space), operator)).or_default();
         of.retain(|ready| ready.policy.name != name);
@@ -537,8 +540,15 @@ mod tests {
             assert!(check(wrong.clone(), false).is_err(), "{wrong}");
         }
         let text = check(json!({"dead-letter-exchange": "x"}), true).unwrap_err();
-        assert!(text.to_string().contains("are not recognised policy settings"));
-        assert!(policy("p", "(", 0, &json!({"expires": 1})).check(false).is_err());
+        assert!(
+            text.to_string()
+                .contains("are not recognised policy settings")
+        );
+        assert!(
+            policy("p", "(", 0, &json!({"expires": 1}))
+                .check(false)
+                .is_err()
+        );
     }
 
     #[test]
@@ -548,7 +558,10 @@ mod tests {
         let broker = Broker::open(BrokerConfig::at(dir.path())).unwrap();
         let policies = Policies::load(Arc::clone(&broker));
         let put = |p: Policy, operator| wait(policies.put(&space, p, operator)).unwrap();
-        assert!(put(policy("low", "^q", 0, &json!({"expires": 1000})), false));
+        assert!(put(
+            policy("low", "^q", 0, &json!({"expires": 1000})),
+            false
+        ));
         let high = json!({"max-length": 100, "message-ttl": 50, "overflow": "drop-head"});
         assert!(put(policy("high", "^q", 5, &high), false));
         assert!(!put(policy("high", "^q", 5, &high), false));

@@ -283,9 +283,13 @@ mod tests {
 
     #[test]
     fn the_strongest_tag_counts() {
-        let role = |tags: &[&str]| Role::of(&tags.iter().map(|&tag| tag.to_owned()).collect::<Vec<_>>());
+        let role =
+            |tags: &[&str]| Role::of(&tags.iter().map(|&tag| tag.to_owned()).collect::<Vec<_>>());
         assert_eq!(role(&[]), Role::None);
-        assert_eq!(role(&["team-a", "management", "monitoring"]), Role::Monitoring);
+        assert_eq!(
+            role(&["team-a", "management", "monitoring"]),
+            Role::Monitoring
+        );
         assert_eq!(role(&["administrator", "policymaker"]), Role::Administrator);
     }
 

@@ -60,8 +60,7 @@ pub(super) fn made(graph: &Graph) -> Vec<Whole> {
         .exchanges()
         .flat_map(|(source, exchange)| {
             let bindings = exchange.bindings();
-            bindings
-                .map(|(key, binding)| (Arc::clone(source), Arc::clone(key), binding.clone()))
+            bindings.map(|(key, binding)| (Arc::clone(source), Arc::clone(key), binding.clone()))
         })
         .collect();
     all.sort_by(|a, b| {
@@ -79,7 +78,10 @@ pub(super) fn made(graph: &Graph) -> Vec<Whole> {
 }
 
 fn all(graph: &Graph) -> Vec<Whole> {
-    let mut queues: Vec<_> = graph.queues().map(|queue| by_default(&queue.name)).collect();
+    let mut queues: Vec<_> = graph
+        .queues()
+        .map(|queue| by_default(&queue.name))
+        .collect();
     queues.sort_by(|a, b| a.1.cmp(&b.1));
     queues.extend(made(graph));
     queues
@@ -237,8 +239,8 @@ pub(super) async fn bind(
     let object = asked.object()?;
     let key = http::text(&object, "routing_key")?.unwrap_or_default();
     let arguments = http::table(&object, "arguments")?;
-    let arguments =
-        convert::to_table(&arguments).map_err(|error| Failed::bad(format!("arguments: {error}")))?;
+    let arguments = convert::to_table(&arguments)
+        .map_err(|error| Failed::bad(format!("arguments: {error}")))?;
     there(m, asked, vhost, ends).await?;
     change(m, asked, vhost, ends, (key, arguments.as_table()), true).await?;
     let props = properties_key(key, arguments.as_table().as_bytes());

@@ -339,7 +339,12 @@ pub(super) async fn consumers(
         .filter(|((at, _), _)| vhosts.iter().any(|(vhost, _)| vhost == at));
     let mut items: Vec<Value> = seen.flat_map(|(_, consumers)| consumers).collect();
     items.sort_by(|a, b| {
-        let tag = |value: &Value| value["consumer_tag"].as_str().unwrap_or_default().to_owned();
+        let tag = |value: &Value| {
+            value["consumer_tag"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        };
         tag(a).cmp(&tag(b))
     });
     page::list(items, &asked.query).map(Reply::Json)

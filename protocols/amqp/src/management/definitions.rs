@@ -39,7 +39,7 @@ pub(super) async fn export(
     asked.caller.administers()?;
     let vhosts = m.of(asked, vhost)?;
     let mut document = Map::new();
-    let version = m.facts().version;
+    let version = m.version();
     let format = if vhost.is_some() {
         "single_virtual_host"
     } else {
@@ -51,10 +51,16 @@ pub(super) async fn export(
         ("product_name", json!(m.tenant.config().product)),
         ("product_version", json!(version)),
         ("rabbitmq_definition_format", json!(format)),
-        ("original_cluster_name", json!(parameters::name_of_cluster(m))),
+        (
+            "original_cluster_name",
+            json!(parameters::name_of_cluster(m)),
+        ),
         (
             "explanation",
-            json!(format!("Definitions of {format} '{}'", parameters::name_of_cluster(m))),
+            json!(format!(
+                "Definitions of {format} '{}'",
+                parameters::name_of_cluster(m)
+            )),
         ),
     ] {
         document.insert(key.to_owned(), value);
@@ -146,7 +152,11 @@ fn cluster(m: &Management, vhosts: &[(Arc<str>, Arc<str>)], document: &mut Map<S
     let is_guest = |name: &Value| guest.as_ref().is_some_and(|guest| *name == *guest.name);
     let mut accounts = users::all(m);
     accounts.retain(|account| !foreign(account) && !is_guest(&json!(account.name)));
-    let known = |value: &Value| accounts.iter().any(|account| value["user"] == *account.name);
+    let known = |value: &Value| {
+        accounts
+            .iter()
+            .any(|account| value["user"] == *account.name)
+    };
     let (mut names, mut topics) = permissions::export(m);
     names.retain(known);
     topics.retain(known);

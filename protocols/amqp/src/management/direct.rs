@@ -269,9 +269,7 @@ impl Direct {
                 return None;
             }
             match Method::decode(frame.payload) {
-                Ok(method) => refusal(&method)
-                    .map(Err)
-                    .or_else(|| look(&method).map(Ok)),
+                Ok(method) => refusal(&method).map(Err).or_else(|| look(&method).map(Ok)),
                 Err(fault) => Some(Err(Exception::from(fault))),
             }
         })

@@ -101,8 +101,8 @@ pub(super) async fn declare(
     let object = asked.object()?;
     let arguments = http::table(&object, "arguments")?;
     let kind = http::text(&object, "type")?.unwrap_or("direct").to_owned();
-    let arguments =
-        convert::to_table(&arguments).map_err(|error| Failed::bad(format!("arguments: {error}")))?;
+    let arguments = convert::to_table(&arguments)
+        .map_err(|error| Failed::bad(format!("arguments: {error}")))?;
     let topology = m.topology(asked, vhost).await?;
     let is_new = topology.graph().exchange(name).is_none();
     let mut direct = m.direct(asked, vhost).await?;
@@ -166,8 +166,9 @@ pub(super) async fn publish(
     let (key, payload) = (needed("routing_key")?, needed("payload")?);
     let body = match http::text(&object, "payload_encoding")? {
         None | Some("string") => payload.as_bytes().to_vec(),
-        Some("base64") => Base64::decode_vec(payload)
-            .map_err(|_| Failed::bad("the payload is not in base64"))?,
+        Some("base64") => {
+            Base64::decode_vec(payload).map_err(|_| Failed::bad("the payload is not in base64"))?
+        }
         Some(other) => return Err(Failed::bad(format!("unknown payload_encoding '{other}'"))),
     };
     let properties = OwnedProperties::read(http::table(&object, "properties")?);

@@ -71,9 +71,13 @@ pub(super) fn node(m: &Management) -> Result<Reply, Failed> {
 
 pub(super) fn check(m: &Arc<Management>, check: &[&str]) -> Result<Reply, Failed> {
     match check {
-        ["alarms" | "local-alarms" | "is-in-service" | "ready-to-serve-clients" | "virtual-hosts"] => {
-            is_well(m)
-        }
+        [
+            "alarms"
+            | "local-alarms"
+            | "is-in-service"
+            | "ready-to-serve-clients"
+            | "virtual-hosts",
+        ] => is_well(m),
         // There is one node, and it answers.
         [
             "node-is-quorum-critical"
@@ -92,7 +96,10 @@ pub(super) fn check(m: &Arc<Management>, check: &[&str]) -> Result<Reply, Failed
             if listeners.iter().any(|known| known.port == port) {
                 Ok(Reply::Json(json!({"status": "ok", "port": port})))
             } else {
-                let ports: Vec<_> = listeners.iter().map(|known| known.port.to_string()).collect();
+                let ports: Vec<_> = listeners
+                    .iter()
+                    .map(|known| known.port.to_string())
+                    .collect();
                 Err(failed(format!("No active listener: {}", ports.join(", "))))
             }
         }

@@ -139,7 +139,9 @@ impl IntoResponse for Failed {
         let mut response = (status, [(header::CONTENT_TYPE, JSON)], body).into_response();
         if self.status == 401 {
             let realm = header::HeaderValue::from_static("Basic realm=\"RabbitMQ Management\"");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, realm);
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, realm);
         }
         response
     }
@@ -234,7 +236,9 @@ pub(super) fn decode(text: &str) -> String {
     while let Some((&first, tail)) = rest.split_first() {
         let hex = |at: usize| {
             let digit = *tail.get(at)?;
-            char::from(digit).to_digit(16).and_then(|d| u8::try_from(d).ok())
+            char::from(digit)
+                .to_digit(16)
+                .and_then(|d| u8::try_from(d).ok())
         };
         match (first, hex(0), hex(1)) {
             (b'%', Some(high), Some(low)) => {
@@ -344,7 +348,9 @@ pub(super) fn integer(object: &Map<String, Value>, name: &str) -> Result<Option<
     let wrong = |other: &Value| Failed::bad(format!("{name} must be an integer, not {other}"));
     match object.get(name) {
         None | Some(Value::Null) => Ok(None),
-        Some(value @ Value::Number(number)) => number.as_i64().map(Some).ok_or_else(|| wrong(value)),
+        Some(value @ Value::Number(number)) => {
+            number.as_i64().map(Some).ok_or_else(|| wrong(value))
+        }
         Some(value @ Value::String(text)) => text.parse().map(Some).map_err(|_| wrong(value)),
         Some(other) => Err(wrong(other)),
     }
@@ -354,16 +360,15 @@ pub(super) fn integer(object: &Map<String, Value>, name: &str) -> Result<Option<
 ///
 /// # Errors
 /// When it is there and is none.
-pub(super) fn table(
-    object: &Map<String, Value>,
-    name: &str,
-) -> Result<Map<String, Value>, Failed> {
+pub(super) fn table(object: &Map<String, Value>, name: &str) -> Result<Map<String, Value>, Failed> {
     match object.get(name) {
         None | Some(Value::Null) => Ok(Map::new()),
         Some(Value::Object(table)) => Ok(table.clone()),
         // What an empty table is in some languages.
         Some(Value::Array(list)) if list.is_empty() => Ok(Map::new()),
-        Some(other) => Err(Failed::bad(format!("{name} must be an object, not {other}"))),
+        Some(other) => Err(Failed::bad(format!(
+            "{name} must be an object, not {other}"
+        ))),
     }
 }
 
@@ -464,7 +469,9 @@ fn is_loopback(host: &str) -> bool {
         None => host.split(':').next().unwrap_or(host),
     };
     name.eq_ignore_ascii_case("localhost")
-        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        || name
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 const INDEX: &str = "The management API of AMQP is under /api, as RabbitMQ has it. docs/amqp-management.md lists the paths.\n";
@@ -494,11 +501,20 @@ mod tests {
     #[test]
     fn exceptions_become_statuses() {
         let status = |code, text: &str| Failed::from(Exception::new(code, text)).status;
-        assert_eq!(status(ReplyCode::NotFound, "no queue 'q' in vhost '/'"), 404);
-        assert_eq!(status(ReplyCode::PreconditionFailed, "inequivalent arg"), 400);
+        assert_eq!(
+            status(ReplyCode::NotFound, "no queue 'q' in vhost '/'"),
+            404
+        );
+        assert_eq!(
+            status(ReplyCode::PreconditionFailed, "inequivalent arg"),
+            400
+        );
         let refused = "read access to queue 'q' in vhost '/' refused for user 'u'";
         assert_eq!(status(ReplyCode::AccessRefused, refused), 401);
-        assert_eq!(status(ReplyCode::AccessRefused, "queue name 'amq.x' contains"), 400);
+        assert_eq!(
+            status(ReplyCode::AccessRefused, "queue name 'amq.x' contains"),
+            400
+        );
     }
 
     #[test]

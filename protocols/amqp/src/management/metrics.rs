@@ -117,7 +117,10 @@ pub(super) async fn answer(State(m): State<Arc<Management>>, request: Request) -
     };
     match page {
         Ok(page) => {
-            let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+            let kind = [(
+                header::CONTENT_TYPE,
+                "text/plain; version=0.0.4; charset=utf-8",
+            )];
             (kind, page.text).into_response()
         }
         Err(failed) => failed.into_response(),
@@ -125,7 +128,7 @@ pub(super) async fn answer(State(m): State<Arc<Management>>, request: Request) -
 }
 
 fn identity(m: &Management, endpoint: &str, prefix: &str, page: &mut Page) {
-    let (node, cluster, facts) = (m.node(), parameters::name_of_cluster(m), m.facts());
+    let (node, cluster) = (m.node(), parameters::name_of_cluster(m));
     page.gauge(
         &format!("{prefix}identity_info"),
         "RabbitMQ node & cluster identity info",
@@ -141,8 +144,8 @@ fn identity(m: &Management, endpoint: &str, prefix: &str, page: &mut Page) {
         &format!("{prefix}build_info"),
         "RabbitMQ & Erlang/OTP version info",
         &[
-            ("rabbitmq_version", &facts.version),
-            ("prometheus_plugin_version", &facts.version),
+            ("rabbitmq_version", m.version()),
+            ("prometheus_plugin_version", m.version()),
             ("prometheus_client_version", "0"),
             ("erlang_version", "none"),
             ("product_name", &m.tenant.config().product),
@@ -158,14 +161,25 @@ async fn aggregated(m: &Management, endpoint: &str) -> Result<Page, Failed> {
     let totals = m.tenant.census().totals();
     let counters = m.tenant.counters();
     let of = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    let (opened, channels) = (of(&counters.connections_total), of(&counters.channels_total));
+    let (opened, channels) = (
+        of(&counters.connections_total),
+        of(&counters.channels_total),
+    );
     let vhosts = all_vhosts(m);
     let figures = queue_figures(m, &vhosts).await?;
     let sum = |of: fn(&QueueFigures) -> u64| figures.iter().map(of).sum::<u64>();
     for (name, help, value) in [
-        ("connections", "Connections currently open", totals.connections),
+        (
+            "connections",
+            "Connections currently open",
+            totals.connections,
+        ),
         ("channels", "Channels currently open", totals.channels),
-        ("consumers", "Consumers currently connected", totals.consumers),
+        (
+            "consumers",
+            "Consumers currently connected",
+            totals.consumers,
+        ),
         ("queues", "Queues available", figures.len() as u64),
         (
             "queue_messages_ready",
@@ -197,13 +211,21 @@ async fn aggregated(m: &Management, endpoint: &str) -> Result<Page, Failed> {
     }
     let counts = &totals.counts;
     for (name, help, value) in [
-        ("connections_opened", "Total number of connections opened", opened),
+        (
+            "connections_opened",
+            "Total number of connections opened",
+            opened,
+        ),
         (
             "connections_closed",
             "Total number of connections closed or terminated",
             opened.saturating_sub(totals.connections),
         ),
-        ("channels_opened", "Total number of channels opened", channels),
+        (
+            "channels_opened",
+            "Total number of channels opened",
+            channels,
+        ),
         (
             "channels_closed",
             "Total number of channels closed",
@@ -268,7 +290,8 @@ async fn aggregated(m: &Management, endpoint: &str) -> Result<Page, Failed> {
     ] {
         page.counter(&format!("rabbitmq_{name}_total"), help, &[], value);
     }
-    let routed = counts.publish - (counts.return_unroutable + counts.drop_unroutable).min(counts.publish);
+    let routed =
+        counts.publish - (counts.return_unroutable + counts.drop_unroutable).min(counts.publish);
     let amqp: Labels<'_> = &[("protocol", "amqp091")];
     for (name, value) in [
         ("messages_received", counts.publish),
@@ -302,8 +325,16 @@ fn process(m: &Management, page: &mut Page) {
     let process = overview::process(m);
     let trouble = u64::from(m.tenant.broker().trouble().is_some());
     for (name, help, value) in [
-        ("process_open_fds", "Open file descriptors", process.open_files),
-        ("process_max_fds", "Open file descriptors limit", process.files_max),
+        (
+            "process_open_fds",
+            "Open file descriptors",
+            process.open_files,
+        ),
+        (
+            "process_max_fds",
+            "Open file descriptors limit",
+            process.files_max,
+        ),
         (
             "process_resident_memory_bytes",
             "Memory used in bytes",
@@ -336,7 +367,9 @@ async fn per_object(m: &Management) -> Result<Page, Failed> {
         .text
         .lines()
         .filter(|line| {
-            let name = line.trim_start_matches("# TYPE ").trim_start_matches("# HELP ");
+            let name = line
+                .trim_start_matches("# TYPE ")
+                .trim_start_matches("# HELP ");
             !name.starts_with("rabbitmq_queue_")
         })
         .fold(String::new(), |mut text, line| {
@@ -518,7 +551,8 @@ mod tests {
         let mut page = Page::default();
         page.gauge("q", "Help", &[("queue", "a\"b\\")], 1);
         page.gauge("q", "Help", &[("queue", "c")], 2);
-        let expected = "# TYPE q gauge\n# HELP q Help\nq{queue=\"a\\\"b\\\\\"} 1\nq{queue=\"c\"} 2\n";
+        let expected =
+            "# TYPE q gauge\n# HELP q Help\nq{queue=\"a\\\"b\\\\\"} 1\nq{queue=\"c\"} 2\n";
         assert_eq!(page.text, expected);
     }
 }

@@ -55,8 +55,6 @@ use crate::topology::Topology;
 /// What the API says of the server.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// The version of RabbitMQ that clients may count on.
-    pub version: String,
     /// This machine.
     pub host: String,
     /// Where things listen.
@@ -108,6 +106,11 @@ impl Management {
     /// The listeners are known now.
     pub fn set_listeners(&self, listeners: Vec<ListenerFact>) {
         self.facts.lock().listeners = listeners;
+    }
+
+    /// The version of RabbitMQ that clients may count on.
+    fn version(&self) -> &str {
+        &self.tenant.config().management_version
     }
 
     fn facts(&self) -> Facts {
@@ -185,8 +188,8 @@ impl Management {
     async fn direct(&self, asked: &Asked, vhost: &str) -> Result<Direct, Failed> {
         let space = self.enter(asked, vhost)?;
         let grants = asked.caller.grants(&self.roster, &space);
-        let grants = grants
-            .ok_or_else(|| Failed::denied("User not authorised to access virtual host"))?;
+        let grants =
+            grants.ok_or_else(|| Failed::denied("User not authorised to access virtual host"))?;
         let opened = self.door.open(&asked.caller.name, vhost, grants).await;
         opened.map_err(Failed::from)
     }

@@ -34,7 +34,11 @@ pub(super) fn list(mut items: Vec<Value>, query: &Query) -> Result<Value, Failed
     };
     if let Some(name) = query.get("name").filter(|name| !name.is_empty()) {
         let matches = filter(name, query.flag("use_regex"))?;
-        items.retain(|item| at(item, "name").and_then(Value::as_str).is_some_and(&matches));
+        items.retain(|item| {
+            at(item, "name")
+                .and_then(Value::as_str)
+                .is_some_and(&matches)
+        });
     }
     let size = query.number("page_size")?.unwrap_or(PAGE_SIZE);
     if size == 0 || size > PAGE_SIZE_MAX {
@@ -50,7 +54,11 @@ pub(super) fn list(mut items: Vec<Value>, query: &Query) -> Result<Value, Failed
             ..Failed::bad(format!("page {page} of {pages}, page size {size}"))
         });
     }
-    let items: Vec<Value> = items.into_iter().skip((page - 1) * size).take(size).collect();
+    let items: Vec<Value> = items
+        .into_iter()
+        .skip((page - 1) * size)
+        .take(size)
+        .collect();
     Ok(json!({
         "total_count": total,
         "filtered_count": filtered,
@@ -172,7 +180,10 @@ mod tests {
     fn lists_are_sorted_by_numbers_and_texts_with_what_lacks_it_first() {
         assert_eq!(names(&asked("").unwrap()), "b a Cc");
         assert_eq!(names(&asked("sort=n").unwrap()), "Cc a b");
-        assert_eq!(names(&asked("sort=s.r&sort_reverse=true").unwrap()), "b a Cc");
+        assert_eq!(
+            names(&asked("sort=s.r&sort_reverse=true").unwrap()),
+            "b a Cc"
+        );
     }
 
     #[test]
@@ -189,8 +200,16 @@ mod tests {
         assert_eq!(page["page_count"], 2);
         assert_eq!(names(&page), "Cc");
         assert_eq!(names(&asked("page=1&name=C").unwrap()), "Cc");
-        assert_eq!(names(&asked("page=1&name=^[ab]$&use_regex=true").unwrap()), "b a");
-        for wrong in ["page=3&page_size=2", "page=0", "page=1&page_size=501", "page=x"] {
+        assert_eq!(
+            names(&asked("page=1&name=^[ab]$&use_regex=true").unwrap()),
+            "b a"
+        );
+        for wrong in [
+            "page=3&page_size=2",
+            "page=0",
+            "page=1&page_size=501",
+            "page=x",
+        ] {
             assert_eq!(asked(wrong).unwrap_err().status, 400, "{wrong}");
         }
         assert!(asked("page=1&name=(&use_regex=true").is_err());

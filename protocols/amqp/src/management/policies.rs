@@ -69,8 +69,9 @@ pub(super) fn read(name: &str, object: &Map<String, Value>) -> Result<Policy, Fa
     }
     let apply_to = match http::text(object, "apply-to")?.or(http::text(object, "apply_to")?) {
         None => ApplyTo::All,
-        Some(word) => ApplyTo::of(word)
-            .ok_or_else(|| Failed::bad(format!("Validation failed\n\napply-to: unknown '{word}'\n")))?,
+        Some(word) => ApplyTo::of(word).ok_or_else(|| {
+            Failed::bad(format!("Validation failed\n\napply-to: unknown '{word}'\n"))
+        })?,
     };
     Ok(Policy {
         name: name.to_owned(),

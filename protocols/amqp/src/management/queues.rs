@@ -175,7 +175,9 @@ fn consumer_capacity(info: &StreamInfo) -> f64 {
 }
 
 fn exclusive_tag(queue: &Queue, consumers: &[Value]) -> Option<String> {
-    let only = consumers.first().filter(|_| queue.is_consumed_exclusively());
+    let only = consumers
+        .first()
+        .filter(|_| queue.is_consumed_exclusively());
     only.and_then(|only| only["consumer_tag"].as_str())
         .map(str::to_owned)
 }
@@ -262,8 +264,8 @@ pub(super) async fn declare(
     }
     let topology = m.topology(asked, vhost).await?;
     let is_new = topology.graph().queue(name).is_none();
-    let arguments =
-        convert::to_table(&arguments).map_err(|error| Failed::bad(format!("arguments: {error}")))?;
+    let arguments = convert::to_table(&arguments)
+        .map_err(|error| Failed::bad(format!("arguments: {error}")))?;
     let mut direct = m.direct(asked, vhost).await?;
     let declare = Method::QueueDeclare {
         ticket: 0,

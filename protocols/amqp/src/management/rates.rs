@@ -100,7 +100,10 @@ mod tests {
         assert!(look(0, 100).abs() < 1e-9);
         assert!((look(2_000, 300) - 100.0).abs() < 1e-9);
         assert!((look(5_000, 600) - 100.0).abs() < 1e-9);
-        assert!((look(10_000, 600) - 0.0).abs() < 1e-9, "since the look at 5 s");
+        assert!(
+            (look(10_000, 600) - 0.0).abs() < 1e-9,
+            "since the look at 5 s"
+        );
         assert!(look(200_000, 10_000).abs() < 1e-9, "too long ago to say");
     }
 
@@ -108,6 +111,9 @@ mod tests {
     fn numbers_have_their_rates_beside_them() {
         let mut object = Map::new();
         put(&mut object, &["publish"], &[7], &[1.0 / 3.0]);
-        assert_eq!(Value::Object(object), json!({"publish": 7, "publish_details": {"rate": 0.33}}));
+        assert_eq!(
+            Value::Object(object),
+            json!({"publish": 7, "publish_details": {"rate": 0.33}})
+        );
     }
 }

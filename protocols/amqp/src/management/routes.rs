@@ -68,9 +68,7 @@ pub(super) async fn dispatch(
         ("GET", ["queues", vhost, name]) => queues::show(m, a, vhost, name).await,
         ("PUT", ["queues", vhost, name]) => queues::declare(m, a, vhost, name).await,
         ("DELETE", ["queues", vhost, name]) => queues::delete(m, a, vhost, name).await,
-        ("GET", ["queues", vhost, name, "bindings"]) => {
-            bindings::of_queue(m, a, vhost, name).await
-        }
+        ("GET", ["queues", vhost, name, "bindings"]) => bindings::of_queue(m, a, vhost, name).await,
         ("DELETE", ["queues", vhost, name, "contents"]) => queues::purge(m, a, vhost, name).await,
         ("POST", ["queues", vhost, name, "get"]) => queues::get(m, a, vhost, name).await,
         ("POST", ["queues", vhost, name, "actions"]) => queues::action(m, a, vhost, name).await,
@@ -98,12 +96,30 @@ pub(super) async fn dispatch(
         ("POST", ["bindings", vhost, "e", source, kind @ ("q" | "e"), name]) => {
             bindings::bind(m, a, vhost, (source, kind, name)).await
         }
-        ("GET", ["bindings", vhost, "e", source, kind @ ("q" | "e"), name, props]) => {
-            bindings::show(m, a, vhost, (source, kind, name), props).await
-        }
-        ("DELETE", ["bindings", vhost, "e", source, kind @ ("q" | "e"), name, props]) => {
-            bindings::unbind(m, a, vhost, (source, kind, name), props).await
-        }
+        (
+            "GET",
+            [
+                "bindings",
+                vhost,
+                "e",
+                source,
+                kind @ ("q" | "e"),
+                name,
+                props,
+            ],
+        ) => bindings::show(m, a, vhost, (source, kind, name), props).await,
+        (
+            "DELETE",
+            [
+                "bindings",
+                vhost,
+                "e",
+                source,
+                kind @ ("q" | "e"),
+                name,
+                props,
+            ],
+        ) => bindings::unbind(m, a, vhost, (source, kind, name), props).await,
 
         ("GET", ["vhosts"]) => vhosts::list(m, a).await,
         ("GET", ["vhosts", name]) => vhosts::show(m, a, name).await,
@@ -146,9 +162,7 @@ pub(super) async fn dispatch(
         ("PUT", ["permissions", vhost, user]) => permissions::put(m, a, vhost, user).await,
         ("DELETE", ["permissions", vhost, user]) => permissions::clear(m, a, vhost, user).await,
         ("GET", ["topic-permissions"]) => permissions::list_topics(m, a, None, None),
-        ("GET", ["topic-permissions", vhost, user]) => {
-            permissions::show_topics(m, a, vhost, user)
-        }
+        ("GET", ["topic-permissions", vhost, user]) => permissions::show_topics(m, a, vhost, user),
         ("PUT", ["topic-permissions", vhost, user]) => {
             permissions::put_topic(m, a, vhost, user).await
         }

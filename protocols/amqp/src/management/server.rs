@@ -98,7 +98,9 @@ async fn serve(
         Site::Metrics => Router::new().fallback(metrics::answer),
     };
     // Bodies have a limit of their own.
-    let router = router.layer(DefaultBodyLimit::disable()).with_state(management);
+    let router = router
+        .layer(DefaultBodyLimit::disable())
+        .with_state(management);
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, service)
         .with_graceful_shutdown(async move {

@@ -59,7 +59,10 @@ pub(super) fn show(m: &Arc<Management>, asked: &Asked, name: &str) -> Result<Rep
     if *asked.caller.name != *name {
         asked.caller.administers()?;
     }
-    Ok(Reply::Json(page::one(shown(&known(m, name)?), &asked.query)))
+    Ok(Reply::Json(page::one(
+        shown(&known(m, name)?),
+        &asked.query,
+    )))
 }
 
 /// What a request says of the password; `None`: nothing.
@@ -151,7 +154,9 @@ pub(super) async fn bulk_delete(m: &Arc<Management>, asked: &Asked) -> Result<Re
         return Err(Failed::bad("users must be a list"));
     };
     for user in users {
-        let name = user.as_str().ok_or_else(|| Failed::bad("users must be strings"))?;
+        let name = user
+            .as_str()
+            .ok_or_else(|| Failed::bad("users must be strings"))?;
         // One that is not there is as it should be.
         if known(m, name).is_ok() {
             m.roster.remove_account(name).await?;

@@ -37,11 +37,7 @@ pub(super) fn metadata(m: &Management, space: &str) -> Metadata {
     read.unwrap_or_default()
 }
 
-pub(super) async fn write(
-    m: &Management,
-    name: String,
-    body: Option<Bytes>,
-) -> Result<(), Failed> {
+pub(super) async fn write(m: &Management, name: String, body: Option<Bytes>) -> Result<(), Failed> {
     let write = Write {
         name,
         body,
@@ -65,7 +61,9 @@ pub(super) async fn set_metadata(
 impl From<RosterError> for Failed {
     fn from(error: RosterError) -> Self {
         match error {
-            RosterError::Unknown { what: "account", .. } => Failed::missing(),
+            RosterError::Unknown {
+                what: "account", ..
+            } => Failed::missing(),
             RosterError::Broker(error) => Failed::internal(error.to_string()),
             error => Failed::bad(error.to_string()),
         }
