@@ -240,7 +240,7 @@ impl Protocol for Mqtt {
 
     fn closed(&self, client: Client, _id: ConnectionId, why: &CloseReason) {
         let tenant = &self.tenant;
-        if let Some(link) = client.link {
+        if let Some(link) = client.link.session() {
             tenant.durable().detach(link);
         }
         for timer in client.ends.iter().flat_map(|ends| ends.timers()) {

@@ -266,6 +266,12 @@ fn joined_all(
             durable.release(&subscription.filter, number, None);
         }
     }
+    subscribing.withdraw(&refused);
+    membership.withdraw(&refused);
+    for refused in &refused {
+        // Of the one that it was to replace.
+        durable.forget_subscription(number, &refused.text, Box::new(|_| ()));
+    }
     let waiting = Waiting::new(conn, Answer::Subscribed(subscribing, refused));
     waiting.write(|answer, wait| {
         let Answer::Subscribed(subscribing, _) = answer else {
