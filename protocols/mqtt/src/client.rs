@@ -83,6 +83,14 @@ impl Ends {
     }
 }
 
+/// The session that a client gets.
+pub(crate) struct Seating {
+    pub(crate) epoch: u64,
+    pub(crate) membership: Membership,
+    /// The session at the shard of the connection that had it until now, if that is not detached.
+    pub(crate) earlier: Option<SessionId>,
+}
+
 /// How a client has got its session.
 pub(crate) enum Accepted {
     /// It is in.
@@ -143,13 +151,10 @@ impl Client {
         self.seat.as_ref().map(|(_, membership)| membership.clone())
     }
 
-    /// The client has its session; `earlier` is the session at the shard of the connection that had it until now. `None`:
-    /// it has gone, and `resumed` is left where it is.
+    /// The client has its session. `None`: it has gone, and `resumed` is left where it is.
     pub(crate) fn accept(
         &mut self,
-        epoch: u64,
-        membership: Membership,
-        earlier: Option<SessionId>,
+        seating: Seating,
         resumed: &mut Option<State>,
         durable: &Durable,
         cx: &Cx<'_>,
@@ -161,8 +166,8 @@ impl Client {
         }
         let fresh = rand::random::<u64>() | 1;
         let lost = session.take_in(resumed.take(), fresh, durable.stores(), cx);
-        self.seat = Some((epoch, membership));
-        if let Some(earlier) = earlier {
+        self.seat = Some((seating.epoch, seating.membership));
+        if let Some(earlier) = seating.earlier {
             self.link = Link::Earlier(earlier);
         }
         cx.counters.client_came();
@@ -184,7 +189,12 @@ impl Client {
     }
 
     /// Another connection takes the session, and what is to be detached before it asks for what waits.
-    pub(crate) fn take_over(&mut self, out: &mut Out) -> Option<(Left, Option<SessionId>)> {
+    pub(crate) fn take_over(
+        &mut self,
+        durable: &Durable,
+        out: &mut Out,
+    ) -> Option<(Left, Option<SessionId>)> {
+        self.queue(durable);
         let left = self.session.as_mut()?.take_over(out);
         Some((left, std::mem::take(&mut self.link).session()))
     }
@@ -499,18 +509,27 @@ mod tests {
         let mut come = |epoch, earlier, state: Option<State>| {
             let mut client = Client::new(Decoder::for_server(PacketLimits::default()));
             client.session = Some(Box::new(session(3600, cx.limits)));
-            let (durable, seat, mut state) = (tenant.durable(), membership.clone(), state);
-            let accepted = client.accept(epoch, seat, earlier, &mut state, durable, &cx, &mut out);
+            let seating = Seating {
+                epoch,
+                membership: membership.clone(),
+                earlier,
+            };
+            let mut state = state;
+            let accepted = client.accept(seating, &mut state, tenant.durable(), &cx, &mut out);
             assert!(matches!(accepted, Some(Accepted::Lasting(..))));
             client
         };
         let mut first = come(1, None, None);
         first.link = Link::Own(SessionId(11));
-        let (left, link) = first.take_over(&mut Out::new(1 << 20)).unwrap();
+        let (left, link) = first
+            .take_over(tenant.durable(), &mut Out::new(1 << 20))
+            .unwrap();
         // The second client has its session, and whoever brought it has not come to detach the first yet.
         let mut second = come(2, link, Some(left.state));
         assert_eq!(second.link.own(), None, "it asks for nothing before");
-        let (left, link) = second.take_over(&mut Out::new(1 << 20)).unwrap();
+        let (left, link) = second
+            .take_over(tenant.durable(), &mut Out::new(1 << 20))
+            .unwrap();
         assert_eq!(link, Some(SessionId(11)));
         let third = come(3, link, Some(left.state));
         assert_eq!(third.link.session(), Some(SessionId(11)));

@@ -22,7 +22,7 @@ use longtail_broker::stable_hash;
 use longtail_model::{SessionId, Timestamp};
 use parking_lot::Mutex;
 
-use crate::client::{Accepted, Client};
+use crate::client::{Accepted, Seating};
 use crate::durable::records::SessionRecord;
 use crate::durable::{Restored, link};
 use crate::hooks::SessionChange;
@@ -238,7 +238,9 @@ impl Registry {
                 return Claimed::Done;
             }
         };
-        let left = old.with(Client::take_over).flatten();
+        let left = old
+            .with(|client, out| client.take_over(tenant.durable(), out))
+            .flatten();
         let Some((left, link)) = left else {
             // It has ended by itself, and the news is under way.
             if let Some(earlier) = entry.waiting.replace(Box::new(claim.clone())) {
@@ -616,15 +618,12 @@ fn seat(
     let mut accept = |state: Option<State>| {
         let mut state = state;
         let outcome = conn.with(|client, out| {
-            client.accept(
+            let seating = Seating {
                 epoch,
-                membership.clone(),
+                membership: membership.clone(),
                 earlier,
-                &mut state,
-                tenant.durable(),
-                &cx,
-                out,
-            )
+            };
+            client.accept(seating, &mut state, tenant.durable(), &cx, out)
         });
         accepted = outcome.flatten();
         (accepted.is_some(), state)

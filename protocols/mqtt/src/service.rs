@@ -238,8 +238,9 @@ impl Protocol for Mqtt {
         Draining::Close
     }
 
-    fn closed(&self, client: Client, _id: ConnectionId, why: &CloseReason) {
+    fn closed(&self, mut client: Client, _id: ConnectionId, why: &CloseReason) {
         let tenant = &self.tenant;
+        client.queue(tenant.durable());
         if let Some(link) = client.link.session() {
             tenant.durable().detach(link);
         }

@@ -133,7 +133,7 @@ fn what_a_client_is_subscribed_to_by_itself_takes_no_packet_id_before_what_was_u
         bench.said().is_empty(),
         "its id may be that of a message whose mark is being read"
     );
-    bench.with(|session, cx, wire| session.resumed(cx, wire));
+    bench.with(Session::resumed);
     assert_eq!(
         bench.said(),
         [0x35, 9, 0, 3, b'r', b'/', b'1', 0, 1, 0, b'v']
