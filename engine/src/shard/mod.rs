@@ -331,11 +331,13 @@ impl Shard {
             }
             Command::Discard { message } => self.discard(key, message, fx),
             Command::Settle { message, how } => self.settle(key, message, how, fx),
+            Command::AckAll { group, messages } => self.ack_all(key, group, &messages, fx),
             Command::Mark {
                 message,
                 mark,
                 noted,
             } => self.mark(key, message, mark, noted),
+            Command::MarkAll { group, marks } => self.mark_all(key, group, &marks),
             Command::Marked { stream, group } => self.marked(key, stream, &group),
             Command::Remove { stream, seq } => self.remove(key, stream, seq, fx),
             Command::Extend { message, ms } => self.extend(key, message, ms),
