@@ -392,7 +392,7 @@ fn by_manner(
         let manner = Manner {
             shard: queue.shard,
             priority: queue.priority(priority),
-            expires_ms: queue.expires_ms(expiration_ms),
+            expires_ms: expiration_ms,
         };
         match groups.iter_mut().find(|(known, _)| *known == manner) {
             Some((_, streams)) => streams.push(queue.stream),
