@@ -31,6 +31,7 @@ use crate::graph::{
     ALTERNATE, Binding, Destination, ExchangeConfig, Graph, Kind, Removed, is_match_valid,
 };
 use crate::queue::{Queue, QueueArguments, QueueConfig, same_arguments};
+use crate::replies::Replies;
 use documents::Document;
 
 /// Exchanges that every space has.
@@ -122,6 +123,7 @@ pub struct Topology {
     space: Arc<str>,
     broker: Arc<Broker>,
     graph: RwLock<Graph>,
+    replies: Arc<Replies>,
     /// That of the graph, to be read without its lock.
     generation: AtomicU64,
     /// One change at a time.
@@ -179,6 +181,7 @@ impl Topology {
         Ok(Topology {
             generation: AtomicU64::new(graph.generation()),
             graph: RwLock::new(graph),
+            replies: Arc::default(),
             space,
             broker,
             writer: tokio::sync::Mutex::new(()),
@@ -189,6 +192,11 @@ impl Topology {
     #[must_use]
     pub fn space(&self) -> &Arc<str> {
         &self.space
+    }
+
+    /// Who expects direct replies.
+    pub(crate) fn replies(&self) -> &Arc<Replies> {
+        &self.replies
     }
 
     /// What there is now.
