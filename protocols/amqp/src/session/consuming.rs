@@ -269,7 +269,7 @@ impl Channel {
                 consumer: ConsumerTag(number),
                 credit: Credit::Level(level),
             };
-            way.ask(credit, Pending::Silent);
+            way.tell(credit);
         }
     }
 
@@ -292,7 +292,7 @@ impl Channel {
             };
             let tag = Arc::clone(&consumer.tag);
             way.ask(unsubscribe, Pending::Unsubscribed { tag, no_wait });
-            way.ask(Command::Close { link: Link(number) }, Pending::Silent);
+            way.tell(Command::Close { link: Link(number) });
             shared.busy = true;
         }
         if consumer.queue.leave() {
@@ -362,7 +362,7 @@ impl Channel {
                 self.unsettled.push((at, *delivery));
             } else {
                 consumer.held -= 1;
-                self.settle_delivery(at, delivery, Settle::Ack);
+                self.ack_delivery(at, delivery);
             }
         } else {
             self.counts.deliver += 1;
@@ -389,7 +389,7 @@ impl Channel {
             if let Some(consumer) = self.consumers.get_mut(&delivery.consumer.0) {
                 consumer.held = consumer.held.saturating_sub(1);
             }
-            self.settle_delivery(at, &delivery, Settle::Ack);
+            self.ack_delivery(at, &delivery);
         }
         let numbers: Vec<u32> = self.consumers.keys().copied().collect();
         for number in numbers {
@@ -418,14 +418,14 @@ impl Channel {
             create: None,
             role: Role::Producer,
         };
-        way.ask(open, Pending::Silent);
+        way.tell(open);
         let group = the_group();
         let subscribe = Command::Subscribe {
             consumer,
             link,
             group: Arc::clone(&group),
         };
-        way.ask(subscribe, Pending::Silent);
+        way.tell(subscribe);
         way.ask(Command::DescribeStream { name }, Pending::Counted);
         let take = Command::Take {
             consumer,
@@ -438,8 +438,8 @@ impl Channel {
             link,
             group,
         };
-        way.ask(unsubscribe, Pending::Silent);
-        way.ask(Command::Close { link }, Pending::Silent);
+        way.tell(unsubscribe);
+        way.tell(Command::Close { link });
         shared.busy = true;
         Ok(())
     }
@@ -485,7 +485,7 @@ impl Channel {
         self.counts.redeliver += u64::from(delivery.redeliveries > 0);
         if no_ack {
             self.counts.get_no_ack += 1;
-            self.settle_delivery(at, delivery, Settle::Ack);
+            self.ack_delivery(at, delivery);
         } else {
             self.counts.get += 1;
             self.unacked.push(Delivered {
@@ -499,20 +499,29 @@ impl Channel {
         Ok(())
     }
 
+    fn ack_delivery(&mut self, at: usize, delivery: &Delivery) {
+        if let Some(way) = self.ways.get_mut(at) {
+            way.ack(delivery.group, delivery.seq);
+        }
+    }
+
     fn settle_delivery(&mut self, at: usize, delivery: &Delivery, how: Settle) {
         if let Some(way) = self.ways.get_mut(at) {
             let message = Handle::Group(delivery.group, delivery.seq);
-            way.ask(Command::Settle { message, how }, Pending::Silent);
+            way.tell(Command::Settle { message, how });
         }
     }
 
     fn settle(&mut self, delivered: &Delivered, how: Settle) {
         self.counts.ack += u64::from(how == Settle::Ack);
         if let Some(way) = self.ways.get_mut(usize::from(delivered.shard)) {
-            let message = Handle::Group(delivered.group, delivered.seq);
-            way.ask(Command::Settle { message, how }, Pending::Silent);
+            if how == Settle::Ack {
+                way.ack(delivered.group, delivered.seq);
+            } else {
+                let message = Handle::Group(delivered.group, delivered.seq);
+                way.tell(Command::Settle { message, how });
+            }
         }
-        self.is_settled(delivered);
     }
 
     /// A delivery is no longer its consumer's, which may have another.
@@ -532,6 +541,7 @@ impl Channel {
                 return self.stage_settlements(vec![delivered], how);
             }
             self.settle(&delivered, how);
+            self.is_settled(&delivered);
             return Ok(());
         }
         let all = if tag == 0 {
@@ -544,6 +554,10 @@ impl Channel {
         }
         for delivered in &all {
             self.settle(delivered, how);
+        }
+        // Behind them: what comes between would make each a command of its own.
+        for delivered in &all {
+            self.is_settled(delivered);
         }
         Ok(())
     }
@@ -572,6 +586,7 @@ impl Channel {
         // Not part of a transaction: what one has settled is not among these.
         for delivered in &self.unacked.take_all() {
             self.settle(delivered, refusal(true, false));
+            self.is_settled(delivered);
         }
         Ok(())
     }
