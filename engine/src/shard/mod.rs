@@ -22,6 +22,7 @@ mod remains;
 mod remove;
 mod session;
 mod settle;
+mod shrink;
 mod streams;
 mod take;
 #[cfg(test)]
@@ -161,6 +162,8 @@ pub struct Shard {
     lost: u64,
     /// Streams with messages that were only for those who waited: what is left of them goes with the end of the step.
     fleeting: Vec<StreamId>,
+    /// Streams that may have more than their limits allow: what is too much goes with the end of the step.
+    crowded: Vec<StreamId>,
     /// Records that nothing refers to any more, but that effects of this batch may still have to show.
     retired: Vec<Lsn>,
     /// While the log is replayed: what groups are done with, but may still list. See [`Shard::unplace`].
@@ -215,6 +218,7 @@ impl Shard {
             removed: 0,
             lost: 0,
             fleeting: Vec::new(),
+            crowded: Vec::new(),
             retired: Vec::new(),
             unplaced: HashSet::default(),
             doubtful: Vec::new(),
@@ -300,11 +304,17 @@ impl Shard {
                 self.expire_now(stream, fx);
                 continue;
             }
+            if let Some(stream) = self.crowded.pop() {
+                self.shrink(stream, fx);
+                continue;
+            }
             let Some(key) = self.runnable.pop_front() else {
                 return;
             };
-            while let Some(state) = self.sessions.get_mut(key) {
-                if state.blocked.is_some() || !self.fleeting.is_empty() {
+            while !self.has_leftovers()
+                && let Some(state) = self.sessions.get_mut(key)
+            {
+                if state.blocked.is_some() {
                     break;
                 }
                 let Some((token, command)) = state.backlog.pop_front() else {
@@ -312,10 +322,15 @@ impl Shard {
                 };
                 self.execute(key, token, command, fx);
             }
-            if !self.fleeting.is_empty() {
+            if self.has_leftovers() {
                 self.runnable.push_front(key);
             }
         }
+    }
+
+    /// Whether something is to go before the next command.
+    fn has_leftovers(&self) -> bool {
+        !self.fleeting.is_empty() || !self.crowded.is_empty()
     }
 
     fn execute(&mut self, key: SessionKey, token: Token, command: Command, fx: &mut dyn Effects) {
@@ -331,15 +346,18 @@ impl Shard {
             }
             Command::Discard { message } => self.discard(key, message, fx),
             Command::Settle { message, how } => self.settle(key, message, how, fx),
+            Command::AckAll { group, messages } => self.ack_all(key, group, &messages, fx),
             Command::Mark {
                 message,
                 mark,
                 noted,
             } => self.mark(key, message, mark, noted),
+            Command::MarkAll { group, marks } => self.mark_all(key, group, &marks),
             Command::Marked { stream, group } => self.marked(key, stream, &group),
             Command::Remove { stream, seq } => self.remove(key, stream, seq, fx),
             Command::Extend { message, ms } => self.extend(key, message, ms),
             Command::TakeOne { message } => self.take_one(key, message),
+            Command::Prefer { consumer, priority } => self.prefer(key, consumer, priority),
             Command::Credit { consumer, credit } => self.credit(key, consumer, credit, fx),
             Command::Open {
                 link,
@@ -381,6 +399,7 @@ impl Shard {
                 held,
             } => self.purge(&stream, group.as_deref(), held, fx),
             Command::Define { name, config } => self.define(name, &config),
+            Command::Redefine { name, config } => self.redefine(&name, *config),
             Command::Delete { name, only } => self.delete(&name, only, fx),
             Command::DefineGroup {
                 stream,

@@ -23,6 +23,7 @@ pub mod graph;
 pub mod management;
 pub mod policy;
 pub mod queue;
+pub(crate) mod replies;
 pub mod service;
 pub mod session;
 pub mod tenant;

@@ -21,6 +21,7 @@ use crate::access::{Admission, Denied, Login};
 use crate::census::Standing;
 use crate::codec::{HEARTBEAT, ReplyCode};
 use crate::exception::Exception;
+use crate::replies::{Mailbox, Place, Reply};
 use crate::session::{Action, After, Ended, Op, Session};
 use crate::tenant::Tenant;
 use crate::topology::Topology;
@@ -106,11 +107,12 @@ impl Protocol for Amqp {
             why: error.to_string().into(),
             farewell: bytes::Bytes::new(),
         })?;
+        let mailbox = Arc::new(Letters(Arc::downgrade(conn)));
         let number = self.tenant.connected(self.inside);
         if !self.inside {
             self.tenant.census().add(number, conn);
         }
-        let session = Session::new(number);
+        let session = Session::new(number, mailbox);
         Ok(Client { session, runtime })
     }
 
@@ -226,6 +228,7 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle) {
                 runtime.spawn(async move { told(topology.delete_unused(&queue).await) });
             }
         }
+        Action::Reply(to, reply) => to.deliver(&reply),
         Action::Topology(op) => change(conn, *op, runtime),
         Action::Goodbye(ended) => {
             detach(&**shards, ended);
@@ -430,14 +433,14 @@ fn open_channel(conn: &Arc<Conn>, number: u16) {
         conn.with(|client, _| client.session_mut().count_channel());
     }
     let attach = |shard: u16| {
-        let replies = Replies {
+        let effects = Effects {
             conn: Arc::clone(conn),
             at: (number, incarnation, usize::from(shard)),
             touched: AtomicBool::new(false),
         };
         (
             ShardId(shard),
-            shards.attach(ShardId(shard), Arc::new(replies)),
+            shards.attach(ShardId(shard), Arc::new(effects)),
         )
     };
     let sessions: Ended = (0..shards.count()).map(attach).collect();
@@ -469,8 +472,20 @@ fn change(conn: &Arc<Conn>, op: Op, runtime: &Handle) {
     });
 }
 
+/// The way to a connection's channels that expect direct replies.
+struct Letters(Weak<Conn>);
+
+impl Mailbox for Letters {
+    fn deliver(&self, at: Place, reply: &Reply) {
+        if let Some(conn) = self.0.upgrade() {
+            conn.with(|client, out| client.session.replied(at, reply, out));
+            conn.flush_soon();
+        }
+    }
+}
+
 /// Where a shard's effects for one channel go.
-struct Replies {
+struct Effects {
     conn: Arc<Conn>,
     /// Channel, its incarnation, the number of the shard.
     at: (u16, u32, usize),
@@ -478,7 +493,7 @@ struct Replies {
     touched: AtomicBool,
 }
 
-impl Sink for Replies {
+impl Sink for Effects {
     fn deliver(&self, effect: &Effect, messages: &[Option<Message<'_>>]) {
         let tenant = &self.conn.protocol().tenant;
         let why = self.conn.with(|client, out| {

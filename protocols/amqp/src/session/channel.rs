@@ -6,17 +6,21 @@ use std::sync::Arc;
 use longtail_broker::auth::Action as Right;
 use longtail_edge::Out;
 use longtail_engine::runtime::Shards;
-use longtail_engine::{Command, Delivery, Effect, Message, Reply, Token};
-use longtail_model::{SessionId, ShardId};
+use longtail_engine::{Command, Delivery, Effect, Handle, Message, QUIET, Reply, Settle, Token};
+use longtail_model::{GroupId, Seq, SessionId, ShardId};
 
 use super::confirms::Confirms;
 use super::consuming::Consumer;
-use super::publishing::{Publishing, Remembered};
+use super::publishing::Publishing;
+use super::replying::ReplyConsumer;
+use super::routing::Remembered;
+use super::transacting::Staged;
 use super::unacked::Unacked;
 use super::{Action, Counts, Ended, Op, Outcome, Request, Shared, say, unexpected_frame};
 use crate::codec::{Method, ReplyCode, Table};
-use crate::exception::{Exception, not_implemented};
+use crate::exception::{Exception, not_implemented, precondition};
 use crate::graph::{ALTERNATE, Destination, Kind};
+use crate::replies::{is_address, is_pseudo_queue};
 use crate::tenant::Tenant;
 use crate::topology::{Bind, DeclareExchange, DeclareQueue};
 
@@ -36,15 +40,55 @@ impl Way {
         self.next += 1;
         self.pending.push_back(pending);
     }
+
+    /// Asks for something that nobody waits for: no answer comes.
+    pub(super) fn tell(&mut self, command: Command) {
+        self.commands.push((QUIET, command));
+    }
+
+    /// Is done with a message. Of a group, those that follow each other are one command.
+    pub(super) fn ack(&mut self, group: GroupId, seq: Seq) {
+        match self.commands.last_mut() {
+            Some((
+                QUIET,
+                Command::AckAll {
+                    group: same,
+                    messages,
+                },
+            )) if *same == group => messages.push(seq),
+            Some((QUIET, command @ Command::Settle { .. })) => {
+                if let &mut Command::Settle {
+                    message: Handle::Group(same, first),
+                    how: Settle::Ack,
+                } = command
+                    && same == group
+                {
+                    let messages = vec![first, seq];
+                    *command = Command::AckAll { group, messages };
+                } else {
+                    self.ack_one(group, seq);
+                }
+            }
+            _ => self.ack_one(group, seq),
+        }
+    }
+
+    fn ack_one(&mut self, group: GroupId, seq: Seq) {
+        let settle = Command::Settle {
+            message: Handle::Group(group, seq),
+            how: Settle::Ack,
+        };
+        self.tell(settle);
+    }
 }
 
 /// What an answer of a shard answers.
 #[derive(Debug)]
 pub(super) enum Pending {
-    /// Nothing that anybody waits for.
-    Silent,
     /// A publish: its number in confirm mode (0: none) and the octets of its body.
     Published { number: u64, bytes: u64 },
+    /// A shard's part of a transaction.
+    Committed(ShardId),
     /// The link of a consumer.
     Opened { consumer: u32 },
     /// A consumer.
@@ -73,6 +117,10 @@ pub(super) struct Channel {
     pub(super) confirms: Option<Confirms>,
     pub(super) publishing: Option<Publishing>,
     pub(super) remembered: Option<Remembered>,
+    /// In transaction mode: what waits for its commit.
+    pub(super) staged: Option<Staged>,
+    /// Who gets direct replies.
+    pub(super) reply_consumer: Option<ReplyConsumer>,
     /// Publishes on their way, and octets of their bodies.
     pub(super) outstanding: usize,
     pub(super) outstanding_bytes: u64,
@@ -111,6 +159,8 @@ impl Channel {
             confirms: None,
             publishing: None,
             remembered: None,
+            staged: None,
+            reply_consumer: None,
             outstanding: 0,
             outstanding_bytes: 0,
             ready: 0,
@@ -136,6 +186,7 @@ impl Channel {
                 shared.actions.push(Action::DeleteUnused(consumer.queue));
             }
         }
+        self.forget_staged(shared);
         shared.outstanding = shared.outstanding.saturating_sub(self.outstanding);
         shared.outstanding_bytes = shared
             .outstanding_bytes
@@ -225,7 +276,7 @@ impl Channel {
                 delivery_tag,
                 requeue,
             } => self.reject(delivery_tag, requeue),
-            Method::BasicConsume { .. } => self.consume(method, shared),
+            Method::BasicConsume { .. } => self.consume(method, shared, out),
             Method::BasicCancel {
                 consumer_tag,
                 no_wait,
@@ -245,6 +296,9 @@ impl Channel {
                 Ok(())
             }
             Method::BasicRecoverAsync { requeue } => self.recover(requeue),
+            Method::ConfirmSelect { .. } if self.staged.is_some() => {
+                Err(precondition("cannot switch from tx to confirm mode"))
+            }
             Method::ConfirmSelect { no_wait } => {
                 self.confirms.get_or_insert_default();
                 if !no_wait {
@@ -252,8 +306,13 @@ impl Channel {
                 }
                 Ok(())
             }
-            Method::TxSelect {} | Method::TxCommit {} | Method::TxRollback {} => {
-                Err(not_implemented("transactions are not supported yet"))
+            Method::TxSelect {} => self.tx_select(out),
+            Method::TxCommit {} => self.tx_commit(shared, out),
+            Method::TxRollback {} => self.tx_rollback(shared, out),
+            Method::QueueDeclare { queue, no_wait, .. }
+                if is_pseudo_queue(queue) || is_address(queue) =>
+            {
+                self.declare_replies(queue, no_wait, shared, out)
             }
             Method::ChannelFlow { active: true } => {
                 say(&Method::ChannelFlowOk { active: true }, self.number, out);
@@ -495,6 +554,8 @@ impl Channel {
                 self.cancelled(consumer.0, shared, out);
                 Ok(())
             }
+            // Refused, but nobody waits for it.
+            Effect::Reply(QUIET, _) => Ok(()),
             Effect::Reply(_, reply) => {
                 let pending = self
                     .ways
@@ -518,11 +579,11 @@ impl Channel {
         out: &mut Out,
     ) -> Result<(), Exception> {
         match pending {
-            Pending::Silent => Ok(()),
             Pending::Published { number, bytes } => {
                 self.published(number, bytes, reply, shared, tenant.config());
                 Ok(())
             }
+            Pending::Committed(shard) => self.committed(shard, reply, shared, out),
             Pending::Opened { consumer } => self.opened(consumer, reply, shared),
             Pending::Subscribed { consumer, no_wait } => {
                 self.subscribed(consumer, no_wait, reply, shared, out)
