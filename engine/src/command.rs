@@ -13,6 +13,10 @@ use crate::config::{GroupConfig, GroupName, StreamConfig, StreamName};
 /// Chosen by the session to recognise the reply.
 pub type Token = u64;
 
+/// For commands whose success is of no interest: a runtime hands the session what refuses such a command, and no other
+/// reply, so that nothing waits in the session's order for a success to be durable.
+pub const QUIET: Token = Token::MAX;
+
 /// A stream as a command names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -356,6 +360,14 @@ pub enum Command {
         /// What becomes of it.
         how: Settle,
     },
+    /// As [`Settle::Ack`] for several messages of a group; those that the session does not hold are left out. What a
+    /// consumer has room for then comes behind all of them. Reply: `Done`.
+    AckAll {
+        /// The group.
+        group: GroupId,
+        /// Which of its messages.
+        messages: Vec<Seq>,
+    },
     /// Removes a message that the session holds, or that nobody holds. Reply: `Done` or `NotFound`.
     Discard {
         /// Which.
@@ -371,6 +383,14 @@ pub enum Command {
         /// Written with whatever is written next, and the answer does not wait for that: a crash may take the mark
         /// back. Otherwise the answer waits until it is durable.
         noted: bool,
+    },
+    /// As [`Command::Mark`], noted, for several messages of a group; those that the session does not hold are left out.
+    /// Reply: `Done`.
+    MarkAll {
+        /// The group.
+        group: GroupId,
+        /// Which of its messages, each with its number.
+        marks: Vec<(Seq, u64)>,
     },
     /// The messages of a group that have a mark and that nobody holds, by number, at most 65,535. Reply: `Marked`, or
     /// `NotFound` when the stream has no such group.

@@ -410,6 +410,14 @@ impl Shard {
             }
         };
         self.place_appended(&targets, &head, position_of);
+        let newest = [
+            (position, durable.first()),
+            (position_in_memory, volatile.first()),
+        ];
+        self.fresh = newest.into_iter().find_map(|(position, target)| {
+            let stream = target?.0;
+            Some((position?, Head { stream, ..head }))
+        });
         self.show_appended(&targets, message, fx);
         let seq = targets
             .iter()

@@ -1,6 +1,7 @@
 //! What becomes of messages that were taken, and what an operator does to those that were not.
 
-use longtail_model::{Lsn, Priority, Seq, Timestamp};
+use longtail_model::{ConsumerTag, GroupId, Lsn, Priority, Seq, Timestamp};
+use smallvec::SmallVec;
 
 use super::dead::Grave;
 use super::timers::Timer;
@@ -50,6 +51,44 @@ impl Shard {
         };
         self.refill(session, tag, fx);
         Ok((gate, Reply::Done))
+    }
+
+    /// Is done with several messages of a group.
+    pub(crate) fn ack_all(
+        &mut self,
+        key: SessionKey,
+        group: GroupId,
+        messages: &[Seq],
+        fx: &mut dyn Effects,
+    ) -> Outcome {
+        let mut had: SmallVec<[ConsumerTag; 1]> = SmallVec::new();
+        let mut outcome = Ok((Gate::OPEN, Reply::Done));
+        for &seq in messages {
+            let acked = self
+                .own_hold(key, Handle::Group(group, seq))
+                .and_then(|hold| {
+                    let Some(hold) = hold else { return Ok(None) };
+                    let tag = self.holds[hold].consumer;
+                    Ok(Some((tag, self.ack(hold)?)))
+                });
+            match (acked, &mut outcome) {
+                (Ok(Some((tag, gate))), Ok((all, _))) => {
+                    *all = gate.max(*all);
+                    if !had.contains(&tag) {
+                        had.push(tag);
+                    }
+                }
+                (Err(refusal), _) => {
+                    outcome = Err(refusal);
+                    break;
+                }
+                (Ok(_), _) => {}
+            }
+        }
+        for tag in had {
+            self.refill(key, tag, fx);
+        }
+        outcome
     }
 
     /// The session's own hold on a message.

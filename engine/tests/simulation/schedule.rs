@@ -509,6 +509,30 @@ impl Plan {
         self.world.random.chance(30).then_some(chosen)
     }
 
+    /// A command for several messages of a group.
+    fn several(&mut self, session: SessionId) -> Command {
+        let message = self.handle(session);
+        let Handle::Group(group, first) = message else {
+            return Command::Settle {
+                message,
+                how: Settle::Ack,
+            };
+        };
+        let mut messages = vec![first];
+        for _ in 0..self.world.random.below(4) {
+            let step = self.world.random.below(3);
+            messages.push(Seq(first.0 + step));
+        }
+        if self.world.random.chance(70) {
+            return Command::AckAll { group, messages };
+        }
+        let mark = 1 + self.world.random.below(9);
+        Command::MarkAll {
+            group,
+            marks: messages.into_iter().map(|seq| (seq, mark)).collect(),
+        }
+    }
+
     fn settle(&mut self) -> Settle {
         let random = &mut self.world.random;
         match random.below(100) {
@@ -609,10 +633,11 @@ impl Plan {
                     0
                 },
             },
-            440..590 => Command::Settle {
+            440..560 => Command::Settle {
                 message: self.handle(session),
                 how: self.settle(),
             },
+            560..590 => self.several(session),
             590..620 => Command::Discard {
                 message: self.handle(session),
             },

@@ -456,6 +456,14 @@ impl Model {
             Command::Prefer { consumer, priority } => self.prefer(key, consumer, priority),
             Command::Credit { consumer, credit } => self.credit(key, consumer, credit, told),
             Command::Settle { message, how } => self.settle(key, message, how, told),
+            Command::AckAll { group, messages } => self.ack_all(key, group, &messages, told),
+            Command::MarkAll { group, marks } => marks
+                .into_iter()
+                .try_for_each(|(seq, mark)| {
+                    self.leave_mark(key, Handle::Group(group, seq), mark)
+                        .map(|_| ())
+                })
+                .map(|()| Reply::Done),
             Command::Discard { message } => self.discard(key, message, told),
             Command::Mark {
                 message,

@@ -433,6 +433,29 @@ impl Model {
         Ok(Reply::Done)
     }
 
+    pub(super) fn ack_all(
+        &mut self,
+        key: usize,
+        group: GroupId,
+        messages: &[Seq],
+        told: &mut Told,
+    ) -> Outcome {
+        let mut had = Vec::new();
+        for &seq in messages {
+            if let Some(hold) = self.own_hold(key, Handle::Group(group, seq))? {
+                let tag = self.holds[&hold].consumer;
+                self.ack(hold);
+                if !had.contains(&tag) {
+                    had.push(tag);
+                }
+            }
+        }
+        for tag in had {
+            self.refill(key, tag, told);
+        }
+        Ok(Reply::Done)
+    }
+
     /// Whether the consumer may be pushed one more.
     fn has_room(&self, key: usize, at: usize) -> bool {
         let consumer = &self.sessions[key].consumers[at];
