@@ -20,6 +20,7 @@ pub mod config;
 pub mod exception;
 pub mod graph;
 pub mod queue;
+pub(crate) mod replies;
 pub mod service;
 pub mod session;
 pub mod tenant;

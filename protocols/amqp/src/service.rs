@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 use crate::access::{Admission, Denied, Login};
 use crate::codec::{HEARTBEAT, ReplyCode};
 use crate::exception::Exception;
+use crate::replies::{Mailbox, Place, Reply};
 use crate::session::{Action, After, Ended, Op, Session};
 use crate::tenant::Tenant;
 use crate::topology::Topology;
@@ -66,14 +67,15 @@ impl Protocol for Amqp {
 
     fn open(
         self: &Arc<Self>,
-        _conn: &Arc<Connection<Self>>,
+        conn: &Arc<Connection<Self>>,
         _out: &mut Out,
     ) -> Result<Client, Refusal> {
         let runtime = Handle::try_current().map_err(|error| Refusal {
             why: error.to_string().into(),
             farewell: bytes::Bytes::new(),
         })?;
-        let session = Session::new(self.tenant.connected());
+        let mailbox = Arc::new(Letters(Arc::downgrade(conn)));
+        let session = Session::new(self.tenant.connected(), mailbox);
         Ok(Client { session, runtime })
     }
 
@@ -181,6 +183,7 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle) {
                 runtime.spawn(async move { told(topology.delete_unused(&queue).await) });
             }
         }
+        Action::Reply(to, reply) => to.deliver(&reply),
         Action::Topology(op) => change(conn, *op, runtime),
         Action::Goodbye(ended) => {
             detach(&**shards, ended);
@@ -338,14 +341,14 @@ fn open_channel(conn: &Arc<Conn>, number: u16) {
         return;
     };
     let attach = |shard: u16| {
-        let replies = Replies {
+        let effects = Effects {
             conn: Arc::clone(conn),
             at: (number, incarnation, usize::from(shard)),
             touched: AtomicBool::new(false),
         };
         (
             ShardId(shard),
-            shards.attach(ShardId(shard), Arc::new(replies)),
+            shards.attach(ShardId(shard), Arc::new(effects)),
         )
     };
     let sessions: Ended = (0..shards.count()).map(attach).collect();
@@ -372,8 +375,20 @@ fn change(conn: &Arc<Conn>, op: Op, runtime: &Handle) {
     });
 }
 
+/// The way to a connection's channels that expect direct replies.
+struct Letters(Weak<Conn>);
+
+impl Mailbox for Letters {
+    fn deliver(&self, at: Place, reply: &Reply) {
+        if let Some(conn) = self.0.upgrade() {
+            conn.with(|client, out| client.session.replied(at, reply, out));
+            conn.flush_soon();
+        }
+    }
+}
+
 /// Where a shard's effects for one channel go.
-struct Replies {
+struct Effects {
     conn: Arc<Conn>,
     /// Channel, its incarnation, the number of the shard.
     at: (u16, u32, usize),
@@ -381,7 +396,7 @@ struct Replies {
     touched: AtomicBool,
 }
 
-impl Sink for Replies {
+impl Sink for Effects {
     fn deliver(&self, effect: &Effect, messages: &[Option<Message<'_>>]) {
         let tenant = &self.conn.protocol().tenant;
         let why = self.conn.with(|client, out| {

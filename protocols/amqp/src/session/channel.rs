@@ -11,12 +11,16 @@ use longtail_model::{SessionId, ShardId};
 
 use super::confirms::Confirms;
 use super::consuming::Consumer;
-use super::publishing::{Publishing, Remembered};
+use super::publishing::Publishing;
+use super::replying::ReplyConsumer;
+use super::routing::Remembered;
+use super::transacting::Staged;
 use super::unacked::Unacked;
 use super::{Action, Ended, Op, Outcome, Request, Shared, say, unexpected_frame};
 use crate::codec::{Method, ReplyCode, Table};
-use crate::exception::{Exception, not_implemented};
+use crate::exception::{Exception, not_implemented, precondition};
 use crate::graph::Destination;
+use crate::replies::{is_address, is_pseudo_queue};
 use crate::tenant::Tenant;
 use crate::topology::{Bind, DeclareExchange, DeclareQueue};
 
@@ -45,6 +49,8 @@ pub(super) enum Pending {
     Silent,
     /// A publish: its number in confirm mode (0: none) and the octets of its body.
     Published { number: u64, bytes: u64 },
+    /// A shard's part of a transaction.
+    Committed(ShardId),
     /// The link of a consumer.
     Opened { consumer: u32 },
     /// A consumer.
@@ -73,6 +79,10 @@ pub(super) struct Channel {
     pub(super) confirms: Option<Confirms>,
     pub(super) publishing: Option<Publishing>,
     pub(super) remembered: Option<Remembered>,
+    /// In transaction mode: what waits for its commit.
+    pub(super) staged: Option<Staged>,
+    /// Who gets direct replies.
+    pub(super) reply_consumer: Option<ReplyConsumer>,
     /// Publishes on their way, and octets of their bodies.
     pub(super) outstanding: usize,
     pub(super) outstanding_bytes: u64,
@@ -109,6 +119,8 @@ impl Channel {
             confirms: None,
             publishing: None,
             remembered: None,
+            staged: None,
+            reply_consumer: None,
             outstanding: 0,
             outstanding_bytes: 0,
             ready: 0,
@@ -132,6 +144,7 @@ impl Channel {
                 shared.actions.push(Action::DeleteUnused(consumer.queue));
             }
         }
+        self.forget_staged(shared);
         shared.outstanding = shared.outstanding.saturating_sub(self.outstanding);
         shared.outstanding_bytes = shared
             .outstanding_bytes
@@ -221,7 +234,7 @@ impl Channel {
                 delivery_tag,
                 requeue,
             } => self.reject(delivery_tag, requeue),
-            Method::BasicConsume { .. } => self.consume(method, shared),
+            Method::BasicConsume { .. } => self.consume(method, shared, out),
             Method::BasicCancel {
                 consumer_tag,
                 no_wait,
@@ -241,6 +254,9 @@ impl Channel {
                 Ok(())
             }
             Method::BasicRecoverAsync { requeue } => self.recover(requeue),
+            Method::ConfirmSelect { .. } if self.staged.is_some() => {
+                Err(precondition("cannot switch from tx to confirm mode"))
+            }
             Method::ConfirmSelect { no_wait } => {
                 self.confirms.get_or_insert_default();
                 if !no_wait {
@@ -248,8 +264,13 @@ impl Channel {
                 }
                 Ok(())
             }
-            Method::TxSelect {} | Method::TxCommit {} | Method::TxRollback {} => {
-                Err(not_implemented("transactions are not supported yet"))
+            Method::TxSelect {} => self.tx_select(out),
+            Method::TxCommit {} => self.tx_commit(shared, out),
+            Method::TxRollback {} => self.tx_rollback(shared, out),
+            Method::QueueDeclare { queue, no_wait, .. }
+                if is_pseudo_queue(queue) || is_address(queue) =>
+            {
+                self.declare_replies(queue, no_wait, shared, out)
             }
             Method::ChannelFlow { active: true } => {
                 say(&Method::ChannelFlowOk { active: true }, self.number, out);
@@ -516,6 +537,7 @@ impl Channel {
                 self.published(number, bytes, reply, shared, tenant.config());
                 Ok(())
             }
+            Pending::Committed(shard) => self.committed(shard, reply, shared, out),
             Pending::Opened { consumer } => self.opened(consumer, reply, shared),
             Pending::Subscribed { consumer, no_wait } => {
                 self.subscribed(consumer, no_wait, reply, shared, out)

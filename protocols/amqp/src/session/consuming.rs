@@ -21,6 +21,7 @@ use super::{Action, Shared, say};
 use crate::codec::{FRAME_OVERHEAD, Method, ReplyCode, put_content};
 use crate::exception::{Exception, no_queue, not_implemented, precondition, refused};
 use crate::queue::Queue;
+use crate::replies::is_pseudo_queue;
 use crate::topology::fresh_name;
 
 /// Octets that are pushed ahead of a client.
@@ -29,9 +30,6 @@ const WINDOW_BYTES: usize = 512 * 1024;
 /// Messages that are pushed ahead of a client at most, and before any was seen.
 const WINDOW_MAX: u32 = 1024;
 const WINDOW_FIRST: u32 = 16;
-
-/// The pseudo-queue of direct replies.
-pub(super) const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to";
 
 /// Octets of a content header in front of the properties, with those around the frame.
 const HEADER_OVERHEAD: usize = 14 + FRAME_OVERHEAD as usize;
@@ -106,9 +104,6 @@ impl Channel {
 
     /// The queue that a client wants to take messages from.
     fn source(&self, name: &str, shared: &mut Shared) -> Result<Arc<Queue>, Exception> {
-        if name == DIRECT_REPLY {
-            return Err(not_implemented("direct reply-to is not supported yet"));
-        }
         let name = self.queue_name(name)?;
         shared.check(Right::Consume, "queue", &name)?;
         shared.topology()?.queue(&name, &shared.asker)
@@ -118,6 +113,7 @@ impl Channel {
         &mut self,
         method: &Method<'_>,
         shared: &mut Shared,
+        out: &mut Out,
     ) -> Result<(), Exception> {
         let Method::BasicConsume {
             queue,
@@ -131,6 +127,9 @@ impl Channel {
         else {
             return Err(internal("not basic.consume"));
         };
+        if is_pseudo_queue(queue) {
+            return self.consume_replies((consumer_tag, no_ack, no_wait), shared, out);
+        }
         let queue = self.source(queue, shared)?;
         for later in ["x-priority", "x-consumer-timeout", "x-stream-offset"] {
             if arguments.get(later).is_some() {
@@ -144,7 +143,7 @@ impl Channel {
         } else {
             consumer_tag.into()
         };
-        if self.tags.contains_key(&tag) {
+        if self.has_consumer(&tag) {
             return Err(Exception::new(
                 ReplyCode::NotAllowed,
                 format!("attempt to reuse consumer tag '{tag}'"),
@@ -263,6 +262,7 @@ impl Channel {
     }
 
     pub(super) fn cancel(&mut self, tag: &str, no_wait: bool, shared: &mut Shared, out: &mut Out) {
+        self.cancel_replies(tag);
         let number = self.tags.remove(tag);
         let consumer = number.and_then(|number| Some((number, self.consumers.remove(&number)?)));
         let Some((number, consumer)) = consumer else {
@@ -492,6 +492,11 @@ impl Channel {
             let message = Handle::Group(delivered.group, delivered.seq);
             way.ask(Command::Settle { message, how }, Pending::Silent);
         }
+        self.is_settled(delivered);
+    }
+
+    /// A delivery is no longer its consumer's, which may have another.
+    pub(super) fn is_settled(&mut self, delivered: &Delivered) {
         if let Some(consumer) = self.consumers.get_mut(&delivered.consumer) {
             consumer.held = consumer.held.saturating_sub(1);
             self.feed(delivered.consumer);
@@ -503,6 +508,9 @@ impl Channel {
         let unknown = || precondition(format!("unknown delivery tag {tag}"));
         if !multiple {
             let delivered = self.unacked.take(tag).ok_or_else(unknown)?;
+            if self.staged.is_some() {
+                return self.stage_settlements(vec![delivered], how);
+            }
             self.settle(&delivered, how);
             return Ok(());
         }
@@ -511,6 +519,9 @@ impl Channel {
         } else {
             self.unacked.take_to(tag).ok_or_else(unknown)?
         };
+        if self.staged.is_some() {
+            return self.stage_settlements(all, how);
+        }
         for delivered in &all {
             self.settle(delivered, how);
         }
@@ -538,7 +549,11 @@ impl Channel {
         if !requeue {
             return Err(not_implemented("requeue=false"));
         }
-        self.settle_tags(0, true, refusal(true, false))
+        // Not part of a transaction: what one has settled is not among these.
+        for delivered in &self.unacked.take_all() {
+            self.settle(delivered, refusal(true, false));
+        }
+        Ok(())
     }
 }
 
@@ -570,7 +585,7 @@ fn in_exclusive_use(queue: &str, vhost: &str) -> Exception {
 }
 
 /// A header frame cannot be divided.
-fn check_header(envelope: &Envelope<'_>, shared: &Shared) -> Result<(), Exception> {
+pub(super) fn check_header(envelope: &Envelope<'_>, shared: &Shared) -> Result<(), Exception> {
     let size = envelope.properties.len() + HEADER_OVERHEAD;
     let max = shared.frame_max as usize;
     if max > 0 && size > max {
@@ -584,7 +599,7 @@ fn check_header(envelope: &Envelope<'_>, shared: &Shared) -> Result<(), Exceptio
     Ok(())
 }
 
-fn write_content(
+pub(super) fn write_content(
     method: &Method<'_>,
     channel: u16,
     envelope: &Envelope<'_>,

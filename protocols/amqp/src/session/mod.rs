@@ -16,9 +16,12 @@ mod confirms;
 mod consuming;
 mod content;
 mod publishing;
+mod replying;
+mod routing;
 mod start;
 #[cfg(test)]
 mod tests;
+mod transacting;
 mod unacked;
 
 use std::collections::HashMap;
@@ -36,6 +39,7 @@ use crate::codec::{
 use crate::config::Config;
 use crate::exception::{Exception, refused};
 use crate::queue::Queue;
+use crate::replies::{Mailbox, Place, Recipient, Reply};
 use crate::tenant::Tenant;
 use crate::topology::{Asker, Bind, DeclareExchange, DeclareQueue, Declared, Topology};
 use channel::Channel;
@@ -60,6 +64,8 @@ pub(crate) enum Action {
     CloseChannel(u16, Ended),
     /// An auto-deleting queue has lost its last consumer.
     DeleteUnused(Arc<Queue>),
+    /// A direct reply, to whoever expects it.
+    Reply(Recipient, Reply),
     /// Something about the topology.
     Topology(Box<Op>),
     /// The client says goodbye.
@@ -183,9 +189,10 @@ impl std::fmt::Debug for Credentials {
 }
 
 /// What channels share.
-#[derive(Debug)]
 pub(super) struct Shared {
     pub(super) asker: Asker,
+    /// Where replies to the connection's channels are delivered.
+    pub(super) mailbox: Arc<dyn Mailbox>,
     pub(super) credentials: Credentials,
     pub(super) capabilities: Capabilities,
     pub(super) grants: CachedGrants,
@@ -201,8 +208,19 @@ pub(super) struct Shared {
     pub(super) outstanding_bytes: u64,
     /// Too many of them: input waits.
     held_up: bool,
+    /// Octets that wait in transactions.
+    pub(super) staged_bytes: u64,
     /// Input that was left is to be shown again.
     wake: bool,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("asker", &self.asker)
+            .field("credentials", &self.credentials)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Shared {
@@ -286,9 +304,9 @@ pub(crate) struct After {
 }
 
 impl Session {
-    /// A connection with this number, on which nothing was said.
+    /// A connection with this number, on which nothing was said. Replies to its channels come to `mailbox`.
     #[must_use]
-    pub fn new(connection: u64) -> Self {
+    pub(crate) fn new(connection: u64, mailbox: Arc<dyn Mailbox>) -> Self {
         Session {
             decoder: Decoder::new(Config::FRAME_GREETING),
             phase: Phase::Header,
@@ -301,6 +319,7 @@ impl Session {
                     connection,
                     vhost: Arc::default(),
                 },
+                mailbox,
                 credentials: Credentials::default(),
                 capabilities: Capabilities::default(),
                 grants: CachedGrants::new(Arc::new(Grants::default())),
@@ -312,6 +331,7 @@ impl Session {
                 outstanding: 0,
                 outstanding_bytes: 0,
                 held_up: false,
+                staged_bytes: 0,
                 wake: false,
             },
         }
@@ -405,7 +425,7 @@ impl Session {
                     let outcome = if frame.kind == FrameKind::Header {
                         channel.header(frame.payload, &mut self.shared, tenant, out)
                     } else {
-                        channel.body(frame.payload, &mut self.shared, out)
+                        channel.body(frame.payload, &mut self.shared, tenant, out)
                     };
                     outcome.map_err(|exception| exception.about(Channel::PUBLISH))
                 }
@@ -574,6 +594,15 @@ impl Session {
         match self.channels.get_mut(&number) {
             Some(Slot::Open(channel)) if channel.incarnation() == incarnation => Some(channel),
             _ => None,
+        }
+    }
+
+    /// A direct reply has come for a channel.
+    pub(crate) fn replied(&mut self, at: Place, reply: &Reply, out: &mut Out) {
+        if let Some(Slot::Open(channel)) = self.channels.get_mut(&at.channel)
+            && channel.incarnation() == at.incarnation
+        {
+            channel.replied(reply, &self.shared, out);
         }
     }
 

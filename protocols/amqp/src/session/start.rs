@@ -20,6 +20,7 @@ const CAPABILITIES: &[&str] = &[
     "consumer_cancel_notify",
     "authentication_failure_close",
     "per_consumer_qos",
+    "direct_reply_to",
 ];
 
 /// SASL mechanisms.

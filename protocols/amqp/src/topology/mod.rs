@@ -28,6 +28,7 @@ use crate::codec::ReplyCode;
 use crate::exception::{Exception, locked, no_queue, precondition, refused};
 use crate::graph::{ExchangeConfig, Graph, Kind};
 use crate::queue::{Queue, QueueArguments, QueueSettings};
+use crate::replies::Replies;
 pub use bindings::Bind;
 use documents::Document;
 pub use exchanges::DeclareExchange;
@@ -62,6 +63,7 @@ pub struct Topology {
     space: Arc<str>,
     broker: Arc<Broker>,
     graph: RwLock<Graph>,
+    replies: Arc<Replies>,
     /// That of the graph, to be read without its lock.
     generation: AtomicU64,
     /// One change at a time.
@@ -114,6 +116,7 @@ impl Topology {
         Ok(Topology {
             generation: AtomicU64::new(graph.generation()),
             graph: RwLock::new(graph),
+            replies: Arc::default(),
             space,
             broker,
             writer: tokio::sync::Mutex::new(()),
@@ -124,6 +127,11 @@ impl Topology {
     #[must_use]
     pub fn space(&self) -> &Arc<str> {
         &self.space
+    }
+
+    /// Who expects direct replies.
+    pub(crate) fn replies(&self) -> &Arc<Replies> {
+        &self.replies
     }
 
     /// What there is now.
