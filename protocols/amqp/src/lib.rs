@@ -19,6 +19,7 @@ pub mod codec;
 pub mod config;
 pub mod exception;
 pub mod graph;
+mod letters;
 pub mod queue;
 pub(crate) mod replies;
 pub mod service;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use longtail_broker::{Broker, BrokerError};
 use longtail_engine::runtime::Shards;
+use longtail_model::Timestamp;
 
 use crate::config::Config;
 use crate::topology::Topology;
@@ -59,6 +60,11 @@ impl Tenant {
         &self.shards
     }
 
+    /// What time it is.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.broker.clock().now()
+    }
+
     /// The number of a new connection.
     pub(crate) fn connected(&self) -> u64 {
         self.counters.connections.fetch_add(1, Ordering::Relaxed);
@@ -91,6 +97,7 @@ impl Tenant {
         self.broker.space(space)?;
         let topology = Topology::load(Arc::clone(&self.broker), Arc::clone(space)).await?;
         let topology = Arc::new(topology);
+        topology.letters().carry(&topology);
         topologies.insert(Arc::clone(space), Arc::clone(&topology));
         Ok(topology)
     }
