@@ -16,10 +16,10 @@ use super::replying::ReplyConsumer;
 use super::routing::Remembered;
 use super::transacting::Staged;
 use super::unacked::Unacked;
-use super::{Action, Ended, Op, Outcome, Request, Shared, say, unexpected_frame};
+use super::{Action, Counts, Ended, Op, Outcome, Request, Shared, say, unexpected_frame};
 use crate::codec::{Method, ReplyCode, Table};
 use crate::exception::{Exception, not_implemented, precondition};
-use crate::graph::Destination;
+use crate::graph::{ALTERNATE, Destination, Kind};
 use crate::replies::{is_address, is_pseudo_queue};
 use crate::tenant::Tenant;
 use crate::topology::{Bind, DeclareExchange, DeclareQueue};
@@ -94,6 +94,8 @@ pub(super) struct Channel {
     pub(super) ready: u64,
     /// What `""` means as the name of a queue.
     last_queue: Arc<str>,
+    /// What an operator sees.
+    pub(super) counts: Counts,
     /// What was delivered without wanting acknowledgements and is not settled yet, because the client does not read.
     pub(super) unsettled: Vec<(usize, Delivery)>,
 }
@@ -129,6 +131,7 @@ impl Channel {
             outstanding_bytes: 0,
             ready: 0,
             last_queue: Arc::default(),
+            counts: Counts::default(),
             unsettled: Vec::new(),
         }
     }
@@ -143,6 +146,7 @@ impl Channel {
 
     /// The channel is over: what is to be detached from the shards.
     pub(super) fn end(mut self: Box<Self>, shared: &mut Shared) -> Ended {
+        shared.retired.add(&self.counts());
         for consumer in std::mem::take(&mut self.consumers).into_values() {
             if consumer.queue.leave() {
                 shared.actions.push(Action::DeleteUnused(consumer.queue));
@@ -314,6 +318,8 @@ impl Channel {
                 };
                 if !passive && !name.is_empty() {
                     shared.check(Right::Configure, "queue", &name)?;
+                    let queue = ("queue", name.as_str());
+                    may_lead_to(queue, "x-dead-letter-exchange", &arguments, shared)?;
                 }
                 let declare = DeclareQueue {
                     name,
@@ -380,6 +386,7 @@ impl Channel {
             } => {
                 if !passive {
                     shared.check(Right::Configure, "exchange", exchange)?;
+                    may_lead_to(("exchange", exchange), ALTERNATE, &arguments, shared)?;
                 }
                 let declare = DeclareExchange {
                     name: exchange.to_owned(),
@@ -449,7 +456,7 @@ impl Channel {
             key.to_owned()
         };
         shared.check(Right::Publish, "queue", &name)?;
-        shared.check(Right::Consume, "exchange", source)?;
+        may_bind_to(source, key.as_str(), shared)?;
         Ok(Bind {
             source: source.to_owned(),
             destination: Destination::Queue(name),
@@ -570,13 +577,39 @@ impl Channel {
     }
 }
 
+/// Reads from the source, and from a topic exchange with this key.
+fn may_bind_to(source: &str, key: &str, shared: &mut Shared) -> Result<(), Exception> {
+    shared.check(Right::Consume, "exchange", source)?;
+    let topology = Arc::clone(shared.topology()?);
+    let graph = topology.graph();
+    let kind = graph.exchange(source).map(|known| known.config.kind);
+    if kind == Some(Kind::Topic) {
+        shared.check_topic(Right::Consume, source, key)?;
+    }
+    Ok(())
+}
+
+/// What messages go on to by way of an argument is written to, and what has the argument is read from.
+fn may_lead_to(
+    what: (&str, &str),
+    argument: &str,
+    arguments: &Table<'_>,
+    shared: &mut Shared,
+) -> Result<(), Exception> {
+    if let Some(target) = arguments.get(argument).and_then(|value| value.as_str()) {
+        shared.check(Right::Consume, what.0, what.1)?;
+        shared.check(Right::Publish, "exchange", target)?;
+    }
+    Ok(())
+}
+
 fn bind_exchange(
     (destination, source, key): (&str, &str, &str),
     arguments: &Table<'_>,
     shared: &mut Shared,
 ) -> Result<Bind, Exception> {
     shared.check(Right::Publish, "exchange", destination)?;
-    shared.check(Right::Consume, "exchange", source)?;
+    may_bind_to(source, key, shared)?;
     Ok(Bind {
         source: source.to_owned(),
         destination: Destination::Exchange(destination.into()),

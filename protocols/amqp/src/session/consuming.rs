@@ -17,7 +17,7 @@ use longtail_model::{ConsumerTag, Link};
 use super::channel::{Channel, Pending, internal};
 use super::content::Envelope;
 use super::unacked::Delivered;
-use super::{Action, Shared, say};
+use super::{Action, ConsumerState, Shared, say};
 use crate::codec::{FRAME_OVERHEAD, Method, ReplyCode, put_content};
 use crate::exception::{Exception, no_queue, not_implemented, precondition, refused};
 use crate::queue::Queue;
@@ -78,6 +78,18 @@ impl Consumer {
     fn saw(&mut self, bytes: usize) {
         // One large message is forgotten after some dozens of small ones.
         self.largest = bytes.max(self.largest - self.largest / 32).max(1);
+    }
+}
+
+impl Consumer {
+    pub(super) fn about(&self) -> ConsumerState {
+        ConsumerState {
+            tag: Arc::clone(&self.tag),
+            queue: Arc::clone(&self.queue.name),
+            ack_required: !self.no_ack,
+            exclusive: self.queue.is_consumed_exclusively(),
+            prefetch: self.prefetch,
+        }
     }
 }
 
@@ -341,7 +353,9 @@ impl Channel {
         };
         write_content(&deliver, channel, &envelope, message.payload, shared, out);
         consumer.saw(message.payload.len() + message.headers.len());
+        self.counts.redeliver += u64::from(delivery.redeliveries > 0);
         if consumer.no_ack {
+            self.counts.deliver_no_ack += 1;
             consumer.held += 1;
             if out.is_over_soft_limit() {
                 out.ask_for_room();
@@ -351,6 +365,7 @@ impl Channel {
                 self.settle_delivery(at, delivery, Settle::Ack);
             }
         } else {
+            self.counts.deliver += 1;
             consumer.held += 1;
             self.unacked.push(Delivered {
                 tag,
@@ -440,6 +455,7 @@ impl Channel {
     ) -> Result<(), Exception> {
         shared.answered();
         let Reply::Delivered(delivery) = reply else {
+            self.counts.get_empty += 1;
             say(
                 &Method::BasicGetEmpty { reserved_1: "" },
                 self.number(),
@@ -466,9 +482,12 @@ impl Channel {
             shared,
             out,
         );
+        self.counts.redeliver += u64::from(delivery.redeliveries > 0);
         if no_ack {
+            self.counts.get_no_ack += 1;
             self.settle_delivery(at, delivery, Settle::Ack);
         } else {
+            self.counts.get += 1;
             self.unacked.push(Delivered {
                 tag: self.last_delivery,
                 shard: u16::try_from(at).unwrap_or(u16::MAX),
@@ -488,6 +507,7 @@ impl Channel {
     }
 
     fn settle(&mut self, delivered: &Delivered, how: Settle) {
+        self.counts.ack += u64::from(how == Settle::Ack);
         if let Some(way) = self.ways.get_mut(usize::from(delivered.shard)) {
             let message = Handle::Group(delivered.group, delivered.seq);
             way.ask(Command::Settle { message, how }, Pending::Silent);

@@ -11,6 +11,7 @@
 //! it holds. A method with an answer is answered before more input is looked at (`busy`): answers of a connection are
 //! in order although they come from several shards and from the catalog. Publishes and settlements wait for nothing.
 
+mod about;
 mod channel;
 mod confirms;
 mod consuming;
@@ -31,7 +32,7 @@ use longtail_broker::auth::{Action as Right, CachedGrants, Grants};
 use longtail_edge::{CloseReason, Input, Out, Then};
 use longtail_engine::runtime::Shards;
 use longtail_engine::{Effect, Message};
-use longtail_model::{SessionId, ShardId, Subject};
+use longtail_model::{SessionId, ShardId};
 
 use crate::codec::{
     Decoder, Frame, FrameKind, Greeting, Level, Method, PROTOCOL_HEADER, ReplyCode,
@@ -42,6 +43,7 @@ use crate::queue::Queue;
 use crate::replies::{Mailbox, Place, Recipient, Reply};
 use crate::tenant::Tenant;
 use crate::topology::{Asker, Bind, DeclareExchange, DeclareQueue, Declared, Topology};
+pub use about::{ChannelState, ConnectionState, ConsumerState, Counts, given_name};
 use channel::Channel;
 pub(crate) use publishing::Laying;
 
@@ -191,6 +193,9 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
+/// What rules about names call the default exchange.
+const DEFAULT: &str = "amq.default";
+
 /// What channels share.
 pub(super) struct Shared {
     pub(super) asker: Asker,
@@ -199,6 +204,9 @@ pub(super) struct Shared {
     pub(super) credentials: Credentials,
     pub(super) capabilities: Capabilities,
     pub(super) grants: CachedGrants,
+    introduction: about::Introduction,
+    /// Messages of channels that are closed.
+    pub(super) retired: Counts,
     /// What the client may do in the vhost `/`, if that is known.
     known: Option<Arc<Grants>>,
     pub(super) topology: Option<Arc<Topology>>,
@@ -243,9 +251,9 @@ impl Shared {
     /// # Errors
     /// `ACCESS_REFUSED`.
     pub(super) fn check(&mut self, right: Right, what: &str, name: &str) -> Result<(), Exception> {
-        let allowed = Subject::from_dotted(name)
-            .is_ok_and(|subject| self.grants.allows(right, subject.as_ref()));
-        if allowed {
+        // The default exchange has no name; rules know it by this one.
+        let known = if name.is_empty() { DEFAULT } else { name };
+        if self.grants.allows_name(right, known) {
             return Ok(());
         }
         let right = match right {
@@ -253,10 +261,51 @@ impl Shared {
             Right::Consume => "read",
             Right::Configure | Right::Manage => "configure",
         };
+        Err(self.not_granted(right, what, name))
+    }
+
+    /// Whether the client may publish to a queue by way of the default exchange: for rules about subjects it is the
+    /// queue, for rules about names it is the exchange.
+    ///
+    /// # Errors
+    /// `ACCESS_REFUSED`.
+    pub(super) fn check_default(&mut self, queue: &str) -> Result<(), Exception> {
+        let grants = self.grants.grants();
+        if grants.allows_as(Right::Publish, queue, DEFAULT) {
+            return Ok(());
+        }
+        Err(self.not_granted("write", "queue", queue))
+    }
+
+    /// Whether the client may use a topic exchange with a routing key, where there are rules for that.
+    ///
+    /// # Errors
+    /// `ACCESS_REFUSED`.
+    pub(super) fn check_topic(
+        &self,
+        right: Right,
+        exchange: &str,
+        key: &str,
+    ) -> Result<(), Exception> {
+        if self.grants.grants().allows_topic(right, exchange, key) {
+            return Ok(());
+        }
+        let word = if right == Right::Publish {
+            "write"
+        } else {
+            "read"
+        };
         Err(refused(format!(
-            "{right} access to {what} '{name}' in vhost '{}' refused for user '{}'",
+            "{word} access to topic '{key}' in exchange '{exchange}' in vhost '{}' refused for user '{}'",
             self.asker.vhost, self.credentials.user
         )))
+    }
+
+    fn not_granted(&self, right: &str, what: &str, name: &str) -> Exception {
+        refused(format!(
+            "{right} access to {what} '{name}' in vhost '{}' refused for user '{}'",
+            self.asker.vhost, self.credentials.user
+        ))
     }
 
     pub(super) fn stored(&mut self, publishes: usize, bytes: u64, config: &Config) {
@@ -326,6 +375,8 @@ impl Session {
                 credentials: Credentials::default(),
                 capabilities: Capabilities::default(),
                 grants: CachedGrants::new(Arc::new(Grants::default())),
+                introduction: about::Introduction::default(),
+                retired: Counts::default(),
                 known: None,
                 topology: None,
                 frame_max: Config::FRAME_GREETING,
@@ -491,6 +542,16 @@ impl Session {
         self.shared.busy = true;
         self.shared.actions.push(Action::OpenChannel(number));
         Ok(())
+    }
+
+    /// What the client may do has changed.
+    pub(crate) fn set_grants(&mut self, grants: Arc<Grants>) {
+        self.shared.grants = CachedGrants::new(grants);
+        for slot in self.channels.values_mut() {
+            if let Slot::Open(channel) = slot {
+                channel.remembered = None;
+            }
+        }
     }
 
     /// The number that a new channel is told apart by from earlier ones.

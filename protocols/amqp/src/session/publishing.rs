@@ -14,6 +14,7 @@ use super::{Action, Shared, say, unexpected_frame};
 use crate::codec::{ContentHeader, Method, Properties, ReplyCode, put_content};
 use crate::config::Config;
 use crate::exception::{Exception, no_exchange, not_implemented, precondition, refused};
+use crate::graph::Kind;
 use crate::queue::Queue;
 use crate::replies::is_address;
 use crate::tenant::Tenant;
@@ -91,7 +92,7 @@ impl Channel {
                 return Ok(());
             }
             // The default exchange's keys are names of queues.
-            return shared.check(Right::Publish, "queue", key);
+            return shared.check_default(key);
         }
         shared.check(Right::Publish, "exchange", exchange)?;
         let topology = Arc::clone(shared.topology()?);
@@ -104,6 +105,9 @@ impl Channel {
             return Err(refused(format!(
                 "cannot publish to internal exchange '{exchange}' in vhost '{vhost}'"
             )));
+        }
+        if found.config.kind == Kind::Topic {
+            shared.check_topic(Right::Publish, exchange, key)?;
         }
         Ok(())
     }
@@ -233,6 +237,7 @@ impl Channel {
         shared: &mut Shared,
         out: &mut Out,
     ) -> Result<(), Exception> {
+        self.count(publication, &plan);
         if !plan.is_wanted() && publication.mandatory {
             self.give_back(publication, &plan, shared, out);
         }
@@ -271,6 +276,16 @@ impl Channel {
             shared.outstanding_bytes += bytes;
         }
         Ok(())
+    }
+
+    /// Counts a message that goes where its plan says.
+    pub(super) fn count(&mut self, publication: &Publication, plan: &Plan) {
+        self.counts.publish += 1;
+        match (plan.is_wanted(), publication.mandatory) {
+            (true, _) => {}
+            (false, true) => self.counts.return_unroutable += 1,
+            (false, false) => self.counts.drop_unroutable += 1,
+        }
     }
 
     /// `basic.return`: nobody wants it.

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use longtail_broker::auth::Action as Right;
 use longtail_engine::{NewMessage, Step, Target};
 use longtail_model::{Priority, ShardId, StreamId};
 
@@ -194,7 +193,7 @@ impl Channel {
             more_keys(&headers, &mut keys)?;
             if exchange.is_empty() {
                 for key in &keys {
-                    shared.check(Right::Publish, "queue", key)?;
+                    shared.check_default(key)?;
                 }
             }
             let graph = topology.graph();
