@@ -20,6 +20,7 @@ pub mod codec;
 pub mod config;
 pub mod exception;
 pub mod graph;
+mod letters;
 pub mod management;
 pub mod policy;
 pub mod queue;
@@ -28,6 +29,7 @@ pub mod service;
 pub mod session;
 pub mod tenant;
 pub mod topology;
+pub mod vhost;
 
 pub use access::{Accounts, Admission, AdmitAll, Denied, Login};
 pub use census::{SeatLimits, Standing};
