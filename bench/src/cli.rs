@@ -1,7 +1,9 @@
-//! The flags of `longtail bench`: those common to all protocols here, those of MQTT in a file of their own.
+//! The flags of `longtail bench`: those common to all protocols here, those of AMQP and MQTT in files of their own.
 
+mod amqp;
 mod mqtt;
 
+pub(crate) use amqp::{AmqpArgs, AmqpLoadArgs, AmqpPeer};
 pub(crate) use mqtt::{MqttArgs, MqttLoadArgs, MqttPeer};
 
 use std::path::PathBuf;
@@ -13,7 +15,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use longtail_model::Durability;
 
 use crate::pin::Pin;
-use crate::scenario::{Scenario, Settings};
+use crate::scenario::{Dialect, Scenario, Settings};
 
 /// Measures throughput, latency, processor time and memory of a server, alone or beside a peer.
 #[derive(Args, Clone, Debug)]
@@ -26,10 +28,12 @@ pub struct BenchArgs {
 pub(crate) enum ProtocolArgs {
     /// Drives servers that speak beanstalkd's protocol.
     Beanstalk(BeanstalkArgs),
+    /// Drives servers that speak AMQP 0-9-1.
+    Amqp(AmqpArgs),
     /// Drives servers that speak MQTT 3.1.1 or 5.0.
     Mqtt(MqttArgs),
-    /// Drives a sink that answers everything at once: what the generator could report at most. For MQTT: `mqtt
-    /// --compare null --peer-only`.
+    /// Drives a sink that answers everything at once: what the generator could report at most. For AMQP and
+    /// MQTT: `amqp --compare null --peer-only`.
     Null(NullArgs),
 }
 
@@ -174,7 +178,9 @@ impl LoadArgs {
             threads: self.run.threads,
             queues: self.queues,
             window: Some(self.window),
+            bindings: 0,
             promise: None,
+            dialect: Dialect::Qos,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Rounds alternate: A, B, A, B. Servers that the generator starts live for one load only, so that one load's leftovers
 //! (memory, log files) are not charged to the next.
 
+mod amqp;
 mod matrix;
 mod mqtt;
 mod subject;
@@ -43,6 +44,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
 
 fn run_to(out: &mut dyn Write, args: BenchArgs) -> anyhow::Result<()> {
     match args.protocol {
+        ProtocolArgs::Amqp(args) => amqp::run(out, &args),
         ProtocolArgs::Mqtt(args) => mqtt::run(out, &args),
         ProtocolArgs::Null(args) => {
             let tasks = matrix::tasks(&args.load, &[Durability::Memory], true);

@@ -98,6 +98,8 @@ pub(crate) struct Load {
     pub(crate) window: i64,
     /// Subscribers that get each message; 1 also for workers.
     pub(crate) audience: u32,
+    /// Bindings of each queue at the topic exchange that messages go through, where the protocol has such; 0: none.
+    pub(crate) bindings: u32,
     /// What is promised about the messages.
     pub(crate) promise: Promise,
     /// Queues over which the connections are spread.
@@ -123,6 +125,8 @@ pub(crate) struct Seat {
     pub(crate) queue: u32,
     /// Subscribers that get each message.
     pub(crate) audience: u32,
+    /// Bindings of the queue at a topic exchange; 0: there is none.
+    pub(crate) bindings: u32,
     /// What is promised about the messages.
     pub(crate) promise: Promise,
     /// Publishes left to do; none is unlimited.
@@ -145,6 +149,7 @@ impl Load {
                 queue_prefix: self.queue_prefix.clone(),
                 queue: connection % queues,
                 audience: self.audience,
+                bindings: self.bindings,
                 promise: self.promise,
                 budget: match self.stop {
                     Stop::Count(total) if role.is_publisher() => publisher
@@ -293,6 +298,7 @@ mod tests {
             threads: 1,
             window: 8,
             audience: 1,
+            bindings: 0,
             promise: Promise::default(),
             queues: 2,
             queue_prefix: "q".to_owned(),

@@ -4,6 +4,7 @@
 pub(crate) mod beanstalkd;
 pub(crate) mod longtail;
 pub(crate) mod mosquitto;
+pub(crate) mod rabbitmq;
 pub(crate) mod rumqttd;
 
 use std::fs::File;
@@ -20,8 +21,8 @@ use tempfile::TempDir;
 use crate::error::BenchError;
 use crate::pin::pinned;
 
-/// How long a server may take until it accepts connections.
-const START: Duration = Duration::from_secs(20);
+/// How long a server may take until it accepts connections: RabbitMQ needs some ten seconds of one processor.
+const START: Duration = Duration::from_secs(60);
 /// Time between two looks.
 const POLL: Duration = Duration::from_millis(5);
 /// How much of a failed server's last words is shown.
@@ -38,11 +39,21 @@ pub(crate) trait Peer {
     /// The flag that makes it print its version.
     fn version_flag(&self) -> &'static str;
 
+    /// Its version, where the program does not print it.
+    fn version(&self) -> Option<String> {
+        None
+    }
+
     /// How to get the program, for those who do not have it.
     fn install(&self) -> &'static str;
 
     /// The command that serves in the foreground as `place` says; writes the configuration that it needs.
     fn command(&self, place: &Place<'_>) -> Result<Command, BenchError>;
+
+    /// A process that it needs beside it and that would outlive it.
+    fn companion(&self, _place: &Place<'_>) -> Option<Command> {
+        None
+    }
 
     /// In what its acknowledgements fall short of `durability`, if they do.
     fn shortfall(&self, _durability: Durability) -> Option<&'static str> {
@@ -59,6 +70,8 @@ pub(crate) struct Place<'a> {
     pub(crate) config: &'a Path,
     /// The port of 127.0.0.1 to listen on.
     pub(crate) port: u16,
+    /// Two more free ports, for what it does not serve.
+    pub(crate) spare_ports: [u16; 2],
     /// What it must be able to do.
     pub(crate) needs: Needs,
 }
@@ -80,6 +93,7 @@ pub(crate) struct Server {
     /// Where it listens.
     pub(crate) address: SocketAddr,
     child: Child,
+    companion: Option<Child>,
     _directory: TempDir,
 }
 
@@ -99,28 +113,36 @@ impl Server {
         std::fs::create_dir(&data).map_err(BenchError::io("creating a data directory"))?;
         let output = scratch.path().join("stderr");
         let stderr = File::create(&output).map_err(BenchError::io("creating a data directory"))?;
-        let port = free_port()?;
-        let mut command = peer.command(&Place {
+        let [port, spare_ports @ ..] = free_ports()?;
+        let config = scratch.path().join("config");
+        let place = Place {
             data: &data,
-            config: &scratch.path().join("config"),
+            config: &config,
             port,
+            spare_ports,
             needs,
-        })?;
+        };
+        let mut command = peer.command(&place)?;
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(stderr);
-        let child = pinned(cpus, || {
-            command.spawn().map_err(|source| BenchError::Start {
-                program: peer.program(),
-                install: peer.install(),
-                source,
-            })
-        })?;
+        let cannot = |source| BenchError::Start {
+            program: peer.program(),
+            install: peer.install(),
+            source,
+        };
+        let companion = peer.companion(&place).map(|mut companion| {
+            companion.stdin(Stdio::null()).stdout(Stdio::null());
+            companion.stderr(Stdio::null()).spawn().map_err(cannot)
+        });
+        let companion = companion.transpose()?;
+        let child = pinned(cpus, || command.spawn().map_err(cannot))?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut server = Server {
             address,
             child,
+            companion,
             _directory: scratch,
         };
         server.wait_until_listening(peer, &output)?;
@@ -164,8 +186,10 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // It may have ended by itself; then there is nothing to kill.
-        let _killed = self.child.kill();
-        let _waited = self.child.wait();
+        for child in std::iter::once(&mut self.child).chain(&mut self.companion) {
+            let _killed = child.kill();
+            let _waited = child.wait();
+        }
     }
 }
 
@@ -176,6 +200,9 @@ pub(crate) fn configure(place: &Place<'_>, text: &str) -> Result<(), BenchError>
 
 /// The first line a program prints about its version.
 pub(crate) fn version(peer: &dyn Peer) -> Result<String, BenchError> {
+    if let Some(version) = peer.version() {
+        return Ok(version);
+    }
     let program = peer.program();
     let output = Command::new(&program)
         .arg(peer.version_flag())
@@ -190,13 +217,19 @@ pub(crate) fn version(peer: &dyn Peer) -> Result<String, BenchError> {
     Ok(text.lines().next().unwrap_or("unknown version").to_owned())
 }
 
-fn free_port() -> Result<u16, BenchError> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .map_err(BenchError::io("looking for a free port"))?;
-    Ok(listener
-        .local_addr()
-        .map_err(BenchError::io("looking for a free port"))?
-        .port())
+/// Three that are not in use, found while all are held.
+fn free_ports() -> Result<[u16; 3], BenchError> {
+    let looking = "looking for a free port";
+    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(BenchError::io(looking));
+    let held = [bind()?, bind()?, bind()?];
+    let mut ports = [0; 3];
+    for (port, listener) in ports.iter_mut().zip(&held) {
+        *port = listener
+            .local_addr()
+            .map_err(BenchError::io(looking))?
+            .port();
+    }
+    Ok(ports)
 }
 
 fn last_words(output: &Path) -> String {

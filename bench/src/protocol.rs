@@ -5,6 +5,7 @@
 //! that [listens](Next::Listen) is fed without being asked again; what it wants to say to what it hears (an
 //! acknowledgement) goes into [`Replies::reactions`], which the driver writes at once, between bursts.
 
+pub(crate) mod amqp;
 pub(crate) mod beanstalk;
 pub(crate) mod mqtt;
 
@@ -12,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::TcpStream;
 
 use crate::error::BenchError;
-use crate::load::{Flow, Seat};
+use crate::load::{Flow, Role, Seat};
 use crate::null::Relay;
 
 /// A protocol: makes sessions.
@@ -34,6 +35,12 @@ pub(crate) trait Protocol: Sync {
         stream
             .shutdown(std::net::Shutdown::Both)
             .map_err(BenchError::io("closing a connection"))
+    }
+
+    /// How a connection empties the queues that others filled: [`Role::Drain`], asking for message after message, or
+    /// [`Role::Resume`], being sent them.
+    fn drain(&self) -> Role {
+        Role::Drain
     }
 
     /// The answering half of a fresh connection, for the null sink, which clones it for each.

@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::error::BenchError;
-use crate::load::{Interest, Load, Promise, Role, Stop};
+use crate::load::{Assurance, Interest, Load, Promise, Role, Stop};
 
 /// What the connections do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -39,6 +39,10 @@ pub(crate) enum Scenario {
     FanOut,
     /// Publishers of one topic, each message of which goes to one subscriber of a group.
     Shared,
+    /// Publishers of one queue, whose consumers share its messages.
+    WorkQueue,
+    /// As one-to-one, through a topic exchange with many bindings.
+    Topic,
     /// Sessions go offline, messages are published to them, the sessions come back and get them all.
     Offline,
 }
@@ -64,8 +68,32 @@ pub(crate) struct Settings {
     pub(crate) queues: u32,
     /// Messages in flight (times subscribers that get each). None: four bursts a publisher, but one for a fan-out.
     pub(crate) window: Option<u32>,
+    /// Bindings of the topic exchange of [`Scenario::Topic`], all queues together.
+    pub(crate) bindings: u32,
     /// What is promised about messages; None where the protocol leaves no choice.
     pub(crate) promise: Option<Promise>,
+    /// How that is called in tables.
+    pub(crate) dialect: Dialect,
+}
+
+/// What a protocol calls its promises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// Quality of service 0, 1, 2.
+    #[default]
+    Qos,
+    /// With or without confirms and acknowledgements.
+    Confirms,
+}
+
+impl Dialect {
+    fn name(self, assurance: Assurance) -> String {
+        match (self, assurance) {
+            (Dialect::Qos, assurance) => format!("QoS {}", assurance as u8),
+            (Dialect::Confirms, Assurance::AtMost) => "unconfirmed".to_owned(),
+            (Dialect::Confirms, _) => "confirmed".to_owned(),
+        }
+    }
 }
 
 /// Bursts in flight for each publisher: with fewer, sender, server and receiver take turns instead of overlapping.
@@ -87,9 +115,17 @@ impl Settings {
                 plural(self.connections, "connection") + &depth
             }
             Scenario::Split => format!("{producers} producers{depth}, {workers} workers"),
-            Scenario::Backlog => format!("{} jobs", self.jobs),
+            Scenario::Backlog => format!("{} {}s", self.jobs, self.item()),
             Scenario::Idle => return format!("idle, {}", plural(self.connections, "connection")),
             Scenario::OneToOne => plural(producers, "pair") + &depth,
+            Scenario::WorkQueue => {
+                let publishers = plural(producers, "publisher");
+                format!("{publishers}{depth}, {}", plural(workers, "consumer"))
+            }
+            Scenario::Topic => {
+                let pairs = plural(producers, "pair");
+                format!("{}, {pairs}{depth}", plural(self.bindings, "binding"))
+            }
             Scenario::FanIn => plural(producers, "publisher") + &depth,
             Scenario::FanOut => plural(workers, "subscriber") + &depth,
             Scenario::Shared => {
@@ -103,13 +139,13 @@ impl Settings {
             }
         };
         let promise = self.promise.map_or_else(String::new, |promise| {
-            let qos = promise.assurance as u8;
+            let assurance = self.dialect.name(promise.assurance);
             let persistent = match self.scenario {
                 Scenario::Publish | Scenario::Offline => "",
                 _ if promise.persistent => ", persistent",
                 _ => "",
             };
-            format!(" QoS {qos}{persistent}")
+            format!(" {assurance}{persistent}")
         });
         let rate = self.rate.map_or_else(String::new, |rate| match rate {
             100.0.. => format!(", {rate:.0}/s"),
@@ -120,6 +156,14 @@ impl Settings {
         format!("{name}{promise}, {who}, {bytes} B{rate}")
     }
 
+    /// What a backlog is made of.
+    pub(crate) fn item(&self) -> &'static str {
+        match self.dialect {
+            Dialect::Qos => "job",
+            Dialect::Confirms => "message",
+        }
+    }
+
     /// Connections that are open at the same time.
     pub(crate) fn sockets(&self) -> u64 {
         let (producers, workers) = (u64::from(self.producers), u64::from(self.workers));
@@ -128,8 +172,8 @@ impl Settings {
                 u64::from(self.connections)
             }
             Scenario::Idle => u64::from(self.connections),
-            Scenario::Split | Scenario::Shared => producers + workers,
-            Scenario::OneToOne => producers * 2,
+            Scenario::Split | Scenario::Shared | Scenario::WorkQueue => producers + workers,
+            Scenario::OneToOne | Scenario::Topic => producers * 2,
             Scenario::FanIn => producers + 1,
             Scenario::FanOut => workers + 1,
             Scenario::Offline => producers.max(workers),
@@ -160,10 +204,11 @@ impl Settings {
             Scenario::Cycle => all(Role::Cycle, self.connections),
             Scenario::Idle => all(Role::Idle, self.connections),
             Scenario::Split => both(producers, Role::Work, workers, self.queues),
-            Scenario::OneToOne => {
+            Scenario::OneToOne | Scenario::Topic => {
                 let role = Role::Subscribe(Interest::Queue);
                 both(producers, role, producers, producers)
             }
+            Scenario::WorkQueue => both(producers, Role::Subscribe(Interest::Queue), workers, 1),
             Scenario::FanIn => both(producers, Role::Subscribe(Interest::Every), 1, producers),
             Scenario::FanOut => both(1, Role::Subscribe(Interest::Queue), workers, 1),
             Scenario::Shared => both(producers, Role::Subscribe(Interest::Shared), workers, 1),
@@ -189,6 +234,10 @@ impl Settings {
             threads: self.threads,
             window: window * i64::from(audience),
             audience,
+            bindings: match self.scenario {
+                Scenario::Topic => self.bindings.div_ceil(queues.max(1)),
+                _ => 0,
+            },
             promise: self.promise.unwrap_or_default(),
             queues,
             queue_prefix: fresh_prefix(),
@@ -219,6 +268,8 @@ impl Scenario {
             Scenario::FanIn => "fan-in",
             Scenario::FanOut => "fan-out",
             Scenario::Shared => "shared",
+            Scenario::WorkQueue => "work queue",
+            Scenario::Topic => "topic",
             Scenario::Offline => "offline",
         }
     }

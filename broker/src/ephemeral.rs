@@ -180,7 +180,8 @@ pub struct Published {
     pub delivered: usize,
     /// Live subscribers and groups that wanted it and did not get it.
     pub dropped: usize,
-    /// Streams that want it, those of `picked` included. Storing it there is left to the caller.
+    /// Streams that want it, those of `picked` included, and [relays](crate::relay), which may know some. Storing it
+    /// there is left to the caller.
     pub streams: usize,
     /// The streams that groups have picked. They are not among the targets of the routes, and a second look would pick
     /// others.
@@ -271,7 +272,8 @@ impl<'c> Burst<'c> {
         let expired = message.is_expired(now);
         let mut published = Published::default();
         for route in routes.leading() {
-            published.streams += usize::from(is_stored(&route.options, message));
+            let relayed = matches!(route.key, Target::Relay(_));
+            published.streams += usize::from(relayed || is_stored(&route.options, message));
         }
         for route in routes.following() {
             let outcome = self.offer(&route.options, message, expired, Wait::May);

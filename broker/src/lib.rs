@@ -5,6 +5,7 @@ pub mod ephemeral;
 pub mod last_values;
 pub mod limits;
 pub mod message;
+pub mod relay;
 pub mod retained;
 pub mod router;
 

@@ -64,6 +64,11 @@ impl Headers {
     }
 }
 
+/// Name of the header with a message's content type, in every protocol that has one.
+pub const CONTENT_TYPE: &str = "lt-content-type";
+/// Name of the header with what a message and its answer have in common.
+pub const CORRELATION: &str = "lt-correlation";
+
 /// Who published: compared with a subscriber's own to keep messages from coming back. 0 is nobody.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Origin(pub u64);

@@ -17,9 +17,11 @@ use bytes::Bytes;
 use longtail_engine::headers as encoded;
 use longtail_engine::{Command, KeyFrom, NewMessage, Target as Into};
 use longtail_model::{ShardId, StreamId, Subject, SubjectError, Timestamp};
+use smallvec::SmallVec;
 
 use crate::ephemeral::{Picked, SpaceRoutes, Target, TargetOptions, is_stored};
 use crate::message::{Encodings, Header, Headers, Message, Origin, Quality};
+use crate::relay::{RelayHandle, RelayId};
 use crate::router::Route;
 
 #[cfg(test)]
@@ -56,7 +58,8 @@ pub struct ShardPublish {
 
 /// The commands that store `message` in the streams among `routes` that take it, and in those that groups have
 /// `picked` for it, see [`Published::picked`](crate::ephemeral::Published::picked): one a shard. None when it has
-/// expired. A stream that is both among the routes and picked keeps it once.
+/// expired. A stream that is both among the routes and picked keeps it once. What [relays](crate::relay) among the
+/// routes have to store comes last, in commands of their own.
 #[must_use]
 pub fn publishes<'a>(
     routes: &'a SpaceRoutes,
@@ -74,6 +77,10 @@ pub struct StreamPublishes<'a> {
     picked: std::iter::Peekable<smallvec::IntoIter<[(ShardId, StreamId); 1]>>,
     message: &'a Message,
     new: Option<NewMessage>,
+    /// Relays that were not asked yet.
+    relays: SmallVec<[&'a RelayHandle; 1]>,
+    relayed: std::vec::IntoIter<ShardPublish>,
+    now: Timestamp,
 }
 
 impl<'a> StreamPublishes<'a> {
@@ -93,13 +100,46 @@ impl<'a> StreamPublishes<'a> {
             picked: picked.into_iter().peekable(),
             message,
             new: None,
+            relays: SmallVec::new(),
+            relayed: Vec::new().into_iter(),
+            now,
         };
+        if !message.is_expired(now) {
+            let relay = |options: &'a TargetOptions| match options {
+                TargetOptions::Relay(relay) => Some(relay),
+                _ => None,
+            };
+            // They are the last of those that lead, each with as many options as it has subscriptions that match.
+            let relays = routes.leading().iter().rev();
+            let relays = relays.map_while(|route| route.options.first().and_then(relay));
+            publishes.relays.extend(relays);
+        }
         publishes.skip_unwilling();
         let any = !publishes.direct.is_empty() || publishes.picked.peek().is_some();
         if any && !message.is_expired(now) {
             publishes.new = Some(encode());
         }
         publishes
+    }
+
+    /// Leaves out a relay: its owner has asked itself already.
+    #[must_use]
+    pub fn beside(mut self, relay: RelayId) -> Self {
+        self.relays.retain(|handle| handle.id() != relay);
+        self
+    }
+
+    /// What relays store.
+    fn next_relayed(&mut self) -> Option<ShardPublish> {
+        loop {
+            if let Some(publish) = self.relayed.next() {
+                return Some(publish);
+            }
+            let relay = self.relays.pop()?;
+            let mut publishes = Vec::new();
+            relay.relay(self.message, self.now, &mut publishes);
+            self.relayed = publishes.into_iter();
+        }
     }
 
     /// Moves to the next stream of the routes that takes the message.
@@ -112,7 +152,7 @@ impl<'a> StreamPublishes<'a> {
     fn next_direct(&self) -> Option<(ShardId, StreamId)> {
         match self.direct.first()?.key {
             Target::Stream(shard, stream) => Some((shard, stream)),
-            Target::Live(_) => None,
+            Target::Relay(_) | Target::Live(_) => None,
         }
     }
 
@@ -139,9 +179,12 @@ impl Iterator for StreamPublishes<'_> {
         let shard = match (self.next_direct(), picked) {
             (Some((direct, _)), Some((picked, _))) => direct.min(picked),
             (Some((shard, _)), None) | (None, Some((shard, _))) => shard,
-            (None, None) => return None,
+            (None, None) => return self.next_relayed(),
         };
-        let message = self.new.clone()?;
+        let Some(message) = self.new.clone() else {
+            // It has expired.
+            return None;
+        };
         let first = self.take(shard)?;
         let mut also = Vec::new();
         while let Some(stream) = self.take(shard) {

@@ -111,5 +111,50 @@ async def answers_come_to_a_queue_of_ones_own(t, connection):
             break
 
 
+@case("reply-to")
+@drive
+async def answers_come_to_the_channel_itself(t, connection):
+    channel, other = await connection.channel(), await connection.channel()
+    queue = await other.declare_queue(t.unique(), auto_delete=True)
+
+    async def serve():
+        async with queue.iterator(timeout=PATIENCE) as requests:
+            async for request in requests:
+                async with request.process():
+                    answer = Message(request.body.upper(), correlation_id=request.correlation_id)
+                    await other.default_exchange.publish(answer, routing_key=request.reply_to)
+                return
+
+    server = asyncio.ensure_future(serve())
+    replies = await channel.get_queue("amq.rabbitmq.reply-to", ensure=False)
+    answered = asyncio.get_running_loop().create_future()
+    await replies.consume(answered.set_result, no_ack=True)
+    request = Message(b"hello", correlation_id="7", reply_to="amq.rabbitmq.reply-to")
+    await channel.default_exchange.publish(request, routing_key=queue.name)
+    answer = await answered
+    equal((answer.body, answer.correlation_id), (b"HELLO", "7"))
+    await server
+
+
+@case("tx")
+@drive
+async def transactions_commit_or_roll_back(t, connection):
+    channel = await connection.channel(publisher_confirms=False)
+    queue = await channel.declare_queue(t.unique(), exclusive=True)
+    async with channel.transaction():
+        await channel.default_exchange.publish(Message(b"kept"), routing_key=queue.name)
+        equal((await queue.declare()).message_count, 0)
+    try:
+        async with channel.transaction():
+            await channel.default_exchange.publish(Message(b"lost"), routing_key=queue.name)
+            raise KeyError
+    except KeyError:
+        pass
+    message = await queue.get(timeout=PATIENCE)
+    await message.ack()
+    equal(message.body, b"kept")
+    equal(await queue.get(fail=False), None)
+
+
 if __name__ == "__main__":
     suite.run()

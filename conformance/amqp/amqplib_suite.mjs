@@ -97,4 +97,17 @@ test("a_channel_closes_with_code_and_text_and_the_connection_goes_on", "errors",
   assert.equal((await next.assertQueue("", { exclusive: true })).messageCount, 0);
 }));
 
+test("answers_come_without_a_queue", "reply-to", connected(async (connection) => {
+  const [client, worker] = [await open(connection), await open(connection)];
+  const { queue } = await worker.assertQueue("", { exclusive: true });
+  await worker.consume(queue, (request) => {
+    const { correlationId, replyTo } = request.properties;
+    worker.sendToQueue(replyTo, Buffer.from(`${request.content}!`), { correlationId });
+  }, { noAck: true });
+  const answered = new Promise((resolve) => client.consume("amq.rabbitmq.reply-to", resolve, { noAck: true }));
+  client.sendToQueue(queue, Buffer.from("hello"), { replyTo: "amq.rabbitmq.reply-to", correlationId: "1" });
+  const answer = await answered;
+  assert.deepEqual([String(answer.content), answer.properties.correlationId], ["hello!", "1"]);
+}));
+
 await run();

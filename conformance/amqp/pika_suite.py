@@ -474,5 +474,51 @@ def a_vhost_that_is_not_there(t):
         raise AssertionError("let in")
 
 
+@case("reply-to")
+def answers_come_without_a_queue(t):
+    client, server = connect(t).channel(), connect(t).channel()
+    queue = queue_of(t, server)
+    got = []
+    client.basic_consume("amq.rabbitmq.reply-to", lambda *delivery: got.append(delivery), auto_ack=True)
+    for number in range(5):
+        properties = pika.BasicProperties(reply_to="amq.rabbitmq.reply-to", correlation_id=str(number))
+        client.basic_publish("", queue, b"%d" % number, properties)
+    for number in range(5):
+        method, request, body = server.basic_get(queue, auto_ack=True)
+        answer = pika.BasicProperties(correlation_id=request.correlation_id)
+        server.basic_publish("", request.reply_to, body * 2, answer)
+    until = time.monotonic() + PATIENCE
+    while len(got) < 5 and time.monotonic() < until:
+        client.connection.process_data_events(0.1)
+    equal([(properties.correlation_id, body) for _, _, properties, body in got], [(str(n), b"%d" % n * 2) for n in range(5)])
+    equal(server.queue_declare(request.reply_to, passive=True).method.consumer_count, 1)
+    client.close()
+    equal(refused(404, server.queue_declare, request.reply_to, passive=True)[:9], "NOT_FOUND")
+
+
+@case("tx")
+def a_transaction_moves_messages(t):
+    channel, other = connect(t).channel(), connect(t).channel()
+    source, target = queue_of(t, channel, durable=True), queue_of(t, channel, durable=True)
+    for number in range(10):
+        other.basic_publish("", source, b"%d" % number)
+    channel.tx_select()
+    for commit in (False, True):
+        for number in range(10):
+            method, _, body = channel.basic_get(source)
+            channel.basic_publish("", target, body)
+            channel.basic_ack(method.delivery_tag)
+        if commit:
+            channel.tx_commit()
+        else:
+            channel.tx_rollback()
+            # They are still unsettled; a recovery brings them back.
+            equal(other.queue_declare(source, passive=True).method.message_count, 0)
+            channel.basic_recover(requeue=True)
+        equal(other.queue_declare(target, passive=True).method.message_count, 10 if commit else 0)
+    equal(bodies(other, target, 10), [b"%d" % number for number in range(10)])
+    equal(bodies(other, source, 0), [])
+
+
 if __name__ == "__main__":
     suite.run()

@@ -23,6 +23,7 @@ NAMES = {
     (50, 41): "queue.delete-ok", (50, 51): "queue.unbind-ok", (60, 11): "qos-ok", (60, 21): "consume-ok",
     (60, 30): "cancel", (60, 31): "cancel-ok", (60, 50): "return", (60, 60): "deliver", (60, 71): "get-ok",
     (60, 72): "get-empty", (60, 80): "ack", (60, 111): "recover-ok", (60, 120): "nack", (85, 11): "confirm.select-ok",
+    (90, 11): "tx.select-ok", (90, 21): "tx.commit-ok", (90, 31): "tx.rollback-ok",
 }  # fmt: skip
 
 

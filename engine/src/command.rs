@@ -114,7 +114,7 @@ pub enum Dispatch {
     Random,
     /// The one of those that wait that holds the fewest messages, from all of its groups.
     LeastHeld,
-    /// The one that attached first, as long as it is there; the others stand by, also while it has no room.
+    /// The one that began to draw first, as long as it is there; the others stand by, also while it has no room.
     Single,
     /// The one that the message's key says: messages of one key go to one consumer, in order, and wait for it while it
     /// has no room. When consumers come and go, only the keys of these move. Messages without the key are of one key.
@@ -345,6 +345,14 @@ pub enum Command {
         /// How many.
         credit: Credit,
     },
+    /// Says how urgent it is that the consumer gets something: while one with a higher number waits at a group, one with
+    /// a lower number gets nothing of it. 0 until this is said. Reply: `Done`.
+    Prefer {
+        /// The session's consumer.
+        consumer: ConsumerTag,
+        /// The higher, the sooner.
+        priority: i32,
+    },
     /// Settles a message that the session holds. Reply: `Done` or `NotFound`.
     Settle {
         /// Which.
@@ -459,6 +467,16 @@ pub enum Command {
     },
     /// Creates a stream, durably. Reply: `Done`, or `Exists` when one with another configuration is there.
     Define {
+        /// Its name.
+        name: StreamName,
+        /// Its configuration.
+        config: Box<StreamConfig>,
+    },
+    /// Gives a stream, and its default group, other settings, durably and at once: what is there already goes by them
+    /// too, and what is too much for tighter limits makes room, some of it later. Reply: `Done` or `NotFound`; refused as
+    /// [`Refusal::Unsupported`](crate::Refusal::Unsupported) when something else than limits, overflow, times, counts
+    /// and dead letters would change.
+    Redefine {
         /// Its name.
         name: StreamName,
         /// Its configuration.

@@ -126,7 +126,7 @@ enum Task {
     /// Installs the originals. About 25 minutes; nothing else should use the machine meanwhile.
     Compare {
         /// Whose originals; those of all protocols when none is given.
-        #[arg(value_parser = ["beanstalk", "mqtt"])]
+        #[arg(value_parser = ["amqp", "beanstalk", "mqtt"])]
         protocols: Vec<String>,
         /// Rounds of each load on each server, in turn.
         #[arg(long, default_value_t = 3)]

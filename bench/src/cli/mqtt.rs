@@ -8,7 +8,7 @@ use longtail_model::Durability;
 use super::{RunArgs, scenario};
 use crate::load::{Assurance, Promise};
 use crate::protocol::mqtt::Version;
-use crate::scenario::{Scenario, Settings};
+use crate::scenario::{Dialect, Scenario, Settings};
 
 /// Scenarios of publish and subscribe.
 const SCENARIOS: &[Scenario] = &[
@@ -151,6 +151,8 @@ impl MqttLoadArgs {
             threads: self.run.threads,
             queues: 1,
             window: self.window,
+            bindings: 0,
+            dialect: Dialect::Qos,
             promise: Some(Promise {
                 assurance: match qos {
                     0 => Assurance::AtMost,

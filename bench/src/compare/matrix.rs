@@ -25,7 +25,12 @@ impl Task {
         let scenario = self.settings.scenario;
         if !matches!(
             scenario,
-            Scenario::OneToOne | Scenario::FanIn | Scenario::FanOut | Scenario::Shared
+            Scenario::OneToOne
+                | Scenario::FanIn
+                | Scenario::FanOut
+                | Scenario::Shared
+                | Scenario::WorkQueue
+                | Scenario::Topic
         ) {
             return None;
         }

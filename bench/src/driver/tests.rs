@@ -40,6 +40,7 @@ fn drive(
         queue_prefix: "q".to_owned(),
         queue: 0,
         audience: 1,
+        bindings: 0,
         promise: Promise::default(),
         budget: Some(budget),
     };

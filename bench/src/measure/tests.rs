@@ -20,6 +20,7 @@ fn load(roles: Vec<Role>, depth: u32, stop: Stop) -> Load {
         threads: 2,
         window: 16,
         audience: 1,
+        bindings: 0,
         promise: Promise::default(),
         queues: 1,
         queue_prefix: "test".to_owned(),

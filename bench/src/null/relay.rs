@@ -75,7 +75,7 @@ impl Relay {
     }
 
     /// Hands out what is pending, by connection.
-    pub(super) fn flush(&mut self, mut write: impl FnMut(u64, &[u8])) {
+    pub(crate) fn flush(&mut self, mut write: impl FnMut(u64, &[u8])) {
         for place in self.dirty.drain(..) {
             let Some(audience) = self.audiences.get_mut(place) else {
                 continue;

@@ -89,6 +89,7 @@ mod tests {
             data: Path::new("/d"),
             config: Path::new("/c"),
             port: 9,
+            spare_ports: [10, 11],
             needs: Needs {
                 durability: Durability::Sync,
                 body_bytes: 1,

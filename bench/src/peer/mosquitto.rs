@@ -96,6 +96,7 @@ mod tests {
             data: Path::new("/d"),
             config: Path::new("/c"),
             port: 9,
+            spare_ports: [10, 11],
             needs: Needs {
                 durability,
                 body_bytes: 1,

@@ -112,6 +112,7 @@ mod tests {
                 data: Path::new("/d"),
                 config: Path::new("/c"),
                 port: 9,
+                spare_ports: [10, 11],
                 needs: Needs {
                     durability: Durability::Memory,
                     body_bytes: 100_000,

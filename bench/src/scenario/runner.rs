@@ -79,7 +79,7 @@ impl<P: Protocol> Runner<'_, P> {
                 (format!("{label}: fill"), filled),
                 (format!("{label}: drain"), drained),
             ],
-            footprint: footprint("job", settings.jobs, before, loaded, after),
+            footprint: footprint(settings.item(), settings.jobs, before, loaded, after),
         })
     }
 
@@ -164,14 +164,22 @@ impl<P: Protocol> Runner<'_, P> {
 
     /// Empties the queues that `filled` filled.
     fn drain(&mut self, target: &Target, filled: &Load) -> Result<Measured, BenchError> {
+        let role = self.protocol.drain();
         let load = Load {
-            roles: vec![Role::Drain; DRAIN_CONNECTIONS.max(filled.queues) as usize],
+            roles: vec![role; DRAIN_CONNECTIONS.max(filled.queues) as usize],
             depth: DRAIN_DEPTH,
-            stop: Stop::Finished,
+            stop: match filled.stop {
+                Stop::Count(jobs) if role == Role::Resume => Stop::Delivered(jobs),
+                _ => Stop::Finished,
+            },
             rate: None,
             ..filled.clone()
         };
-        self.measure(target, &load)
+        let drained = self.measure(target, &load)?;
+        if role == Role::Resume {
+            self.forget(target, &load)?;
+        }
+        Ok(drained)
     }
 
     fn measure(&mut self, target: &Target, load: &Load) -> Result<Measured, BenchError> {

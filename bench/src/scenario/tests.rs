@@ -17,10 +17,12 @@ pub(super) fn settings(scenario: Scenario) -> Settings {
         threads: 1,
         queues: 1,
         window: None,
+        bindings: 0,
         promise: Some(Promise {
             assurance: Assurance::AtLeast,
             persistent: true,
         }),
+        dialect: Dialect::Qos,
     }
 }
 

@@ -5,6 +5,7 @@ use smallvec::SmallVec;
 
 use super::LiveHandle;
 use crate::message::{Message, Origin};
+use crate::relay::{RelayHandle, RelayId};
 use crate::router::{RouteCache, Router, Routes, TargetKey};
 
 /// A live subscriber, for as long as it is connected.
@@ -16,13 +17,15 @@ pub struct LiveId(pub(super) u64);
 pub enum Target {
     /// A stream, which stores them.
     Stream(ShardId, StreamId),
+    /// A protocol's own routing, which names streams.
+    Relay(RelayId),
     /// A live subscriber.
     Live(LiveId),
 }
 
 impl TargetKey for Target {
     fn is_leading(&self) -> bool {
-        matches!(self, Target::Stream(..))
+        !matches!(self, Target::Live(_))
     }
 }
 
@@ -31,6 +34,8 @@ impl TargetKey for Target {
 pub enum TargetOptions {
     /// What the stream keeps.
     Stream(StreamOptions),
+    /// Whom to ask.
+    Relay(RelayHandle),
     /// Where to deliver, and how.
     Live(LiveHandle, LiveOptions),
 }

@@ -150,3 +150,45 @@ proptest! {
         );
     }
 }
+
+struct Elsewhere(u16, u64);
+
+impl crate::relay::Relay for Elsewhere {
+    fn relay(&self, message: &Message, now: Timestamp, to: &mut Vec<ShardPublish>) {
+        to.push(ShardPublish {
+            shard: ShardId(self.0),
+            first: StreamId(self.1),
+            command: Command::Publish {
+                to: Into::Stream(StreamId(self.1)),
+                also: Vec::new(),
+                message: new_message(message, now),
+            },
+        });
+    }
+}
+
+#[test]
+fn a_relay_is_asked_once_and_after_the_streams() {
+    let router = router(&[(1, 4, StreamOptions::default())]);
+    let relays = [Elsewhere(0, 7), Elsewhere(1, 8)].map(|relay| {
+        let relay = RelayHandle::new(std::sync::Arc::new(relay));
+        for filter in ["x", "#"] {
+            let filter = Filter::new(filter).unwrap();
+            let subscription = Subscription::new(relay.options());
+            router
+                .subscribe(&filter, relay.target(), subscription)
+                .unwrap();
+        }
+        relay
+    });
+    let (routes, none, message) = (routes(&router), Picked::default(), message());
+    let all = divided(publishes(&routes, &none, &message, NOW));
+    assert_eq!(all, [(1, vec![4]), (0, vec![7]), (1, vec![8])]);
+    let own = publishes(&routes, &none, &message, NOW).beside(relays[0].id());
+    assert_eq!(divided(own), [(1, vec![4]), (1, vec![8])]);
+    let expired = Message {
+        expires: NOW,
+        ..message
+    };
+    assert_eq!(divided(publishes(&routes, &none, &expired, NOW)), []);
+}

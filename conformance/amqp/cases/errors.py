@@ -59,7 +59,6 @@ CONNECTION = [
     ("prefetch_global", method(1, 60, 10, b"\0\0\0\0\0\1\1"), 540),
     ("recover_without_requeue", method(1, 60, 110, b"\0"), 540),
     ("flow_off", method(1, 20, 20, b"\0"), 540),
-    ("tx", method(1, 90, 10), 540),
 ]
 
 

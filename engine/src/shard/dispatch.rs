@@ -33,7 +33,7 @@ const LANES_MAX: usize = 10_000;
 /// How a group is dispatched, and between whom.
 pub(crate) struct Rule {
     how: Dispatch,
-    /// In the order in which they attached.
+    /// In the order in which they began to draw.
     members: Vec<Member>,
     /// In a pinned group: the member of each bucket, by its place in `members`.
     owners: Vec<usize>,
@@ -92,8 +92,8 @@ impl Rule {
     }
 
     fn join(&mut self, member: Member) {
-        if let Err(at) = self.members.binary_search(&member) {
-            self.members.insert(at, member);
+        if !self.members.contains(&member) {
+            self.members.push(member);
             self.share_out();
         }
     }
@@ -110,7 +110,8 @@ impl Rule {
             return;
         }
         let draw = |bucket: u32, member: &Member| {
-            FixedHash::default().hash_one((bucket, member.id.0, member.consumer.0))
+            let member = scatter(member.id.0 ^ scatter(u64::from(member.consumer.0)));
+            scatter(u64::from(bucket) ^ member)
         };
         let owner = |bucket| {
             let draws = self.members.iter().enumerate();
@@ -136,9 +137,13 @@ impl Rule {
     }
 }
 
-/// Spreads numbers that follow each other.
+/// Spreads numbers that follow each other over all bits (the finaliser of SplitMix64). The hash of the tables does not
+/// spread them over the high ones, which decide between members.
 fn scatter(number: u64) -> u64 {
-    FixedHash::default().hash_one(number)
+    let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 impl Shard {
@@ -188,11 +193,14 @@ impl Shard {
         }
         lists.rule = Some(Box::new(rule));
         if !alone {
-            let drawing: Vec<_> = (self.sessions.iter())
+            let mut drawing: Vec<_> = (self.sessions.iter())
                 .flat_map(|(key, session)| session.consumers.iter().map(move |c| (key, c)))
                 .filter(|(_, consumer)| consumer.sources.contains(&(stream, at)))
                 .map(|(key, consumer)| (key, consumer.tag))
                 .collect();
+            drawing.sort_unstable_by_key(|&(key, tag)| {
+                (self.sessions.get(key).map(|session| session.id), tag)
+            });
             for (key, consumer) in drawing {
                 self.join_rule(stream, at, key, consumer);
             }
@@ -459,6 +467,38 @@ fn key_of(by: &KeyFrom, message: &crate::Message<'_>) -> u64 {
             let mut fields = headers::iter(message.headers);
             let found = fields.find(|(field, _)| *field == name.as_bytes());
             hash(found.map_or(&[], |(_, value)| value))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_shared_out_evenly_whatever_numbers_the_members_have() {
+        for first in 0..2000 {
+            let mut rule = Rule {
+                how: Dispatch::Pinned(KeyFrom::Key),
+                members: Vec::new(),
+                owners: Vec::new(),
+                lanes: Lanes::default(),
+            };
+            for id in first..first + 3 {
+                rule.members.push(Member {
+                    id: SessionId(id),
+                    consumer: ConsumerTag(1),
+                    session: 0,
+                });
+            }
+            rule.share_out();
+            for at in 0..3 {
+                let own = rule.owners.iter().filter(|&&owner| owner == at).count();
+                assert!(
+                    (45..130).contains(&own),
+                    "sessions from {first}: {own} of 256"
+                );
+            }
         }
     }
 }

@@ -27,6 +27,9 @@ pub struct Config {
     pub outstanding_max: usize,
     /// Octets of their bodies (default 8 MiB), with the same effect.
     pub outstanding_bytes_max: u64,
+    /// Octets of messages that the transactions of one connection may gather before they are committed (default
+    /// 32 MiB). Beyond that, the channel is closed with `PRECONDITION_FAILED`.
+    pub transaction_bytes_max: u64,
 }
 
 impl Config {
@@ -50,6 +53,7 @@ impl Default for Config {
             handshake_timeout_ms: 10_000,
             outstanding_max: 4096,
             outstanding_bytes_max: 8 * 1024 * 1024,
+            transaction_bytes_max: 32 * 1024 * 1024,
         }
     }
 }

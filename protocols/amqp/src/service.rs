@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 use crate::access::{Admission, Denied, Login};
 use crate::codec::{HEARTBEAT, ReplyCode};
 use crate::exception::Exception;
+use crate::replies::{Mailbox, Place, Reply};
 use crate::session::{Action, After, Ended, Op, Session};
 use crate::tenant::Tenant;
 use crate::topology::Topology;
@@ -29,6 +30,8 @@ use crate::topology::Topology;
 pub struct Amqp {
     tenant: Arc<Tenant>,
     admission: Arc<dyn Admission>,
+    /// Its connections come from this process and are none that anybody looks at.
+    inside: bool,
 }
 
 /// What is added to the time that a client may be silent: the edge notes arrivals up to a sweep too early.
@@ -40,7 +43,27 @@ impl Amqp {
     /// Serves the queues of `tenant` to whom `admission` lets in.
     #[must_use]
     pub fn new(tenant: Arc<Tenant>, admission: Arc<dyn Admission>) -> Arc<Self> {
-        Arc::new(Amqp { tenant, admission })
+        let inside = false;
+        Arc::new(Amqp {
+            tenant,
+            admission,
+            inside,
+        })
+    }
+
+    /// The same for connections from this process, which are not in the census.
+    #[must_use]
+    pub fn inside(tenant: Arc<Tenant>, admission: Arc<dyn Admission>) -> Arc<Self> {
+        let inside = true;
+        Arc::new(Amqp {
+            tenant,
+            admission,
+            inside,
+        })
+    }
+
+    pub(crate) fn admission(&self) -> &Arc<dyn Admission> {
+        &self.admission
     }
 
     /// What its connections share.
@@ -57,6 +80,16 @@ pub struct Client {
     runtime: Handle,
 }
 
+impl Client {
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub(crate) fn session_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
+}
+
 impl Protocol for Amqp {
     type Session = Client;
 
@@ -66,14 +99,19 @@ impl Protocol for Amqp {
 
     fn open(
         self: &Arc<Self>,
-        _conn: &Arc<Connection<Self>>,
+        conn: &Arc<Connection<Self>>,
         _out: &mut Out,
     ) -> Result<Client, Refusal> {
         let runtime = Handle::try_current().map_err(|error| Refusal {
             why: error.to_string().into(),
             farewell: bytes::Bytes::new(),
         })?;
-        let session = Session::new(self.tenant.connected());
+        let mailbox = Arc::new(Letters(Arc::downgrade(conn)));
+        let number = self.tenant.connected(self.inside);
+        if !self.inside {
+            self.tenant.census().add(number, conn);
+        }
+        let session = Session::new(number, mailbox);
         Ok(Client { session, runtime })
     }
 
@@ -114,13 +152,15 @@ impl Protocol for Amqp {
     }
 
     fn closed(&self, mut client: Client, _id: ConnectionId, _why: &CloseReason) {
-        self.tenant
-            .counters()
-            .connections
-            .fetch_sub(1, Ordering::Relaxed);
         let topology = client.session.topology();
         let connection = client.session.asker().connection;
         let (ended, unused) = client.session.end();
+        if !self.inside {
+            let counters = self.tenant.counters();
+            counters.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+        let census = self.tenant.census();
+        census.remove(connection, &client.session.counts());
         detach(&**self.tenant.shards(), ended);
         let Some(topology) = topology else { return };
         client.runtime.spawn(async move {
@@ -181,6 +221,7 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle) {
                 runtime.spawn(async move { told(topology.delete_unused(&queue).await) });
             }
         }
+        Action::Reply(to, reply) => to.deliver(&reply),
         Action::Topology(op) => change(conn, *op, runtime),
         Action::Goodbye(ended) => {
             detach(&**shards, ended);
@@ -338,14 +379,14 @@ fn open_channel(conn: &Arc<Conn>, number: u16) {
         return;
     };
     let attach = |shard: u16| {
-        let replies = Replies {
+        let effects = Effects {
             conn: Arc::clone(conn),
             at: (number, incarnation, usize::from(shard)),
             touched: AtomicBool::new(false),
         };
         (
             ShardId(shard),
-            shards.attach(ShardId(shard), Arc::new(replies)),
+            shards.attach(ShardId(shard), Arc::new(effects)),
         )
     };
     let sessions: Ended = (0..shards.count()).map(attach).collect();
@@ -354,7 +395,12 @@ fn open_channel(conn: &Arc<Conn>, number: u16) {
             .session
             .channel_opened(number, incarnation, &sessions, out)
     });
-    if opened != Some(true) {
+    if opened == Some(true) {
+        if !conn.protocol().inside {
+            let counters = conn.protocol().tenant.counters();
+            counters.channels_total.fetch_add(1, Ordering::Relaxed);
+        }
+    } else {
         detach(&**shards, sessions);
     }
     settle(conn);
@@ -372,8 +418,20 @@ fn change(conn: &Arc<Conn>, op: Op, runtime: &Handle) {
     });
 }
 
+/// The way to a connection's channels that expect direct replies.
+struct Letters(Weak<Conn>);
+
+impl Mailbox for Letters {
+    fn deliver(&self, at: Place, reply: &Reply) {
+        if let Some(conn) = self.0.upgrade() {
+            conn.with(|client, out| client.session.replied(at, reply, out));
+            conn.flush_soon();
+        }
+    }
+}
+
 /// Where a shard's effects for one channel go.
-struct Replies {
+struct Effects {
     conn: Arc<Conn>,
     /// Channel, its incarnation, the number of the shard.
     at: (u16, u32, usize),
@@ -381,7 +439,7 @@ struct Replies {
     touched: AtomicBool,
 }
 
-impl Sink for Replies {
+impl Sink for Effects {
     fn deliver(&self, effect: &Effect, messages: &[Option<Message<'_>>]) {
         let tenant = &self.conn.protocol().tenant;
         let why = self.conn.with(|client, out| {

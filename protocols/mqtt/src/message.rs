@@ -7,15 +7,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+pub use longtail_broker::message::{CONTENT_TYPE, CORRELATION};
 use longtail_broker::message::{Headers, Message, Origin, Quality, SharedMessage};
 use longtail_model::{Subject, SubjectRef, Syntax, Timestamp};
 
 use crate::codec::{MessageProperties, Qos, UserPropertiesBuf};
 
-/// Content type.
-pub const CONTENT_TYPE: &str = "lt-content-type";
-/// Correlation data.
-pub const CORRELATION: &str = "lt-correlation";
 /// Payload format: `utf-8`, or `bytes` where a publisher said so.
 pub const PAYLOAD_FORMAT: &str = "lt-payload-format";
 /// Names that begin so are not the publisher's.

@@ -13,6 +13,7 @@ fn seat(role: Role, depth: u32, body_bytes: usize) -> Seat {
         queue_prefix: "q".to_owned(),
         queue: 0,
         audience: 1,
+        bindings: 0,
         promise: Promise::default(),
         budget: None,
     }

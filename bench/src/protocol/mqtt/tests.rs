@@ -15,6 +15,7 @@ fn seat(role: Role, assurance: Assurance) -> Seat {
         queue_prefix: "b".to_owned(),
         queue: 7,
         audience: 1,
+        bindings: 0,
         promise: Promise {
             assurance,
             persistent: false,
@@ -190,6 +191,7 @@ fn the_window_counts_a_message_once_a_subscriber() {
     let flow = Flow::new(20, 1);
     let seat = Seat {
         audience: 10,
+        bindings: 0,
         ..seat(Role::Produce, Assurance::AtMost)
     };
     let mut session = MqttSession::new(Version::V3, &seat);

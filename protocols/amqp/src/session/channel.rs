@@ -6,17 +6,21 @@ use std::sync::Arc;
 use longtail_broker::auth::Action as Right;
 use longtail_edge::Out;
 use longtail_engine::runtime::Shards;
-use longtail_engine::{Command, Delivery, Effect, Message, Reply, Token};
-use longtail_model::{SessionId, ShardId};
+use longtail_engine::{Command, Delivery, Effect, Handle, Message, QUIET, Reply, Settle, Token};
+use longtail_model::{GroupId, Seq, SessionId, ShardId};
 
 use super::confirms::Confirms;
 use super::consuming::Consumer;
-use super::publishing::{Publishing, Remembered};
+use super::publishing::Publishing;
+use super::replying::ReplyConsumer;
+use super::routing::Remembered;
+use super::transacting::Staged;
 use super::unacked::Unacked;
-use super::{Action, Ended, Op, Outcome, Request, Shared, say, unexpected_frame};
+use super::{Action, Counts, Ended, Op, Outcome, Request, Shared, say, unexpected_frame};
 use crate::codec::{Method, ReplyCode, Table};
-use crate::exception::{Exception, not_implemented};
-use crate::graph::Destination;
+use crate::exception::{Exception, not_implemented, precondition};
+use crate::graph::{ALTERNATE, Destination, Kind};
+use crate::replies::{is_address, is_pseudo_queue};
 use crate::tenant::Tenant;
 use crate::topology::{Bind, DeclareExchange, DeclareQueue};
 
@@ -36,15 +40,55 @@ impl Way {
         self.next += 1;
         self.pending.push_back(pending);
     }
+
+    /// Asks for something that nobody waits for: no answer comes.
+    pub(super) fn tell(&mut self, command: Command) {
+        self.commands.push((QUIET, command));
+    }
+
+    /// Is done with a message. Of a group, those that follow each other are one command.
+    pub(super) fn ack(&mut self, group: GroupId, seq: Seq) {
+        match self.commands.last_mut() {
+            Some((
+                QUIET,
+                Command::AckAll {
+                    group: same,
+                    messages,
+                },
+            )) if *same == group => messages.push(seq),
+            Some((QUIET, command @ Command::Settle { .. })) => {
+                if let &mut Command::Settle {
+                    message: Handle::Group(same, first),
+                    how: Settle::Ack,
+                } = command
+                    && same == group
+                {
+                    let messages = vec![first, seq];
+                    *command = Command::AckAll { group, messages };
+                } else {
+                    self.ack_one(group, seq);
+                }
+            }
+            _ => self.ack_one(group, seq),
+        }
+    }
+
+    fn ack_one(&mut self, group: GroupId, seq: Seq) {
+        let settle = Command::Settle {
+            message: Handle::Group(group, seq),
+            how: Settle::Ack,
+        };
+        self.tell(settle);
+    }
 }
 
 /// What an answer of a shard answers.
 #[derive(Debug)]
 pub(super) enum Pending {
-    /// Nothing that anybody waits for.
-    Silent,
     /// A publish: its number in confirm mode (0: none) and the octets of its body.
     Published { number: u64, bytes: u64 },
+    /// A shard's part of a transaction.
+    Committed(ShardId),
     /// The link of a consumer.
     Opened { consumer: u32 },
     /// A consumer.
@@ -73,6 +117,10 @@ pub(super) struct Channel {
     pub(super) confirms: Option<Confirms>,
     pub(super) publishing: Option<Publishing>,
     pub(super) remembered: Option<Remembered>,
+    /// In transaction mode: what waits for its commit.
+    pub(super) staged: Option<Staged>,
+    /// Who gets direct replies.
+    pub(super) reply_consumer: Option<ReplyConsumer>,
     /// Publishes on their way, and octets of their bodies.
     pub(super) outstanding: usize,
     pub(super) outstanding_bytes: u64,
@@ -80,6 +128,8 @@ pub(super) struct Channel {
     pub(super) ready: u64,
     /// What `""` means as the name of a queue.
     last_queue: Arc<str>,
+    /// What an operator sees.
+    pub(super) counts: Counts,
     /// What was delivered without wanting acknowledgements and is not settled yet, because the client does not read.
     pub(super) unsettled: Vec<(usize, Delivery)>,
 }
@@ -109,10 +159,13 @@ impl Channel {
             confirms: None,
             publishing: None,
             remembered: None,
+            staged: None,
+            reply_consumer: None,
             outstanding: 0,
             outstanding_bytes: 0,
             ready: 0,
             last_queue: Arc::default(),
+            counts: Counts::default(),
             unsettled: Vec::new(),
         }
     }
@@ -127,11 +180,13 @@ impl Channel {
 
     /// The channel is over: what is to be detached from the shards.
     pub(super) fn end(mut self: Box<Self>, shared: &mut Shared) -> Ended {
+        shared.retired.add(&self.counts());
         for consumer in std::mem::take(&mut self.consumers).into_values() {
             if consumer.queue.leave() {
                 shared.actions.push(Action::DeleteUnused(consumer.queue));
             }
         }
+        self.forget_staged(shared);
         shared.outstanding = shared.outstanding.saturating_sub(self.outstanding);
         shared.outstanding_bytes = shared
             .outstanding_bytes
@@ -221,7 +276,7 @@ impl Channel {
                 delivery_tag,
                 requeue,
             } => self.reject(delivery_tag, requeue),
-            Method::BasicConsume { .. } => self.consume(method, shared),
+            Method::BasicConsume { .. } => self.consume(method, shared, out),
             Method::BasicCancel {
                 consumer_tag,
                 no_wait,
@@ -241,6 +296,9 @@ impl Channel {
                 Ok(())
             }
             Method::BasicRecoverAsync { requeue } => self.recover(requeue),
+            Method::ConfirmSelect { .. } if self.staged.is_some() => {
+                Err(precondition("cannot switch from tx to confirm mode"))
+            }
             Method::ConfirmSelect { no_wait } => {
                 self.confirms.get_or_insert_default();
                 if !no_wait {
@@ -248,8 +306,13 @@ impl Channel {
                 }
                 Ok(())
             }
-            Method::TxSelect {} | Method::TxCommit {} | Method::TxRollback {} => {
-                Err(not_implemented("transactions are not supported yet"))
+            Method::TxSelect {} => self.tx_select(out),
+            Method::TxCommit {} => self.tx_commit(shared, out),
+            Method::TxRollback {} => self.tx_rollback(shared, out),
+            Method::QueueDeclare { queue, no_wait, .. }
+                if is_pseudo_queue(queue) || is_address(queue) =>
+            {
+                self.declare_replies(queue, no_wait, shared, out)
             }
             Method::ChannelFlow { active: true } => {
                 say(&Method::ChannelFlowOk { active: true }, self.number, out);
@@ -289,6 +352,8 @@ impl Channel {
                 };
                 if !passive && !name.is_empty() {
                     shared.check(Right::Configure, "queue", &name)?;
+                    let queue = ("queue", name.as_str());
+                    may_lead_to(queue, "x-dead-letter-exchange", &arguments, shared)?;
                 }
                 let declare = DeclareQueue {
                     name,
@@ -355,6 +420,7 @@ impl Channel {
             } => {
                 if !passive {
                     shared.check(Right::Configure, "exchange", exchange)?;
+                    may_lead_to(("exchange", exchange), ALTERNATE, &arguments, shared)?;
                 }
                 let declare = DeclareExchange {
                     name: exchange.to_owned(),
@@ -424,7 +490,7 @@ impl Channel {
             key.to_owned()
         };
         shared.check(Right::Publish, "queue", &name)?;
-        shared.check(Right::Consume, "exchange", source)?;
+        may_bind_to(source, key.as_str(), shared)?;
         Ok(Bind {
             source: source.to_owned(),
             destination: Destination::Queue(name),
@@ -488,6 +554,8 @@ impl Channel {
                 self.cancelled(consumer.0, shared, out);
                 Ok(())
             }
+            // Refused, but nobody waits for it.
+            Effect::Reply(QUIET, _) => Ok(()),
             Effect::Reply(_, reply) => {
                 let pending = self
                     .ways
@@ -511,11 +579,11 @@ impl Channel {
         out: &mut Out,
     ) -> Result<(), Exception> {
         match pending {
-            Pending::Silent => Ok(()),
             Pending::Published { number, bytes } => {
                 self.published(number, bytes, reply, shared, tenant.config());
                 Ok(())
             }
+            Pending::Committed(shard) => self.committed(shard, reply, shared, out),
             Pending::Opened { consumer } => self.opened(consumer, reply, shared),
             Pending::Subscribed { consumer, no_wait } => {
                 self.subscribed(consumer, no_wait, reply, shared, out)
@@ -540,13 +608,39 @@ impl Channel {
     }
 }
 
+/// Reads from the source, and from a topic exchange with this key.
+fn may_bind_to(source: &str, key: &str, shared: &mut Shared) -> Result<(), Exception> {
+    shared.check(Right::Consume, "exchange", source)?;
+    let topology = Arc::clone(shared.topology()?);
+    let graph = topology.graph();
+    let kind = graph.exchange(source).map(|known| known.config.kind);
+    if kind == Some(Kind::Topic) {
+        shared.check_topic(Right::Consume, source, key)?;
+    }
+    Ok(())
+}
+
+/// What messages go on to by way of an argument is written to, and what has the argument is read from.
+fn may_lead_to(
+    what: (&str, &str),
+    argument: &str,
+    arguments: &Table<'_>,
+    shared: &mut Shared,
+) -> Result<(), Exception> {
+    if let Some(target) = arguments.get(argument).and_then(|value| value.as_str()) {
+        shared.check(Right::Consume, what.0, what.1)?;
+        shared.check(Right::Publish, "exchange", target)?;
+    }
+    Ok(())
+}
+
 fn bind_exchange(
     (destination, source, key): (&str, &str, &str),
     arguments: &Table<'_>,
     shared: &mut Shared,
 ) -> Result<Bind, Exception> {
     shared.check(Right::Publish, "exchange", destination)?;
-    shared.check(Right::Consume, "exchange", source)?;
+    may_bind_to(source, key, shared)?;
     Ok(Bind {
         source: source.to_owned(),
         destination: Destination::Exchange(destination.into()),

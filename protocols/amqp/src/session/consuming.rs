@@ -17,10 +17,11 @@ use longtail_model::{ConsumerTag, Link};
 use super::channel::{Channel, Pending, internal};
 use super::content::Envelope;
 use super::unacked::Delivered;
-use super::{Action, Shared, say};
+use super::{Action, ConsumerState, Shared, say};
 use crate::codec::{FRAME_OVERHEAD, Method, ReplyCode, put_content};
 use crate::exception::{Exception, no_queue, not_implemented, precondition, refused};
 use crate::queue::Queue;
+use crate::replies::is_pseudo_queue;
 use crate::topology::fresh_name;
 
 /// Octets that are pushed ahead of a client.
@@ -29,9 +30,6 @@ const WINDOW_BYTES: usize = 512 * 1024;
 /// Messages that are pushed ahead of a client at most, and before any was seen.
 const WINDOW_MAX: u32 = 1024;
 const WINDOW_FIRST: u32 = 16;
-
-/// The pseudo-queue of direct replies.
-pub(super) const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to";
 
 /// Octets of a content header in front of the properties, with those around the frame.
 const HEADER_OVERHEAD: usize = 14 + FRAME_OVERHEAD as usize;
@@ -83,6 +81,18 @@ impl Consumer {
     }
 }
 
+impl Consumer {
+    pub(super) fn about(&self) -> ConsumerState {
+        ConsumerState {
+            tag: Arc::clone(&self.tag),
+            queue: Arc::clone(&self.queue.name),
+            ack_required: !self.no_ack,
+            exclusive: self.queue.is_consumed_exclusively(),
+            prefetch: self.prefetch,
+        }
+    }
+}
+
 impl Channel {
     pub(super) fn qos(
         &mut self,
@@ -106,9 +116,6 @@ impl Channel {
 
     /// The queue that a client wants to take messages from.
     fn source(&self, name: &str, shared: &mut Shared) -> Result<Arc<Queue>, Exception> {
-        if name == DIRECT_REPLY {
-            return Err(not_implemented("direct reply-to is not supported yet"));
-        }
         let name = self.queue_name(name)?;
         shared.check(Right::Consume, "queue", &name)?;
         shared.topology()?.queue(&name, &shared.asker)
@@ -118,6 +125,7 @@ impl Channel {
         &mut self,
         method: &Method<'_>,
         shared: &mut Shared,
+        out: &mut Out,
     ) -> Result<(), Exception> {
         let Method::BasicConsume {
             queue,
@@ -131,6 +139,9 @@ impl Channel {
         else {
             return Err(internal("not basic.consume"));
         };
+        if is_pseudo_queue(queue) {
+            return self.consume_replies((consumer_tag, no_ack, no_wait), shared, out);
+        }
         let queue = self.source(queue, shared)?;
         for later in ["x-priority", "x-consumer-timeout", "x-stream-offset"] {
             if arguments.get(later).is_some() {
@@ -144,7 +155,7 @@ impl Channel {
         } else {
             consumer_tag.into()
         };
-        if self.tags.contains_key(&tag) {
+        if self.has_consumer(&tag) {
             return Err(Exception::new(
                 ReplyCode::NotAllowed,
                 format!("attempt to reuse consumer tag '{tag}'"),
@@ -258,11 +269,12 @@ impl Channel {
                 consumer: ConsumerTag(number),
                 credit: Credit::Level(level),
             };
-            way.ask(credit, Pending::Silent);
+            way.tell(credit);
         }
     }
 
     pub(super) fn cancel(&mut self, tag: &str, no_wait: bool, shared: &mut Shared, out: &mut Out) {
+        self.cancel_replies(tag);
         let number = self.tags.remove(tag);
         let consumer = number.and_then(|number| Some((number, self.consumers.remove(&number)?)));
         let Some((number, consumer)) = consumer else {
@@ -280,7 +292,7 @@ impl Channel {
             };
             let tag = Arc::clone(&consumer.tag);
             way.ask(unsubscribe, Pending::Unsubscribed { tag, no_wait });
-            way.ask(Command::Close { link: Link(number) }, Pending::Silent);
+            way.tell(Command::Close { link: Link(number) });
             shared.busy = true;
         }
         if consumer.queue.leave() {
@@ -341,16 +353,19 @@ impl Channel {
         };
         write_content(&deliver, channel, &envelope, message.payload, shared, out);
         consumer.saw(message.payload.len() + message.headers.len());
+        self.counts.redeliver += u64::from(delivery.redeliveries > 0);
         if consumer.no_ack {
+            self.counts.deliver_no_ack += 1;
             consumer.held += 1;
             if out.is_over_soft_limit() {
                 out.ask_for_room();
                 self.unsettled.push((at, *delivery));
             } else {
                 consumer.held -= 1;
-                self.settle_delivery(at, delivery, Settle::Ack);
+                self.ack_delivery(at, delivery);
             }
         } else {
+            self.counts.deliver += 1;
             consumer.held += 1;
             self.unacked.push(Delivered {
                 tag,
@@ -374,7 +389,7 @@ impl Channel {
             if let Some(consumer) = self.consumers.get_mut(&delivery.consumer.0) {
                 consumer.held = consumer.held.saturating_sub(1);
             }
-            self.settle_delivery(at, &delivery, Settle::Ack);
+            self.ack_delivery(at, &delivery);
         }
         let numbers: Vec<u32> = self.consumers.keys().copied().collect();
         for number in numbers {
@@ -403,14 +418,14 @@ impl Channel {
             create: None,
             role: Role::Producer,
         };
-        way.ask(open, Pending::Silent);
+        way.tell(open);
         let group = the_group();
         let subscribe = Command::Subscribe {
             consumer,
             link,
             group: Arc::clone(&group),
         };
-        way.ask(subscribe, Pending::Silent);
+        way.tell(subscribe);
         way.ask(Command::DescribeStream { name }, Pending::Counted);
         let take = Command::Take {
             consumer,
@@ -423,8 +438,8 @@ impl Channel {
             link,
             group,
         };
-        way.ask(unsubscribe, Pending::Silent);
-        way.ask(Command::Close { link }, Pending::Silent);
+        way.tell(unsubscribe);
+        way.tell(Command::Close { link });
         shared.busy = true;
         Ok(())
     }
@@ -440,6 +455,7 @@ impl Channel {
     ) -> Result<(), Exception> {
         shared.answered();
         let Reply::Delivered(delivery) = reply else {
+            self.counts.get_empty += 1;
             say(
                 &Method::BasicGetEmpty { reserved_1: "" },
                 self.number(),
@@ -466,9 +482,12 @@ impl Channel {
             shared,
             out,
         );
+        self.counts.redeliver += u64::from(delivery.redeliveries > 0);
         if no_ack {
-            self.settle_delivery(at, delivery, Settle::Ack);
+            self.counts.get_no_ack += 1;
+            self.ack_delivery(at, delivery);
         } else {
+            self.counts.get += 1;
             self.unacked.push(Delivered {
                 tag: self.last_delivery,
                 shard: u16::try_from(at).unwrap_or(u16::MAX),
@@ -480,18 +499,33 @@ impl Channel {
         Ok(())
     }
 
+    fn ack_delivery(&mut self, at: usize, delivery: &Delivery) {
+        if let Some(way) = self.ways.get_mut(at) {
+            way.ack(delivery.group, delivery.seq);
+        }
+    }
+
     fn settle_delivery(&mut self, at: usize, delivery: &Delivery, how: Settle) {
         if let Some(way) = self.ways.get_mut(at) {
             let message = Handle::Group(delivery.group, delivery.seq);
-            way.ask(Command::Settle { message, how }, Pending::Silent);
+            way.tell(Command::Settle { message, how });
         }
     }
 
     fn settle(&mut self, delivered: &Delivered, how: Settle) {
+        self.counts.ack += u64::from(how == Settle::Ack);
         if let Some(way) = self.ways.get_mut(usize::from(delivered.shard)) {
-            let message = Handle::Group(delivered.group, delivered.seq);
-            way.ask(Command::Settle { message, how }, Pending::Silent);
+            if how == Settle::Ack {
+                way.ack(delivered.group, delivered.seq);
+            } else {
+                let message = Handle::Group(delivered.group, delivered.seq);
+                way.tell(Command::Settle { message, how });
+            }
         }
+    }
+
+    /// A delivery is no longer its consumer's, which may have another.
+    pub(super) fn is_settled(&mut self, delivered: &Delivered) {
         if let Some(consumer) = self.consumers.get_mut(&delivered.consumer) {
             consumer.held = consumer.held.saturating_sub(1);
             self.feed(delivered.consumer);
@@ -503,7 +537,11 @@ impl Channel {
         let unknown = || precondition(format!("unknown delivery tag {tag}"));
         if !multiple {
             let delivered = self.unacked.take(tag).ok_or_else(unknown)?;
+            if self.staged.is_some() {
+                return self.stage_settlements(vec![delivered], how);
+            }
             self.settle(&delivered, how);
+            self.is_settled(&delivered);
             return Ok(());
         }
         let all = if tag == 0 {
@@ -511,8 +549,15 @@ impl Channel {
         } else {
             self.unacked.take_to(tag).ok_or_else(unknown)?
         };
+        if self.staged.is_some() {
+            return self.stage_settlements(all, how);
+        }
         for delivered in &all {
             self.settle(delivered, how);
+        }
+        // Behind them: what comes between would make each a command of its own.
+        for delivered in &all {
+            self.is_settled(delivered);
         }
         Ok(())
     }
@@ -538,7 +583,12 @@ impl Channel {
         if !requeue {
             return Err(not_implemented("requeue=false"));
         }
-        self.settle_tags(0, true, refusal(true, false))
+        // Not part of a transaction: what one has settled is not among these.
+        for delivered in &self.unacked.take_all() {
+            self.settle(delivered, refusal(true, false));
+            self.is_settled(delivered);
+        }
+        Ok(())
     }
 }
 
@@ -570,7 +620,7 @@ fn in_exclusive_use(queue: &str, vhost: &str) -> Exception {
 }
 
 /// A header frame cannot be divided.
-fn check_header(envelope: &Envelope<'_>, shared: &Shared) -> Result<(), Exception> {
+pub(super) fn check_header(envelope: &Envelope<'_>, shared: &Shared) -> Result<(), Exception> {
     let size = envelope.properties.len() + HEADER_OVERHEAD;
     let max = shared.frame_max as usize;
     if max > 0 && size > max {
@@ -584,7 +634,7 @@ fn check_header(envelope: &Envelope<'_>, shared: &Shared) -> Result<(), Exceptio
     Ok(())
 }
 
-fn write_content(
+pub(super) fn write_content(
     method: &Method<'_>,
     channel: u16,
     envelope: &Envelope<'_>,
@@ -624,7 +674,7 @@ mod tests {
     use longtail_model::{ShardId, StreamId};
 
     use super::*;
-    use crate::queue::{QueueArguments, QueueConfig};
+    use crate::queue::{QueueArguments, QueueConfig, QueueSettings};
 
     fn consumer(prefetch: u32) -> Consumer {
         let config = QueueConfig {
@@ -636,7 +686,12 @@ mod tests {
         };
         Consumer {
             tag: "t".into(),
-            queue: Arc::new(Queue::new("q".into(), ShardId(0), StreamId(1), config)),
+            queue: Arc::new(Queue::new(
+                "q".into(),
+                (ShardId(0), StreamId(1)),
+                config,
+                QueueSettings::default(),
+            )),
             no_ack: false,
             prefetch,
             held: 0,

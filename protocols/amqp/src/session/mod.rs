@@ -11,14 +11,18 @@
 //! it holds. A method with an answer is answered before more input is looked at (`busy`): answers of a connection are
 //! in order although they come from several shards and from the catalog. Publishes and settlements wait for nothing.
 
+mod about;
 mod channel;
 mod confirms;
 mod consuming;
 mod content;
 mod publishing;
+mod replying;
+mod routing;
 mod start;
 #[cfg(test)]
 mod tests;
+mod transacting;
 mod unacked;
 
 use std::collections::HashMap;
@@ -28,7 +32,7 @@ use longtail_broker::auth::{Action as Right, CachedGrants, Grants};
 use longtail_edge::{CloseReason, Input, Out, Then};
 use longtail_engine::runtime::Shards;
 use longtail_engine::{Effect, Message};
-use longtail_model::{SessionId, ShardId, Subject};
+use longtail_model::{SessionId, ShardId};
 
 use crate::codec::{
     Decoder, Frame, FrameKind, Greeting, Level, Method, PROTOCOL_HEADER, ReplyCode,
@@ -36,8 +40,10 @@ use crate::codec::{
 use crate::config::Config;
 use crate::exception::{Exception, refused};
 use crate::queue::Queue;
+use crate::replies::{Mailbox, Place, Recipient, Reply};
 use crate::tenant::Tenant;
 use crate::topology::{Asker, Bind, DeclareExchange, DeclareQueue, Declared, Topology};
+pub use about::{ChannelState, ConnectionState, ConsumerState, Counts, given_name};
 use channel::Channel;
 
 /// Sessions of the engine that have ended.
@@ -60,6 +66,8 @@ pub(crate) enum Action {
     CloseChannel(u16, Ended),
     /// An auto-deleting queue has lost its last consumer.
     DeleteUnused(Arc<Queue>),
+    /// A direct reply, to whoever expects it.
+    Reply(Recipient, Reply),
     /// Something about the topology.
     Topology(Box<Op>),
     /// The client says goodbye.
@@ -182,13 +190,20 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
+/// What rules about names call the default exchange.
+const DEFAULT: &str = "amq.default";
+
 /// What channels share.
-#[derive(Debug)]
 pub(super) struct Shared {
     pub(super) asker: Asker,
+    /// Where replies to the connection's channels are delivered.
+    pub(super) mailbox: Arc<dyn Mailbox>,
     pub(super) credentials: Credentials,
     pub(super) capabilities: Capabilities,
     pub(super) grants: CachedGrants,
+    introduction: about::Introduction,
+    /// Messages of channels that are closed.
+    pub(super) retired: Counts,
     /// What the client may do in the vhost `/`, if that is known.
     known: Option<Arc<Grants>>,
     pub(super) topology: Option<Arc<Topology>>,
@@ -201,8 +216,19 @@ pub(super) struct Shared {
     pub(super) outstanding_bytes: u64,
     /// Too many of them: input waits.
     held_up: bool,
+    /// Octets that wait in transactions.
+    pub(super) staged_bytes: u64,
     /// Input that was left is to be shown again.
     wake: bool,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("asker", &self.asker)
+            .field("credentials", &self.credentials)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Shared {
@@ -222,9 +248,9 @@ impl Shared {
     /// # Errors
     /// `ACCESS_REFUSED`.
     pub(super) fn check(&mut self, right: Right, what: &str, name: &str) -> Result<(), Exception> {
-        let allowed = Subject::from_dotted(name)
-            .is_ok_and(|subject| self.grants.allows(right, subject.as_ref()));
-        if allowed {
+        // The default exchange has no name; rules know it by this one.
+        let known = if name.is_empty() { DEFAULT } else { name };
+        if self.grants.allows_name(right, known) {
             return Ok(());
         }
         let right = match right {
@@ -232,10 +258,51 @@ impl Shared {
             Right::Consume => "read",
             Right::Configure | Right::Manage => "configure",
         };
+        Err(self.not_granted(right, what, name))
+    }
+
+    /// Whether the client may publish to a queue by way of the default exchange: for rules about subjects it is the
+    /// queue, for rules about names it is the exchange.
+    ///
+    /// # Errors
+    /// `ACCESS_REFUSED`.
+    pub(super) fn check_default(&mut self, queue: &str) -> Result<(), Exception> {
+        let grants = self.grants.grants();
+        if grants.allows_as(Right::Publish, queue, DEFAULT) {
+            return Ok(());
+        }
+        Err(self.not_granted("write", "queue", queue))
+    }
+
+    /// Whether the client may use a topic exchange with a routing key, where there are rules for that.
+    ///
+    /// # Errors
+    /// `ACCESS_REFUSED`.
+    pub(super) fn check_topic(
+        &self,
+        right: Right,
+        exchange: &str,
+        key: &str,
+    ) -> Result<(), Exception> {
+        if self.grants.grants().allows_topic(right, exchange, key) {
+            return Ok(());
+        }
+        let word = if right == Right::Publish {
+            "write"
+        } else {
+            "read"
+        };
         Err(refused(format!(
-            "{right} access to {what} '{name}' in vhost '{}' refused for user '{}'",
+            "{word} access to topic '{key}' in exchange '{exchange}' in vhost '{}' refused for user '{}'",
             self.asker.vhost, self.credentials.user
         )))
+    }
+
+    fn not_granted(&self, right: &str, what: &str, name: &str) -> Exception {
+        refused(format!(
+            "{right} access to {what} '{name}' in vhost '{}' refused for user '{}'",
+            self.asker.vhost, self.credentials.user
+        ))
     }
 
     pub(super) fn stored(&mut self, publishes: usize, bytes: u64, config: &Config) {
@@ -286,9 +353,9 @@ pub(crate) struct After {
 }
 
 impl Session {
-    /// A connection with this number, on which nothing was said.
+    /// A connection with this number, on which nothing was said. Replies to its channels come to `mailbox`.
     #[must_use]
-    pub fn new(connection: u64) -> Self {
+    pub(crate) fn new(connection: u64, mailbox: Arc<dyn Mailbox>) -> Self {
         Session {
             decoder: Decoder::new(Config::FRAME_GREETING),
             phase: Phase::Header,
@@ -301,9 +368,12 @@ impl Session {
                     connection,
                     vhost: Arc::default(),
                 },
+                mailbox,
                 credentials: Credentials::default(),
                 capabilities: Capabilities::default(),
                 grants: CachedGrants::new(Arc::new(Grants::default())),
+                introduction: about::Introduction::default(),
+                retired: Counts::default(),
                 known: None,
                 topology: None,
                 frame_max: Config::FRAME_GREETING,
@@ -312,6 +382,7 @@ impl Session {
                 outstanding: 0,
                 outstanding_bytes: 0,
                 held_up: false,
+                staged_bytes: 0,
                 wake: false,
             },
         }
@@ -405,7 +476,7 @@ impl Session {
                     let outcome = if frame.kind == FrameKind::Header {
                         channel.header(frame.payload, &mut self.shared, tenant, out)
                     } else {
-                        channel.body(frame.payload, &mut self.shared, out)
+                        channel.body(frame.payload, &mut self.shared, tenant, out)
                     };
                     outcome.map_err(|exception| exception.about(Channel::PUBLISH))
                 }
@@ -468,6 +539,16 @@ impl Session {
         self.shared.busy = true;
         self.shared.actions.push(Action::OpenChannel(number));
         Ok(())
+    }
+
+    /// What the client may do has changed.
+    pub(crate) fn set_grants(&mut self, grants: Arc<Grants>) {
+        self.shared.grants = CachedGrants::new(grants);
+        for slot in self.channels.values_mut() {
+            if let Slot::Open(channel) = slot {
+                channel.remembered = None;
+            }
+        }
     }
 
     /// The number that a new channel is told apart by from earlier ones.
@@ -574,6 +655,15 @@ impl Session {
         match self.channels.get_mut(&number) {
             Some(Slot::Open(channel)) if channel.incarnation() == incarnation => Some(channel),
             _ => None,
+        }
+    }
+
+    /// A direct reply has come for a channel.
+    pub(crate) fn replied(&mut self, at: Place, reply: &Reply, out: &mut Out) {
+        if let Some(Slot::Open(channel)) = self.channels.get_mut(&at.channel)
+            && channel.incarnation() == at.incarnation
+        {
+            channel.replied(reply, &self.shared, out);
         }
     }
 

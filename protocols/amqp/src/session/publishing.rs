@@ -1,24 +1,21 @@
-//! `basic.publish`: a method, a header, bodies; then routes, and one command for each shard and each way that queues
-//! want the message.
+//! `basic.publish`: a method, a header, bodies; then one command for each record that is to be written.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use longtail_broker::auth::Action as Right;
 use longtail_edge::Out;
-use longtail_engine::{Command, NewMessage, Reply, Target};
-use longtail_model::{Priority, ShardId, StreamId};
+use longtail_engine::{Command, Reply, Target};
 
 use super::channel::{Channel, Pending, internal};
-use super::consuming::{DIRECT_REPLY, is_stored};
-use super::{Shared, content, say, unexpected_frame};
-use crate::codec::{
-    ContentHeader, Method, Properties, ReplyCode, Table, TableBuf, Value, put_content,
-};
+use super::consuming::is_stored;
+use super::routing::{Plan, Publication, check};
+use super::{Action, Shared, say, unexpected_frame};
+use crate::codec::{ContentHeader, Method, Properties, ReplyCode, put_content};
 use crate::config::Config;
 use crate::exception::{Exception, no_exchange, not_implemented, precondition, refused};
-use crate::graph::Routing;
-use crate::queue::Queue;
+use crate::graph::Kind;
+use crate::replies::is_address;
 use crate::tenant::Tenant;
 
 /// Room that is made for a body before any of it is there.
@@ -38,27 +35,6 @@ pub(super) struct Publishing {
 struct Head {
     size: u64,
     properties: Bytes,
-}
-
-/// The queues that a message goes to.
-type Targets = Arc<[Arc<Queue>]>;
-
-/// Where the last message went: the next one mostly goes there too.
-#[derive(Clone, Debug)]
-pub(super) struct Remembered {
-    generation: u64,
-    exchange: Arc<str>,
-    key: Arc<str>,
-    /// `None`: the headers decide.
-    queues: Option<Targets>,
-}
-
-/// How a queue wants a message: those that want it alike, at one shard, share one record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Manner {
-    shard: ShardId,
-    priority: Priority,
-    expires_ms: Option<u64>,
 }
 
 impl Channel {
@@ -81,13 +57,8 @@ impl Channel {
             return Err(not_implemented("immediate=true"));
         }
         let generation = shared.topology()?.generation();
-        let known = self.remembered.as_ref().filter(|known| {
-            known.generation == generation
-                && &*known.key == routing_key
-                && &*known.exchange == exchange
-        });
-        let (exchange, key) = match known {
-            Some(known) => (Arc::clone(&known.exchange), Arc::clone(&known.key)),
+        let (exchange, key) = match self.remembered(exchange, routing_key, generation) {
+            Some(known) => known,
             None => {
                 self.remembered = None;
                 Self::may_publish(exchange, routing_key, shared)?;
@@ -106,8 +77,12 @@ impl Channel {
 
     fn may_publish(exchange: &str, key: &str, shared: &mut Shared) -> Result<(), Exception> {
         if exchange.is_empty() {
+            // Who has an address was given it to answer.
+            if is_address(key) {
+                return Ok(());
+            }
             // The default exchange's keys are names of queues.
-            return shared.check(Right::Publish, "queue", key);
+            return shared.check_default(key);
         }
         shared.check(Right::Publish, "exchange", exchange)?;
         let topology = Arc::clone(shared.topology()?);
@@ -120,6 +95,9 @@ impl Channel {
             return Err(refused(format!(
                 "cannot publish to internal exchange '{exchange}' in vhost '{vhost}'"
             )));
+        }
+        if found.config.kind == Kind::Topic {
+            shared.check_topic(Right::Publish, exchange, key)?;
         }
         Ok(())
     }
@@ -160,7 +138,7 @@ impl Channel {
             properties: Bytes::copy_from_slice(header.properties),
         });
         if header.body_size == 0 {
-            return self.complete(&Bytes::new(), shared, out);
+            return self.complete(&Bytes::new(), shared, tenant, out);
         }
         Ok(())
     }
@@ -169,6 +147,7 @@ impl Channel {
         &mut self,
         payload: &[u8],
         shared: &mut Shared,
+        tenant: &Tenant,
         out: &mut Out,
     ) -> Result<(), Exception> {
         let Some((publishing, size)) = self.publishing.as_mut().and_then(|publishing| {
@@ -200,7 +179,7 @@ impl Channel {
             publishing.body.extend_from_slice(payload);
             Bytes::from(std::mem::take(&mut publishing.body))
         };
-        self.complete(&body, shared, out)
+        self.complete(&body, shared, tenant, out)
     }
 
     /// Everything of a message is there.
@@ -208,6 +187,7 @@ impl Channel {
         &mut self,
         body: &Bytes,
         shared: &mut Shared,
+        tenant: &Tenant,
         out: &mut Out,
     ) -> Result<(), Exception> {
         let Some(Publishing {
@@ -222,53 +202,51 @@ impl Channel {
         };
         let properties = Properties::decode(&head.properties)
             .map_err(|fault| Exception::from(fault).of_connection())?;
-        let user = &shared.credentials.user;
-        if let Some(claimed) = properties.user_id
-            && claimed != user
-        {
-            return Err(precondition(format!(
-                "user_id property set to '{claimed}' but authenticated user was '{user}'"
-            )));
+        check(&properties, &shared.credentials.user)?;
+        let rewritten = self.with_address(&properties)?;
+        let publication = Publication {
+            exchange,
+            key,
+            mandatory,
+            properties: rewritten.unwrap_or(head.properties),
+            body: body.clone(),
+        };
+        if self.staged.is_some() {
+            return self.stage_publication(publication, shared, tenant.config());
         }
-        if properties.reply_to == Some(DIRECT_REPLY) {
-            return Err(precondition("fast reply consumer does not exist"));
+        let plan = self.plan(&publication, shared)?;
+        let plan = plan.ok_or_else(|| no_exchange(&publication.exchange, &shared.asker.vhost))?;
+        self.carry_out(&publication, plan, shared, out)
+    }
+
+    /// Sends a message on its way.
+    fn carry_out(
+        &mut self,
+        publication: &Publication,
+        plan: Plan,
+        shared: &mut Shared,
+        out: &mut Out,
+    ) -> Result<(), Exception> {
+        self.count(publication, &plan);
+        if !plan.is_wanted() && publication.mandatory {
+            self.give_back(publication, &plan, shared, out);
         }
-        let expiration_ms = properties.expiration.map(expiration).transpose()?;
-        let (queues, stripped) = self.routes(&exchange, &key, &properties, shared)?;
-        let octets = stripped.as_deref().unwrap_or(&head.properties);
-        if queues.is_empty() {
-            if mandatory {
-                self.give_back((&exchange, &key), octets, body, shared, out);
-            }
-            if let Some(confirms) = &mut self.confirms {
-                confirms.begin(0);
-            }
-            return Ok(());
-        }
-        let headers = content::encode(&exchange, &key, octets);
-        let groups = by_manner(&queues, properties.priority, expiration_ms);
         let number = self
             .confirms
             .as_mut()
-            .map_or(0, |confirms| confirms.begin(groups.len()));
-        for (manner, streams) in groups {
-            let Some((&first, also)) = streams.split_first() else {
-                continue;
-            };
-            let bytes = body.len() as u64;
-            let publish = Command::Publish {
-                to: Target::Stream(first),
-                also: also.to_vec(),
-                message: NewMessage {
-                    priority: manner.priority,
-                    expires_ms: manner.expires_ms,
-                    headers: headers.clone(),
-                    payload: body.clone(),
-                    ..NewMessage::default()
-                },
-            };
-            let way = self.ways.get_mut(usize::from(manner.shard.0));
+            .map_or(0, |confirms| confirms.begin(plan.stores.len()));
+        if let Some((to, reply)) = plan.reply {
+            shared.actions.push(Action::Reply(to, reply));
+        }
+        for store in plan.stores {
+            let bytes = publication.body.len() as u64;
+            let way = self.ways.get_mut(usize::from(store.shard.0));
             let way = way.ok_or_else(|| internal("no way to a shard"))?;
+            let publish = Command::Publish {
+                to: Target::Stream(store.to),
+                also: store.also,
+                message: store.message,
+            };
             way.ask(publish, Pending::Published { number, bytes });
             self.outstanding += 1;
             self.outstanding_bytes += bytes;
@@ -278,82 +256,36 @@ impl Channel {
         Ok(())
     }
 
-    /// The queues that a message goes to and, when BCC has to be cut out of them, the properties without it.
-    fn routes(
-        &mut self,
-        exchange: &Arc<str>,
-        key: &Arc<str>,
-        properties: &Properties<'_>,
-        shared: &mut Shared,
-    ) -> Result<(Targets, Option<Vec<u8>>), Exception> {
-        let headers = properties.headers.unwrap_or_default();
-        let topology = Arc::clone(shared.topology()?);
-        if !headers.is_empty() && (headers.get("CC").is_some() || headers.get("BCC").is_some()) {
-            let mut keys = vec![key.to_string()];
-            for name in ["CC", "BCC"] {
-                more_keys(name, &headers, &mut keys)?;
-            }
-            if exchange.is_empty() {
-                for key in &keys {
-                    shared.check(Right::Publish, "queue", key)?;
-                }
-            }
-            let graph = topology.graph();
-            let mut queues: Vec<Arc<Queue>> = Vec::new();
-            for key in &keys {
-                let routed = graph.route(exchange, &Routing { key, headers });
-                let routed = routed.ok_or_else(|| no_exchange(exchange, &shared.asker.vhost))?;
-                for queue in routed.queues {
-                    if !queues.iter().any(|known| Arc::ptr_eq(known, &queue)) {
-                        queues.push(queue);
-                    }
-                }
-            }
-            return Ok((queues.into(), without_bcc(properties, &headers)));
+    /// Counts a message that goes where its plan says.
+    pub(super) fn count(&mut self, publication: &Publication, plan: &Plan) {
+        self.counts.publish += 1;
+        match (plan.is_wanted(), publication.mandatory) {
+            (true, _) => {}
+            (false, true) => self.counts.return_unroutable += 1,
+            (false, false) => self.counts.drop_unroutable += 1,
         }
-        let generation = topology.generation();
-        if let Some(known) = &self.remembered
-            && known.generation == generation
-            && known.exchange == *exchange
-            && known.key == *key
-            && let Some(queues) = &known.queues
-        {
-            return Ok((Arc::clone(queues), None));
-        }
-        let graph = topology.graph();
-        let routed = graph
-            .route(exchange, &Routing { key, headers })
-            .ok_or_else(|| no_exchange(exchange, &shared.asker.vhost))?;
-        let queues: Targets = routed.queues.into();
-        self.remembered = Some(Remembered {
-            generation: graph.generation(),
-            exchange: Arc::clone(exchange),
-            key: Arc::clone(key),
-            queues: (!routed.by_headers).then(|| Arc::clone(&queues)),
-        });
-        Ok((queues, None))
     }
 
     /// `basic.return`: nobody wants it.
-    fn give_back(
+    pub(super) fn give_back(
         &self,
-        (exchange, routing_key): (&str, &str),
-        properties: &[u8],
-        body: &[u8],
+        publication: &Publication,
+        plan: &Plan,
         shared: &Shared,
         out: &mut Out,
     ) {
+        let properties = plan.stripped.as_ref().unwrap_or(&publication.properties);
         let returned = Method::BasicReturn {
             reply_code: ReplyCode::NoRoute.as_u16(),
             reply_text: ReplyCode::NoRoute.name(),
-            exchange,
-            routing_key,
+            exchange: &publication.exchange,
+            routing_key: &publication.key,
         };
         say(&returned, self.number(), out);
         let put = put_content(
             self.number(),
             properties,
-            body,
+            &publication.body,
             shared.frame_max,
             out.tail(),
         );
@@ -379,71 +311,4 @@ impl Channel {
             confirms.answered(number, !stored);
         }
     }
-}
-
-/// Queues that want a message alike, together.
-fn by_manner(
-    queues: &[Arc<Queue>],
-    priority: Option<u8>,
-    expiration_ms: Option<u64>,
-) -> Vec<(Manner, Vec<StreamId>)> {
-    let mut groups: Vec<(Manner, Vec<StreamId>)> = Vec::with_capacity(1);
-    for queue in queues {
-        let manner = Manner {
-            shard: queue.shard,
-            priority: queue.priority(priority),
-            expires_ms: queue.expires_ms(expiration_ms),
-        };
-        match groups.iter_mut().find(|(known, _)| *known == manner) {
-            Some((_, streams)) => streams.push(queue.stream),
-            None => groups.push((manner, vec![queue.stream])),
-        }
-    }
-    groups
-}
-
-/// Longest life of a message: ten years, as in RabbitMQ.
-const EXPIRATION_MAX_MS: u64 = 315_360_000_000;
-
-fn expiration(text: &str) -> Result<u64, Exception> {
-    let digits = !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit());
-    let parsed = digits.then(|| text.parse().ok()).flatten();
-    parsed
-        .filter(|ms| *ms <= EXPIRATION_MAX_MS)
-        .ok_or_else(|| precondition(format!("invalid expiration '{text}'")))
-}
-
-/// The keys of a CC or BCC header.
-fn more_keys(name: &str, headers: &Table<'_>, keys: &mut Vec<String>) -> Result<(), Exception> {
-    let Some(value) = headers.get(name) else {
-        return Ok(());
-    };
-    let wrong = || {
-        precondition(format!(
-            "invalid {name} header: an array of strings is expected"
-        ))
-    };
-    let Value::Array(array) = value else {
-        return Err(wrong());
-    };
-    for value in array.iter() {
-        keys.push(value.as_str().ok_or_else(wrong)?.to_owned());
-    }
-    Ok(())
-}
-
-/// The properties without BCC; `None`: there is none.
-fn without_bcc(properties: &Properties<'_>, headers: &Table<'_>) -> Option<Vec<u8>> {
-    headers.get("BCC")?;
-    let mut kept = TableBuf::default();
-    for (key, value) in headers.iter().filter(|(key, _)| *key != "BCC") {
-        kept.put(key, value).ok()?;
-    }
-    let properties = Properties {
-        headers: Some(kept.as_table()),
-        ..*properties
-    };
-    let mut octets = Vec::new();
-    properties.encode(&mut octets).ok()?;
-    Some(octets)
 }

@@ -5,6 +5,12 @@ use longtail_broker::{Broker, BrokerConfig};
 use super::*;
 use crate::codec::{Table, Value};
 
+struct Nobody;
+
+impl Mailbox for Nobody {
+    fn deliver(&self, _at: Place, _reply: &Reply) {}
+}
+
 struct Talk {
     tenant: Arc<Tenant>,
     session: Session,
@@ -16,7 +22,7 @@ impl Talk {
         let broker = Broker::open(BrokerConfig::in_memory()).unwrap();
         Talk {
             tenant: Tenant::new(Config::default(), broker),
-            session: Session::new(1),
+            session: Session::new(1, Arc::new(Nobody)),
             out: Out::new(1 << 20),
         }
     }

@@ -32,8 +32,7 @@ impl Unacked {
         self.entries.push_back((delivered.tag, Some(delivered)));
     }
 
-    #[cfg(test)]
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.entries.len() - self.gone
     }
 
@@ -68,6 +67,17 @@ impl Unacked {
         all.into_iter()
             .filter_map(|(_, delivered)| delivered)
             .collect()
+    }
+
+    /// Makes deliveries that were taken out unsettled again.
+    pub(super) fn put_back(&mut self, delivered: Vec<Delivered>) {
+        if delivered.is_empty() {
+            return;
+        }
+        let mut all = self.take_all();
+        all.extend(delivered);
+        all.sort_unstable_by_key(|delivered| delivered.tag);
+        all.into_iter().for_each(|delivered| self.push(delivered));
     }
 
     fn find(&self, tag: u64) -> Option<usize> {
@@ -135,6 +145,16 @@ mod tests {
         assert_eq!((unacked.len(), unacked.take(5)), (1, Some(delivered(5))));
         assert!(unacked.is_empty());
         assert_eq!(unacked.take_to(5), None);
+    }
+
+    #[test]
+    fn what_is_put_back_is_where_it_was() {
+        let mut unacked = filled(1..=6);
+        let taken = vec![unacked.take(5).unwrap(), unacked.take(2).unwrap()];
+        unacked.put_back(taken);
+        assert_eq!(unacked.take_to(3).unwrap().len(), 3);
+        assert_eq!(unacked.take(5), Some(delivered(5)));
+        assert_eq!(unacked.len(), 2);
     }
 
     #[test]

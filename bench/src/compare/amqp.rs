@@ -1,0 +1,221 @@
+//! `bench amqp`: its subjects and its standard table.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use longtail_model::Durability;
+
+use super::matrix::Task;
+use super::subject::Subject;
+use super::{Plan, data, durabilities, execute, running};
+use crate::cli::{AmqpArgs, AmqpLoadArgs, AmqpPeer};
+use crate::error::BenchError;
+use crate::load::{Assurance, Promise};
+use crate::peer::longtail::Longtail;
+use crate::peer::rabbitmq::RabbitMq;
+use crate::protocol::amqp::{Amqp, QueueType};
+use crate::scenario::{Scenario, Settings};
+
+pub(super) fn run(out: &mut dyn Write, args: &AmqpArgs) -> anyhow::Result<()> {
+    let started = !args.compare.is_empty();
+    let standard = [Durability::Memory, Durability::Sync];
+    let durabilities = durabilities(&args.durability, started, &standard)?;
+    let mut tasks = tasks(&args.load, &durabilities);
+    if args.compare.contains(&AmqpPeer::Null) {
+        // The sink keeps nothing.
+        tasks.retain(|task| task.settings.scenario != Scenario::Backlog);
+        if tasks.is_empty() {
+            let text = "the null sink keeps nothing: name another scenario than backlog";
+            return Err(BenchError::Usage(text.to_owned()).into());
+        }
+    }
+    let queue_type = match args.queue_type {
+        QueueType::Classic => "classic",
+        QueueType::Quorum => "quorum",
+    };
+    let plan = Plan {
+        tasks,
+        data: data(args.data.as_deref(), started),
+        half_load: args.load.half_load,
+        detail: args.load.scenario.is_some(),
+        settings: BTreeMap::from([("queues", queue_type.to_owned())]),
+    };
+    let protocol = Amqp {
+        queues: args.queue_type,
+    };
+    execute(out, &protocol, &subjects(args)?, &plan, &args.load.run)
+}
+
+fn subjects(args: &AmqpArgs) -> Result<Vec<Subject>, BenchError> {
+    let mut subjects = Vec::new();
+    if let Some(target) = &args.target {
+        subjects.push(running(target, args.pid)?);
+    }
+    if let Some(peer) = &args.peer {
+        subjects.push(running(peer, args.peer_pid)?);
+    }
+    if !args.compare.is_empty() && !args.peer_only {
+        let own = args.own.as_deref();
+        let own = own.map_or_else(|| Longtail::current("amqp"), Longtail::custom)?;
+        subjects.push(Subject::started(Box::new(own)));
+    }
+    for peer in &args.compare {
+        subjects.push(match peer {
+            AmqpPeer::Rabbitmq => Subject::started(Box::new(RabbitMq {
+                program: args.rabbitmq.clone(),
+                queues: args.queue_type,
+            })),
+            AmqpPeer::Null => Subject::null(),
+        });
+    }
+    Ok(subjects)
+}
+
+/// What the flags ask for, at each durability: one scenario, or the table.
+fn tasks(load: &AmqpLoadArgs, durabilities: &[Durability]) -> Vec<Task> {
+    let durabilities: Vec<Option<Durability>> = match durabilities {
+        [] => vec![None],
+        given => given.iter().copied().map(Some).collect(),
+    };
+    let of = |durability: Option<Durability>| {
+        let settings = match load.scenario {
+            Some(scenario) => sizes(load, &[1024])
+                .into_iter()
+                .map(|bytes| load.settings(scenario, load.promise(), bytes))
+                .collect(),
+            None if durability == Some(Durability::Sync) => durable(load),
+            None => standard(load),
+        };
+        settings.into_iter().map(move |settings| Task {
+            durability,
+            settings,
+        })
+    };
+    durabilities.into_iter().flat_map(of).collect()
+}
+
+/// Transient messages, no confirms, no acknowledgements.
+const TRANSIENT: Promise = Promise {
+    assurance: Assurance::AtMost,
+    persistent: false,
+};
+/// Confirmed and acknowledged, but kept in memory.
+const CONFIRMED: Promise = Promise {
+    assurance: Assurance::AtLeast,
+    persistent: false,
+};
+/// Confirmed, acknowledged, and on the disk.
+const PERSISTENT: Promise = Promise {
+    assurance: Assurance::AtLeast,
+    persistent: true,
+};
+
+/// Scenario, publishers, depth and promise of the loads that are run without waiting for the disk.
+const STANDARD: [(Scenario, u32, u32, Promise); 8] = [
+    (Scenario::OneToOne, 1, 64, TRANSIENT),
+    (Scenario::OneToOne, 16, 1, TRANSIENT),
+    (Scenario::OneToOne, 16, 1, CONFIRMED),
+    (Scenario::OneToOne, 16, 16, CONFIRMED),
+    (Scenario::WorkQueue, 16, 16, TRANSIENT),
+    (Scenario::WorkQueue, 16, 16, CONFIRMED),
+    (Scenario::FanOut, 1, 16, CONFIRMED),
+    (Scenario::Topic, 16, 16, CONFIRMED),
+];
+
+fn standard(load: &AmqpLoadArgs) -> Vec<Settings> {
+    let mut all = Vec::new();
+    for bytes in sizes(load, &[16, 1024, 16_384]) {
+        for (scenario, publishers, depth, promise) in STANDARD {
+            all.push(Settings {
+                depth: load.depth.unwrap_or(depth),
+                producers: load.publishers.unwrap_or(publishers),
+                ..load.settings(scenario, promise, bytes)
+            });
+        }
+    }
+    all.push(load.settings(Scenario::Backlog, TRANSIENT, 16));
+    all.push(load.settings(Scenario::Idle, TRANSIENT, 16));
+    all
+}
+
+/// Pairs and depth of the loads whose messages are on the disk before they are confirmed.
+const DURABLE: [(u32, u32); 4] = [(1, 1), (16, 1), (64, 1), (16, 16)];
+
+fn durable(load: &AmqpLoadArgs) -> Vec<Settings> {
+    let mut all = Vec::new();
+    for bytes in sizes(load, &[1024]) {
+        for (pairs, depth) in DURABLE {
+            all.push(Settings {
+                depth: load.depth.unwrap_or(depth),
+                producers: load.publishers.unwrap_or(pairs),
+                ..load.settings(Scenario::OneToOne, PERSISTENT, bytes)
+            });
+        }
+        all.push(load.settings(Scenario::Backlog, PERSISTENT, bytes));
+    }
+    all
+}
+
+fn sizes(load: &AmqpLoadArgs, default: &[u32]) -> Vec<u32> {
+    let given = &load.body_bytes;
+    if given.is_empty() { default } else { given }.to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        load: AmqpLoadArgs,
+    }
+
+    fn labels(flags: &str, durabilities: &[Durability]) -> Vec<String> {
+        let words = std::iter::once("bench").chain(flags.split_whitespace());
+        let program = Program::try_parse_from(words).expect("legal flags");
+        tasks(&program.load, durabilities)
+            .iter()
+            .map(|task| task.settings.label())
+            .collect()
+    }
+
+    #[test]
+    fn the_table_has_every_scenario_at_every_size() {
+        let all = labels("", &[Durability::Memory]);
+        for expected in [
+            "one-to-one unconfirmed, 1 pair, 64 deep, 16 B",
+            "one-to-one confirmed, 16 pairs, 1024 B",
+            "work queue confirmed, 16 publishers, 16 deep, 1 consumer, 16384 B",
+            "fan-out confirmed, 100 subscribers, 16 deep, 16 B",
+            "topic confirmed, 1000 bindings, 16 pairs, 16 deep, 1024 B",
+            "backlog unconfirmed, 1000000 messages, 16 B",
+            "idle, 1000 connections",
+        ] {
+            assert!(
+                all.iter().any(|label| label == expected),
+                "{expected}: {all:#?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_waits_for_the_disk_is_persistent() {
+        let all = labels("", &[Durability::Sync]);
+        let persistent = |label: &String| label.contains(" confirmed, persistent, ");
+        assert!(all.iter().all(persistent), "{all:#?}");
+    }
+
+    #[test]
+    fn one_scenario_is_run_as_the_flags_promise() {
+        assert_eq!(
+            labels(
+                "--scenario topic --unconfirmed --bindings 8 --body-bytes 16,64",
+                &[]
+            ),
+            ["16", "64"].map(|bytes| format!("topic unconfirmed, 8 bindings, 16 pairs, {bytes} B"))
+        );
+    }
+}

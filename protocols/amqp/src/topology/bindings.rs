@@ -1,0 +1,116 @@
+//! What leads from an exchange to queues and other exchanges.
+
+use std::sync::Arc;
+
+use longtail_model::Filter;
+
+use super::{Answer, Asker, Topology, documents, not_the_default};
+use crate::codec::Table;
+use crate::exception::{no_exchange, precondition};
+use crate::graph::{Binding, Destination, Kind, Removed, is_match_valid};
+
+/// `queue.bind`, `exchange.bind` and their opposites.
+#[derive(Clone, Debug)]
+pub struct Bind {
+    /// The exchange that messages come from.
+    pub source: String,
+    /// Where they go.
+    pub destination: Destination,
+    /// The binding key.
+    pub key: String,
+    /// The arguments, as a table's bytes.
+    pub arguments: Arc<[u8]>,
+}
+
+impl Topology {
+    /// `queue.bind` and `exchange.bind`.
+    ///
+    /// # Errors
+    /// What the client has done wrong, or what the shard refuses.
+    pub async fn bind(&self, asker: &Asker, bind: Bind) -> Answer<()> {
+        let _writer = self.writer.lock().await;
+        let durable = self.check_bind(asker, &bind)?;
+        let binding = Binding {
+            destination: bind.destination,
+            arguments: bind.arguments,
+        };
+        let key: Arc<str> = bind.key.into();
+        if durable {
+            let write = documents::binding(&self.space, &bind.source, &key, &binding);
+            self.write(vec![write]).await?;
+        }
+        self.change(|graph| graph.bind(&bind.source, &key, binding));
+        Ok(())
+    }
+
+    /// Whether the binding is to outlive a restart.
+    fn check_bind(&self, asker: &Asker, bind: &Bind) -> Answer<bool> {
+        not_the_default(&bind.source)?;
+        let destination_durable = match &bind.destination {
+            Destination::Queue(name) => self.queue(name, asker)?.config.durable,
+            Destination::Exchange(name) => {
+                not_the_default(name)?;
+                let graph = self.graph();
+                let exchange = graph.exchange(name);
+                exchange
+                    .ok_or_else(|| no_exchange(name, &asker.vhost))?
+                    .config
+                    .durable
+            }
+        };
+        let graph = self.graph();
+        let source = graph
+            .exchange(&bind.source)
+            .ok_or_else(|| no_exchange(&bind.source, &asker.vhost))?;
+        let arguments = Table::decode(&bind.arguments).unwrap_or_default();
+        if source.config.kind == Kind::Headers && !is_match_valid(&arguments) {
+            return Err(precondition(
+                "invalid x-match field value: expected all, any, all-with-x or any-with-x",
+            ));
+        }
+        if source.config.kind == Kind::Topic
+            && let Err(error) = Filter::parse_amqp(&bind.key)
+        {
+            return Err(precondition(format!(
+                "binding key '{}' cannot be matched: {error}",
+                bind.key
+            )));
+        }
+        Ok(source.config.durable && destination_durable)
+    }
+
+    /// `queue.unbind` and `exchange.unbind`. What is not there is no error.
+    ///
+    /// # Errors
+    /// What the client has done wrong, or what the shard refuses.
+    pub async fn unbind(&self, asker: &Asker, bind: Bind) -> Answer<()> {
+        let _writer = self.writer.lock().await;
+        not_the_default(&bind.source)?;
+        if let Destination::Queue(name) = &bind.destination
+            && self.graph().queue(name).is_some()
+        {
+            self.queue(name, asker)?;
+        }
+        let binding = Binding {
+            destination: bind.destination,
+            arguments: bind.arguments,
+        };
+        let removed = self.change(|graph| {
+            let mut removed = Removed::default();
+            if graph.unbind(&bind.source, &bind.key, &binding) {
+                let orphan = graph
+                    .exchange(&bind.source)
+                    .is_some_and(|source| source.config.auto_delete && source.is_unused());
+                let source: Arc<str> = bind.source.as_str().into();
+                if orphan {
+                    removed.orphans.push(Arc::clone(&source));
+                }
+                removed
+                    .bindings
+                    .push((source, bind.key.as_str().into(), binding));
+            }
+            removed
+        });
+        self.forget(removed, Vec::new()).await
+    }
+}

@@ -1,0 +1,144 @@
+//! Exchanges are declared and deleted.
+
+use std::sync::Arc;
+
+use super::{Answer, Asker, RESERVED, Topology, documents, not_the_default, reserved};
+use crate::codec::Table;
+use crate::exception::{no_exchange, not_implemented, precondition};
+use crate::graph::{ALTERNATE, ExchangeConfig, Kind};
+use crate::queue::same_arguments;
+
+/// `exchange.declare`.
+#[derive(Clone, Debug)]
+pub struct DeclareExchange {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub kind: String,
+    /// It is only looked for.
+    pub passive: bool,
+    /// It outlives a restart.
+    pub durable: bool,
+    /// It goes with the last of its bindings.
+    pub auto_delete: bool,
+    /// Clients do not publish to it.
+    pub internal: bool,
+    /// The arguments, as a table's bytes.
+    pub arguments: Arc<[u8]>,
+}
+
+impl Topology {
+    /// `exchange.declare`.
+    ///
+    /// # Errors
+    /// What the client has done wrong, or what the shard refuses.
+    pub async fn declare_exchange(&self, asker: &Asker, declare: DeclareExchange) -> Answer<()> {
+        let _writer = self.writer.lock().await;
+        let name: Arc<str> = declare.name.replace(['\r', '\n'], "").into();
+        not_the_default(&name)?;
+        let known = {
+            let graph = self.graph();
+            graph.exchange(&name).map(|known| known.config.clone())
+        };
+        if declare.passive {
+            return known
+                .map(|_| ())
+                .ok_or_else(|| no_exchange(&name, &asker.vhost));
+        }
+        let kind = Kind::of(&declare.kind)
+            .ok_or_else(|| precondition(format!("invalid exchange type '{}'", declare.kind)))?;
+        let config = ExchangeConfig {
+            kind,
+            durable: declare.durable,
+            auto_delete: declare.auto_delete,
+            internal: declare.internal,
+            arguments: declare.arguments,
+        };
+        if let Some(known) = known {
+            return same_exchange(&known, &config, &name, &asker.vhost);
+        }
+        if name.starts_with(RESERVED) {
+            return Err(reserved("exchange", &name));
+        }
+        let arguments = Table::decode(&config.arguments).unwrap_or_default();
+        if arguments.get(ALTERNATE).is_some() && config.alternate().is_none() {
+            return Err(precondition(format!(
+                "invalid arg '{ALTERNATE}' for exchange '{name}' in vhost '{}': a string is expected",
+                asker.vhost
+            )));
+        }
+        for later in ["x-delayed-exchange", "x-message-deduplication"] {
+            if arguments.get(later).is_some() {
+                return Err(not_implemented(format!(
+                    "exchange argument '{later}' is not supported yet"
+                )));
+            }
+        }
+        if config.durable {
+            self.write(vec![documents::exchange(&self.space, &name, &config)])
+                .await?;
+        }
+        self.change(|graph| graph.add_exchange(name, config));
+        Ok(())
+    }
+
+    /// `exchange.delete`. An exchange that is not there is no error.
+    ///
+    /// # Errors
+    /// What the client has done wrong, or what the shard refuses.
+    pub async fn delete_exchange(&self, asker: &Asker, name: &str, if_unused: bool) -> Answer<()> {
+        let _writer = self.writer.lock().await;
+        not_the_default(name)?;
+        let known = {
+            let graph = self.graph();
+            let exchange = graph.exchange(name);
+            exchange.map(|known| (known.config.clone(), known.is_unused()))
+        };
+        if name.starts_with(RESERVED) {
+            return Err(reserved("exchange", name));
+        }
+        let Some((config, unused)) = known else {
+            return Ok(());
+        };
+        if if_unused && !unused {
+            return Err(precondition(format!(
+                "exchange '{name}' in vhost '{}' in use",
+                asker.vhost
+            )));
+        }
+        let removed = self.change(|graph| graph.remove_exchange(name));
+        let write = documents::exchange(&self.space, name, &config);
+        self.forget(removed, vec![documents::without(write)]).await
+    }
+}
+
+fn same_exchange(
+    current: &ExchangeConfig,
+    received: &ExchangeConfig,
+    name: &str,
+    vhost: &str,
+) -> Answer<()> {
+    let what = format!("exchange '{name}' in vhost '{vhost}'");
+    let text = |flag: bool| flag.to_string();
+    for (key, current, received) in [
+        (
+            "type",
+            current.kind.name().to_owned(),
+            received.kind.name().to_owned(),
+        ),
+        ("durable", text(current.durable), text(received.durable)),
+        (
+            "auto_delete",
+            text(current.auto_delete),
+            text(received.auto_delete),
+        ),
+        ("internal", text(current.internal), text(received.internal)),
+    ] {
+        if current != received {
+            return Err(precondition(format!(
+                "inequivalent arg '{key}' for {what}: received '{received}' but current is '{current}'"
+            )));
+        }
+    }
+    same_arguments(&[ALTERNATE], &current.arguments, &received.arguments, &what)
+}

@@ -1,0 +1,224 @@
+//! What is declared in a space: changes it, one at a time, and writes durable parts to the catalog.
+//!
+//! ```text
+//! session ──▶ Topology::declare_queue ─┬─▶ catalog (documents) ──┐
+//!                                      ├─▶ shard (stream)        ├──▶ graph ──▶ answer
+//!                                      └─▶ ...                 ──┘
+//! publisher ──▶ Topology::graph (shared) ──▶ routes
+//! ```
+//!
+//! The document of a durable queue is written before its stream is defined, and removed after that is deleted: after a
+//! crash in between, the queue is there, perhaps empty, and nothing is left that nobody knows of.
+
+mod bindings;
+mod documents;
+mod exchanges;
+mod lifecycle;
+mod queues;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use longtail_broker::{Broker, BrokerError};
+use longtail_engine::Refusal;
+use longtail_engine::config::StreamName;
+use parking_lot::{RwLock, RwLockReadGuard};
+
+use crate::codec::ReplyCode;
+use crate::exception::{Exception, locked, no_queue, precondition, refused};
+use crate::graph::{ExchangeConfig, Graph, Kind};
+use crate::queue::{Queue, QueueArguments, QueueSettings};
+use crate::replies::Replies;
+pub use bindings::Bind;
+use documents::Document;
+pub use exchanges::DeclareExchange;
+pub use queues::{DeclareQueue, Declared};
+
+/// Exchanges that every space has.
+const PREDECLARED: &[(&str, Kind)] = &[
+    ("amq.direct", Kind::Direct),
+    ("amq.fanout", Kind::Fanout),
+    ("amq.topic", Kind::Topic),
+    ("amq.headers", Kind::Headers),
+    ("amq.match", Kind::Headers),
+];
+
+/// Names that start so are the server's.
+const RESERVED: &str = "amq.";
+
+/// Streams of the broker itself start so.
+const INTERNAL: char = '$';
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    /// The connection.
+    pub connection: u64,
+    /// The vhost as it has named it, for texts.
+    pub vhost: Arc<str>,
+}
+
+/// The exchanges and queues of one space.
+pub struct Topology {
+    space: Arc<str>,
+    broker: Arc<Broker>,
+    graph: RwLock<Graph>,
+    replies: Arc<Replies>,
+    /// That of the graph, to be read without its lock.
+    generation: AtomicU64,
+    /// One change at a time.
+    writer: tokio::sync::Mutex<()>,
+}
+
+impl std::fmt::Debug for Topology {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Topology")
+            .field("space", &self.space)
+            .finish_non_exhaustive()
+    }
+}
+
+type Answer<T> = Result<T, Exception>;
+
+impl Topology {
+    /// What the catalog says of a space.
+    ///
+    /// # Errors
+    /// When a shard does not answer.
+    pub async fn load(broker: Arc<Broker>, space: Arc<str>) -> Result<Self, BrokerError> {
+        let mut graph = Graph::default();
+        for &(name, kind) in PREDECLARED {
+            let config = ExchangeConfig {
+                kind,
+                durable: true,
+                auto_delete: false,
+                internal: false,
+                arguments: Arc::default(),
+            };
+            graph.add_exchange(name.into(), config);
+        }
+        let mut bindings = Vec::new();
+        for document in documents::all(broker.catalog(), &space) {
+            match document {
+                Document::Exchange(name, config) => graph.add_exchange(name, config),
+                Document::Queue(name, config) => {
+                    let stream = StreamName::new(Arc::clone(&space), Arc::clone(&name));
+                    let settings = effective(&name, &config.parsed);
+                    let at = queues::provide(&broker, &stream, settings.stream(true)).await?;
+                    graph.add_queue(Arc::new(Queue::new(name, at, config, settings)));
+                }
+                Document::Binding(source, key, binding) => bindings.push((source, key, binding)),
+            }
+        }
+        for (source, key, binding) in bindings {
+            graph.bind(&source, &key, binding);
+        }
+        Ok(Topology {
+            generation: AtomicU64::new(graph.generation()),
+            graph: RwLock::new(graph),
+            replies: Arc::default(),
+            space,
+            broker,
+            writer: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    /// The space.
+    #[must_use]
+    pub fn space(&self) -> &Arc<str> {
+        &self.space
+    }
+
+    /// Who expects direct replies.
+    pub(crate) fn replies(&self) -> &Arc<Replies> {
+        &self.replies
+    }
+
+    /// What there is now.
+    pub fn graph(&self) -> RwLockReadGuard<'_, Graph> {
+        self.graph.read()
+    }
+
+    /// Moves with every change that routing depends on; see [`Graph::generation`].
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut Graph) -> R) -> R {
+        let mut graph = self.graph.write();
+        let result = change(&mut graph);
+        self.generation.store(graph.generation(), Ordering::Release);
+        result
+    }
+
+    fn stream(&self, queue: &Arc<str>) -> StreamName {
+        StreamName::new(Arc::clone(&self.space), Arc::clone(queue))
+    }
+
+    /// A queue that a connection may use.
+    ///
+    /// # Errors
+    /// `NOT_FOUND`, `RESOURCE_LOCKED`.
+    pub fn queue(&self, name: &str, asker: &Asker) -> Answer<Arc<Queue>> {
+        let found = self.graph().queue(name).cloned();
+        let queue = found.ok_or_else(|| no_queue(name, &asker.vhost))?;
+        if queue.is_open_to(asker.connection) {
+            Ok(queue)
+        } else {
+            Err(locked(name, &asker.vhost))
+        }
+    }
+
+    async fn write(&self, mut writes: Vec<longtail_broker::catalog::Write>) -> Answer<()> {
+        writes.sort_by(|a, b| a.name.cmp(&b.name));
+        writes.dedup_by(|a, b| a.name == b.name);
+        for chunk in writes.chunks(WRITES_MAX) {
+            self.broker
+                .catalog()
+                .put_all(chunk.to_vec())
+                .await
+                .map_err(internal)?;
+        }
+        Ok(())
+    }
+}
+
+/// The settings that hold for a queue. The policies that match its name will be looked up here.
+fn effective(_name: &str, arguments: &QueueArguments) -> QueueSettings {
+    QueueSettings::of(arguments, None, None)
+}
+
+/// Documents in one frame.
+const WRITES_MAX: usize = longtail_engine::Transaction::MAX_STEPS;
+
+fn not_the_default(exchange: &str) -> Answer<()> {
+    if exchange.is_empty() {
+        return Err(refused("operation not permitted on the default exchange"));
+    }
+    Ok(())
+}
+
+fn reserved(what: &str, name: &str) -> Exception {
+    refused(format!(
+        "{what} name '{name}' contains reserved prefix 'amq.*'"
+    ))
+}
+
+/// What the broker does not do, as a client is told.
+fn internal(error: BrokerError) -> Exception {
+    match error {
+        BrokerError::Refused(Refusal::Limit(why)) => precondition(why),
+        BrokerError::Refused(Refusal::Full(why)) => Exception::new(ReplyCode::ResourceError, why),
+        error => {
+            tracing::error!(%error, "the topology cannot be changed");
+            Exception::new(ReplyCode::InternalError, error.to_string())
+        }
+    }
+}
+
+/// A name that nobody else has.
+pub(crate) fn fresh_name(prefix: &str) -> String {
+    let (high, low): (u64, u64) = (rand::random(), rand::random());
+    format!("{prefix}{high:016x}{low:016x}")
+}

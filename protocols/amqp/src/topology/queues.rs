@@ -1,0 +1,317 @@
+//! Queues are declared, purged and deleted.
+
+use std::sync::Arc;
+
+use longtail_broker::{Broker, BrokerError};
+use longtail_engine::command::Only;
+use longtail_engine::config::{StreamConfig, StreamName};
+use longtail_engine::effect::Unmet;
+use longtail_engine::{Command, Refusal, Reply};
+use longtail_model::{ShardId, StreamId};
+
+use super::{
+    Answer, Asker, INTERNAL, RESERVED, Topology, documents, effective, fresh_name, internal,
+    reserved,
+};
+use crate::codec::Table;
+use crate::exception::{locked, no_queue, precondition, refused};
+use crate::queue::{Queue, QueueArguments, QueueConfig, QueueSettings, QueueType};
+
+/// `queue.declare`.
+#[derive(Clone, Debug)]
+pub struct DeclareQueue {
+    /// Its name; empty: one is made.
+    pub name: String,
+    /// It is only looked for.
+    pub passive: bool,
+    /// It outlives a restart.
+    pub durable: bool,
+    /// It belongs to the connection.
+    pub exclusive: bool,
+    /// It goes with its last consumer.
+    pub auto_delete: bool,
+    /// The arguments, as a table's bytes.
+    pub arguments: Arc<[u8]>,
+}
+
+/// What a queue has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Declared {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Messages that are ready.
+    pub messages: u64,
+    /// Consumers.
+    pub consumers: u32,
+}
+
+impl Topology {
+    /// `queue.declare`.
+    ///
+    /// # Errors
+    /// What the client has done wrong, or what the shard refuses.
+    pub async fn declare_queue(&self, asker: &Asker, declare: DeclareQueue) -> Answer<Declared> {
+        let _writer = self.writer.lock().await;
+        let name: Arc<str> = if declare.name.is_empty() && !declare.passive {
+            fresh_name("amq.gen-").into()
+        } else {
+            declare.name.replace(['\r', '\n'], "").into()
+        };
+        if self.graph().queue(&name).is_some() {
+            let queue = self.queue(&name, asker)?;
+            if !declare.passive {
+                if declare.exclusive != queue.config.owner.is_some() {
+                    return Err(locked(&name, &asker.vhost));
+                }
+                let config = queue_config(asker, &declare, &name)?;
+                queue.config.check(&config, &name, &asker.vhost)?;
+            }
+            return self.described(&queue).await;
+        }
+        if declare.passive {
+            return Err(no_queue(&name, &asker.vhost));
+        }
+        if declare.name.starts_with(RESERVED) {
+            return Err(reserved("queue", &name));
+        }
+        if name.starts_with(INTERNAL) {
+            return Err(refused(format!(
+                "queue name '{name}' contains reserved prefix '{INTERNAL}'"
+            )));
+        }
+        let config = queue_config(asker, &declare, &name)?;
+        let stream = self.stream(&name);
+        if self.broker.find(&stream).await.map_err(internal)?.is_some() {
+            return Err(precondition(format!(
+                "queue '{name}' in vhost '{}': a stream of another protocol has this name",
+                asker.vhost
+            )));
+        }
+        let document = config
+            .durable
+            .then(|| documents::queue(&self.space, &name, &config));
+        if let Some(write) = &document {
+            self.write(vec![write.clone()]).await?;
+        }
+        let settings = effective(&name, &config.parsed);
+        let at = match provide(&self.broker, &stream, settings.stream(config.durable)).await {
+            Ok(at) => at,
+            Err(error) => {
+                if let Some(write) = document {
+                    self.write(vec![documents::without(write)]).await?;
+                }
+                return Err(internal(error));
+            }
+        };
+        let queue = Queue::new(Arc::clone(&name), at, config, settings);
+        self.change(|graph| graph.add_queue(Arc::new(queue)));
+        Ok(Declared {
+            name,
+            messages: 0,
+            consumers: 0,
+        })
+    }
+
+    /// Gives a queue other settings: its stream first, then everybody who looks at the queue.
+    ///
+    /// # Errors
+    /// What the shard refuses; the old settings hold then.
+    pub async fn apply(&self, queue: &Arc<Queue>, settings: QueueSettings) -> Answer<()> {
+        let _writer = self.writer.lock().await;
+        if *queue.settings() == settings {
+            return Ok(());
+        }
+        let stream = self.stream(&queue.name);
+        let redefine = Command::Redefine {
+            name: stream.clone(),
+            config: Box::new(settings.stream(queue.config.durable)),
+        };
+        match self.broker.at_stream(&stream, redefine).await {
+            Ok(_) => {
+                queue.change(settings);
+                Ok(())
+            }
+            // It goes just now.
+            Err(BrokerError::NoStream(_)) => Ok(()),
+            Err(error) => Err(internal(error)),
+        }
+    }
+
+    async fn described(&self, queue: &Queue) -> Answer<Declared> {
+        Ok(Declared {
+            name: Arc::clone(&queue.name),
+            messages: self.ready(queue).await?,
+            consumers: queue.consumers(),
+        })
+    }
+
+    async fn ready(&self, queue: &Queue) -> Answer<u64> {
+        let found = self.broker.find(&self.stream(&queue.name)).await;
+        Ok(found.map_err(internal)?.map_or(0, |(_, info)| info.ready))
+    }
+
+    /// `queue.delete`: how many messages were ready. A queue that is not there is no error.
+    ///
+    /// # Errors
+    /// What the client has done wrong, or what the shard refuses.
+    pub async fn delete_queue(
+        &self,
+        asker: &Asker,
+        name: &str,
+        if_unused: bool,
+        if_empty: bool,
+    ) -> Answer<u64> {
+        let _writer = self.writer.lock().await;
+        if self.graph().queue(name).is_none() {
+            return Ok(0);
+        }
+        let queue = self.queue(name, asker)?;
+        let ready = self.ready(&queue).await?;
+        let unmet = |unmet| {
+            let why = match unmet {
+                Unmet::Unused => "in use",
+                Unmet::Empty => "is not empty",
+            };
+            precondition(format!("queue '{name}' in vhost '{}' {why}", asker.vhost))
+        };
+        if !queue.begin_delete(if_unused) {
+            return Err(unmet(Unmet::Unused));
+        }
+        let only = Only {
+            unused: if_unused,
+            empty: if_empty,
+        };
+        match self.remove_queue(&queue, only).await? {
+            None => Ok(ready),
+            Some(condition) => Err(unmet(condition)),
+        }
+    }
+
+    /// `Some`: a condition does not hold, and the queue stays.
+    pub(super) async fn remove_queue(
+        &self,
+        queue: &Arc<Queue>,
+        only: Only,
+    ) -> Answer<Option<Unmet>> {
+        let stream = self.stream(&queue.name);
+        let deleted = self
+            .broker
+            .at_stream(
+                &stream,
+                Command::Delete {
+                    name: stream.clone(),
+                    only,
+                },
+            )
+            .await;
+        match deleted {
+            Ok(_) | Err(BrokerError::NoStream(_)) => {}
+            Err(BrokerError::Refused(Refusal::Unmet(unmet))) => {
+                queue.abandon_delete();
+                return Ok(Some(unmet));
+            }
+            Err(error) => {
+                queue.abandon_delete();
+                return Err(internal(error));
+            }
+        }
+        let removed = self.change(|graph| graph.remove_queue(&queue.name));
+        let mut writes = Vec::new();
+        if queue.config.durable {
+            let write = documents::queue(&self.space, &queue.name, &queue.config);
+            writes.push(documents::without(write));
+        }
+        self.forget(removed, writes).await?;
+        Ok(None)
+    }
+
+    /// `queue.purge`: how many messages went.
+    ///
+    /// # Errors
+    /// What the client has done wrong, or what the shard refuses.
+    pub async fn purge(&self, asker: &Asker, name: &str) -> Answer<u64> {
+        let queue = self.queue(name, asker)?;
+        let stream = self.stream(&queue.name);
+        let purge = Command::Purge {
+            stream: stream.clone(),
+            group: Some(Arc::from("")),
+            held: false,
+        };
+        match self.broker.at_stream(&stream, purge).await {
+            Ok(answer) => match answer.reply {
+                Reply::Count(count) => Ok(count),
+                other => Err(internal(BrokerError::Unexpected(format!("{other:?}")))),
+            },
+            Err(BrokerError::NoStream(_)) => Err(no_queue(name, &asker.vhost)),
+            Err(error) => Err(internal(error)),
+        }
+    }
+}
+
+fn queue_config(asker: &Asker, declare: &DeclareQueue, name: &str) -> Answer<QueueConfig> {
+    let arguments = Table::decode(&declare.arguments).unwrap_or_default();
+    for key in LATER {
+        if arguments.get(key).is_some() {
+            return Err(precondition(format!(
+                "invalid arg '{key}' for queue '{name}' in vhost '{}': not supported yet",
+                asker.vhost
+            )));
+        }
+    }
+    let parsed = QueueArguments::parse(&arguments, name, &asker.vhost)?;
+    if parsed.kind == QueueType::Quorum {
+        let odd = [
+            ("non-durable", !declare.durable),
+            ("exclusive-owner", declare.exclusive),
+            ("auto-delete", declare.auto_delete),
+            ("server-named", declare.name.is_empty()),
+        ];
+        if let Some((what, _)) = odd.into_iter().find(|(_, is)| *is) {
+            return Err(precondition(format!(
+                "invalid property '{what}' for queue '{name}' in vhost '{}'",
+                asker.vhost
+            )));
+        }
+    }
+    Ok(QueueConfig {
+        // What goes with its connection has nothing to outlive a restart for.
+        durable: declare.durable && !declare.exclusive,
+        auto_delete: declare.auto_delete,
+        owner: declare.exclusive.then_some(asker.connection),
+        parsed,
+        arguments: Arc::clone(&declare.arguments),
+    })
+}
+
+/// Arguments that are understood, and that nothing goes by yet.
+const LATER: &[&str] = &[
+    "x-expires",
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-single-active-consumer",
+    "x-delayed-retry-type",
+    "x-consumer-timeout",
+];
+
+/// Makes sure that a stream is there, and what it is to be made of; where it is.
+///
+/// # Errors
+/// What the shard refuses.
+pub(super) async fn provide(
+    broker: &Broker,
+    stream: &StreamName,
+    config: StreamConfig,
+) -> Result<(ShardId, StreamId), BrokerError> {
+    if let Some((shard, info)) = broker.find(stream).await? {
+        let redefine = Command::Redefine {
+            name: stream.clone(),
+            config: Box::new(config),
+        };
+        broker.at_stream(stream, redefine).await?;
+        return Ok((shard, info.stream));
+    }
+    broker.define(stream.clone(), config).await?;
+    let found = broker.find(stream).await?;
+    let (shard, info) = found.ok_or_else(|| BrokerError::NoStream(stream.clone()))?;
+    Ok((shard, info.stream))
+}
