@@ -20,6 +20,7 @@ pub mod codec;
 pub mod config;
 pub mod exception;
 pub mod graph;
+mod letters;
 pub mod management;
 pub mod policy;
 pub mod queue;

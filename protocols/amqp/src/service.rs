@@ -221,6 +221,13 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle) {
                 runtime.spawn(async move { told(topology.delete_unused(&queue).await) });
             }
         }
+        Action::Lay(laying) => {
+            if let Some(topology) = topology(conn) {
+                let now = service.tenant.now();
+                // It calls shards, whose lock may be held here.
+                runtime.spawn(async move { topology.letters().lay(&topology, &laying, now) });
+            }
+        }
         Action::Reply(to, reply) => to.deliver(&reply),
         Action::Topology(op) => change(conn, *op, runtime),
         Action::Goodbye(ended) => {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use longtail_broker::{Broker, BrokerError};
 use longtail_engine::runtime::Shards;
+use longtail_model::Timestamp;
 
 use crate::census::Census;
 use crate::config::Config;
@@ -104,6 +105,11 @@ impl Tenant {
         &self.shards
     }
 
+    /// What time it is.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.broker.clock().now()
+    }
+
     /// The number of a new connection; one from `inside` is not counted.
     pub(crate) fn connected(&self, inside: bool) -> u64 {
         if !inside {
@@ -152,6 +158,7 @@ impl Tenant {
         self.broker.space(space)?;
         let topology = Topology::load(Arc::clone(&self.broker), Arc::clone(space)).await?;
         let topology = Arc::new(topology);
+        topology.letters().carry(&topology);
         topologies.insert(Arc::clone(space), Arc::clone(&topology));
         Ok(topology)
     }

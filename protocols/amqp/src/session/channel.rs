@@ -11,7 +11,7 @@ use longtail_model::{GroupId, Seq, SessionId, ShardId};
 
 use super::confirms::Confirms;
 use super::consuming::Consumer;
-use super::publishing::Publishing;
+use super::publishing::{Laying, Publishing};
 use super::replying::ReplyConsumer;
 use super::routing::Remembered;
 use super::transacting::Staged;
@@ -86,7 +86,11 @@ impl Way {
 #[derive(Debug)]
 pub(super) enum Pending {
     /// A publish: its number in confirm mode (0: none) and the octets of its body.
-    Published { number: u64, bytes: u64 },
+    Published {
+        number: u64,
+        bytes: u64,
+        laying: Option<Box<Laying>>,
+    },
     /// A shard's part of a transaction.
     Committed(ShardId),
     /// The link of a consumer.
@@ -579,8 +583,12 @@ impl Channel {
         out: &mut Out,
     ) -> Result<(), Exception> {
         match pending {
-            Pending::Published { number, bytes } => {
-                self.published(number, bytes, reply, shared, tenant.config());
+            Pending::Published {
+                number,
+                bytes,
+                laying,
+            } => {
+                self.published((number, bytes), laying, reply, shared, tenant.config());
                 Ok(())
             }
             Pending::Committed(shard) => self.committed(shard, reply, shared, out),

@@ -15,10 +15,10 @@ mod about;
 mod channel;
 mod confirms;
 mod consuming;
-mod content;
+pub(crate) mod content;
 mod publishing;
 mod replying;
-mod routing;
+pub(crate) mod routing;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -45,6 +45,7 @@ use crate::tenant::Tenant;
 use crate::topology::{Asker, Bind, DeclareExchange, DeclareQueue, Declared, Topology};
 pub use about::{ChannelState, ConnectionState, ConsumerState, Counts, given_name};
 use channel::Channel;
+pub(crate) use publishing::Laying;
 
 /// Sessions of the engine that have ended.
 pub(crate) type Ended = Vec<(ShardId, SessionId)>;
@@ -70,6 +71,8 @@ pub(crate) enum Action {
     Reply(Recipient, Reply),
     /// Something about the topology.
     Topology(Box<Op>),
+    /// A queue has refused a message, which is a dead letter.
+    Lay(Box<Laying>),
     /// The client says goodbye.
     Goodbye(Ended),
 }

@@ -27,6 +27,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use crate::codec::ReplyCode;
 use crate::exception::{Exception, locked, no_queue, precondition, refused};
 use crate::graph::{ExchangeConfig, Graph, Kind};
+use crate::letters::Letters;
 use crate::queue::{Queue, QueueArguments, QueueSettings};
 use crate::replies::Replies;
 pub use bindings::Bind;
@@ -64,6 +65,7 @@ pub struct Topology {
     broker: Arc<Broker>,
     graph: RwLock<Graph>,
     replies: Arc<Replies>,
+    letters: Arc<Letters>,
     /// That of the graph, to be read without its lock.
     generation: AtomicU64,
     /// One change at a time.
@@ -86,6 +88,7 @@ impl Topology {
     /// # Errors
     /// When a shard does not answer.
     pub async fn load(broker: Arc<Broker>, space: Arc<str>) -> Result<Self, BrokerError> {
+        let letters = Arc::new(Letters::new(&broker, Arc::clone(&space)));
         let mut graph = Graph::default();
         for &(name, kind) in PREDECLARED {
             let config = ExchangeConfig {
@@ -104,7 +107,8 @@ impl Topology {
                 Document::Queue(name, config) => {
                     let stream = StreamName::new(Arc::clone(&space), Arc::clone(&name));
                     let settings = effective(&name, &config.parsed);
-                    let at = queues::provide(&broker, &stream, settings.stream(true)).await?;
+                    let at =
+                        queues::provide(&broker, &letters, &stream, settings.stream(true)).await?;
                     graph.add_queue(Arc::new(Queue::new(name, at, config, settings)));
                 }
                 Document::Binding(source, key, binding) => bindings.push((source, key, binding)),
@@ -117,6 +121,7 @@ impl Topology {
             generation: AtomicU64::new(graph.generation()),
             graph: RwLock::new(graph),
             replies: Arc::default(),
+            letters,
             space,
             broker,
             writer: tokio::sync::Mutex::new(()),
@@ -127,6 +132,11 @@ impl Topology {
     #[must_use]
     pub fn space(&self) -> &Arc<str> {
         &self.space
+    }
+
+    /// Who carries dead letters.
+    pub(crate) fn letters(&self) -> &Arc<Letters> {
+        &self.letters
     }
 
     /// Who expects direct replies.
