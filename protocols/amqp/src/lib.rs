@@ -31,7 +31,7 @@ pub mod tenant;
 pub mod topology;
 
 pub use access::{Accounts, Admission, AdmitAll, Denied, Login};
-pub use census::Standing;
+pub use census::{SeatLimits, Standing};
 pub use config::Config;
 pub use service::Amqp;
 pub use tenant::Tenant;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use longtail_broker::auth::Action as Right;
 use longtail_edge::Out;
 use longtail_engine::runtime::Shards;
-use longtail_engine::{Command, Delivery, Effect, Message, Reply, Token};
-use longtail_model::{GroupId, SessionId, ShardId};
+use longtail_engine::{Command, Delivery, Effect, Handle, Message, QUIET, Reply, Settle, Token};
+use longtail_model::{GroupId, Seq, SessionId, ShardId};
 
 use super::confirms::Confirms;
 use super::consuming::Consumer;
@@ -42,13 +42,51 @@ impl Way {
         self.next += 1;
         self.pending.push_back(pending);
     }
+
+    /// Asks for something that nobody waits for: no answer comes.
+    pub(super) fn tell(&mut self, command: Command) {
+        self.commands.push((QUIET, command));
+    }
+
+    /// Is done with a message. Of a group, those that follow each other are one command.
+    pub(super) fn ack(&mut self, group: GroupId, seq: Seq) {
+        match self.commands.last_mut() {
+            Some((
+                QUIET,
+                Command::AckAll {
+                    group: same,
+                    messages,
+                },
+            )) if *same == group => messages.push(seq),
+            Some((QUIET, command @ Command::Settle { .. })) => {
+                if let &mut Command::Settle {
+                    message: Handle::Group(same, first),
+                    how: Settle::Ack,
+                } = command
+                    && same == group
+                {
+                    let messages = vec![first, seq];
+                    *command = Command::AckAll { group, messages };
+                } else {
+                    self.ack_one(group, seq);
+                }
+            }
+            _ => self.ack_one(group, seq),
+        }
+    }
+
+    fn ack_one(&mut self, group: GroupId, seq: Seq) {
+        let settle = Command::Settle {
+            message: Handle::Group(group, seq),
+            how: Settle::Ack,
+        };
+        self.tell(settle);
+    }
 }
 
 /// What an answer of a shard answers.
 #[derive(Debug)]
 pub(super) enum Pending {
-    /// Nothing that anybody waits for.
-    Silent,
     /// A publish: its number in confirm mode (0: none) and the octets of its body.
     Published {
         number: u64,
@@ -537,6 +575,8 @@ impl Channel {
                 self.cancelled(consumer.0, shared, out);
                 Ok(())
             }
+            // Refused, but nobody waits for it.
+            Effect::Reply(QUIET, _) => Ok(()),
             Effect::Reply(_, reply) => {
                 let pending = self
                     .ways
@@ -560,7 +600,6 @@ impl Channel {
         out: &mut Out,
     ) -> Result<(), Exception> {
         match pending {
-            Pending::Silent => Ok(()),
             Pending::Published {
                 number,
                 bytes,

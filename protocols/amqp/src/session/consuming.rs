@@ -171,7 +171,7 @@ impl Channel {
                 group: the_group(),
                 how: Dispatch::Single,
             };
-            way.ask(dispatch, Pending::Silent);
+            way.tell(dispatch);
         }
         let subscribe = Command::Subscribe {
             consumer: ConsumerTag(consumer),
@@ -181,7 +181,7 @@ impl Channel {
         way.ask(subscribe, Pending::Subscribed { consumer, no_wait });
         if let Some(priority) = asked.priority.filter(|priority| *priority != 0) {
             let consumer = ConsumerTag(consumer);
-            way.ask(Command::Prefer { consumer, priority }, Pending::Silent);
+            way.tell(Command::Prefer { consumer, priority });
         }
         shared.busy = true;
         Ok(())
@@ -255,7 +255,7 @@ impl Channel {
             };
             let tag = Arc::clone(&consumer.tag);
             way.ask(unsubscribe, Pending::Unsubscribed { tag, no_wait });
-            way.ask(Command::Close { link: Link(number) }, Pending::Silent);
+            way.tell(Command::Close { link: Link(number) });
             shared.busy = true;
         }
         if consumer.queue.leave() {
@@ -312,14 +312,14 @@ impl Channel {
             create: None,
             role: Role::Producer,
         };
-        way.ask(open, Pending::Silent);
+        way.tell(open);
         let group = the_group();
         let subscribe = Command::Subscribe {
             consumer,
             link,
             group: Arc::clone(&group),
         };
-        way.ask(subscribe, Pending::Silent);
+        way.tell(subscribe);
         way.ask(Command::DescribeStream { name }, Pending::Counted);
         let take = Command::Take {
             consumer,
@@ -332,8 +332,8 @@ impl Channel {
             link,
             group,
         };
-        way.ask(unsubscribe, Pending::Silent);
-        way.ask(Command::Close { link }, Pending::Silent);
+        way.tell(unsubscribe);
+        way.tell(Command::Close { link });
         shared.busy = true;
         Ok(())
     }

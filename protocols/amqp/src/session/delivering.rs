@@ -15,7 +15,7 @@ use longtail_edge::Out;
 use longtail_engine::{Command, Credit, Delivery, Message, Reply, Settle};
 use longtail_model::{ConsumerTag, GroupId, Timestamp};
 
-use super::channel::{Channel, Pending, internal};
+use super::channel::{Channel, internal};
 use super::consuming::Consumer;
 use super::content::Envelope;
 use super::unacked::Delivered;
@@ -130,7 +130,7 @@ impl Channel {
                 consumer: ConsumerTag(number),
                 credit: Credit::Level(level),
             };
-            way.ask(credit, Pending::Silent);
+            way.tell(credit);
         }
     }
 
@@ -236,7 +236,7 @@ impl Channel {
                 self.unsettled.push((at, *delivery));
             } else {
                 consumer.held -= 1;
-                self.settle_delivery(at, delivery, Settle::Ack);
+                self.ack_delivery(at, delivery);
             }
         } else {
             self.counts.deliver += 1;
@@ -300,7 +300,7 @@ impl Channel {
             if let Some(consumer) = self.consumers.get_mut(&delivery.consumer.0) {
                 consumer.held = consumer.held.saturating_sub(1);
             }
-            self.settle_delivery(at, &delivery, Settle::Ack);
+            self.ack_delivery(at, &delivery);
         }
         self.feed_all();
     }
@@ -348,7 +348,7 @@ impl Channel {
         self.counts.redeliver += u64::from(delivery.redeliveries > 0);
         if no_ack {
             self.counts.get_no_ack += 1;
-            self.settle_delivery(at, delivery, Settle::Ack);
+            self.ack_delivery(at, delivery);
         } else {
             self.counts.get += 1;
             let tag = self.last_delivery;

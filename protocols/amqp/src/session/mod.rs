@@ -596,6 +596,18 @@ impl Session {
         true
     }
 
+    /// There is no room for another channel. `Some`: that ends the connection.
+    pub(crate) fn channel_refused(
+        &mut self,
+        number: u16,
+        exception: &Exception,
+        out: &mut Out,
+    ) -> Option<CloseReason> {
+        self.shared.answered();
+        self.channels.remove(&number);
+        self.fail(0, exception, out)
+    }
+
     /// A channel that its client has closed is detached from the shards.
     pub(crate) fn channel_closed(&mut self, number: u16, out: &mut Out) {
         self.shared.answered();

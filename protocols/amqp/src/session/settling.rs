@@ -2,26 +2,35 @@
 
 use longtail_engine::{Command, Delivery, Handle, Settle};
 
-use super::channel::{Channel, Pending};
+use super::channel::Channel;
 use super::unacked::Delivered;
 use crate::exception::{Exception, not_implemented, precondition};
 
 impl Channel {
+    pub(super) fn ack_delivery(&mut self, at: usize, delivery: &Delivery) {
+        if let Some(way) = self.ways.get_mut(at) {
+            way.ack(delivery.group, delivery.seq);
+        }
+    }
+
     pub(super) fn settle_delivery(&mut self, at: usize, delivery: &Delivery, how: Settle) {
         if let Some(way) = self.ways.get_mut(at) {
             let message = Handle::Group(delivery.group, delivery.seq);
-            way.ask(Command::Settle { message, how }, Pending::Silent);
+            way.tell(Command::Settle { message, how });
         }
     }
 
     pub(super) fn settle(&mut self, delivered: &Delivered, how: Settle) {
-        let how = self.with_retry(delivered, how);
         self.counts.ack += u64::from(how == Settle::Ack);
+        let how = self.with_retry(delivered, how);
         if let Some(way) = self.ways.get_mut(usize::from(delivered.shard)) {
-            let message = Handle::Group(delivered.group, delivered.seq);
-            way.ask(Command::Settle { message, how }, Pending::Silent);
+            if how == Settle::Ack {
+                way.ack(delivered.group, delivered.seq);
+            } else {
+                let message = Handle::Group(delivered.group, delivered.seq);
+                way.tell(Command::Settle { message, how });
+            }
         }
-        self.is_settled(delivered);
     }
 
     /// A delivery is no longer its consumer's, which may have another.
@@ -53,6 +62,16 @@ impl Channel {
         }
     }
 
+    fn settle_all(&mut self, all: &[Delivered], how: Settle) {
+        for delivered in all {
+            self.settle(delivered, how);
+        }
+        // Behind them: what comes between would make each a command of its own.
+        for delivered in all {
+            self.is_settled(delivered);
+        }
+    }
+
     /// Takes what a tag names: itself, all up to it, or with 0 everything.
     fn settle_tags(&mut self, tag: u64, multiple: bool, how: Settle) -> Result<(), Exception> {
         let unknown = || precondition(format!("unknown delivery tag {tag}"));
@@ -65,6 +84,7 @@ impl Channel {
                 return self.stage_settlements(vec![delivered], how);
             }
             self.settle(&delivered, how);
+            self.is_settled(&delivered);
             return Ok(());
         }
         let all = if tag == 0 {
@@ -82,9 +102,7 @@ impl Channel {
         if self.staged.is_some() {
             return self.stage_settlements(all, how);
         }
-        for delivered in &all {
-            self.settle(delivered, how);
-        }
+        self.settle_all(&all, how);
         Ok(())
     }
 
@@ -110,9 +128,8 @@ impl Channel {
             return Err(not_implemented("requeue=false"));
         }
         // Not part of a transaction: what one has settled is not among these.
-        for delivered in &self.unacked.take_all() {
-            self.settle(delivered, refusal(true, false));
-        }
+        let all = self.unacked.take_all();
+        self.settle_all(&all, refusal(true, false));
         Ok(())
     }
 }

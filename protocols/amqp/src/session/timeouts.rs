@@ -4,7 +4,7 @@ use longtail_edge::Out;
 use longtail_engine::{Command, Settle};
 use longtail_model::{ConsumerTag, Link, Timestamp};
 
-use super::channel::{Channel, Pending};
+use super::channel::Channel;
 use super::consuming::the_group;
 use super::{Action, Shared, say};
 use crate::codec::Method;
@@ -69,8 +69,8 @@ impl Channel {
                 link: Link(number),
                 group: the_group(),
             };
-            way.ask(unsubscribe, Pending::Silent);
-            way.ask(Command::Close { link: Link(number) }, Pending::Silent);
+            way.tell(unsubscribe);
+            way.tell(Command::Close { link: Link(number) });
         }
         self.return_kept(number);
         for delivered in self.unacked.take_of(number) {
@@ -81,6 +81,7 @@ impl Channel {
             };
             self.late.insert(delivered.tag);
             self.settle(&delivered, failed);
+            self.is_settled(&delivered);
         }
         while self.late.len() > LATE_MAX {
             self.late.pop_first();

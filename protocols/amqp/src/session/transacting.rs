@@ -291,7 +291,7 @@ impl Channel {
         if let Some(way) = self.ways.get_mut(usize::from(shard.0)) {
             for step in part.loose {
                 if let Step::Settle { message, how } = step {
-                    way.ask(Command::Settle { message, how }, Pending::Silent);
+                    way.tell(Command::Settle { message, how });
                 }
             }
         }
