@@ -159,6 +159,7 @@ impl Tenant {
         let topology = Topology::load(Arc::clone(&self.broker), Arc::clone(space)).await?;
         let topology = Arc::new(topology);
         topology.letters().carry(&topology);
+        topology.expire_queues();
         topologies.insert(Arc::clone(space), Arc::clone(&topology));
         Ok(topology)
     }

@@ -66,6 +66,8 @@ pub struct Topology {
     graph: RwLock<Graph>,
     replies: Arc<Replies>,
     letters: Arc<Letters>,
+    /// A queue that expires has come.
+    expiring: Arc<tokio::sync::Notify>,
     /// That of the graph, to be read without its lock.
     generation: AtomicU64,
     /// One change at a time.
@@ -122,6 +124,7 @@ impl Topology {
             graph: RwLock::new(graph),
             replies: Arc::default(),
             letters,
+            expiring: Arc::default(),
             space,
             broker,
             writer: tokio::sync::Mutex::new(()),
