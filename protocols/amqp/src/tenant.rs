@@ -47,12 +47,12 @@ impl Tenant {
         Arc::new(Tenant {
             config,
             shards: broker.shards(),
-            broker: Arc::clone(&broker),
             topologies: tokio::sync::Mutex::default(),
             counters: Counters::default(),
             census: Census::default(),
             policies: Arc::new(Policies::load(Arc::clone(&broker))),
             numbers: AtomicU64::new(0),
+            broker,
         })
     }
 
@@ -168,6 +168,7 @@ impl Tenant {
         .await?;
         let topology = Arc::new(topology);
         topology.letters().carry(&topology);
+        topology.expire_queues();
         topologies.insert(Arc::clone(space), Arc::clone(&topology));
         Ok(topology)
     }

@@ -68,6 +68,8 @@ pub struct Topology {
     graph: RwLock<Graph>,
     replies: Arc<Replies>,
     letters: Arc<Letters>,
+    /// A queue that expires has come.
+    expiring: Arc<tokio::sync::Notify>,
     policies: Arc<Policies>,
     /// Queues that may be declared; `u64::MAX`: any number.
     queues_max: AtomicU64,
@@ -140,6 +142,7 @@ impl Topology {
             graph: RwLock::new(graph),
             replies: Arc::default(),
             letters,
+            expiring: Arc::default(),
             policies,
             queues_max: AtomicU64::new(queues_max.unwrap_or(u64::MAX)),
             space,

@@ -60,6 +60,7 @@ impl Topology {
         };
         if self.graph().queue(&name).is_some() {
             let queue = self.queue(&name, asker)?;
+            queue.touch();
             if !declare.passive {
                 if declare.exclusive != queue.config.owner.is_some() {
                     return Err(locked(&name, &asker.vhost));
@@ -112,8 +113,12 @@ impl Topology {
                 return Err(internal(error));
             }
         };
+        let expires = settings.expires_ms.is_some();
         let queue = Queue::new(Arc::clone(&name), at, config, settings);
         self.change(|graph| graph.add_queue(Arc::new(queue)));
+        if expires {
+            self.expiring.notify_one();
+        }
         Ok(Declared {
             name,
             messages: 0,
@@ -141,6 +146,7 @@ impl Topology {
         match self.broker.at_stream(&stream, redefine).await {
             Ok(_) => {
                 queue.change(settings);
+                self.expiring.notify_one();
                 Ok(())
             }
             // It goes just now.
@@ -262,14 +268,6 @@ impl Topology {
 
 fn queue_config(asker: &Asker, declare: &DeclareQueue, name: &str) -> Answer<QueueConfig> {
     let arguments = Table::decode(&declare.arguments).unwrap_or_default();
-    for key in LATER {
-        if arguments.get(key).is_some() {
-            return Err(precondition(format!(
-                "invalid arg '{key}' for queue '{name}' in vhost '{}': not supported yet",
-                asker.vhost
-            )));
-        }
-    }
     let parsed = QueueArguments::parse(&arguments, name, &asker.vhost)?;
     if parsed.kind == QueueType::Quorum {
         let odd = [
@@ -294,14 +292,6 @@ fn queue_config(asker: &Asker, declare: &DeclareQueue, name: &str) -> Answer<Que
         arguments: Arc::clone(&declare.arguments),
     })
 }
-
-/// Arguments that are understood, and that nothing goes by yet.
-const LATER: &[&str] = &[
-    "x-expires",
-    "x-single-active-consumer",
-    "x-delayed-retry-type",
-    "x-consumer-timeout",
-];
 
 /// Makes sure that a stream is there, and what it is to be made of; where it is.
 ///
