@@ -147,6 +147,8 @@ fn configured(dir: &Path) -> Server {
         .args(["--listen", "mqtt=127.0.0.1:0"])
         .args(["--listen", "mqtt-ws=127.0.0.1:0"])
         .args(["--listen", "amqp=127.0.0.1:0"])
+        .args(["--listen", "amqp-management=127.0.0.1:0"])
+        .args(["--listen", "amqp-metrics=127.0.0.1:0"])
         .current_dir(dir)
         .env_remove("LONGTAIL_CONFIG")
         .stderr(Stdio::piped());
