@@ -11,7 +11,7 @@ use crate::conformance::{self, Target};
 use crate::random::Random;
 use crate::server::ServerCommand;
 use crate::tally::Tally;
-use crate::{compare, crash, differential, fuzz, instructions, soak, test, workspace};
+use crate::{compare, crash, differential, fuzz, instructions, profile, soak, test, workspace};
 
 /// Longtail's test tooling.
 #[derive(Debug, Parser)]
@@ -71,6 +71,24 @@ enum Task {
         /// Write the figures down instead.
         #[arg(long)]
         record: bool,
+    },
+    /// Draw where the server's time goes under a load, as a flame graph: `cargo xtask profile mqtt -- --scenario fan-out`.
+    Profile {
+        /// Whose protocol.
+        #[arg(value_parser = ["amqp", "beanstalk", "mqtt"])]
+        protocol: String,
+        /// What an acknowledgement means.
+        #[arg(long, default_value = "memory")]
+        durability: String,
+        /// How long to look.
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// The file of the graph; below target/profile when not given.
+        #[arg(long)]
+        out: Option<std::path::PathBuf>,
+        /// The load: flags of `longtail bench`, at least `--scenario`.
+        #[arg(last = true, required = true)]
+        load: Vec<String>,
     },
     /// Kill a server under load again and again; account for every acknowledged job or message.
     Crash {
@@ -243,6 +261,23 @@ impl Cli {
                     seed,
                     self_check,
                 })?))
+            }
+            Task::Profile {
+                protocol,
+                durability,
+                seconds,
+                out,
+                load,
+            } => {
+                let graph = profile::run(&profile::Settings {
+                    protocol,
+                    durability,
+                    seconds,
+                    out,
+                    load,
+                })?;
+                println!("the graph is {}", graph.display());
+                Ok(true)
             }
             Task::Instructions { record } => Ok(finish(instructions::run(record)?)),
             Task::Crash {

@@ -29,6 +29,7 @@ pub mod service;
 pub mod session;
 pub mod tenant;
 pub mod topology;
+pub mod vhost;
 
 pub use access::{Accounts, Admission, AdmitAll, Denied, Login};
 pub use census::{SeatLimits, Standing};

@@ -1,6 +1,7 @@
 //! Queues are declared, purged and deleted.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use longtail_broker::{Broker, BrokerError};
 use longtail_engine::command::Only;
@@ -10,8 +11,7 @@ use longtail_engine::{Command, Refusal, Reply};
 use longtail_model::{ShardId, StreamId};
 
 use super::{
-    Answer, Asker, INTERNAL, RESERVED, Topology, documents, effective, fresh_name, internal,
-    reserved,
+    Answer, Asker, INTERNAL, RESERVED, Topology, documents, fresh_name, internal, reserved,
 };
 use crate::codec::Table;
 use crate::exception::{locked, no_queue, precondition, refused};
@@ -82,6 +82,13 @@ impl Topology {
             )));
         }
         let config = queue_config(asker, &declare, &name)?;
+        let most = self.queues_max.load(Ordering::Relaxed);
+        if self.graph().queues().count() as u64 >= most {
+            return Err(precondition(format!(
+                "cannot declare queue '{name}': queue limit in vhost '{}' ({most}) is reached",
+                asker.vhost
+            )));
+        }
         let stream = self.stream(&name);
         if self.broker.find(&stream).await.map_err(internal)?.is_some() {
             return Err(precondition(format!(
@@ -95,7 +102,7 @@ impl Topology {
         if let Some(write) = &document {
             self.write(vec![write.clone()]).await?;
         }
-        let settings = effective(&name, &config.parsed);
+        let settings = self.settings_of(&name, &config.parsed);
         let made_of = settings.stream(config.durable);
         let at = match provide(&self.broker, &self.letters, &stream, made_of).await {
             Ok(at) => at,
