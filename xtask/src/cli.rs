@@ -93,7 +93,7 @@ enum Task {
     /// Kill a server under load again and again; account for every acknowledged job or message.
     Crash {
         /// Whose load.
-        #[arg(default_value = "beanstalk", value_parser = ["beanstalk", "mqtt"])]
+        #[arg(default_value = "beanstalk", value_parser = ["amqp", "beanstalk", "mqtt"])]
         protocol: String,
         /// Run it against a real Mosquitto, which is asked to end instead: to check the test itself.
         #[arg(long, value_parser = ["mosquitto"], conflicts_with = "server_cmd")]
@@ -294,6 +294,28 @@ impl Cli {
                     None => ServerCommand::longtail_mqtt(Some(&durability)),
                 };
                 Ok(finish(crash::mqtt::run(&crash::Settings {
+                    cycles,
+                    seed: seed.unwrap_or_else(Random::fresh_seed),
+                    server,
+                    forgets_priorities: false,
+                    repeats_qos_2: false,
+                    name: server_cmd.unwrap_or(durability),
+                })))
+            }
+            Task::Crash {
+                protocol,
+                against: None,
+                cycles,
+                durability,
+                seed,
+                server_cmd,
+                ..
+            } if protocol == "amqp" => {
+                let server = match &server_cmd {
+                    Some(line) => ServerCommand::parse(line)?,
+                    None => ServerCommand::longtail("amqp", Some(&durability)),
+                };
+                Ok(finish(crash::amqp::run(&crash::Settings {
                     cycles,
                     seed: seed.unwrap_or_else(Random::fresh_seed),
                     server,
