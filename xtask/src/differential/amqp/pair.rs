@@ -160,7 +160,8 @@ fn note(step: &Step, answers: &[Event], known: &mut Known) {
             let mut read = Reader(arguments.get(2..).unwrap_or_default());
             let (queue, tag) = (read.text(), read.text());
             let number = (0..QUEUES).find(|&number| known.queue(number) == queue);
-            known.consumers.push((tag, number.unwrap_or(0)));
+            let alone = read.number(1) & 4 != 0;
+            known.consumers.push((tag, number.unwrap_or(0), alone));
         }
         Step::Call {
             id: (60, 30),

@@ -10,8 +10,8 @@ pub(super) struct Known {
     prefix: String,
     /// Deliveries that are not settled, by tag.
     pub(super) unsettled: Vec<u64>,
-    /// Tags of consumers, and the queue of each.
-    pub(super) consumers: Vec<(String, usize)>,
+    /// Tags of consumers, the queue of each, and whether it has that for itself.
+    pub(super) consumers: Vec<(String, usize, bool)>,
 }
 
 /// Queues and exchanges.
@@ -140,7 +140,15 @@ pub(super) fn step(random: &mut Random, known: &Known, count: u64) -> Step {
             bind(random, (40, 40), &other, &x)
         }
         39..64 => publish(random, (&q, &x), even, count),
-        64..74 => call((60, 70), Arguments::ticket().short(&q).bits(&[even])),
+        // What an exclusive consumer means to `basic.get` is a difference: docs/amqp.md.
+        64..74
+            if known
+                .consumers
+                .iter()
+                .all(|consumer| consumer.1 != queue || !consumer.2) =>
+        {
+            call((60, 70), Arguments::ticket().short(&q).bits(&[even]))
+        }
         74..82 => settle(random, known),
         82..86 if known.consumers.iter().all(|consumer| consumer.1 != queue) => {
             let tag = format!("c{count}");
@@ -151,7 +159,7 @@ pub(super) fn step(random: &mut Random, known: &Known, count: u64) -> Step {
             )
         }
         82..89 => {
-            let tag = known.consumers.first().map_or("none", |(tag, _)| tag);
+            let tag = known.consumers.first().map_or("none", |(tag, ..)| tag);
             call((60, 30), Arguments(Vec::new()).short(tag).bits(&[false]))
         }
         89..91 => call((50, 30), Arguments::ticket().short(&q).bits(&[false])),
