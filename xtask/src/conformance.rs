@@ -122,6 +122,9 @@ impl Suite {
 
     /// How Longtail is started for it.
     fn longtail(&self) -> ServerCommand {
+        if self.name == "amqp-management" {
+            return ServerCommand::longtail_managed();
+        }
         match self.protocol.as_str() {
             "mqtt" => ServerCommand::longtail_mqtt(None),
             protocol => ServerCommand::longtail(protocol, None),

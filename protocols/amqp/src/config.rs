@@ -20,6 +20,8 @@ pub struct Config {
     pub product: String,
     /// What `version` says there.
     pub version: String,
+    /// The version of RabbitMQ that the management API says it has (default `3.13.7`).
+    pub management_version: String,
     /// Milliseconds that a client has from connecting to `connection.open` (default 10,000).
     pub handshake_timeout_ms: u64,
     /// Publishes of one channel that may be on their way to the log (default 4,096). Beyond that, nothing more is read
@@ -50,6 +52,7 @@ impl Default for Config {
             message_bytes_max: 16 * 1024 * 1024,
             product: "Longtail".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            management_version: "3.13.7".to_owned(),
             handshake_timeout_ms: 10_000,
             outstanding_max: 4096,
             outstanding_bytes_max: 8 * 1024 * 1024,

@@ -191,6 +191,18 @@ impl Graph {
         self.exchanges.insert(name, Exchange::new(config));
     }
 
+    /// What a policy says of where messages go that an exchange has no queue for; its own argument goes before that.
+    pub fn set_alternate(&mut self, exchange: &str, by_policy: Option<Arc<str>>) {
+        let Some(exchange) = self.exchanges.get_mut(exchange) else {
+            return;
+        };
+        let alternate = exchange.config.alternate().or(by_policy);
+        if exchange.alternate != alternate {
+            exchange.alternate = alternate;
+            self.generation += 1;
+        }
+    }
+
     /// Adds a queue.
     pub fn add_queue(&mut self, queue: Arc<Queue>) {
         self.generation += 1;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use longtail_broker::{Broker, BrokerError};
 use longtail_engine::runtime::Shards;
+use longtail_model::Timestamp;
 
 use crate::census::Census;
 use crate::config::Config;
@@ -21,7 +22,7 @@ pub struct Tenant {
     topologies: tokio::sync::Mutex<HashMap<Arc<str>, Arc<Topology>>>,
     counters: Counters,
     census: Census,
-    policies: Policies,
+    policies: Arc<Policies>,
     /// Of connections.
     numbers: AtomicU64,
 }
@@ -50,7 +51,7 @@ impl Tenant {
             topologies: tokio::sync::Mutex::default(),
             counters: Counters::default(),
             census: Census::default(),
-            policies: Policies::load(Arc::clone(&broker)),
+            policies: Arc::new(Policies::load(Arc::clone(&broker))),
             numbers: AtomicU64::new(0),
         })
     }
@@ -75,7 +76,7 @@ impl Tenant {
 
     /// What operators have set for queues and exchanges by name.
     #[must_use]
-    pub fn policies(&self) -> &Policies {
+    pub fn policies(&self) -> &Arc<Policies> {
         &self.policies
     }
 
@@ -84,8 +85,12 @@ impl Tenant {
     /// # Errors
     /// When a shard does not answer.
     pub(crate) async fn apply_policies(&self, space: &Arc<str>) -> Result<(), Exception> {
-        let _ = space;
-        Ok(())
+        // One that nobody has asked for yet reads them when it is.
+        let known = self.topologies.lock().await.get(space).cloned();
+        match known {
+            Some(topology) => topology.apply_policies().await,
+            None => Ok(()),
+        }
     }
 
     /// The broker behind the service.
@@ -102,6 +107,11 @@ impl Tenant {
 
     pub(crate) fn shards(&self) -> &Arc<dyn Shards> {
         &self.shards
+    }
+
+    /// What time it is.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.broker.clock().now()
     }
 
     /// The number of a new connection; one from `inside` is not counted.
@@ -150,8 +160,15 @@ impl Tenant {
         }
         // Makes sure that the space may exist at all.
         self.broker.space(space)?;
-        let topology = Topology::load(Arc::clone(&self.broker), Arc::clone(space)).await?;
+        let topology = Topology::load(
+            Arc::clone(&self.broker),
+            Arc::clone(space),
+            Arc::clone(&self.policies),
+        )
+        .await?;
         let topology = Arc::new(topology);
+        topology.letters().carry(&topology);
+        topology.expire_queues();
         topologies.insert(Arc::clone(space), Arc::clone(&topology));
         Ok(topology)
     }

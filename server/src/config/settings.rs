@@ -119,6 +119,9 @@ pub(crate) struct AmqpSettings {
     pub(crate) channels_max: u16,
     pub(crate) heartbeat_s: u16,
     pub(crate) product: String,
+    pub(crate) management_version: String,
+    /// Empty: none.
+    pub(crate) definitions: String,
 }
 
 impl AmqpSettings {
@@ -131,6 +134,7 @@ impl AmqpSettings {
             channel_max: self.channels_max,
             heartbeat_s: self.heartbeat_s,
             product: self.product.clone(),
+            management_version: self.management_version.clone(),
             ..longtail_amqp::Config::default()
         }
     }
@@ -213,6 +217,14 @@ impl Settings {
     /// # Errors
     /// What the broker says about a document it does not like.
     pub(crate) fn directory(&self) -> Result<Directory, String> {
+        Directory::new(self.auth_document()?).map_err(|error| error.to_string())
+    }
+
+    /// Accounts and spaces as the broker reads them.
+    ///
+    /// # Errors
+    /// What the broker says about a document that it cannot read.
+    pub(crate) fn auth_document(&self) -> Result<AuthDocument, String> {
         let list =
             |tables: &[Table]| Value::Array(tables.iter().cloned().map(Value::Table).collect());
         let mut document = Table::from_iter([
@@ -224,10 +236,9 @@ impl Settings {
             let anonymous = Value::String(self.anonymous.clone());
             document.insert("anonymous".to_owned(), anonymous);
         }
-        let document: AuthDocument = Value::Table(document)
+        Value::Table(document)
             .try_into()
-            .map_err(|error: toml::de::Error| error.message().to_owned())?;
-        Directory::new(document).map_err(|error| error.to_string())
+            .map_err(|error: toml::de::Error| error.message().to_owned())
     }
 }
 

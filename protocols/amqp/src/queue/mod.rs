@@ -12,6 +12,8 @@ mod rules;
 mod settings;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use longtail_model::{Priority, ShardId, StreamId};
 use parking_lot::{Mutex, RwLock};
@@ -19,6 +21,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::codec::{Table, Value};
 use crate::exception::{Exception, precondition};
 use arguments::COMPARED;
+pub(crate) use arguments::time;
 pub use arguments::{QueueArguments, QueueType};
 pub use rules::{Overflow, QueueRules, RetryOn};
 pub use settings::{DEAD_LETTERS, DeadLetter, QueueSettings, Retry};
@@ -116,12 +119,20 @@ pub struct Queue {
     /// How it was declared.
     pub config: QueueConfig,
     settings: RwLock<Arc<QueueSettings>>,
+    /// What it refuses to take is a dead letter.
+    lays_refused: AtomicBool,
     usage: Mutex<Usage>,
+}
+
+fn lays_refused(settings: &QueueSettings) -> bool {
+    settings.overflow == Overflow::RejectPublishDlx && settings.dead_letter.is_some()
 }
 
 /// Who consumes from a queue.
 #[derive(Clone, Copy, Debug, Default)]
 struct Usage {
+    /// When it was last declared, asked for a message, or lost its last consumer.
+    used: Option<Instant>,
     consumers: u32,
     /// The only consumer wants to stay that.
     exclusive: bool,
@@ -148,12 +159,16 @@ impl Queue {
         settings: QueueSettings,
     ) -> Self {
         Queue {
+            lays_refused: AtomicBool::new(lays_refused(&settings)),
             settings: RwLock::new(Arc::new(settings)),
             name,
             shard,
             stream,
             config,
-            usage: Mutex::default(),
+            usage: Mutex::new(Usage {
+                used: Some(Instant::now()),
+                ..Usage::default()
+            }),
         }
     }
 
@@ -197,7 +212,26 @@ impl Queue {
         let mut usage = self.usage.lock();
         usage.consumers = usage.consumers.saturating_sub(1);
         usage.exclusive = false;
+        if usage.consumers == 0 {
+            usage.used = Some(Instant::now());
+        }
         usage.consumers == 0 && self.config.auto_delete
+    }
+
+    /// Somebody has used it.
+    pub fn touch(&self) {
+        self.usage.lock().used = Some(Instant::now());
+    }
+
+    /// When it goes because nobody uses it; `None`: it does not, or somebody does.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<Instant> {
+        let expires_ms = self.settings.read().expires_ms?;
+        let usage = self.usage.lock();
+        let used = usage
+            .used
+            .filter(|_| usage.consumers == 0 && !usage.closing)?;
+        used.checked_add(Duration::from_millis(expires_ms))
     }
 
     /// It is about to be deleted: no consumer joins any more. With `unused`, only if there is none; `false`: there is.
@@ -223,7 +257,15 @@ impl Queue {
 
     /// From now on these settings hold; the stream has them.
     pub(crate) fn change(&self, settings: QueueSettings) {
+        let lays = lays_refused(&settings);
         *self.settings.write() = Arc::new(settings);
+        self.lays_refused.store(lays, Ordering::Relaxed);
+    }
+
+    /// Whether what it refuses to take is a dead letter.
+    #[must_use]
+    pub fn lays_refused(&self) -> bool {
+        self.lays_refused.load(Ordering::Relaxed)
     }
 
     /// The priority of a message in this queue; more urgent ones have a lower number.

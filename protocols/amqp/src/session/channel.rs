@@ -1,6 +1,6 @@
 //! A channel: methods in, commands out, and what the shards say of them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use longtail_broker::auth::Action as Right;
@@ -11,7 +11,8 @@ use longtail_model::{GroupId, Seq, SessionId, ShardId};
 
 use super::confirms::Confirms;
 use super::consuming::Consumer;
-use super::publishing::Publishing;
+use super::delivering::Kept;
+use super::publishing::{Laying, Publishing};
 use super::replying::ReplyConsumer;
 use super::routing::Remembered;
 use super::transacting::Staged;
@@ -20,6 +21,7 @@ use super::{Action, Counts, Ended, Op, Outcome, Request, Shared, say, unexpected
 use crate::codec::{Method, ReplyCode, Table};
 use crate::exception::{Exception, not_implemented, precondition};
 use crate::graph::{ALTERNATE, Destination, Kind};
+use crate::queue::Queue;
 use crate::replies::{is_address, is_pseudo_queue};
 use crate::tenant::Tenant;
 use crate::topology::{Bind, DeclareExchange, DeclareQueue};
@@ -86,7 +88,11 @@ impl Way {
 #[derive(Debug)]
 pub(super) enum Pending {
     /// A publish: its number in confirm mode (0: none) and the octets of its body.
-    Published { number: u64, bytes: u64 },
+    Published {
+        number: u64,
+        bytes: u64,
+        laying: Option<Box<Laying>>,
+    },
     /// A shard's part of a transaction.
     Committed(ShardId),
     /// The link of a consumer.
@@ -98,7 +104,7 @@ pub(super) enum Pending {
     /// The queue of a `basic.get`.
     Counted,
     /// A `basic.get`.
-    Fetched { no_ack: bool },
+    Fetched { no_ack: bool, queue: Arc<Queue> },
 }
 
 /// One channel.
@@ -114,6 +120,16 @@ pub(super) struct Channel {
     pub(super) unacked: Unacked,
     pub(super) last_delivery: u64,
     pub(super) prefetch: u16,
+    /// What the consumers of the channel may hold together; 0: nobody counts.
+    pub(super) shared_prefetch: u32,
+    /// What they do hold, and those that are gone held.
+    pub(super) shared_held: u32,
+    /// What came although they hold that much.
+    pub(super) kept: VecDeque<Kept>,
+    /// Queues with retries, of which something was delivered.
+    pub(super) retrying: HashMap<GroupId, Arc<Queue>>,
+    /// Tags of what was taken back because it was held too long.
+    pub(super) late: BTreeSet<u64>,
     pub(super) confirms: Option<Confirms>,
     pub(super) publishing: Option<Publishing>,
     pub(super) remembered: Option<Remembered>,
@@ -156,6 +172,11 @@ impl Channel {
             unacked: Unacked::default(),
             last_delivery: 0,
             prefetch: 0,
+            shared_prefetch: 0,
+            shared_held: 0,
+            kept: VecDeque::new(),
+            retrying: HashMap::new(),
+            late: BTreeSet::new(),
             confirms: None,
             publishing: None,
             remembered: None,
@@ -579,8 +600,12 @@ impl Channel {
         out: &mut Out,
     ) -> Result<(), Exception> {
         match pending {
-            Pending::Published { number, bytes } => {
-                self.published(number, bytes, reply, shared, tenant.config());
+            Pending::Published {
+                number,
+                bytes,
+                laying,
+            } => {
+                self.published((number, bytes), laying, reply, shared, tenant.config());
                 Ok(())
             }
             Pending::Committed(shard) => self.committed(shard, reply, shared, out),
@@ -603,7 +628,9 @@ impl Channel {
                 };
                 Ok(())
             }
-            Pending::Fetched { no_ack } => self.fetched(at, no_ack, reply, message, shared, out),
+            Pending::Fetched { no_ack, queue } => {
+                self.fetched(at, (no_ack, &queue), reply, message, shared, out)
+            }
         }
     }
 }

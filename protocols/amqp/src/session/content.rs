@@ -12,15 +12,15 @@ const NAME: &[u8] = b"amqp";
 
 /// What a delivery says of its message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Envelope<'a> {
-    pub(super) exchange: &'a str,
-    pub(super) key: std::borrow::Cow<'a, str>,
+pub(crate) struct Envelope<'a> {
+    pub(crate) exchange: &'a str,
+    pub(crate) key: std::borrow::Cow<'a, str>,
     /// Flags and values.
-    pub(super) properties: &'a [u8],
+    pub(crate) properties: &'a [u8],
 }
 
 /// Encoded headers for the record. Exchange and key are short strings.
-pub(super) fn encode(exchange: &str, key: &str, properties: &[u8]) -> Bytes {
+pub(crate) fn encode(exchange: &str, key: &str, properties: &[u8]) -> Bytes {
     let mut value = Vec::with_capacity(2 + exchange.len() + key.len() + properties.len());
     for text in [exchange, key] {
         value.push(u8::try_from(text.len()).unwrap_or(u8::MAX));
@@ -34,12 +34,17 @@ pub(super) fn encode(exchange: &str, key: &str, properties: &[u8]) -> Bytes {
 
 impl<'a> Envelope<'a> {
     /// Of a record. One that another protocol has put into the queue has its subject as key and no properties.
-    pub(super) fn of(message: &Message<'a>) -> Self {
-        let ours = headers::iter(message.headers).find(|(name, _)| *name == NAME);
+    pub(crate) fn of(message: &Message<'a>) -> Self {
+        Envelope::of_headers(message.headers, message.subject)
+    }
+
+    /// The same, of what of a record matters here.
+    pub(crate) fn of_headers(encoded: &'a [u8], subject: &'a [u8]) -> Self {
+        let ours = headers::iter(encoded).find(|(name, _)| *name == NAME);
         if let Some(envelope) = ours.and_then(|(_, value)| Envelope::decode(value)) {
             return envelope;
         }
-        let subject = std::str::from_utf8(message.subject).unwrap_or_default();
+        let subject = std::str::from_utf8(subject).unwrap_or_default();
         let mut key = swap_separators(subject);
         while key.len() > usize::from(u8::MAX) {
             key.pop();
@@ -48,6 +53,14 @@ impl<'a> Envelope<'a> {
             exchange: "",
             key: key.into(),
             properties: Properties::NONE,
+        }
+    }
+
+    /// With other properties, if there are some.
+    pub(crate) fn with(self, properties: Option<&'a [u8]>) -> Self {
+        Envelope {
+            properties: properties.unwrap_or(self.properties),
+            ..self
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use longtail_broker::auth::Action as Right;
 use longtail_edge::Out;
-use longtail_engine::{Command, Reply, Target};
+use longtail_engine::{Cause, Command, Refusal, Reply, Target};
 
 use super::channel::{Channel, Pending, internal};
 use super::consuming::is_stored;
@@ -15,6 +15,7 @@ use crate::codec::{ContentHeader, Method, Properties, ReplyCode, put_content};
 use crate::config::Config;
 use crate::exception::{Exception, no_exchange, not_implemented, precondition, refused};
 use crate::graph::Kind;
+use crate::queue::Queue;
 use crate::replies::is_address;
 use crate::tenant::Tenant;
 
@@ -29,6 +30,15 @@ pub(super) struct Publishing {
     mandatory: bool,
     header: Option<Head>,
     body: Vec<u8>,
+}
+
+/// A message that is a dead letter if one of these queues refuses it.
+#[derive(Debug)]
+pub(crate) struct Laying {
+    pub(crate) queues: Vec<Arc<Queue>>,
+    /// As the record has them.
+    pub(crate) headers: Bytes,
+    pub(crate) body: Bytes,
 }
 
 #[derive(Debug)]
@@ -242,12 +252,24 @@ impl Channel {
             let bytes = publication.body.len() as u64;
             let way = self.ways.get_mut(usize::from(store.shard.0));
             let way = way.ok_or_else(|| internal("no way to a shard"))?;
+            let laying = (!store.laying.is_empty()).then(|| {
+                Box::new(Laying {
+                    queues: store.laying,
+                    headers: store.message.headers.clone(),
+                    body: store.message.payload.clone(),
+                })
+            });
             let publish = Command::Publish {
                 to: Target::Stream(store.to),
                 also: store.also,
                 message: store.message,
             };
-            way.ask(publish, Pending::Published { number, bytes });
+            let pending = Pending::Published {
+                number,
+                bytes,
+                laying,
+            };
+            way.ask(publish, pending);
             self.outstanding += 1;
             self.outstanding_bytes += bytes;
             shared.outstanding += 1;
@@ -297,8 +319,8 @@ impl Channel {
     /// A shard has stored a message, or refused it.
     pub(super) fn published(
         &mut self,
-        number: u64,
-        bytes: u64,
+        (number, bytes): (u64, u64),
+        laying: Option<Box<Laying>>,
         reply: &Reply,
         shared: &mut Shared,
         config: &Config,
@@ -307,6 +329,20 @@ impl Channel {
         self.outstanding_bytes = self.outstanding_bytes.saturating_sub(bytes);
         shared.stored(1, bytes, config);
         let stored = is_stored(reply);
+        if let Some(mut laying) = laying
+            && !stored
+        {
+            let refused = |queue: &Arc<Queue>| match reply {
+                Reply::Published { refused, .. } => {
+                    let mut refused = refused.iter().flat_map(|refused| refused.iter());
+                    refused.any(|&(stream, cause)| stream == queue.stream && cause == Cause::Full)
+                }
+                Reply::Refused(why) => matches!(why, Refusal::Limit(_)),
+                _ => false,
+            };
+            laying.queues.retain(refused);
+            shared.actions.push(Action::Lay(laying));
+        }
         if let Some(confirms) = &mut self.confirms {
             confirms.answered(number, !stored);
         }

@@ -56,6 +56,8 @@ pub(super) struct Store {
     pub(super) to: StreamId,
     pub(super) also: Vec<StreamId>,
     pub(super) message: NewMessage,
+    /// Queues among these for which it is a dead letter if they refuse it.
+    pub(super) laying: Vec<Arc<Queue>>,
 }
 
 impl Store {
@@ -100,10 +102,10 @@ pub(super) struct Remembered {
 
 /// How a queue wants a message: those that want it alike, at one shard, share one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Manner {
-    shard: ShardId,
-    priority: Priority,
-    expires_ms: Option<u64>,
+pub(crate) struct Manner {
+    pub(crate) shard: ShardId,
+    pub(crate) priority: Priority,
+    pub(crate) expires_ms: Option<u64>,
 }
 
 impl Channel {
@@ -156,7 +158,11 @@ impl Channel {
             let Some((&to, also)) = streams.split_first() else {
                 continue;
             };
+            let laying = queues
+                .iter()
+                .filter(|queue| queue.lays_refused() && streams.contains(&queue.stream));
             plan.stores.push(Store {
+                laying: laying.cloned().collect(),
                 shard: manner.shard,
                 to,
                 also: also.to_vec(),
@@ -232,7 +238,7 @@ impl Channel {
 }
 
 /// Queues that want a message alike, together.
-fn by_manner(
+pub(crate) fn by_manner(
     queues: &[Arc<Queue>],
     priority: Option<u8>,
     expiration_ms: Option<u64>,

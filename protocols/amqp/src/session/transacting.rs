@@ -151,10 +151,10 @@ impl Channel {
         delivered: Vec<Delivered>,
         how: Settle,
     ) -> Result<(), Exception> {
+        let how_of = |delivered: Delivered| (delivered, self.with_retry(&delivered, how));
+        let settlements: Vec<_> = delivered.into_iter().map(how_of).collect();
         let staged = self.staged.get_or_insert_default();
-        staged
-            .settlements
-            .extend(delivered.into_iter().map(|delivered| (delivered, how)));
+        staged.settlements.extend(settlements);
         self.has_room_for_steps()
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Answer, Asker, RESERVED, Topology, documents, not_the_default, reserved};
+use super::{Answer, Asker, RESERVED, Topology, alternate, documents, not_the_default, reserved};
 use crate::codec::Table;
 use crate::exception::{no_exchange, not_implemented, precondition};
 use crate::graph::{ALTERNATE, ExchangeConfig, Kind};
@@ -78,7 +78,11 @@ impl Topology {
             self.write(vec![documents::exchange(&self.space, &name, &config)])
                 .await?;
         }
-        self.change(|graph| graph.add_exchange(name, config));
+        let by_policy = alternate(&self.policies, &self.space, &name);
+        self.change(|graph| {
+            graph.add_exchange(Arc::clone(&name), config);
+            graph.set_alternate(&name, by_policy);
+        });
         Ok(())
     }
 
