@@ -103,11 +103,14 @@ impl Longtail {
         if !builder.beanstalk_listeners.is_empty() {
             running.start_beanstalk(builder.beanstalk, builder.beanstalk_listeners, exposure)?;
         }
+        let mut sites = Vec::new();
         if !builder.amqp_listeners.is_empty()
             || !builder.amqp_sites.is_empty()
             || builder.amqp_definitions.is_some()
         {
             running.start_amqp(builder.amqp, builder.amqp_definitions.as_deref())?;
+            // Bound before AMQP is: whoever can speak that can ask here, and is answered when everything is up.
+            sites = running.bind_amqp_sites(builder.amqp_sites)?;
             running.listen_amqp(builder.amqp_listeners)?;
         }
         if builder.mqtt_inside
@@ -116,7 +119,7 @@ impl Longtail {
         {
             running.start_mqtt(builder.mqtt, builder.mqtt_listeners, builder.mqtt_hooks)?;
         }
-        running.serve_amqp_sites(builder.amqp_sites)?;
+        running.serve_amqp_sites(sites)?;
         Ok(running)
     }
 
@@ -126,6 +129,9 @@ impl Longtail {
         definitions: Option<&[u8]>,
     ) -> Result<(), StartError> {
         let tenant = longtail_amqp::Tenant::new(config, Arc::clone(&self.broker));
+        if let Some(background) = self.edge.runtime(0) {
+            tenant.run_in_background(background);
+        }
         let judge = Arc::downgrade(&tenant);
         self.roster.watch(Box::new(move || {
             if let Some(tenant) = judge.upgrade() {
@@ -180,31 +186,34 @@ impl Longtail {
         Ok(())
     }
 
+    fn bind_amqp_sites(
+        &self,
+        sites: Vec<(Site, SocketAddr)>,
+    ) -> Result<Vec<(Site, TcpListener)>, StartError> {
+        let bind = |(site, address): (Site, SocketAddr)| {
+            self.exposure.check(&Address::Tcp(address))?;
+            let bound = TcpListener::bind(address).map_err(|source| StartError::Site {
+                protocol: protocol_of(site),
+                address,
+                source,
+            });
+            Ok((site, bound?))
+        };
+        sites.into_iter().map(bind).collect()
+    }
+
     /// Last of all, so that the API knows what else listens.
-    fn serve_amqp_sites(&mut self, sites: Vec<(Site, SocketAddr)>) -> Result<(), StartError> {
+    fn serve_amqp_sites(&mut self, sockets: Vec<(Site, TcpListener)>) -> Result<(), StartError> {
         let Some(management) = &self.management else {
             return Ok(());
         };
-        let mut sockets = Vec::new();
-        for (site, address) in sites {
-            self.exposure.check(&Address::Tcp(address))?;
-            let protocol = match site {
-                Site::Api => "amqp-management",
-                Site::Metrics => "amqp-metrics",
-            };
-            let failed = |source| StartError::Site {
-                protocol,
-                address,
-                source,
-            };
-            let socket = TcpListener::bind(address).map_err(failed)?;
-            let local = socket.local_addr().map_err(failed)?;
+        for (site, socket) in &sockets {
+            let local = socket.local_addr().map_err(StartError::Management)?;
             self.addresses.push(ListeningOn {
-                protocol,
+                protocol: protocol_of(*site),
                 address: local.to_string(),
                 tls: false,
             });
-            sockets.push((site, socket));
         }
         let fact = |on: &ListeningOn| {
             let address: Option<SocketAddr> = on.address.parse().ok();
@@ -454,6 +463,13 @@ impl Drop for Longtail {
     fn drop(&mut self) {
         self.edge.drain(Duration::ZERO);
         self.close();
+    }
+}
+
+fn protocol_of(site: Site) -> &'static str {
+    match site {
+        Site::Api => "amqp-management",
+        Site::Metrics => "amqp-metrics",
     }
 }
 

@@ -1,12 +1,13 @@
 //! What all connections of the service share.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use longtail_broker::{Broker, BrokerError};
 use longtail_engine::runtime::Shards;
 use longtail_model::Timestamp;
+use tokio::runtime::Handle;
 
 use crate::census::Census;
 use crate::config::Config;
@@ -25,6 +26,8 @@ pub struct Tenant {
     policies: Arc<Policies>,
     /// Of connections.
     numbers: AtomicU64,
+    /// Where what goes on by itself runs; where the first who asks for a space is, otherwise.
+    background: OnceLock<Handle>,
 }
 
 /// What happened since the service started.
@@ -52,6 +55,7 @@ impl Tenant {
             census: Census::default(),
             policies: Arc::new(Policies::load(Arc::clone(&broker))),
             numbers: AtomicU64::new(0),
+            background: OnceLock::new(),
             broker,
         })
     }
@@ -149,6 +153,20 @@ impl Tenant {
         self.topologies.lock().await.remove(space);
     }
 
+    /// Says where what goes on by itself runs, for as long as the service does: dead letters that are carried, queues
+    /// that expire. Opens the spaces that have queues, so that it does so before anybody connects.
+    pub fn run_in_background(self: &Arc<Self>, background: &Handle) {
+        let _ = self.background.set(background.clone());
+        let tenant = Arc::clone(self);
+        background.spawn(async move {
+            for space in crate::topology::spaces(tenant.broker.catalog()) {
+                if let Err(error) = tenant.topology(&space).await {
+                    tracing::error!(%space, %error, "the queues of a space cannot be opened");
+                }
+            }
+        });
+    }
+
     /// What is declared in a space; read from the catalog when first asked for.
     ///
     /// # Errors
@@ -167,8 +185,10 @@ impl Tenant {
         )
         .await?;
         let topology = Arc::new(topology);
-        topology.letters().carry(&topology);
-        topology.expire_queues();
+        let background = self.background.get().cloned();
+        let background = background.unwrap_or_else(Handle::current);
+        topology.letters().carry(&topology, &background);
+        topology.expire_queues(&background);
         topologies.insert(Arc::clone(space), Arc::clone(&topology));
         Ok(topology)
     }

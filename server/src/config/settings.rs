@@ -118,6 +118,7 @@ pub(crate) struct AmqpSettings {
     pub(crate) frame_bytes_max: u32,
     pub(crate) channels_max: u16,
     pub(crate) heartbeat_s: u16,
+    pub(crate) consumer_timeout_ms: u64,
     pub(crate) product: String,
     pub(crate) management_version: String,
     /// Empty: none.
@@ -133,6 +134,7 @@ impl AmqpSettings {
             frame_max: self.frame_bytes_max,
             channel_max: self.channels_max,
             heartbeat_s: self.heartbeat_s,
+            consumer_timeout_ms: self.consumer_timeout_ms,
             product: self.product.clone(),
             management_version: self.management_version.clone(),
             ..longtail_amqp::Config::default()

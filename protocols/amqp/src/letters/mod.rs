@@ -25,6 +25,7 @@ use longtail_engine::config::{GroupConfig, StreamConfig, StreamName};
 use longtail_engine::headers;
 use longtail_engine::{Command, Credit, Delivery, Handle, NewMessage, Reply, Target};
 use longtail_model::{ConsumerTag, GroupId, Link, Seq, ShardId, StreamId, Timestamp};
+use tokio::runtime::Handle as Runtime;
 
 use crate::codec::Properties;
 use crate::graph::Routing;
@@ -100,11 +101,11 @@ impl Letters {
     }
 
     /// Begins to carry, until the broker closes or the space is gone.
-    pub(crate) fn carry(self: &Arc<Self>, topology: &Arc<Topology>) {
+    pub(crate) fn carry(self: &Arc<Self>, topology: &Arc<Topology>, background: &Runtime) {
         for client in &self.clients {
             let (letters, client) = (Arc::clone(self), Arc::clone(client));
             let topology = Arc::downgrade(topology);
-            tokio::spawn(async move { letters.carry_from(&client, &topology).await });
+            background.spawn(async move { letters.carry_from(&client, &topology).await });
         }
     }
 

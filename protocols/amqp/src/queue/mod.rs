@@ -121,6 +121,8 @@ pub struct Queue {
     settings: RwLock<Arc<QueueSettings>>,
     /// What it refuses to take is a dead letter.
     lays_refused: AtomicBool,
+    /// What comes back may have to wait.
+    has_retries: AtomicBool,
     usage: Mutex<Usage>,
 }
 
@@ -160,6 +162,7 @@ impl Queue {
     ) -> Self {
         Queue {
             lays_refused: AtomicBool::new(lays_refused(&settings)),
+            has_retries: AtomicBool::new(settings.retry.is_some()),
             settings: RwLock::new(Arc::new(settings)),
             name,
             shard,
@@ -257,9 +260,16 @@ impl Queue {
 
     /// From now on these settings hold; the stream has them.
     pub(crate) fn change(&self, settings: QueueSettings) {
-        let lays = lays_refused(&settings);
+        let (lays, retries) = (lays_refused(&settings), settings.retry.is_some());
         *self.settings.write() = Arc::new(settings);
         self.lays_refused.store(lays, Ordering::Relaxed);
+        self.has_retries.store(retries, Ordering::Relaxed);
+    }
+
+    /// Whether what comes back may have to wait.
+    #[must_use]
+    pub fn has_retries(&self) -> bool {
+        self.has_retries.load(Ordering::Relaxed)
     }
 
     /// Whether what it refuses to take is a dead letter.

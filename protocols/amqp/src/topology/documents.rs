@@ -3,6 +3,7 @@
 //! Names: `amqp/queue/SPACE/NAME`, `amqp/exchange/SPACE/NAME`, `amqp/binding/SPACE/` and a fingerprint of what the binding
 //! is, because source, destination, key and arguments together may be longer than a name.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -123,6 +124,18 @@ pub(super) fn binding(space: &str, source: &str, key: &str, binding: &Binding) -
             ),
         ],
     )
+}
+
+/// The spaces that have queues.
+pub(crate) fn spaces(catalog: &Catalog) -> BTreeSet<Arc<str>> {
+    let all = catalog.list("amqp/queue/");
+    all.iter().filter_map(|(name, _)| space_of(name)).collect()
+}
+
+/// The space in the name of a queue's document.
+fn space_of(name: &str) -> Option<Arc<str>> {
+    let (len, rest) = name.strip_prefix("amqp/queue/")?.split_once(':')?;
+    rest.get(..len.parse().ok()?).map(Arc::from)
 }
 
 /// Everything that is written down of a space; what does not parse is left out and told.
@@ -246,5 +259,10 @@ mod tests {
         assert_ne!(name("x", "k", "q"), name("x", "kq", ""));
         assert_ne!(name("x", "k", "q"), name("xk", "", "q"));
         assert_ne!(prefix("queue", "a") + "b/c", prefix("queue", "a/b") + "c");
+        for space in ["a", "a/b", "12:x", ""] {
+            let name = prefix("queue", space) + "q/1";
+            assert_eq!(space_of(&name).as_deref(), Some(space));
+        }
+        assert_eq!(space_of("amqp/queue/9:a/q"), None);
     }
 }

@@ -34,6 +34,7 @@ use crate::replies::Replies;
 use crate::vhost::Vhost;
 pub use bindings::Bind;
 use documents::Document;
+pub(crate) use documents::spaces;
 pub use exchanges::DeclareExchange;
 pub use queues::{DeclareQueue, Declared};
 
