@@ -50,13 +50,13 @@ impl Tenant {
         Arc::new(Tenant {
             config,
             shards: broker.shards(),
-            broker: Arc::clone(&broker),
             topologies: tokio::sync::Mutex::default(),
             counters: Counters::default(),
             census: Census::default(),
             policies: Arc::new(Policies::load(Arc::clone(&broker))),
             numbers: AtomicU64::new(0),
             background: OnceLock::new(),
+            broker,
         })
     }
 
