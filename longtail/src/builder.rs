@@ -33,6 +33,9 @@ pub enum StartError {
     /// A listener would let other machines in although there are no accounts.
     #[error(transparent)]
     Exposed(#[from] Exposed),
+    /// What is declared in AMQP could not be read.
+    #[error("amqp: {0}")]
+    Amqp(BrokerError),
     /// A thread beside the MQTT service.
     #[error("mqtt: cannot start a thread: {0}")]
     Mqtt(std::io::Error),

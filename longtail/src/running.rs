@@ -102,7 +102,8 @@ impl Longtail {
         config: longtail_amqp::Config,
         listeners: Vec<(ListenerConfig, Arc<dyn longtail_amqp::Admission>)>,
     ) -> Result<(), StartError> {
-        let tenant = longtail_amqp::Tenant::new(config, Arc::clone(&self.broker));
+        let tenant = longtail_amqp::Tenant::start(config, Arc::clone(&self.broker));
+        let tenant = tenant.map_err(StartError::Amqp)?;
         for (listener, admission) in listeners {
             self.exposure.check(&listener.address)?;
             let tls = listener.tls.is_some();

@@ -100,6 +100,14 @@ impl ServerCommand {
         command
     }
 
+    /// Longtail's release binary with a listener of a second protocol where `{ws}` is.
+    pub(crate) fn longtail_beside(protocol: &str, beside: &str) -> Self {
+        let mut command = Self::longtail(protocol, None);
+        let listen = format!("{beside}=127.0.0.1:{{ws}}");
+        command.words.extend(["--listen".to_owned(), listen]);
+        command
+    }
+
     /// Longtail's release binary with a listener for MQTT and the admin service where `{ws}` is, for what it counts.
     pub(crate) fn longtail_counted(durability: &str) -> Self {
         let mut command = Self::longtail("mqtt", Some(durability));

@@ -128,6 +128,12 @@ impl Exchange {
         self.bindings.is_empty()
     }
 
+    /// Whether something is bound with this key.
+    #[must_use]
+    pub fn is_bound(&self, key: &str) -> bool {
+        self.bindings.contains_key(key)
+    }
+
     /// Its bindings with their keys.
     pub fn bindings(&self) -> impl Iterator<Item = (&Arc<str>, &Binding)> {
         self.bindings
@@ -142,6 +148,8 @@ pub struct Graph {
     exchanges: HashMap<Arc<str>, Exchange>,
     queues: HashMap<Arc<str>, Arc<Queue>>,
     generation: u64,
+    /// The exchange that is the subjects of the space.
+    shared: Option<Arc<str>>,
 }
 
 /// What routing depends on.
@@ -157,6 +165,15 @@ pub struct Routing<'a> {
 const HOPS_MAX: usize = 1_000;
 
 impl Graph {
+    /// Nothing yet; messages that come through this exchange are shared with the subjects of the space.
+    #[must_use]
+    pub fn sharing(exchange: Option<Arc<str>>) -> Self {
+        Graph {
+            shared: exchange,
+            ..Graph::default()
+        }
+    }
+
     /// Moves with every change that routing depends on.
     #[must_use]
     pub fn generation(&self) -> u64 {
@@ -309,6 +326,7 @@ impl Graph {
             let Some(exchange) = self.exchanges.get(name) else {
                 continue;
             };
+            found.shared |= self.shared.as_deref() == Some(name);
             let mut matched = false;
             let mut take = |binding: &'g Destination| {
                 matched = true;
@@ -374,6 +392,8 @@ pub struct Routed {
     pub queues: Vec<Arc<Queue>>,
     /// The headers were asked: another message with the same key may go elsewhere.
     pub by_headers: bool,
+    /// It came through the exchange that is the subjects of the space.
+    pub shared: bool,
 }
 
 /// What went with something that was removed.

@@ -23,6 +23,9 @@ pub mod queue;
 pub(crate) mod replies;
 pub mod service;
 pub mod session;
+pub(crate) mod store;
+pub(crate) mod streams;
+pub(crate) mod subjects;
 pub mod tenant;
 pub mod topology;
 

@@ -22,6 +22,8 @@ use crate::codec::{HEARTBEAT, ReplyCode};
 use crate::exception::Exception;
 use crate::replies::{Mailbox, Place, Reply};
 use crate::session::{Action, After, Ended, Op, Session};
+use crate::streams::Outgoing;
+use crate::subjects::Told;
 use crate::tenant::Tenant;
 use crate::topology::Topology;
 
@@ -84,6 +86,7 @@ impl Protocol for Amqp {
     }
 
     fn submit(&self, conn: &Arc<Connection<Self>>) {
+        // The edge runs the shards after this.
         act(conn);
     }
 
@@ -147,24 +150,35 @@ fn detach(shards: &dyn Shards, ended: Ended) {
     }
 }
 
-/// Carries out what a connection has to be done without its lock.
-fn act(conn: &Arc<Conn>) {
+/// As [`act`], where nobody runs the shards afterwards.
+fn act_and_run(conn: &Arc<Conn>) {
+    if act(conn) {
+        run_once_deep(&**conn.protocol().tenant.shards());
+    }
+}
+
+/// Carries out what a connection has to be done without its lock. `true`: something was queued at the shards.
+fn act(conn: &Arc<Conn>) -> bool {
     let taken = conn.with(|client, _| {
         let after = client.session.after();
         (after, client.session.take_actions(), client.runtime.clone())
     });
     let Some((after, actions, runtime)) = taken else {
-        return;
+        return false;
     };
+    let mut outgoing = Outgoing::new();
     for action in actions {
-        carry_out(conn, action, &runtime);
+        carry_out(conn, action, &runtime, &mut outgoing);
     }
+    let queued = !outgoing.is_empty();
+    conn.protocol().tenant.streams().send(&mut outgoing);
     if after.resume {
         conn.resume();
     }
+    queued
 }
 
-fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle) {
+fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut Outgoing) {
     let service = conn.protocol();
     let shards = service.tenant.shards();
     match action {
@@ -184,6 +198,13 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle) {
             }
         }
         Action::Reply(to, reply) => to.deliver(&reply),
+        Action::Share(share) => {
+            if let Some(topology) = topology(conn)
+                && let Some(subjects) = topology.subjects()
+            {
+                share.carry_out(subjects, topology.now(), outgoing);
+            }
+        }
         Action::Topology(op) => change(conn, *op, runtime),
         Action::Goodbye(ended) => {
             detach(&**shards, ended);
@@ -221,7 +242,7 @@ fn answer(conn: &Arc<Conn>, answer: impl FnOnce(&mut Session, &mut Out) -> Optio
     if let Some(why) = why {
         conn.close(why);
     }
-    act(conn);
+    act_and_run(conn);
     conn.flush_soon();
 }
 
@@ -385,6 +406,24 @@ impl Mailbox for Letters {
             conn.flush_soon();
         }
     }
+
+    fn shared(&self, at: Place, told: Told, refused: bool) {
+        let Some(conn) = self.0.upgrade() else { return };
+        let tenant = Arc::clone(&conn.protocol().tenant);
+        let why = conn.with(|client, out| {
+            let why = client.session.shared(at, told, refused, &tenant, out);
+            client.session.send(&**tenant.shards(), out);
+            (why, client.session.pending())
+        });
+        let Some((why, after)) = why else { return };
+        if let Some(why) = why {
+            conn.close(why);
+        }
+        if after.act || after.resume {
+            act_and_run(&conn);
+        }
+        conn.flush_soon();
+    }
 }
 
 /// Where a shard's effects for one channel go.
@@ -423,10 +462,8 @@ impl Sink for Effects {
             }
         });
         let after = after.unwrap_or_default();
-        if after.act || after.resume {
-            act(&self.conn);
-        }
-        if after.run {
+        let acted = (after.act || after.resume) && act(&self.conn);
+        if after.run || acted {
             run_once_deep(&**tenant.shards());
         }
         self.conn.flush_soon();

@@ -4,17 +4,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use longtail_broker::client::block_on;
 use longtail_broker::{Broker, BrokerError};
 use longtail_engine::runtime::Shards;
 
 use crate::config::Config;
-use crate::topology::Topology;
+use crate::streams::Streams;
+use crate::topology::{self, Topology};
 
 /// Settings, spaces, counters.
 pub struct Tenant {
     config: Config,
     broker: Arc<Broker>,
     shards: Arc<dyn Shards>,
+    streams: Streams,
     topologies: tokio::sync::Mutex<HashMap<Arc<str>, Arc<Topology>>>,
     counters: Counters,
 }
@@ -37,9 +40,26 @@ impl Tenant {
         Arc::new(Tenant {
             config,
             shards: broker.shards(),
+            streams: Streams::new(broker.shards()),
             broker,
             topologies: tokio::sync::Mutex::default(),
             counters: Counters::default(),
+        })
+    }
+
+    /// As [`Tenant::new`], with every space at work that something is declared in: messages reach its queues whoever
+    /// publishes them, before any client of AMQP is there. Blocks.
+    ///
+    /// # Errors
+    /// When a shard does not answer.
+    pub fn start(config: Config, broker: Arc<Broker>) -> Result<Arc<Self>, BrokerError> {
+        let tenant = Tenant::new(config, broker);
+        let spaces = topology::spaces(tenant.broker.catalog());
+        block_on(async {
+            for space in spaces {
+                tenant.topology(&space).await?;
+            }
+            Ok(tenant.clone())
         })
     }
 
@@ -53,6 +73,11 @@ impl Tenant {
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// The service's own way to the shards.
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.streams
     }
 
     pub(crate) fn shards(&self) -> &Arc<dyn Shards> {
@@ -89,7 +114,8 @@ impl Tenant {
         }
         // Makes sure that the space may exist at all.
         self.broker.space(space)?;
-        let topology = Topology::load(Arc::clone(&self.broker), Arc::clone(space)).await?;
+        let shared = self.config.subjects_exchange.as_deref().map(Arc::from);
+        let topology = Topology::load(Arc::clone(&self.broker), Arc::clone(space), shared).await?;
         let topology = Arc::new(topology);
         topologies.insert(Arc::clone(space), Arc::clone(&topology));
         Ok(topology)

@@ -278,6 +278,12 @@ pub(crate) const KEYS: &[Key] = &[
         "What the server says that it is. Some clients change their ways when it is \"RabbitMQ\".",
     ),
     key(
+        "amqp.subjects_exchange",
+        Kind::Text,
+        Some("\"amq.topic\""),
+        "Topic exchange of every vhost that is the subjects of its space, where MQTT and AMQP meet. \"\": none.",
+    ),
+    key(
         "mqtt.space",
         Kind::Text,
         Some("\"default\""),

@@ -119,6 +119,7 @@ pub(crate) struct AmqpSettings {
     pub(crate) channels_max: u16,
     pub(crate) heartbeat_s: u16,
     pub(crate) product: String,
+    pub(crate) subjects_exchange: String,
 }
 
 impl AmqpSettings {
@@ -131,6 +132,7 @@ impl AmqpSettings {
             channel_max: self.channels_max,
             heartbeat_s: self.heartbeat_s,
             product: self.product.clone(),
+            subjects_exchange: Some(self.subjects_exchange.clone()).filter(|name| !name.is_empty()),
             ..longtail_amqp::Config::default()
         }
     }

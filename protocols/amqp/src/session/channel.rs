@@ -10,7 +10,7 @@ use longtail_engine::{Command, Delivery, Effect, Message, Reply, Token};
 use longtail_model::{SessionId, ShardId};
 
 use super::confirms::Confirms;
-use super::consuming::Consumer;
+use super::consuming::{Consumer, is_stored};
 use super::publishing::Publishing;
 use super::replying::ReplyConsumer;
 use super::routing::Remembered;
@@ -445,7 +445,7 @@ impl Channel {
             key.to_owned()
         };
         shared.check(Right::Publish, "queue", &name)?;
-        shared.check(Right::Consume, "exchange", source)?;
+        may_read(source, &key, shared)?;
         Ok(Bind {
             source: source.to_owned(),
             destination: Destination::Queue(name),
@@ -534,7 +534,8 @@ impl Channel {
         match pending {
             Pending::Silent => Ok(()),
             Pending::Published { number, bytes } => {
-                self.published(number, bytes, reply, shared, tenant.config());
+                let refused = !is_stored(reply);
+                self.published((number, bytes), refused, shared, tenant.config());
                 Ok(())
             }
             Pending::Committed(shard) => self.committed(shard, reply, shared, out),
@@ -562,13 +563,22 @@ impl Channel {
     }
 }
 
+/// Whether the client may have what an exchange routes by a binding key.
+fn may_read(source: &str, key: &str, shared: &mut Shared) -> Result<(), Exception> {
+    shared.check(Right::Consume, "exchange", source)?;
+    if shared.topology()?.shares(source) {
+        shared.check_topic(Right::Consume, key, source)?;
+    }
+    Ok(())
+}
+
 fn bind_exchange(
     (destination, source, key): (&str, &str, &str),
     arguments: &Table<'_>,
     shared: &mut Shared,
 ) -> Result<Bind, Exception> {
     shared.check(Right::Publish, "exchange", destination)?;
-    shared.check(Right::Consume, "exchange", source)?;
+    may_read(source, key, shared)?;
     Ok(Bind {
         source: source.to_owned(),
         destination: Destination::Exchange(destination.into()),

@@ -20,7 +20,7 @@ pub(super) struct Envelope<'a> {
 }
 
 /// Encoded headers for the record. Exchange and key are short strings.
-pub(super) fn encode(exchange: &str, key: &str, properties: &[u8]) -> Bytes {
+pub(crate) fn encode(exchange: &str, key: &str, properties: &[u8]) -> Bytes {
     let mut value = Vec::with_capacity(2 + exchange.len() + key.len() + properties.len());
     for text in [exchange, key] {
         value.push(u8::try_from(text.len()).unwrap_or(u8::MAX));

@@ -14,7 +14,7 @@
 mod channel;
 mod confirms;
 mod consuming;
-mod content;
+pub(crate) mod content;
 mod publishing;
 mod replying;
 mod routing;
@@ -31,7 +31,7 @@ use longtail_broker::auth::{Action as Right, CachedGrants, Grants};
 use longtail_edge::{CloseReason, Input, Out, Then};
 use longtail_engine::runtime::Shards;
 use longtail_engine::{Effect, Message};
-use longtail_model::{SessionId, ShardId, Subject};
+use longtail_model::{Filter, SessionId, ShardId, Subject};
 
 use crate::codec::{
     Decoder, Frame, FrameKind, Greeting, Level, Method, PROTOCOL_HEADER, ReplyCode,
@@ -40,9 +40,11 @@ use crate::config::Config;
 use crate::exception::{Exception, refused};
 use crate::queue::Queue;
 use crate::replies::{Mailbox, Place, Recipient, Reply};
+use crate::subjects::{Share, Told};
 use crate::tenant::Tenant;
 use crate::topology::{Asker, Bind, DeclareExchange, DeclareQueue, Declared, Topology};
 use channel::Channel;
+pub(crate) use consuming::is_stored;
 
 /// Sessions of the engine that have ended.
 pub(crate) type Ended = Vec<(ShardId, SessionId)>;
@@ -66,6 +68,8 @@ pub(crate) enum Action {
     DeleteUnused(Arc<Queue>),
     /// A direct reply, to whoever expects it.
     Reply(Recipient, Reply),
+    /// A message for whoever is not AMQP.
+    Share(Share),
     /// Something about the topology.
     Topology(Box<Op>),
     /// The client says goodbye.
@@ -252,6 +256,39 @@ impl Shared {
         };
         Err(refused(format!(
             "{right} access to {what} '{name}' in vhost '{}' refused for user '{}'",
+            self.asker.vhost, self.credentials.user
+        )))
+    }
+
+    /// Whether the client may publish what has this routing key, or have what matches this binding key, of an exchange
+    /// that other protocols share.
+    ///
+    /// # Errors
+    /// `ACCESS_REFUSED`.
+    pub(super) fn check_topic(
+        &mut self,
+        right: Right,
+        key: &str,
+        exchange: &str,
+    ) -> Result<(), Exception> {
+        let (allowed, right) = match right {
+            Right::Consume => {
+                let filter = Filter::parse_amqp(key);
+                let grants = self.grants.grants();
+                let allowed = filter.is_ok_and(|filter| grants.allows_filter(right, &filter));
+                (allowed, "read")
+            }
+            right => {
+                let subject = Subject::parse_amqp(key);
+                let allowed = subject.is_ok_and(|key| self.grants.allows(right, key.as_ref()));
+                (allowed, "write")
+            }
+        };
+        if allowed {
+            return Ok(());
+        }
+        Err(refused(format!(
+            "{right} access to topic '{key}' in exchange '{exchange}' in vhost '{}' refused for user '{}'",
             self.asker.vhost, self.credentials.user
         )))
     }
@@ -604,6 +641,34 @@ impl Session {
         {
             channel.replied(reply, &self.shared, out);
         }
+    }
+
+    /// A message of a channel is safe outside of AMQP, or refused there.
+    pub(crate) fn shared(
+        &mut self,
+        at: Place,
+        told: Told,
+        refused: bool,
+        tenant: &Tenant,
+        out: &mut Out,
+    ) -> Option<CloseReason> {
+        let Some(Slot::Open(channel)) = self.channels.get_mut(&at.channel) else {
+            return None;
+        };
+        if channel.incarnation() != at.incarnation {
+            return None;
+        }
+        touch(&mut self.touched, at.channel);
+        let outcome = match told {
+            Told::Published { number, bytes } => {
+                channel.published((number, bytes), refused, &mut self.shared, tenant.config());
+                Ok(())
+            }
+            Told::Commit => channel.commit_shared(refused, &mut self.shared, out),
+        };
+        outcome
+            .err()
+            .and_then(|exception| self.fail(at.channel, &exception, out))
     }
 
     /// What a shard says to a channel. `Some`: that ends the connection.

@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use longtail_broker::auth::Action as Right;
+use longtail_broker::message::SharedMessage;
 use longtail_edge::Out;
-use longtail_engine::{Command, Reply, Target};
 
 use super::channel::{Channel, Pending, internal};
-use super::consuming::is_stored;
 use super::routing::{Plan, Publication, check};
 use super::{Action, Shared, say, unexpected_frame};
 use crate::codec::{ContentHeader, Method, Properties, ReplyCode, put_content};
 use crate::config::Config;
 use crate::exception::{Exception, no_exchange, not_implemented, precondition, refused};
-use crate::replies::is_address;
+use crate::replies::{Place, is_address};
+use crate::subjects::{Share, Told};
 use crate::tenant::Tenant;
 
 /// Room that is made for a body before any of it is there.
@@ -85,6 +85,9 @@ impl Channel {
         }
         shared.check(Right::Publish, "exchange", exchange)?;
         let topology = Arc::clone(shared.topology()?);
+        if topology.shares(exchange) {
+            shared.check_topic(Right::Publish, key, exchange)?;
+        }
         let graph = topology.graph();
         let vhost = &shared.asker.vhost;
         let found = graph
@@ -226,29 +229,46 @@ impl Channel {
         if !plan.is_wanted() && publication.mandatory {
             self.give_back(publication, &plan, shared, out);
         }
-        let number = self
-            .confirms
-            .as_mut()
-            .map_or(0, |confirms| confirms.begin(plan.stores.len()));
+        let number = self.confirms.as_mut().map_or(0, |confirms| {
+            confirms.begin(plan.stores.len() + plan.shares.len())
+        });
         if let Some((to, reply)) = plan.reply {
             shared.actions.push(Action::Reply(to, reply));
         }
+        let bytes = publication.body.len() as u64;
+        for message in plan.shares {
+            let told = Told::Published { number, bytes };
+            self.share(message, told, shared);
+            self.is_outstanding(bytes, shared);
+        }
         for store in plan.stores {
-            let bytes = publication.body.len() as u64;
             let way = self.ways.get_mut(usize::from(store.shard.0));
             let way = way.ok_or_else(|| internal("no way to a shard"))?;
-            let publish = Command::Publish {
-                to: Target::Stream(store.to),
-                also: store.also,
-                message: store.message,
-            };
-            way.ask(publish, Pending::Published { number, bytes });
-            self.outstanding += 1;
-            self.outstanding_bytes += bytes;
-            shared.outstanding += 1;
-            shared.outstanding_bytes += bytes;
+            way.ask(store.into_command(), Pending::Published { number, bytes });
+            self.is_outstanding(bytes, shared);
         }
         Ok(())
+    }
+
+    /// One more publish is on its way.
+    fn is_outstanding(&mut self, bytes: u64, shared: &mut Shared) {
+        self.outstanding += 1;
+        self.outstanding_bytes += bytes;
+        shared.outstanding += 1;
+        shared.outstanding_bytes += bytes;
+    }
+
+    /// Shows a message to whoever is not AMQP.
+    pub(super) fn share(&self, message: SharedMessage, told: Told, shared: &mut Shared) {
+        shared.actions.push(Action::Share(Share {
+            message,
+            mailbox: Arc::clone(&shared.mailbox),
+            at: Place {
+                channel: self.number(),
+                incarnation: self.incarnation(),
+            },
+            told,
+        }));
     }
 
     /// `basic.return`: nobody wants it.
@@ -279,21 +299,19 @@ impl Channel {
         }
     }
 
-    /// A shard has stored a message, or refused it.
+    /// A message is stored somewhere, or refused.
     pub(super) fn published(
         &mut self,
-        number: u64,
-        bytes: u64,
-        reply: &Reply,
+        (number, bytes): (u64, u64),
+        refused: bool,
         shared: &mut Shared,
         config: &Config,
     ) {
         self.outstanding = self.outstanding.saturating_sub(1);
         self.outstanding_bytes = self.outstanding_bytes.saturating_sub(bytes);
         shared.stored(1, bytes, config);
-        let stored = is_stored(reply);
         if let Some(confirms) = &mut self.confirms {
-            confirms.answered(number, !stored);
+            confirms.answered(number, refused);
         }
     }
 }

@@ -1,20 +1,23 @@
-//! From a message that has come whole to what is done with it: routes, and one record for each shard and each way that
-//! queues want it.
+//! From a message that has come whole to what is done with it: the queues, the subjects of the space, or the channel that
+//! waits for it as a reply.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use longtail_broker::auth::Action as Right;
-use longtail_engine::{NewMessage, Step, Target};
-use longtail_model::{Priority, ShardId, StreamId};
+use longtail_broker::message::SharedMessage;
+use longtail_model::Subject;
+use smallvec::SmallVec;
 
+use super::Shared;
 use super::channel::Channel;
-use super::{Shared, content};
 use crate::codec::{Properties, Table, TableBuf, Value};
 use crate::exception::{Exception, precondition};
 use crate::graph::Routing;
 use crate::queue::Queue;
 use crate::replies::{Recipient, Reply, is_address};
+use crate::store::{Letter, Store, stores};
+use crate::subjects::to_message;
 
 /// A message that has come whole and may be published.
 #[derive(Clone, Debug)]
@@ -39,6 +42,8 @@ impl Publication {
 pub(super) struct Plan {
     pub(super) stores: Vec<Store>,
     pub(super) reply: Option<(Recipient, Reply)>,
+    /// As whoever is not AMQP sees it.
+    pub(super) shares: Vec<SharedMessage>,
     /// The properties without what only the server is to see, where they had some of that.
     pub(super) stripped: Option<Bytes>,
 }
@@ -46,27 +51,25 @@ pub(super) struct Plan {
 impl Plan {
     /// Whether anybody wants it.
     pub(super) fn is_wanted(&self) -> bool {
-        !self.stores.is_empty() || self.reply.is_some()
+        !self.stores.is_empty() || self.reply.is_some() || !self.shares.is_empty()
     }
-}
 
-/// A record of a message at one shard.
-#[derive(Debug)]
-pub(super) struct Store {
-    pub(super) shard: ShardId,
-    pub(super) to: StreamId,
-    pub(super) also: Vec<StreamId>,
-    pub(super) message: NewMessage,
-}
-
-impl Store {
-    /// As part of a transaction.
-    pub(super) fn into_step(self) -> Step {
-        Step::Publish {
-            to: Target::Stream(self.to),
-            also: self.also,
-            message: self.message,
+    /// Shows it to the subjects of the space too, if anybody wants it there.
+    fn share_as(
+        &mut self,
+        key: &str,
+        properties: &Properties<'_>,
+        body: &Bytes,
+        shared: &Shared,
+    ) -> Result<(), Exception> {
+        let topology = shared.topology()?;
+        let subject = Subject::parse_amqp(key).ok();
+        let wanted = topology.subjects().zip(subject);
+        if wanted.is_some_and(|(subjects, subject)| subjects.is_wanted(subject.as_ref())) {
+            let message = to_message(key, properties, body, topology.now());
+            self.shares.extend(message.map(Arc::new));
         }
+        Ok(())
     }
 }
 
@@ -76,14 +79,17 @@ type Targets = Arc<[Arc<Queue>]>;
 /// What a look-up finds.
 struct Found {
     queues: Targets,
+    /// Keys under which it is also a message of the space's subjects.
+    subjects: SmallVec<[Arc<str>; 1]>,
     /// The properties, where BCC had to be cut out of them.
     stripped: Option<Bytes>,
 }
 
 impl Found {
-    fn new(queues: Targets) -> Self {
+    fn new(queues: Targets, key: &Arc<str>, shared: bool) -> Self {
         Found {
             queues,
+            subjects: shared.then(|| Arc::clone(key)).into_iter().collect(),
             stripped: None,
         }
     }
@@ -97,14 +103,8 @@ pub(super) struct Remembered {
     key: Arc<str>,
     /// `None`: the message itself decides, not only its key.
     queues: Option<Targets>,
-}
-
-/// How a queue wants a message: those that want it alike, at one shard, share one record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Manner {
-    shard: ShardId,
-    priority: Priority,
-    expires_ms: Option<u64>,
+    /// It is shared with the subjects of the space.
+    shared: bool,
 }
 
 impl Channel {
@@ -143,33 +143,28 @@ impl Channel {
             return Ok(Some(plan));
         }
         let expiration_ms = properties.expiration.map(expiration).transpose()?;
-        let Some(Found { queues, stripped }) = self.routes(publication, &properties, shared)?
+        let Some(Found {
+            queues,
+            subjects,
+            stripped,
+        }) = self.routes(publication, &properties, shared)?
         else {
             return Ok(None);
         };
         plan.stripped = stripped;
-        if queues.is_empty() {
-            return Ok(Some(plan));
+        for key in subjects {
+            plan.share_as(&key, &properties, &publication.body, shared)?;
         }
         let octets = plan.stripped.as_ref().unwrap_or(&publication.properties);
-        let headers = content::encode(&publication.exchange, &publication.key, octets);
-        for (manner, streams) in by_manner(&queues, properties.priority, expiration_ms) {
-            let Some((&to, also)) = streams.split_first() else {
-                continue;
-            };
-            plan.stores.push(Store {
-                shard: manner.shard,
-                to,
-                also: also.to_vec(),
-                message: NewMessage {
-                    priority: manner.priority,
-                    expires_ms: manner.expires_ms,
-                    headers: headers.clone(),
-                    payload: publication.body.clone(),
-                    ..NewMessage::default()
-                },
-            });
-        }
+        let letter = Letter {
+            exchange: &publication.exchange,
+            key: &publication.key,
+            properties: octets,
+            body: &publication.body,
+            priority: properties.priority,
+            expiration_ms,
+        };
+        plan.stores = stores(&queues, &letter);
         Ok(Some(plan))
     }
 
@@ -193,10 +188,14 @@ impl Channel {
             }
             let graph = topology.graph();
             let mut queues: Vec<Arc<Queue>> = Vec::new();
+            let mut subjects = SmallVec::new();
             for key in &keys {
                 let Some(routed) = graph.route(exchange, &Routing { key, headers }) else {
                     return Ok(None);
                 };
+                if routed.shared {
+                    subjects.push(key.as_str().into());
+                }
                 for queue in routed.queues {
                     if !queues.iter().any(|known| Arc::ptr_eq(known, &queue)) {
                         queues.push(queue);
@@ -205,6 +204,7 @@ impl Channel {
             }
             return Ok(Some(Found {
                 queues: queues.into(),
+                subjects,
                 stripped: without_bcc(properties, &headers).map(Bytes::from),
             }));
         }
@@ -215,7 +215,7 @@ impl Channel {
             && known.key == *key
             && let Some(queues) = &known.queues
         {
-            return Ok(Some(Found::new(Arc::clone(queues))));
+            return Ok(Some(Found::new(Arc::clone(queues), key, known.shared)));
         }
         let graph = topology.graph();
         let Some(routed) = graph.route(exchange, &Routing { key, headers }) else {
@@ -227,30 +227,10 @@ impl Channel {
             exchange: Arc::clone(exchange),
             key: Arc::clone(key),
             queues: (!routed.by_headers).then(|| Arc::clone(&queues)),
+            shared: routed.shared,
         });
-        Ok(Some(Found::new(queues)))
+        Ok(Some(Found::new(queues, key, routed.shared)))
     }
-}
-
-/// Queues that want a message alike, together.
-fn by_manner(
-    queues: &[Arc<Queue>],
-    priority: Option<u8>,
-    expiration_ms: Option<u64>,
-) -> Vec<(Manner, Vec<StreamId>)> {
-    let mut groups: Vec<(Manner, Vec<StreamId>)> = Vec::with_capacity(1);
-    for queue in queues {
-        let manner = Manner {
-            shard: queue.shard,
-            priority: queue.priority(priority),
-            expires_ms: queue.expires_ms(expiration_ms),
-        };
-        match groups.iter_mut().find(|(known, _)| *known == manner) {
-            Some((_, streams)) => streams.push(queue.stream),
-            None => groups.push((manner, vec![queue.stream])),
-        }
-    }
-    groups
 }
 
 /// Longest life of a message: ten years, as in RabbitMQ.

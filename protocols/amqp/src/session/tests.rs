@@ -9,6 +9,8 @@ struct Nobody;
 
 impl Mailbox for Nobody {
     fn deliver(&self, _at: Place, _reply: &Reply) {}
+
+    fn shared(&self, _at: Place, _told: Told, _refused: bool) {}
 }
 
 struct Talk {

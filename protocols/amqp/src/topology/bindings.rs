@@ -35,6 +35,10 @@ impl Topology {
             arguments: bind.arguments,
         };
         let key: Arc<str> = bind.key.into();
+        let subjects = self.subjects().filter(|_| self.shares(&bind.source));
+        if let Some(subjects) = subjects {
+            subjects.open(&key)?;
+        }
         if durable {
             let write = documents::binding(&self.space, &bind.source, &key, &binding);
             self.write(vec![write]).await?;

@@ -3,6 +3,7 @@
 //! Names: `amqp/queue/SPACE/NAME`, `amqp/exchange/SPACE/NAME`, `amqp/binding/SPACE/` and a fingerprint of what the binding
 //! is, because source, destination, key and arguments together may be longer than a name.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -123,6 +124,20 @@ pub(super) fn binding(space: &str, source: &str, key: &str, binding: &Binding) -
             ),
         ],
     )
+}
+
+/// The spaces that something is written down of.
+pub(crate) fn spaces(catalog: &Catalog) -> BTreeSet<Arc<str>> {
+    let documents = catalog.list("amqp/");
+    let names = documents.iter().filter_map(|(name, _)| space_of(name));
+    names.map(Arc::from).collect()
+}
+
+/// The space in the name of a document, see [`prefix`].
+fn space_of(name: &str) -> Option<&str> {
+    let (_, rest) = name.strip_prefix("amqp/")?.split_once('/')?;
+    let (len, rest) = rest.split_once(':')?;
+    rest.get(..len.parse().ok()?)
 }
 
 /// Everything that is written down of a space; what does not parse is left out and told.
@@ -246,5 +261,10 @@ mod tests {
         assert_ne!(name("x", "k", "q"), name("x", "kq", ""));
         assert_ne!(name("x", "k", "q"), name("xk", "", "q"));
         assert_ne!(prefix("queue", "a") + "b/c", prefix("queue", "a/b") + "c");
+        for space in ["", "a", "a/b", "3:a/b", "ä"] {
+            let name = prefix("queue", space) + "q/1:r";
+            assert_eq!(space_of(&name), Some(space));
+        }
+        assert_eq!(space_of("amqp/queue/9:a/q"), None);
     }
 }

@@ -54,6 +54,9 @@ impl Topology {
         let mut ahead = vec![removed];
         while let Some(removed) = ahead.pop() {
             for (source, key, binding) in removed.bindings {
+                if let Some(subjects) = self.subjects().filter(|_| self.shares(&source)) {
+                    subjects.close_unless_bound(&key);
+                }
                 let write = documents::binding(&self.space, &source, &key, &binding);
                 writes.push(documents::without(write));
             }

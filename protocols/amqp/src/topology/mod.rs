@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use longtail_broker::{Broker, BrokerError};
 use longtail_engine::Refusal;
 use longtail_engine::config::StreamName;
+use longtail_model::Timestamp;
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::codec::ReplyCode;
@@ -29,8 +30,10 @@ use crate::exception::{Exception, locked, no_queue, precondition, refused};
 use crate::graph::{ExchangeConfig, Graph, Kind};
 use crate::queue::Queue;
 use crate::replies::Replies;
+use crate::subjects::Subjects;
 pub use bindings::Bind;
 use documents::Document;
+pub(crate) use documents::spaces;
 pub use exchanges::DeclareExchange;
 pub use queues::{DeclareQueue, Declared};
 
@@ -62,8 +65,9 @@ pub struct Asker {
 pub struct Topology {
     space: Arc<str>,
     broker: Arc<Broker>,
-    graph: RwLock<Graph>,
+    graph: Arc<RwLock<Graph>>,
     replies: Arc<Replies>,
+    subjects: Option<Subjects>,
     /// That of the graph, to be read without its lock.
     generation: AtomicU64,
     /// One change at a time.
@@ -81,12 +85,16 @@ impl std::fmt::Debug for Topology {
 type Answer<T> = Result<T, Exception>;
 
 impl Topology {
-    /// What the catalog says of a space.
+    /// What the catalog says of a space. `shared` names the exchange that is its subjects.
     ///
     /// # Errors
     /// When a shard does not answer.
-    pub async fn load(broker: Arc<Broker>, space: Arc<str>) -> Result<Self, BrokerError> {
-        let mut graph = Graph::default();
+    pub async fn load(
+        broker: Arc<Broker>,
+        space: Arc<str>,
+        shared: Option<Arc<str>>,
+    ) -> Result<Self, BrokerError> {
+        let mut graph = Graph::sharing(shared.clone());
         for &(name, kind) in PREDECLARED {
             let config = ExchangeConfig {
                 kind,
@@ -118,10 +126,22 @@ impl Topology {
         for (source, key, binding) in bindings {
             graph.bind(&source, &key, binding);
         }
+        let generation = AtomicU64::new(graph.generation());
+        let graph = Arc::new(RwLock::new(graph));
+        let subjects = shared
+            .map(|exchange| {
+                let space = broker.space(&space)?;
+                Ok::<_, BrokerError>(Subjects::new(exchange, space, Arc::clone(&graph)))
+            })
+            .transpose()?;
+        if let Some(subjects) = &subjects {
+            subjects.open_all();
+        }
         Ok(Topology {
-            generation: AtomicU64::new(graph.generation()),
-            graph: RwLock::new(graph),
+            generation,
+            graph,
             replies: Arc::default(),
+            subjects,
             space,
             broker,
             writer: tokio::sync::Mutex::new(()),
@@ -137,6 +157,21 @@ impl Topology {
     /// Who expects direct replies.
     pub(crate) fn replies(&self) -> &Arc<Replies> {
         &self.replies
+    }
+
+    /// The exchange that is the space's subjects.
+    pub(crate) fn subjects(&self) -> Option<&Subjects> {
+        self.subjects.as_ref()
+    }
+
+    /// Whether an exchange is that.
+    pub(crate) fn shares(&self, exchange: &str) -> bool {
+        (self.subjects.as_ref()).is_some_and(|subjects| subjects.exchange() == exchange)
+    }
+
+    /// The time.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.broker.clock().now()
     }
 
     /// What there is now.
