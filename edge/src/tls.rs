@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use serde::Deserialize;
@@ -31,6 +31,11 @@ pub struct TlsConfig {
     /// PEM file with the authorities that client certificates must come from. Needed unless they are `off`.
     #[serde(default)]
     pub client_authorities: Option<PathBuf>,
+    /// PEM file with the revocation lists of those authorities (default none: no certificate counts as revoked). With it,
+    /// a client certificate is refused that its authority has revoked, or of whose authority the file has no list that
+    /// is still valid. Only the client's own certificate is looked up, not those of intermediate authorities.
+    #[serde(default)]
+    pub client_revocations: Option<PathBuf>,
     /// Protocols offered by ALPN, the preferred first (default none: whatever the client asks for is ignored).
     #[serde(default)]
     pub alpn: Vec<String>,
@@ -72,7 +77,18 @@ pub enum TlsError {
         "client certificates are {0:?}: `client_authorities` must name the PEM file of their authorities"
     )]
     NoClientAuthorities(ClientCertificates),
-    /// The authorities cannot be used.
+    /// Revocations are named, but nobody says whose.
+    #[error(
+        "`client_revocations` needs `client_authorities`, and client certificates that are not off"
+    )]
+    NoRevocations,
+    /// The file has no revocation list in it.
+    #[error("{} contains no revocation list", .path.display())]
+    NoRevocationList {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The authorities cannot be used, or their revocation lists.
     #[error("the client authorities in {} cannot be used: {source}", .path.display())]
     ClientAuthorities {
         /// The file.
@@ -159,6 +175,7 @@ fn stamps(settings: &TlsConfig) -> Vec<Stamp> {
         Some(&settings.certificate),
         Some(&settings.key),
         settings.client_authorities.as_ref(),
+        settings.client_revocations.as_ref(),
     ];
     let stamp = |path: &PathBuf| {
         let metadata = std::fs::metadata(path).ok()?;
@@ -181,6 +198,11 @@ fn load(settings: &TlsConfig) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?;
+    if settings.client_revocations.is_some()
+        && settings.client_certificates == ClientCertificates::Off
+    {
+        return Err(TlsError::NoRevocations);
+    }
     let builder = match (settings.client_certificates, &settings.client_authorities) {
         (ClientCertificates::Off, _) => builder.with_no_client_auth(),
         (asked, None) => return Err(TlsError::NoClientAuthorities(asked)),
@@ -191,6 +213,13 @@ fn load(settings: &TlsConfig) -> Result<ServerConfig, TlsError> {
             }
             let verifier =
                 WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider);
+            let verifier = match &settings.client_revocations {
+                Some(path) => verifier
+                    .with_crls(read_revocations(path)?)
+                    .only_check_end_entity_revocation()
+                    .enforce_revocation_expiration(),
+                None => verifier,
+            };
             let verifier = match asked {
                 ClientCertificates::Required => verifier,
                 ClientCertificates::Off | ClientCertificates::Optional => {
@@ -230,4 +259,21 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
         });
     }
     Ok(certificates)
+}
+
+fn read_revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let failed = |source| TlsError::Pem {
+        path: path.to_owned(),
+        source,
+    };
+    let lists: Vec<_> = CertificateRevocationListDer::pem_file_iter(path)
+        .map_err(failed)?
+        .collect::<Result<_, _>>()
+        .map_err(failed)?;
+    if lists.is_empty() {
+        return Err(TlsError::NoRevocationList {
+            path: path.to_owned(),
+        });
+    }
+    Ok(lists)
 }

@@ -13,6 +13,10 @@ use crate::config::{GroupConfig, GroupName, StreamConfig, StreamName};
 /// Chosen by the session to recognise the reply.
 pub type Token = u64;
 
+/// For commands whose success is of no interest: a runtime hands the session what refuses such a command, and no other
+/// reply, so that nothing waits in the session's order for a success to be durable.
+pub const QUIET: Token = Token::MAX;
+
 /// A stream as a command names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -110,7 +114,7 @@ pub enum Dispatch {
     Random,
     /// The one of those that wait that holds the fewest messages, from all of its groups.
     LeastHeld,
-    /// The one that attached first, as long as it is there; the others stand by, also while it has no room.
+    /// The one that began to draw first, as long as it is there; the others stand by, also while it has no room.
     Single,
     /// The one that the message's key says: messages of one key go to one consumer, in order, and wait for it while it
     /// has no room. When consumers come and go, only the keys of these move. Messages without the key are of one key.
@@ -341,12 +345,28 @@ pub enum Command {
         /// How many.
         credit: Credit,
     },
+    /// Says how urgent it is that the consumer gets something: while one with a higher number waits at a group, one with
+    /// a lower number gets nothing of it. 0 until this is said. Reply: `Done`.
+    Prefer {
+        /// The session's consumer.
+        consumer: ConsumerTag,
+        /// The higher, the sooner.
+        priority: i32,
+    },
     /// Settles a message that the session holds. Reply: `Done` or `NotFound`.
     Settle {
         /// Which.
         message: Handle,
         /// What becomes of it.
         how: Settle,
+    },
+    /// As [`Settle::Ack`] for several messages of a group; those that the session does not hold are left out. What a
+    /// consumer has room for then comes behind all of them. Reply: `Done`.
+    AckAll {
+        /// The group.
+        group: GroupId,
+        /// Which of its messages.
+        messages: Vec<Seq>,
     },
     /// Removes a message that the session holds, or that nobody holds. Reply: `Done` or `NotFound`.
     Discard {
@@ -363,6 +383,14 @@ pub enum Command {
         /// Written with whatever is written next, and the answer does not wait for that: a crash may take the mark
         /// back. Otherwise the answer waits until it is durable.
         noted: bool,
+    },
+    /// As [`Command::Mark`], noted, for several messages of a group; those that the session does not hold are left out.
+    /// Reply: `Done`.
+    MarkAll {
+        /// The group.
+        group: GroupId,
+        /// Which of its messages, each with its number.
+        marks: Vec<(Seq, u64)>,
     },
     /// The messages of a group that have a mark and that nobody holds, by number, at most 65,535. Reply: `Marked`, or
     /// `NotFound` when the stream has no such group.
@@ -439,6 +467,16 @@ pub enum Command {
     },
     /// Creates a stream, durably. Reply: `Done`, or `Exists` when one with another configuration is there.
     Define {
+        /// Its name.
+        name: StreamName,
+        /// Its configuration.
+        config: Box<StreamConfig>,
+    },
+    /// Gives a stream, and its default group, other settings, durably and at once: what is there already goes by them
+    /// too, and what is too much for tighter limits makes room, some of it later. Reply: `Done` or `NotFound`; refused as
+    /// [`Refusal::Unsupported`](crate::Refusal::Unsupported) when something else than limits, overflow, times, counts
+    /// and dead letters would change.
+    Redefine {
         /// Its name.
         name: StreamName,
         /// Its configuration.

@@ -79,8 +79,9 @@ pub enum Counted {
     /// All that the stream has.
     #[default]
     All,
-    /// Those that no consumer of the default group holds. One that comes back counts again, and may bring the stream
-    /// above its limit until the next is published.
+    /// Those that no consumer of the default group holds. What makes room goes after a new message was shown to those
+    /// who wait, so that one that is taken at once pushes out nothing, and one that cannot stay is dropped itself. A
+    /// message that comes back counts again, and pushes out others.
     Ready,
 }
 
@@ -92,6 +93,9 @@ pub enum Overflow {
     RefuseNew,
     /// The oldest that nobody holds makes room.
     DropOldest,
+    /// Of those that are ready, the least urgent make room, the oldest of them first. As [`Overflow::DropOldest`] where
+    /// the default group does not order by priority, or the limits count all.
+    DropLeastUrgent,
 }
 
 /// The order in which a group delivers what is ready.
@@ -115,12 +119,25 @@ pub struct GroupConfig {
     pub ack_timeout_ms: u64,
     /// Deliveries after which a message that comes back is dead-lettered; 0: never.
     pub max_deliveries: u32,
+    /// Failures that a message may have: with one more it is dead-lettered, or dropped where nobody asked for that;
+    /// `None`: any number. A failure is a release that says so; with `count_losses` so is a time-out, and a holder that
+    /// goes.
+    pub max_failures: Option<u32>,
+    /// Whether a message that its holder lost has failed.
+    pub count_losses: bool,
     /// Milliseconds before a message that failed is ready again, by number of failures (the last entry repeats);
     /// empty: at once.
     pub backoff_ms: Vec<u64>,
     /// Where messages go that nobody could do anything with; `None`: rejected and expired ones and those that a limit
     /// pushes out are dropped, too often delivered ones parked.
     pub dead_letter: Option<DeadLetter>,
+}
+
+impl GroupConfig {
+    /// Whether a message has failed too often.
+    pub(crate) fn has_failed(&self, failures: u32) -> bool {
+        self.max_failures.is_some_and(|max| failures > max)
+    }
 }
 
 /// Why a message ends in a dead-letter stream.
@@ -130,7 +147,8 @@ pub enum Reason {
     Rejected,
     /// Its time was over.
     Expired,
-    /// It came back after [`GroupConfig::max_deliveries`] deliveries.
+    /// It came back after [`GroupConfig::max_deliveries`] deliveries, or with more than
+    /// [`GroupConfig::max_failures`] failures.
     Deliveries,
     /// A limit of the stream ([`Limits`]) pushed it out.
     Limit,
@@ -199,6 +217,8 @@ pub struct DeadLetter {
     pub body: bool,
     /// Whether the original of a rejected or too often delivered message is parked, not settled.
     pub keep: bool,
+    /// Goes with the copy as the header `lt-death-note`, if it is not empty.
+    pub note: Arc<[u8]>,
 }
 
 impl DeadLetter {
@@ -210,6 +230,7 @@ impl DeadLetter {
             on: Reasons::USUAL,
             body: true,
             keep: false,
+            note: Arc::default(),
         }
     }
 }
@@ -225,12 +246,27 @@ pub struct StreamConfig {
     pub limits: Limits,
     /// What happens beyond that.
     pub overflow: Overflow,
+    /// A message expires so many milliseconds after it was published, if it does not say itself that it does so
+    /// earlier; `Some(0)`: unless somebody who waits takes it in the same step; `None`: never.
+    pub expires_ms: Option<u64>,
     /// What an acknowledgement means; `None`: what the server's setting says.
     pub durability: Option<Durability>,
     /// Whether it disappears when it is empty and no link is open.
     pub auto_delete: bool,
     /// The default group, by the name `""`; `None`: only named groups consume.
     pub group: Option<GroupConfig>,
+}
+
+impl StreamConfig {
+    /// The age at which a message goes, and why.
+    pub(crate) fn age_limit(&self) -> Option<(u64, Reason)> {
+        let old = Some(self.limits.max_age_ms).filter(|&ms| ms > 0);
+        match (self.expires_ms, old) {
+            (Some(expires), Some(old)) if old < expires => Some((old, Reason::Limit)),
+            (Some(expires), _) => Some((expires, Reason::Expired)),
+            (None, old) => old.map(|ms| (ms, Reason::Limit)),
+        }
+    }
 }
 
 /// The name of a group within its stream; the default group's is empty.

@@ -28,6 +28,7 @@ mod stream {
     pub(super) const AUTO_DELETE: u64 = 8;
     pub(super) const GROUP: u64 = 9;
     pub(super) const COUNTED: u64 = 10;
+    pub(super) const EXPIRES: u64 = 11;
 }
 
 /// Settings of a group.
@@ -40,6 +41,9 @@ mod group {
     pub(super) const DEAD_LETTER: u64 = 6;
     /// What of [`DEAD_LETTER`] is not as usual.
     pub(super) const DEATHS: u64 = 7;
+    pub(super) const MAX_FAILURES: u64 = 8;
+    pub(super) const COUNT_LOSSES: u64 = 9;
+    pub(super) const NOTE: u64 = 10;
 }
 
 /// How dead letters are laid, where that is not as usual.
@@ -134,6 +138,7 @@ pub(crate) fn put_stream(out: &mut Vec<u8>, name: &StreamName, config: &StreamCo
     let overflow = match config.overflow {
         Overflow::RefuseNew => 0,
         Overflow::DropOldest => 1,
+        Overflow::DropLeastUrgent => 2,
     };
     settings.put_if(stream::OVERFLOW, overflow);
     let durability = match config.durability {
@@ -152,6 +157,9 @@ pub(crate) fn put_stream(out: &mut Vec<u8>, name: &StreamName, config: &StreamCo
         Counted::Ready => 1,
     };
     settings.put_if(stream::COUNTED, counted);
+    if let Some(ms) = config.expires_ms {
+        settings.put_numbers(stream::EXPIRES, &[ms]);
+    }
     settings.end(out);
 }
 
@@ -181,9 +189,11 @@ pub(crate) fn get_stream(input: &mut &[u8]) -> Result<(StreamName, StreamConfig)
             stream::OVERFLOW => {
                 config.overflow = match get(value)? {
                     1 => Overflow::DropOldest,
+                    2 => Overflow::DropLeastUrgent,
                     _ => return Err(later()),
                 }
             }
+            stream::EXPIRES => config.expires_ms = Some(get(value)?),
             stream::COUNTED => {
                 config.limits.of = match get(value)? {
                     1 => Counted::Ready,
@@ -250,11 +260,18 @@ fn group_settings(config: &GroupConfig) -> Settings {
     if !config.backoff_ms.is_empty() {
         settings.put_numbers(group::BACKOFF, &config.backoff_ms);
     }
+    if let Some(max) = config.max_failures {
+        settings.put_numbers(group::MAX_FAILURES, &[max.into()]);
+    }
+    settings.put_if(group::COUNT_LOSSES, u64::from(config.count_losses));
     if let Some(dead_letter) = &config.dead_letter {
         settings.put(group::DEAD_LETTER, dead_letter.stream.as_bytes());
         let how = u64::from(!dead_letter.body) * HEADERS_ONLY + u64::from(dead_letter.keep) * KEEP;
         if dead_letter.on != Reasons::USUAL || how != 0 {
             settings.put_numbers(group::DEATHS, &[dead_letter.on.bits().into(), how]);
+        }
+        if !dead_letter.note.is_empty() {
+            settings.put(group::NOTE, &dead_letter.note);
         }
     }
     settings
@@ -286,6 +303,17 @@ fn from_settings(settings: &[u8]) -> Result<GroupConfig, Malformed> {
             }
             group::ACK_TIMEOUT => config.ack_timeout_ms = get(value)?,
             group::MAX_DELIVERIES => config.max_deliveries = get_u32(value)?,
+            group::MAX_FAILURES => config.max_failures = Some(get_u32(value)?),
+            group::COUNT_LOSSES => {
+                config.count_losses = match get(value)? {
+                    1 => true,
+                    _ => return Err(later()),
+                }
+            }
+            group::NOTE => {
+                let dead_letter = config.dead_letter.as_mut().ok_or(Malformed::Damaged)?;
+                dead_letter.note = std::mem::take(value).into();
+            }
             group::BACKOFF => {
                 while !value.is_empty() {
                     config.backoff_ms.push(get(value)?);
@@ -326,7 +354,8 @@ mod tests {
                 max_age_ms: 3,
                 of: Counted::Ready,
             },
-            overflow: Overflow::DropOldest,
+            overflow: Overflow::DropLeastUrgent,
+            expires_ms: Some(0),
             durability: Some(Durability::Interval),
             auto_delete: true,
             group: Some(GroupConfig {
@@ -335,7 +364,10 @@ mod tests {
                 ack_timeout_ms: 60_000,
                 max_deliveries: 5,
                 backoff_ms: vec![10, 100],
+                max_failures: Some(0),
+                count_losses: true,
                 dead_letter: Some(DeadLetter {
+                    note: (*b"note").into(),
                     stream: "dead".into(),
                     on: [Reason::Rejected, Reason::Limit].into_iter().collect(),
                     body: false,

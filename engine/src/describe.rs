@@ -205,6 +205,16 @@ pub fn describe_event(payload: &[u8]) -> Result<Described, Malformed> {
             }
             event
         }
+        Event::StreamChanged {
+            stream,
+            definition: mut encoded,
+        } => {
+            let (name, _) = definition::get_stream(&mut encoded)?;
+            Described::new("stream_changed")
+                .number("stream", stream.0)
+                .text("space", name.space.as_bytes())
+                .text("name", name.name.as_bytes())
+        }
         Event::StreamDeleted { stream } => {
             Described::new("stream_deleted").number("stream", stream.0)
         }

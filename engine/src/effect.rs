@@ -48,6 +48,8 @@ pub struct Delivery {
     pub position: Lsn,
     /// How often it was delivered before.
     pub redeliveries: u32,
+    /// How many of these deliveries failed.
+    pub failures: u32,
     /// What [`Command::Mark`](crate::Command::Mark) left on it; 0: nothing.
     pub mark: u64,
 }

@@ -43,6 +43,7 @@ const SKIPPED: u8 = 13;
 const TRIMMED: u8 = 14;
 const GROUP_TRIMMED: u8 = 15;
 const MARKED: u8 = 16;
+const STREAM_CHANGED: u8 = 17;
 
 /// Facts of a message beyond those that every message has. An append names those that are there in a bit set, and
 /// their values follow in the order of the bits; a fact that is not there has its default and costs nothing.
@@ -121,6 +122,11 @@ pub(crate) enum Event<'a> {
     StreamDefined {
         stream: StreamId,
         index: IndexId,
+        definition: &'a [u8],
+    },
+    /// A stream has other settings from here on; the rest is its name and configuration.
+    StreamChanged {
+        stream: StreamId,
         definition: &'a [u8],
     },
     /// A stream and all it held is gone.
@@ -390,6 +396,12 @@ pub(crate) fn put_stream_defined(
     out.extend_from_slice(definition);
 }
 
+pub(crate) fn put_stream_changed(out: &mut Vec<u8>, stream: StreamId, definition: &[u8]) {
+    out.push(STREAM_CHANGED);
+    varint::put(out, stream.0);
+    out.extend_from_slice(definition);
+}
+
 pub(crate) fn put_stream_deleted(out: &mut Vec<u8>, stream: StreamId) {
     out.push(STREAM_DELETED);
     varint::put(out, stream.0);
@@ -556,6 +568,10 @@ impl<'a> Event<'a> {
             STREAM_DEFINED => Event::StreamDefined {
                 stream: StreamId(get(input)?),
                 index: IndexId(get(input)?),
+                definition: input,
+            },
+            STREAM_CHANGED => Event::StreamChanged {
+                stream: StreamId(get(input)?),
                 definition: input,
             },
             STREAM_DELETED => Event::StreamDeleted {

@@ -33,7 +33,7 @@ mod table;
 
 pub use budget::{Budgets, Holding};
 pub use command::{
-    Command, Credit, Dispatch, Handle, KeyFrom, NewMessage, Only, Role, Settle, Start, Step,
+    Command, Credit, Dispatch, Handle, KeyFrom, NewMessage, Only, QUIET, Role, Settle, Start, Step,
     Target, Token, Transaction, Until, Wait, Which,
 };
 pub use config::{

@@ -397,8 +397,8 @@ pub(crate) struct Lists {
     pub(crate) parked: OrderedSet,
     pub(crate) next_ticket: u64,
     pub(crate) meta: HashMap<u64, Meta, FixedHash>,
-    /// Consumers that wait, oldest first.
-    pub(crate) waiters: BTreeMap<u64, Waiter>,
+    /// Consumers that wait, by rank and ticket.
+    pub(crate) waiters: BTreeMap<(u32, u64), Waiter>,
     /// Who gets what, if that is not whoever has waited longest.
     pub(crate) rule: Option<Box<Rule>>,
     pub(crate) pause: Option<Pause>,

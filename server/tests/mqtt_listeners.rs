@@ -496,3 +496,65 @@ fn the_log_is_told_to_whoever_subscribes_to_it() {
     );
     line_of("$SYS/broker/log/I", "disconnected through the admin API");
 }
+
+/// SUBSCRIBE for several filters.
+fn subscribe_all(id: u16, filters: &[(&str, u8)]) -> Vec<u8> {
+    let mut body = id.to_be_bytes().to_vec();
+    body.push(0);
+    for (filter, qos) in filters {
+        body.extend(u16::try_from(filter.len()).unwrap().to_be_bytes());
+        body.extend(filter.as_bytes());
+        body.push(*qos);
+    }
+    packet(0x82, &body)
+}
+
+#[test]
+fn a_filter_whose_stream_cannot_be_opened_is_refused_as_often_as_the_packet_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = format!("{BARE}[[spaces]]\nname = \"default\"\nquotas = {{ streams_max = 12 }}\n");
+    let server = Server::configured(dir.path(), &config);
+    let mut client = Mqtt::connect(&server.mqtt(), "c", 3600);
+    client.send(&subscribe(1, "plain", 0));
+    assert_eq!(suback(&mut client), [0]);
+    let mut opened = 0;
+    loop {
+        client.send(&subscribe(2, &format!("stream/{opened}"), 1));
+        match suback(&mut client)[..] {
+            [1] => opened += 1,
+            [0x97] => break,
+            ref other => panic!("{other:?}"),
+        }
+        assert!(opened < 12, "the quota is not kept");
+    }
+    assert!(opened > 0);
+    for wanted in [
+        [("twice", 1), ("twice", 2)],
+        [("twice", 1), ("twice", 0)],
+        [("plain", 0), ("plain", 1)],
+    ] {
+        client.send(&subscribe_all(3, &wanted));
+        assert_eq!(suback(&mut client), [0x97, 0x97], "{wanted:?}");
+    }
+    // Neither is there, live or on record.
+    let unsubscribe = |filter: &str| {
+        let mut body = b"\0\x04\0".to_vec();
+        body.extend(u16::try_from(filter.len()).unwrap().to_be_bytes());
+        body.extend(filter.as_bytes());
+        packet(0xA2, &body)
+    };
+    client.send(&publish("plain", b"x", 0x30, None));
+    client.send(&publish("twice", b"x", 0x30, None));
+    for filter in ["plain", "twice"] {
+        client.send(&unsubscribe(filter));
+        let (kind, body) = client.packet();
+        assert_eq!((kind, body[3..].to_vec()), (0xB0, vec![0x11]), "{filter}");
+    }
+    client.send(&subscribe(5, "plain", 0));
+    assert_eq!(suback(&mut client), [0]);
+    // What has gone makes room.
+    client.send(&unsubscribe("stream/0"));
+    assert_eq!(client.packet_of(0xB0).1[3..], [0]);
+    client.send(&subscribe_all(6, &[("twice", 1), ("twice", 2)]));
+    assert_eq!(suback(&mut client), [1, 2]);
+}

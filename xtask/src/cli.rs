@@ -77,8 +77,13 @@ enum Task {
         /// How many times.
         #[arg(long, default_value_t = 200)]
         cycles: u64,
-        /// What an acknowledgement means: Longtail's setting of the same name.
-        #[arg(long, default_value = "sync", value_parser = ["sync", "interval"])]
+        /// What an acknowledgement means: Longtail's setting of the same name. A server command has its own.
+        #[arg(
+            long,
+            default_value = "sync",
+            value_parser = ["sync", "interval"],
+            conflicts_with = "server_cmd"
+        )]
         durability: String,
         /// Accept that a priority set by a release without delay is gone after a crash, as it is with beanstalkd.
         #[arg(long)]
@@ -86,7 +91,7 @@ enum Task {
         /// What the load and the moments of the kills are made from; a fresh one when not given.
         #[arg(long)]
         seed: Option<u64>,
-        /// How to start another server than Longtail; {port} and {data} are replaced.
+        /// How to start another server, or another build; {port} and {data} are replaced. The report calls it by this line.
         #[arg(long)]
         server_cmd: Option<String>,
     },
@@ -121,7 +126,7 @@ enum Task {
     /// Installs the originals. About 25 minutes; nothing else should use the machine meanwhile.
     Compare {
         /// Whose originals; those of all protocols when none is given.
-        #[arg(value_parser = ["beanstalk", "mqtt"])]
+        #[arg(value_parser = ["amqp", "beanstalk", "mqtt"])]
         protocols: Vec<String>,
         /// Rounds of each load on each server, in turn.
         #[arg(long, default_value_t = 3)]
@@ -252,7 +257,7 @@ impl Cli {
                     server,
                     forgets_priorities: false,
                     repeats_qos_2: false,
-                    name: durability,
+                    name: server_cmd.unwrap_or(durability),
                 })))
             }
             Task::Crash {
@@ -287,11 +292,7 @@ impl Cli {
                     None => ServerCommand::longtail("beanstalk", Some(&durability)),
                 };
                 let seed = seed.unwrap_or_else(Random::fresh_seed);
-                let name = if server_cmd.is_some() {
-                    "other server".to_owned()
-                } else {
-                    durability
-                };
+                let name = server_cmd.unwrap_or(durability);
                 Ok(finish(crash::run(&crash::Settings {
                     cycles,
                     seed,

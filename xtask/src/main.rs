@@ -4,6 +4,7 @@
 //! The parts that need a server start one themselves: Longtail's release binary, or whatever `--server-cmd` says, so
 //! that the tooling itself can be checked against the system it imitates.
 
+mod amqp;
 mod cli;
 mod compare;
 mod conformance;

@@ -179,6 +179,9 @@ pub(crate) fn unsubscribe(version: Version, id: u16, filters: &[&str]) -> Vec<u8
 /// A DISCONNECT with success.
 pub(crate) const DISCONNECT: &[u8] = &[0xE0, 0];
 
+/// Bytes that were parsed and are still in the buffer, at most.
+const COMPACT: usize = 256 * 1024;
+
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -301,6 +304,10 @@ impl Connection {
         self.start += at + length;
         if self.start == self.buffer.len() {
             self.buffer.clear();
+            self.start = 0;
+        } else if self.start >= COMPACT {
+            // A stream of packets that never ends with a read does not make the buffer grow.
+            self.buffer.drain(..self.start);
             self.start = 0;
         }
         Ok(Some(packet))

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::{process, workspace};
 
 /// How long a server may take from its start until it accepts connections.
-const START_LIMIT: Duration = Duration::from_secs(20);
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// How often a port found free is tried again when another process took it meanwhile.
 const PORT_ATTEMPTS: usize = 5;
@@ -30,6 +30,8 @@ pub(crate) struct ServerCommand {
     config: Option<String>,
     /// How a test that ends it and looks at what it kept does so.
     stop: Stop,
+    /// What ends that which it leaves behind.
+    sweep: Vec<String>,
 }
 
 /// How a server is ended.
@@ -53,6 +55,11 @@ set_tcp_nodelay true
 user root
 ";
 
+/// The environment of RabbitMQ; the configuration file is its list of plug-ins.
+const RABBITMQ: &str = "env RABBITMQ_ALLOW_INPUT=true RABBITMQ_SERVER_START_ARGS=-noinput ERL_EPMD_PORT={ws} \
+    RABBITMQ_NODENAME=bench@localhost RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 RABBITMQ_NODE_PORT={port} RABBITMQ_LOGS=- \
+    RABBITMQ_ENABLED_PLUGINS_FILE={config} RABBITMQ_MNESIA_BASE={data} RABBITMQ_LOG_BASE={data} HOME={data}";
+
 impl ServerCommand {
     /// Splits a command line at blanks.
     ///
@@ -69,6 +76,7 @@ impl ServerCommand {
             words,
             config: None,
             stop: Stop::Kill,
+            sweep: Vec::new(),
         })
     }
 
@@ -78,6 +86,20 @@ impl ServerCommand {
             words: ["mosquitto", "-c", "{config}"].map(str::to_owned).into(),
             config: Some(MOSQUITTO.to_owned()),
             stop: Stop::Term,
+            sweep: Vec::new(),
+        }
+    }
+
+    /// Debian's RabbitMQ without plug-ins, by its script that replaces itself with the server; with a port mapper that
+    /// is swept away. It ends by `SIGTERM`: what classic queues have not synced yet is written then.
+    pub(crate) fn rabbitmq(program: &Path) -> Self {
+        let mut words: Vec<String> = RABBITMQ.split_whitespace().map(str::to_owned).collect();
+        words.push(program.display().to_string());
+        ServerCommand {
+            words,
+            config: Some("[].".to_owned()),
+            stop: Stop::Term,
+            sweep: ["epmd", "-port", "{ws}", "-kill"].map(str::to_owned).into(),
         }
     }
 
@@ -168,10 +190,11 @@ impl ServerCommand {
             words,
             config: None,
             stop: Stop::Kill,
+            sweep: Vec::new(),
         }
     }
 
-    fn with(&self, port: u16, websocket: u16, home: &Path) -> Result<Command> {
+    fn with(&self, port: u16, websocket: u16, home: &Path) -> Result<(Command, Vec<String>)> {
         let config = home.join("config");
         let values = [
             ("{port}", port.to_string()),
@@ -191,7 +214,10 @@ impl ServerCommand {
         let mut words = self.words.iter().map(|word| filled(word));
         let mut command = process::command(words.next().unwrap_or_default(), &[]);
         command.args(words);
-        Ok(command)
+        Ok((
+            command,
+            self.sweep.iter().map(|word| filled(word)).collect(),
+        ))
     }
 }
 
@@ -202,6 +228,7 @@ pub(crate) struct Server {
     address: SocketAddr,
     websocket: Option<SocketAddr>,
     stop: Stop,
+    sweep: Vec<String>,
     log: std::path::PathBuf,
 }
 
@@ -231,7 +258,7 @@ impl Server {
         let output = File::options().create(true).append(true).open(&log)?;
         let websocket = free_port()?;
         let (stop, has_websocket) = (command.stop, command.has_websocket());
-        let mut command = command.with(port, websocket, home)?;
+        let (mut command, sweep) = command.with(port, websocket, home)?;
         command
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -244,6 +271,7 @@ impl Server {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             websocket: has_websocket.then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, websocket))),
             stop,
+            sweep,
             log,
         };
         server.wait_until_it_accepts()?;
@@ -270,6 +298,15 @@ impl Server {
         // Both fail only when the process is gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        self.sweep();
+    }
+
+    fn sweep(&mut self) {
+        let words: Vec<&str> = self.sweep.iter().map(String::as_str).collect();
+        if let Some((program, arguments)) = words.split_first() {
+            process::ask(program, arguments);
+        }
+        self.sweep.clear();
     }
 
     /// Ends it the way it is said to survive: at once, or for one that writes when it ends, by asking.
@@ -279,6 +316,7 @@ impl Server {
             if process::ask("kill", &["-TERM", &pid]).is_some() {
                 // It fails only when the process is gone already.
                 let _ = self.child.wait();
+                self.sweep();
                 return;
             }
         }

@@ -13,6 +13,7 @@ use longtail_model::{Durability, Lsn, SessionId, Timestamp};
 
 use super::Sink;
 use super::cell::Work;
+use crate::command::QUIET;
 use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
 use crate::message::Message;
 use crate::shard::Shard;
@@ -67,6 +68,11 @@ pub(super) struct Collected(pub(super) Vec<(SessionId, Gate, Effect)>);
 
 impl Effects for Collected {
     fn emit(&mut self, session: SessionId, gate: Gate, effect: Effect) {
+        if let Effect::Reply(QUIET, reply) = &effect
+            && !matches!(reply, Reply::Refused(_))
+        {
+            return;
+        }
         self.0.push((session, gate, effect));
     }
 }

@@ -53,7 +53,8 @@ pub trait Shards: Send + Sync + 'static {
     /// Attaches a session; its effects go to `sink`.
     fn attach(&self, shard: ShardId, sink: Arc<dyn Sink>) -> SessionId;
 
-    /// Queues commands of a session, in order, without running them; empties `commands`.
+    /// Queues commands of a session, in order, without running them; empties `commands`. Those with the token
+    /// [`QUIET`](crate::QUIET) are answered only if they are refused.
     fn enqueue(&self, shard: ShardId, session: SessionId, commands: &mut Vec<(Token, Command)>);
 
     /// Runs what is queued, unless somebody already does.

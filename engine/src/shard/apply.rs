@@ -505,8 +505,9 @@ impl Shard {
         let Some(state) = self.streams.get_mut(&stream) else {
             return;
         };
-        let age = state.config.limits.max_age_ms;
-        if age > 0 && state.extra.age_timer.set.is_none() {
+        if let Some((age, _)) = state.config.age_limit()
+            && state.extra.age_timer.set.is_none()
+        {
             state.extra.make().age_timer.move_to(
                 Some(created.plus_millis(age)),
                 &mut self.timers,

@@ -5,6 +5,8 @@
 //! own, before what is new is appended. It never comes back to a stream that it came through: such a circle ends with
 //! the message dropped and counted.
 
+use std::sync::Arc;
+
 use longtail_model::{Lsn, Seq, StreamId};
 use smallvec::{SmallVec, smallvec};
 
@@ -86,7 +88,7 @@ impl Shard {
     /// A message with its history added to its headers.
     fn dead_copy(
         &mut self,
-        stream: StreamId,
+        (stream, at): (StreamId, usize),
         (seq, position): (Seq, Lsn),
         counts: Counts,
         reason: Reason,
@@ -98,6 +100,9 @@ impl Shard {
             .map(|stream| stream.name.to_string())
             .unwrap_or_default();
         let now = self.now;
+        let letters = self.group(stream, at);
+        let letters = letters.and_then(|group| group.config.dead_letter.as_ref());
+        let note = letters.map_or_else(Arc::default, |letters| Arc::clone(&letters.note));
         self.logs
             .with_message(position, |_, message| {
                 let mut headers = message.headers.to_vec();
@@ -110,6 +115,9 @@ impl Shard {
                     "lt-death-deliveries",
                     counts.deliveries.to_string().as_bytes(),
                 );
+                if !note.is_empty() {
+                    crate::headers::put(&mut headers, "lt-death-note", &note);
+                }
                 NewMessage {
                     priority: message.priority,
                     delay_ms: 0,
@@ -138,6 +146,7 @@ impl Shard {
     ) -> Result<(Option<Publish>, Change), Refusal> {
         let held = &self.holds[hold];
         let (stream, seq, position, counts) = (held.stream, held.seq, held.position, held.counts);
+        let at = self.found(held).map_or(0, |found| found.at);
         let aside = parked(held, None);
         let Grave::At {
             stream: target,
@@ -150,7 +159,7 @@ impl Shard {
         let publish = Publish {
             to: Target::Stream(target),
             also: Vec::new(),
-            message: self.dead_copy(stream, (seq, position), counts, reason, body)?,
+            message: self.dead_copy((stream, at), (seq, position), counts, reason, body)?,
             past: smallvec![stream],
         };
         let change = if keep {
@@ -180,14 +189,16 @@ impl Shard {
         Ok(self.apply_draft(draft, written, fx).0)
     }
 
-    /// Dead-letters or parks a message that came back too often. `false` when it must stay.
-    pub(crate) fn lay_dead(&mut self, hold: HoldKey, fx: &mut dyn Effects) -> bool {
+    /// Dead-letters a message that came back or failed too often; parks or, with `drop`, drops it where there is no
+    /// place for it. `false` when it must stay.
+    pub(crate) fn lay_dead(&mut self, hold: HoldKey, drop: bool, fx: &mut dyn Effects) -> bool {
         let held = &self.holds[hold];
         let (seq, meta) = (held.seq, held.meta());
         let Some(found) = self.found(held) else {
             return false;
         };
         let laid = match self.grave(found.stream, found.at, Reason::Deliveries) {
+            Grave::Unwanted if drop => self.ack(hold),
             Grave::Unwanted | Grave::Missing => self.park(hold, meta),
             grave @ Grave::At { .. } => self.bury(hold, grave, Reason::Deliveries, fx),
         };
@@ -234,7 +245,7 @@ impl Shard {
         Ok(Publish {
             to: Target::Stream(target),
             also: Vec::new(),
-            message: self.dead_copy(stream, (seq, position), counts, reason, body)?,
+            message: self.dead_copy((stream, 0), (seq, position), counts, reason, body)?,
             past,
         })
     }
@@ -302,7 +313,7 @@ impl Shard {
     pub(crate) fn lays_off(&self, stream: StreamId) -> bool {
         self.streams
             .get(&stream)
-            .is_some_and(|state| state.config.overflow == Overflow::DropOldest)
+            .is_some_and(|state| state.config.overflow != Overflow::RefuseNew)
             && self.grave(stream, 0, Reason::Limit) != Grave::Unwanted
     }
 

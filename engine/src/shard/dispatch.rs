@@ -33,7 +33,7 @@ const LANES_MAX: usize = 10_000;
 /// How a group is dispatched, and between whom.
 pub(crate) struct Rule {
     how: Dispatch,
-    /// In the order in which they attached.
+    /// In the order in which they began to draw.
     members: Vec<Member>,
     /// In a pinned group: the member of each bucket, by its place in `members`.
     owners: Vec<usize>,
@@ -92,8 +92,8 @@ impl Rule {
     }
 
     fn join(&mut self, member: Member) {
-        if let Err(at) = self.members.binary_search(&member) {
-            self.members.insert(at, member);
+        if !self.members.contains(&member) {
+            self.members.push(member);
             self.share_out();
         }
     }
@@ -188,11 +188,14 @@ impl Shard {
         }
         lists.rule = Some(Box::new(rule));
         if !alone {
-            let drawing: Vec<_> = (self.sessions.iter())
+            let mut drawing: Vec<_> = (self.sessions.iter())
                 .flat_map(|(key, session)| session.consumers.iter().map(move |c| (key, c)))
                 .filter(|(_, consumer)| consumer.sources.contains(&(stream, at)))
                 .map(|(key, consumer)| (key, consumer.tag))
                 .collect();
+            drawing.sort_unstable_by_key(|&(key, tag)| {
+                (self.sessions.get(key).map(|session| session.id), tag)
+            });
             for (key, consumer) in drawing {
                 self.join_rule(stream, at, key, consumer);
             }

@@ -1,6 +1,6 @@
 //! Marks: a number that a consumer leaves on a message it holds, for whoever gets the message later.
 
-use longtail_model::{Durability, Seq};
+use longtail_model::{Durability, GroupId, Seq};
 
 use super::logs::Logs;
 use super::{Outcome, Shard, now_reply};
@@ -41,6 +41,19 @@ impl Shard {
         // Whoever gets the message later learns of the mark.
         held.after = held.after.max(gate.lsn);
         Ok((gate, Reply::Done))
+    }
+
+    /// Notes numbers on several messages of a group.
+    pub(crate) fn mark_all(
+        &mut self,
+        key: SessionKey,
+        group: GroupId,
+        marks: &[(Seq, u64)],
+    ) -> Outcome {
+        for &(seq, mark) in marks {
+            self.mark(key, Handle::Group(group, seq), mark, true)?;
+        }
+        now_reply(Reply::Done)
     }
 
     /// The marked messages of a group that nobody holds.

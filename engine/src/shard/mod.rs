@@ -22,6 +22,7 @@ mod remains;
 mod remove;
 mod session;
 mod settle;
+mod shrink;
 mod streams;
 mod take;
 #[cfg(test)]
@@ -149,6 +150,9 @@ pub struct Shard {
     /// Documents of the catalog that live in this shard.
     documents: BTreeMap<String, Vec<u8>>,
     scratch: Vec<u8>,
+    /// The message appended last, which whoever waits for it is about to take: a record is not read to learn what is
+    /// known. Positions are never used again, so it cannot be wrong.
+    fresh: Option<(Lsn, Head)>,
     timeouts: u64,
     /// Messages appended, delivered and removed since the shard was opened.
     appended: u64,
@@ -158,6 +162,8 @@ pub struct Shard {
     lost: u64,
     /// Streams with messages that were only for those who waited: what is left of them goes with the end of the step.
     fleeting: Vec<StreamId>,
+    /// Streams that may have more than their limits allow: what is too much goes with the end of the step.
+    crowded: Vec<StreamId>,
     /// Records that nothing refers to any more, but that effects of this batch may still have to show.
     retired: Vec<Lsn>,
     /// While the log is replayed: what groups are done with, but may still list. See [`Shard::unplace`].
@@ -205,12 +211,14 @@ impl Shard {
             taken: Vec::new(),
             documents: BTreeMap::new(),
             scratch: Vec::new(),
+            fresh: None,
             timeouts: 0,
             appended: 0,
             delivered: 0,
             removed: 0,
             lost: 0,
             fleeting: Vec::new(),
+            crowded: Vec::new(),
             retired: Vec::new(),
             unplaced: HashSet::default(),
             doubtful: Vec::new(),
@@ -296,11 +304,17 @@ impl Shard {
                 self.expire_now(stream, fx);
                 continue;
             }
+            if let Some(stream) = self.crowded.pop() {
+                self.shrink(stream, fx);
+                continue;
+            }
             let Some(key) = self.runnable.pop_front() else {
                 return;
             };
-            while let Some(state) = self.sessions.get_mut(key) {
-                if state.blocked.is_some() || !self.fleeting.is_empty() {
+            while !self.has_leftovers()
+                && let Some(state) = self.sessions.get_mut(key)
+            {
+                if state.blocked.is_some() {
                     break;
                 }
                 let Some((token, command)) = state.backlog.pop_front() else {
@@ -308,10 +322,15 @@ impl Shard {
                 };
                 self.execute(key, token, command, fx);
             }
-            if !self.fleeting.is_empty() {
+            if self.has_leftovers() {
                 self.runnable.push_front(key);
             }
         }
+    }
+
+    /// Whether something is to go before the next command.
+    fn has_leftovers(&self) -> bool {
+        !self.fleeting.is_empty() || !self.crowded.is_empty()
     }
 
     fn execute(&mut self, key: SessionKey, token: Token, command: Command, fx: &mut dyn Effects) {
@@ -327,15 +346,18 @@ impl Shard {
             }
             Command::Discard { message } => self.discard(key, message, fx),
             Command::Settle { message, how } => self.settle(key, message, how, fx),
+            Command::AckAll { group, messages } => self.ack_all(key, group, &messages, fx),
             Command::Mark {
                 message,
                 mark,
                 noted,
             } => self.mark(key, message, mark, noted),
+            Command::MarkAll { group, marks } => self.mark_all(key, group, &marks),
             Command::Marked { stream, group } => self.marked(key, stream, &group),
             Command::Remove { stream, seq } => self.remove(key, stream, seq, fx),
             Command::Extend { message, ms } => self.extend(key, message, ms),
             Command::TakeOne { message } => self.take_one(key, message),
+            Command::Prefer { consumer, priority } => self.prefer(key, consumer, priority),
             Command::Credit { consumer, credit } => self.credit(key, consumer, credit, fx),
             Command::Open {
                 link,
@@ -377,6 +399,7 @@ impl Shard {
                 held,
             } => self.purge(&stream, group.as_deref(), held, fx),
             Command::Define { name, config } => self.define(name, &config),
+            Command::Redefine { name, config } => self.redefine(&name, *config),
             Command::Delete { name, only } => self.delete(&name, only, fx),
             Command::DefineGroup {
                 stream,
@@ -485,6 +508,9 @@ impl Shard {
     }
 
     fn head(&mut self, position: Lsn) -> Result<Head, Refusal> {
+        if let Some((_, head)) = self.fresh.filter(|&(fresh, _)| fresh == position) {
+            return Ok(head);
+        }
         let first = |mut targets: Targets<'_>| targets.next().map(|target| target.0);
         Self::head_of(&mut self.logs, self.config.id, position, first)
     }

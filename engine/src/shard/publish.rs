@@ -104,6 +104,14 @@ pub(crate) struct Room {
 }
 
 impl Room {
+    pub(crate) fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub(crate) fn of(state: &Stream) -> Self {
         // What consumers have does not take part in a limit of what is ready.
         let (messages, bytes) = match (state.config.limits.of, state.groups.first()) {
@@ -158,7 +166,7 @@ impl Shard {
         let mut evictions = Evictions::default();
         for stream in std::iter::once(&first).chain(also) {
             if let Some(state) = self.streams.get(stream)
-                && state.config.overflow == Overflow::DropOldest
+                && state.config.overflow != Overflow::RefuseNew
             {
                 let mut room = Room::of(state);
                 // One that is full of what consumers hold refuses by itself, or says what else is wrong.
@@ -402,6 +410,14 @@ impl Shard {
             }
         };
         self.place_appended(&targets, &head, position_of);
+        let newest = [
+            (position, durable.first()),
+            (position_in_memory, volatile.first()),
+        ];
+        self.fresh = newest.into_iter().find_map(|(position, target)| {
+            let stream = target?.0;
+            Some((position?, Head { stream, ..head }))
+        });
         self.show_appended(&targets, message, fx);
         let seq = targets
             .iter()
@@ -463,9 +479,11 @@ impl Shard {
                 self.dispatch(stream, at as usize, fx);
             }
             self.wake_readers(stream, fx);
-            if message.expires_ms == Some(0) {
+            let own = (self.streams.get(&stream)).and_then(|state| state.config.expires_ms);
+            if message.expires_ms == Some(0) || own == Some(0) {
                 self.fleeting.push(stream);
             }
+            self.crowd(stream);
         }
     }
 
@@ -482,6 +500,9 @@ impl Shard {
         let Some(state) = self.streams.get(&stream) else {
             return Ok(());
         };
+        if state.makes_room_later() {
+            return Ok(());
+        }
         let limits = state.config.limits;
         let over = |room: &Room| {
             (limits.max_messages > 0 && room.messages + 1 > limits.max_messages)

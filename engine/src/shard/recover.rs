@@ -267,6 +267,13 @@ impl Shard {
                 }
                 self.insert_stream(stream, index, name, config, true);
             }
+            Event::StreamChanged {
+                stream,
+                mut definition,
+            } => {
+                let (_, config) = definition::get_stream(&mut definition).map_err(undecodable)?;
+                self.apply_changed(stream, config);
+            }
             Event::StreamDeleted { stream } => self.apply_deleted(stream, &mut Nobody),
             Event::GroupDefined {
                 stream,
@@ -381,7 +388,7 @@ impl Shard {
             let ages = self
                 .streams
                 .get(&stream)
-                .is_some_and(|state| state.config.limits.max_age_ms > 0);
+                .is_some_and(|state| state.config.age_limit().is_some());
             if ages {
                 match self.next_of_stream(stream, Seq::FIRST) {
                     Ok(Some((_, position))) => {

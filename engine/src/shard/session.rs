@@ -55,11 +55,18 @@ pub(crate) struct Consumer {
     pub(crate) credit: Credit,
     /// Messages that the session holds under this tag.
     pub(crate) held: u32,
+    /// The lower, the sooner it gets something, see [`rank`].
+    pub(crate) rank: u32,
     /// Its place among those who wait, while it waits.
     pub(crate) ticket: Option<u64>,
     /// While it waits: the tickets under which it stands in the queues of its sources. They may be older than its own:
     /// a queue learns of a new one when its turn comes.
     pub(crate) tickets: SmallVec<[u64; 2]>,
+}
+
+/// The rank of a priority: ascends where that descends.
+pub(crate) fn rank(priority: i32) -> u32 {
+    !priority.cast_unsigned() ^ (1 << 31)
 }
 
 impl Consumer {
@@ -158,7 +165,7 @@ impl Shard {
         let mut next = state.first_hold.take();
         while let Some(hold) = next {
             next = self.holds.get(hold).and_then(|held| held.next);
-            self.abandon(hold, fx);
+            self.lose_hold(hold, fx);
         }
         for consumer in &state.consumers {
             for &(stream, group) in &consumer.sources {
@@ -257,6 +264,7 @@ impl Shard {
         consumer.ticket = Some(ticket);
         consumer.tickets.clear();
         consumer.tickets.resize(consumer.sources.len(), ticket);
+        let rank = consumer.rank;
         for (source, &(stream, group)) in (0..).zip(&consumer.sources) {
             if let Some(state) = self.streams.get_mut(&stream)
                 && let Some(found) = state.groups.get_mut(group)
@@ -266,7 +274,7 @@ impl Shard {
                     consumer: consumer.tag,
                     source,
                 };
-                found.lists.make().waiters.insert(ticket, waiter);
+                found.lists.make().waiters.insert((rank, ticket), waiter);
                 let place = u32::try_from(group).unwrap_or(u32::MAX);
                 state.roster.waiting.insert(place);
             }
@@ -290,7 +298,7 @@ impl Shard {
         let state = self.streams.get_mut(&stream)?;
         let lists = state.groups.get_mut(group)?.lists.get_mut()?;
         loop {
-            let (&ticket, &waiter) = lists.waiters.first_key_value()?;
+            let (&(rank, ticket), &waiter) = lists.waiters.first_key_value()?;
             let consumer = self
                 .sessions
                 .get_mut(waiter.session)
@@ -303,15 +311,29 @@ impl Shard {
                 Some((now, _)) if now == ticket => return Some(waiter),
                 Some((now, known)) => {
                     *known = now;
-                    lists.waiters.remove(&ticket);
-                    lists.waiters.insert(now, waiter);
+                    lists.waiters.remove(&(rank, ticket));
+                    lists.waiters.insert((rank, now), waiter);
                 }
                 None => {
                     debug_assert!(false, "nobody is in a queue who does not wait");
-                    lists.waiters.remove(&ticket);
+                    lists.waiters.remove(&(rank, ticket));
                 }
             }
         }
+    }
+
+    /// How soon a consumer gets something.
+    pub(crate) fn prefer(&mut self, key: SessionKey, tag: ConsumerTag, priority: i32) -> Outcome {
+        let consumers = self.sessions.get(key).map(|state| &state.consumers);
+        let at = consumers.and_then(|all| all.iter().position(|consumer| consumer.tag == tag));
+        let at = at.ok_or(Refusal::UnknownLink)?;
+        let waits = self.sessions[key].consumers[at].ticket.is_some();
+        self.stop_queueing(key, at);
+        self.sessions[key].consumers[at].rank = rank(priority);
+        if waits {
+            self.start_queueing(key, at);
+        }
+        now_reply(Reply::Done)
     }
 
     /// Takes a consumer out of the queues of its groups.
@@ -320,12 +342,13 @@ impl Shard {
         if consumer.ticket.take().is_none() {
             return;
         }
+        let rank = consumer.rank;
         for (&(stream, group), ticket) in consumer.sources.iter().zip(consumer.tickets.drain(..)) {
             if let Some(state) = self.streams.get_mut(&stream)
                 && let Some(found) = state.groups.get_mut(group)
                 && let Some(lists) = found.lists.get_mut()
             {
-                lists.waiters.remove(&ticket);
+                lists.waiters.remove(&(rank, ticket));
                 if lists.waiters.is_empty() {
                     let place = u32::try_from(group).unwrap_or(u32::MAX);
                     state.roster.waiting.remove(&place);
@@ -418,6 +441,7 @@ impl Shard {
                     turn: 0,
                     credit: Credit::Add(0),
                     held,
+                    rank: rank(0),
                     ticket: None,
                     tickets: SmallVec::new(),
                 });

@@ -1,6 +1,7 @@
 //! What becomes of messages that were taken, and what an operator does to those that were not.
 
-use longtail_model::{Priority, Seq, Timestamp};
+use longtail_model::{ConsumerTag, GroupId, Lsn, Priority, Seq, Timestamp};
+use smallvec::SmallVec;
 
 use super::dead::Grave;
 use super::timers::Timer;
@@ -52,6 +53,44 @@ impl Shard {
         Ok((gate, Reply::Done))
     }
 
+    /// Is done with several messages of a group.
+    pub(crate) fn ack_all(
+        &mut self,
+        key: SessionKey,
+        group: GroupId,
+        messages: &[Seq],
+        fx: &mut dyn Effects,
+    ) -> Outcome {
+        let mut had: SmallVec<[ConsumerTag; 1]> = SmallVec::new();
+        let mut outcome = Ok((Gate::OPEN, Reply::Done));
+        for &seq in messages {
+            let acked = self
+                .own_hold(key, Handle::Group(group, seq))
+                .and_then(|hold| {
+                    let Some(hold) = hold else { return Ok(None) };
+                    let tag = self.holds[hold].consumer;
+                    Ok(Some((tag, self.ack(hold)?)))
+                });
+            match (acked, &mut outcome) {
+                (Ok(Some((tag, gate))), Ok((all, _))) => {
+                    *all = gate.max(*all);
+                    if !had.contains(&tag) {
+                        had.push(tag);
+                    }
+                }
+                (Err(refusal), _) => {
+                    outcome = Err(refusal);
+                    break;
+                }
+                (Ok(_), _) => {}
+            }
+        }
+        for tag in had {
+            self.refill(key, tag, fx);
+        }
+        outcome
+    }
+
     /// The session's own hold on a message.
     pub(crate) fn own_hold(
         &mut self,
@@ -83,7 +122,7 @@ impl Shard {
         })
     }
 
-    fn ack(&mut self, hold: HoldKey) -> Result<Gate, Refusal> {
+    pub(super) fn ack(&mut self, hold: HoldKey) -> Result<Gate, Refusal> {
         let held = &self.holds[hold];
         let level = self.level_of(held.group);
         self.scratch.clear();
@@ -125,6 +164,13 @@ impl Shard {
                     counts.failures = counts.failures.saturating_add(1);
                     if config.max_deliveries > 0 && counts.deliveries >= config.max_deliveries {
                         return self.death(held, Reason::Deliveries);
+                    }
+                    if config.has_failed(counts.failures) {
+                        let wanted = config.dead_letter.as_ref();
+                        return match wanted.is_some_and(|to| to.on.contains(Reason::Deliveries)) {
+                            true => self.death(held, Reason::Deliveries),
+                            false => Fate::Done,
+                        };
                     }
                     let steps = &config.backoff_ms;
                     if delay_ms == 0 && !steps.is_empty() {
@@ -182,7 +228,7 @@ impl Shard {
         {
             let after = gate.lsn;
             self.apply_returned(found, due, Meta { after, ..meta });
-            self.dispatch(found.stream, found.at, fx);
+            self.came_back(found, held.position, fx);
         }
         Ok(gate)
     }
@@ -274,10 +320,13 @@ impl Shard {
         let group = self
             .found(held)
             .and_then(|found| self.group(found.stream, found.at));
-        let over = group.is_some_and(|group| {
+        let failures = held.counts.failures;
+        let over = |group: &crate::stream::Group| {
             group.config.max_deliveries > 0 && deliveries >= group.config.max_deliveries
-        });
-        if over && self.lay_dead(hold, fx) {
+        };
+        let failed = |group: &crate::stream::Group| group.config.has_failed(failures);
+        let (over, failed) = group.map_or((false, false), |group| (over(group), failed(group)));
+        if (over || failed) && self.lay_dead(hold, !over, fx) {
             return;
         }
         let Some(held) = self.release_hold(hold) else {
@@ -287,6 +336,53 @@ impl Shard {
             return;
         };
         self.apply_returned(found, None, held.meta());
+        self.came_back(found, held.position, fx);
+    }
+
+    /// Its holder is gone, or too late: where that counts, the delivery has failed.
+    pub(crate) fn lose_hold(&mut self, hold: HoldKey, fx: &mut dyn Effects) {
+        let counts = (self.holds.get(hold)).is_some_and(|held| {
+            let group = self.found(held);
+            let group = group.and_then(|found| self.group(found.stream, found.at));
+            group.is_some_and(|group| group.config.count_losses)
+        });
+        if counts {
+            let held = &mut self.holds[hold];
+            held.counts.failures = held.counts.failures.saturating_add(1);
+            self.note_lost(hold);
+        }
+        self.abandon(hold, fx);
+    }
+
+    /// Tells the log of the counts of a message whose holder is gone. Nobody waits for this: after a crash the message
+    /// is ready anyway, only the count would be lost.
+    pub(super) fn note_lost(&mut self, hold: HoldKey) {
+        let held = &self.holds[hold];
+        if self.level_of(held.group) == longtail_model::Durability::Memory {
+            return;
+        }
+        self.scratch.clear();
+        event::put_returned(
+            &mut self.scratch,
+            held.group,
+            held.seq,
+            Priority(held.priority),
+            None,
+            held.delay_ms,
+            &held.counts,
+        );
+        self.logs.note(&self.scratch);
+    }
+
+    /// A message that was held is ready again, unless its time is over: then nobody is shown it any more.
+    pub(super) fn came_back(&mut self, found: Found, position: Lsn, fx: &mut dyn Effects) {
+        if self.is_overdue(found.stream, position)
+            && self.position(found.stream, found.seq) == Ok(Some(position))
+            && !self.is_held(found.stream, found.seq)
+        {
+            self.drop_expired(found.stream, found.seq, fx);
+        }
+        self.crowd(found.stream);
         self.dispatch(found.stream, found.at, fx);
     }
 

@@ -503,6 +503,7 @@ impl Shard {
             seq,
             position,
             redeliveries,
+            failures: counts.failures,
             mark: self.holds[hold].mark,
         };
         let mut gate = Logs::gate_of(position, level);

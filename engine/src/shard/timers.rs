@@ -1,6 +1,6 @@
 //! What happens because time passes.
 
-use longtail_model::{Priority, Seq, StreamId, Timestamp};
+use longtail_model::{Lsn, Seq, StreamId, Timestamp};
 
 use super::dead::Grave;
 use super::session::Blocked;
@@ -32,6 +32,8 @@ pub(crate) enum Timer {
     Expiry(StreamId),
     /// The first message of a stream has reached the age limit.
     Age(StreamId),
+    /// A stream still has too much.
+    Shrink(StreamId),
     /// Whether a group has something for those who wait is looked at again.
     Dispatch(StreamId, usize),
 }
@@ -80,6 +82,7 @@ impl Shard {
             Timer::Soon(key) => self.deadline_soon(key, fx),
             Timer::Expiry(stream) => self.expire(stream, fx),
             Timer::Age(stream) => self.age(stream, fx),
+            Timer::Shrink(stream) => self.shrink(stream, fx),
             Timer::Dispatch(stream, at) => self.dispatch_now(stream, at, fx),
         }
     }
@@ -92,29 +95,15 @@ impl Shard {
         };
         held.timer = None;
         held.counts.timeouts = held.counts.timeouts.saturating_add(1);
+        let (session, tag, group) = (held.session, held.consumer, held.group);
         self.timeouts += 1;
-        let (group, seq, priority, delay_ms, counts) = (
-            held.group,
-            held.seq,
-            Priority(held.priority),
-            held.delay_ms,
-            held.counts,
-        );
-        let (session, tag) = (held.session, held.consumer);
-        if self.level_of(group) != longtail_model::Durability::Memory {
-            // Nobody waits for this: after a crash the message is ready anyway, only the count would be lost.
-            self.scratch.clear();
-            event::put_returned(
-                &mut self.scratch,
-                group,
-                seq,
-                priority,
-                None,
-                delay_ms,
-                &counts,
-            );
-            self.logs.note(&self.scratch);
+        let group = self.group_at(group);
+        let group = group.and_then(|(stream, at)| self.group(stream, at));
+        if group.is_some_and(|group| group.config.count_losses) {
+            let held = &mut self.holds[hold];
+            held.counts.failures = held.counts.failures.saturating_add(1);
         }
+        self.note_lost(hold);
         self.abandon(hold, fx);
         self.refill(session, tag, fx);
     }
@@ -220,12 +209,35 @@ impl Shard {
 
     /// Looks at what has expired without waiting for the timer.
     pub(crate) fn expire_now(&mut self, stream: StreamId, fx: &mut dyn Effects) {
+        let now = self.now;
         if let Some(extra) = self.extra_mut(stream) {
             if let Some((_, timer)) = extra.expiry_timer.set.take() {
                 self.timers.cancel(timer);
             }
             self.expire(stream, fx);
         }
+        if let Some(extra) = self.extra_mut(stream)
+            && let Some((_, timer)) = extra.age_timer.set.take_if(|set| set.0 <= now)
+        {
+            self.timers.cancel(timer);
+            self.age(stream, fx);
+        }
+    }
+
+    /// Whether the time of a message is over.
+    pub(crate) fn is_overdue(&mut self, stream: StreamId, position: Lsn) -> bool {
+        let Some(state) = self.streams.get(&stream) else {
+            return false;
+        };
+        let own = state.config.expires_ms;
+        if own.is_none() && state.extra.expiry.is_empty() {
+            return false;
+        }
+        let now = self.now;
+        self.read_head(position).is_ok_and(|head| {
+            let own = own.map(|ms| head.created.plus_millis(ms));
+            head.expires <= now || own.is_some_and(|due| due <= now)
+        })
     }
 
     /// Drops or dead-letters what has expired and nobody holds.
@@ -308,7 +320,9 @@ impl Shard {
         let Some(state) = self.streams.get_mut(&stream) else {
             return;
         };
-        let age = state.config.limits.max_age_ms;
+        let Some((age, reason)) = state.config.age_limit() else {
+            return;
+        };
         let mut old = Vec::new();
         let mut stays = Vec::new();
         let mut from = Seq::FIRST;
@@ -337,14 +351,14 @@ impl Shard {
                 old.push((seq, head.bytes));
             }
         }
-        if self.grave(stream, 0, Reason::Limit) == Grave::Unwanted {
+        if self.grave(stream, 0, reason) == Grave::Unwanted {
             let cut = Cut {
                 below: from,
                 except: &stays,
             };
             self.remove_aged(stream, cut, &old);
         } else {
-            self.lay_off_aged(stream, &old, fx);
+            self.lay_off_aged(stream, &old, reason, fx);
         }
         self.drop_if_idle(stream);
     }
@@ -364,7 +378,13 @@ impl Shard {
         }
     }
 
-    fn lay_off_aged(&mut self, stream: StreamId, old: &[(Seq, u64)], fx: &mut dyn Effects) {
+    fn lay_off_aged(
+        &mut self,
+        stream: StreamId,
+        old: &[(Seq, u64)],
+        reason: Reason,
+        fx: &mut dyn Effects,
+    ) {
         for &(seq, _) in old {
             // Who was given the one before may have taken this one, too.
             if self.is_held(stream, seq) {
@@ -377,6 +397,13 @@ impl Shard {
                     self.recheck_age(stream);
                     break;
                 }
+            }
+            if reason == Reason::Expired {
+                if !self.drop_expired(stream, seq, fx) {
+                    self.recheck_age(stream);
+                    break;
+                }
+                continue;
             }
             let wanted = self.grave_of(stream, seq, Reason::Limit) != Grave::Unwanted;
             match self.lay_off_pushed(stream, seq, &[], fx) {

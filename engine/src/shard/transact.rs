@@ -502,7 +502,7 @@ impl Shard {
                         let after = gate.lsn;
                         self.apply_returned(found, due, Meta { after, ..meta });
                         holders.push((held.session, held.consumer));
-                        ready.push((found.stream, found.at));
+                        ready.push((found, held.position));
                     }
                 }
                 Change::Parked(hold, meta) => {
@@ -520,8 +520,8 @@ impl Shard {
         for addition in &draft.additions {
             self.show_appended(&addition.targets, &addition.message, fx);
         }
-        for (stream, at) in ready {
-            self.dispatch(stream, at, fx);
+        for (found, position) in ready {
+            self.came_back(found, position, fx);
         }
         holders.sort_unstable();
         holders.dedup();

@@ -201,6 +201,10 @@ impl Index {
     /// The lowest entry that is not below `seq`.
     #[must_use]
     pub fn next_at_or_after(&self, seq: Seq) -> Option<(Seq, Lsn)> {
+        if seq.0 > self.last {
+            // Where whoever has had everything looks after each message.
+            return None;
+        }
         match self.first() {
             Some((first, lsn)) if first >= seq => Some((first, lsn)),
             _ => match self.get(seq) {
@@ -219,12 +223,9 @@ impl Index {
     pub fn range(&self, from: Seq) -> impl Iterator<Item = (Seq, Lsn)> + '_ {
         let (start, start_slot) = split(from.0);
         let last = split(self.last).0;
+        let tail_slot = if last > start { 0 } else { start_slot };
         let tail = (last >= start)
-            .then(|| {
-                self.tail
-                    .iter()
-                    .filter(move |&(slot, _)| last > start || slot >= start_slot)
-            })
+            .then(|| self.tail.iter_from(tail_slot))
             .into_iter()
             .flatten()
             .map(move |(slot, lsn)| (join(last, slot), Lsn(lsn)));
@@ -485,8 +486,18 @@ impl Tail {
     }
 
     fn iter(&self) -> impl Iterator<Item = (u8, u64)> + Clone + '_ {
-        (self.base..=u8::MAX)
-            .zip(self.lsns.iter().copied())
+        self.iter_from(0)
+    }
+
+    fn iter_from(&self, slot: u8) -> impl Iterator<Item = (u8, u64)> + Clone + '_ {
+        let from = slot.max(self.base);
+        (from..=u8::MAX)
+            .zip(
+                self.lsns
+                    .iter()
+                    .skip(usize::from(from - self.base))
+                    .copied(),
+            )
             .filter(|&(_, lsn)| lsn != ABSENT)
     }
 

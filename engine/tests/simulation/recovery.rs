@@ -300,6 +300,9 @@ impl World {
         };
         stream.groups = source.groups.clone();
         for group in &mut stream.groups {
+            if let (true, Some(config)) = (group.name.is_empty(), &stream.config.group) {
+                group.config = config.clone();
+            }
             group.messages.clear();
             let left = groups
                 .iter()

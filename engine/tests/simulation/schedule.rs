@@ -73,6 +73,9 @@ fn dead_letter(random: &mut Random) -> DeadLetter {
     }
     dead_letter.body = random.chance(75);
     dead_letter.keep = random.chance(25);
+    if random.chance(30) {
+        dead_letter.note = (*b"somewhere").into();
+    }
     dead_letter
 }
 
@@ -113,6 +116,10 @@ fn config(random: &mut Random, name: &str) -> StreamConfig {
     if random.chance(35) {
         group.max_deliveries = 1 + random.below(3) as u32;
     }
+    if random.chance(25) {
+        group.max_failures = Some(random.below(3) as u32);
+    }
+    group.count_losses = random.chance(30);
     if random.chance(35) {
         group.dead_letter = Some(dead_letter(random));
     }
@@ -135,8 +142,11 @@ fn config(random: &mut Random, name: &str) -> StreamConfig {
     if random.chance(20) {
         config.limits.max_age_ms = 1 + random.below(20_000);
     }
-    if random.chance(50) {
-        config.overflow = Overflow::DropOldest;
+    if random.chance(15) {
+        config.expires_ms = Some(random.below(3) * random.below(10_000));
+    }
+    if random.chance(60) {
+        config.overflow = *random.pick(&[Overflow::DropOldest, Overflow::DropLeastUrgent]);
     }
     config.keep = match random.below(100) {
         0..15 => Keep::UntilLimit,
@@ -269,6 +279,32 @@ impl Plan {
             Link(self.world.random.below(4) as u32)
         } else {
             Link(*self.world.random.pick(&links))
+        }
+    }
+
+    /// Mostly what may change, sometimes what may not; the stream may have been made as something else.
+    fn redefine(&mut self) -> Command {
+        let at = self.world.random.below(NAMES.len() as u64) as usize;
+        let of = name(NAMES[at]);
+        let random = &mut self.world.random;
+        let fresh = config(random, NAMES[at]);
+        let known = self.world.model.find(&of);
+        let known = known.and_then(|id| self.world.model.stream(id));
+        let mut config = known.map_or_else(|| fresh.clone(), |state| state.config.clone());
+        config.limits = fresh.limits;
+        config.overflow = fresh.overflow;
+        config.expires_ms = fresh.expires_ms;
+        if let (Some(group), Some(fresh)) = (&mut config.group, fresh.group) {
+            let (order, start) = (group.order, group.start);
+            *group = fresh;
+            (group.order, group.start) = (order, start);
+        }
+        if random.chance(10) {
+            config.auto_delete = !config.auto_delete;
+        }
+        Command::Redefine {
+            name: of,
+            config: Box::new(config),
         }
     }
 
@@ -454,7 +490,8 @@ impl Plan {
                 _ => Bytes::new(),
             },
             key: if random.chance(40) { random.next() } else { 0 },
-            headers: Bytes::from(vec![7; random.below(3) as usize * 5]),
+            // Headers without names and values.
+            headers: Bytes::from(vec![0; random.below(3) as usize * 6]),
             payload: body.into(),
         }
     }
@@ -470,6 +507,30 @@ impl Plan {
     fn priority(&mut self) -> Option<Priority> {
         let chosen = Priority(self.world.random.below(6) as u32);
         self.world.random.chance(30).then_some(chosen)
+    }
+
+    /// A command for several messages of a group.
+    fn several(&mut self, session: SessionId) -> Command {
+        let message = self.handle(session);
+        let Handle::Group(group, first) = message else {
+            return Command::Settle {
+                message,
+                how: Settle::Ack,
+            };
+        };
+        let mut messages = vec![first];
+        for _ in 0..self.world.random.below(4) {
+            let step = self.world.random.below(3);
+            messages.push(Seq(first.0 + step));
+        }
+        if self.world.random.chance(70) {
+            return Command::AckAll { group, messages };
+        }
+        let mark = 1 + self.world.random.below(9);
+        Command::MarkAll {
+            group,
+            marks: messages.into_iter().map(|seq| (seq, mark)).collect(),
+        }
     }
 
     fn settle(&mut self) -> Settle {
@@ -547,7 +608,7 @@ impl Plan {
     }
 
     fn random_command(&mut self, session: SessionId) -> Command {
-        match self.world.random.below(1110) {
+        match self.world.random.below(1140) {
             0..280 => {
                 let to = self.target(session);
                 let also = if self.world.random.chance(12) {
@@ -572,10 +633,11 @@ impl Plan {
                     0
                 },
             },
-            440..590 => Command::Settle {
+            440..560 => Command::Settle {
                 message: self.handle(session),
                 how: self.settle(),
             },
+            560..590 => self.several(session),
             590..620 => Command::Discard {
                 message: self.handle(session),
             },
@@ -749,6 +811,11 @@ impl Plan {
                 let (stream, seq) = self.message_of(session);
                 Command::Remove { stream, seq }
             }
+            1065..1080 => self.redefine(),
+            1080..1095 => Command::Prefer {
+                consumer: self.any_tag(session),
+                priority: *self.world.random.pick(&[i32::MIN, -1, 0, 5, i32::MAX]),
+            },
             _ => {
                 let steps = (0..self.world.random.below(7)).map(|_| self.step(session));
                 Command::Transact(Box::new(Transaction {

@@ -70,7 +70,7 @@ pub(crate) fn stores(queues: &[Arc<Queue>], letter: &Letter<'_>) -> Vec<Store> {
         let manner = Manner {
             shard: queue.shard,
             priority: queue.priority(letter.priority),
-            expires_ms: queue.expires_ms(letter.expiration_ms),
+            expires_ms: letter.expiration_ms,
         };
         if let Some((_, store)) = stores.iter_mut().find(|(known, _)| *known == manner) {
             store.also.push(queue.stream);

@@ -24,8 +24,8 @@ pub struct Client {
     pub(crate) actions: Vec<Action>,
     /// Which session it is, once the client has it.
     pub(crate) seat: Option<(u64, Membership)>,
-    /// Its session at the shard, if its MQTT session outlives the connection.
-    pub(crate) link: Option<SessionId>,
+    /// Its way to the shard, if its MQTT session needs one.
+    pub(crate) link: Link,
     /// The connection, where there is a link.
     conn: Weak<Conn>,
     /// What is written of the session is durable.
@@ -36,6 +36,36 @@ pub struct Client {
     pub(crate) exchange: Option<Box<dyn Exchange>>,
     /// What ends the connection at some time; most have none of it.
     pub(crate) ends: Option<Box<Ends>>,
+}
+
+/// A session at the shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Link {
+    #[default]
+    None,
+    /// That of the connection which had the MQTT session before. Whoever takes the session over from a client that has
+    /// this one still has to detach it before it asks for what waits: what is held there is not found by its marks.
+    Earlier(SessionId),
+    /// Its own. That of the connection before is detached.
+    Own(SessionId),
+}
+
+impl Link {
+    /// Its own.
+    pub(crate) fn own(self) -> Option<SessionId> {
+        match self {
+            Link::Own(session) => Some(session),
+            Link::None | Link::Earlier(_) => None,
+        }
+    }
+
+    /// Whose ever it is.
+    pub(crate) fn session(self) -> Option<SessionId> {
+        match self {
+            Link::Own(session) | Link::Earlier(session) => Some(session),
+            Link::None => None,
+        }
+    }
 }
 
 /// When a connection ends.
@@ -51,6 +81,14 @@ impl Ends {
     pub(crate) fn timers(&self) -> impl Iterator<Item = TimerKey> {
         [self.login, self.life].into_iter().flatten()
     }
+}
+
+/// The session that a client gets.
+pub(crate) struct Seating {
+    pub(crate) epoch: u64,
+    pub(crate) membership: Membership,
+    /// The session at the shard of the connection that had it until now, if that is not detached.
+    pub(crate) earlier: Option<SessionId>,
 }
 
 /// How a client has got its session.
@@ -79,7 +117,7 @@ impl Client {
             session: None,
             actions: Vec::new(),
             seat: None,
-            link: None,
+            link: Link::None,
             conn: Weak::new(),
             is_recorded: false,
             joining: None,
@@ -116,8 +154,7 @@ impl Client {
     /// The client has its session. `None`: it has gone, and `resumed` is left where it is.
     pub(crate) fn accept(
         &mut self,
-        epoch: u64,
-        membership: Membership,
+        seating: Seating,
         resumed: &mut Option<State>,
         durable: &Durable,
         cx: &Cx<'_>,
@@ -129,7 +166,10 @@ impl Client {
         }
         let fresh = rand::random::<u64>() | 1;
         let lost = session.take_in(resumed.take(), fresh, durable.stores(), cx);
-        self.seat = Some((epoch, membership));
+        self.seat = Some((seating.epoch, seating.membership));
+        if let Some(earlier) = seating.earlier {
+            self.link = Link::Earlier(earlier);
+        }
         cx.counters.client_came();
         if !session.is_lasting() {
             session.welcome(cx, out);
@@ -148,10 +188,15 @@ impl Client {
         Some(Accepted::Lasting(Box::new(record), lost))
     }
 
-    /// Another connection takes the session, and the way to its streams.
-    pub(crate) fn take_over(&mut self, out: &mut Out) -> Option<(Left, Option<SessionId>)> {
+    /// Another connection takes the session, and what is to be detached before it asks for what waits.
+    pub(crate) fn take_over(
+        &mut self,
+        durable: &Durable,
+        out: &mut Out,
+    ) -> Option<(Left, Option<SessionId>)> {
+        self.queue(durable);
         let left = self.session.as_mut()?.take_over(out);
-        Some((left, self.link.take()))
+        Some((left, std::mem::take(&mut self.link).session()))
     }
 
     /// The session's way to its streams is there: it asks for what waits. `false`: it has gone.
@@ -170,7 +215,7 @@ impl Client {
         else {
             return false;
         };
-        self.link = Some(link);
+        self.link = Link::Own(link);
         self.conn = Arc::downgrade(conn);
         let held = session.state().subscriptions.iter();
         let filters: Vec<_> = held
@@ -199,11 +244,11 @@ impl Client {
         let Some(session) = self.session.as_mut().filter(|session| session.is_open()) else {
             return false;
         };
-        if self.link.is_some() {
+        if self.link.own().is_some() {
             return false;
         }
         session.equip(durable.stores());
-        self.link = Some(link);
+        self.link = Link::Own(link);
         true
     }
 
@@ -217,7 +262,7 @@ impl Client {
         if let Some(session) = &mut self.session
             && session.is_greeting()
             && self.is_recorded
-            && self.link.is_some()
+            && self.link.own().is_some()
         {
             session.welcome(cx, out);
         }
@@ -237,7 +282,7 @@ impl Client {
 
     /// Queues what the session asks of the shard; `true`: the shard is to be run.
     pub(crate) fn queue(&mut self, durable: &Durable) -> bool {
-        let (Some(link), Some(session)) = (self.link, &mut self.session) else {
+        let (Some(link), Some(session)) = (self.link.own(), &mut self.session) else {
             return false;
         };
         let number = session.state().number;
@@ -279,7 +324,7 @@ impl Client {
         durable: &Durable,
         shares: &Shares,
     ) -> Option<Subscribing> {
-        let link = self.link?;
+        let link = self.link.own()?;
         let session = self.session.as_mut()?;
         session.feed_mut()?;
         let mut waits = false;
@@ -341,17 +386,19 @@ mod tests {
     use longtail_model::{Filter, GroupId, StreamId, Timestamp};
 
     use super::*;
+    use crate::access::AdmitAll;
     use crate::codec::{
         Connect, ConnectProperties, Packet, PacketId, PacketLimits, Qos, RetainHandling, Subscribe,
         SubscribeProperties, Subscription, SubscriptionOptions, Version,
     };
-    use crate::config::Limits;
+    use crate::config::{Config, Limits};
     use crate::counters::Counters;
+    use crate::tenant::Tenant;
 
     const NOW: Timestamp = Timestamp(1);
 
-    /// A client that is in, and a SUBSCRIBE for a share of it that awaits the shard.
-    fn joining(durable: &Durable, cx: &Cx<'_>, out: &mut Out) -> Client {
+    /// The session of a client that has proved who it is.
+    fn session(expiry_s: u32, limits: &Limits) -> Session {
         let connect = Connect {
             version: Version::V5,
             bridge: false,
@@ -361,11 +408,20 @@ mod tests {
             will: None,
             username: None,
             password: None,
-            properties: ConnectProperties::default(),
+            properties: ConnectProperties {
+                session_expiry_s: Some(expiry_s),
+                ..ConnectProperties::default()
+            },
         };
-        let (mut session, _) = Session::greet(&connect, String::new, cx.limits, NOW).unwrap();
+        let (mut session, _) = Session::greet(&connect, String::new, limits, NOW).unwrap();
         let grants = Arc::new(Grants::full());
-        (session.authorize(grants, None, Origin(7), cx.limits)).unwrap();
+        (session.authorize(grants, None, Origin(7), limits)).unwrap();
+        session
+    }
+
+    /// A client that is in, and a SUBSCRIBE for a share of it that awaits the shard.
+    fn joining(durable: &Durable, cx: &Cx<'_>, out: &mut Out) -> Client {
+        let mut session = session(0, cx.limits);
         session.take_in(None, 0, durable.stores(), cx);
         session.welcome(cx, out);
         let subscribe = Packet::Subscribe(Subscribe {
@@ -441,5 +497,42 @@ mod tests {
         assert_eq!((subscribing.wanted.len(), failed.len()), (1, 0));
         assert!(durable.is_routed(&filter));
         assert!(client.take_news(&durable).is_none(), "once");
+    }
+
+    #[test]
+    fn whoever_takes_a_session_over_twice_detaches_what_the_first_connection_held() {
+        let broker = Broker::open(BrokerConfig::in_memory()).unwrap();
+        let tenant = Tenant::start(Config::default(), &broker, Arc::new(AdmitAll)).unwrap();
+        let cx = tenant.cx();
+        let mut out = Out::new(1 << 20);
+        let membership = Membership::away(Arc::clone(&tenant), Origin(7), State::default());
+        let mut come = |epoch, earlier, state: Option<State>| {
+            let mut client = Client::new(Decoder::for_server(PacketLimits::default()));
+            client.session = Some(Box::new(session(3600, cx.limits)));
+            let seating = Seating {
+                epoch,
+                membership: membership.clone(),
+                earlier,
+            };
+            let mut state = state;
+            let accepted = client.accept(seating, &mut state, tenant.durable(), &cx, &mut out);
+            assert!(matches!(accepted, Some(Accepted::Lasting(..))));
+            client
+        };
+        let mut first = come(1, None, None);
+        first.link = Link::Own(SessionId(11));
+        let (left, link) = first
+            .take_over(tenant.durable(), &mut Out::new(1 << 20))
+            .unwrap();
+        // The second client has its session, and whoever brought it has not come to detach the first yet.
+        let mut second = come(2, link, Some(left.state));
+        assert_eq!(second.link.own(), None, "it asks for nothing before");
+        let (left, link) = second
+            .take_over(tenant.durable(), &mut Out::new(1 << 20))
+            .unwrap();
+        assert_eq!(link, Some(SessionId(11)));
+        let third = come(3, link, Some(left.state));
+        assert_eq!(third.link.session(), Some(SessionId(11)));
+        tenant.stop();
     }
 }

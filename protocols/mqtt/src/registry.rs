@@ -19,10 +19,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use hashbrown::HashMap;
 use longtail_broker::stable_hash;
-use longtail_model::Timestamp;
+use longtail_model::{SessionId, Timestamp};
 use parking_lot::Mutex;
 
-use crate::client::{Accepted, Client};
+use crate::client::{Accepted, Seating};
 use crate::durable::records::SessionRecord;
 use crate::durable::{Restored, link};
 use crate::hooks::SessionChange;
@@ -219,7 +219,7 @@ impl Registry {
             }
             let fresh = Membership::of(claim, tenant);
             let epoch = self.next_epoch();
-            if seat(claim, Resumed::Nothing, &fresh, epoch, tenant, after) {
+            if seat(claim, Resumed::Nothing, &fresh, epoch, None, tenant, after) {
                 self.sessions.fetch_add(1, Ordering::Relaxed);
                 let entry = Entry {
                     epoch,
@@ -238,7 +238,9 @@ impl Registry {
                 return Claimed::Done;
             }
         };
-        let left = old.with(Client::take_over).flatten();
+        let left = old
+            .with(|client, out| client.take_over(tenant.durable(), out))
+            .flatten();
         let Some((left, link)) = left else {
             // It has ended by itself, and the news is under way.
             if let Some(earlier) = entry.waiting.replace(Box::new(claim.clone())) {
@@ -265,7 +267,7 @@ impl Registry {
             over(&claim.client_id, state, membership, tenant, after);
             None
         };
-        self.settle(&mut part, claim, resumed, tenant, after);
+        self.settle(&mut part, claim, resumed, link, tenant, after);
         Claimed::Done
     }
 
@@ -302,15 +304,17 @@ impl Registry {
         } else {
             Some((Resumed::Away, membership))
         };
-        self.settle(part, claim, resumed, tenant, after);
+        self.settle(part, claim, resumed, None, tenant, after);
     }
 
-    /// Gives the session, or a new one, to the connection of a claim.
+    /// Gives the session, or a new one, to the connection of a claim. `earlier` is what is not detached yet of the
+    /// connection that had it.
     fn settle(
         &self,
         part: &mut Part,
         claim: &Claim,
         resumed: Option<(Resumed, Membership)>,
+        earlier: Option<SessionId>,
         tenant: &Arc<Tenant>,
         after: &mut Aftermath,
     ) {
@@ -320,7 +324,8 @@ impl Registry {
         let was_resumed = resumed.is_some();
         let (resumed, membership) =
             resumed.unwrap_or_else(|| (Resumed::Nothing, Membership::of(claim, tenant)));
-        if seat(claim, resumed, &membership, entry.epoch, tenant, after) {
+        let epoch = entry.epoch;
+        if seat(claim, resumed, &membership, epoch, earlier, tenant, after) {
             entry.holder = Holder::Connected(Arc::clone(&claim.conn), membership);
             let change = if was_resumed {
                 SessionChange::Resumed
@@ -395,7 +400,7 @@ impl Registry {
                 over(client_id, state, membership, tenant, after);
                 None
             };
-            self.settle(&mut part, &claim, resumed, tenant, after);
+            self.settle(&mut part, &claim, resumed, None, tenant, after);
         } else if lives_on {
             let record = SessionRecord {
                 number: state.number,
@@ -603,6 +608,7 @@ fn seat(
     resumed: Resumed,
     membership: &Membership,
     epoch: u64,
+    earlier: Option<SessionId>,
     tenant: &Tenant,
     after: &mut Aftermath,
 ) -> bool {
@@ -612,14 +618,12 @@ fn seat(
     let mut accept = |state: Option<State>| {
         let mut state = state;
         let outcome = conn.with(|client, out| {
-            client.accept(
+            let seating = Seating {
                 epoch,
-                membership.clone(),
-                &mut state,
-                tenant.durable(),
-                &cx,
-                out,
-            )
+                membership: membership.clone(),
+                earlier,
+            };
+            client.accept(seating, &mut state, tenant.durable(), &cx, out)
         });
         accepted = outcome.flatten();
         (accepted.is_some(), state)

@@ -138,6 +138,18 @@ impl Membership {
         Ok(())
     }
 
+    /// Takes back what was refused, a subscription that it was to replace included: the session has none of it.
+    pub(crate) fn withdraw(&self, refused: &[Wanted]) {
+        if refused.is_empty() {
+            return;
+        }
+        self.seat.tenant.space().router.update(|router| {
+            for wanted in refused {
+                router.unsubscribe(&wanted.filter, self.target(), wanted.group.as_deref());
+            }
+        });
+    }
+
     pub(crate) fn target(&self) -> Target {
         self.handle.target()
     }

@@ -238,9 +238,10 @@ impl Protocol for Mqtt {
         Draining::Close
     }
 
-    fn closed(&self, client: Client, _id: ConnectionId, why: &CloseReason) {
+    fn closed(&self, mut client: Client, _id: ConnectionId, why: &CloseReason) {
         let tenant = &self.tenant;
-        if let Some(link) = client.link {
+        client.queue(tenant.durable());
+        if let Some(link) = client.link.session() {
             tenant.durable().detach(link);
         }
         for timer in client.ends.iter().flat_map(|ends| ends.timers()) {

@@ -1,7 +1,8 @@
 //! What no load shows: how long a server takes from its start until it answers, empty and with what it kept, and its
 //! memory when nothing happens.
 //!
-//! Each server is filled as its users fill it: a work queue with jobs, an MQTT broker with retained messages. Then it is
+//! Each server is filled as its users fill it: a work queue with jobs or persistent messages, an MQTT broker with
+//! retained messages. Then it is
 //! ended the way it is said to survive, and started again.
 
 use std::net::SocketAddr;
@@ -12,12 +13,15 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::peers::Peers;
+use crate::amqp;
 use crate::mqtt::{self, Connection, Packet, Publish, Version};
 use crate::server::{Server, ServerCommand};
 use crate::wire::{Received, Wire};
 
 /// Bytes of each.
 const BODY_BYTES: usize = 128;
+/// The queue of AMQP.
+const QUEUE: &str = "kept";
 /// Puts or publishes in one write.
 const BURST: u16 = 500;
 /// How long an answer may take.
@@ -57,6 +61,12 @@ pub(super) fn run(peers: &Peers, kept: u32, data: Option<&Path>) -> Result<Vec<L
         all.push(measure("mqtt", "longtail", &own, kept, data)?);
         let peer = ServerCommand::mosquitto();
         all.push(measure("mqtt", "mosquitto", &peer, kept, data)?);
+    }
+    if let Some(program) = &peers.rabbitmq {
+        let own = ServerCommand::longtail("amqp", Some("interval"));
+        all.push(measure("amqp", "longtail", &own, kept, data)?);
+        let peer = ServerCommand::rabbitmq(program);
+        all.push(measure("amqp", "rabbitmq", &peer, kept, data)?);
     }
     Ok(all)
 }
@@ -110,6 +120,15 @@ fn ask(protocol: &str, server: SocketAddr, filled: bool) -> Result<()> {
             other => bail!("peek-ready was answered {other:?}"),
         };
     }
+    if protocol == "amqp" {
+        let mut client = amqp::Client::connect(server, PATIENCE)?;
+        client.declare(QUEUE)?;
+        let found = client.get(QUEUE)?;
+        if found != filled {
+            bail!("basic.get found a message: {found}, expected: {filled}");
+        }
+        return Ok(());
+    }
     let mut client = connect(server, "asks")?;
     client.send(&mqtt::subscribe(Version::V4, 1, &[(&topic(0), 0)]))?;
     loop {
@@ -136,6 +155,13 @@ fn fill(protocol: &str, server: SocketAddr, kept: u32) -> Result<()> {
                     other => bail!("a put was answered {other:?}"),
                 }
             }
+        }
+        return Ok(());
+    }
+    if protocol == "amqp" {
+        let mut client = amqp::Client::connect(server, PATIENCE)?;
+        for _ in 0..kept / u32::from(BURST) {
+            client.publish(QUEUE, &[b'x'; BODY_BYTES], BURST.into())?;
         }
         return Ok(());
     }

@@ -8,6 +8,8 @@ use crate::{debian, process, workspace};
 
 /// The version of rumqttd that is built.
 const RUMQTTD: &str = "0.20.0";
+/// Where Debian's package has the script that starts RabbitMQ.
+const RABBITMQ: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 
 /// What is there to compare with.
 #[derive(Debug)]
@@ -15,6 +17,8 @@ pub(super) struct Peers {
     pub(super) beanstalkd: Option<PathBuf>,
     pub(super) mosquitto: Option<PathBuf>,
     pub(super) rumqttd: Option<PathBuf>,
+    /// RabbitMQ's start script.
+    pub(super) rabbitmq: Option<PathBuf>,
 }
 
 impl Peers {
@@ -29,6 +33,7 @@ impl Peers {
             beanstalkd: None,
             mosquitto: None,
             rumqttd: None,
+            rabbitmq: None,
         };
         if wanted("beanstalk") {
             peers.beanstalkd = from_debian("beanstalkd", "beanstalkd")?;
@@ -37,6 +42,11 @@ impl Peers {
             peers.mosquitto = from_debian("mosquitto", "mosquitto")?;
             peers.rumqttd = from_crates("rumqttd", RUMQTTD)?;
         }
+        if wanted("amqp") {
+            // The program in the path is a wrapper that changes the user.
+            let installed = from_debian("rabbitmq-server", "rabbitmq-server")?;
+            peers.rabbitmq = installed.map(|_| RABBITMQ.into());
+        }
         Ok(peers)
     }
 
@@ -44,6 +54,7 @@ impl Peers {
     pub(super) fn has(&self, protocol: &str) -> bool {
         match protocol {
             "beanstalk" => self.beanstalkd.is_some(),
+            "amqp" => self.rabbitmq.is_some(),
             "mqtt" => self.mosquitto.is_some() || self.rumqttd.is_some(),
             _ => false,
         }
@@ -61,6 +72,7 @@ impl Peers {
         };
         match protocol {
             "beanstalk" => add("beanstalkd", "--peer-program", &self.beanstalkd),
+            "amqp" => add("rabbitmq", "--rabbitmq", &self.rabbitmq),
             _ => {
                 add("mosquitto", "--mosquitto", &self.mosquitto);
                 add("rumqttd", "--rumqttd", &self.rumqttd);

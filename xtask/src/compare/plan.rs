@@ -117,6 +117,25 @@ pub(super) fn sections(parts: Parts) -> Vec<Section> {
                 Load::new("--durability memory --scenario fan-out --qos 0,1 --half-load"),
             ],
         },
+        Section {
+            name: "amqp",
+            title: "AMQP 0-9-1",
+            protocol: "amqp",
+            kind: Kind::Ratios,
+            loads: vec![Load::new("")],
+        },
+        Section {
+            name: "amqp-half",
+            title: "AMQP 0-9-1 at half of what RabbitMQ can do",
+            protocol: "amqp",
+            kind: Kind::Ratios,
+            loads: vec![
+                Load::new("--durability memory --scenario one-to-one --depth 16 --half-load"),
+                Load::new("--durability memory --scenario work-queue --depth 16 --half-load"),
+                Load::new("--durability memory --scenario fan-out --depth 16 --half-load"),
+                Load::new("--durability memory --scenario topic --depth 16 --half-load"),
+            ],
+        },
     ];
     if parts == Parts::All {
         all.extend(curves());
@@ -191,6 +210,26 @@ fn curves() -> Vec<Section> {
             points(
                 &[1, 4, 16, 64, 256],
                 "--durability memory --scenario one-to-one --qos 1 --publishers {}",
+            ),
+        ),
+        curve(
+            "amqp-pairs",
+            "AMQP: deliveries a second by pairs with a queue each, confirmed, 16 deep",
+            "amqp",
+            "pairs",
+            points(
+                &[1, 4, 16, 64, 256],
+                "--durability memory --scenario one-to-one --depth 16 --publishers {}",
+            ),
+        ),
+        curve(
+            "amqp-backlog",
+            "AMQP: messages filled and drained a second by messages stored, persistent",
+            "amqp",
+            "messages",
+            points(
+                &[10_000, 100_000, 1_000_000],
+                "--durability interval --scenario backlog --persistent --body-bytes 128 --messages {}",
             ),
         ),
     ]

@@ -225,8 +225,9 @@ fn lifecycles(all: &[Lifecycle]) -> String {
         );
     }
     out.push_str(
-        "\nEmpty: from the start of the process until a first question is answered. Filled with jobs or retained messages \
-         of 128 bytes; ended as each is said to survive (`SIGKILL`; Mosquitto writes when it ends, so `SIGTERM`).\n",
+        "\nEmpty: from the start of the process until a first question is answered. Filled with jobs, \
+         retained or queued messages of 128 bytes; ended as each is said to survive (`SIGKILL`; Mosquitto and RabbitMQ \
+         write when they end, so `SIGTERM`).\n",
     );
     out
 }

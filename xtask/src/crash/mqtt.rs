@@ -6,16 +6,17 @@
 //! Under these conditions every message whose PUBACK or PUBREC was seen has to reach every subscriber, and no QoS 2
 //! message may reach a QoS 2 subscription twice. Every few restarts, and at the end, all is finished and accounted for.
 
+mod account;
 mod publisher;
 mod subscriber;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use self::account::Account;
 use self::publisher::Publisher;
 use self::subscriber::Subscriber;
 use super::{LIFE_MIN_MS, LIFE_SPREAD_MS, PATIENCE, Settings};
@@ -40,12 +41,9 @@ const AUDIT_EVERY: u64 = 4;
 /// How long sessions live without a connection, in seconds: longer than a run.
 const EXPIRY: u32 = 86_400;
 
-/// Messages by their number: the QoS, and whether the server has acknowledged them.
-pub(super) type Messages = BTreeMap<u64, (u8, bool)>;
-
 /// Runs all cycles; the whole counts as one test.
 pub(crate) fn run(settings: &Settings) -> Tally {
-    let messages = Mutex::new(Messages::new());
+    let account = Mutex::new(Account::new(PUBLISHERS));
     let mut random = Random::new(settings.seed);
     let mut publishers: Vec<Publisher> = (0..PUBLISHERS)
         .map(|number| Publisher::new(number, random.next()))
@@ -58,16 +56,13 @@ pub(crate) fn run(settings: &Settings) -> Tally {
     let mut starts = Vec::new();
     let outcome = cycles(
         settings,
-        &messages,
+        &account,
         &mut publishers,
         &mut subscribers,
         &mut random,
         &mut starts,
     );
-    let acknowledged = locked(&messages)
-        .values()
-        .filter(|(_, acked)| *acked)
-        .count();
+    let acknowledged = locked(&account).acknowledged();
     let delivered: u64 = subscribers.iter().map(Subscriber::delivered).sum();
     let repeated: u64 = subscribers.iter().map(Subscriber::repeated).sum();
     println!(
@@ -98,7 +93,7 @@ pub(crate) fn run(settings: &Settings) -> Tally {
 
 fn cycles(
     settings: &Settings,
-    messages: &Mutex<Messages>,
+    account: &Mutex<Account>,
     publishers: &mut [Publisher],
     subscribers: &mut [Subscriber],
     random: &mut Random,
@@ -128,15 +123,25 @@ fn cycles(
                 server.log_tail()
             ))
         };
-        live_and_die(&mut server, life, messages, publishers, subscribers)
+        live_and_die(&mut server, life, account, publishers, subscribers)
             .map_err(|error| told(error, &server))?;
+        let acknowledged = locked(account).acknowledged();
+        let mut progress = format!(
+            "  cycle {} of {}: lived {} ms, {acknowledged} messages acknowledged so far",
+            cycle + 1,
+            settings.cycles,
+            life.as_millis()
+        );
         if (cycle + 1) % AUDIT_EVERY == 0 || cycle + 1 == settings.cycles {
+            let began = Instant::now();
             let server =
                 start().with_context(|| format!("starting the server after cycle {cycle}"))?;
             let once = !settings.repeats_qos_2;
-            audit(server.address(), messages, publishers, subscribers, once)
+            audit(server.address(), account, publishers, subscribers, once)
                 .map_err(|error| told(error, &server))?;
+            progress += &format!(", audited in {} ms", began.elapsed().as_millis());
         }
+        println!("{progress}");
     }
     Ok(())
 }
@@ -145,7 +150,7 @@ fn cycles(
 fn live_and_die(
     server: &mut Server,
     life: Duration,
-    messages: &Mutex<Messages>,
+    account: &Mutex<Account>,
     publishers: &mut [Publisher],
     subscribers: &mut [Subscriber],
 ) -> Result<()> {
@@ -153,7 +158,7 @@ fn live_and_die(
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
         for publisher in publishers {
-            threads.push(scope.spawn(move || publisher.work(address, messages)));
+            threads.push(scope.spawn(move || publisher.work(address, account)));
         }
         for subscriber in subscribers {
             threads.push(scope.spawn(move || subscriber.work(address)));
@@ -173,18 +178,19 @@ fn live_and_die(
 /// Finishes what is under way and looks whether all subscribers have everything.
 fn audit(
     address: SocketAddr,
-    messages: &Mutex<Messages>,
+    account: &Mutex<Account>,
     publishers: &mut [Publisher],
     subscribers: &mut [Subscriber],
     once: bool,
 ) -> Result<()> {
     for publisher in publishers {
-        publisher.finish(address, messages)?;
+        publisher.finish(address, account)?;
     }
-    let messages = locked(messages).clone();
+    let mut account = locked(account);
     for subscriber in subscribers {
-        subscriber.drain(address, &messages, once)?;
+        subscriber.drain(address, &account, once)?;
     }
+    account.settle();
     Ok(())
 }
 
@@ -217,8 +223,8 @@ fn resume(
     }
 }
 
-fn locked(messages: &Mutex<Messages>) -> std::sync::MutexGuard<'_, Messages> {
-    messages
+fn locked(account: &Mutex<Account>) -> std::sync::MutexGuard<'_, Account> {
+    account
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -94,6 +94,15 @@ impl Model {
             ("lt-death-time", &self.now.to_string()),
             ("lt-death-deliveries", &deliveries.to_string()),
         ]);
+        let letters = self.group(at.stream, at.group);
+        let letters = letters.and_then(|group| group.config.dead_letter.as_ref());
+        let note = letters.map_or("", |to| std::str::from_utf8(&to.note).expect("a text"));
+        let noted = match note {
+            "" => 0,
+            note => super::super::world::headers(&[("lt-death-note", note)]),
+        };
+        let mut through = message.through.clone();
+        through.push(stream.name.to_string());
         Message {
             created: self.now,
             priority: message.priority,
@@ -101,7 +110,7 @@ impl Model {
             ack_timeout_ms: message.ack_timeout_ms,
             expires: None,
             shown: Shown {
-                headers: message.shown.headers + added,
+                headers: message.shown.headers + added + noted,
                 body: if body {
                     message.shown.body.clone()
                 } else {
@@ -110,6 +119,7 @@ impl Model {
                 ..message.shown.clone()
             },
             copy_of: Some(at),
+            through,
         }
     }
 
@@ -238,7 +248,7 @@ impl Model {
             self.show(&addition.targets, addition.fleeting, told);
         }
         for at in ready {
-            self.dispatch(at.stream, at.group, told);
+            self.came_back(at, told);
         }
         for (key, tag) in holders {
             self.refill(key, tag, told);
@@ -289,7 +299,13 @@ impl Model {
         true
     }
 
-    fn lay_off_pushed(&mut self, stream: u64, seq: u64, past: &[u64], told: &mut Told) -> bool {
+    pub(super) fn lay_off_pushed(
+        &mut self,
+        stream: u64,
+        seq: u64,
+        past: &[u64],
+        told: &mut Told,
+    ) -> bool {
         let (at, Grave::At(target, body, _)) = self.grave_of(stream, seq, Reason::Limit) else {
             return false;
         };
@@ -316,9 +332,9 @@ impl Model {
             let (targets, kept, evicted, refused) = self.targets_of(first, also, bytes)?;
             let mut some = false;
             for &(stream, seq) in &evicted {
-                assert_eq!(
+                assert_ne!(
                     self.kept.streams[&stream].config.overflow,
-                    Overflow::DropOldest
+                    Overflow::RefuseNew
                 );
                 if undone.contains(&(stream, seq))
                     || self.is_held(stream, seq)
@@ -346,7 +362,7 @@ impl Model {
     }
 
     /// What is too old, and nobody holds.
-    pub(super) fn drop_old(&mut self, stream: u64, old: &[u64], told: &mut Told) {
+    pub(super) fn drop_old(&mut self, stream: u64, old: &[u64], reason: Reason, told: &mut Told) {
         let groups = &self.kept.streams[&stream].groups;
         let group = groups.iter().find(|g| g.name.is_empty());
         let group = group.map_or(0, |g| g.id);
@@ -356,17 +372,25 @@ impl Model {
                 group,
                 seq: 0,
             },
-            Reason::Limit,
+            reason,
         ) == Grave::Unwanted;
         for &seq in old {
             if all {
                 self.remove(stream, seq);
                 continue;
             }
-            if self.is_held(stream, seq)
-                || !self.kept.streams[&stream].messages.contains_key(&seq)
-                || self.lay_off_pushed(stream, seq, &[], told)
+            if self.is_held(stream, seq) || !self.kept.streams[&stream].messages.contains_key(&seq)
             {
+                continue;
+            }
+            if reason == Reason::Expired {
+                if !self.drop_expired(stream, seq, told) {
+                    self.recheck_age(stream);
+                    break;
+                }
+                continue;
+            }
+            if self.lay_off_pushed(stream, seq, &[], told) {
                 continue;
             }
             self.count_lost(&[(stream, seq)]);

@@ -4,6 +4,7 @@
 //! at all of them. Beside the present state each entry keeps what a restart may bring back ([`Logged`]).
 
 mod dead;
+mod shrink;
 mod stream;
 mod take;
 mod time;
@@ -54,7 +55,8 @@ pub struct Group {
     pub config: GroupConfig,
     pub from: u64,
     pub messages: BTreeMap<u64, Standing>,
-    pub waiters: BTreeMap<u64, (usize, ConsumerTag)>,
+    /// The most urgent first, then the one that has waited longest.
+    pub waiters: BTreeMap<(i64, u64), (usize, ConsumerTag)>,
     pub pause: Option<Pause>,
     delay_timer: Option<Alarm>,
 }
@@ -89,6 +91,8 @@ pub struct Message {
     pub shown: Shown,
     /// What a dead letter was, and in which group.
     pub copy_of: Option<At>,
+    /// Names of the streams that a dead letter came through.
+    pub through: Vec<String>,
 }
 
 /// What a reader sees of a message.
@@ -197,6 +201,7 @@ pub struct Consumer {
     /// Which source comes first when several have equals of different numbering.
     pub turn: usize,
     pub credit: Credit,
+    pub priority: i32,
     pub ticket: Option<u64>,
 }
 
@@ -246,6 +251,8 @@ pub struct Model {
     pub bodies: BTreeMap<(u64, u64), Shown>,
     /// Streams with messages that were only for those who waited.
     fleeting: Vec<u64>,
+    /// Streams that may have too much.
+    crowded: Vec<u64>,
     /// Deliveries of this batch, by hold.
     taken: Vec<u64>,
     pub timeouts: u64,
@@ -278,6 +285,7 @@ impl Model {
             next_session: 1,
             next_id: 1,
             bodies: BTreeMap::new(),
+            crowded: Vec::new(),
             fleeting: Vec::new(),
             taken: Vec::new(),
             timeouts: 0,
@@ -383,14 +391,14 @@ impl Model {
     }
 
     fn run_unblocked(&mut self, told: &mut Told) {
-        self.expire_fleeting(told);
+        self.drop_leftovers(told);
         while let Some(key) = self.runnable.pop_front() {
             while self.sessions.get(key).is_some_and(|s| s.blocked.is_none()) {
                 let Some((token, command)) = self.sessions[key].backlog.pop_front() else {
                     break;
                 };
                 self.execute(key, token, command, told);
-                self.expire_fleeting(told);
+                self.drop_leftovers(told);
             }
         }
     }
@@ -445,8 +453,17 @@ impl Model {
                 panic!("the schedule has none: here consumers take turns")
             }
             Command::TakeOne { message } => self.take_one(key, message),
+            Command::Prefer { consumer, priority } => self.prefer(key, consumer, priority),
             Command::Credit { consumer, credit } => self.credit(key, consumer, credit, told),
             Command::Settle { message, how } => self.settle(key, message, how, told),
+            Command::AckAll { group, messages } => self.ack_all(key, group, &messages, told),
+            Command::MarkAll { group, marks } => marks
+                .into_iter()
+                .try_for_each(|(seq, mark)| {
+                    self.leave_mark(key, Handle::Group(group, seq), mark)
+                        .map(|_| ())
+                })
+                .map(|()| Reply::Done),
             Command::Discard { message } => self.discard(key, message, told),
             Command::Mark {
                 message,
@@ -476,6 +493,7 @@ impl Model {
                 held,
             } => Ok(self.purge(&stream, group.as_deref(), held, told)),
             Command::Define { name, config } => self.define(name, &config),
+            Command::Redefine { name, config } => self.redefine(&name, &config),
             Command::Delete { name, only } => match self.find(&name) {
                 Some(stream) if only.unused && self.kept.streams[&stream].consumers > 0 => {
                     Err(Refusal::Unmet(Unmet::Unused))
@@ -658,7 +676,7 @@ impl Hold {
 pub fn delivery(
     consumer: ConsumerTag,
     at: At,
-    redeliveries: u32,
+    (redeliveries, failures): (u32, u32),
     mark: u64,
 ) -> longtail_engine::Delivery {
     longtail_engine::Delivery {
@@ -668,6 +686,7 @@ pub fn delivery(
         seq: Seq(at.seq),
         position: Lsn::ZERO,
         redeliveries,
+        failures,
         mark,
     }
 }

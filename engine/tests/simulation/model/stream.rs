@@ -11,6 +11,7 @@ use longtail_engine::{
 };
 use longtail_model::{ConsumerTag, Durability, GroupId, Lsn, Priority, Seq, StreamId, Timestamp};
 
+use super::shrink::makes_room_later;
 use super::{
     Blocked, Group, Logged, Message, Model, Outcome, Pause, Place, Shown, Space, Standing, Stream,
     Timer, Told, limit,
@@ -463,6 +464,7 @@ impl Model {
                 body: message.payload.clone(),
             },
             copy_of: None,
+            through: Vec::new(),
         }
     }
 
@@ -601,9 +603,11 @@ impl Model {
                 self.dispatch(stream, group, told);
             }
             self.wake_readers(stream, told);
-            if fleeting {
+            let own = self.stream(stream).and_then(|s| s.config.expires_ms);
+            if fleeting || own == Some(0) {
                 self.fleeting.push(stream);
             }
+            self.crowd(stream);
         }
     }
 
@@ -617,6 +621,9 @@ impl Model {
         evicted: &mut Vec<(u64, u64)>,
     ) -> Result<(), Refusal> {
         let state = &self.kept.streams[&stream];
+        if makes_room_later(state) {
+            return Ok(());
+        }
         let limits = state.config.limits;
         let over = |messages: u64, held: u64| {
             (limits.max_messages > 0 && messages + 1 > limits.max_messages)

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use longtail_engine::{
     Credit, Effect, Handle, Reason, Refusal, Reply, Settle, Target, Token, Wait,
 };
-use longtail_model::{ConsumerTag, GroupId, Seq};
+use longtail_model::{ConsumerTag, Durability, GroupId, Seq};
 
 use super::dead::Grave;
 use super::{
@@ -162,8 +162,9 @@ impl Model {
         let standing = self.standing_mut(at).expect("it stands there");
         standing.now.place = Place::Held(number);
         standing.now.counts.deliveries += 1;
-        let deliveries = standing.now.counts.deliveries;
-        delivery(tag, at, deliveries - 1, standing.now.mark)
+        let counts = standing.now.counts;
+        let before = (counts.deliveries - 1, counts.failures);
+        delivery(tag, at, before, standing.now.mark)
     }
 
     /// Nobody holds it any more; the caller says where it goes.
@@ -198,6 +199,16 @@ impl Model {
             (new, _) => new,
         };
         self.serve(key, at, told);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn prefer(&mut self, key: usize, tag: ConsumerTag, priority: i32) -> Outcome {
+        let at = self.consumer(key, tag).ok_or(Refusal::UnknownLink)?;
+        let waited = self.stop_queueing(key, at);
+        self.sessions[key].consumers[at].priority = priority;
+        if waited {
+            self.start_queueing(key, at);
+        }
         Ok(Reply::Done)
     }
 
@@ -256,10 +267,10 @@ impl Model {
         let ticket = self.count();
         let consumer = &mut self.sessions[key].consumers[at];
         consumer.ticket = Some(ticket);
-        let tag = consumer.tag;
+        let (tag, rank) = (consumer.tag, -i64::from(consumer.priority));
         for (stream, group) in consumer.sources.clone() {
             if let Some(group) = self.group_mut(stream, group) {
-                group.waiters.insert(ticket, (key, tag));
+                group.waiters.insert((rank, ticket), (key, tag));
             }
         }
     }
@@ -270,9 +281,10 @@ impl Model {
         let Some(ticket) = consumer.ticket.take() else {
             return false;
         };
+        let rank = -i64::from(consumer.priority);
         for (stream, group) in consumer.sources.clone() {
             if let Some(group) = self.group_mut(stream, group) {
-                group.waiters.remove(&ticket);
+                group.waiters.remove(&(rank, ticket));
             }
         }
         true
@@ -343,6 +355,7 @@ impl Model {
                 sources: Vec::new(),
                 turn: 0,
                 credit: Credit::Add(0),
+                priority: 0,
                 ticket: None,
             });
             consumers.len() - 1
@@ -420,6 +433,29 @@ impl Model {
         Ok(Reply::Done)
     }
 
+    pub(super) fn ack_all(
+        &mut self,
+        key: usize,
+        group: GroupId,
+        messages: &[Seq],
+        told: &mut Told,
+    ) -> Outcome {
+        let mut had = Vec::new();
+        for &seq in messages {
+            if let Some(hold) = self.own_hold(key, Handle::Group(group, seq))? {
+                let tag = self.holds[&hold].consumer;
+                self.ack(hold);
+                if !had.contains(&tag) {
+                    had.push(tag);
+                }
+            }
+        }
+        for tag in had {
+            self.refill(key, tag, told);
+        }
+        Ok(Reply::Done)
+    }
+
     /// Whether the consumer may be pushed one more.
     fn has_room(&self, key: usize, at: usize) -> bool {
         let consumer = &self.sessions[key].consumers[at];
@@ -483,6 +519,16 @@ impl Model {
             if config.max_deliveries > 0 && logged.counts.deliveries >= config.max_deliveries {
                 return self.bury(hold, Reason::Deliveries, told);
             }
+            if config
+                .max_failures
+                .is_some_and(|max| logged.counts.failures > max)
+            {
+                if self.grave(at, Reason::Deliveries) == Grave::Unwanted {
+                    self.ack(hold);
+                    return Ok(());
+                }
+                return self.bury(hold, Reason::Deliveries, told);
+            }
             if delay_ms == 0 && !config.backoff_ms.is_empty() {
                 let step = (logged.counts.failures as usize).min(config.backoff_ms.len());
                 delay_ms = config.backoff_ms[step - 1];
@@ -522,7 +568,50 @@ impl Model {
         if delay_ms > 0 {
             self.set_delay_alarm(at.stream, at.group);
         }
+        self.came_back(at, told);
+    }
+
+    /// A message that was held is ready again, or its time is over.
+    pub(super) fn came_back(&mut self, at: At, told: &mut Told) {
+        let now = self.now;
+        let over = self.stream(at.stream).is_some_and(|state| {
+            let message = state.messages.get(&at.seq);
+            message.is_some_and(|message| {
+                let own = state.config.expires_ms.map(|ms| message.created + ms);
+                (message.expires.into_iter().chain(own)).any(|due| due <= now)
+            })
+        });
+        if over && !self.is_held(at.stream, at.seq) {
+            self.drop_expired(at.stream, at.seq, told);
+        }
+        self.crowd(at.stream);
         self.dispatch(at.stream, at.group, told);
+    }
+
+    /// Its holder is gone.
+    pub(super) fn lose_hold(&mut self, hold: u64, told: &mut Told) {
+        self.note_failure(hold);
+        self.abandon(hold, told);
+    }
+
+    /// Where a lost hold counts, the delivery has failed.
+    fn note_failure(&mut self, hold: u64) {
+        let Some(at) = self.holds.get(&hold).map(Hold::at) else {
+            return;
+        };
+        let group = self.group(at.stream, at.group).expect("held");
+        if !group.config.count_losses {
+            return;
+        }
+        let durable = self.kept.streams[&at.stream].level != Durability::Memory;
+        let standing = self.standing_mut(at).expect("held");
+        standing.now.counts.failures += 1;
+        if durable {
+            let mut logged = standing.now;
+            logged.place = Place::Ready;
+            standing.logged = vec![logged];
+            self.mark();
+        }
     }
 
     pub(super) fn park(&mut self, hold: u64, priority: Option<u32>) {
@@ -624,21 +713,25 @@ impl Model {
             self.let_go(hold);
             return;
         };
-        let max = self
-            .group(at.stream, at.group)
-            .expect("held")
-            .config
-            .max_deliveries;
-        if max > 0 && now.counts.deliveries >= max && self.lay_dead(hold, at, told) {
+        let config = &self.group(at.stream, at.group).expect("held").config;
+        let max = config.max_deliveries;
+        let over = max > 0 && now.counts.deliveries >= max;
+        let failed = (config.max_failures).is_some_and(|max| now.counts.failures > max);
+        if (over || failed) && self.lay_dead(hold, at, !over, told) {
             return;
         }
         self.let_go(hold);
         self.returned(at, now, 0, false, told);
     }
 
-    fn lay_dead(&mut self, hold: u64, at: At, told: &mut Told) -> bool {
-        if let Grave::At(..) = self.grave(at, Reason::Deliveries) {
-            return self.bury(hold, Reason::Deliveries, told).is_ok();
+    fn lay_dead(&mut self, hold: u64, at: At, drop: bool, told: &mut Told) -> bool {
+        match self.grave(at, Reason::Deliveries) {
+            Grave::At(..) => return self.bury(hold, Reason::Deliveries, told).is_ok(),
+            Grave::Unwanted if drop => {
+                self.ack(hold);
+                return true;
+            }
+            _ => {}
         }
         self.let_go(hold);
         self.parked(at);

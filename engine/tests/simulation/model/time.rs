@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use longtail_engine::{Reply, StreamName};
+use longtail_engine::{Reason, Reply, StreamName};
 use longtail_model::{Durability, Seq, SessionId};
 
 use super::{Blocked, Model, Place, Timer, Told};
@@ -69,8 +69,10 @@ impl Model {
         let (at, key, tag) = (hold.at(), hold.session, hold.consumer);
         self.timeouts += 1;
         let durable = self.kept.streams[&at.stream].level != Durability::Memory;
+        let count_losses = (self.group(at.stream, at.group)).is_some_and(|g| g.config.count_losses);
         let standing = self.standing_mut(at).expect("held");
         standing.now.counts.timeouts += 1;
+        standing.now.counts.failures += u32::from(count_losses);
         if durable {
             let mut logged = standing.now;
             logged.place = Place::Ready;
@@ -132,15 +134,52 @@ impl Model {
         }
     }
 
-    /// What was only for those who waited goes.
-    pub(super) fn expire_fleeting(&mut self, told: &mut Told) {
-        while let Some(stream) = self.fleeting.pop() {
-            let Some(set) = self.stream(stream).map(|s| s.expiry_timer) else {
-                continue;
-            };
-            self.stop_timer(set.map(|alarm| alarm.1));
-            self.expire(stream, told);
+    /// What was only for those who waited goes, and what is too much.
+    pub(super) fn drop_leftovers(&mut self, told: &mut Told) {
+        loop {
+            if let Some(stream) = self.fleeting.pop() {
+                self.expire_fleeting(stream, told);
+            } else if let Some(stream) = self.crowded.pop() {
+                self.shrink(stream, told);
+            } else {
+                return;
+            }
             self.mark();
+        }
+    }
+
+    fn expire_fleeting(&mut self, stream: u64, told: &mut Told) {
+        let Some(set) = self.stream(stream).map(|s| s.expiry_timer) else {
+            return;
+        };
+        self.stop_timer(set.map(|alarm| alarm.1));
+        self.expire(stream, told);
+        let set = self.stream(stream).and_then(|s| s.age_timer);
+        if let Some((due, timer)) = set
+            && due <= self.now
+        {
+            self.stop_timer(Some(timer));
+            self.age(stream, told);
+        }
+    }
+
+    pub(super) fn recheck_age(&mut self, stream: u64) {
+        const RECHECK_MS: u64 = 1_000;
+        let set = self.stream(stream).and_then(|s| s.age_timer);
+        let timer = self.move_alarm(set, Some(self.now + RECHECK_MS), Timer::Age(stream));
+        if let Some(state) = self.stream_mut(stream) {
+            state.age_timer = timer;
+        }
+    }
+
+    /// The age at which messages go, and why.
+    fn age_limit(&self, stream: u64) -> Option<(u64, Reason)> {
+        let config = &self.stream(stream)?.config;
+        let old = Some(config.limits.max_age_ms).filter(|&ms| ms > 0);
+        match (config.expires_ms, old) {
+            (Some(expires), Some(old)) if old < expires => Some((old, Reason::Limit)),
+            (Some(expires), _) => Some((expires, Reason::Expired)),
+            (None, old) => Some((old?, Reason::Limit)),
         }
     }
 
@@ -184,7 +223,10 @@ impl Model {
             return;
         };
         state.age_timer = None;
-        let limit = state.config.limits.max_age_ms;
+        let Some((limit, reason)) = self.age_limit(stream) else {
+            return;
+        };
+        let state = &self.kept.streams[&stream];
         let messages: Vec<(u64, u64)> = state
             .messages
             .iter()
@@ -200,7 +242,7 @@ impl Model {
                 old.push(seq);
             }
         }
-        self.drop_old(stream, &old, told);
+        self.drop_old(stream, &old, reason, told);
         self.drop_if_idle(stream);
     }
 
@@ -242,8 +284,10 @@ impl Model {
         let Some(state) = self.stream(stream) else {
             return;
         };
-        let age = state.config.limits.max_age_ms;
-        if age > 0 && state.age_timer.is_none() {
+        let free = state.age_timer.is_none();
+        if let Some((age, _)) = self.age_limit(stream)
+            && free
+        {
             let timer = self.set_timer(created + age, Timer::Age(stream));
             self.stream_mut(stream).expect("there").age_timer = Some((created + age, timer));
         }
@@ -265,7 +309,7 @@ impl Model {
             .map(|(number, _)| *number)
             .collect();
         for hold in held {
-            self.abandon(hold, told);
+            self.lose_hold(hold, told);
         }
         for (stream, role) in state.links.into_values() {
             self.link_closed(stream, role);
@@ -293,6 +337,7 @@ impl Model {
         self.runnable.clear();
         self.taken.clear();
         self.fleeting.clear();
+        self.crowded.clear();
         self.trail.clear();
         self.next_session = 1;
         self.timeouts = 0;

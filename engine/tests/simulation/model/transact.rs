@@ -111,6 +111,13 @@ impl Model {
                     Settle::Release { failed: true, .. } if spent => Some(Reason::Deliveries),
                     _ => None,
                 };
+                let failures = now.counts.failures + 1;
+                let failed = matches!(how, Settle::Release { failed: true, .. })
+                    && config.max_failures.is_some_and(|max| failures > max);
+                let dies = dies.or(failed.then_some(Reason::Deliveries));
+                if failed && !spent && self.grave(at, Reason::Deliveries) == Grave::Unwanted {
+                    return Ok(Some(Plan::Settled(hold)));
+                }
                 if let Some(reason) = dies {
                     let to = self.grave(at, reason);
                     let (letter, plan) = self.death_of(hold, to, reason);

@@ -2,7 +2,7 @@ use longtail_model::{ShardId, StreamId};
 
 use super::*;
 use crate::codec::TableBuf;
-use crate::queue::{QueueArguments, QueueConfig};
+use crate::queue::{QueueArguments, QueueConfig, QueueSettings};
 
 fn arguments(pairs: &[(&str, Value<'_>)]) -> Arc<[u8]> {
     let mut table = TableBuf::default();
@@ -32,9 +32,9 @@ fn graph(exchanges: &[(&str, Kind)], queues: &[&str]) -> Graph {
         let stream = StreamId(number as u64);
         graph.add_queue(Arc::new(Queue::new(
             (*name).into(),
-            ShardId(0),
-            stream,
+            (ShardId(0), stream),
             config,
+            QueueSettings::default(),
         )));
     }
     graph

@@ -1,98 +1,27 @@
 //! A queue: a stream with its default group, and what AMQP knows of it besides.
+//!
+//! ```text
+//! arguments ──▶ QueueArguments ─┐
+//! policy, operator policy ──────┴─▶ QueueSettings ──▶ StreamConfig
+//! ```
+//!
+//! `arguments` has what a client may say, `rules` what policies may say too, `settings` what holds.
+
+mod arguments;
+mod rules;
+mod settings;
 
 use std::sync::Arc;
 
-use longtail_engine::config::{GroupConfig, Keep, Order, StreamConfig};
-use longtail_model::{Durability, Priority, ShardId, StreamId};
-use parking_lot::Mutex;
+use longtail_model::{Priority, ShardId, StreamId};
+use parking_lot::{Mutex, RwLock};
 
 use crate::codec::{Table, Value};
 use crate::exception::{Exception, precondition};
-
-/// What the arguments of `queue.declare` say, checked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QueueArguments {
-    /// `x-message-ttl`, in milliseconds.
-    pub message_ttl_ms: Option<u64>,
-    /// `x-max-priority`.
-    pub max_priority: Option<u8>,
-}
-
-/// Arguments that two declarations of a queue have to agree on.
-const COMPARED: &[&str] = &["x-message-ttl", "x-max-priority", "x-queue-type"];
-
-/// Arguments that mean something that is not built: a queue that has one is refused, not declared without it.
-const NOT_YET: &[&str] = &[
-    "x-expires",
-    "x-max-length",
-    "x-max-length-bytes",
-    "x-overflow",
-    "x-dead-letter-exchange",
-    "x-dead-letter-routing-key",
-    "x-dead-letter-strategy",
-    "x-single-active-consumer",
-    "x-delivery-limit",
-    "x-delayed-retry-type",
-    "x-delayed-retry-min",
-    "x-delayed-retry-max",
-    "x-consumer-timeout",
-    "x-message-deduplication",
-    "x-max-age",
-    "x-stream-max-segment-size-bytes",
-    "x-stream-filter-size-bytes",
-];
-
-/// Longest time to live: ten years, as in RabbitMQ.
-const TTL_MAX_MS: i64 = 315_360_000_000;
-
-impl QueueArguments {
-    /// Checks the arguments of a declaration.
-    ///
-    /// # Errors
-    /// `PRECONDITION_FAILED` for one that is wrong, or that this release cannot honour.
-    pub fn parse(arguments: &Table<'_>, queue: &str, vhost: &str) -> Result<Self, Exception> {
-        let invalid = |key: &str, why: &str| {
-            precondition(format!(
-                "invalid arg '{key}' for queue '{queue}' in vhost '{vhost}': {why}"
-            ))
-        };
-        let mut parsed = QueueArguments::default();
-        for (key, value) in arguments.iter() {
-            match key {
-                "x-message-ttl" => {
-                    let ttl = value
-                        .as_i64()
-                        .filter(|ms| (0..=TTL_MAX_MS).contains(ms))
-                        .ok_or_else(|| {
-                            invalid(
-                                key,
-                                "a number of milliseconds from 0 to ten years is expected",
-                            )
-                        })?;
-                    parsed.message_ttl_ms = u64::try_from(ttl).ok();
-                }
-                "x-max-priority" => {
-                    let max = value.as_i64().and_then(|max| u8::try_from(max).ok());
-                    let max =
-                        max.ok_or_else(|| invalid(key, "a number from 0 to 255 is expected"))?;
-                    parsed.max_priority = Some(max);
-                }
-                "x-queue-type" => match value.as_str() {
-                    Some("classic") => {}
-                    Some(kind @ ("quorum" | "stream")) => {
-                        return Err(invalid(key, &format!("'{kind}' is not supported yet")));
-                    }
-                    _ => return Err(invalid(key, "unknown queue type")),
-                },
-                _ if NOT_YET.contains(&key) => {
-                    return Err(invalid(key, "not supported yet"));
-                }
-                _ => {}
-            }
-        }
-        Ok(parsed)
-    }
-}
+use arguments::COMPARED;
+pub use arguments::{QueueArguments, QueueType};
+pub use rules::{Overflow, QueueRules, RetryOn};
+pub use settings::{DEAD_LETTERS, DeadLetter, QueueSettings, Retry};
 
 /// How a queue was declared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,23 +39,6 @@ pub struct QueueConfig {
 }
 
 impl QueueConfig {
-    /// What its stream is made of.
-    #[must_use]
-    pub fn stream(&self) -> StreamConfig {
-        StreamConfig {
-            keep: Keep::UntilSettled,
-            durability: (!self.durable).then_some(Durability::Memory),
-            group: Some(GroupConfig {
-                order: match self.parsed.max_priority {
-                    Some(_) => Order::Priority,
-                    None => Order::Sequence,
-                },
-                ..GroupConfig::default()
-            }),
-            ..StreamConfig::default()
-        }
-    }
-
     /// Whether another declaration says the same.
     ///
     /// # Errors
@@ -203,6 +115,7 @@ pub struct Queue {
     pub stream: StreamId,
     /// How it was declared.
     pub config: QueueConfig,
+    settings: RwLock<Arc<QueueSettings>>,
     usage: Mutex<Usage>,
 }
 
@@ -228,8 +141,14 @@ pub enum InUse {
 impl Queue {
     /// A queue nobody uses yet.
     #[must_use]
-    pub fn new(name: Arc<str>, shard: ShardId, stream: StreamId, config: QueueConfig) -> Self {
+    pub fn new(
+        name: Arc<str>,
+        (shard, stream): (ShardId, StreamId),
+        config: QueueConfig,
+        settings: QueueSettings,
+    ) -> Self {
         Queue {
+            settings: RwLock::new(Arc::new(settings)),
             name,
             shard,
             stream,
@@ -296,21 +215,23 @@ impl Queue {
         self.usage.lock().closing = false;
     }
 
+    /// The settings that hold now.
+    #[must_use]
+    pub fn settings(&self) -> Arc<QueueSettings> {
+        Arc::clone(&self.settings.read())
+    }
+
+    /// From now on these settings hold; the stream has them.
+    pub(crate) fn change(&self, settings: QueueSettings) {
+        *self.settings.write() = Arc::new(settings);
+    }
+
     /// The priority of a message in this queue; more urgent ones have a lower number.
     #[must_use]
     pub fn priority(&self, priority: Option<u8>) -> Priority {
-        let max = self.config.parsed.max_priority.unwrap_or(0);
+        // No policy changes this.
+        let max = self.settings.read().max_priority.unwrap_or(0);
         Priority(u32::from(u8::MAX - priority.unwrap_or(0).min(max)))
-    }
-
-    /// When a message in this queue expires, in milliseconds from now.
-    #[must_use]
-    pub fn expires_ms(&self, expiration_ms: Option<u64>) -> Option<u64> {
-        let own = self.config.parsed.message_ttl_ms;
-        match (own, expiration_ms) {
-            (Some(own), Some(asked)) => Some(own.min(asked)),
-            (own, asked) => own.or(asked),
-        }
     }
 }
 
@@ -333,23 +254,10 @@ mod tests {
         })
     }
 
-    #[test]
-    fn arguments_that_cannot_be_honoured_are_refused() {
-        for key in NOT_YET {
-            let refused = config(&[(key, Value::I32(1))]).unwrap_err();
-            assert!(
-                refused.reply_text().contains("not supported yet"),
-                "{refused}"
-            );
-        }
-        for (key, value) in [
-            ("x-message-ttl", Value::I32(-1)),
-            ("x-message-ttl", Value::LongString(b"5")),
-            ("x-max-priority", Value::I32(256)),
-            ("x-queue-type", Value::LongString(b"odd")),
-        ] {
-            assert!(config(&[(key, value)]).is_err(), "{key} {value:?}");
-        }
+    fn queue(pairs: &[(&str, Value<'_>)]) -> Queue {
+        let config = config(pairs).unwrap();
+        let settings = QueueSettings::of(&config.parsed, None, None);
+        Queue::new("q".into(), (ShardId(0), StreamId(1)), config, settings)
     }
 
     #[test]
@@ -383,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_consumer_that_wants_the_queue_for_itself_gets_it_or_not() {
-        let queue = Queue::new("q".into(), ShardId(0), StreamId(1), config(&[]).unwrap());
+        let queue = queue(&[]);
         assert_eq!(queue.join(false), Ok(()));
         assert_eq!(queue.join(true), Err(InUse::Exclusively));
         assert!(!queue.leave());
@@ -396,17 +304,10 @@ mod tests {
     }
 
     #[test]
-    fn priorities_are_capped_and_the_shorter_life_counts() {
-        let pairs = [
-            ("x-max-priority", Value::I32(5)),
-            ("x-message-ttl", Value::I32(100)),
-        ];
-        let queue = Queue::new("q".into(), ShardId(0), StreamId(1), config(&pairs).unwrap());
+    fn priorities_are_capped() {
+        let queue = queue(&[("x-max-priority", Value::I32(5))]);
         assert_eq!(queue.priority(Some(9)), queue.priority(Some(5)));
         assert!(queue.priority(Some(5)) < queue.priority(Some(4)));
         assert_eq!(queue.priority(None), queue.priority(Some(0)));
-        assert_eq!(queue.expires_ms(Some(50)), Some(50));
-        assert_eq!(queue.expires_ms(Some(500)), Some(100));
-        assert_eq!(queue.expires_ms(None), Some(100));
     }
 }

@@ -639,7 +639,7 @@ mod tests {
     use longtail_model::{ShardId, StreamId};
 
     use super::*;
-    use crate::queue::{QueueArguments, QueueConfig};
+    use crate::queue::{QueueArguments, QueueConfig, QueueSettings};
 
     fn consumer(prefetch: u32) -> Consumer {
         let config = QueueConfig {
@@ -651,7 +651,12 @@ mod tests {
         };
         Consumer {
             tag: "t".into(),
-            queue: Arc::new(Queue::new("q".into(), ShardId(0), StreamId(1), config)),
+            queue: Arc::new(Queue::new(
+                "q".into(),
+                (ShardId(0), StreamId(1)),
+                config,
+                QueueSettings::default(),
+            )),
             no_ack: false,
             prefetch,
             held: 0,

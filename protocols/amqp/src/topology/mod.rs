@@ -28,7 +28,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use crate::codec::ReplyCode;
 use crate::exception::{Exception, locked, no_queue, precondition, refused};
 use crate::graph::{ExchangeConfig, Graph, Kind};
-use crate::queue::Queue;
+use crate::queue::{Queue, QueueArguments, QueueSettings};
 use crate::replies::Replies;
 use crate::subjects::Subjects;
 pub use bindings::Bind;
@@ -111,14 +111,9 @@ impl Topology {
                 Document::Exchange(name, config) => graph.add_exchange(name, config),
                 Document::Queue(name, config) => {
                     let stream = StreamName::new(Arc::clone(&space), Arc::clone(&name));
-                    broker.define(stream.clone(), config.stream()).await?;
-                    match broker.find(&stream).await? {
-                        Some((shard, info)) => {
-                            let queue = Queue::new(name, shard, info.stream, config);
-                            graph.add_queue(Arc::new(queue));
-                        }
-                        None => return Err(BrokerError::NoStream(stream)),
-                    }
+                    let settings = effective(&name, &config.parsed);
+                    let at = queues::provide(&broker, &stream, settings.stream(true)).await?;
+                    graph.add_queue(Arc::new(Queue::new(name, at, config, settings)));
                 }
                 Document::Binding(source, key, binding) => bindings.push((source, key, binding)),
             }
@@ -222,6 +217,11 @@ impl Topology {
         }
         Ok(())
     }
+}
+
+/// The settings that hold for a queue. The policies that match its name will be looked up here.
+fn effective(_name: &str, arguments: &QueueArguments) -> QueueSettings {
+    QueueSettings::of(arguments, None, None)
 }
 
 /// Documents in one frame.

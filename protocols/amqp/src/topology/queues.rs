@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
-use longtail_broker::BrokerError;
+use longtail_broker::{Broker, BrokerError};
 use longtail_engine::command::Only;
+use longtail_engine::config::{StreamConfig, StreamName};
 use longtail_engine::effect::Unmet;
 use longtail_engine::{Command, Refusal, Reply};
+use longtail_model::{ShardId, StreamId};
 
 use super::{
-    Answer, Asker, INTERNAL, RESERVED, Topology, documents, fresh_name, internal, reserved,
+    Answer, Asker, INTERNAL, RESERVED, Topology, documents, effective, fresh_name, internal,
+    reserved,
 };
 use crate::codec::Table;
 use crate::exception::{locked, no_queue, precondition, refused};
-use crate::queue::{Queue, QueueArguments, QueueConfig};
+use crate::queue::{Queue, QueueArguments, QueueConfig, QueueSettings, QueueType};
 
 /// `queue.declare`.
 #[derive(Clone, Debug)]
@@ -90,30 +93,48 @@ impl Topology {
         if let Some(write) = &document {
             self.write(vec![write.clone()]).await?;
         }
-        let defined = self.broker.define(stream.clone(), config.stream()).await;
-        let found = match defined {
-            Ok(_) => self.broker.find(&stream).await,
-            Err(error) => Err(error),
-        };
-        let (shard, info) = match found {
-            Ok(Some(found)) => found,
-            outcome => {
+        let settings = effective(&name, &config.parsed);
+        let at = match provide(&self.broker, &stream, settings.stream(config.durable)).await {
+            Ok(at) => at,
+            Err(error) => {
                 if let Some(write) = document {
                     self.write(vec![documents::without(write)]).await?;
                 }
-                return Err(match outcome {
-                    Err(error) => internal(error),
-                    Ok(_) => internal(BrokerError::NoStream(stream)),
-                });
+                return Err(internal(error));
             }
         };
-        let queue = Queue::new(Arc::clone(&name), shard, info.stream, config);
+        let queue = Queue::new(Arc::clone(&name), at, config, settings);
         self.change(|graph| graph.add_queue(Arc::new(queue)));
         Ok(Declared {
             name,
             messages: 0,
             consumers: 0,
         })
+    }
+
+    /// Gives a queue other settings: its stream first, then everybody who looks at the queue.
+    ///
+    /// # Errors
+    /// What the shard refuses; the old settings hold then.
+    pub async fn apply(&self, queue: &Arc<Queue>, settings: QueueSettings) -> Answer<()> {
+        let _writer = self.writer.lock().await;
+        if *queue.settings() == settings {
+            return Ok(());
+        }
+        let stream = self.stream(&queue.name);
+        let redefine = Command::Redefine {
+            name: stream.clone(),
+            config: Box::new(settings.stream(queue.config.durable)),
+        };
+        match self.broker.at_stream(&stream, redefine).await {
+            Ok(_) => {
+                queue.change(settings);
+                Ok(())
+            }
+            // It goes just now.
+            Err(BrokerError::NoStream(_)) => Ok(()),
+            Err(error) => Err(internal(error)),
+        }
     }
 
     async fn described(&self, queue: &Queue) -> Answer<Declared> {
@@ -229,12 +250,68 @@ impl Topology {
 
 fn queue_config(asker: &Asker, declare: &DeclareQueue, name: &str) -> Answer<QueueConfig> {
     let arguments = Table::decode(&declare.arguments).unwrap_or_default();
+    for key in LATER {
+        if arguments.get(key).is_some() {
+            return Err(precondition(format!(
+                "invalid arg '{key}' for queue '{name}' in vhost '{}': not supported yet",
+                asker.vhost
+            )));
+        }
+    }
+    let parsed = QueueArguments::parse(&arguments, name, &asker.vhost)?;
+    if parsed.kind == QueueType::Quorum {
+        let odd = [
+            ("non-durable", !declare.durable),
+            ("exclusive-owner", declare.exclusive),
+            ("auto-delete", declare.auto_delete),
+            ("server-named", declare.name.is_empty()),
+        ];
+        if let Some((what, _)) = odd.into_iter().find(|(_, is)| *is) {
+            return Err(precondition(format!(
+                "invalid property '{what}' for queue '{name}' in vhost '{}'",
+                asker.vhost
+            )));
+        }
+    }
     Ok(QueueConfig {
         // What goes with its connection has nothing to outlive a restart for.
         durable: declare.durable && !declare.exclusive,
         auto_delete: declare.auto_delete,
         owner: declare.exclusive.then_some(asker.connection),
-        parsed: QueueArguments::parse(&arguments, name, &asker.vhost)?,
+        parsed,
         arguments: Arc::clone(&declare.arguments),
     })
+}
+
+/// Arguments that are understood, and that nothing goes by yet.
+const LATER: &[&str] = &[
+    "x-expires",
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-single-active-consumer",
+    "x-delayed-retry-type",
+    "x-consumer-timeout",
+];
+
+/// Makes sure that a stream is there, and what it is to be made of; where it is.
+///
+/// # Errors
+/// What the shard refuses.
+pub(super) async fn provide(
+    broker: &Broker,
+    stream: &StreamName,
+    config: StreamConfig,
+) -> Result<(ShardId, StreamId), BrokerError> {
+    if let Some((shard, info)) = broker.find(stream).await? {
+        let redefine = Command::Redefine {
+            name: stream.clone(),
+            config: Box::new(config),
+        };
+        broker.at_stream(stream, redefine).await?;
+        return Ok((shard, info.stream));
+    }
+    broker.define(stream.clone(), config).await?;
+    let found = broker.find(stream).await?;
+    let (shard, info) = found.ok_or_else(|| BrokerError::NoStream(stream.clone()))?;
+    Ok((shard, info.stream))
 }

@@ -194,6 +194,7 @@ fn delivered(seq: u64) -> Reply {
         seq: Seq(seq),
         position: Lsn(0),
         redeliveries: 0,
+        failures: 0,
         mark: 0,
     })
 }

@@ -2,7 +2,8 @@
 //!
 //! Commands are queued while the connection's lock is held, so that they keep their order. Answers come from whatever
 //! thread ran the shard, with the shard's lock held: they are carried out up to the connection's lock, and what needs
-//! more than that (the router, the records, another run of the shard) waits for [`Sink::flush`].
+//! more than that (the router, the records, what the session asks of the shard next) waits for [`Sink::flush`]. What a
+//! session has asked for and nobody has queued yet is queued before its link is detached.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,7 +26,7 @@ use crate::tenant::Tenant;
 /// Where the shard's effects for one session go.
 struct Link {
     conn: Arc<Conn>,
-    /// Commands were queued that somebody has to run.
+    /// The session has commands to queue and to run.
     has_queued: AtomicBool,
     /// Streams were opened, or a subscription is answered.
     has_news: AtomicBool,
@@ -43,7 +44,6 @@ pub(crate) fn run(durable: &Durable) {
 
 impl Sink for Link {
     fn deliver(&self, effect: &Effect, messages: &[Option<Message<'_>>]) {
-        let tenant = self.conn.protocol().tenant();
         let message = messages.first().and_then(Option::as_ref);
         let cx = self.conn.protocol().cx();
         let must_go = self.conn.with(|client, out| {
@@ -65,9 +65,9 @@ impl Sink for Link {
                 if feed.may_go_on() {
                     self.may_go_on.store(true, Ordering::Relaxed);
                 }
-            }
-            if client.queue(tenant.durable()) {
-                self.has_queued.store(true, Ordering::Relaxed);
+                if feed.has_queued() {
+                    self.has_queued.store(true, Ordering::Relaxed);
+                }
             }
             client.must_go(out)
         });
@@ -82,6 +82,8 @@ impl Sink for Link {
             news(&self.conn, tenant);
         }
         if self.has_queued.swap(false, Ordering::Relaxed) {
+            // What many effects ask for goes in one piece.
+            self.conn.with(|client, _| client.queue(tenant.durable()));
             run(tenant.durable());
         }
         self.conn.flush_soon();
@@ -265,6 +267,12 @@ fn joined_all(
             });
             durable.release(&subscription.filter, number, None);
         }
+    }
+    subscribing.withdraw(&refused);
+    membership.withdraw(&refused);
+    for refused in &refused {
+        // Of the one that it was to replace.
+        durable.forget_subscription(number, &refused.text, Box::new(|_| ()));
     }
     let waiting = Waiting::new(conn, Answer::Subscribed(subscribing, refused));
     waiting.write(|answer, wait| {

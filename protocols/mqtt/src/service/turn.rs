@@ -293,6 +293,8 @@ fn subscribe(service: &Mqtt, conn: &Arc<Connection<Mqtt>>, mut subscribing: Subs
             }
         }
     }
+    subscribing.withdraw(&refused);
+    membership.withdraw(&refused);
     let cx = service.cx();
     conn.with(|client, out| {
         if let Some(session) = &mut client.session {
@@ -307,6 +309,6 @@ fn subscribe(service: &Mqtt, conn: &Arc<Connection<Mqtt>>, mut subscribing: Subs
 
 /// Whether its session has a way to the streams.
 fn has_link(conn: &Connection<Mqtt>) -> bool {
-    let link = conn.with(|client, _| client.link);
+    let link = conn.with(|client, _| client.link.own());
     link.flatten().is_some()
 }

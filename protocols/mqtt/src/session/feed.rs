@@ -25,7 +25,7 @@ use longtail_broker::ephemeral::DropReason;
 use longtail_broker::stored::Stored;
 use longtail_engine::config::GroupName;
 use longtail_engine::{
-    Command, Credit, Delivery, Dispatch, GroupConfig, Handle, Message, Refusal, Reply, Role,
+    Command, Credit, Delivery, Dispatch, GroupConfig, Handle, Message, QUIET, Refusal, Reply, Role,
     Settle, Start, StreamConfig, StreamName, Target, Token,
 };
 use longtail_model::{ConsumerTag, GroupId, Link, Seq, StreamId, SubjectRef};
@@ -245,7 +245,7 @@ pub(crate) struct Feed {
 /// Answers that come before a stream is drawn from.
 const DRAWING: usize = 4;
 
-/// The token of commands whose answers do not matter.
+/// The first token that is not given.
 const UNASKED: Token = 0;
 
 /// Messages that wait for the sessions of one filter, at most.
@@ -343,10 +343,39 @@ impl Feed {
     }
 
     fn tell(&mut self, command: Command) {
-        self.commands.push((UNASKED, command));
+        self.commands.push((QUIET, command));
     }
 
     pub(super) fn ack(&mut self, source: Source) {
+        let (group, seq) = (source.group, source.seq);
+        match self.commands.last_mut() {
+            Some((
+                QUIET,
+                Command::AckAll {
+                    group: same,
+                    messages,
+                },
+            )) if *same == group => {
+                messages.push(seq);
+            }
+            Some((QUIET, command)) => {
+                if let &mut Command::Settle {
+                    message: Handle::Group(same, first),
+                    how: Settle::Ack,
+                } = command
+                    && same == group
+                {
+                    let messages = vec![first, seq];
+                    *command = Command::AckAll { group, messages };
+                } else {
+                    self.ack_one(source);
+                }
+            }
+            _ => self.ack_one(source),
+        }
+    }
+
+    fn ack_one(&mut self, source: Source) {
         self.tell(Command::Settle {
             message: source.handle(),
             how: Settle::Ack,
@@ -374,14 +403,43 @@ impl Feed {
         if source.is_shared {
             mark.send = self.signature();
         }
+        let mark = mark.pack();
         let command = Command::Mark {
             message: source.handle(),
-            mark: mark.pack(),
+            mark,
             noted,
         };
         match asked {
             Some(asked) => self.ask(asked, command),
+            None if noted && self.note_too(source, mark) => {}
             None => self.tell(command),
+        }
+    }
+
+    /// Adds a mark that is only noted to those that are to be queued right before it, if they are of the same group.
+    fn note_too(&mut self, source: Source, mark: u64) -> bool {
+        let (group, seq) = (source.group, source.seq);
+        match self.commands.last_mut() {
+            Some((QUIET, Command::MarkAll { group: same, marks })) if *same == group => {
+                marks.push((seq, mark));
+                true
+            }
+            Some((QUIET, command)) => {
+                let &mut Command::Mark {
+                    message: Handle::Group(same, first),
+                    mark: its,
+                    noted: true,
+                } = command
+                else {
+                    return false;
+                };
+                if same == group {
+                    let marks = vec![(first, its), (seq, mark)];
+                    *command = Command::MarkAll { group, marks };
+                }
+                same == group
+            }
+            _ => false,
         }
     }
 
@@ -533,6 +591,11 @@ impl Feed {
     /// What is to be queued at the shard, behind [`Feed::take_writes`] and [`Feed::take_duties`].
     pub(crate) fn commands(&mut self) -> &mut Vec<(Token, Command)> {
         &mut self.commands
+    }
+
+    /// Whether anything is to be queued.
+    pub(crate) fn has_queued(&self) -> bool {
+        !self.commands.is_empty() || !self.writes.is_empty() || !self.duties.is_empty()
     }
 
     /// The changes of records that are to be queued.

@@ -68,6 +68,21 @@ impl Subscribing {
         let mut wanted = self.wanted.iter().flatten();
         wanted.any(|wanted| wanted.group.is_some())
     }
+
+    /// What is in force for a filter that the packet names more than once is the last of it, and what is `refused` was
+    /// taken from the session: no entry for such a filter is granted.
+    pub(crate) fn withdraw(&mut self, refused: &[Wanted]) {
+        if refused.is_empty() {
+            return;
+        }
+        for wanted in &mut self.wanted {
+            if let Ok(entry) = wanted
+                && refused.iter().any(|refused| refused.text == entry.text)
+            {
+                *wanted = Err(ReasonCode::QuotaExceeded);
+            }
+        }
+    }
 }
 
 /// One subscription.

@@ -6,15 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::{Messages, PATIENCE, locked, resume};
+use super::{Account, PATIENCE, locked, resume};
 use crate::mqtt::{Ack, Connection, Packet, Publish, Received, Version, ack, publish};
 use crate::random::Random;
 
 /// Messages under way at once: fewer than any server's receive maximum.
 const WINDOW: usize = 12;
-
-/// Messages of one publisher in a run at most: numbers of publishers do not meet.
-const NUMBERS: u64 = 1 << 32;
 
 /// One message under way.
 #[derive(Clone, Debug)]
@@ -28,10 +25,10 @@ struct Flight {
 /// One publisher.
 #[derive(Debug)]
 pub(super) struct Publisher {
+    number: usize,
     name: String,
     version: Version,
     random: Random,
-    next: u64,
     next_id: u16,
     /// In the order they were sent.
     flights: Vec<Flight>,
@@ -41,6 +38,7 @@ pub(super) struct Publisher {
 impl Publisher {
     pub(super) fn new(number: usize, seed: u64) -> Self {
         Publisher {
+            number,
             name: format!("publisher-{number}"),
             version: if number.is_multiple_of(2) {
                 Version::V5
@@ -48,7 +46,6 @@ impl Publisher {
                 Version::V4
             },
             random: Random::new(seed),
-            next: number as u64 * NUMBERS,
             next_id: 0,
             flights: Vec::new(),
             known: false,
@@ -56,10 +53,10 @@ impl Publisher {
     }
 
     /// Publishes until the server is gone.
-    pub(super) fn work(&mut self, address: SocketAddr, messages: &Mutex<Messages>) -> Result<()> {
+    pub(super) fn work(&mut self, address: SocketAddr, account: &Mutex<Account>) -> Result<()> {
         while let Some(mut connection) = self.open(address)? {
             loop {
-                if self.flights.len() < WINDOW && self.start(&mut connection, messages).is_err() {
+                if self.flights.len() < WINDOW && self.start(&mut connection, account).is_err() {
                     break;
                 }
                 let patience = if self.flights.len() < WINDOW {
@@ -69,7 +66,7 @@ impl Publisher {
                 };
                 match connection.receive(patience)? {
                     Received::Packet(packet) => {
-                        if !self.answer(&mut connection, &packet, messages)? {
+                        if !self.answer(&mut connection, &packet, account)? {
                             break;
                         }
                     }
@@ -87,13 +84,13 @@ impl Publisher {
     }
 
     /// Finishes what is under way.
-    pub(super) fn finish(&mut self, address: SocketAddr, messages: &Mutex<Messages>) -> Result<()> {
+    pub(super) fn finish(&mut self, address: SocketAddr, account: &Mutex<Account>) -> Result<()> {
         let Some(mut connection) = self.open(address)? else {
             bail!("{}: the server does not accept", self.name);
         };
         while !self.flights.is_empty() {
             let packet = connection.expect(PATIENCE)?;
-            self.answer(&mut connection, &packet, messages)?;
+            self.answer(&mut connection, &packet, account)?;
         }
         Ok(())
     }
@@ -119,10 +116,8 @@ impl Publisher {
     }
 
     /// Sends a new message.
-    fn start(&mut self, connection: &mut Connection, messages: &Mutex<Messages>) -> Result<()> {
+    fn start(&mut self, connection: &mut Connection, account: &Mutex<Account>) -> Result<()> {
         let qos = 1 + self.random.below(2) as u8;
-        let number = self.next;
-        self.next += 1;
         loop {
             self.next_id = self.next_id % 100 + 1;
             if self
@@ -133,6 +128,7 @@ impl Publisher {
                 break;
             }
         }
+        let number = locked(account).published(self.number, qos);
         let message = Publish {
             topic: format!("crash/{}", self.name),
             payload: number.to_string().into_bytes(),
@@ -143,7 +139,6 @@ impl Publisher {
             properties: Vec::new(),
         };
         let bytes = publish(self.version, &message);
-        locked(messages).insert(number, (qos, false));
         self.flights.push(Flight {
             number,
             message,
@@ -157,7 +152,7 @@ impl Publisher {
         &mut self,
         connection: &mut Connection,
         packet: &Packet,
-        messages: &Mutex<Messages>,
+        account: &Mutex<Account>,
     ) -> Result<bool> {
         let Packet::Ack { kind, id, code } = packet else {
             bail!("{}: unexpected {packet:?}", self.name);
@@ -180,7 +175,7 @@ impl Publisher {
             }
             (2, Ack::Pubrec) => {
                 flight.received = true;
-                locked(messages).insert(number, (2, true));
+                locked(account).acknowledge(number);
                 return Ok(connection.send(&ack(Ack::Pubrel, *id)).is_ok());
             }
             (2, Ack::Pubcomp) if flight.received => {
@@ -189,7 +184,7 @@ impl Publisher {
             }
             _ => bail!("{}: {packet:?} for {flight:?}", self.name),
         }
-        locked(messages).insert(number, (1, true));
+        locked(account).acknowledge(number);
         Ok(true)
     }
 }

@@ -1,17 +1,21 @@
 //! A client with a persistent session that counts what it is sent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Messages, PATIENCE, resume};
-use crate::mqtt::{Ack, Connection, Packet, Received, Version, ack, subscribe};
+use super::account::{Account, Standing};
+use super::{PATIENCE, resume};
+use crate::mqtt::{Ack, Connection, Packet, Publish, Received, Version, ack, subscribe};
 use crate::random::Random;
 
 /// How long nothing may come while something is still missing.
 const SILENCE: Duration = Duration::from_secs(5);
+
+/// How long nothing has to come when nothing is missing: what came twice comes after the rest.
+const QUIET: Duration = Duration::from_millis(50);
 
 /// One subscriber.
 #[derive(Debug)]
@@ -22,8 +26,12 @@ pub(super) struct Subscriber {
     random: Random,
     /// Ids of QoS 2 messages between PUBREC and PUBREL: a PUBLISH with one of these is the same message again.
     held: BTreeSet<u16>,
-    /// Each message as it came.
-    counts: BTreeMap<u64, Vec<Seen>>,
+    /// Each message as it came since the last audit.
+    seen: BTreeMap<u64, Vec<Seen>>,
+    /// Messages that came, each counted as often as it did.
+    delivered: u64,
+    /// Those of them that had come before.
+    repeated: u64,
     /// Connections so far.
     connections: u32,
 }
@@ -37,6 +45,7 @@ struct Seen {
     id: u16,
     #[expect(dead_code, reason = "shown when a message came twice")]
     dup: bool,
+    qos: u8,
 }
 
 impl Subscriber {
@@ -47,19 +56,21 @@ impl Subscriber {
             qos,
             random: Random::new(seed),
             held: BTreeSet::new(),
-            counts: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            delivered: 0,
+            repeated: 0,
             connections: 0,
         }
     }
 
     /// How many messages came, each counted as often as it did.
     pub(super) fn delivered(&self) -> u64 {
-        self.counts.values().map(|seen| seen.len() as u64).sum()
+        self.delivered
     }
 
     /// How many of them had come before.
     pub(super) fn repeated(&self) -> u64 {
-        self.delivered() - self.counts.len() as u64
+        self.repeated
     }
 
     /// Creates the session.
@@ -99,61 +110,62 @@ impl Subscriber {
     }
 
     /// Takes what waits, and checks that all acknowledged messages came, and, if they have to come `once`, none of QoS 2
-    /// twice.
+    /// twice. The account is to be settled when every subscriber has done so.
     pub(super) fn drain(
         &mut self,
         address: SocketAddr,
-        messages: &Messages,
+        account: &Account,
         once: bool,
     ) -> Result<()> {
         let mut connection = self.open(address)?.context("the server does not accept")?;
+        let mut missing: HashSet<u64> = account
+            .owed()
+            .filter(|number| !self.seen.contains_key(number))
+            .collect();
         let mut last = Instant::now();
         loop {
-            let missing = messages
-                .iter()
-                .filter(|(number, (_, acknowledged))| {
-                    *acknowledged && !self.counts.contains_key(number)
-                })
-                .count();
-            if missing == 0 && self.held.is_empty() {
-                break;
-            }
-            // In pieces: looking for what is missing is not free.
-            for _ in 0..200 {
-                match connection.receive(Duration::from_millis(20))? {
-                    Received::Packet(packet) => {
-                        self.take(&mut connection, &packet)?;
-                        last = Instant::now();
+            let complete = missing.is_empty() && self.held.is_empty();
+            let patience = if complete { QUIET } else { SILENCE };
+            match connection.receive(patience.saturating_sub(last.elapsed()))? {
+                Received::Packet(packet) => {
+                    if let Packet::Publish(message) = &packet {
+                        missing.remove(&number_of(message)?);
                     }
-                    Received::Nothing => break,
-                    Received::Closed => bail!("{}: the server closed the connection", self.name),
+                    self.take(&mut connection, &packet)?;
+                    last = Instant::now();
                 }
-            }
-            if last.elapsed() > SILENCE {
-                let lost: Vec<u64> = messages
-                    .iter()
-                    .filter(|(n, (_, acknowledged))| *acknowledged && !self.counts.contains_key(n))
-                    .map(|(number, _)| *number)
-                    .take(8)
-                    .collect();
-                bail!(
-                    "{} (QoS {}): {missing} acknowledged messages are lost, among them {lost:?}; {} QoS 2 ids never got PUBREL",
-                    self.name,
-                    self.qos,
-                    self.held.len()
-                );
-            }
-        }
-        for (number, seen) in &self.counts {
-            match messages.get(number) {
-                None => bail!("{}: message {number} was never published", self.name),
-                Some((2, _)) if once && self.qos == 2 && seen.len() > 1 => {
+                Received::Nothing if complete => break,
+                Received::Nothing => {
+                    let mut lost: Vec<&u64> = missing.iter().collect();
+                    lost.sort_unstable();
+                    lost.truncate(8);
                     bail!(
-                        "{}: QoS 2 message {number} came more than once: {seen:?}",
-                        self.name
+                        "{} (QoS {}): {} acknowledged messages are lost, among them {lost:?}; {} QoS 2 ids never got PUBREL",
+                        self.name,
+                        self.qos,
+                        missing.len(),
+                        self.held.len()
                     );
                 }
-                Some(_) => {}
+                Received::Closed => bail!("{}: the server closed the connection", self.name),
+            }
+        }
+        for (number, seen) in std::mem::take(&mut self.seen) {
+            let (qos, before) = match account.standing(number) {
+                Standing::Unknown => {
+                    bail!("{}: message {number} was never published", self.name)
+                }
+                Standing::Open(qos) => (qos, false),
+                // A subscription of QoS 2 gets what was published with QoS 2 as that.
+                Standing::Settled => (seen.iter().map(|seen| seen.qos).max().unwrap_or(0), true),
+            };
+            self.repeated += seen.len() as u64 - u64::from(!before);
+            if once && self.qos == 2 && qos == 2 && (before || seen.len() > 1) {
+                let also = if before { " after it had come" } else { "" };
+                bail!(
+                    "{}: QoS 2 message {number} came more than once{also}: {seen:?}",
+                    self.name
+                );
             }
         }
         Ok(())
@@ -178,11 +190,13 @@ impl Subscriber {
                     );
                 }
                 if !again {
-                    let number: u64 = std::str::from_utf8(&message.payload)?.parse()?;
-                    self.counts.entry(number).or_default().push(Seen {
+                    self.delivered += 1;
+                    let seen = self.seen.entry(number_of(message)?).or_default();
+                    seen.push(Seen {
                         connection: self.connections,
                         id: message.id,
                         dup: message.dup,
+                        qos: message.qos,
                     });
                 }
                 match message.qos {
@@ -203,4 +217,11 @@ impl Subscriber {
         };
         Ok(connection.send(&answer).is_ok())
     }
+}
+
+/// The number that a message carries.
+fn number_of(message: &Publish) -> Result<u64> {
+    let text = std::str::from_utf8(&message.payload)?;
+    text.parse()
+        .with_context(|| format!("{text:?} is no number of a message"))
 }

@@ -40,6 +40,7 @@ fn delivery(seq: u64, mark: u64) -> longtail_engine::Delivery {
         seq: Seq(seq),
         position: Lsn(seq),
         redeliveries: 0,
+        failures: 0,
         mark,
     }
 }

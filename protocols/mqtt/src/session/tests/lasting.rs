@@ -3,6 +3,7 @@
 use longtail_model::Seq;
 
 use super::*;
+use crate::config::AutoSubscription;
 
 const NUMBER: u64 = 77;
 
@@ -96,4 +97,45 @@ fn what_is_written_is_answered_at_once_and_released_by_its_number() {
     store(&mut bench);
     answered(&mut bench, tickets[1]);
     assert_eq!(bench.session.levels().unreleased, 1, "of another message");
+}
+
+#[test]
+fn what_a_client_is_subscribed_to_by_itself_takes_no_packet_id_before_what_was_under_way_is_taken_up()
+ {
+    let own = AutoSubscription {
+        filter: Template::new("r/+").unwrap(),
+        options: SubscriptionOptions {
+            qos: Qos::ExactlyOnce,
+            ..SubscriptionOptions::default()
+        },
+    };
+    let limits = Limits {
+        auto_subscriptions: vec![own].into(),
+        ..Limits::default()
+    };
+    let mut bench = Bench::greet(limits, &hello()).unwrap();
+    let value = Message {
+        retain: true,
+        quality: Quality::ExactlyOnce,
+        ..Message::new(Subject::new("r/1").unwrap(), Bytes::from_static(b"v"))
+    };
+    let _ = bench.retained.set(Arc::new(value), Box::new(|_| {}));
+    let state = State {
+        number: NUMBER,
+        ..State::default()
+    };
+    bench.accept(Some(state));
+    bench.said();
+    let own = bench.with(|session, cx, _| session.subscribe_by_itself(cx));
+    bench.with(|session, cx, wire| session.subscribed(own.unwrap(), cx, wire));
+    assert!(bench.session.is_resuming());
+    assert!(
+        bench.said().is_empty(),
+        "its id may be that of a message whose mark is being read"
+    );
+    bench.with(Session::resumed);
+    assert_eq!(
+        bench.said(),
+        [0x35, 9, 0, 3, b'r', b'/', b'1', 0, 1, 0, b'v']
+    );
 }
