@@ -1,25 +1,32 @@
-//! What a message becomes in its queues: one record for each shard and each way that queues want it.
+//! What a message becomes where it goes: one record for each shard and each way that queues want it, and one in the
+//! stream of each exchange where it waits for its time.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use longtail_engine::{Command, NewMessage, Step, Target};
-use longtail_model::{Priority, ShardId, StreamId};
+use longtail_model::{Priority, ShardId, StreamId, Timestamp};
 
+use crate::codec::Table;
+use crate::graph::{Graph, Noted, Repeated, Waiting};
 use crate::queue::Queue;
 use crate::session::content;
 
-/// A message on its way to queues.
+/// A message on its way.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Letter<'a> {
     /// The exchange that it was published to.
     pub(crate) exchange: &'a str,
     pub(crate) key: &'a str,
-    /// Flags and values.
+    /// Flags and values, as they came.
     pub(crate) properties: &'a [u8],
+    /// The same without what only the server is to see.
+    pub(crate) shown: &'a [u8],
+    pub(crate) headers: Table<'a>,
     pub(crate) body: &'a Bytes,
     pub(crate) priority: Option<u8>,
     pub(crate) expiration_ms: Option<u64>,
+    pub(crate) now: Timestamp,
 }
 
 /// A record of a message at one shard.
@@ -56,33 +63,39 @@ impl Store {
 struct Manner {
     shard: ShardId,
     priority: Priority,
-    expires_ms: Option<u64>,
 }
 
-/// The records of a message in these queues.
-pub(crate) fn stores(queues: &[Arc<Queue>], letter: &Letter<'_>) -> Vec<Store> {
-    if queues.is_empty() {
-        return Vec::new();
-    }
-    let headers = content::encode(letter.exchange, letter.key, letter.properties);
+/// The records of a message in these queues, but for those that have had it. What they note of it goes to `noted`.
+pub(crate) fn in_queues(
+    queues: &[Arc<Queue>],
+    letter: &Letter<'_>,
+    noted: &mut Vec<Noted>,
+) -> Vec<Store> {
     let mut stores: Vec<(Manner, Store)> = Vec::with_capacity(1);
+    let mut headers: Option<Bytes> = None;
     for queue in queues {
+        match queue.note(&letter.headers, letter.now) {
+            Err(Repeated) => continue,
+            Ok(Some(key)) => noted.push(Noted::Queue(Arc::clone(queue), key)),
+            Ok(None) => {}
+        }
         let manner = Manner {
             shard: queue.shard,
             priority: queue.priority(letter.priority),
-            expires_ms: letter.expiration_ms,
         };
         if let Some((_, store)) = stores.iter_mut().find(|(known, _)| *known == manner) {
             store.also.push(queue.stream);
             continue;
         }
+        let headers = headers
+            .get_or_insert_with(|| content::encode(letter.exchange, letter.key, letter.shown));
         let store = Store {
             shard: manner.shard,
             to: queue.stream,
             also: Vec::new(),
             message: NewMessage {
                 priority: manner.priority,
-                expires_ms: manner.expires_ms,
+                expires_ms: letter.expiration_ms,
                 headers: headers.clone(),
                 payload: letter.body.clone(),
                 ..NewMessage::default()
@@ -91,4 +104,33 @@ pub(crate) fn stores(queues: &[Arc<Queue>], letter: &Letter<'_>) -> Vec<Store> {
         stores.push((manner, store));
     }
     stores.into_iter().map(|(_, store)| store).collect()
+}
+
+/// The records of a message that waits so long for its time.
+pub(crate) fn in_waiting<'a>(
+    waiting: &'a [Waiting],
+    delay_ms: u64,
+    letter: &'a Letter<'a>,
+) -> impl Iterator<Item = Store> + 'a {
+    waiting.iter().map(move |waiting| Store {
+        shard: waiting.shard,
+        to: waiting.stream,
+        also: Vec::new(),
+        message: NewMessage {
+            delay_ms,
+            headers: content::encode(letter.exchange, letter.key, letter.properties),
+            payload: letter.body.clone(),
+            ..NewMessage::default()
+        },
+    })
+}
+
+/// A message was not stored: what was noted of it does not count.
+pub(crate) fn forget(noted: &[Noted], graph: &Graph) {
+    for noted in noted {
+        match noted {
+            Noted::Exchange(exchange, key) => graph.forget(exchange, *key),
+            Noted::Queue(queue, key) => queue.forget(*key),
+        }
+    }
 }

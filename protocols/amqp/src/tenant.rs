@@ -17,7 +17,7 @@ pub struct Tenant {
     config: Config,
     broker: Arc<Broker>,
     shards: Arc<dyn Shards>,
-    streams: Streams,
+    streams: Arc<Streams>,
     topologies: tokio::sync::Mutex<HashMap<Arc<str>, Arc<Topology>>>,
     counters: Counters,
 }
@@ -40,7 +40,7 @@ impl Tenant {
         Arc::new(Tenant {
             config,
             shards: broker.shards(),
-            streams: Streams::new(broker.shards()),
+            streams: Arc::new(Streams::new(broker.shards())),
             broker,
             topologies: tokio::sync::Mutex::default(),
             counters: Counters::default(),
@@ -115,8 +115,9 @@ impl Tenant {
         // Makes sure that the space may exist at all.
         self.broker.space(space)?;
         let shared = self.config.subjects_exchange.as_deref().map(Arc::from);
-        let topology = Topology::load(Arc::clone(&self.broker), Arc::clone(space), shared).await?;
-        let topology = Arc::new(topology);
+        let streams = Arc::clone(&self.streams);
+        let broker = Arc::clone(&self.broker);
+        let topology = Topology::load(broker, Arc::clone(space), shared, streams).await?;
         topologies.insert(Arc::clone(space), Arc::clone(&topology));
         Ok(topology)
     }

@@ -13,11 +13,12 @@ mod settings;
 
 use std::sync::Arc;
 
-use longtail_model::{Priority, ShardId, StreamId};
+use longtail_model::{Priority, ShardId, StreamId, Timestamp};
 use parking_lot::{Mutex, RwLock};
 
 use crate::codec::{Table, Value};
 use crate::exception::{Exception, precondition};
+use crate::graph::{Dedup, DedupKey, Repeated, Seen};
 use arguments::COMPARED;
 pub use arguments::{QueueArguments, QueueType};
 pub use rules::{Overflow, QueueRules, RetryOn};
@@ -117,6 +118,8 @@ pub struct Queue {
     pub config: QueueConfig,
     settings: RwLock<Arc<QueueSettings>>,
     usage: Mutex<Usage>,
+    /// What came before, where that is not taken again.
+    seen: Option<Seen>,
 }
 
 /// Who consumes from a queue.
@@ -147,13 +150,34 @@ impl Queue {
         config: QueueConfig,
         settings: QueueSettings,
     ) -> Self {
+        let arguments = Table::decode(&config.arguments).unwrap_or_default();
+        // Checked when it was declared.
+        let dedup = Dedup::parse(&arguments).ok().flatten();
         Queue {
+            seen: dedup.map(Seen::new),
             settings: RwLock::new(Arc::new(settings)),
             name,
             shard,
             stream,
             config,
             usage: Mutex::default(),
+        }
+    }
+
+    /// Notes a message that comes.
+    ///
+    /// # Errors
+    /// When it came before, and such are not taken again.
+    pub fn note(&self, headers: &Table<'_>, now: Timestamp) -> Result<Option<DedupKey>, Repeated> {
+        self.seen
+            .as_ref()
+            .map_or(Ok(None), |seen| seen.note(headers, now))
+    }
+
+    /// A message that was noted was not stored.
+    pub fn forget(&self, key: DedupKey) {
+        if let Some(seen) = &self.seen {
+            seen.forget(key);
         }
     }
 

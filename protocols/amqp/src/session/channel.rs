@@ -19,8 +19,9 @@ use super::unacked::Unacked;
 use super::{Action, Ended, Op, Outcome, Request, Shared, say, unexpected_frame};
 use crate::codec::{Method, ReplyCode, Table};
 use crate::exception::{Exception, not_implemented, precondition};
-use crate::graph::Destination;
+use crate::graph::{Destination, Noted};
 use crate::replies::{is_address, is_pseudo_queue};
+use crate::store::forget;
 use crate::tenant::Tenant;
 use crate::topology::{Bind, DeclareExchange, DeclareQueue};
 
@@ -48,7 +49,12 @@ pub(super) enum Pending {
     /// Nothing that anybody waits for.
     Silent,
     /// A publish: its number in confirm mode (0: none) and the octets of its body.
-    Published { number: u64, bytes: u64 },
+    Published {
+        number: u64,
+        bytes: u64,
+        /// What was noted of it, to be forgotten if it is refused.
+        noted: Option<Arc<[Noted]>>,
+    },
     /// A shard's part of a transaction.
     Committed(ShardId),
     /// The link of a consumer.
@@ -533,8 +539,15 @@ impl Channel {
     ) -> Result<(), Exception> {
         match pending {
             Pending::Silent => Ok(()),
-            Pending::Published { number, bytes } => {
+            Pending::Published {
+                number,
+                bytes,
+                noted,
+            } => {
                 let refused = !is_stored(reply);
+                if refused && let Some(noted) = noted {
+                    forget(&noted, &shared.topology()?.graph());
+                }
                 self.published((number, bytes), refused, shared, tenant.config());
                 Ok(())
             }

@@ -12,11 +12,11 @@ const NAME: &[u8] = b"amqp";
 
 /// What a delivery says of its message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Envelope<'a> {
-    pub(super) exchange: &'a str,
-    pub(super) key: std::borrow::Cow<'a, str>,
+pub(crate) struct Envelope<'a> {
+    pub(crate) exchange: &'a str,
+    pub(crate) key: std::borrow::Cow<'a, str>,
     /// Flags and values.
-    pub(super) properties: &'a [u8],
+    pub(crate) properties: &'a [u8],
 }
 
 /// Encoded headers for the record. Exchange and key are short strings.
@@ -34,7 +34,7 @@ pub(crate) fn encode(exchange: &str, key: &str, properties: &[u8]) -> Bytes {
 
 impl<'a> Envelope<'a> {
     /// Of a record. One that another protocol has put into the queue has its subject as key and no properties.
-    pub(super) fn of(message: &Message<'a>) -> Self {
+    pub(crate) fn of(message: &Message<'a>) -> Self {
         let ours = headers::iter(message.headers).find(|(name, _)| *name == NAME);
         if let Some(envelope) = ours.and_then(|(_, value)| Envelope::decode(value)) {
             return envelope;

@@ -17,7 +17,7 @@ mod consuming;
 pub(crate) mod content;
 mod publishing;
 mod replying;
-mod routing;
+pub(crate) mod routing;
 mod start;
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ use super::{Action, Shared, say, unexpected_frame};
 use crate::codec::{ContentHeader, Method, Properties, ReplyCode, put_content};
 use crate::config::Config;
 use crate::exception::{Exception, no_exchange, not_implemented, precondition, refused};
+use crate::graph::Noted;
 use crate::replies::{Place, is_address};
 use crate::subjects::{Share, Told};
 use crate::tenant::Tenant;
@@ -236,6 +237,7 @@ impl Channel {
             shared.actions.push(Action::Reply(to, reply));
         }
         let bytes = publication.body.len() as u64;
+        let noted: Option<Arc<[Noted]>> = (!plan.noted.is_empty()).then(|| plan.noted.into());
         for message in plan.shares {
             let told = Told::Published { number, bytes };
             self.share(message, told, shared);
@@ -244,7 +246,12 @@ impl Channel {
         for store in plan.stores {
             let way = self.ways.get_mut(usize::from(store.shard.0));
             let way = way.ok_or_else(|| internal("no way to a shard"))?;
-            way.ask(store.into_command(), Pending::Published { number, bytes });
+            let pending = Pending::Published {
+                number,
+                bytes,
+                noted: noted.clone(),
+            };
+            way.ask(store.into_command(), pending);
             self.is_outstanding(bytes, shared);
         }
         Ok(())

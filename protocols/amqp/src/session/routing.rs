@@ -6,17 +6,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use longtail_broker::auth::Action as Right;
 use longtail_broker::message::SharedMessage;
-use longtail_model::Subject;
+use longtail_model::{Subject, Timestamp};
 use smallvec::SmallVec;
 
 use super::Shared;
 use super::channel::Channel;
 use crate::codec::{Properties, Table, TableBuf, Value};
 use crate::exception::{Exception, precondition};
-use crate::graph::Routing;
+use crate::graph::{Noted, Routed, Routing, Waiting};
 use crate::queue::Queue;
 use crate::replies::{Recipient, Reply, is_address};
-use crate::store::{Letter, Store, stores};
+use crate::store::{Letter, Store, in_queues, in_waiting};
 use crate::subjects::to_message;
 
 /// A message that has come whole and may be published.
@@ -46,12 +46,16 @@ pub(super) struct Plan {
     pub(super) shares: Vec<SharedMessage>,
     /// The properties without what only the server is to see, where they had some of that.
     pub(super) stripped: Option<Bytes>,
+    /// What queues and exchanges have noted of it.
+    pub(super) noted: Vec<Noted>,
+    /// A queue wants it, or has had it.
+    is_routed: bool,
 }
 
 impl Plan {
     /// Whether anybody wants it.
     pub(super) fn is_wanted(&self) -> bool {
-        !self.stores.is_empty() || self.reply.is_some() || !self.shares.is_empty()
+        self.is_routed || self.reply.is_some() || !self.shares.is_empty()
     }
 
     /// Shows it to the subjects of the space too, if anybody wants it there.
@@ -77,19 +81,26 @@ impl Plan {
 type Targets = Arc<[Arc<Queue>]>;
 
 /// What a look-up finds.
+#[derive(Default)]
 struct Found {
     queues: Targets,
     /// Keys under which it is also a message of the space's subjects.
-    subjects: SmallVec<[Arc<str>; 1]>,
+    shared: SmallVec<[Arc<str>; 1]>,
+    waiting: Vec<Waiting>,
+    delay_ms: u64,
+    noted: Vec<Noted>,
     /// The properties, where BCC had to be cut out of them.
     stripped: Option<Bytes>,
 }
 
-impl Found {
-    fn new(queues: Targets, key: &Arc<str>, shared: bool) -> Self {
+impl From<Routed> for Found {
+    fn from(routed: Routed) -> Self {
         Found {
-            queues,
-            subjects: shared.then(|| Arc::clone(key)).into_iter().collect(),
+            queues: routed.queues.into(),
+            shared: routed.shared,
+            waiting: routed.waiting,
+            delay_ms: routed.delay_ms,
+            noted: routed.noted,
             stripped: None,
         }
     }
@@ -103,8 +114,8 @@ pub(super) struct Remembered {
     key: Arc<str>,
     /// `None`: the message itself decides, not only its key.
     queues: Option<Targets>,
-    /// It is shared with the subjects of the space.
-    shared: bool,
+    /// See [`Found::shared`].
+    shared: SmallVec<[Arc<str>; 1]>,
 }
 
 impl Channel {
@@ -143,69 +154,66 @@ impl Channel {
             return Ok(Some(plan));
         }
         let expiration_ms = properties.expiration.map(expiration).transpose()?;
-        let Some(Found {
-            queues,
-            subjects,
-            stripped,
-        }) = self.routes(publication, &properties, shared)?
-        else {
+        let now = shared.topology()?.now();
+        let Some(found) = self.routes(publication, &properties, now, shared)? else {
             return Ok(None);
         };
-        plan.stripped = stripped;
-        for key in subjects {
+        plan.stripped = found.stripped;
+        plan.noted = found.noted;
+        plan.is_routed = !found.queues.is_empty() || !found.waiting.is_empty();
+        for key in found.shared {
             plan.share_as(&key, &properties, &publication.body, shared)?;
         }
-        let octets = plan.stripped.as_ref().unwrap_or(&publication.properties);
         let letter = Letter {
             exchange: &publication.exchange,
             key: &publication.key,
-            properties: octets,
+            properties: &publication.properties,
+            shown: plan.stripped.as_ref().unwrap_or(&publication.properties),
+            headers: properties.headers.unwrap_or_default(),
             body: &publication.body,
             priority: properties.priority,
             expiration_ms,
+            now,
         };
-        plan.stores = stores(&queues, &letter);
+        plan.stores = in_queues(&found.queues, &letter, &mut plan.noted);
+        plan.stores
+            .extend(in_waiting(&found.waiting, found.delay_ms, &letter));
         Ok(Some(plan))
     }
 
-    /// The queues that a message goes to. `None`: the exchange is gone.
+    /// Where a message goes. `None`: the exchange is gone.
     fn routes(
         &mut self,
         publication: &Publication,
         properties: &Properties<'_>,
+        now: Timestamp,
         shared: &mut Shared,
     ) -> Result<Option<Found>, Exception> {
         let Publication { exchange, key, .. } = publication;
         let headers = properties.headers.unwrap_or_default();
         let topology = Arc::clone(shared.topology()?);
-        if has_copies(&headers) {
-            let mut keys = vec![key.to_string()];
-            more_keys(&headers, &mut keys)?;
+        let keys = keys_of(key, &headers)?;
+        let routing = Routing {
+            keys: &keys,
+            properties,
+            due: false,
+            now,
+        };
+        if keys.len() > 1 {
             if exchange.is_empty() {
                 for key in &keys {
                     shared.check(Right::Publish, "queue", key)?;
                 }
+            } else if topology.shares(exchange) {
+                for key in &keys {
+                    shared.check_topic(Right::Publish, key, exchange)?;
+                }
             }
             let graph = topology.graph();
-            let mut queues: Vec<Arc<Queue>> = Vec::new();
-            let mut subjects = SmallVec::new();
-            for key in &keys {
-                let Some(routed) = graph.route(exchange, &Routing { key, headers }) else {
-                    return Ok(None);
-                };
-                if routed.shared {
-                    subjects.push(key.as_str().into());
-                }
-                for queue in routed.queues {
-                    if !queues.iter().any(|known| Arc::ptr_eq(known, &queue)) {
-                        queues.push(queue);
-                    }
-                }
-            }
-            return Ok(Some(Found {
-                queues: queues.into(),
-                subjects,
-                stripped: without_bcc(properties, &headers).map(Bytes::from),
+            let routed = graph.route(exchange, &routing);
+            return Ok(routed.map(|routed| Found {
+                stripped: without(properties, &["BCC"]).map(Bytes::from),
+                ..routed.into()
             }));
         }
         let generation = topology.generation();
@@ -215,21 +223,26 @@ impl Channel {
             && known.key == *key
             && let Some(queues) = &known.queues
         {
-            return Ok(Some(Found::new(Arc::clone(queues), key, known.shared)));
+            return Ok(Some(Found {
+                queues: Arc::clone(queues),
+                shared: known.shared.clone(),
+                ..Found::default()
+            }));
         }
         let graph = topology.graph();
-        let Some(routed) = graph.route(exchange, &Routing { key, headers }) else {
+        let Some(routed) = graph.route(exchange, &routing) else {
             return Ok(None);
         };
-        let queues: Targets = routed.queues.into();
+        let by_message = routed.by_message;
+        let found = Found::from(routed);
         self.remembered = Some(Remembered {
             generation: graph.generation(),
             exchange: Arc::clone(exchange),
             key: Arc::clone(key),
-            queues: (!routed.by_headers).then(|| Arc::clone(&queues)),
-            shared: routed.shared,
+            queues: (!by_message).then(|| Arc::clone(&found.queues)),
+            shared: found.shared.clone(),
         });
-        Ok(Some(Found::new(queues, key, routed.shared)))
+        Ok(Some(found))
     }
 }
 
@@ -249,10 +262,10 @@ pub(super) fn check(properties: &Properties<'_>, user: &str) -> Result<(), Excep
         )));
     }
     properties.expiration.map(expiration).transpose()?;
-    more_keys(&properties.headers.unwrap_or_default(), &mut Vec::new())
+    keys_of("", &properties.headers.unwrap_or_default()).map(drop)
 }
 
-fn expiration(text: &str) -> Result<u64, Exception> {
+pub(crate) fn expiration(text: &str) -> Result<u64, Exception> {
     let digits = !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit());
     let parsed = digits.then(|| text.parse().ok()).flatten();
     parsed
@@ -263,14 +276,15 @@ fn expiration(text: &str) -> Result<u64, Exception> {
 /// Headers with more keys for a message.
 const COPIES: [&str; 2] = ["CC", "BCC"];
 
-fn has_copies(headers: &Table<'_>) -> bool {
-    !headers.is_empty() && COPIES.iter().any(|name| headers.get(name).is_some())
-}
-
-/// The keys of the CC and BCC headers.
-fn more_keys(headers: &Table<'_>, keys: &mut Vec<String>) -> Result<(), Exception> {
+/// The routing keys of a message: its own, and those of its copies.
+pub(crate) fn keys_of<'a>(
+    key: &'a str,
+    headers: &Table<'a>,
+) -> Result<SmallVec<[&'a str; 1]>, Exception> {
+    let mut keys = SmallVec::new();
+    keys.push(key);
     if headers.is_empty() {
-        return Ok(());
+        return Ok(keys);
     }
     for name in COPIES {
         let Some(value) = headers.get(name) else {
@@ -285,17 +299,20 @@ fn more_keys(headers: &Table<'_>, keys: &mut Vec<String>) -> Result<(), Exceptio
             return Err(wrong());
         };
         for value in array.iter() {
-            keys.push(value.as_str().ok_or_else(wrong)?.to_owned());
+            keys.push(value.as_str().ok_or_else(wrong)?);
         }
     }
-    Ok(())
+    Ok(keys)
 }
 
-/// The properties without BCC; `None`: there is none.
-fn without_bcc(properties: &Properties<'_>, headers: &Table<'_>) -> Option<Vec<u8>> {
-    headers.get("BCC")?;
+/// The properties without some headers; `None`: there are none of them.
+pub(crate) fn without(properties: &Properties<'_>, names: &[&str]) -> Option<Vec<u8>> {
+    let headers = properties.headers?;
+    if names.iter().all(|name| headers.get(name).is_none()) {
+        return None;
+    }
     let mut kept = TableBuf::default();
-    for (key, value) in headers.iter().filter(|(key, _)| *key != "BCC") {
+    for (key, value) in headers.iter().filter(|(key, _)| !names.contains(key)) {
         kept.put(key, value).ok()?;
     }
     let properties = Properties {

@@ -25,7 +25,9 @@ use super::{Action, Shared, say};
 use crate::codec::{Method, ReplyCode};
 use crate::config::Config;
 use crate::exception::{Exception, precondition};
+use crate::graph::Noted;
 use crate::replies::{Recipient, Reply};
+use crate::store::forget;
 use crate::subjects::Told;
 
 /// Class and method of `tx.commit`.
@@ -49,6 +51,8 @@ struct Commit {
     /// What is shown to whoever is not AMQP once the queues have everything, and how many of them are not safe yet.
     shares: Vec<SharedMessage>,
     sharing: usize,
+    /// What queues and exchanges have noted of its messages.
+    noted: Vec<Noted>,
     replies: Vec<(Recipient, Reply)>,
     settled: Vec<Delivered>,
 }
@@ -223,8 +227,10 @@ impl Channel {
                 stores,
                 reply,
                 shares,
+                noted,
                 ..
             } = plan;
+            commit.noted.extend(noted);
             commit.replies.extend(reply);
             commit.shares.extend(shares);
             for store in stores {
@@ -348,6 +354,7 @@ impl Channel {
         }
         shared.answered();
         if let Some(failed) = commit.failed {
+            forget(&commit.noted, &shared.topology()?.graph());
             return Err(failed.about(COMMIT));
         }
         for delivered in &commit.settled {

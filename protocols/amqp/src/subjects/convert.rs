@@ -81,8 +81,6 @@ pub(crate) fn to_message(
 pub(super) struct Made {
     /// Flags and values.
     pub(super) octets: Vec<u8>,
-    /// The headers among them, as a table's bytes.
-    pub(super) headers: Vec<u8>,
     pub(super) expiration_ms: Option<u64>,
 }
 
@@ -134,7 +132,6 @@ pub(super) fn to_properties(message: &Message, now: Timestamp) -> Option<Made> {
     properties.encode(&mut octets).ok()?;
     Some(Made {
         octets,
-        headers: headers.as_table().as_bytes().to_vec(),
         expiration_ms,
     })
 }
@@ -199,7 +196,6 @@ mod tests {
         );
         assert_eq!(actual, expected);
         let table = back.headers.unwrap();
-        assert_eq!(table.as_bytes(), made.headers);
         let shown: Vec<_> = table.iter().collect();
         let expected = [
             (QOS, Value::U8(1)),

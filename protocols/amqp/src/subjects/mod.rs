@@ -27,11 +27,11 @@ use longtail_broker::stored::{ShardPublish, publishes};
 use longtail_model::{DollarRule, Filter, SubjectRef, Timestamp};
 use parking_lot::RwLock;
 
-use crate::codec::Table;
+use crate::codec::Properties;
 use crate::exception::{Exception, precondition};
 use crate::graph::{Exchange, Graph, Routing};
 use crate::replies::{Mailbox, Place};
-use crate::store::{Letter, stores};
+use crate::store::{Letter, in_queues, in_waiting};
 use crate::streams::{Outgoing, Waiter};
 pub(crate) use convert::to_message;
 
@@ -146,7 +146,7 @@ impl Subjects {
     }
 
     /// Shows a message to whoever is not AMQP; what they store is queued. No lock may be held.
-    fn share(&self, message: &SharedMessage, now: Timestamp) -> Vec<ShardPublish> {
+    pub(crate) fn share(&self, message: &SharedMessage, now: Timestamp) -> Vec<ShardPublish> {
         let mut burst = Burst::new(&self.space.counters);
         PUBLISHER.with_borrow_mut(|publisher| {
             let Publisher { routes, random } = publisher;
@@ -234,9 +234,17 @@ impl Relay for Behind {
             tracing::warn!(%key, "a message cannot be said in AMQP");
             return;
         };
-        let headers = Table::decode(&properties.headers).unwrap_or_default();
+        let Ok(decoded) = Properties::decode(&properties.octets) else {
+            return;
+        };
         let graph = self.graph.read();
-        let routing = Routing { key: &key, headers };
+        let keys = [key.as_str()];
+        let routing = Routing {
+            keys: &keys,
+            properties: &decoded,
+            due: false,
+            now,
+        };
         let Some(routed) = graph.route(&self.exchange, &routing) else {
             return;
         };
@@ -244,19 +252,21 @@ impl Relay for Behind {
             exchange: &self.exchange,
             key: &key,
             properties: &properties.octets,
+            shown: &properties.octets,
+            headers: decoded.headers.unwrap_or_default(),
             body: &message.payload,
             priority: None,
             expiration_ms: properties.expiration_ms,
+            now,
         };
-        to.extend(
-            stores(&routed.queues, &letter)
-                .into_iter()
-                .map(|store| ShardPublish {
-                    shard: store.shard,
-                    first: store.to,
-                    command: store.into_command(),
-                }),
-        );
+        // Whoever publishes is told of a refusal; what was noted of the message stays.
+        let stores = in_queues(&routed.queues, &letter, &mut Vec::new());
+        let waiting = in_waiting(&routed.waiting, routed.delay_ms, &letter);
+        to.extend(stores.into_iter().chain(waiting).map(|store| ShardPublish {
+            shard: store.shard,
+            first: store.to,
+            command: store.into_command(),
+        }));
     }
 }
 

@@ -12,7 +12,7 @@ use longtail_broker::catalog::Write;
 use longtail_broker::stable_hash;
 
 use crate::codec::{EncodeError, Table, TableBuf, Value};
-use crate::graph::{Binding, Destination, ExchangeConfig, Kind};
+use crate::graph::{Binding, Destination, ExchangeConfig, ExchangeFlags};
 use crate::queue::{QueueArguments, QueueConfig};
 
 /// A document, read back.
@@ -76,7 +76,7 @@ pub(super) fn exchange(space: &str, name: &str, config: &ExchangeConfig) -> Writ
         prefix("exchange", space) + name,
         &[
             ("name", text(name)),
-            ("type", text(config.kind.name())),
+            ("type", text(config.type_name())),
             ("auto_delete", Value::Bool(config.auto_delete)),
             ("internal", Value::Bool(config.internal)),
             (
@@ -168,13 +168,16 @@ fn read(kind: &str, body: &[u8]) -> Option<Document> {
     Some(match kind {
         "exchange" => Document::Exchange(
             text("name")?,
-            ExchangeConfig {
-                kind: Kind::of(&text("type")?)?,
-                durable: true,
-                auto_delete: flag("auto_delete")?,
-                internal: flag("internal")?,
-                arguments: bytes,
-            },
+            ExchangeConfig::new(
+                &text("type")?,
+                ExchangeFlags {
+                    durable: true,
+                    auto_delete: flag("auto_delete")?,
+                    internal: flag("internal")?,
+                },
+                bytes,
+            )
+            .ok()?,
         ),
         "queue" => {
             let name = text("name")?;
@@ -228,13 +231,12 @@ mod tests {
         assert_eq!(config.parsed.max_priority, Some(4));
         let expected = Document::Queue("q".into(), config.clone());
         assert_eq!(back("queue", &queue("s", "q", &config)), expected);
-        let config = ExchangeConfig {
-            kind: Kind::Headers,
+        let flags = ExchangeFlags {
             durable: true,
             auto_delete: false,
             internal: true,
-            arguments: Arc::clone(&bytes),
         };
+        let config = ExchangeConfig::new("headers", flags, Arc::clone(&bytes)).unwrap();
         let expected = Document::Exchange("x".into(), config.clone());
         assert_eq!(back("exchange", &exchange("s", "x", &config)), expected);
         for destination in [

@@ -71,6 +71,9 @@ impl Topology {
                         &orphan,
                         &config,
                     )));
+                    if config.delays() {
+                        self.close_waiting(&orphan).await;
+                    }
                     ahead.push(self.change(|graph| graph.remove_exchange(&orphan)));
                 }
             }

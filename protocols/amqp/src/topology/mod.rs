@@ -11,13 +11,15 @@
 //! crash in between, the queue is there, perhaps empty, and nothing is left that nobody knows of.
 
 mod bindings;
+mod delayed;
 mod documents;
 mod exchanges;
 mod lifecycle;
 mod queues;
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use longtail_broker::{Broker, BrokerError};
 use longtail_engine::Refusal;
@@ -30,8 +32,10 @@ use crate::exception::{Exception, locked, no_queue, precondition, refused};
 use crate::graph::{ExchangeConfig, Graph, Kind};
 use crate::queue::{Queue, QueueArguments, QueueSettings};
 use crate::replies::Replies;
+use crate::streams::Streams;
 use crate::subjects::Subjects;
 pub use bindings::Bind;
+use delayed::Releaser;
 use documents::Document;
 pub(crate) use documents::spaces;
 pub use exchanges::DeclareExchange;
@@ -63,11 +67,15 @@ pub struct Asker {
 
 /// The exchanges and queues of one space.
 pub struct Topology {
+    this: Weak<Topology>,
     space: Arc<str>,
     broker: Arc<Broker>,
     graph: Arc<RwLock<Graph>>,
     replies: Arc<Replies>,
     subjects: Option<Subjects>,
+    streams: Arc<Streams>,
+    /// Who lets go what has waited, by exchange.
+    releasers: parking_lot::Mutex<HashMap<Arc<str>, Releaser>>,
     /// That of the graph, to be read without its lock.
     generation: AtomicU64,
     /// One change at a time.
@@ -89,21 +97,15 @@ impl Topology {
     ///
     /// # Errors
     /// When a shard does not answer.
-    pub async fn load(
+    pub(crate) async fn load(
         broker: Arc<Broker>,
         space: Arc<str>,
         shared: Option<Arc<str>>,
-    ) -> Result<Self, BrokerError> {
+        streams: Arc<Streams>,
+    ) -> Result<Arc<Self>, BrokerError> {
         let mut graph = Graph::sharing(shared.clone());
         for &(name, kind) in PREDECLARED {
-            let config = ExchangeConfig {
-                kind,
-                durable: true,
-                auto_delete: false,
-                internal: false,
-                arguments: Arc::default(),
-            };
-            graph.add_exchange(name.into(), config);
+            graph.add_exchange(name.into(), ExchangeConfig::predeclared(kind));
         }
         let mut bindings = Vec::new();
         for document in documents::all(broker.catalog(), &space) {
@@ -121,6 +123,11 @@ impl Topology {
         for (source, key, binding) in bindings {
             graph.bind(&source, &key, binding);
         }
+        let delaying: Vec<_> = graph
+            .exchanges()
+            .filter(|(_, exchange)| exchange.config.delays())
+            .map(|(name, exchange)| (Arc::clone(name), exchange.config.durable))
+            .collect();
         let generation = AtomicU64::new(graph.generation());
         let graph = Arc::new(RwLock::new(graph));
         let subjects = shared
@@ -132,15 +139,29 @@ impl Topology {
         if let Some(subjects) = &subjects {
             subjects.open_all();
         }
-        Ok(Topology {
+        let topology = Arc::new_cyclic(|this| Topology {
+            this: Weak::clone(this),
             generation,
             graph,
             replies: Arc::default(),
             subjects,
+            streams,
+            releasers: parking_lot::Mutex::default(),
             space,
             broker,
             writer: tokio::sync::Mutex::new(()),
-        })
+        });
+        for (exchange, durable) in delaying {
+            let waiting = topology.provide_waiting(&exchange, durable).await?;
+            topology.change(|graph| graph.set_waiting(waiting.clone()));
+            topology.start_releasing(&waiting);
+        }
+        Ok(topology)
+    }
+
+    /// The service's own way to the shards.
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.streams
     }
 
     /// The space.
