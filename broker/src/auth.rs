@@ -11,8 +11,10 @@
 
 mod account;
 mod authenticator;
+mod names;
 mod password;
 mod permission;
+mod roster;
 mod scram;
 mod space;
 #[cfg(test)]
@@ -20,13 +22,17 @@ mod tests;
 mod throttle;
 mod token;
 
-pub use account::{Account, AuthDocument, Directory, DirectoryError, SpacePermissions};
+pub use account::{
+    Account, AccountLimits, AuthDocument, Directory, DirectoryError, SpacePermissions,
+};
 pub use authenticator::{AuthError, Authenticator, Credentials, Login, LoginRequest, Peer};
-pub use password::{PasswordCost, PasswordError, PasswordHash, ScramVerifier};
+pub use names::{NamePattern, NameRules, NotAnExpression, SUBJECTS, TopicPattern, TopicRule};
+pub use password::{PasswordCost, PasswordError, PasswordHash, RabbitAlgorithm, ScramVerifier};
 pub use permission::{
     Action, CachedGrants, Effect, Grants, Identity, IdentityError, Pattern, PatternError, Rule,
     Verdict,
 };
+pub use roster::{Changed, Roster, RosterError};
 pub use scram::{ScramError, ScramExchange};
 pub use space::{QuotaExceeded, Quotas, Resource, Space, Usage};
 pub use throttle::{LoginThrottle, ThrottleLimits};

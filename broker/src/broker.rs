@@ -200,6 +200,11 @@ impl Broker {
         Ok(())
     }
 
+    /// A space that is gone has no limits.
+    pub(crate) fn lift_quotas(&self, space: &str) {
+        self.budgets.limit(space, Holding::<Option<u64>>::default());
+    }
+
     /// What a space uses. Its connections are not known here and are 0.
     #[must_use]
     pub fn usage(&self, space: &str) -> Usage {

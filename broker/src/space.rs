@@ -11,13 +11,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use longtail_engine::{Cause, Command, Refusal, Reply, StreamName};
+use longtail_engine::command::Only;
+use longtail_engine::{Cause, Command, Refusal, Reply, StreamName, Transaction};
 use longtail_model::{Durability, Filter, Seq, ShardId, StreamId};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::broker::{Broker, BrokerError};
+use crate::catalog::Write;
 use crate::client::{Closed, accepted};
 use crate::ephemeral::{
     Burst, Delivery, DropReason, EphemeralCounters, LiveHandle, LiveOptions, SpaceRouter,
@@ -134,6 +136,10 @@ impl Spaces {
     pub(crate) fn subscriptions(&self, name: &str) -> u64 {
         let space = self.0.read().get(name).cloned();
         space.map_or(0, |space| space.router.len() as u64)
+    }
+
+    fn forget(&self, name: &str) {
+        self.0.write().remove(name);
     }
 
     fn restore(&self, broker: &Broker, name: Arc<str>) -> Result<(), BrokerError> {
@@ -277,6 +283,39 @@ impl Broker {
             );
         }
         Ok(known)
+    }
+
+    /// Removes everything that a space has: streams, bindings, retained values. Whoever has it still may name it again,
+    /// and finds it empty; that nobody does is up to the caller.
+    ///
+    /// # Errors
+    /// When a shard does not answer; what was removed by then is gone.
+    pub async fn remove_space(&self, name: &str) -> Result<(), BrokerError> {
+        let bindings = self.bindings();
+        let writes = bindings.iter().filter(|binding| binding.space == name);
+        let writes: Vec<_> = writes
+            .map(|binding| Write {
+                name: binding.document(),
+                body: None,
+                expected: None,
+            })
+            .collect();
+        for chunk in writes.chunks(Transaction::MAX_STEPS) {
+            self.catalog().put_all(chunk.to_vec()).await?;
+        }
+        self.spaces().forget(name);
+        for (stream, _) in self.streams(Some(Arc::from(name))).await? {
+            let delete = Command::Delete {
+                name: stream.clone(),
+                only: Only::default(),
+            };
+            match self.at_stream(&stream, delete).await {
+                Ok(_) | Err(BrokerError::NoStream(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.lift_quotas(name);
+        Ok(())
     }
 
     /// The bindings of all spaces.

@@ -120,10 +120,20 @@ impl<P: Protocol> Acceptor<P> {
                 return;
             }
         };
-        let worker = &self.shared.workers[slot.worker];
-        let opening = open(self.protocol.clone(), accepted, self.local.clone(), slot);
-        worker.handle.spawn(Serving::Opening(Box::pin(opening)));
+        let worker = self.shared.workers[slot.worker].handle.clone();
+        let (protocol, local) = (self.protocol.clone(), self.local.clone());
+        worker.spawn(serve(protocol, accepted, local, slot));
     }
+}
+
+/// Serves a socket to its end, on the worker that its place names.
+pub(crate) fn serve<P: Protocol>(
+    protocol: Arc<P>,
+    accepted: Accepted,
+    local: Endpoint,
+    slot: Slot,
+) -> impl Future<Output = ()> + Send {
+    Serving::Opening(Box::pin(open(protocol, accepted, local, slot)))
 }
 
 /// Whether the system has run out of descriptors or memory, so that trying again at once is of no use.

@@ -16,6 +16,7 @@ use crate::close::CloseReason;
 use crate::config::{EdgeConfig, ListenerConfig};
 use crate::connection::ConnectionId;
 use crate::error::{ListenError, StartError};
+use crate::inside::Inside;
 use crate::metrics::ListenerSnapshot;
 use crate::protocol::Protocol;
 use crate::shared::{ListenerShared, Shared};
@@ -152,6 +153,15 @@ impl Edge {
         };
         worker.spawn(acceptor.run(self.stop_accepting.subscribe()));
         Ok(Listener { local, number })
+    }
+
+    /// A way for this process itself to connections of `protocol`, counted like those of a listener.
+    #[must_use]
+    pub fn inside<P: Protocol>(&self, protocol: Arc<P>) -> Inside<P> {
+        let mut listeners = self.shared.listeners.lock();
+        let inside = Inside::new(&self.shared, listeners.len(), protocol);
+        listeners.push(Arc::clone(inside.listener()));
+        inside
     }
 
     /// The runtime of a worker, for background work that belongs to its thread.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::names::{NameRules, TopicRule};
 use super::password::PasswordHash;
 use super::permission::Rule;
 use super::space::{Quotas, Space};
@@ -47,10 +48,41 @@ pub struct Account {
     /// The spaces it may use, and its rules there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub permissions: Vec<SpacePermissions>,
+    /// What all its clients together may use of AMQP.
+    #[serde(default)]
+    pub limits: AccountLimits,
+}
+
+/// What the clients of one account may use together. A number that is left out is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AccountLimits {
+    /// Connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections_max: Option<u64>,
+    /// Channels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channels_max: Option<u64>,
 }
 
 fn enabled() -> bool {
     true
+}
+
+impl Account {
+    /// One that cannot log in by password and may do nothing yet.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Account {
+            name: name.to_owned(),
+            password: None,
+            certificates: Vec::new(),
+            tags: Vec::new(),
+            enabled: true,
+            permissions: Vec::new(),
+            limits: AccountLimits::default(),
+        }
+    }
 }
 
 /// An account's rules for one space.
@@ -60,7 +92,14 @@ pub struct SpacePermissions {
     /// The space's name.
     pub space: String,
     /// Its rules, in any order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
+    /// Rules by regular expressions over names, beside these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<NameRules>,
+    /// What narrows these for single topic exchanges; one for each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub topics: Vec<TopicRule>,
 }
 
 /// Why a document is refused.
@@ -140,6 +179,8 @@ pub struct Directory {
     decoy: Option<PasswordHash>,
     anonymous: Option<Arc<Account>>,
     tokens: Vec<Tokens>,
+    /// The settings name no account: peers on this machine that do not say who they are may do everything.
+    open: bool,
 }
 
 impl Default for Directory {
@@ -152,6 +193,7 @@ impl Default for Directory {
             decoy: None,
             anonymous: None,
             tokens: Vec::new(),
+            open: true,
         }
     }
 }
@@ -167,7 +209,10 @@ impl Directory {
     /// # Errors
     /// [`DirectoryError`], naming what is wrong.
     pub fn new(document: AuthDocument) -> Result<Self, DirectoryError> {
-        let mut directory = Directory::default();
+        let mut directory = Directory {
+            open: document.accounts.is_empty(),
+            ..Directory::default()
+        };
         let mut listed_default = false;
         for space in document.spaces {
             check_name(&space.name)?;
@@ -206,6 +251,32 @@ impl Directory {
         Ok(directory)
     }
 
+    /// Adds what was made while the server ran; what the document has already stays as it is there. What cannot be
+    /// added is left out: nothing that is stored may keep the server from starting.
+    pub(super) fn with_stored(
+        mut self,
+        spaces: impl IntoIterator<Item = Space>,
+        accounts: impl IntoIterator<Item = Account>,
+    ) -> Self {
+        for space in spaces {
+            self.spaces
+                .insert(Arc::from(space.name.as_str()), space.quotas);
+        }
+        for mut account in accounts {
+            if self.accounts.contains_key(account.name.as_str()) {
+                continue;
+            }
+            account
+                .permissions
+                .retain(|permissions| self.spaces.contains_key(permissions.space.as_str()));
+            let name = account.name.clone();
+            if let Err(error) = self.add(account) {
+                tracing::error!(%error, account = name, "a stored account is left out");
+            }
+        }
+        self
+    }
+
     fn listed(&self, name: &str, by: impl Fn() -> String) -> Result<Arc<Account>, DirectoryError> {
         let unknown = || DirectoryError::UnknownAccount {
             by: by(),
@@ -234,7 +305,7 @@ impl Directory {
                     space: space(),
                 });
             }
-            if permissions.rules.len() > Directory::RULES_MAX {
+            if permissions.rules.len() + permissions.topics.len() > Directory::RULES_MAX {
                 return Err(DirectoryError::TooManyRules {
                     account: name(),
                     limit: Directory::RULES_MAX,
@@ -263,6 +334,24 @@ impl Directory {
             Some(other) => Err(DirectoryError::DuplicateAccount(other.name.clone())),
             None => Ok(()),
         }
+    }
+
+    /// Whether the settings name no account: whoever connects from this machine and does not say who it is may do
+    /// everything then.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// Whether tokens are accepted.
+    #[must_use]
+    pub fn has_tokens(&self) -> bool {
+        !self.tokens.is_empty()
+    }
+
+    /// All accounts, in no particular order.
+    pub fn accounts(&self) -> impl Iterator<Item = &Arc<Account>> {
+        self.accounts.values()
     }
 
     /// Whether no account is configured.

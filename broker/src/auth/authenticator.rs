@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use rand::Rng;
 
 use super::account::{Account, Directory};
+use super::names::NameGrants;
 use super::password::Key;
 use super::permission::{Grants, Identity, IdentityError};
 use super::scram::{ScramError, ScramExchange};
@@ -191,10 +192,13 @@ impl Authenticator {
         now: Timestamp,
     ) -> Result<Login, AuthError> {
         let directory = self.directory.load_full();
-        if directory.has_no_accounts() {
+        if directory.is_open() && !names_an_account(&directory, &request.credentials) {
             return open_login(&directory, request);
         }
         self.check(request.peer, now)?;
+        if directory.is_open() && is_guest(&request.credentials) && !request.peer.is_local() {
+            return Err(AuthError::BadCredentials);
+        }
         let account = match &request.credentials {
             Credentials::Password { user, password }
                 if !directory.tokens().is_empty() && Tokens::is_one(password) =>
@@ -340,6 +344,29 @@ impl Authenticator {
     }
 }
 
+/// The name and the password of whoever comes from this machine to a server whose settings have no accounts.
+pub(super) const GUEST: &str = "guest";
+
+/// The guest of an open server comes from this machine only, with an account too.
+fn is_guest(credentials: &Credentials<'_>) -> bool {
+    matches!(credentials, Credentials::Password { user, .. } if *user == GUEST)
+}
+
+/// Whether somebody wants to be one of the accounts of an open server, and so has to prove it.
+fn names_an_account(directory: &Directory, credentials: &Credentials<'_>) -> bool {
+    match credentials {
+        _ if directory.has_no_accounts() => false,
+        Credentials::Password { user, password } => {
+            let is_guest = *user == GUEST && *password == GUEST.as_bytes();
+            !is_guest || directory.account(GUEST).is_some()
+        }
+        Credentials::Certificate { names } => names
+            .iter()
+            .any(|name| directory.certificate(name).is_some()),
+        Credentials::Anonymous => false,
+    }
+}
+
 fn open_login(directory: &Directory, request: &LoginRequest<'_>) -> Result<Login, AuthError> {
     if !request.peer.is_local() {
         return Err(AuthError::Closed);
@@ -412,6 +439,17 @@ fn login(
             client_id,
         },
     )?;
+    let identity = Identity {
+        account: name,
+        client_id,
+    };
+    let names = NameGrants::compile(
+        permissions.names.as_ref(),
+        &permissions.topics,
+        &identity,
+        space,
+    );
+    let grants = grants.with_names(names);
     Ok(Login {
         account: Some(Arc::clone(account)),
         name: Arc::from(name),

@@ -2,12 +2,13 @@
 //!
 //! An argon2id hash (a PHC string) is what a password should be kept as. A SCRAM-SHA-256 verifier is for accounts whose
 //! clients prove their password without sending it; it serves those that send it as well. Hashes of Mosquitto's
-//! password files are read so that its users can be taken over.
+//! password files, and those of RabbitMQ, are read so that their users can be taken over.
 //!
 //! Verifying one costs tens of milliseconds and megabytes on purpose. It must never run where messages do: call it
 //! from a thread that may block.
 
 mod mosquitto;
+mod rabbit;
 mod scram;
 
 use std::fmt;
@@ -18,6 +19,8 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use self::mosquitto::MosquittoHash;
+pub use self::rabbit::RabbitAlgorithm;
+use self::rabbit::RabbitHash;
 pub use self::scram::ScramVerifier;
 pub(in crate::auth) use self::scram::{Key, hmac};
 
@@ -53,7 +56,7 @@ impl Default for PasswordCost {
 pub enum PasswordError {
     /// None of the formats.
     #[error(
-        "not a password hash: expected one that starts with $argon2id$ or SCRAM-SHA-256$, or Mosquitto's $6$ or $7$"
+        "not a password hash: expected one that starts with $argon2id$ or SCRAM-SHA-256$, Mosquitto's $6$ or $7$, or $rabbit-sha256$"
     )]
     Malformed,
     /// A PHC string of another algorithm.
@@ -94,6 +97,7 @@ enum Kind {
     Argon2(Box<phc::PasswordHash>),
     Scram(Box<ScramVerifier>),
     Mosquitto(Box<MosquittoHash>),
+    Rabbit(Box<RabbitHash>),
 }
 
 impl PasswordHash {
@@ -109,6 +113,10 @@ impl PasswordHash {
         if MosquittoHash::is_one(text) {
             let hash = MosquittoHash::parse(text)?;
             return Ok(PasswordHash(Kind::Mosquitto(Box::new(hash))));
+        }
+        if RabbitHash::is_one(text) {
+            let hash = RabbitHash::parse(text)?;
+            return Ok(PasswordHash(Kind::Rabbit(Box::new(hash))));
         }
         let hash = phc::PasswordHash::new(text).map_err(|_| PasswordError::Malformed)?;
         if hash.algorithm.as_str() != "argon2id" {
@@ -153,12 +161,37 @@ impl PasswordHash {
         PasswordHash(Kind::Scram(Box::new(verifier)))
     }
 
+    /// A hash as RabbitMQ would make it, with a random salt.
+    #[must_use]
+    pub fn create_rabbit(algorithm: RabbitAlgorithm, password: &[u8]) -> Self {
+        let hash = RabbitHash::create(algorithm, password);
+        PasswordHash(Kind::Rabbit(Box::new(hash)))
+    }
+
+    /// The hash that RabbitMQ shows as this text in base64.
+    ///
+    /// # Errors
+    /// [`PasswordError::Malformed`].
+    pub fn from_rabbit(algorithm: RabbitAlgorithm, base64: &str) -> Result<Self, PasswordError> {
+        let hash = RabbitHash::new(algorithm, base64)?;
+        Ok(PasswordHash(Kind::Rabbit(Box::new(hash))))
+    }
+
+    /// The algorithm and the text in base64, if it is one of RabbitMQ's.
+    #[must_use]
+    pub fn rabbit(&self) -> Option<(RabbitAlgorithm, String)> {
+        match &self.0 {
+            Kind::Rabbit(hash) => Some((hash.algorithm, hash.base64())),
+            Kind::Argon2(_) | Kind::Scram(_) | Kind::Mosquitto(_) => None,
+        }
+    }
+
     /// The SCRAM-SHA-256 verifier, if it is one.
     #[must_use]
     pub fn scram(&self) -> Option<&ScramVerifier> {
         match &self.0 {
             Kind::Scram(verifier) => Some(verifier),
-            Kind::Argon2(_) | Kind::Mosquitto(_) => None,
+            Kind::Argon2(_) | Kind::Mosquitto(_) | Kind::Rabbit(_) => None,
         }
     }
 
@@ -171,6 +204,7 @@ impl PasswordHash {
                 .is_ok(),
             Kind::Scram(verifier) => verifier.verify(password),
             Kind::Mosquitto(hash) => hash.verify(password),
+            Kind::Rabbit(hash) => hash.verify(password),
         }
     }
 }
@@ -189,6 +223,7 @@ impl From<PasswordHash> for String {
             Kind::Argon2(hash) => hash.to_string(),
             Kind::Scram(verifier) => verifier.to_string(),
             Kind::Mosquitto(hash) => hash.to_string(),
+            Kind::Rabbit(hash) => hash.to_string(),
         }
     }
 }

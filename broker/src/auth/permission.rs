@@ -8,8 +8,10 @@
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use longtail_model::{Filter, FilterToken, SubjectError, SubjectRef};
+use longtail_model::{Filter, FilterToken, Subject, SubjectError, SubjectRef};
 use serde::{Deserialize, Serialize};
+
+use super::names::NameGrants;
 
 /// What a client wants to do with a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -192,6 +194,8 @@ pub enum Verdict {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grants {
     actions: [ActionGrants; Action::COUNT],
+    /// Rules by regular expressions over names, beside the others.
+    names: Option<Arc<NameGrants>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -213,7 +217,14 @@ impl Grants {
         };
         Grants {
             actions: std::array::from_fn(|_| all.clone()),
+            names: None,
         }
+    }
+
+    /// With rules by regular expressions over names: what they allow is allowed too, unless a rule denies it.
+    pub(super) fn with_names(mut self, names: Option<NameGrants>) -> Self {
+        self.names = names.map(Arc::new);
+        self
     }
 
     /// Compiles rules for one client.
@@ -240,12 +251,48 @@ impl Grants {
         Ok(grants)
     }
 
-    /// Whether `action` on `subject` is allowed. Allocates nothing.
+    /// Whether `action` on `subject` is allowed. Allocates nothing, but with topic rules.
     #[must_use]
     pub fn allows(&self, action: Action, subject: SubjectRef<'_>) -> bool {
+        let named = |names: &NameGrants| names.allows_subject(action, subject);
+        self.allows_or(action, subject, named)
+    }
+
+    /// Whether `action` on what is called `name`, a subject with dots or any other text, is allowed.
+    #[must_use]
+    pub fn allows_name(&self, action: Action, name: &str) -> bool {
+        self.allows_as(action, name, name)
+    }
+
+    /// As [`Grants::allows_name`] where rules for subjects and rules for names know the same thing by different names.
+    #[must_use]
+    pub fn allows_as(&self, action: Action, subject: &str, name: &str) -> bool {
+        let named = |names: &NameGrants| names.allows_name(action, name);
+        match Subject::from_dotted(subject) {
+            Ok(subject) => self.allows_or(action, subject.as_ref(), named),
+            // What is no subject, no rule but one for everything is about.
+            Err(_) => self.actions[action as usize].all || self.names.as_deref().is_some_and(named),
+        }
+    }
+
+    /// Whether no topic rule forbids `action` with this routing key at an exchange that may be used otherwise.
+    #[must_use]
+    pub fn allows_topic(&self, action: Action, exchange: &str, key: &str) -> bool {
+        let names = self.names.as_deref();
+        names.is_none_or(|names| names.allows_topic(action, exchange, key))
+    }
+
+    fn allows_or(
+        &self,
+        action: Action,
+        subject: SubjectRef<'_>,
+        named: impl FnOnce(&NameGrants) -> bool,
+    ) -> bool {
         let grants = &self.actions[action as usize];
         let any = |filters: &[Filter]| filters.iter().any(|filter| filter.matches(subject));
-        grants.all || (any(&grants.allow) && !any(&grants.deny))
+        grants.all
+            || (any(&grants.allow) || self.names.as_deref().is_some_and(named))
+                && !any(&grants.deny)
     }
 
     /// What `action` on everything that `filter` matches gets. One rule has to allow all of it: two that allow a half
@@ -256,7 +303,9 @@ impl Grants {
         if grants.all {
             return Verdict::Allowed;
         }
-        let allowed = grants.allow.iter().any(|allow| allow.covers(filter));
+        let named = self.names.as_deref();
+        let allowed = grants.allow.iter().any(|allow| allow.covers(filter))
+            || named.is_some_and(|names| names.allows_filter(action, filter));
         if !allowed || grants.deny.iter().any(|deny| deny.covers(filter)) {
             return Verdict::Denied;
         }
@@ -274,7 +323,7 @@ impl Grants {
 
     fn is_trivial(&self, action: Action) -> bool {
         let grants = &self.actions[action as usize];
-        grants.all || grants.allow.is_empty()
+        grants.all || grants.allow.is_empty() && self.names.is_none()
     }
 }
 
@@ -322,13 +371,27 @@ impl CachedGrants {
         if self.grants.is_trivial(action) || text.len() > Self::SUBJECT_BYTES_MAX {
             return self.grants.allows(action, subject);
         }
+        let grants = Arc::clone(&self.grants);
+        self.remembered(action, text, || grants.allows(action, subject))
+    }
+
+    /// As [`Grants::allows_name`].
+    pub fn allows_name(&mut self, action: Action, name: &str) -> bool {
+        if self.grants.is_trivial(action) || name.len() > Self::SUBJECT_BYTES_MAX {
+            return self.grants.allows_name(action, name);
+        }
+        let grants = Arc::clone(&self.grants);
+        self.remembered(action, name, || grants.allows_name(action, name))
+    }
+
+    fn remembered(&mut self, action: Action, text: &str, ask: impl FnOnce() -> bool) -> bool {
         if self.slots.is_empty() {
             self.slots.resize(Self::SLOTS, Decision::default());
         }
         let hash = self.hasher.hash_one((action, text));
         let slot = &mut self.slots[hash as usize % Self::SLOTS];
         if slot.action != Some(action) || slot.subject != text {
-            slot.allowed = self.grants.allows(action, subject);
+            slot.allowed = ask();
             slot.action = Some(action);
             slot.subject.clear();
             slot.subject.push_str(text);

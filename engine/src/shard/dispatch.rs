@@ -110,7 +110,8 @@ impl Rule {
             return;
         }
         let draw = |bucket: u32, member: &Member| {
-            FixedHash::default().hash_one((bucket, member.id.0, member.consumer.0))
+            let member = scatter(member.id.0 ^ scatter(u64::from(member.consumer.0)));
+            scatter(u64::from(bucket) ^ member)
         };
         let owner = |bucket| {
             let draws = self.members.iter().enumerate();
@@ -136,9 +137,13 @@ impl Rule {
     }
 }
 
-/// Spreads numbers that follow each other.
+/// Spreads numbers that follow each other over all bits (the finaliser of SplitMix64). The hash of the tables does not
+/// spread them over the high ones, which decide between members.
 fn scatter(number: u64) -> u64 {
-    FixedHash::default().hash_one(number)
+    let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 impl Shard {
@@ -462,6 +467,38 @@ fn key_of(by: &KeyFrom, message: &crate::Message<'_>) -> u64 {
             let mut fields = headers::iter(message.headers);
             let found = fields.find(|(field, _)| *field == name.as_bytes());
             hash(found.map_or(&[], |(_, value)| value))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_shared_out_evenly_whatever_numbers_the_members_have() {
+        for first in 0..2000 {
+            let mut rule = Rule {
+                how: Dispatch::Pinned(KeyFrom::Key),
+                members: Vec::new(),
+                owners: Vec::new(),
+                lanes: Lanes::default(),
+            };
+            for id in first..first + 3 {
+                rule.members.push(Member {
+                    id: SessionId(id),
+                    consumer: ConsumerTag(1),
+                    session: 0,
+                });
+            }
+            rule.share_out();
+            for at in 0..3 {
+                let own = rule.owners.iter().filter(|&&owner| owner == at).count();
+                assert!(
+                    (45..130).contains(&own),
+                    "sessions from {first}: {own} of 256"
+                );
+            }
         }
     }
 }

@@ -8,6 +8,8 @@ use longtail_broker::auth::{
 use longtail_edge::{Endpoint, TlsIdentity};
 use longtail_engine::runtime::Clock;
 
+use crate::census::Standing;
+
 /// A client that asks for a vhost.
 #[derive(Clone, Copy, Debug)]
 pub struct Login<'a> {
@@ -54,6 +56,12 @@ pub trait Admission: Send + Sync + 'static {
     /// # Errors
     /// When it is not let in.
     fn admit(&self, login: &Login<'_>) -> Result<Arc<Grants>, Denied>;
+
+    /// What a user who was let in may do in a space now. Must not wait.
+    fn now(&self, user: &str, space: &str) -> Standing {
+        let _ = (user, space);
+        Standing::Same
+    }
 }
 
 /// Lets everybody in who reaches the listener, to every vhost, and allows everything.
@@ -126,5 +134,23 @@ impl Admission for Accounts {
         let room = granted.quotas.admit_connection(login.connections);
         room.map_err(|full| Denied::Full(full.to_string()))?;
         Ok(granted.grants)
+    }
+
+    fn now(&self, user: &str, space: &str) -> Standing {
+        let directory = self.authenticator.directory();
+        let account = self.account.as_deref().unwrap_or(user);
+        match self.authenticator.grants(account, space, "") {
+            Ok(granted) => Standing::Granted(granted.grants),
+            Err(AuthError::BadCredentials) if directory.account(account).is_some() => {
+                Standing::Gone
+            }
+            // One who came without an account, or with a token whose name is none.
+            Err(AuthError::BadCredentials) if directory.is_open() || directory.has_tokens() => {
+                Standing::Same
+            }
+            Err(AuthError::BadCredentials) => Standing::Gone,
+            // It may not use the vhost any more: the connection stays, and may do nothing.
+            Err(_) => Standing::Granted(Arc::new(Grants::default())),
+        }
     }
 }

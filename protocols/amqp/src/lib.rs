@@ -15,10 +15,13 @@
 //! rely on.
 
 pub mod access;
+pub mod census;
 pub mod codec;
 pub mod config;
 pub mod exception;
 pub mod graph;
+pub mod management;
+pub mod policy;
 pub mod queue;
 pub(crate) mod replies;
 pub mod service;
@@ -30,6 +33,7 @@ pub mod tenant;
 pub mod topology;
 
 pub use access::{Accounts, Admission, AdmitAll, Denied, Login};
+pub use census::Standing;
 pub use config::Config;
 pub use service::Amqp;
 pub use tenant::Tenant;

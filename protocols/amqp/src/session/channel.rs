@@ -6,8 +6,8 @@ use std::sync::Arc;
 use longtail_broker::auth::Action as Right;
 use longtail_edge::Out;
 use longtail_engine::runtime::Shards;
-use longtail_engine::{Command, Delivery, Effect, Message, Reply, Token};
-use longtail_model::{SessionId, ShardId};
+use longtail_engine::{Command, Delivery, Effect, Handle, Message, QUIET, Reply, Settle, Token};
+use longtail_model::{GroupId, Seq, SessionId, ShardId};
 
 use super::confirms::Confirms;
 use super::consuming::{Consumer, is_stored};
@@ -16,10 +16,10 @@ use super::replying::ReplyConsumer;
 use super::routing::Remembered;
 use super::transacting::Staged;
 use super::unacked::Unacked;
-use super::{Action, Ended, Op, Outcome, Request, Shared, say, unexpected_frame};
+use super::{Action, Counts, Ended, Op, Outcome, Request, Shared, say, unexpected_frame};
 use crate::codec::{Method, ReplyCode, Table};
 use crate::exception::{Exception, not_implemented, precondition};
-use crate::graph::{Destination, Noted};
+use crate::graph::{ALTERNATE, Destination, Kind, Noted};
 use crate::replies::{is_address, is_pseudo_queue};
 use crate::store::forget;
 use crate::tenant::Tenant;
@@ -41,13 +41,51 @@ impl Way {
         self.next += 1;
         self.pending.push_back(pending);
     }
+
+    /// Asks for something that nobody waits for: no answer comes.
+    pub(super) fn tell(&mut self, command: Command) {
+        self.commands.push((QUIET, command));
+    }
+
+    /// Is done with a message. Of a group, those that follow each other are one command.
+    pub(super) fn ack(&mut self, group: GroupId, seq: Seq) {
+        match self.commands.last_mut() {
+            Some((
+                QUIET,
+                Command::AckAll {
+                    group: same,
+                    messages,
+                },
+            )) if *same == group => messages.push(seq),
+            Some((QUIET, command @ Command::Settle { .. })) => {
+                if let &mut Command::Settle {
+                    message: Handle::Group(same, first),
+                    how: Settle::Ack,
+                } = command
+                    && same == group
+                {
+                    let messages = vec![first, seq];
+                    *command = Command::AckAll { group, messages };
+                } else {
+                    self.ack_one(group, seq);
+                }
+            }
+            _ => self.ack_one(group, seq),
+        }
+    }
+
+    fn ack_one(&mut self, group: GroupId, seq: Seq) {
+        let settle = Command::Settle {
+            message: Handle::Group(group, seq),
+            how: Settle::Ack,
+        };
+        self.tell(settle);
+    }
 }
 
 /// What an answer of a shard answers.
 #[derive(Debug)]
 pub(super) enum Pending {
-    /// Nothing that anybody waits for.
-    Silent,
     /// A publish: its number in confirm mode (0: none) and the octets of its body.
     Published {
         number: u64,
@@ -96,6 +134,8 @@ pub(super) struct Channel {
     pub(super) ready: u64,
     /// What `""` means as the name of a queue.
     last_queue: Arc<str>,
+    /// What an operator sees.
+    pub(super) counts: Counts,
     /// What was delivered without wanting acknowledgements and is not settled yet, because the client does not read.
     pub(super) unsettled: Vec<(usize, Delivery)>,
 }
@@ -131,6 +171,7 @@ impl Channel {
             outstanding_bytes: 0,
             ready: 0,
             last_queue: Arc::default(),
+            counts: Counts::default(),
             unsettled: Vec::new(),
         }
     }
@@ -145,6 +186,7 @@ impl Channel {
 
     /// The channel is over: what is to be detached from the shards.
     pub(super) fn end(mut self: Box<Self>, shared: &mut Shared) -> Ended {
+        shared.retired.add(&self.counts());
         for consumer in std::mem::take(&mut self.consumers).into_values() {
             if consumer.queue.leave() {
                 shared.actions.push(Action::DeleteUnused(consumer.queue));
@@ -316,6 +358,8 @@ impl Channel {
                 };
                 if !passive && !name.is_empty() {
                     shared.check(Right::Configure, "queue", &name)?;
+                    let queue = ("queue", name.as_str());
+                    may_lead_to(queue, "x-dead-letter-exchange", &arguments, shared)?;
                 }
                 let declare = DeclareQueue {
                     name,
@@ -382,6 +426,7 @@ impl Channel {
             } => {
                 if !passive {
                     shared.check(Right::Configure, "exchange", exchange)?;
+                    may_lead_to(("exchange", exchange), ALTERNATE, &arguments, shared)?;
                 }
                 let declare = DeclareExchange {
                     name: exchange.to_owned(),
@@ -451,7 +496,7 @@ impl Channel {
             key.to_owned()
         };
         shared.check(Right::Publish, "queue", &name)?;
-        may_read(source, &key, shared)?;
+        may_bind_to(source, key.as_str(), shared)?;
         Ok(Bind {
             source: source.to_owned(),
             destination: Destination::Queue(name),
@@ -515,6 +560,8 @@ impl Channel {
                 self.cancelled(consumer.0, shared, out);
                 Ok(())
             }
+            // Refused, but nobody waits for it.
+            Effect::Reply(QUIET, _) => Ok(()),
             Effect::Reply(_, reply) => {
                 let pending = self
                     .ways
@@ -538,7 +585,6 @@ impl Channel {
         out: &mut Out,
     ) -> Result<(), Exception> {
         match pending {
-            Pending::Silent => Ok(()),
             Pending::Published {
                 number,
                 bytes,
@@ -576,11 +622,32 @@ impl Channel {
     }
 }
 
-/// Whether the client may have what an exchange routes by a binding key.
-fn may_read(source: &str, key: &str, shared: &mut Shared) -> Result<(), Exception> {
+/// Reads from the source, and from a topic exchange with this key.
+fn may_bind_to(source: &str, key: &str, shared: &mut Shared) -> Result<(), Exception> {
     shared.check(Right::Consume, "exchange", source)?;
-    if shared.topology()?.shares(source) {
-        shared.check_topic(Right::Consume, key, source)?;
+    let topology = Arc::clone(shared.topology()?);
+    let graph = topology.graph();
+    let kind = graph.exchange(source).map(|known| known.config.kind);
+    if kind == Some(Kind::Topic) {
+        shared.check_topic(Right::Consume, source, key)?;
+    }
+    drop(graph);
+    if topology.shares(source) {
+        shared.check_subject(Right::Consume, source, key)?;
+    }
+    Ok(())
+}
+
+/// What messages go on to by way of an argument is written to, and what has the argument is read from.
+fn may_lead_to(
+    what: (&str, &str),
+    argument: &str,
+    arguments: &Table<'_>,
+    shared: &mut Shared,
+) -> Result<(), Exception> {
+    if let Some(target) = arguments.get(argument).and_then(|value| value.as_str()) {
+        shared.check(Right::Consume, what.0, what.1)?;
+        shared.check(Right::Publish, "exchange", target)?;
     }
     Ok(())
 }
@@ -591,7 +658,7 @@ fn bind_exchange(
     shared: &mut Shared,
 ) -> Result<Bind, Exception> {
     shared.check(Right::Publish, "exchange", destination)?;
-    may_read(source, key, shared)?;
+    may_bind_to(source, key, shared)?;
     Ok(Bind {
         source: source.to_owned(),
         destination: Destination::Exchange(destination.into()),

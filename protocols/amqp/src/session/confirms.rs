@@ -41,6 +41,16 @@ impl Confirms {
         self.first + self.waiting.len() as u64 - 1
     }
 
+    /// How many were given or can be.
+    pub(super) fn given(&self) -> u64 {
+        self.first - 1
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self) -> u64 {
+        self.waiting.len() as u64
+    }
+
     /// A shard has answered.
     pub(super) fn answered(&mut self, number: u64, refused: bool) {
         let at = number

@@ -17,7 +17,7 @@ use longtail_model::{ConsumerTag, Link};
 use super::channel::{Channel, Pending, internal};
 use super::content::Envelope;
 use super::unacked::Delivered;
-use super::{Action, Shared, say};
+use super::{Action, ConsumerState, Shared, say};
 use crate::codec::{FRAME_OVERHEAD, Method, ReplyCode, put_content};
 use crate::exception::{Exception, no_queue, not_implemented, precondition, refused};
 use crate::queue::Queue;
@@ -78,6 +78,18 @@ impl Consumer {
     fn saw(&mut self, bytes: usize) {
         // One large message is forgotten after some dozens of small ones.
         self.largest = bytes.max(self.largest - self.largest / 32).max(1);
+    }
+}
+
+impl Consumer {
+    pub(super) fn about(&self) -> ConsumerState {
+        ConsumerState {
+            tag: Arc::clone(&self.tag),
+            queue: Arc::clone(&self.queue.name),
+            ack_required: !self.no_ack,
+            exclusive: self.queue.is_consumed_exclusively(),
+            prefetch: self.prefetch,
+        }
     }
 }
 
@@ -257,7 +269,7 @@ impl Channel {
                 consumer: ConsumerTag(number),
                 credit: Credit::Level(level),
             };
-            way.ask(credit, Pending::Silent);
+            way.tell(credit);
         }
     }
 
@@ -280,7 +292,7 @@ impl Channel {
             };
             let tag = Arc::clone(&consumer.tag);
             way.ask(unsubscribe, Pending::Unsubscribed { tag, no_wait });
-            way.ask(Command::Close { link: Link(number) }, Pending::Silent);
+            way.tell(Command::Close { link: Link(number) });
             shared.busy = true;
         }
         if consumer.queue.leave() {
@@ -341,16 +353,19 @@ impl Channel {
         };
         write_content(&deliver, channel, &envelope, message.payload, shared, out);
         consumer.saw(message.payload.len() + message.headers.len());
+        self.counts.redeliver += u64::from(delivery.redeliveries > 0);
         if consumer.no_ack {
+            self.counts.deliver_no_ack += 1;
             consumer.held += 1;
             if out.is_over_soft_limit() {
                 out.ask_for_room();
                 self.unsettled.push((at, *delivery));
             } else {
                 consumer.held -= 1;
-                self.settle_delivery(at, delivery, Settle::Ack);
+                self.ack_delivery(at, delivery);
             }
         } else {
+            self.counts.deliver += 1;
             consumer.held += 1;
             self.unacked.push(Delivered {
                 tag,
@@ -374,7 +389,7 @@ impl Channel {
             if let Some(consumer) = self.consumers.get_mut(&delivery.consumer.0) {
                 consumer.held = consumer.held.saturating_sub(1);
             }
-            self.settle_delivery(at, &delivery, Settle::Ack);
+            self.ack_delivery(at, &delivery);
         }
         let numbers: Vec<u32> = self.consumers.keys().copied().collect();
         for number in numbers {
@@ -403,14 +418,14 @@ impl Channel {
             create: None,
             role: Role::Producer,
         };
-        way.ask(open, Pending::Silent);
+        way.tell(open);
         let group = the_group();
         let subscribe = Command::Subscribe {
             consumer,
             link,
             group: Arc::clone(&group),
         };
-        way.ask(subscribe, Pending::Silent);
+        way.tell(subscribe);
         way.ask(Command::DescribeStream { name }, Pending::Counted);
         let take = Command::Take {
             consumer,
@@ -423,8 +438,8 @@ impl Channel {
             link,
             group,
         };
-        way.ask(unsubscribe, Pending::Silent);
-        way.ask(Command::Close { link }, Pending::Silent);
+        way.tell(unsubscribe);
+        way.tell(Command::Close { link });
         shared.busy = true;
         Ok(())
     }
@@ -440,6 +455,7 @@ impl Channel {
     ) -> Result<(), Exception> {
         shared.answered();
         let Reply::Delivered(delivery) = reply else {
+            self.counts.get_empty += 1;
             say(
                 &Method::BasicGetEmpty { reserved_1: "" },
                 self.number(),
@@ -466,9 +482,12 @@ impl Channel {
             shared,
             out,
         );
+        self.counts.redeliver += u64::from(delivery.redeliveries > 0);
         if no_ack {
-            self.settle_delivery(at, delivery, Settle::Ack);
+            self.counts.get_no_ack += 1;
+            self.ack_delivery(at, delivery);
         } else {
+            self.counts.get += 1;
             self.unacked.push(Delivered {
                 tag: self.last_delivery,
                 shard: u16::try_from(at).unwrap_or(u16::MAX),
@@ -480,19 +499,29 @@ impl Channel {
         Ok(())
     }
 
+    fn ack_delivery(&mut self, at: usize, delivery: &Delivery) {
+        if let Some(way) = self.ways.get_mut(at) {
+            way.ack(delivery.group, delivery.seq);
+        }
+    }
+
     fn settle_delivery(&mut self, at: usize, delivery: &Delivery, how: Settle) {
         if let Some(way) = self.ways.get_mut(at) {
             let message = Handle::Group(delivery.group, delivery.seq);
-            way.ask(Command::Settle { message, how }, Pending::Silent);
+            way.tell(Command::Settle { message, how });
         }
     }
 
     fn settle(&mut self, delivered: &Delivered, how: Settle) {
+        self.counts.ack += u64::from(how == Settle::Ack);
         if let Some(way) = self.ways.get_mut(usize::from(delivered.shard)) {
-            let message = Handle::Group(delivered.group, delivered.seq);
-            way.ask(Command::Settle { message, how }, Pending::Silent);
+            if how == Settle::Ack {
+                way.ack(delivered.group, delivered.seq);
+            } else {
+                let message = Handle::Group(delivered.group, delivered.seq);
+                way.tell(Command::Settle { message, how });
+            }
         }
-        self.is_settled(delivered);
     }
 
     /// A delivery is no longer its consumer's, which may have another.
@@ -512,6 +541,7 @@ impl Channel {
                 return self.stage_settlements(vec![delivered], how);
             }
             self.settle(&delivered, how);
+            self.is_settled(&delivered);
             return Ok(());
         }
         let all = if tag == 0 {
@@ -524,6 +554,10 @@ impl Channel {
         }
         for delivered in &all {
             self.settle(delivered, how);
+        }
+        // Behind them: what comes between would make each a command of its own.
+        for delivered in &all {
+            self.is_settled(delivered);
         }
         Ok(())
     }
@@ -552,6 +586,7 @@ impl Channel {
         // Not part of a transaction: what one has settled is not among these.
         for delivered in &self.unacked.take_all() {
             self.settle(delivered, refusal(true, false));
+            self.is_settled(delivered);
         }
         Ok(())
     }

@@ -11,6 +11,7 @@
 //! it holds. A method with an answer is answered before more input is looked at (`busy`): answers of a connection are
 //! in order although they come from several shards and from the catalog. Publishes and settlements wait for nothing.
 
+mod about;
 mod channel;
 mod confirms;
 mod consuming;
@@ -43,6 +44,7 @@ use crate::replies::{Mailbox, Place, Recipient, Reply};
 use crate::subjects::{Share, Told};
 use crate::tenant::Tenant;
 use crate::topology::{Asker, Bind, DeclareExchange, DeclareQueue, Declared, Topology};
+pub use about::{ChannelState, ConnectionState, ConsumerState, Counts, given_name};
 use channel::Channel;
 pub(crate) use consuming::is_stored;
 
@@ -192,6 +194,9 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
+/// What rules about names call the default exchange.
+const DEFAULT: &str = "amq.default";
+
 /// What channels share.
 pub(super) struct Shared {
     pub(super) asker: Asker,
@@ -200,6 +205,9 @@ pub(super) struct Shared {
     pub(super) credentials: Credentials,
     pub(super) capabilities: Capabilities,
     pub(super) grants: CachedGrants,
+    introduction: about::Introduction,
+    /// Messages of channels that are closed.
+    pub(super) retired: Counts,
     /// What the client may do in the vhost `/`, if that is known.
     known: Option<Arc<Grants>>,
     pub(super) topology: Option<Arc<Topology>>,
@@ -244,9 +252,9 @@ impl Shared {
     /// # Errors
     /// `ACCESS_REFUSED`.
     pub(super) fn check(&mut self, right: Right, what: &str, name: &str) -> Result<(), Exception> {
-        let allowed = Subject::from_dotted(name)
-            .is_ok_and(|subject| self.grants.allows(right, subject.as_ref()));
-        if allowed {
+        // The default exchange has no name; rules know it by this one.
+        let known = if name.is_empty() { DEFAULT } else { name };
+        if self.grants.allows_name(right, known) {
             return Ok(());
         }
         let right = match right {
@@ -254,43 +262,82 @@ impl Shared {
             Right::Consume => "read",
             Right::Configure | Right::Manage => "configure",
         };
-        Err(refused(format!(
-            "{right} access to {what} '{name}' in vhost '{}' refused for user '{}'",
-            self.asker.vhost, self.credentials.user
-        )))
+        Err(self.not_granted(right, what, name))
     }
 
-    /// Whether the client may publish what has this routing key, or have what matches this binding key, of an exchange
-    /// that other protocols share.
+    /// Whether the client may publish to a queue by way of the default exchange: for rules about subjects it is the
+    /// queue, for rules about names it is the exchange.
+    ///
+    /// # Errors
+    /// `ACCESS_REFUSED`.
+    pub(super) fn check_default(&mut self, queue: &str) -> Result<(), Exception> {
+        let grants = self.grants.grants();
+        if grants.allows_as(Right::Publish, queue, DEFAULT) {
+            return Ok(());
+        }
+        Err(self.not_granted("write", "queue", queue))
+    }
+
+    /// Whether the client may use a topic exchange with a routing key, where there are rules for that.
     ///
     /// # Errors
     /// `ACCESS_REFUSED`.
     pub(super) fn check_topic(
+        &self,
+        right: Right,
+        exchange: &str,
+        key: &str,
+    ) -> Result<(), Exception> {
+        if self.grants.grants().allows_topic(right, exchange, key) {
+            return Ok(());
+        }
+        let word = if right == Right::Publish {
+            "write"
+        } else {
+            "read"
+        };
+        Err(self.topic_not_granted(word, exchange, key))
+    }
+
+    /// Whether the client may publish what has this routing key, or have what matches this binding key, of the exchange
+    /// that is the subjects of the space: they are those of other protocols too.
+    ///
+    /// # Errors
+    /// `ACCESS_REFUSED`.
+    pub(super) fn check_subject(
         &mut self,
         right: Right,
-        key: &str,
         exchange: &str,
+        key: &str,
     ) -> Result<(), Exception> {
-        let (allowed, right) = match right {
-            Right::Consume => {
-                let filter = Filter::parse_amqp(key);
-                let grants = self.grants.grants();
-                let allowed = filter.is_ok_and(|filter| grants.allows_filter(right, &filter));
-                (allowed, "read")
-            }
-            right => {
-                let subject = Subject::parse_amqp(key);
-                let allowed = subject.is_ok_and(|key| self.grants.allows(right, key.as_ref()));
-                (allowed, "write")
-            }
+        let (allowed, word) = if right == Right::Publish {
+            let subject = Subject::parse_amqp(key);
+            let allowed = subject.is_ok_and(|subject| self.grants.allows(right, subject.as_ref()));
+            (allowed, "write")
+        } else {
+            let filter = Filter::parse_amqp(key);
+            let grants = self.grants.grants();
+            let allowed = filter.is_ok_and(|filter| grants.allows_filter(right, &filter));
+            (allowed, "read")
         };
         if allowed {
             return Ok(());
         }
-        Err(refused(format!(
-            "{right} access to topic '{key}' in exchange '{exchange}' in vhost '{}' refused for user '{}'",
+        Err(self.topic_not_granted(word, exchange, key))
+    }
+
+    fn topic_not_granted(&self, word: &str, exchange: &str, key: &str) -> Exception {
+        refused(format!(
+            "{word} access to topic '{key}' in exchange '{exchange}' in vhost '{}' refused for user '{}'",
             self.asker.vhost, self.credentials.user
-        )))
+        ))
+    }
+
+    fn not_granted(&self, right: &str, what: &str, name: &str) -> Exception {
+        refused(format!(
+            "{right} access to {what} '{name}' in vhost '{}' refused for user '{}'",
+            self.asker.vhost, self.credentials.user
+        ))
     }
 
     pub(super) fn stored(&mut self, publishes: usize, bytes: u64, config: &Config) {
@@ -360,6 +407,8 @@ impl Session {
                 credentials: Credentials::default(),
                 capabilities: Capabilities::default(),
                 grants: CachedGrants::new(Arc::new(Grants::default())),
+                introduction: about::Introduction::default(),
+                retired: Counts::default(),
                 known: None,
                 topology: None,
                 frame_max: Config::FRAME_GREETING,
@@ -525,6 +574,16 @@ impl Session {
         self.shared.busy = true;
         self.shared.actions.push(Action::OpenChannel(number));
         Ok(())
+    }
+
+    /// What the client may do has changed.
+    pub(crate) fn set_grants(&mut self, grants: Arc<Grants>) {
+        self.shared.grants = CachedGrants::new(grants);
+        for slot in self.channels.values_mut() {
+            if let Slot::Open(channel) = slot {
+                channel.remembered = None;
+            }
+        }
     }
 
     /// The number that a new channel is told apart by from earlier ones.

@@ -13,7 +13,7 @@ use super::{Action, Shared, say, unexpected_frame};
 use crate::codec::{ContentHeader, Method, Properties, ReplyCode, put_content};
 use crate::config::Config;
 use crate::exception::{Exception, no_exchange, not_implemented, precondition, refused};
-use crate::graph::Noted;
+use crate::graph::{Kind, Noted};
 use crate::replies::{Place, is_address};
 use crate::subjects::{Share, Told};
 use crate::tenant::Tenant;
@@ -82,12 +82,12 @@ impl Channel {
                 return Ok(());
             }
             // The default exchange's keys are names of queues.
-            return shared.check(Right::Publish, "queue", key);
+            return shared.check_default(key);
         }
         shared.check(Right::Publish, "exchange", exchange)?;
         let topology = Arc::clone(shared.topology()?);
         if topology.shares(exchange) {
-            shared.check_topic(Right::Publish, key, exchange)?;
+            shared.check_subject(Right::Publish, exchange, key)?;
         }
         let graph = topology.graph();
         let vhost = &shared.asker.vhost;
@@ -98,6 +98,9 @@ impl Channel {
             return Err(refused(format!(
                 "cannot publish to internal exchange '{exchange}' in vhost '{vhost}'"
             )));
+        }
+        if found.config.kind == Kind::Topic {
+            shared.check_topic(Right::Publish, exchange, key)?;
         }
         Ok(())
     }
@@ -227,6 +230,7 @@ impl Channel {
         shared: &mut Shared,
         out: &mut Out,
     ) -> Result<(), Exception> {
+        self.count(publication, &plan);
         if !plan.is_wanted() && publication.mandatory {
             self.give_back(publication, &plan, shared, out);
         }
@@ -276,6 +280,16 @@ impl Channel {
             },
             told,
         }));
+    }
+
+    /// Counts a message that goes where its plan says.
+    pub(super) fn count(&mut self, publication: &Publication, plan: &Plan) {
+        self.counts.publish += 1;
+        match (plan.is_wanted(), publication.mandatory) {
+            (true, _) => {}
+            (false, true) => self.counts.return_unroutable += 1,
+            (false, false) => self.counts.drop_unroutable += 1,
+        }
     }
 
     /// `basic.return`: nobody wants it.

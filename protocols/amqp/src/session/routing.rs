@@ -202,11 +202,11 @@ impl Channel {
         if keys.len() > 1 {
             if exchange.is_empty() {
                 for key in &keys {
-                    shared.check(Right::Publish, "queue", key)?;
+                    shared.check_default(key)?;
                 }
             } else if topology.shares(exchange) {
                 for key in &keys {
-                    shared.check_topic(Right::Publish, key, exchange)?;
+                    shared.check_subject(Right::Publish, exchange, key)?;
                 }
             }
             let graph = topology.graph();

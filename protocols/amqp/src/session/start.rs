@@ -107,6 +107,11 @@ impl Session {
                 },
             ) => {
                 self.remember_capabilities(client_properties);
+                self.shared.introduction.keep(client_properties);
+                self.shared.introduction.mechanism = match *mechanism {
+                    "AMQPLAIN" => "AMQPLAIN",
+                    _ => "PLAIN",
+                };
                 self.shared.credentials = match *mechanism {
                     "PLAIN" => plain(response)?,
                     "AMQPLAIN" => amqplain(response)?,
@@ -199,6 +204,7 @@ impl Session {
         }
         self.channel_max = channel_max;
         self.shared.frame_max = frame_max;
+        self.shared.introduction.heartbeat = heartbeat;
         self.decoder = Decoder::new(if frame_max == 0 { u32::MAX } else { frame_max });
         self.phase = Phase::Open;
         self.shared.actions.push(Action::Heartbeat(heartbeat));
@@ -269,10 +275,17 @@ impl Session {
         say(&Method::ConnectionCloseOk {}, 0, out);
     }
 
-    /// The server goes down, or an operator ends the connection.
+    /// The server goes down.
     pub(crate) fn force_close(&mut self, why: &str, out: &mut Out) {
+        self.evict(
+            &format!("broker forced connection closure with reason '{why}'"),
+            out,
+        );
+    }
+
+    /// An operator ends the connection, and the client is told why.
+    pub(crate) fn evict(&mut self, text: &str, out: &mut Out) {
         if !matches!(self.phase, Phase::Header | Phase::Over) {
-            let text = format!("broker forced connection closure with reason '{why}'");
             Exception::new(ReplyCode::ConnectionForced, text).write(0, out.tail());
         }
         self.phase = Phase::Over;

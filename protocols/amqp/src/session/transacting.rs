@@ -220,6 +220,7 @@ impl Channel {
         for publication in &staged.publications {
             // An exchange that is gone by now leads nowhere.
             let plan = self.plan(publication, shared)?.unwrap_or_default();
+            self.count(publication, &plan);
             if !plan.is_wanted() && publication.mandatory {
                 self.give_back(publication, &plan, shared, out);
             }
@@ -307,7 +308,7 @@ impl Channel {
         if let Some(way) = self.ways.get_mut(usize::from(shard.0)) {
             for step in part.loose {
                 if let Step::Settle { message, how } = step {
-                    way.ask(Command::Settle { message, how }, Pending::Silent);
+                    way.tell(Command::Settle { message, how });
                 }
             }
         }

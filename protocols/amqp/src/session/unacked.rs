@@ -32,8 +32,7 @@ impl Unacked {
         self.entries.push_back((delivered.tag, Some(delivered)));
     }
 
-    #[cfg(test)]
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.entries.len() - self.gone
     }
 

@@ -1,0 +1,306 @@
+//! Who asks, and what they may look at and change.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use base64ct::{Base64, Encoding};
+use longtail_broker::auth::{
+    Account, AuthError, Credentials, Directory, Grants, LoginRequest, Peer, Roster,
+};
+use longtail_model::Timestamp;
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+
+use super::http::Failed;
+
+/// What a tag lets somebody do; each may do what those before may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Role {
+    /// Nothing here.
+    None,
+    /// Look at and use what its permissions reach.
+    Management,
+    /// And set policies and parameters there.
+    Policymaker,
+    /// And look at everything.
+    Monitoring,
+    /// Everything.
+    Administrator,
+}
+
+impl Role {
+    fn of(tags: &[String]) -> Self {
+        let role = |tag: &String| match tag.as_str() {
+            "administrator" => Role::Administrator,
+            "monitoring" => Role::Monitoring,
+            "policymaker" => Role::Policymaker,
+            "management" => Role::Management,
+            _ => Role::None,
+        };
+        tags.iter().map(role).max().unwrap_or(Role::None)
+    }
+}
+
+/// Somebody who has proved who it is.
+#[derive(Clone)]
+pub(super) struct Caller {
+    /// Its name.
+    pub(super) name: Arc<str>,
+    /// Its tags.
+    pub(super) tags: Vec<String>,
+    role: Role,
+    policymaker: bool,
+    /// Has no account: this machine's guest, who may do everything.
+    guest: bool,
+}
+
+impl Caller {
+    fn of(account: &Account, name: &str) -> Self {
+        Caller {
+            name: name.into(),
+            role: Role::of(&account.tags),
+            policymaker: account
+                .tags
+                .iter()
+                .any(|tag| tag == "policymaker" || tag == "administrator"),
+            tags: account.tags.clone(),
+            guest: false,
+        }
+    }
+
+    fn guest() -> Self {
+        Caller {
+            name: "guest".into(),
+            tags: vec!["administrator".to_owned()],
+            role: Role::Administrator,
+            policymaker: true,
+            guest: true,
+        }
+    }
+
+    /// Whether it is this machine's guest.
+    pub(super) fn is_guest(&self) -> bool {
+        self.guest
+    }
+
+    /// What it may do in a space; `None`: it may not use it.
+    pub(super) fn grants(&self, roster: &Roster, space: &str) -> Option<Arc<Grants>> {
+        if self.guest {
+            let directory = roster.directory();
+            return directory.space(space).map(|_| Arc::new(Grants::full()));
+        }
+        let login = roster.authenticator().grants(&self.name, space, "");
+        login.ok().map(|login| login.grants)
+    }
+
+    /// Whether it sees a vhost at all.
+    pub(super) fn sees(&self, roster: &Roster, space: &str) -> bool {
+        self.role >= Role::Monitoring || self.grants(roster, space).is_some()
+    }
+
+    /// Whether it sees what others do.
+    pub(super) fn sees_everything(&self) -> bool {
+        self.role >= Role::Monitoring
+    }
+
+    /// # Errors
+    /// Unless it is an administrator.
+    pub(super) fn administers(&self) -> Result<(), Failed> {
+        if self.role == Role::Administrator {
+            Ok(())
+        } else {
+            Err(Failed::denied("Not administrator user"))
+        }
+    }
+
+    /// # Errors
+    /// Unless it looks at everything.
+    pub(super) fn monitors(&self) -> Result<(), Failed> {
+        if self.role >= Role::Monitoring {
+            Ok(())
+        } else {
+            Err(Failed::denied("Not monitor user"))
+        }
+    }
+
+    /// # Errors
+    /// Unless it may set policies in a space.
+    pub(super) fn makes_policies(&self, roster: &Roster, space: &str) -> Result<(), Failed> {
+        let anywhere = self.role == Role::Administrator;
+        if anywhere || self.policymaker && self.grants(roster, space).is_some() {
+            Ok(())
+        } else {
+            Err(Failed::denied("Not policymaker user"))
+        }
+    }
+
+    /// # Errors
+    /// Unless it sees the space.
+    pub(super) fn enters(&self, roster: &Roster, space: &str) -> Result<(), Failed> {
+        if self.sees(roster, space) {
+            Ok(())
+        } else {
+            Err(Failed::denied("User not authorised to access virtual host"))
+        }
+    }
+}
+
+/// Who has proved lately who it is, so that not every request costs a password hash. Holds as long as the directory.
+#[derive(Default)]
+pub(super) struct Verified(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    directory: Option<Arc<Directory>>,
+    callers: HashMap<[u8; 32], Caller>,
+}
+
+/// Callers that are remembered.
+const VERIFIED_MAX: usize = 1000;
+
+/// The user and the password of a header `Authorization: Basic`.
+pub(super) fn basic(header: &str) -> Option<(String, Vec<u8>)> {
+    let (scheme, encoded) = header.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = Base64::decode_vec(encoded.trim()).ok()?;
+    let colon = decoded.iter().position(|&byte| byte == b':')?;
+    let (user, password) = decoded.split_at_checked(colon)?;
+    let user = std::str::from_utf8(user).ok()?.to_owned();
+    Some((user, password.get(1..)?.to_vec()))
+}
+
+impl Verified {
+    fn find(&self, directory: &Arc<Directory>, key: &[u8; 32]) -> Option<Caller> {
+        let mut known = self.0.lock();
+        let same = known
+            .directory
+            .as_ref()
+            .is_some_and(|known| Arc::ptr_eq(known, directory));
+        if !same {
+            known.callers.clear();
+            known.directory = Some(Arc::clone(directory));
+            return None;
+        }
+        known.callers.get(key).cloned()
+    }
+
+    fn remember(&self, directory: &Arc<Directory>, key: [u8; 32], caller: &Caller) {
+        let mut known = self.0.lock();
+        let same = known
+            .directory
+            .as_ref()
+            .is_some_and(|known| Arc::ptr_eq(known, directory));
+        if same {
+            if known.callers.len() >= VERIFIED_MAX {
+                known.callers.clear();
+            }
+            known.callers.insert(key, caller.clone());
+        }
+    }
+
+    /// Checks who asks. May take tens of milliseconds, on another thread.
+    ///
+    /// # Errors
+    /// 401.
+    pub(super) async fn caller(
+        &self,
+        roster: &Arc<Roster>,
+        authorization: Option<&str>,
+        peer: Option<IpAddr>,
+        now: Timestamp,
+    ) -> Result<Caller, Failed> {
+        let Some((user, password)) = authorization.and_then(basic) else {
+            return Err(Failed::login());
+        };
+        let directory = roster.directory();
+        let origin = peer.map_or("unix".to_owned(), |peer| peer.to_string());
+        let key: [u8; 32] = Sha256::new()
+            .chain_update((user.len() as u64).to_le_bytes())
+            .chain_update(user.as_bytes())
+            .chain_update(&password)
+            .chain_update([0])
+            .chain_update(origin.as_bytes())
+            .finalize()
+            .into();
+        if let Some(caller) = self.find(&directory, &key) {
+            return Ok(caller);
+        }
+        let asked = Arc::clone(roster);
+        let peer = peer.map_or(Peer::Unix, Peer::Address);
+        let checked =
+            tokio::task::spawn_blocking(move || check(&asked, &user, &password, peer, now)).await;
+        let caller = checked.map_err(|error| Failed::internal(error.to_string()))??;
+        if caller.role == Role::None {
+            return Err(Failed::denied("User can only log in via AMQP clients"));
+        }
+        self.remember(&directory, key, &caller);
+        Ok(caller)
+    }
+}
+
+fn check(
+    roster: &Roster,
+    user: &str,
+    password: &[u8],
+    peer: Peer,
+    now: Timestamp,
+) -> Result<Caller, Failed> {
+    let directory = roster.directory();
+    let request = |space| LoginRequest {
+        credentials: Credentials::Password { user, password },
+        peer,
+        space,
+        client_id: "",
+    };
+    // The space does not matter: one without permissions has proved who it is as well.
+    let login = roster
+        .authenticator()
+        .authenticate(&request(Directory::DEFAULT_SPACE), now);
+    match login {
+        Ok(login) => Ok(match &login.account {
+            Some(account) => Caller::of(account, &account.name),
+            None => Caller::guest(),
+        }),
+        Err(AuthError::NoAccess { .. }) => match directory.account(user) {
+            Some(account) => Ok(Caller::of(account, user)),
+            None => Err(Failed::login()),
+        },
+        Err(AuthError::Busy) => Err(Failed {
+            status: 503,
+            error: "service_unavailable",
+            reason: "too many logins are waiting".to_owned(),
+        }),
+        Err(_) => Err(Failed::login()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_strongest_tag_counts() {
+        let role =
+            |tags: &[&str]| Role::of(&tags.iter().map(|&tag| tag.to_owned()).collect::<Vec<_>>());
+        assert_eq!(role(&[]), Role::None);
+        assert_eq!(
+            role(&["team-a", "management", "monitoring"]),
+            Role::Monitoring
+        );
+        assert_eq!(role(&["administrator", "policymaker"]), Role::Administrator);
+    }
+
+    #[test]
+    fn basic_credentials_are_read_whatever_the_password_has() {
+        assert_eq!(
+            basic("Basic Z3Vlc3Q6YTpi"),
+            Some(("guest".to_owned(), b"a:b".to_vec()))
+        );
+        for wrong in ["Bearer Z3Vlc3Q6YTpi", "Basic", "Basic !!", "Basic Z3Vlc3Q="] {
+            assert_eq!(basic(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! `/connections`, `/channels`, `/consumers`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use longtail_edge::Endpoint;
+use serde_json::{Map, Value, json};
+
+use super::http::{Asked, Failed, Reply};
+use super::rates::{self, Thing};
+use super::{Management, json as convert, page};
+use crate::census::Seen;
+use crate::session::{ChannelState, ConsumerState, Counts, given_name};
+
+/// Names of the counts, as RabbitMQ has them.
+pub(super) const COUNTS: &[&str] = &[
+    "publish",
+    "confirm",
+    "return_unroutable",
+    "drop_unroutable",
+    "deliver",
+    "deliver_no_ack",
+    "get",
+    "get_no_ack",
+    "get_empty",
+    "redeliver",
+    "ack",
+    "deliver_get",
+];
+
+/// The counts in the order of [`COUNTS`].
+pub(super) fn numbers(counts: &Counts) -> [u64; 12] {
+    [
+        counts.publish,
+        counts.confirm,
+        counts.return_unroutable,
+        counts.drop_unroutable,
+        counts.deliver,
+        counts.deliver_no_ack,
+        counts.get,
+        counts.get_no_ack,
+        counts.get_empty,
+        counts.redeliver,
+        counts.ack,
+        counts.deliver_get(),
+    ]
+}
+
+fn message_stats(m: &Management, thing: Thing, counts: &Counts) -> Value {
+    let numbers = numbers(counts);
+    let rates = m.rates.look(thing, m.now_ms(), &numbers);
+    let mut stats = Map::new();
+    rates::put(&mut stats, COUNTS, &numbers, &rates);
+    Value::Object(stats)
+}
+
+/// Who is connected and may be seen by whoever asks.
+fn seen(m: &Management, asked: &Asked) -> Vec<Seen> {
+    let mut seen = m.tenant.census().all();
+    seen.retain(|seen| may_see(m, asked, seen));
+    seen
+}
+
+/// Others are seen by whoever sees everything.
+fn may_see(_: &Management, asked: &Asked, seen: &Seen) -> bool {
+    asked.caller.sees_everything() || *seen.state.user == *asked.caller.name
+}
+
+fn address(endpoint: &Endpoint) -> (String, u16) {
+    match endpoint {
+        Endpoint::Tcp(address) => (address.ip().to_string(), address.port()),
+        Endpoint::Unix(path) => (format!("unix:{}", path.display()), 0),
+    }
+}
+
+fn connection(m: &Management, seen: &Seen) -> Value {
+    let state = &seen.state;
+    let (peer_host, peer_port) = address(&seen.peer);
+    let (host, port) = address(&seen.local);
+    let connected_ms = seen
+        .since
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
+    let octets = [seen.bytes_in, seen.bytes_out];
+    let rates = m
+        .rates
+        .look(Thing::Connection(seen.number), m.now_ms(), &octets);
+    let mut object = Map::new();
+    rates::put(&mut object, &["recv_oct", "send_oct"], &octets, &rates);
+    let fields = json!({
+        "name": *seen.name,
+        "node": m.node(),
+        "user": state.user,
+        "user_who_performed_action": state.user,
+        "vhost": *state.vhost,
+        "host": host,
+        "port": port,
+        "peer_host": peer_host,
+        "peer_port": peer_port,
+        "protocol": "AMQP 0-9-1",
+        "auth_mechanism": state.mechanism,
+        "ssl": false,
+        "ssl_cipher": null,
+        "ssl_hash": null,
+        "ssl_key_exchange": null,
+        "ssl_protocol": null,
+        "peer_cert_issuer": null,
+        "peer_cert_subject": null,
+        "peer_cert_validity": null,
+        "state": state.state,
+        "channels": state.channels.len(),
+        "channel_max": state.channel_max,
+        "frame_max": state.frame_max,
+        "timeout": state.heartbeat,
+        "connected_at": connected_ms,
+        "client_properties": convert::from_bytes(&state.properties),
+        "user_provided_name": given_name(&state.properties),
+        "type": "network",
+        "pid": format!("<{}>", seen.number),
+    });
+    if let Value::Object(fields) = fields {
+        object.extend(fields);
+    }
+    Value::Object(object)
+}
+
+pub(super) async fn list(
+    m: &Arc<Management>,
+    asked: &Asked,
+    vhost: Option<&str>,
+    user: Option<&str>,
+) -> Result<Reply, Failed> {
+    if let Some(vhost) = vhost {
+        m.enter(asked, vhost)?;
+    }
+    let mut found = seen(m, asked);
+    found.retain(|seen| {
+        vhost.is_none_or(|vhost| *seen.state.vhost == *vhost)
+            && user.is_none_or(|user| seen.state.user == user)
+    });
+    let items = found.iter().map(|seen| connection(m, seen)).collect();
+    page::list(items, &asked.query).map(Reply::Json)
+}
+
+fn named(m: &Management, asked: &Asked, name: &str) -> Result<Seen, Failed> {
+    let mut found = seen(m, asked).into_iter();
+    found
+        .find(|seen| *seen.name == *name)
+        .ok_or_else(Failed::missing)
+}
+
+pub(super) async fn show(m: &Arc<Management>, asked: &Asked, name: &str) -> Result<Reply, Failed> {
+    let seen = named(m, asked, name)?;
+    Ok(Reply::Json(page::one(connection(m, &seen), &asked.query)))
+}
+
+/// The text that the client is told.
+fn reason(asked: &Asked) -> String {
+    let given = asked.header("x-reason").filter(|reason| !reason.is_empty());
+    given.unwrap_or("Closed via management plugin").to_owned()
+}
+
+pub(super) fn end(m: &Arc<Management>, asked: &Asked, name: &str) -> Result<Reply, Failed> {
+    let seen = named(m, asked, name)?;
+    if *seen.state.user != *asked.caller.name {
+        asked.caller.administers()?;
+    }
+    let ended = m
+        .tenant
+        .census()
+        .end(&reason(asked), |known, _, _| known == name);
+    if ended == 0 {
+        return Err(Failed::missing());
+    }
+    Ok(Reply::Done)
+}
+
+pub(super) fn end_all_of(m: &Arc<Management>, asked: &Asked, user: &str) -> Result<Reply, Failed> {
+    if user != &*asked.caller.name {
+        asked.caller.administers()?;
+    }
+    m.tenant
+        .census()
+        .end(&reason(asked), |_, _, known| known == user);
+    Ok(Reply::Done)
+}
+
+fn channel_name(seen: &Seen, number: u16) -> String {
+    format!("{} ({number})", seen.name)
+}
+
+fn connection_details(seen: &Seen) -> Value {
+    let (peer_host, peer_port) = address(&seen.peer);
+    json!({"name": *seen.name, "peer_host": peer_host, "peer_port": peer_port})
+}
+
+fn channel(m: &Management, seen: &Seen, channel: &ChannelState) -> Value {
+    let thing = Thing::Channel(seen.number, channel.number);
+    json!({
+        "name": channel_name(seen, channel.number),
+        "node": m.node(),
+        "number": channel.number,
+        "user": seen.state.user,
+        "user_who_performed_action": seen.state.user,
+        "vhost": *seen.state.vhost,
+        "state": "running",
+        "confirm": channel.confirm,
+        "transactional": false,
+        "consumer_count": channel.consumers.len(),
+        "prefetch_count": channel.prefetch,
+        "global_prefetch_count": 0,
+        "messages_unacknowledged": channel.unacked,
+        "messages_unconfirmed": channel.unconfirmed,
+        "messages_uncommitted": 0,
+        "acks_uncommitted": 0,
+        "pending_raft_commands": 0,
+        "connection_details": connection_details(seen),
+        "message_stats": message_stats(m, thing, &channel.counts),
+    })
+}
+
+pub(super) async fn channels(
+    m: &Arc<Management>,
+    asked: &Asked,
+    vhost: Option<&str>,
+    of: Option<&str>,
+) -> Result<Reply, Failed> {
+    if let Some(vhost) = vhost {
+        m.enter(asked, vhost)?;
+    }
+    if let Some(name) = of {
+        named(m, asked, name)?;
+    }
+    let found = seen(m, asked);
+    let items = found
+        .iter()
+        .filter(|seen| vhost.is_none_or(|vhost| *seen.state.vhost == *vhost))
+        .filter(|seen| of.is_none_or(|name| *seen.name == *name))
+        .flat_map(|seen| {
+            let channels = seen.state.channels.iter();
+            channels.map(|known| channel(m, seen, known))
+        });
+    page::list(items.collect(), &asked.query).map(Reply::Json)
+}
+
+fn channel_named(
+    m: &Management,
+    asked: &Asked,
+    name: &str,
+) -> Result<(Seen, ChannelState), Failed> {
+    let found = seen(m, asked).into_iter().find_map(|seen| {
+        let mut channels = seen.state.channels.iter();
+        let known = channels.find(|known| channel_name(&seen, known.number) == name);
+        known.cloned().map(|known| (seen, known))
+    });
+    found.ok_or_else(Failed::missing)
+}
+
+pub(super) async fn show_channel(
+    m: &Arc<Management>,
+    asked: &Asked,
+    name: &str,
+) -> Result<Reply, Failed> {
+    let (seen, known) = channel_named(m, asked, name)?;
+    let mut shown = channel(m, &seen, &known);
+    let details: Vec<_> = known
+        .consumers
+        .iter()
+        .map(|known| consumer_of(m, &seen, &seen.state.channels, known))
+        .collect();
+    if let Value::Object(shown) = &mut shown {
+        shown.insert("consumer_details".to_owned(), details.into());
+        shown.insert("publishes".to_owned(), json!([]));
+        shown.insert("deliveries".to_owned(), json!([]));
+    }
+    Ok(Reply::Json(page::one(shown, &asked.query)))
+}
+
+fn consumer_of(
+    m: &Management,
+    seen: &Seen,
+    channels: &[ChannelState],
+    consumer: &ConsumerState,
+) -> Value {
+    let number = channels
+        .iter()
+        .find(|channel| channel.consumers.iter().any(|c| c.tag == consumer.tag))
+        .map_or(0, |channel| channel.number);
+    let (peer_host, peer_port) = address(&seen.peer);
+    json!({
+        "consumer_tag": *consumer.tag,
+        "queue": {"name": *consumer.queue, "vhost": *seen.state.vhost},
+        "ack_required": consumer.ack_required,
+        "exclusive": consumer.exclusive,
+        "active": true,
+        "activity_status": "up",
+        "prefetch_count": consumer.prefetch,
+        "arguments": {},
+        "consumer_timeout": null,
+        "channel_details": {
+            "name": channel_name(seen, number),
+            "node": m.node(),
+            "number": number,
+            "connection_name": *seen.name,
+            "peer_host": peer_host,
+            "peer_port": peer_port,
+            "user": seen.state.user,
+        },
+    })
+}
+
+/// Everybody's consumers by vhost and queue.
+pub(super) fn consumers_by_queue(m: &Management) -> HashMap<(Arc<str>, Arc<str>), Vec<Value>> {
+    let mut all: HashMap<_, Vec<Value>> = HashMap::new();
+    for seen in m.tenant.census().all() {
+        for channel in &seen.state.channels {
+            for consumer in &channel.consumers {
+                let key = (Arc::clone(&seen.state.vhost), Arc::clone(&consumer.queue));
+                let one = std::slice::from_ref(channel);
+                all.entry(key)
+                    .or_default()
+                    .push(consumer_of(m, &seen, one, consumer));
+            }
+        }
+    }
+    all
+}
+
+pub(super) async fn consumers(
+    m: &Arc<Management>,
+    asked: &Asked,
+    vhost: Option<&str>,
+) -> Result<Reply, Failed> {
+    let vhosts = m.of(asked, vhost)?;
+    let all = consumers_by_queue(m);
+    let seen = all
+        .into_iter()
+        .filter(|((at, _), _)| vhosts.iter().any(|(vhost, _)| vhost == at));
+    let mut items: Vec<Value> = seen.flat_map(|(_, consumers)| consumers).collect();
+    items.sort_by(|a, b| {
+        let tag = |value: &Value| {
+            value["consumer_tag"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        };
+        tag(a).cmp(&tag(b))
+    });
+    page::list(items, &asked.query).map(Reply::Json)
+}
+
+/// Who has an exclusive queue: the connection with this number.
+pub(super) fn owners(m: &Management) -> HashMap<u64, Value> {
+    let all = m.tenant.census().all();
+    all.iter()
+        .map(|seen| (seen.number, connection_details(seen)))
+        .collect()
+}

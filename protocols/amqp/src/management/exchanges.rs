@@ -1,0 +1,185 @@
+//! `/exchanges`: what there is, and publishing.
+
+use std::sync::Arc;
+
+use base64ct::{Base64, Encoding};
+use serde_json::{Value, json};
+
+use super::direct::Published;
+use super::http::{self, Asked, Failed, Reply};
+use super::json::OwnedProperties;
+use super::{Management, json as convert, page};
+use crate::codec::Method;
+use crate::graph::ExchangeConfig;
+use crate::policy::Subject;
+
+/// What the default exchange is called where a name cannot be empty.
+const DEFAULT: &str = "amq.default";
+
+/// The name that AMQP knows.
+pub(super) fn real_name(name: &str) -> &str {
+    if name == DEFAULT { "" } else { name }
+}
+
+fn shown(
+    m: &Management,
+    (vhost, space): (&str, &str),
+    name: &str,
+    config: Option<&ExchangeConfig>,
+) -> Value {
+    let policies = m.tenant.policies();
+    let policy = policies.matching(space, Subject::Exchange(name), false);
+    json!({
+        "name": name,
+        "vhost": vhost,
+        "type": config.map_or("direct", |config| config.type_name()),
+        "durable": config.is_none_or(|config| config.durable),
+        "auto_delete": config.is_some_and(|config| config.auto_delete),
+        "internal": config.is_some_and(|config| config.internal),
+        "arguments": config.map_or_else(|| json!({}), |config| convert::from_bytes(&config.arguments)),
+        "policy": policy.map(|policy| policy.name.clone()),
+        "user_who_performed_action": "rmq-internal",
+    })
+}
+
+pub(super) async fn list(
+    m: &Arc<Management>,
+    asked: &Asked,
+    vhost: Option<&str>,
+) -> Result<Reply, Failed> {
+    let mut items = Vec::new();
+    for (vhost, space) in m.of(asked, vhost)? {
+        let topology = m.topology_of(&space).await?;
+        items.push(shown(m, (&vhost, &space), "", None));
+        let mut known: Vec<_> = topology
+            .graph()
+            .exchanges()
+            .map(|(name, exchange)| (Arc::clone(name), exchange.config.clone()))
+            .collect();
+        known.sort_by(|a, b| a.0.cmp(&b.0));
+        for (name, config) in known {
+            items.push(shown(m, (&vhost, &space), &name, Some(&config)));
+        }
+    }
+    page::list(items, &asked.query).map(Reply::Json)
+}
+
+async fn known(
+    m: &Management,
+    asked: &Asked,
+    vhost: &str,
+    name: &str,
+) -> Result<(Arc<str>, Option<ExchangeConfig>), Failed> {
+    let topology = m.topology(asked, vhost).await?;
+    let space = Arc::clone(topology.space());
+    if name.is_empty() {
+        return Ok((space, None));
+    }
+    let graph = topology.graph();
+    let exchange = graph.exchange(name).ok_or_else(Failed::missing)?;
+    Ok((space, Some(exchange.config.clone())))
+}
+
+pub(super) async fn show(
+    m: &Arc<Management>,
+    asked: &Asked,
+    vhost: &str,
+    name: &str,
+) -> Result<Reply, Failed> {
+    let name = real_name(name);
+    let (space, config) = known(m, asked, vhost, name).await?;
+    let shown = shown(m, (vhost, &space), name, config.as_ref());
+    Ok(Reply::Json(page::one(shown, &asked.query)))
+}
+
+pub(super) async fn declare(
+    m: &Arc<Management>,
+    asked: &Asked,
+    vhost: &str,
+    name: &str,
+) -> Result<Reply, Failed> {
+    let object = asked.object()?;
+    let arguments = http::table(&object, "arguments")?;
+    let kind = http::text(&object, "type")?.unwrap_or("direct").to_owned();
+    let arguments = convert::to_table(&arguments)
+        .map_err(|error| Failed::bad(format!("arguments: {error}")))?;
+    let topology = m.topology(asked, vhost).await?;
+    let is_new = topology.graph().exchange(name).is_none();
+    let mut direct = m.direct(asked, vhost).await?;
+    let declare = Method::ExchangeDeclare {
+        ticket: 0,
+        exchange: real_name(name),
+        kind: &kind,
+        passive: false,
+        durable: http::flag(&object, "durable")?.unwrap_or(true),
+        auto_delete: http::flag(&object, "auto_delete")?.unwrap_or(false),
+        internal: http::flag(&object, "internal")?.unwrap_or(false),
+        no_wait: false,
+        arguments: arguments.as_table(),
+    };
+    direct
+        .call(&declare, |answer| {
+            matches!(answer, Method::ExchangeDeclareOk {}).then_some(())
+        })
+        .await?;
+    Ok(Reply::put(is_new))
+}
+
+pub(super) async fn delete(
+    m: &Arc<Management>,
+    asked: &Asked,
+    vhost: &str,
+    name: &str,
+) -> Result<Reply, Failed> {
+    let name = real_name(name);
+    known(m, asked, vhost, name).await?;
+    let mut direct = m.direct(asked, vhost).await?;
+    let delete = Method::ExchangeDelete {
+        ticket: 0,
+        exchange: name,
+        if_unused: asked.query.flag("if-unused"),
+        no_wait: false,
+    };
+    direct
+        .call(&delete, |answer| {
+            matches!(answer, Method::ExchangeDeleteOk {}).then_some(())
+        })
+        .await?;
+    Ok(Reply::Done)
+}
+
+pub(super) async fn publish(
+    m: &Arc<Management>,
+    asked: &Asked,
+    vhost: &str,
+    name: &str,
+) -> Result<Reply, Failed> {
+    let name = real_name(name);
+    known(m, asked, vhost, name).await?;
+    let object = asked.object()?;
+    let needed = |field: &str| {
+        http::text(&object, field)?.ok_or_else(|| Failed {
+            error: "key_missing",
+            ..Failed::bad(field)
+        })
+    };
+    let (key, payload) = (needed("routing_key")?, needed("payload")?);
+    let body = match http::text(&object, "payload_encoding")? {
+        None | Some("string") => payload.as_bytes().to_vec(),
+        Some("base64") => {
+            Base64::decode_vec(payload).map_err(|_| Failed::bad("the payload is not in base64"))?
+        }
+        Some(other) => return Err(Failed::bad(format!("unknown payload_encoding '{other}'"))),
+    };
+    let properties = OwnedProperties::read(http::table(&object, "properties")?);
+    let properties = properties.map_err(Failed::bad)?;
+    let mut direct = m.direct(asked, vhost).await?;
+    let published = direct
+        .publish(name, key, &properties.borrow(), &body)
+        .await?;
+    match published {
+        Published::Routed => Ok(Reply::Json(json!({"routed": true}))),
+        Published::Unroutable => Ok(Reply::Json(json!({"routed": false}))),
+        Published::Refused => Err(Failed::bad("a queue does not take the message")),
+    }
+}

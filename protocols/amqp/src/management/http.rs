@@ -1,0 +1,525 @@
+//! Requests and answers: paths, queries, bodies, who asks, and the shapes of errors.
+//!
+//! Paths are taken apart here and not by a router, because names are percent-encoded (`/` is `%2F`), and the name of the
+//! default exchange is an empty segment.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use super::Management;
+use super::access::Caller;
+use crate::codec::ReplyCode;
+use crate::exception::Exception;
+
+/// Largest body of a request, in bytes: a file of definitions.
+const BODY_MAX: usize = 64 << 20;
+
+/// What an answer is.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Reply {
+    /// 200 with JSON.
+    Json(Value),
+    /// 201, and where it is now.
+    Created(Option<String>),
+    /// 204.
+    Done,
+    /// 200 with a type of its own.
+    Text(&'static str, String),
+    /// 200 with JSON that is saved as a file of this name.
+    File(String, Value),
+}
+
+impl Reply {
+    /// 201 for what is new, 204 for what was changed.
+    pub(super) fn put(is_new: bool) -> Self {
+        if is_new {
+            Reply::Created(None)
+        } else {
+            Reply::Done
+        }
+    }
+}
+
+/// Why a request is not carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failed {
+    /// The status.
+    pub(super) status: u16,
+    /// A word for programs.
+    pub(super) error: &'static str,
+    /// A text for people.
+    pub(super) reason: String,
+}
+
+impl Failed {
+    /// 400.
+    pub(super) fn bad(reason: impl Into<String>) -> Self {
+        Failed {
+            status: 400,
+            error: "bad_request",
+            reason: reason.into(),
+        }
+    }
+
+    /// 404.
+    pub(super) fn missing() -> Self {
+        Failed {
+            status: 404,
+            error: "Object Not Found",
+            reason: "Not Found".to_owned(),
+        }
+    }
+
+    /// 401: not known.
+    pub(super) fn login() -> Self {
+        Failed {
+            status: 401,
+            error: "not_authorized",
+            reason: "Login failed".to_owned(),
+        }
+    }
+
+    /// 401, as RabbitMQ says it: known, but not for this.
+    pub(super) fn denied(reason: &str) -> Self {
+        Failed {
+            status: 401,
+            error: "not_authorised",
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// 405.
+    fn method() -> Self {
+        Failed {
+            status: 405,
+            error: "method_not_allowed",
+            reason: "Method Not Allowed".to_owned(),
+        }
+    }
+
+    /// 500.
+    pub(super) fn internal(reason: impl Into<String>) -> Self {
+        Failed {
+            status: 500,
+            error: "internal_server_error",
+            reason: reason.into(),
+        }
+    }
+}
+
+impl From<Exception> for Failed {
+    fn from(exception: Exception) -> Self {
+        match exception.code {
+            ReplyCode::NotFound => Failed::missing(),
+            ReplyCode::AccessRefused if exception.text.contains("refused for user") => {
+                Failed::denied(&exception.reply_text())
+            }
+            ReplyCode::InternalError => Failed::internal(exception.text),
+            _ => Failed::bad(exception.text),
+        }
+    }
+}
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut body = json!({"error": self.error, "reason": self.reason});
+        if self.status == 503
+            && let Value::Object(body) = &mut body
+        {
+            body.insert("status".to_owned(), "failed".into());
+        }
+        let body = body.to_string();
+        let mut response = (status, [(header::CONTENT_TYPE, JSON)], body).into_response();
+        if self.status == 401 {
+            let realm = header::HeaderValue::from_static("Basic realm=\"RabbitMQ Management\"");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, realm);
+        }
+        response
+    }
+}
+
+const JSON: &str = "application/json";
+
+impl IntoResponse for Reply {
+    fn into_response(self) -> Response {
+        match self {
+            Reply::Json(value) => {
+                ([(header::CONTENT_TYPE, JSON)], value.to_string()).into_response()
+            }
+            Reply::Created(None) => StatusCode::CREATED.into_response(),
+            Reply::Created(Some(location)) => {
+                (StatusCode::CREATED, [(header::LOCATION, location)]).into_response()
+            }
+            Reply::Done => StatusCode::NO_CONTENT.into_response(),
+            Reply::Text(kind, text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
+            Reply::File(name, value) => {
+                let clean: String = name
+                    .chars()
+                    .filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c))
+                    .collect();
+                let disposition = format!("attachment; filename={clean}");
+                let headers = [
+                    (header::CONTENT_TYPE, JSON.to_owned()),
+                    (header::CONTENT_DISPOSITION, disposition),
+                ];
+                (headers, value.to_string()).into_response()
+            }
+        }
+    }
+}
+
+/// The part of an address behind the question mark.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Takes it apart.
+    pub(super) fn parse(text: &str) -> Self {
+        let pair = |part: &str| {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            let plain = |text: &str| decode(&text.replace('+', " "));
+            (plain(key), plain(value))
+        };
+        Query(
+            text.split('&')
+                .filter(|part| !part.is_empty())
+                .map(pair)
+                .collect(),
+        )
+    }
+
+    /// The first value of a name.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        let mut found = self.0.iter().filter(|(key, _)| key == name);
+        found.next().map(|(_, value)| value.as_str())
+    }
+
+    /// All values of a name.
+    pub(super) fn all<'q>(&'q self, name: &'q str) -> impl Iterator<Item = &'q str> {
+        let found = self.0.iter().filter(move |(key, _)| key == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// Whether it says `true` (or nothing but the name).
+    pub(super) fn flag(&self, name: &str) -> bool {
+        matches!(self.get(name), Some("true" | "" | "1"))
+    }
+
+    /// A number.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub(super) fn number(&self, name: &str) -> Result<Option<usize>, Failed> {
+        let Some(text) = self.get(name).filter(|text| !text.is_empty()) else {
+            return Ok(None);
+        };
+        let parsed = text.parse();
+        parsed
+            .map(Some)
+            .map_err(|_| Failed::bad(format!("{name} must be a number, not '{text}'")))
+    }
+}
+
+/// Undoes percent-encoding. What is none stays as it is.
+pub(super) fn decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let hex = |at: usize| {
+            let digit = *tail.get(at)?;
+            char::from(digit)
+                .to_digit(16)
+                .and_then(|d| u8::try_from(d).ok())
+        };
+        match (first, hex(0), hex(1)) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push(high << 4 | low);
+                rest = tail.get(2..).unwrap_or_default();
+            }
+            _ => {
+                bytes.push(first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Percent-encodes everything that a segment of a path cannot have.
+pub(super) fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for &byte in text.as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+/// A request of somebody who may ask.
+pub(super) struct Asked {
+    /// What is to be done.
+    pub(super) method: Method,
+    /// Who asks.
+    pub(super) caller: Caller,
+    /// The query.
+    pub(super) query: Query,
+    /// The headers.
+    pub(super) headers: HeaderMap,
+    /// The body.
+    pub(super) body: Bytes,
+}
+
+impl Asked {
+    /// The body as an object; an empty one is an empty object.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub(super) fn object(&self) -> Result<Map<String, Value>, Failed> {
+        if self.body.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Map::new());
+        }
+        match serde_json::from_slice(&self.body) {
+            Ok(Value::Object(object)) => Ok(object),
+            Ok(_) => Err(Failed {
+                error: "not_json",
+                ..Failed::bad("the body is no JSON object")
+            }),
+            Err(error) => Err(Failed {
+                error: "not_json",
+                ..Failed::bad(format!("the body is no JSON: {error}"))
+            }),
+        }
+    }
+
+    /// A header's text.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+/// A field of an object that is text.
+///
+/// # Errors
+/// When it is there and is none.
+pub(super) fn text<'o>(
+    object: &'o Map<String, Value>,
+    name: &str,
+) -> Result<Option<&'o str>, Failed> {
+    match object.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(other) => Err(Failed::bad(format!("{name} must be a string, not {other}"))),
+    }
+}
+
+/// A field that is true or false; some clients write it as text.
+///
+/// # Errors
+/// When it is there and is neither.
+pub(super) fn flag(object: &Map<String, Value>, name: &str) -> Result<Option<bool>, Failed> {
+    match object.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(*flag)),
+        Some(Value::String(text)) if text == "true" => Ok(Some(true)),
+        Some(Value::String(text)) if text == "false" => Ok(Some(false)),
+        Some(other) => Err(Failed::bad(format!(
+            "{name} must be true or false, not {other}"
+        ))),
+    }
+}
+
+/// A field that is a number; some clients write it as text.
+///
+/// # Errors
+/// When it is there and is none.
+pub(super) fn integer(object: &Map<String, Value>, name: &str) -> Result<Option<i64>, Failed> {
+    let wrong = |other: &Value| Failed::bad(format!("{name} must be an integer, not {other}"));
+    match object.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value @ Value::Number(number)) => {
+            number.as_i64().map(Some).ok_or_else(|| wrong(value))
+        }
+        Some(value @ Value::String(text)) => text.parse().map(Some).map_err(|_| wrong(value)),
+        Some(other) => Err(wrong(other)),
+    }
+}
+
+/// A field that is an object.
+///
+/// # Errors
+/// When it is there and is none.
+pub(super) fn table(object: &Map<String, Value>, name: &str) -> Result<Map<String, Value>, Failed> {
+    match object.get(name) {
+        None | Some(Value::Null) => Ok(Map::new()),
+        Some(Value::Object(table)) => Ok(table.clone()),
+        // What an empty table is in some languages.
+        Some(Value::Array(list)) if list.is_empty() => Ok(Map::new()),
+        Some(other) => Err(Failed::bad(format!(
+            "{name} must be an object, not {other}"
+        ))),
+    }
+}
+
+/// Answers one request.
+pub(super) async fn answer(
+    State(management): State<Arc<Management>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
+    let head = request.method() == Method::HEAD;
+    let response = match respond(&management, peer.ip(), request).await {
+        Ok(reply) => reply.into_response(),
+        Err(failed) => failed.into_response(),
+    };
+    if head {
+        let (parts, _) = response.into_parts();
+        return Response::from_parts(parts, Body::empty());
+    }
+    response
+}
+
+async fn respond(
+    management: &Arc<Management>,
+    peer: IpAddr,
+    request: Request,
+) -> Result<Reply, Failed> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
+    if path == "/" || path == "/api" || path == "/api/" {
+        return Ok(Reply::Text("text/plain", INDEX.to_owned()));
+    }
+    let Some(path) = path.strip_prefix("/api/") else {
+        return Err(Failed::missing());
+    };
+    if parts.method == Method::OPTIONS {
+        return Ok(Reply::Done);
+    }
+    let header = |name: header::HeaderName| {
+        let value = parts.headers.get(name);
+        value.and_then(|value| value.to_str().ok())
+    };
+    // A page of another site that somebody on this machine looks at is not let in by way of its browser.
+    let host = header(header::HOST);
+    if let Some(origin) = header(header::ORIGIN)
+        && origin.split_once("://").map(|(_, origin)| origin) != host
+    {
+        return Err(Failed {
+            status: 403,
+            error: "forbidden",
+            reason: "requests of other sites are not accepted".to_owned(),
+        });
+    }
+    let caller = management
+        .verified
+        .caller(
+            &management.roster,
+            header(header::AUTHORIZATION),
+            Some(peer),
+            management.tenant.broker().clock().now(),
+        )
+        .await?;
+    if caller.is_guest() && !host.is_none_or(is_loopback) {
+        return Err(Failed::login());
+    }
+    let body = to_bytes(body, BODY_MAX).await.map_err(|error| Failed {
+        status: 413,
+        ..Failed::bad(error.to_string())
+    })?;
+    let asked = Asked {
+        method: if parts.method == Method::HEAD {
+            Method::GET
+        } else {
+            parts.method
+        },
+        caller,
+        query: Query::parse(parts.uri.query().unwrap_or_default()),
+        headers: parts.headers,
+        body,
+    };
+    let segments: Vec<String> = path.split('/').map(decode).collect();
+    let mut segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    // A slash at the end says nothing, but where an empty name is meant.
+    let names_exchange = matches!(segments.as_slice(), ["exchanges", _, ""]);
+    if segments.last() == Some(&"") && !names_exchange {
+        segments.pop();
+    }
+    match super::routes::dispatch(management, &asked, &segments).await {
+        Some(reply) => reply,
+        None if super::routes::exists(&segments) => Err(Failed::method()),
+        None => Err(Failed::missing()),
+    }
+}
+
+/// Whether a `Host` header names this machine.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(rest),
+        None => host.split(':').next().unwrap_or(host),
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+const INDEX: &str = "The management API of AMQP is under /api, as RabbitMQ has it. docs/amqp-management.md lists the paths.\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_decoded_once_and_encoded_whole() {
+        assert_eq!(decode("%2F"), "/");
+        assert_eq!(decode("a%252Fb%zz%"), "a%2Fb%zz%");
+        for name in ["/", "a b", "ä%~+", ""] {
+            assert_eq!(decode(&encode(name)), name);
+        }
+    }
+
+    #[test]
+    fn queries_keep_what_they_repeat() {
+        let query = Query::parse("family=a&family=b+c&page=2&sort_reverse");
+        assert_eq!(query.all("family").collect::<Vec<_>>(), ["a", "b c"]);
+        assert_eq!(query.number("page").unwrap(), Some(2));
+        assert!(query.flag("sort_reverse") && !query.flag("page"));
+        assert!(Query::parse("page=x").number("page").is_err());
+    }
+
+    #[test]
+    fn exceptions_become_statuses() {
+        let status = |code, text: &str| Failed::from(Exception::new(code, text)).status;
+        assert_eq!(
+            status(ReplyCode::NotFound, "no queue 'q' in vhost '/'"),
+            404
+        );
+        assert_eq!(
+            status(ReplyCode::PreconditionFailed, "inequivalent arg"),
+            400
+        );
+        let refused = "read access to queue 'q' in vhost '/' refused for user 'u'";
+        assert_eq!(status(ReplyCode::AccessRefused, refused), 401);
+        assert_eq!(
+            status(ReplyCode::AccessRefused, "queue name 'amq.x' contains"),
+            400
+        );
+    }
+
+    #[test]
+    fn only_names_of_this_machine_are_loopback() {
+        assert!(is_loopback("localhost:15672") && is_loopback("[::1]:15672"));
+        assert!(!is_loopback("evil.example") && !is_loopback("localhost.evil.example:1"));
+    }
+}

@@ -1,0 +1,325 @@
+//! `/overview`, `/nodes`, and what says something of the server as a whole.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use serde_json::{Map, Value, json};
+
+use super::connections::{COUNTS, numbers};
+use super::http::{Asked, Failed, Reply};
+use super::rates::{self, Thing};
+use super::{Management, page, queues};
+
+/// Nothing: a list of what this server has none of.
+pub(super) fn empty() -> Reply {
+    Reply::Json(json!([]))
+}
+
+pub(super) fn whoami(asked: &Asked) -> Reply {
+    Reply::Json(json!({
+        "name": *asked.caller.name,
+        "tags": asked.caller.tags,
+        "is_internal_user": true,
+    }))
+}
+
+pub(super) fn version(m: &Management) -> Reply {
+    Reply::Text("text/plain", m.facts().version)
+}
+
+pub(super) fn auth() -> Reply {
+    Reply::Json(json!({"oauth_enabled": false}))
+}
+
+/// What there is in the vhosts that somebody sees.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sums {
+    pub(super) queues: u64,
+    pub(super) exchanges: u64,
+    pub(super) ready: u64,
+    pub(super) unacked: u64,
+    pub(super) messages: u64,
+}
+
+pub(super) async fn sums(m: &Management, vhosts: &[(Arc<str>, Arc<str>)]) -> Result<Sums, Failed> {
+    let mut sums = Sums::default();
+    for (_, space) in vhosts {
+        let topology = m.topology_of(space).await?;
+        let infos = queues::infos(m, space).await?;
+        let graph = topology.graph();
+        // The default exchange is one too.
+        sums.exchanges += graph.exchanges().count() as u64 + 1;
+        for queue in graph.queues() {
+            sums.queues += 1;
+            if let Some(info) = infos.get(&queue.name) {
+                sums.ready += info.ready;
+                sums.unacked += info.held;
+                sums.messages += info.ready + info.held + info.delayed;
+            }
+        }
+    }
+    Ok(sums)
+}
+
+fn exchange_type(name: &str, description: &str) -> Value {
+    json!({"name": name, "description": description, "enabled": true})
+}
+
+pub(super) async fn overview(m: &Arc<Management>, asked: &Asked) -> Result<Reply, Failed> {
+    let facts = m.facts();
+    let node = m.node();
+    let vhosts = m.vhosts(asked);
+    let sums = sums(m, &vhosts).await?;
+    let totals = m.tenant.census().totals();
+    let numbers = numbers(&totals.counts);
+    let counters = m.tenant.counters();
+    let of = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    let (opened, channels) = (
+        of(&counters.connections_total),
+        of(&counters.channels_total),
+    );
+    let churn = [
+        opened,
+        opened.saturating_sub(totals.connections),
+        channels,
+        channels.saturating_sub(totals.channels),
+        0,
+        0,
+        0,
+    ];
+    let all: Vec<u64> = numbers.iter().chain(&churn).copied().collect();
+    let rates = m.rates.look(Thing::All, m.now_ms(), &all);
+    let (message_rates, churn_rates) = rates
+        .split_at_checked(numbers.len())
+        .unwrap_or((&rates, &[]));
+    let mut message_stats = Map::new();
+    rates::put(&mut message_stats, COUNTS, &numbers, message_rates);
+    let mut churn_object = Map::new();
+    const CHURN: &[&str] = &[
+        "connection_created",
+        "connection_closed",
+        "channel_created",
+        "channel_closed",
+        "queue_declared",
+        "queue_created",
+        "queue_deleted",
+    ];
+    rates::put(&mut churn_object, CHURN, &churn, churn_rates);
+    let listeners: Vec<_> = facts
+        .listeners
+        .iter()
+        .map(|known| {
+            json!({
+                "node": node, "protocol": known.protocol, "ip_address": known.host,
+                "interface": known.host, "port": known.port, "tls": known.tls, "socket_opts": {},
+            })
+        })
+        .collect();
+    let object = json!({
+        "management_version": facts.version,
+        "rabbitmq_version": facts.version,
+        "product_name": m.tenant.config().product,
+        "product_version": facts.version,
+        "longtail_version": m.tenant.config().version,
+        "erlang_version": "26.2.5",
+        "erlang_full_version": "none: Longtail is written in Rust",
+        "rates_mode": "basic",
+        "sample_retention_policies": {"global": [600], "basic": [600], "detailed": [600]},
+        "release_series_support_status": "supported",
+        "exchange_types": [
+            exchange_type("direct", "AMQP direct exchange, as per the AMQP specification"),
+            exchange_type("fanout", "AMQP fanout exchange, as per the AMQP specification"),
+            exchange_type("headers", "AMQP headers exchange, as per the AMQP specification"),
+            exchange_type("topic", "AMQP topic exchange, as per the AMQP specification"),
+        ],
+        "cluster_name": super::parameters::name_of_cluster(m),
+        "cluster_tags": {},
+        "node_tags": {},
+        "default_queue_type": "classic",
+        "node": node,
+        "statistics_db_event_queue": 0,
+        "disable_stats": false,
+        "enable_queue_totals": false,
+        "is_op_policy_updating_enabled": true,
+        "object_totals": {
+            "connections": totals.connections,
+            "channels": totals.channels,
+            "consumers": totals.consumers,
+            "exchanges": sums.exchanges,
+            "queues": sums.queues,
+        },
+        "queue_totals": {
+            "messages": sums.messages,
+            "messages_details": {"rate": 0.0},
+            "messages_ready": sums.ready,
+            "messages_ready_details": {"rate": 0.0},
+            "messages_unacknowledged": sums.unacked,
+            "messages_unacknowledged_details": {"rate": 0.0},
+        },
+        "message_stats": message_stats,
+        "churn_rates": churn_object,
+        "listeners": listeners,
+        "contexts": [{
+            "node": node,
+            "description": "Management API",
+            "path": "/",
+            "cowboy_opts": "[]",
+            "port": management_port(&facts),
+        }],
+    });
+    Ok(Reply::Json(page::one(object, &asked.query)))
+}
+
+fn management_port(facts: &super::Facts) -> String {
+    let mut listeners = facts.listeners.iter();
+    let known = listeners.find(|known| known.protocol == super::server::PROTOCOL);
+    known.map_or_else(|| "0".to_owned(), |known| known.port.to_string())
+}
+
+/// What the system says of this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Process {
+    pub(super) resident_bytes: u64,
+    pub(super) memory_bytes: u64,
+    pub(super) open_files: u64,
+    pub(super) files_max: u64,
+    pub(super) disk_free_bytes: u64,
+}
+
+pub(super) fn process(m: &Management) -> Process {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib = |text: &str, name: &str| -> u64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        number.unwrap_or(0_u64) * 1024
+    };
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let files_max = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))
+        .and_then(|line| line.split_whitespace().next()?.parse().ok());
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    Process {
+        resident_bytes: kib(&status, "VmRSS:"),
+        memory_bytes: kib(&meminfo, "MemTotal:"),
+        open_files: open as u64,
+        files_max: files_max.unwrap_or(0),
+        disk_free_bytes: disk_free(m),
+    }
+}
+
+fn disk_free(m: &Management) -> u64 {
+    let config = m.tenant.broker().config();
+    let Some(dir) = config.data.as_deref() else {
+        return 0;
+    };
+    rustix::fs::statvfs(dir).map_or(0, |found| found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+fn described(m: &Management) -> Value {
+    let process = process(m);
+    let facts = m.facts();
+    let uptime = m.started.elapsed().map_or(0, |up| up.as_millis());
+    let connections = m.tenant.counters().connections.load(Ordering::Relaxed);
+    let trouble = m.tenant.broker().trouble();
+    json!({
+        "name": m.node(),
+        "type": "disc",
+        "running": true,
+        "being_drained": false,
+        "os_pid": std::process::id().to_string(),
+        "uptime": u64::try_from(uptime).unwrap_or(u64::MAX),
+        "run_queue": 0,
+        "processors": std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        "rates_mode": "basic",
+        "net_ticktime": 60,
+        "fd_used": process.open_files,
+        "fd_total": process.files_max,
+        "sockets_used": connections,
+        "sockets_total": process.files_max,
+        "proc_used": 1,
+        "proc_total": 1_048_576,
+        "mem_used": process.resident_bytes,
+        "mem_limit": process.memory_bytes,
+        "mem_alarm": false,
+        "mem_calculation_strategy": "rss",
+        "disk_free": process.disk_free_bytes,
+        "disk_free_limit": 50_000_000,
+        "disk_free_alarm": trouble.is_some(),
+        "partitions": [],
+        "exchange_types": [],
+        "auth_mechanisms": [
+            {"name": "PLAIN", "description": "SASL PLAIN authentication mechanism", "enabled": true},
+            {"name": "AMQPLAIN", "description": "QPid AMQPLAIN mechanism", "enabled": true},
+        ],
+        "applications": [
+            {"name": "rabbit", "description": m.tenant.config().product, "version": facts.version},
+        ],
+        "enabled_plugins": ["rabbitmq_management", "rabbitmq_management_agent", "rabbitmq_prometheus"],
+        "contexts": [],
+        "config_files": [],
+        "log_files": [],
+        "db_dir": "",
+        "cluster_links": [],
+        "metrics_gc_queue_length": {},
+    })
+}
+
+pub(super) async fn nodes(m: &Arc<Management>, asked: &Asked) -> Result<Reply, Failed> {
+    page::list(vec![described(m)], &asked.query).map(Reply::Json)
+}
+
+fn is_this(m: &Management, name: &str) -> Result<(), Failed> {
+    if name == m.node() {
+        Ok(())
+    } else {
+        Err(Failed::missing())
+    }
+}
+
+pub(super) async fn node(m: &Arc<Management>, asked: &Asked, name: &str) -> Result<Reply, Failed> {
+    asked.caller.monitors()?;
+    is_this(m, name)?;
+    Ok(Reply::Json(page::one(described(m), &asked.query)))
+}
+
+pub(super) fn memory(m: &Management, asked: &Asked, name: &str) -> Result<Reply, Failed> {
+    asked.caller.monitors()?;
+    is_this(m, name)?;
+    let resident = process(m).resident_bytes;
+    Ok(Reply::Json(json!({"memory": {
+        "strategy": "rss",
+        "total": {"erlang": 0, "rss": resident, "allocated": resident},
+    }})))
+}
+
+/// What RabbitMQ's clients look for among the feature flags: all of it is there.
+const FEATURES: &[&str] = &[
+    "classic_mirrored_queue_version",
+    "detailed_queues_endpoint",
+    "direct_exchange_routing_v2",
+    "quorum_queue",
+    "stream_queue",
+    "user_limits",
+    "virtual_host_metadata",
+];
+
+pub(super) fn feature_flags() -> Reply {
+    let flags = FEATURES.iter().map(|name| {
+        json!({
+            "name": name, "desc": "", "doc_url": "", "stability": "stable", "state": "enabled",
+            "provided_by": "rabbit",
+        })
+    });
+    Reply::Json(flags.collect())
+}
+
+pub(super) fn enable_feature(asked: &Asked, name: &str) -> Result<Reply, Failed> {
+    asked.caller.administers()?;
+    if name == "all" || FEATURES.contains(&name) {
+        Ok(Reply::Done)
+    } else {
+        Err(Failed::bad("unsupported"))
+    }
+}

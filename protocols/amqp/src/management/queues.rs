@@ -1,0 +1,447 @@
+//! `/queues`: what there is, and what is done to it by way of AMQP itself.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use base64ct::{Base64, Encoding};
+use longtail_engine::StreamInfo;
+use serde_json::{Map, Value, json};
+
+use super::connections::{consumers_by_queue, owners};
+use super::direct::Fetched;
+use super::http::{self, Asked, Failed, Reply};
+use super::rates::{self, Thing};
+use super::{Management, json as convert, page};
+use crate::codec::{Method, Table};
+use crate::policy::Subject;
+use crate::queue::Queue;
+
+/// Messages that one request fetches at most.
+const GET_MAX: u64 = 10_000;
+
+/// Octets of bodies that one request fetches before it ends.
+const GET_BYTES_MAX: usize = 64 << 20;
+
+/// What is shown beside a queue's own.
+#[derive(Default)]
+struct Around {
+    consumers: HashMap<(Arc<str>, Arc<str>), Vec<Value>>,
+    owners: HashMap<u64, Value>,
+}
+
+impl Around {
+    fn of(m: &Management) -> Self {
+        Around {
+            consumers: consumers_by_queue(m),
+            owners: owners(m),
+        }
+    }
+}
+
+/// The kind of a queue.
+pub(super) fn kind(queue: &Queue) -> String {
+    let arguments = Table::decode(&queue.config.arguments).unwrap_or_default();
+    let kind = arguments.get("x-queue-type");
+    let kind = kind.as_ref().and_then(crate::codec::Value::as_str);
+    kind.unwrap_or("classic").to_owned()
+}
+
+/// The streams of a space by name.
+pub(super) async fn infos(
+    m: &Management,
+    space: &Arc<str>,
+) -> Result<HashMap<Arc<str>, StreamInfo>, Failed> {
+    let streams = m.tenant.broker().streams(Some(Arc::clone(space))).await;
+    let streams = streams.map_err(|error| Failed::internal(error.to_string()))?;
+    Ok(streams
+        .into_iter()
+        .map(|(name, info)| (name.name, info))
+        .collect())
+}
+
+/// The queues of a space by name.
+pub(super) async fn all(m: &Management, space: &Arc<str>) -> Result<Vec<Arc<Queue>>, Failed> {
+    let topology = m.topology_of(space).await?;
+    let mut queues: Vec<_> = topology.graph().queues().cloned().collect();
+    queues.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(queues)
+}
+
+fn shown(
+    m: &Management,
+    (vhost, space): (&Arc<str>, &Arc<str>),
+    queue: &Queue,
+    info: Option<&StreamInfo>,
+    around: &Around,
+    stats: bool,
+) -> Value {
+    let kind = kind(queue);
+    let key = (Arc::clone(vhost), Arc::clone(&queue.name));
+    let none = Vec::new();
+    let consumers = around.consumers.get(&key).unwrap_or(&none);
+    let exclusive = queue.config.owner;
+    let subject = Subject::Queue(&queue.name, &kind);
+    let policies = m.tenant.policies();
+    let effective = policies.effective(space, subject);
+    let mut object = Map::new();
+    let fields = json!({
+        "name": *queue.name,
+        "vhost": **vhost,
+        "type": kind,
+        "durable": queue.config.durable,
+        "auto_delete": queue.config.auto_delete,
+        "exclusive": exclusive.is_some(),
+        "arguments": convert::from_bytes(&queue.config.arguments),
+        "node": m.node(),
+        "state": "running",
+        "policy": policies.matching(space, subject, false).map(|policy| policy.name.clone()),
+        "operator_policy": policies.matching(space, subject, true).map(|policy| policy.name.clone()),
+        "effective_policy_definition": Value::Object(effective),
+    });
+    if let Value::Object(fields) = fields {
+        object.extend(fields);
+    }
+    if kind == "quorum" || kind == "stream" {
+        for (name, value) in [
+            ("leader", json!(m.node())),
+            ("members", json!([m.node()])),
+            ("online", json!([m.node()])),
+        ] {
+            object.insert(name.to_owned(), value);
+        }
+    }
+    if let Some(owner) = exclusive.and_then(|owner| around.owners.get(&owner)) {
+        object.insert("owner_pid_details".to_owned(), owner.clone());
+    }
+    if !stats {
+        return Value::Object(object);
+    }
+    let Some(info) = info else {
+        return Value::Object(object);
+    };
+    let thing = Thing::Queue(Arc::clone(space), Arc::clone(&queue.name));
+    let total = info.ready + info.held + info.delayed;
+    let counters = [info.appended, info.removed];
+    let rates = m.rates.look(thing, m.now_ms(), &counters);
+    let mut stats = Map::new();
+    rates::put(&mut stats, &["publish", "ack"], &counters, &rates);
+    for (name, number) in [
+        ("messages", total),
+        ("messages_ready", info.ready),
+        ("messages_unacknowledged", info.held),
+    ] {
+        object.insert(name.to_owned(), number.into());
+        object.insert(format!("{name}_details"), json!({"rate": 0.0}));
+    }
+    let share = |part: u64| {
+        let bytes = u128::from(info.bytes) * u128::from(part);
+        u64::try_from(bytes / u128::from(total.max(1))).unwrap_or(u64::MAX)
+    };
+    let durable = queue.config.durable;
+    let fields = json!({
+        "message_stats": stats,
+        "messages_delayed": info.delayed,
+        "messages_persistent": if durable { total } else { 0 },
+        "messages_ram": if durable { 0 } else { total },
+        "message_bytes": info.bytes,
+        "message_bytes_ready": share(info.ready),
+        "message_bytes_unacknowledged": share(info.held),
+        "message_bytes_persistent": if durable { info.bytes } else { 0 },
+        "message_bytes_ram": if durable { 0 } else { info.bytes },
+        "consumers": queue.consumers(),
+        "consumer_utilisation": consumer_capacity(info),
+        "consumer_capacity": consumer_capacity(info),
+        "exclusive_consumer_tag": exclusive_tag(queue, consumers),
+        "single_active_consumer_tag": null,
+        "head_message_timestamp": null,
+        "memory": 0,
+        "reductions": 0,
+        "garbage_collection": {},
+        "backing_queue_status": {},
+    });
+    if let Value::Object(fields) = fields {
+        object.extend(fields);
+    }
+    Value::Object(object)
+}
+
+/// Whether consumers keep up: some wait for messages, or there is nothing to wait for.
+fn consumer_capacity(info: &StreamInfo) -> f64 {
+    match (info.consumers, info.waiting, info.ready) {
+        (0, _, _) => 0.0,
+        (_, 0, 1..) => 0.0,
+        _ => 1.0,
+    }
+}
+
+fn exclusive_tag(queue: &Queue, consumers: &[Value]) -> Option<String> {
+    let only = consumers
+        .first()
+        .filter(|_| queue.is_consumed_exclusively());
+    only.and_then(|only| only["consumer_tag"].as_str())
+        .map(str::to_owned)
+}
+
+pub(super) async fn list(
+    m: &Arc<Management>,
+    asked: &Asked,
+    vhost: Option<&str>,
+) -> Result<Reply, Failed> {
+    let stats = !asked.query.flag("disable_stats") || asked.query.flag("enable_queue_totals");
+    let around = if stats {
+        Around::of(m)
+    } else {
+        Around::default()
+    };
+    let mut items = Vec::new();
+    for (vhost, space) in m.of(asked, vhost)? {
+        let infos = if stats {
+            infos(m, &space).await?
+        } else {
+            HashMap::new()
+        };
+        for queue in all(m, &space).await? {
+            let info = infos.get(&queue.name);
+            items.push(shown(m, (&vhost, &space), &queue, info, &around, stats));
+        }
+    }
+    page::list(items, &asked.query).map(Reply::Json)
+}
+
+async fn known(
+    m: &Management,
+    asked: &Asked,
+    vhost: &str,
+    name: &str,
+) -> Result<(Arc<str>, Arc<Queue>), Failed> {
+    let topology = m.topology(asked, vhost).await?;
+    let found = topology.graph().queue(name).cloned();
+    let queue = found.ok_or_else(Failed::missing)?;
+    Ok((Arc::clone(topology.space()), queue))
+}
+
+pub(super) async fn show(
+    m: &Arc<Management>,
+    asked: &Asked,
+    vhost: &str,
+    name: &str,
+) -> Result<Reply, Failed> {
+    let (space, queue) = known(m, asked, vhost, name).await?;
+    let stream = longtail_engine::StreamName::new(Arc::clone(&space), Arc::clone(&queue.name));
+    let found = m.tenant.broker().find(&stream).await;
+    let found = found.map_err(|error| Failed::internal(error.to_string()))?;
+    let info = found.map(|(_, info)| info);
+    let vhost: Arc<str> = vhost.into();
+    let around = Around::of(m);
+    let mut shown = shown(m, (&vhost, &space), &queue, info.as_ref(), &around, true);
+    if let Value::Object(shown) = &mut shown {
+        let consumers = around.consumers.get(&(vhost, Arc::clone(&queue.name)));
+        shown.insert(
+            "consumer_details".to_owned(),
+            consumers.cloned().unwrap_or_default().into(),
+        );
+        for empty in ["incoming", "deliveries"] {
+            shown.insert(empty.to_owned(), json!([]));
+        }
+    }
+    Ok(Reply::Json(page::one(shown, &asked.query)))
+}
+
+pub(super) async fn declare(
+    m: &Arc<Management>,
+    asked: &Asked,
+    vhost: &str,
+    name: &str,
+) -> Result<Reply, Failed> {
+    let object = asked.object()?;
+    let mut arguments = http::table(&object, "arguments")?;
+    let durable = http::flag(&object, "durable")?.unwrap_or(true);
+    let auto_delete = http::flag(&object, "auto_delete")?.unwrap_or(false);
+    if let Some(kind) = http::text(&object, "queue_type")?.or(http::text(&object, "type")?) {
+        arguments
+            .entry("x-queue-type")
+            .or_insert_with(|| kind.into());
+    }
+    let topology = m.topology(asked, vhost).await?;
+    let is_new = topology.graph().queue(name).is_none();
+    let arguments = convert::to_table(&arguments)
+        .map_err(|error| Failed::bad(format!("arguments: {error}")))?;
+    let mut direct = m.direct(asked, vhost).await?;
+    let declare = Method::QueueDeclare {
+        ticket: 0,
+        queue: name,
+        passive: false,
+        durable,
+        exclusive: false,
+        auto_delete,
+        no_wait: false,
+        arguments: arguments.as_table(),
+    };
+    direct
+        .call(&declare, |answer| {
+            matches!(answer, Method::QueueDeclareOk { .. }).then_some(())
+        })
+        .await?;
+    Ok(Reply::put(is_new))
+}
+
+pub(super) async fn delete(
+    m: &Arc<Management>,
+    asked: &Asked,
+    vhost: &str,
+    name: &str,
+) -> Result<Reply, Failed> {
+    known(m, asked, vhost, name).await?;
+    let mut direct = m.direct(asked, vhost).await?;
+    let delete = Method::QueueDelete {
+        ticket: 0,
+        queue: name,
+        if_unused: asked.query.flag("if-unused"),
+        if_empty: asked.query.flag("if-empty"),
+        no_wait: false,
+    };
+    direct
+        .call(&delete, |answer| {
+            matches!(answer, Method::QueueDeleteOk { .. }).then_some(())
+        })
+        .await?;
+    Ok(Reply::Done)
+}
+
+pub(super) async fn purge(
+    m: &Arc<Management>,
+    asked: &Asked,
+    vhost: &str,
+    name: &str,
+) -> Result<Reply, Failed> {
+    known(m, asked, vhost, name).await?;
+    let mut direct = m.direct(asked, vhost).await?;
+    let purge = Method::QueuePurge {
+        ticket: 0,
+        queue: name,
+        no_wait: false,
+    };
+    direct
+        .call(&purge, |answer| {
+            matches!(answer, Method::QueuePurgeOk { .. }).then_some(())
+        })
+        .await?;
+    Ok(Reply::Done)
+}
+
+/// What was for queues on several nodes: there is one.
+pub(super) async fn action(
+    m: &Arc<Management>,
+    asked: &Asked,
+    vhost: &str,
+    name: &str,
+) -> Result<Reply, Failed> {
+    known(m, asked, vhost, name).await?;
+    match http::text(&asked.object()?, "action")? {
+        Some("sync" | "cancel_sync") => Ok(Reply::Done),
+        other => Err(Failed::bad(format!(
+            "unknown action {}",
+            other.unwrap_or_default()
+        ))),
+    }
+}
+
+/// How fetched messages are settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AckMode {
+    Ack,
+    AckRequeue,
+    Reject,
+    RejectRequeue,
+}
+
+pub(super) async fn get(
+    m: &Arc<Management>,
+    asked: &Asked,
+    vhost: &str,
+    name: &str,
+) -> Result<Reply, Failed> {
+    let object = asked.object()?;
+    let count = http::integer(&object, "count")?.unwrap_or(1);
+    let count = u64::try_from(count)
+        .ok()
+        .filter(|count| (1..=GET_MAX).contains(count))
+        .ok_or_else(|| Failed::bad(format!("count must be 1 to {GET_MAX}")))?;
+    let mode = http::text(&object, "ackmode")?.or(http::text(&object, "ack_mode")?);
+    let mode = match mode {
+        Some("ack_requeue_false" | "get") => AckMode::Ack,
+        Some("ack_requeue_true" | "peek") => AckMode::AckRequeue,
+        Some("reject_requeue_false") => AckMode::Reject,
+        Some("reject_requeue_true") => AckMode::RejectRequeue,
+        // As before RabbitMQ 3.7.
+        None => match http::flag(&object, "requeue")? {
+            Some(true) => AckMode::AckRequeue,
+            _ => AckMode::Ack,
+        },
+        Some(other) => return Err(Failed::bad(format!("unknown ackmode '{other}'"))),
+    };
+    let base64 = match http::text(&object, "encoding")? {
+        None | Some("auto") => false,
+        Some("base64") => true,
+        Some(other) => return Err(Failed::bad(format!("unknown encoding '{other}'"))),
+    };
+    let truncate = http::integer(&object, "truncate")?;
+    let truncate = truncate.and_then(|bytes| usize::try_from(bytes).ok());
+    known(m, asked, vhost, name).await?;
+    let mut direct = m.direct(asked, vhost).await?;
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    for _ in 0..count {
+        let Some(fetched) = direct.get(name, mode == AckMode::Ack).await? else {
+            break;
+        };
+        bytes += fetched.body.len();
+        found.push(fetched);
+        if bytes > GET_BYTES_MAX {
+            break;
+        }
+    }
+    // Only now, so that no message is fetched twice.
+    if let Some(last) = found.last().filter(|_| mode != AckMode::Ack) {
+        let nack = Method::BasicNack {
+            delivery_tag: last.tag,
+            multiple: true,
+            requeue: mode != AckMode::Reject,
+        };
+        direct.say(&nack).await?;
+        // Whatever has an answer: when it is there, the messages are back.
+        let qos = Method::BasicQos {
+            prefetch_size: 0,
+            prefetch_count: 0,
+            global: false,
+        };
+        direct
+            .call(&qos, |answer| {
+                matches!(answer, Method::BasicQosOk {}).then_some(())
+            })
+            .await?;
+    }
+    let messages = found
+        .iter()
+        .map(|fetched| message(fetched, base64, truncate));
+    Ok(Reply::Json(Value::Array(messages.collect())))
+}
+
+fn message(fetched: &Fetched, base64: bool, truncate: Option<usize>) -> Value {
+    let body = &fetched.body;
+    let shown = body.get(..truncate.unwrap_or(body.len())).unwrap_or(body);
+    let text = std::str::from_utf8(shown).ok().filter(|_| !base64);
+    let (payload, encoding) = match text {
+        Some(text) => (text.to_owned(), "string"),
+        None => (Base64::encode_string(shown), "base64"),
+    };
+    json!({
+        "payload_bytes": body.len(),
+        "redelivered": fetched.redelivered,
+        "exchange": fetched.exchange,
+        "routing_key": fetched.routing_key,
+        "message_count": fetched.message_count,
+        "properties": convert::from_properties(&fetched.properties),
+        "payload": payload,
+        "payload_encoding": encoding,
+    })
+}

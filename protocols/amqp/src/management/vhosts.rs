@@ -1,0 +1,299 @@
+//! `/vhosts`: a vhost is a space, with a document of its own for what AMQP wants to know of it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use longtail_broker::auth::{NameRules, Quotas, RosterError, SpacePermissions};
+use longtail_broker::catalog::Write;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::http::{self, Asked, Failed, Reply};
+use super::rates::{self, Thing};
+use super::{Management, overview, page};
+
+/// What is said of a vhost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Metadata {
+    /// For people.
+    pub(super) description: String,
+    /// For other tools.
+    pub(super) tags: Vec<String>,
+    /// It is not deleted before this is taken back.
+    pub(super) protected_from_deletion: bool,
+}
+
+/// Most tags of a vhost.
+const TAGS_MAX: usize = 100;
+
+fn document(space: &str) -> String {
+    format!("amqp/vhost/{space}")
+}
+
+pub(super) fn metadata(m: &Management, space: &str) -> Metadata {
+    let found = m.tenant.broker().catalog().get(&document(space));
+    let read = found.and_then(|found| serde_json::from_slice(&found.body).ok());
+    read.unwrap_or_default()
+}
+
+pub(super) async fn write(m: &Management, name: String, body: Option<Bytes>) -> Result<(), Failed> {
+    let write = Write {
+        name,
+        body,
+        expected: None,
+    };
+    let written = m.tenant.broker().catalog().put_all(vec![write]).await;
+    written
+        .map(|_| ())
+        .map_err(|error| Failed::internal(error.to_string()))
+}
+
+pub(super) async fn set_metadata(
+    m: &Management,
+    space: &str,
+    metadata: &Metadata,
+) -> Result<(), Failed> {
+    let body = serde_json::to_vec(metadata).map_err(|e| Failed::internal(e.to_string()))?;
+    write(m, document(space), Some(body.into())).await
+}
+
+impl From<RosterError> for Failed {
+    fn from(error: RosterError) -> Self {
+        match error {
+            RosterError::Unknown {
+                what: "account", ..
+            } => Failed::missing(),
+            RosterError::Broker(error) => Failed::internal(error.to_string()),
+            error => Failed::bad(error.to_string()),
+        }
+    }
+}
+
+async fn shown(m: &Management, vhost: &Arc<str>, space: &Arc<str>) -> Result<Value, Failed> {
+    let known = metadata(m, space);
+    let of = [(Arc::clone(vhost), Arc::clone(space))];
+    let sums = overview::sums(m, &of).await?;
+    let (mut received, mut sent) = (0, 0);
+    let mut counts = crate::session::Counts::default();
+    for seen in m.tenant.census().all() {
+        if seen.state.vhost == *vhost {
+            received += seen.bytes_in;
+            sent += seen.bytes_out;
+            counts.add(&seen.state.counts);
+        }
+    }
+    let mut object = Map::new();
+    let octets = [received, sent];
+    let rates = m
+        .rates
+        .look(Thing::Vhost(Arc::clone(vhost)), m.now_ms(), &octets);
+    rates::put(&mut object, &["recv_oct", "send_oct"], &octets, &rates);
+    let mut message_stats = Map::new();
+    let numbers = super::connections::numbers(&counts);
+    for (name, number) in super::connections::COUNTS.iter().zip(numbers) {
+        message_stats.insert((*name).to_owned(), number.into());
+    }
+    let fields = json!({
+        "name": **vhost,
+        "description": known.description,
+        "tags": known.tags,
+        "default_queue_type": "classic",
+        "metadata": {
+            "description": known.description, "tags": known.tags, "default_queue_type": "classic",
+        },
+        "tracing": false,
+        "protected_from_deletion": known.protected_from_deletion,
+        "cluster_state": {m.node(): "running"},
+        "messages": sums.messages,
+        "messages_ready": sums.ready,
+        "messages_unacknowledged": sums.unacked,
+        "message_stats": message_stats,
+    });
+    if let Value::Object(fields) = fields {
+        object.extend(fields);
+    }
+    Ok(Value::Object(object))
+}
+
+pub(super) async fn list(m: &Arc<Management>, asked: &Asked) -> Result<Reply, Failed> {
+    let mut items = Vec::new();
+    for (vhost, space) in m.vhosts(asked) {
+        items.push(shown(m, &vhost, &space).await?);
+    }
+    page::list(items, &asked.query).map(Reply::Json)
+}
+
+pub(super) async fn show(m: &Arc<Management>, asked: &Asked, name: &str) -> Result<Reply, Failed> {
+    let space = m.enter(asked, name)?;
+    let shown = shown(m, &name.into(), &space).await?;
+    Ok(Reply::Json(page::one(shown, &asked.query)))
+}
+
+/// Tags as clients write them: a list, or text with commas.
+///
+/// # Errors
+/// When they are neither.
+pub(super) fn tags(object: &Map<String, Value>) -> Result<Option<Vec<String>>, Failed> {
+    let tags: Vec<String> = match object.get("tags") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) => text
+            .split(',')
+            .map(|tag| tag.trim().to_owned())
+            .filter(|tag| !tag.is_empty())
+            .collect(),
+        Some(Value::Array(list)) => {
+            let texts = list.iter().map(|tag| tag.as_str().map(str::to_owned));
+            texts
+                .collect::<Option<_>>()
+                .ok_or_else(|| Failed::bad("tags must be strings"))?
+        }
+        Some(other) => {
+            return Err(Failed::bad(format!(
+                "tags must be a list or a string, not {other}"
+            )));
+        }
+    };
+    if tags.len() > TAGS_MAX || tags.iter().any(|tag| tag.len() > 255) {
+        return Err(Failed::bad("these are too many tags, or too long ones"));
+    }
+    Ok(Some(tags))
+}
+
+/// Makes a vhost, or changes what is said of it. `true`: it is new.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) async fn make(
+    m: &Management,
+    name: &str,
+    object: &Map<String, Value>,
+) -> Result<bool, Failed> {
+    if http::flag(object, "tracing")? == Some(true) {
+        return Err(Failed::bad("tracing is not supported yet"));
+    }
+    match http::text(object, "default_queue_type")? {
+        None | Some("" | "undefined" | "classic") => {}
+        Some(kind) => {
+            return Err(Failed::bad(format!(
+                "default_queue_type '{kind}' is not supported yet"
+            )));
+        }
+    }
+    let space = m.tenant.space_of(name);
+    let known = m.roster.directory().space(&space).is_some();
+    if !known {
+        m.roster.put_space(&space, Quotas::default()).await?;
+    }
+    let before = metadata(m, &space);
+    let metadata = Metadata {
+        description: http::text(object, "description")?
+            .map_or(before.description.clone(), str::to_owned),
+        tags: tags(object)?.unwrap_or_else(|| before.tags.clone()),
+        protected_from_deletion: http::flag(object, "protected_from_deletion")?
+            .unwrap_or(before.protected_from_deletion),
+    };
+    if metadata != before {
+        set_metadata(m, &space, &metadata).await?;
+    }
+    Ok(!known)
+}
+
+pub(super) async fn put(m: &Arc<Management>, asked: &Asked, name: &str) -> Result<Reply, Failed> {
+    asked.caller.administers()?;
+    let is_new = make(m, name, &asked.object()?).await?;
+    let user = Arc::clone(&asked.caller.name);
+    let stored = m.roster.stored_account(&user).is_some();
+    if is_new && stored && !m.roster.is_configured(&user) {
+        let space = m.tenant.space_of(name);
+        let grant = |known: Option<longtail_broker::auth::Account>| {
+            let mut account = known.ok_or(RosterError::Unknown {
+                what: "account",
+                name: user.to_string(),
+            })?;
+            account.permissions.push(SpacePermissions {
+                space: space.to_string(),
+                rules: Vec::new(),
+                names: Some(NameRules::full()),
+                topics: Vec::new(),
+            });
+            Ok(account)
+        };
+        m.roster.change_account(&user, grant).await?;
+    }
+    Ok(Reply::put(is_new))
+}
+
+pub(super) async fn delete(
+    m: &Arc<Management>,
+    asked: &Asked,
+    name: &str,
+) -> Result<Reply, Failed> {
+    asked.caller.administers()?;
+    let space = m.enter(asked, name)?;
+    if metadata(m, &space).protected_from_deletion {
+        return Err(Failed {
+            status: 412,
+            error: "precondition_failed",
+            reason: format!("vhost '{name}' is protected from deletion"),
+        });
+    }
+    if m.roster.is_space_configured(&space) {
+        return Err(Failed::bad(format!(
+            "vhost '{name}' is the space \"{space}\" of the server's settings, and stays"
+        )));
+    }
+    let _large = m.large.lock().await;
+    m.roster.remove_space(&space).await?;
+    let text = format!("vhost '{name}' is deleted");
+    m.tenant.census().end(&text, |_, vhost, _| vhost == name);
+    m.tenant.forget(&space).await;
+    for operator in [false, true] {
+        for policy in m.tenant.policies().list(&space, operator) {
+            let removed = m.tenant.policies().remove(&space, &policy.name, operator);
+            removed
+                .await
+                .map_err(|error| Failed::internal(error.to_string()))?;
+        }
+    }
+    let catalog = m.tenant.broker().catalog();
+    let mut writes = Vec::new();
+    for kind in ["queue", "exchange", "binding"] {
+        let prefix = format!("amqp/{kind}/{}:{space}/", space.len());
+        writes.extend(catalog.list(&prefix).into_iter().map(|(name, _)| name));
+    }
+    writes.push(document(&space).into());
+    for chunk in writes.chunks(longtail_engine::Transaction::MAX_STEPS) {
+        let gone = |name: &Arc<str>| Write {
+            name: name.to_string(),
+            body: None,
+            expected: None,
+        };
+        let written = catalog.put_all(chunk.iter().map(gone).collect()).await;
+        written.map_err(|error| Failed::internal(error.to_string()))?;
+    }
+    Ok(Reply::Done)
+}
+
+/// A vhost is always started.
+pub(super) fn start(m: &Arc<Management>, asked: &Asked, name: &str) -> Result<Reply, Failed> {
+    asked.caller.administers()?;
+    m.enter(asked, name)?;
+    Ok(Reply::Done)
+}
+
+pub(super) async fn protect(
+    m: &Arc<Management>,
+    asked: &Asked,
+    name: &str,
+    protected: bool,
+) -> Result<Reply, Failed> {
+    asked.caller.administers()?;
+    let space = m.enter(asked, name)?;
+    let metadata = Metadata {
+        protected_from_deletion: protected,
+        ..metadata(m, &space)
+    };
+    set_metadata(m, &space, &metadata).await?;
+    Ok(Reply::Done)
+}
