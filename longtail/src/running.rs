@@ -107,8 +107,18 @@ impl Longtail {
         for (listener, admission) in listeners {
             self.exposure.check(&listener.address)?;
             let tls = listener.tls.is_some();
-            let protocol = if tls { "amqps" } else { "amqp" };
-            let service = Amqp::new(Arc::clone(&tenant), admission);
+            let websocket = listener.websocket.is_some();
+            let protocol = match (websocket, tls) {
+                (false, false) => "amqp",
+                (false, true) => "amqps",
+                (true, false) => "amqp-ws",
+                (true, true) => "amqp-wss",
+            };
+            let service = if websocket {
+                Amqp::over_websocket(Arc::clone(&tenant), admission)
+            } else {
+                Amqp::new(Arc::clone(&tenant), admission)
+            };
             let open = self.edge.listen(listener, service);
             let open = open.map_err(|source| StartError::Listen {
                 protocol,

@@ -157,8 +157,8 @@ impl Suite {
                     command.args(["--beside", &second.to_string()]);
                 } else if let Some(websocket) = server.websocket() {
                     command.args(["--websocket", &websocket.to_string()]);
-                    command.args(["--start", &start.to_json()?]);
                 }
+                command.args(["--start", &start.to_json()?]);
                 Some(server)
             }
         };

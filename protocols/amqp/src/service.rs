@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 
 use crate::access::{Admission, Denied, Login};
 use crate::codec::{HEARTBEAT, ReplyCode};
+use crate::config::Config;
 use crate::exception::Exception;
 use crate::replies::{Mailbox, Place, Reply};
 use crate::session::{Action, After, Ended, Op, Session};
@@ -34,6 +35,8 @@ pub struct Amqp {
     admission: Arc<dyn Admission>,
     /// Its connections come from this process and are none that anybody looks at.
     inside: bool,
+    /// Largest frame that they are offered, where that is not as at all listeners.
+    frame_max: Option<u32>,
 }
 
 /// What is added to the time that a client may be silent: the edge notes arrivals up to a sweep too early.
@@ -50,6 +53,18 @@ impl Amqp {
             tenant,
             admission,
             inside,
+            frame_max: None,
+        })
+    }
+
+    /// The same for connections inside WebSocket, which are offered small frames.
+    #[must_use]
+    pub fn over_websocket(tenant: Arc<Tenant>, admission: Arc<dyn Admission>) -> Arc<Self> {
+        Arc::new(Amqp {
+            tenant,
+            admission,
+            inside: false,
+            frame_max: Some(Config::FRAME_MIN),
         })
     }
 
@@ -61,6 +76,7 @@ impl Amqp {
             tenant,
             admission,
             inside,
+            frame_max: None,
         })
     }
 
@@ -99,6 +115,10 @@ impl Protocol for Amqp {
         "amqp"
     }
 
+    fn websocket_subprotocols(&self) -> &'static [&'static str] {
+        &["amqp", "amqp091", "amqp0-9-1", "amqp-0-9-1"]
+    }
+
     fn open(
         self: &Arc<Self>,
         conn: &Arc<Connection<Self>>,
@@ -113,7 +133,11 @@ impl Protocol for Amqp {
         if !self.inside {
             self.tenant.census().add(number, conn);
         }
-        let session = Session::new(number, mailbox);
+        let mut session = Session::new(number, mailbox);
+        let certified = conn
+            .identity()
+            .and_then(|known| known.names().into_iter().next());
+        session.introduce(self.frame_max, certified);
         Ok(Client { session, runtime })
     }
 
@@ -312,7 +336,7 @@ fn with_login<R>(conn: &Arc<Conn>, space: &str, ask: impl FnOnce(&Login<'_>) -> 
         password: &credentials.password,
         space,
         remote: conn.peer(),
-        identity: conn.identity(),
+        identity: conn.identity().filter(|_| credentials.external),
         connections: connections.load(Ordering::Relaxed).saturating_sub(1),
     }))
 }

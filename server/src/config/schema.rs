@@ -67,6 +67,8 @@ pub(crate) const PROTOCOLS: &[(&str, Option<&str>)] = &[
     (BEANSTALK, Some("127.0.0.1:11300")),
     (AMQP, Some("127.0.0.1:5672")),
     (AMQP_TLS, None),
+    (AMQP_WEBSOCKET, None),
+    (AMQP_WEBSOCKET_TLS, None),
     (MQTT, Some("127.0.0.1:1883")),
     (MQTT_TLS, None),
     (MQTT_WEBSOCKET, Some("127.0.0.1:8083")),
@@ -81,6 +83,12 @@ pub(crate) const AMQP: &str = "amqp";
 
 /// AMQP 0-9-1 over TLS.
 pub(crate) const AMQP_TLS: &str = "amqps";
+
+/// AMQP 0-9-1 inside WebSocket.
+pub(crate) const AMQP_WEBSOCKET: &str = "amqp-ws";
+
+/// The same over TLS.
+pub(crate) const AMQP_WEBSOCKET_TLS: &str = "amqp-wss";
 
 /// MQTT of all versions.
 pub(crate) const MQTT: &str = "mqtt";

@@ -184,6 +184,8 @@ pub(super) struct Capabilities {
 pub(crate) struct Credentials {
     pub(crate) user: String,
     pub(crate) password: Vec<u8>,
+    /// Its certificate instead of a password.
+    pub(crate) external: bool,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -368,6 +370,10 @@ enum Slot {
 pub struct Session {
     decoder: Decoder,
     phase: Phase,
+    /// Largest frame offered, where that is not as at all listeners.
+    frame_max: Option<u32>,
+    /// Whom the client's certificate names.
+    certified: Option<String>,
     channel_max: u16,
     channels: HashMap<u16, Slot>,
     incarnations: u32,
@@ -394,6 +400,8 @@ impl Session {
         Session {
             decoder: Decoder::new(Config::FRAME_GREETING),
             phase: Phase::Header,
+            frame_max: None,
+            certified: None,
             channel_max: 0,
             channels: HashMap::new(),
             incarnations: 0,
@@ -421,6 +429,13 @@ impl Session {
                 wake: false,
             },
         }
+    }
+
+    /// Says what is particular about the connection, before anything is said: the largest frame that it is offered, and
+    /// whom its certificate names.
+    pub(crate) fn introduce(&mut self, frame_max: Option<u32>, certified: Option<String>) {
+        self.frame_max = frame_max;
+        self.certified = certified;
     }
 
     /// Carries out what is in `input`, which holds every byte not consumed yet.
