@@ -107,6 +107,7 @@ fn install(dir: &Path, authority: &Authority) -> TlsConfig {
         key: dir.join("key.pem"),
         client_certificates: ClientCertificates::Off,
         client_authorities: None,
+        client_revocations: None,
         alpn: Vec::new(),
     }
 }

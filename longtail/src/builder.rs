@@ -1,9 +1,12 @@
 //! What to start, and how.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use longtail_amqp::management::{ImportError, Site};
 use longtail_beanstalk::{Admission, AdmitAll};
+use longtail_broker::auth::{AuthDocument, Authenticator, DirectoryError};
 use longtail_broker::{Broker, BrokerConfig, BrokerError};
 use longtail_edge::{Address, EdgeConfig, Exposed, ListenError, ListenerConfig};
 use longtail_engine::runtime::{Clock, SystemClock};
@@ -36,6 +39,9 @@ pub enum StartError {
     /// What is declared in AMQP could not be read.
     #[error("amqp: {0}")]
     Amqp(BrokerError),
+    /// The thread of the management API.
+    #[error("amqp-management: cannot start a thread: {0}")]
+    Management(std::io::Error),
     /// A thread beside the MQTT service.
     #[error("mqtt: cannot start a thread: {0}")]
     Mqtt(std::io::Error),
@@ -45,6 +51,22 @@ pub enum StartError {
     /// The bridges to other MQTT brokers.
     #[error(transparent)]
     Bridges(#[from] longtail_mqtt::bridge::StartError),
+    /// Accounts or spaces.
+    #[error(transparent)]
+    Accounts(#[from] DirectoryError),
+    /// The file of definitions.
+    #[error("amqp: {0}")]
+    Definitions(#[from] ImportError),
+    /// A listener of the management API.
+    #[error("{protocol}: cannot listen on {address}: {source}")]
+    Site {
+        /// Whose.
+        protocol: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The settings of the beanstalk service.
     #[error("beanstalk: {0}")]
     Beanstalk(#[from] longtail_beanstalk::ConfigError),
@@ -67,6 +89,9 @@ pub struct Builder {
     pub(crate) beanstalk_listeners: Vec<(ListenerConfig, Arc<dyn Admission>)>,
     pub(crate) amqp: longtail_amqp::Config,
     pub(crate) amqp_listeners: Vec<(ListenerConfig, Arc<dyn longtail_amqp::Admission>)>,
+    pub(crate) amqp_sites: Vec<(Site, SocketAddr)>,
+    pub(crate) amqp_definitions: Option<Vec<u8>>,
+    pub(crate) roster: Option<(Arc<Authenticator>, AuthDocument)>,
     pub(crate) mqtt: longtail_mqtt::Config,
     pub(crate) mqtt_listeners: Vec<MqttListener>,
     pub(crate) mqtt_hooks: Vec<(Arc<dyn Hook>, i32, Scope)>,
@@ -85,6 +110,9 @@ impl Default for Builder {
             beanstalk_listeners: Vec::new(),
             amqp: longtail_amqp::Config::default(),
             amqp_listeners: Vec::new(),
+            amqp_sites: Vec::new(),
+            amqp_definitions: None,
+            roster: None,
             mqtt: longtail_mqtt::Config::default(),
             mqtt_listeners: Vec::new(),
             mqtt_hooks: Vec::new(),
@@ -189,6 +217,28 @@ impl Builder {
         admission: Arc<dyn longtail_amqp::Admission>,
     ) -> Self {
         self.amqp_listeners.push((config, admission));
+        self
+    }
+
+    /// Answers RabbitMQ's management API, or has RabbitMQ's metrics, at an address.
+    #[must_use]
+    pub fn amqp_site(mut self, site: Site, address: SocketAddr) -> Self {
+        self.amqp_sites.push((site, address));
+        self
+    }
+
+    /// Imports definitions, in RabbitMQ's JSON, before the listeners open.
+    #[must_use]
+    pub fn amqp_definitions(mut self, definitions: Vec<u8>) -> Self {
+        self.amqp_definitions = Some(definitions);
+        self
+    }
+
+    /// Merges the accounts and spaces that are made while the broker runs with those of a document, for whoever asks
+    /// this authenticator.
+    #[must_use]
+    pub fn accounts(mut self, authenticator: Arc<Authenticator>, document: AuthDocument) -> Self {
+        self.roster = Some((authenticator, document));
         self
     }
 

@@ -1,18 +1,24 @@
 //! A broker that runs.
 
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
 use longtail_amqp::Amqp;
+use longtail_amqp::management::{self, ListenerFact, Management, Site};
 use longtail_beanstalk::{Beanstalk, CpuTime, Host, Identity, LogFacts, Tenant};
+use longtail_broker::auth::{AuthDocument, Authenticator, Directory, Roster, ThrottleLimits};
 use longtail_broker::{Broker, Client};
-use longtail_edge::{Accounts, Connection, DrainReport, Edge, Exposure, ListenerConfig, Tick};
+use longtail_edge::{
+    Accounts, Address, Connection, DrainReport, Edge, Exposure, ListenerConfig, Tick,
+};
 use longtail_engine::runtime::{Clock, Shards};
 use longtail_engine::{Numbering, StreamName};
 use longtail_model::{Lsn, ShardId, Timestamp};
 use longtail_mqtt::bridge::{self, Bridges};
 use longtail_mqtt::hooks::Scope;
 use longtail_mqtt::{Hook, Mqtt};
+use parking_lot::Mutex;
 
 use crate::builder::{Builder, MqttListener, StartError};
 use crate::mqtt_host::EdgeHost;
@@ -25,7 +31,10 @@ pub struct Longtail {
     broker: Arc<Broker>,
     edge: Arc<Edge>,
     beanstalk: Option<Arc<Tenant>>,
+    roster: Arc<Roster>,
     amqp: Option<Arc<longtail_amqp::Tenant>>,
+    management: Option<Arc<Management>>,
+    web: Mutex<Option<management::Server>>,
     mqtt: Option<Arc<longtail_mqtt::Tenant>>,
     bridges: Option<Bridges>,
     addresses: Vec<ListeningOn>,
@@ -60,6 +69,12 @@ impl Longtail {
     }
 
     pub(crate) fn start(builder: Builder, broker: Arc<Broker>) -> Result<Self, StartError> {
+        let (authenticator, document) = builder.roster.unwrap_or_else(|| {
+            let limits = ThrottleLimits::default();
+            let authenticator = Authenticator::new(Directory::default(), limits);
+            (Arc::new(authenticator), AuthDocument::default())
+        });
+        let roster = Roster::open(Arc::clone(&broker), authenticator, document)?;
         let edge = Edge::start(builder.edge, RunShards(broker.shards()))?;
         let exposure = Exposure::new(if builder.accounts {
             Accounts::Configured
@@ -70,7 +85,10 @@ impl Longtail {
             broker,
             edge: Arc::new(edge),
             beanstalk: None,
+            roster: Arc::new(roster),
             amqp: None,
+            management: None,
+            web: Mutex::default(),
             mqtt: None,
             bridges: None,
             addresses: Vec::new(),
@@ -85,8 +103,12 @@ impl Longtail {
         if !builder.beanstalk_listeners.is_empty() {
             running.start_beanstalk(builder.beanstalk, builder.beanstalk_listeners, exposure)?;
         }
-        if !builder.amqp_listeners.is_empty() {
-            running.start_amqp(builder.amqp, builder.amqp_listeners)?;
+        if !builder.amqp_listeners.is_empty()
+            || !builder.amqp_sites.is_empty()
+            || builder.amqp_definitions.is_some()
+        {
+            running.start_amqp(builder.amqp, builder.amqp_definitions.as_deref())?;
+            running.listen_amqp(builder.amqp_listeners)?;
         }
         if builder.mqtt_inside
             || !builder.mqtt_listeners.is_empty()
@@ -94,16 +116,55 @@ impl Longtail {
         {
             running.start_mqtt(builder.mqtt, builder.mqtt_listeners, builder.mqtt_hooks)?;
         }
+        running.serve_amqp_sites(builder.amqp_sites)?;
         Ok(running)
     }
 
     fn start_amqp(
         &mut self,
         config: longtail_amqp::Config,
+        definitions: Option<&[u8]>,
+    ) -> Result<(), StartError> {
+        let tenant = longtail_amqp::Tenant::new(config, Arc::clone(&self.broker));
+        if let Some(runtime) = self.edge.runtime(0) {
+            tenant.live_on(runtime);
+        }
+        let judge = Arc::downgrade(&tenant);
+        self.roster.watch(Box::new(move || {
+            if let Some(tenant) = judge.upgrade() {
+                tenant.judge_again();
+            }
+        }));
+        let tickets = Arc::new(management::Tickets::default());
+        let admission: Arc<dyn longtail_amqp::Admission> = tickets.clone();
+        let inside = self
+            .edge
+            .inside(Amqp::inside(Arc::clone(&tenant), admission));
+        let management = Management::new(
+            Arc::clone(&tenant),
+            Arc::clone(&self.roster),
+            management::Door::new(inside, tickets),
+            management::Facts {
+                host: host_name(),
+                listeners: Vec::new(),
+            },
+        );
+        if let Some(definitions) = definitions {
+            import(&management, definitions)?;
+        }
+        tenant.open_all().map_err(StartError::Amqp)?;
+        self.management = Some(management);
+        self.amqp = Some(tenant);
+        Ok(())
+    }
+
+    fn listen_amqp(
+        &mut self,
         listeners: Vec<(ListenerConfig, Arc<dyn longtail_amqp::Admission>)>,
     ) -> Result<(), StartError> {
-        let tenant = longtail_amqp::Tenant::start(config, Arc::clone(&self.broker));
-        let tenant = tenant.map_err(StartError::Amqp)?;
+        let Some(tenant) = &self.amqp else {
+            return Ok(());
+        };
         for (listener, admission) in listeners {
             self.exposure.check(&listener.address)?;
             let tls = listener.tls.is_some();
@@ -115,9 +176,9 @@ impl Longtail {
                 (true, true) => "amqp-wss",
             };
             let service = if websocket {
-                Amqp::over_websocket(Arc::clone(&tenant), admission)
+                Amqp::over_websocket(Arc::clone(tenant), admission)
             } else {
-                Amqp::new(Arc::clone(&tenant), admission)
+                Amqp::new(Arc::clone(tenant), admission)
             };
             let open = self.edge.listen(listener, service);
             let open = open.map_err(|source| StartError::Listen {
@@ -130,7 +191,54 @@ impl Longtail {
                 tls,
             });
         }
-        self.amqp = Some(tenant);
+        Ok(())
+    }
+
+    /// Last of all, so that the API knows what else listens.
+    fn serve_amqp_sites(&mut self, sites: Vec<(Site, SocketAddr)>) -> Result<(), StartError> {
+        let Some(management) = &self.management else {
+            return Ok(());
+        };
+        let mut sockets = Vec::new();
+        for (site, address) in sites {
+            self.exposure.check(&Address::Tcp(address))?;
+            let protocol = match site {
+                Site::Api => "amqp-management",
+                Site::Metrics => "amqp-metrics",
+            };
+            let failed = |source| StartError::Site {
+                protocol,
+                address,
+                source,
+            };
+            let socket = TcpListener::bind(address).map_err(failed)?;
+            let local = socket.local_addr().map_err(failed)?;
+            self.addresses.push(ListeningOn {
+                protocol,
+                address: local.to_string(),
+                tls: false,
+            });
+            sockets.push((site, socket));
+        }
+        let fact = |on: &ListeningOn| {
+            let address: Option<SocketAddr> = on.address.parse().ok();
+            ListenerFact {
+                protocol: match on.protocol {
+                    "amqp-management" => "http",
+                    "amqp-metrics" => "http/prometheus",
+                    protocol => protocol,
+                }
+                .to_owned(),
+                host: address.map_or_else(|| on.address.clone(), |at| at.ip().to_string()),
+                port: address.map_or(0, |at| at.port()),
+                tls: on.tls,
+            }
+        };
+        management.set_listeners(self.addresses.iter().map(fact).collect());
+        if !sockets.is_empty() {
+            let server = management::Server::start(management, sockets);
+            *self.web.lock() = Some(server.map_err(StartError::Management)?);
+        }
         Ok(())
     }
 
@@ -153,6 +261,12 @@ impl Longtail {
             let open = self.listen_mqtt(&tenant, listener)?;
             self.addresses.push(open);
         }
+        let judge = Arc::downgrade(&tenant);
+        self.roster.watch(Box::new(move || {
+            if let Some(tenant) = judge.upgrade() {
+                tenant.judge_again();
+            }
+        }));
         tenant.set_host(Arc::new(EdgeHost::new(&self.edge)));
         tenant.started();
         self.mqtt = Some(tenant);
@@ -286,6 +400,18 @@ impl Longtail {
         self.amqp.as_ref()
     }
 
+    /// The accounts and spaces.
+    #[must_use]
+    pub fn roster(&self) -> &Arc<Roster> {
+        &self.roster
+    }
+
+    /// The management plane of AMQP, if it is spoken.
+    #[must_use]
+    pub fn amqp_management(&self) -> Option<&Arc<Management>> {
+        self.management.as_ref()
+    }
+
     /// What MQTT connections share, if there are any.
     #[must_use]
     pub fn mqtt(&self) -> Option<&Arc<longtail_mqtt::Tenant>> {
@@ -326,6 +452,8 @@ impl Longtail {
 
     /// Makes everything durable and stops the shards. Connections that are left get no more answers.
     pub fn close(&self) {
+        // It answers on its own thread, which ends when its socket does.
+        drop(self.web.lock().take());
         if let Some(bridges) = &self.bridges {
             bridges.stop();
         }
@@ -340,6 +468,37 @@ impl Drop for Longtail {
     fn drop(&mut self) {
         self.edge.drain(Duration::ZERO);
         self.close();
+    }
+}
+
+/// Imports definitions while nothing listens yet. On a thread of its own: whoever starts the broker may be in a runtime.
+fn import(management: &Arc<Management>, definitions: &[u8]) -> Result<(), StartError> {
+    let imported = std::thread::scope(|scope| {
+        let run = || -> Result<management::Import, StartError> {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(StartError::Management)?;
+            Ok(runtime.block_on(management.import(definitions, None))?)
+        };
+        let ended = scope.spawn(run).join();
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    let imported = imported?;
+    tracing::info!(
+        entries = imported.done,
+        skipped = imported.skipped.len(),
+        "definitions imported"
+    );
+    Ok(())
+}
+
+/// What this machine is called.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "localhost".to_owned(),
+        name => name.to_owned(),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::conformance::{self, Target};
 use crate::random::Random;
 use crate::server::ServerCommand;
 use crate::tally::Tally;
-use crate::{compare, crash, differential, fuzz, soak, test, workspace};
+use crate::{compare, crash, differential, fuzz, instructions, soak, test, workspace};
 
 /// Longtail's test tooling.
 #[derive(Debug, Parser)]
@@ -65,6 +65,12 @@ enum Task {
         /// Also check that the engine finds a planted fault.
         #[arg(long)]
         self_check: bool,
+    },
+    /// Count what the hot paths cost in instructions and allocations, and compare with the figures of record.
+    Instructions {
+        /// Write the figures down instead.
+        #[arg(long)]
+        record: bool,
     },
     /// Kill a server under load again and again; account for every acknowledged job or message.
     Crash {
@@ -238,6 +244,7 @@ impl Cli {
                     self_check,
                 })?))
             }
+            Task::Instructions { record } => Ok(finish(instructions::run(record)?)),
             Task::Crash {
                 protocol,
                 against: None,

@@ -124,6 +124,9 @@ impl Suite {
 
     /// How Longtail is started for it.
     fn longtail(&self) -> ServerCommand {
+        if self.name == "amqp-management" {
+            return ServerCommand::longtail_managed();
+        }
         match (self.protocol.as_str(), &self.beside) {
             ("mqtt", _) => ServerCommand::longtail_mqtt(None),
             (protocol, None) => ServerCommand::longtail(protocol, None),

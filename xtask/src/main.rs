@@ -12,6 +12,7 @@ mod crash;
 mod debian;
 mod differential;
 mod fuzz;
+mod instructions;
 mod mqtt;
 mod process;
 mod random;

@@ -130,6 +130,15 @@ impl ServerCommand {
         command
     }
 
+    /// Longtail's release binary with a listener for AMQP, and the management API where `{ws}` is.
+    pub(crate) fn longtail_managed() -> Self {
+        let mut command = Self::longtail("amqp", None);
+        command
+            .words
+            .extend(["--listen", "amqp-management=127.0.0.1:{ws}"].map(str::to_owned));
+        command
+    }
+
     /// Longtail's release binary with a listener for MQTT and the admin service where `{ws}` is, for what it counts.
     pub(crate) fn longtail_counted(durability: &str) -> Self {
         let mut command = Self::longtail("mqtt", Some(durability));

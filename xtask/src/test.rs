@@ -11,7 +11,7 @@ use crate::conformance::{self, Target};
 use crate::random::Random;
 use crate::server::ServerCommand;
 use crate::tally::Tally;
-use crate::{crash, differential, fuzz, process, soak, workspace};
+use crate::{crash, differential, fuzz, instructions, process, soak, workspace};
 
 /// One step.
 pub(crate) struct Step {
@@ -93,6 +93,11 @@ pub(crate) const STEPS: &[Step] = &[
         name: "soak",
         about: "stalled, broken, idle and absent clients by the dozen: nothing lost, everything counted",
         run: |_| soak(),
+    },
+    Step {
+        name: "instructions",
+        about: "what the hot paths cost, counted by Valgrind, beside the figures of record",
+        run: |_| instructions::run(false),
     },
     Step {
         name: "fuzz",

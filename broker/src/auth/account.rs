@@ -343,12 +343,6 @@ impl Directory {
         self.open
     }
 
-    /// Whether tokens are accepted.
-    #[must_use]
-    pub fn has_tokens(&self) -> bool {
-        !self.tokens.is_empty()
-    }
-
     /// All accounts, in no particular order.
     pub fn accounts(&self) -> impl Iterator<Item = &Arc<Account>> {
         self.accounts.values()

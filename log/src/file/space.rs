@@ -21,8 +21,9 @@ use crate::segment::{BLOCK, Layout, Segment};
 /// Name of the reserve file.
 pub(crate) const RESERVE: &str = "reserve";
 const SPARE_PREFIX: &str = "spare-";
-/// Average write from which zeroing ahead costs more than it saves.
-const LARGE_WRITE: u64 = 128 << 10;
+/// Bytes between two syncs, on average, from which zeroing ahead costs more than it saves: a commit so large hardly
+/// gains by it, and a busy log that is synced now and then has every byte written twice.
+const LARGE_COMMIT: u64 = 128 << 10;
 /// Largest step by which the newest segment grows.
 const MAX_STEP: u64 = 8 << 20;
 /// Zeros written between two looks at the fence.
@@ -105,8 +106,8 @@ pub(crate) struct Space {
     /// Housekeeping found no space; it tries again only when `retry` says that something may have changed.
     stuck: bool,
     retry: bool,
-    /// Moving average of the bytes in a write.
-    average_write: u64,
+    /// Moving average of the bytes that became durable with a sync.
+    average_commit: u64,
 }
 
 impl Space {
@@ -120,12 +121,17 @@ impl Space {
             reserve_wanted,
             stuck: false,
             retry: false,
-            average_write: 0,
+            average_commit: 0,
         }
     }
 
-    pub(super) fn note_write(&mut self, bytes: u64) {
-        self.average_write = (self.average_write * 7 + bytes) / 8;
+    pub(super) fn note_commit(&mut self, bytes: u64) {
+        self.average_commit = (self.average_commit * 7 + bytes) / 8;
+    }
+
+    /// Whether space is only reserved, not zeroed.
+    fn only_reserves(&self) -> bool {
+        self.average_commit >= LARGE_COMMIT
     }
 
     pub(super) fn reserve_is_whole(&self) -> bool {
@@ -336,7 +342,7 @@ impl FileLog {
     fn ahead_job(&self, file: Arc<dyn File>, base: u64, from: u64, to: u64) -> Job {
         let fence = Arc::clone(&self.space.fence);
         let gate = Arc::clone(&self.gate);
-        let large = self.space.average_write >= LARGE_WRITE;
+        let large = self.space.only_reserves();
         Job::new(move || {
             let grow = || {
                 if large {
@@ -359,7 +365,7 @@ impl FileLog {
         let (disk, dir) = (Arc::clone(&self.disk), self.dir.clone());
         let n = self.space.next_spare_number();
         let len = self.options.segment_bytes;
-        let large = self.space.average_write >= LARGE_WRITE;
+        let large = self.space.only_reserves();
         Job::new(move || {
             let prepare = || {
                 let spare = create_spare(disk.as_ref(), &dir, n, len)?;
@@ -421,5 +427,26 @@ impl FileLog {
         } else {
             self.poison(what, error);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Space;
+
+    #[test]
+    fn what_is_synced_in_large_pieces_is_not_zeroed_ahead_of_them() {
+        let mut space = Space::new(0, 0, 0);
+        for _ in 0..100 {
+            space.note_commit(4 << 10);
+        }
+        assert!(!space.only_reserves());
+        // A busy log that is synced now and then, whatever the writes in between are.
+        space.note_commit(4 << 20);
+        assert!(space.only_reserves());
+        for _ in 0..100 {
+            space.note_commit(4 << 10);
+        }
+        assert!(!space.only_reserves(), "it is quiet again");
     }
 }

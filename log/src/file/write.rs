@@ -151,7 +151,9 @@ impl FileLog {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         self.tail.copy(self.written, to, &mut buffer);
-        self.space.note_write(buffer.len() as u64);
+        if sync {
+            self.space.note_commit(buffer.len() as u64);
+        }
         let write = Write {
             birth,
             file,
@@ -215,6 +217,7 @@ impl FileLog {
         let file = Arc::clone(segment.file.as_ref()?);
         let gate = Arc::clone(&self.gate);
         let to = self.written;
+        self.space.note_commit(to.saturating_sub(self.durable));
         self.syncing = true;
         Some(Job::new(move || {
             let result = gate.sync(|| file.sync_data());

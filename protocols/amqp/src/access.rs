@@ -8,7 +8,7 @@ use longtail_broker::auth::{
 use longtail_edge::{Endpoint, TlsIdentity};
 use longtail_engine::runtime::Clock;
 
-use crate::census::Standing;
+use crate::census::{SeatLimits, Standing};
 
 /// A client that asks for a vhost.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,7 @@ pub struct Login<'a> {
     pub remote: &'a Endpoint,
     /// Whom its certificate names, where it logs in with that (`EXTERNAL`).
     pub identity: Option<&'a TlsIdentity>,
-    /// Clients connected to the service, this one not counted.
+    /// Clients connected to the vhost, this one not counted.
     pub connections: u64,
 }
 
@@ -56,6 +56,12 @@ pub trait Admission: Send + Sync + 'static {
     /// # Errors
     /// When it is not let in.
     fn admit(&self, login: &Login<'_>) -> Result<Arc<Grants>, Denied>;
+
+    /// How many there may be of the clients of a user in a space.
+    fn limits(&self, user: &str, space: &str) -> SeatLimits {
+        let _ = (user, space);
+        SeatLimits::default()
+    }
 
     /// What a user who was let in may do in a space now. Must not wait.
     fn now(&self, user: &str, space: &str) -> Standing {
@@ -140,18 +146,23 @@ impl Admission for Accounts {
         Ok(granted.grants)
     }
 
-    fn now(&self, user: &str, space: &str) -> Standing {
+    fn limits(&self, user: &str, space: &str) -> SeatLimits {
         let directory = self.authenticator.directory();
+        let account = directory.account(self.account.as_deref().unwrap_or(user));
+        let limits = account.map(|account| account.limits).unwrap_or_default();
+        SeatLimits {
+            vhost_connections: directory
+                .space(space)
+                .and_then(|(_, quotas)| quotas.connections_max),
+            user_connections: limits.connections_max,
+            user_channels: limits.channels_max,
+        }
+    }
+
+    fn now(&self, user: &str, space: &str) -> Standing {
         let account = self.account.as_deref().unwrap_or(user);
         match self.authenticator.grants(account, space, "") {
             Ok(granted) => Standing::Granted(granted.grants),
-            Err(AuthError::BadCredentials) if directory.account(account).is_some() => {
-                Standing::Gone
-            }
-            // One who came without an account, or with a token whose name is none.
-            Err(AuthError::BadCredentials) if directory.is_open() || directory.has_tokens() => {
-                Standing::Same
-            }
             Err(AuthError::BadCredentials) => Standing::Gone,
             // It may not use the vhost any more: the connection stays, and may do nothing.
             Err(_) => Standing::Granted(Arc::new(Grants::default())),

@@ -3,7 +3,7 @@
 //! What a connection does is counted by itself, with plain numbers under its own lock, and read when somebody asks; a
 //! connection that is gone leaves its numbers here, so that totals never go back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
@@ -19,6 +19,7 @@ type Conn = Connection<Amqp>;
 #[derive(Default)]
 pub struct Census {
     connections: Mutex<BTreeMap<u64, Entry>>,
+    seats: Mutex<Seats>,
     gone: Mutex<Counts>,
     /// The largest that was ever told: one that is just leaving is nowhere for a moment.
     told: Mutex<Counts>,
@@ -28,6 +29,32 @@ struct Entry {
     conn: Weak<Conn>,
     name: Arc<str>,
     since: SystemTime,
+    /// Vhost and user, once it is let in.
+    seat: Option<(Arc<str>, Arc<str>)>,
+}
+
+/// How many there are of a vhost, and of a user.
+#[derive(Default)]
+struct Seats {
+    vhosts: HashMap<Arc<str>, u64>,
+    users: HashMap<Arc<str>, UserSeats>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct UserSeats {
+    connections: u64,
+    channels: u64,
+}
+
+/// What may be there at most. `None`: any number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SeatLimits {
+    /// Connections of the vhost.
+    pub vhost_connections: Option<u64>,
+    /// Connections of the user, in all vhosts.
+    pub user_connections: Option<u64>,
+    /// Channels of the user, on all connections.
+    pub user_channels: Option<u64>,
 }
 
 /// A connection that somebody looks at.
@@ -70,13 +97,97 @@ impl Census {
             name: name_of(number, conn.peer(), conn.local()).into(),
             conn: Arc::downgrade(conn),
             since: SystemTime::now(),
+            seat: None,
         };
         self.connections.lock().insert(number, entry);
     }
 
     pub(crate) fn remove(&self, number: u64, counts: &Counts) {
         self.gone.lock().add(counts);
-        self.connections.lock().remove(&number);
+        let removed = self.connections.lock().remove(&number);
+        if let Some((vhost, user)) = removed.and_then(|entry| entry.seat) {
+            let mut seats = self.seats.lock();
+            if let Some(count) = seats.vhosts.get_mut(&vhost) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    seats.vhosts.remove(&vhost);
+                }
+            }
+            seats.change(&user, |of| {
+                of.connections = of.connections.saturating_sub(1)
+            });
+        }
+    }
+
+    /// Gives a connection its place in a vhost, if there is room.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub(crate) fn seat(
+        &self,
+        number: u64,
+        vhost: &Arc<str>,
+        user: &str,
+        limits: &SeatLimits,
+    ) -> Result<(), String> {
+        let mut connections = self.connections.lock();
+        // One from within is no client.
+        let Some(entry) = connections.get_mut(&number) else {
+            return Ok(());
+        };
+        let mut seats = self.seats.lock();
+        let of_vhost = seats.vhosts.get(vhost).copied().unwrap_or(0);
+        if let Some(limit) = limits.vhost_connections.filter(|limit| of_vhost >= *limit) {
+            return Err(format!(
+                "access to vhost '{vhost}' refused for user '{user}': connection limit ({limit}) is reached"
+            ));
+        }
+        let of_user = seats.users.get(user).copied().unwrap_or_default();
+        if let Some(limit) = limits
+            .user_connections
+            .filter(|limit| of_user.connections >= *limit)
+        {
+            return Err(format!(
+                "connection refused for user '{user}': user connection limit ({limit}) is reached"
+            ));
+        }
+        let user: Arc<str> = user.into();
+        *seats.vhosts.entry(Arc::clone(vhost)).or_default() += 1;
+        seats.change(&user, |of| of.connections += 1);
+        entry.seat = Some((Arc::clone(vhost), user));
+        Ok(())
+    }
+
+    /// One more channel of a user, if there is room.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub(crate) fn open_channel(&self, user: &str, limit: Option<u64>) -> Result<(), String> {
+        let mut seats = self.seats.lock();
+        let of_user = seats.users.get(user).copied().unwrap_or_default();
+        if let Some(limit) = limit.filter(|limit| of_user.channels >= *limit) {
+            return Err(format!(
+                "number of channels opened for user '{user}' has reached the maximum allowed user limit of ({limit})"
+            ));
+        }
+        seats.change(&user.into(), |of| of.channels += 1);
+        Ok(())
+    }
+
+    /// So many channels less.
+    pub(crate) fn close_channels(&self, user: &str, count: u64) {
+        let mut seats = self.seats.lock();
+        if count > 0 {
+            seats.change(&user.into(), |of| {
+                of.channels = of.channels.saturating_sub(count)
+            });
+        }
+    }
+
+    /// Connections of a vhost.
+    #[must_use]
+    pub fn connections_of(&self, vhost: &str) -> u64 {
+        self.seats.lock().vhosts.get(vhost).copied().unwrap_or(0)
     }
 
     fn live(&self) -> Vec<(u64, Arc<str>, SystemTime, Arc<Conn>)> {
@@ -130,21 +241,6 @@ impl Census {
         totals
     }
 
-    /// Connections that are in a vhost, and those of a user.
-    #[must_use]
-    pub fn tenancies(&self, vhost: &str, user: &str) -> (u64, u64) {
-        let (mut of_vhost, mut of_user) = (0, 0);
-        for (_, _, _, conn) in self.live() {
-            conn.with(|client, _| {
-                if let Some((at, who)) = client.session().tenancy() {
-                    of_vhost += u64::from(*at == *vhost);
-                    of_user += u64::from(who == user);
-                }
-            });
-        }
-        (of_vhost, of_user)
-    }
-
     /// Ends what `wanted` picks by name, vhost and user; its client is told with 320 and this text. Returns how many.
     pub fn end(&self, text: &str, wanted: impl Fn(&str, &str, &str) -> bool) -> usize {
         let mut ended = 0;
@@ -174,10 +270,11 @@ impl Census {
     pub(crate) fn judge_again(&self) {
         for (_, _, _, conn) in self.live() {
             let known = conn.with(|client, _| {
-                let (vhost, user) = client.session().tenancy()?;
-                Some((vhost, user.to_owned()))
+                let session = client.session();
+                let (vhost, user) = session.tenancy()?;
+                Some((vhost, user.to_owned(), session.has_account()))
             });
-            let Some((vhost, user)) = known.flatten() else {
+            let Some((vhost, user, has_account)) = known.flatten() else {
                 continue;
             };
             let service = conn.protocol();
@@ -187,6 +284,8 @@ impl Census {
                 Standing::Granted(grants) => {
                     conn.with(|client, _| client.session_mut().set_grants(grants));
                 }
+                // One who came without an account, or with a token whose name is none, has lost nothing.
+                Standing::Gone if !has_account => {}
                 Standing::Gone => {
                     tracing::info!(%user, "its account is gone");
                     let text = format!("user '{user}' was deleted");
@@ -195,6 +294,17 @@ impl Census {
                     conn.flush_soon();
                 }
             }
+        }
+    }
+}
+
+impl Seats {
+    /// A user without anything is nobody.
+    fn change(&mut self, user: &Arc<str>, change: impl FnOnce(&mut UserSeats)) {
+        let of = self.users.entry(Arc::clone(user)).or_default();
+        change(of);
+        if *of == UserSeats::default() {
+            self.users.remove(user);
         }
     }
 }

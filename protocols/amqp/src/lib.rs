@@ -20,6 +20,7 @@ pub mod codec;
 pub mod config;
 pub mod exception;
 pub mod graph;
+mod letters;
 pub mod management;
 pub mod policy;
 pub mod queue;
@@ -33,7 +34,7 @@ pub mod tenant;
 pub mod topology;
 
 pub use access::{Accounts, Admission, AdmitAll, Denied, Login};
-pub use census::Standing;
+pub use census::{SeatLimits, Standing};
 pub use config::Config;
 pub use service::Amqp;
 pub use tenant::Tenant;

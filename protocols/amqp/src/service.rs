@@ -18,6 +18,7 @@ use longtail_model::ShardId;
 use tokio::runtime::Handle;
 
 use crate::access::{Admission, Denied, Login};
+use crate::census::Standing;
 use crate::codec::{HEARTBEAT, ReplyCode};
 use crate::config::Config;
 use crate::exception::Exception;
@@ -128,7 +129,7 @@ impl Protocol for Amqp {
             why: error.to_string().into(),
             farewell: bytes::Bytes::new(),
         })?;
-        let mailbox = Arc::new(Letters(Arc::downgrade(conn)));
+        let mailbox = Arc::new(Inbox(Arc::downgrade(conn)));
         let number = self.tenant.connected(self.inside);
         if !self.inside {
             self.tenant.census().add(number, conn);
@@ -187,6 +188,8 @@ impl Protocol for Amqp {
             counters.connections.fetch_sub(1, Ordering::Relaxed);
         }
         let census = self.tenant.census();
+        let counted = client.session.take_counted();
+        census.close_channels(&client.session.credentials().user, counted);
         census.remove(connection, &client.session.counts());
         detach(&**self.tenant.shards(), ended);
         let Some(topology) = topology else { return };
@@ -248,15 +251,26 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut 
         Action::Heartbeat(seconds) => heartbeat(conn, seconds, runtime),
         Action::Admit => admit(conn, runtime),
         Action::OpenChannel(number) => open_channel(conn, number),
-        Action::Detach(ended) => detach(&**shards, ended),
+        Action::Detach(ended) => {
+            detach(&**shards, ended);
+            uncount(conn);
+        }
         Action::CloseChannel(number, ended) => {
             detach(&**shards, ended);
             conn.with(|client, out| client.session.channel_closed(number, out));
+            uncount(conn);
             settle(conn);
         }
         Action::DeleteUnused(queue) => {
             if let Some(topology) = topology(conn) {
                 runtime.spawn(async move { told(topology.delete_unused(&queue).await) });
+            }
+        }
+        Action::Lay(laying) => {
+            if let Some(topology) = topology(conn) {
+                let now = service.tenant.now();
+                // It calls shards, whose lock may be held here.
+                runtime.spawn(async move { topology.letters().lay(&topology, &laying, now) });
             }
         }
         Action::Reply(to, reply) => to.deliver(&reply),
@@ -280,6 +294,18 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut 
                 conn.close(CloseReason::Finished);
             });
         }
+    }
+}
+
+/// Channels have ended: they count for their user no more.
+fn uncount(conn: &Arc<Conn>) {
+    let service = conn.protocol();
+    let ended = conn.with(|client, _| {
+        let ended = client.session.take_ended();
+        (client.session.credentials().user.clone(), ended)
+    });
+    if let Some((user, ended)) = ended {
+        service.tenant.census().close_channels(&user, ended);
     }
 }
 
@@ -330,14 +356,15 @@ fn verify(conn: &Arc<Conn>, runtime: &Handle) {
 /// Asks with what the client has shown.
 fn with_login<R>(conn: &Arc<Conn>, space: &str, ask: impl FnOnce(&Login<'_>) -> R) -> Option<R> {
     let credentials = conn.with(|client, _| client.session.credentials().clone())?;
-    let connections = &conn.protocol().tenant.counters().connections;
+    let tenant = &conn.protocol().tenant;
+    let vhost = tenant.vhost_of(space);
     Some(ask(&Login {
         user: &credentials.user,
         password: &credentials.password,
         space,
         remote: conn.peer(),
         identity: conn.identity().filter(|_| credentials.external),
-        connections: connections.load(Ordering::Relaxed).saturating_sub(1),
+        connections: tenant.census().connections_of(&vhost),
     }))
 }
 
@@ -384,14 +411,24 @@ fn admit(conn: &Arc<Conn>, runtime: &Handle) {
                 asker.vhost
             ))),
             Ok(grants) => match service.tenant.topology(&space).await {
-                Ok(topology) => Ok((grants, topology)),
+                Ok(topology) => {
+                    let limits = service.admission.limits(&user, &space);
+                    let census = service.tenant.census();
+                    let seated = census.seat(asker.connection, &asker.vhost, &user, &limits);
+                    seated.map(|()| (grants, topology)).map_err(not_allowed)
+                }
                 Err(error) => {
                     tracing::error!(%error, %space, "a space cannot be opened");
                     Err(Exception::new(ReplyCode::InternalError, error.to_string()))
                 }
             },
         };
-        answer(&conn, |session, out| session.admitted(admitted, out));
+        let standing = service.admission.now(&user, &space);
+        let has_account = matches!(standing, Standing::Granted(_));
+        answer(&conn, |session, out| {
+            session.know_account(has_account);
+            session.admitted(admitted, out)
+        });
     });
 }
 
@@ -419,10 +456,34 @@ fn heartbeat(conn: &Arc<Conn>, seconds: u16, runtime: &Handle) {
 }
 
 fn open_channel(conn: &Arc<Conn>, number: u16) {
-    let shards = conn.protocol().tenant.shards();
-    let Some(incarnation) = conn.with(|client, _| client.session.next_incarnation()) else {
+    let service = conn.protocol();
+    let shards = service.tenant.shards();
+    let who = conn.with(|client, _| {
+        let user = client.session.credentials().user.clone();
+        let space = client
+            .session
+            .topology()
+            .map(|known| Arc::clone(known.space()));
+        (client.session.next_incarnation(), user, space)
+    });
+    let Some((incarnation, user, space)) = who else {
         return;
     };
+    if !service.inside {
+        let limits = service.admission.limits(&user, &space.unwrap_or_default());
+        let room = service
+            .tenant
+            .census()
+            .open_channel(&user, limits.user_channels);
+        if let Err(text) = room {
+            let full = Exception::new(ReplyCode::NotAllowed, text).about((20, 10));
+            answer(conn, |session, out| {
+                session.channel_refused(number, &full, out)
+            });
+            return;
+        }
+        conn.with(|client, _| client.session_mut().count_channel());
+    }
     let attach = |shard: u16| {
         let effects = Effects {
             conn: Arc::clone(conn),
@@ -464,9 +525,9 @@ fn change(conn: &Arc<Conn>, op: Op, runtime: &Handle) {
 }
 
 /// The way to a connection's channels that expect direct replies.
-struct Letters(Weak<Conn>);
+struct Inbox(Weak<Conn>);
 
-impl Mailbox for Letters {
+impl Mailbox for Inbox {
     fn deliver(&self, at: Place, reply: &Reply) {
         if let Some(conn) = self.0.upgrade() {
             conn.with(|client, out| client.session.replied(at, reply, out));

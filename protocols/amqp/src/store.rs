@@ -10,11 +10,11 @@ use longtail_model::{Priority, ShardId, StreamId, Timestamp};
 use crate::codec::Table;
 use crate::graph::{Graph, Noted, Repeated, Waiting};
 use crate::queue::Queue;
-use crate::session::content;
+use crate::session::{Laying, content};
 
 /// A message on its way.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Letter<'a> {
+pub(crate) struct Parcel<'a> {
     /// The exchange that it was published to.
     pub(crate) exchange: &'a str,
     pub(crate) key: &'a str,
@@ -36,9 +36,26 @@ pub(crate) struct Store {
     pub(crate) to: StreamId,
     also: Vec<StreamId>,
     message: NewMessage,
+    /// Queues among these for which it is a dead parcel if they refuse it.
+    lays: Vec<Arc<Queue>>,
 }
 
 impl Store {
+    /// What is to be laid if it is refused.
+    pub(crate) fn laying(&self) -> Option<Laying> {
+        (!self.lays.is_empty()).then(|| Laying {
+            queues: self.lays.clone(),
+            headers: self.message.headers.clone(),
+            body: self.message.payload.clone(),
+        })
+    }
+
+    /// Shard, streams and message.
+    pub(crate) fn into_parts(self) -> (ShardId, Vec<StreamId>, NewMessage) {
+        let streams = std::iter::once(self.to).chain(self.also).collect();
+        (self.shard, streams, self.message)
+    }
+
     /// On its own.
     pub(crate) fn into_command(self) -> Command {
         Command::Publish {
@@ -68,36 +85,38 @@ struct Manner {
 /// The records of a message in these queues, but for those that have had it. What they note of it goes to `noted`.
 pub(crate) fn in_queues(
     queues: &[Arc<Queue>],
-    letter: &Letter<'_>,
+    parcel: &Parcel<'_>,
     noted: &mut Vec<Noted>,
 ) -> Vec<Store> {
     let mut stores: Vec<(Manner, Store)> = Vec::with_capacity(1);
     let mut headers: Option<Bytes> = None;
     for queue in queues {
-        match queue.note(&letter.headers, letter.now) {
+        match queue.note(&parcel.headers, parcel.now) {
             Err(Repeated) => continue,
             Ok(Some(key)) => noted.push(Noted::Queue(Arc::clone(queue), key)),
             Ok(None) => {}
         }
         let manner = Manner {
             shard: queue.shard,
-            priority: queue.priority(letter.priority),
+            priority: queue.priority(parcel.priority),
         };
         if let Some((_, store)) = stores.iter_mut().find(|(known, _)| *known == manner) {
             store.also.push(queue.stream);
+            store.lays.extend(lays(queue));
             continue;
         }
         let headers = headers
-            .get_or_insert_with(|| content::encode(letter.exchange, letter.key, letter.shown));
+            .get_or_insert_with(|| content::encode(parcel.exchange, parcel.key, parcel.shown));
         let store = Store {
             shard: manner.shard,
             to: queue.stream,
             also: Vec::new(),
+            lays: lays(queue).into_iter().collect(),
             message: NewMessage {
                 priority: manner.priority,
-                expires_ms: letter.expiration_ms,
+                expires_ms: parcel.expiration_ms,
                 headers: headers.clone(),
-                payload: letter.body.clone(),
+                payload: parcel.body.clone(),
                 ..NewMessage::default()
             },
         };
@@ -106,20 +125,26 @@ pub(crate) fn in_queues(
     stores.into_iter().map(|(_, store)| store).collect()
 }
 
+/// The queue, if what it refuses is a dead parcel.
+fn lays(queue: &Arc<Queue>) -> Option<Arc<Queue>> {
+    queue.lays_refused().then(|| Arc::clone(queue))
+}
+
 /// The records of a message that waits so long for its time.
 pub(crate) fn in_waiting<'a>(
     waiting: &'a [Waiting],
     delay_ms: u64,
-    letter: &'a Letter<'a>,
+    parcel: &'a Parcel<'a>,
 ) -> impl Iterator<Item = Store> + 'a {
     waiting.iter().map(move |waiting| Store {
         shard: waiting.shard,
         to: waiting.stream,
         also: Vec::new(),
+        lays: Vec::new(),
         message: NewMessage {
             delay_ms,
-            headers: content::encode(letter.exchange, letter.key, letter.properties),
-            payload: letter.body.clone(),
+            headers: content::encode(parcel.exchange, parcel.key, parcel.properties),
+            payload: parcel.body.clone(),
             ..NewMessage::default()
         },
     })

@@ -1,12 +1,14 @@
 //! What all connections of the service share.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use longtail_broker::client::block_on;
 use longtail_broker::{Broker, BrokerError};
 use longtail_engine::runtime::Shards;
+use longtail_model::Timestamp;
+use tokio::runtime::Handle;
 
 use crate::census::Census;
 use crate::config::Config;
@@ -21,6 +23,7 @@ pub struct Tenant {
     broker: Arc<Broker>,
     shards: Arc<dyn Shards>,
     streams: Arc<Streams>,
+    runtime: OnceLock<Handle>,
     topologies: tokio::sync::Mutex<HashMap<Arc<str>, Arc<Topology>>>,
     counters: Counters,
     census: Census,
@@ -50,6 +53,7 @@ impl Tenant {
             config,
             shards: broker.shards(),
             streams: Arc::new(Streams::new(broker.shards())),
+            runtime: OnceLock::new(),
             topologies: tokio::sync::Mutex::default(),
             counters: Counters::default(),
             census: Census::default(),
@@ -59,20 +63,25 @@ impl Tenant {
         })
     }
 
-    /// As [`Tenant::new`], with every space at work that something is declared in: messages reach its queues whoever
-    /// publishes them, before any client of AMQP is there. Blocks.
+    /// Sets every space to work that something is declared in: messages reach its queues whoever publishes them, before
+    /// any client of AMQP is there. Blocks.
     ///
     /// # Errors
     /// When a shard does not answer.
-    pub fn start(config: Config, broker: Arc<Broker>) -> Result<Arc<Self>, BrokerError> {
-        let tenant = Tenant::new(config, broker);
-        let spaces = topology::spaces(tenant.broker.catalog());
+    pub fn open_all(&self) -> Result<(), BrokerError> {
+        let spaces = topology::spaces(self.broker.catalog());
         block_on(async {
             for space in spaces {
-                tenant.topology(&space).await?;
+                self.topology(&space).await?;
             }
-            Ok(tenant.clone())
+            Ok(())
         })
+    }
+
+    /// What goes on beside connections runs here from now on: on a runtime that lasts as long as the service.
+    pub fn live_on(&self, runtime: &Handle) {
+        // Only the first counts.
+        let _ = self.runtime.set(runtime.clone());
     }
 
     /// The settings.
@@ -129,6 +138,11 @@ impl Tenant {
         &self.shards
     }
 
+    /// What time it is.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.broker.clock().now()
+    }
+
     /// The number of a new connection; one from `inside` is not counted.
     pub(crate) fn connected(&self, inside: bool) -> u64 {
         if !inside {
@@ -179,6 +193,10 @@ impl Tenant {
         let streams = Arc::clone(&self.streams);
         let broker = Arc::clone(&self.broker);
         let topology = Topology::load(broker, Arc::clone(space), shared, streams).await?;
+        match self.runtime.get().cloned().or(Handle::try_current().ok()) {
+            Some(runtime) => topology.letters().carry(&topology, &runtime),
+            None => tracing::error!(%space, "there is no runtime to carry dead letters on"),
+        }
         topologies.insert(Arc::clone(space), Arc::clone(&topology));
         Ok(topology)
     }

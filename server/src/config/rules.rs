@@ -7,11 +7,13 @@ use longtail_edge::ClientCertificates;
 use longtail_mqtt::Limits;
 use toml::Value;
 
+use super::address::ListenAddress;
 use super::error::Problem;
 use super::mqtt::share_strategy;
 use super::origin::Origin;
 use super::schema::{
-    AMQP, AMQP_TLS, AMQP_WEBSOCKET, AMQP_WEBSOCKET_TLS, BEANSTALK, MQTT_TLS, MQTT_WEBSOCKET_TLS,
+    AMQP, AMQP_MANAGEMENT, AMQP_METRICS, AMQP_TLS, AMQP_WEBSOCKET, AMQP_WEBSOCKET_TLS, BEANSTALK,
+    MQTT_TLS, MQTT_WEBSOCKET_TLS,
 };
 use super::settings::Settings;
 
@@ -89,8 +91,35 @@ pub(super) fn check(
             problems.push(Problem::new(origin("mqtt.share_strategies"), why));
         }
     }
+    web_listeners(settings, &origin, &mut problems);
     sizes(settings, &origin, &mut problems);
     problems
+}
+
+/// Listeners that answer HTTP have an address and nothing else.
+fn web_listeners(
+    settings: &Settings,
+    origin: &impl Fn(&str) -> Origin,
+    problems: &mut Vec<Problem>,
+) {
+    for protocol in [AMQP_MANAGEMENT, AMQP_METRICS] {
+        for listener in settings.listeners.get(protocol).into_iter().flatten() {
+            let edge = &listener.edge;
+            let why = if matches!(listener.address, ListenAddress::Unix(_)) {
+                "it listens on TCP only"
+            } else if edge.tls.is_some() || edge.proxy.is_some() || edge.websocket.is_some() {
+                "`tls`, `proxy` and `websocket` are not for it: put an HTTP proxy in front"
+            } else if listener.account.is_some() {
+                "`account` is not for it: every request says who asks"
+            } else {
+                continue;
+            };
+            problems.push(Problem::new(
+                origin(&format!("listeners.{protocol}")),
+                format!("{protocol} on {}: {why}", listener.address),
+            ));
+        }
+    }
 }
 
 /// What single listeners say about MQTT.
@@ -108,15 +137,16 @@ fn mqtt_listeners(
                 let why = format!("{protocol} on {}: {why}", listener.address);
                 problems.push(Problem::new(origin(&path), why));
             };
-            if [
+            let others = [
                 BEANSTALK,
                 AMQP,
                 AMQP_TLS,
                 AMQP_WEBSOCKET,
                 AMQP_WEBSOCKET_TLS,
-            ]
-            .contains(&protocol.as_str())
-            {
+                AMQP_MANAGEMENT,
+                AMQP_METRICS,
+            ];
+            if others.contains(&protocol.as_str()) {
                 wrong("`mqtt` is for listeners of MQTT".to_owned());
                 continue;
             }
@@ -237,7 +267,8 @@ fn sizes(settings: &Settings, origin: &impl Fn(&str) -> Origin, problems: &mut V
     let service = settings.mqtt.config().map(|config| config.limits);
     // What is wrong with it is said elsewhere.
     let service = service.unwrap_or_default();
-    for (protocol, listeners) in &settings.listeners {
+    let speaks = |protocol: &str| ![AMQP_MANAGEMENT, AMQP_METRICS].contains(&protocol);
+    for (protocol, listeners) in settings.listeners.iter().filter(|(name, _)| speaks(name)) {
         for listener in listeners {
             let (path, edge) = (format!("listeners.{protocol}"), &listener.edge);
             let own = listener.mqtt.as_ref();

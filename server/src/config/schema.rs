@@ -69,6 +69,8 @@ pub(crate) const PROTOCOLS: &[(&str, Option<&str>)] = &[
     (AMQP_TLS, None),
     (AMQP_WEBSOCKET, None),
     (AMQP_WEBSOCKET_TLS, None),
+    (AMQP_MANAGEMENT, Some("127.0.0.1:15672")),
+    (AMQP_METRICS, Some("127.0.0.1:15692")),
     (MQTT, Some("127.0.0.1:1883")),
     (MQTT_TLS, None),
     (MQTT_WEBSOCKET, Some("127.0.0.1:8083")),
@@ -89,6 +91,12 @@ pub(crate) const AMQP_WEBSOCKET: &str = "amqp-ws";
 
 /// The same over TLS.
 pub(crate) const AMQP_WEBSOCKET_TLS: &str = "amqp-wss";
+
+/// The HTTP API that RabbitMQ's tools manage AMQP with.
+pub(crate) const AMQP_MANAGEMENT: &str = "amqp-management";
+
+/// Metrics under RabbitMQ's names.
+pub(crate) const AMQP_METRICS: &str = "amqp-metrics";
 
 /// MQTT of all versions.
 pub(crate) const MQTT: &str = "mqtt";
@@ -290,6 +298,19 @@ pub(crate) const KEYS: &[Key] = &[
         Kind::Text,
         Some("\"amq.topic\""),
         "Topic exchange of every vhost that is the subjects of its space, where MQTT and AMQP meet. \"\": none.",
+    ),
+    key(
+        "amqp.management_version",
+        Kind::Text,
+        Some("\"3.13.7\""),
+        "The version of RabbitMQ that the management API says it has: tools look for what came with which.",
+    ),
+    key(
+        "amqp.definitions",
+        Kind::Text,
+        Some("\"\""),
+        "File of definitions, in RabbitMQ's JSON, that is imported before the listeners open; empty: none. Entries that \
+         cannot be had are skipped and named in the log.",
     ),
     key(
         "mqtt.space",

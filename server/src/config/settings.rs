@@ -120,6 +120,9 @@ pub(crate) struct AmqpSettings {
     pub(crate) heartbeat_s: u16,
     pub(crate) product: String,
     pub(crate) subjects_exchange: String,
+    pub(crate) management_version: String,
+    /// Empty: none.
+    pub(crate) definitions: String,
 }
 
 impl AmqpSettings {
@@ -133,6 +136,7 @@ impl AmqpSettings {
             heartbeat_s: self.heartbeat_s,
             product: self.product.clone(),
             subjects_exchange: Some(self.subjects_exchange.clone()).filter(|name| !name.is_empty()),
+            management_version: self.management_version.clone(),
             ..longtail_amqp::Config::default()
         }
     }
@@ -215,6 +219,14 @@ impl Settings {
     /// # Errors
     /// What the broker says about a document it does not like.
     pub(crate) fn directory(&self) -> Result<Directory, String> {
+        Directory::new(self.auth_document()?).map_err(|error| error.to_string())
+    }
+
+    /// Accounts and spaces as the broker reads them.
+    ///
+    /// # Errors
+    /// What the broker says about a document that it cannot read.
+    pub(crate) fn auth_document(&self) -> Result<AuthDocument, String> {
         let list =
             |tables: &[Table]| Value::Array(tables.iter().cloned().map(Value::Table).collect());
         let mut document = Table::from_iter([
@@ -226,10 +238,9 @@ impl Settings {
             let anonymous = Value::String(self.anonymous.clone());
             document.insert("anonymous".to_owned(), anonymous);
         }
-        let document: AuthDocument = Value::Table(document)
+        Value::Table(document)
             .try_into()
-            .map_err(|error: toml::de::Error| error.message().to_owned())?;
-        Directory::new(document).map_err(|error| error.to_string())
+            .map_err(|error: toml::de::Error| error.message().to_owned())
     }
 }
 

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longtail::{BrokerError, Longtail};
+use longtail_amqp::management::Site;
 use longtail_broker::BrokerConfig;
 use longtail_broker::auth::{Authenticator, Directory, Quotas, ThrottleLimits};
+use longtail_edge::Address;
 use longtail_engine::runtime::{Clock, SystemClock};
 use parking_lot::Mutex;
 
@@ -15,8 +17,8 @@ use super::admission::AccountAdmission;
 use super::backend::Backend;
 use super::lifecycle::{Listening, Running};
 use crate::config::{
-    AMQP, AMQP_TLS, AMQP_WEBSOCKET, AMQP_WEBSOCKET_TLS, BEANSTALK, MQTT, MQTT_TLS, MQTT_WEBSOCKET,
-    MQTT_WEBSOCKET_TLS, Settings, Sources, load,
+    AMQP, AMQP_MANAGEMENT, AMQP_METRICS, AMQP_TLS, AMQP_WEBSOCKET, AMQP_WEBSOCKET_TLS, BEANSTALK,
+    MQTT, MQTT_TLS, MQTT_WEBSOCKET, MQTT_WEBSOCKET_TLS, Settings, Sources, load,
 };
 use crate::exit_codes::Exit;
 
@@ -59,7 +61,9 @@ impl StartError {
         match self {
             StartError::Start(longtail::StartError::Broker(BrokerError::Open(_))) => Exit::Data,
             StartError::Start(
-                longtail::StartError::Listen { .. } | longtail::StartError::Exposed(_),
+                longtail::StartError::Listen { .. }
+                | longtail::StartError::Site { .. }
+                | longtail::StartError::Exposed(_),
             )
             | StartError::Admin { .. } => Exit::Bind,
             StartError::Start(_) => Exit::Failure,
@@ -77,7 +81,6 @@ pub(crate) struct Server {
     listening: Vec<Listening>,
     backend: Arc<Backend>,
     admin: Mutex<Option<AdminService>>,
-    authenticator: Arc<Authenticator>,
     sources: Sources,
 }
 
@@ -94,10 +97,12 @@ impl Server {
 /// # Errors
 /// When the data directory cannot be used or a listener cannot be bound; whatever was started is stopped again.
 pub(crate) async fn start(settings: &Settings, sources: Sources) -> Result<Server, StartError> {
+    let document = settings.auth_document().map_err(StartError::Accounts)?;
     let directory = settings.directory().map_err(StartError::Accounts)?;
     let quotas = quotas(&directory);
     let authenticator = Arc::new(Authenticator::new(directory, ThrottleLimits::default()));
-    let builder = builder(settings, quotas, &authenticator)?;
+    let builder =
+        builder(settings, quotas, &authenticator)?.accounts(Arc::clone(&authenticator), document);
     let backend = Arc::new(Backend::new(settings, Arc::clone(&authenticator)));
     let admin = AdminService::start(settings, Arc::clone(&backend)).map_err(|source| {
         let listen = settings.admin.listen.as_ref();
@@ -128,7 +133,6 @@ pub(crate) async fn start(settings: &Settings, sources: Sources) -> Result<Serve
         listening,
         backend,
         admin: Mutex::new(admin),
-        authenticator,
         sources,
     })
 }
@@ -169,6 +173,13 @@ fn builder(
     for bridge in settings.bridge_configs().map_err(StartError::Bridges)? {
         builder = builder.mqtt_bridge(bridge);
     }
+    if !settings.amqp.definitions.is_empty() {
+        let read = std::fs::read(&settings.amqp.definitions).map_err(|error| {
+            let file = &settings.amqp.definitions;
+            StartError::Accounts(format!("amqp.definitions: {file}: {error}"))
+        })?;
+        builder = builder.amqp_definitions(read);
+    }
     if authenticator.may_listen_publicly() {
         builder = builder.with_accounts();
     }
@@ -197,6 +208,19 @@ fn builder(
                         edge.websocket.get_or_insert_default();
                     }
                     builder = builder.amqp_listener(edge, Arc::new(accounts));
+                }
+                AMQP_MANAGEMENT | AMQP_METRICS => {
+                    let Address::Tcp(address) = listener.edge.address else {
+                        let why = "it listens on TCP only".to_owned();
+                        let protocol = protocol.clone();
+                        return Err(StartError::Listener { protocol, why });
+                    };
+                    let site = if protocol == AMQP_MANAGEMENT {
+                        Site::Api
+                    } else {
+                        Site::Metrics
+                    };
+                    builder = builder.amqp_site(site, address);
                 }
                 MQTT | MQTT_TLS | MQTT_WEBSOCKET | MQTT_WEBSOCKET_TLS => {
                     let accounts = longtail_mqtt::Accounts {
@@ -305,15 +329,10 @@ impl Running for Server {
 
     fn reload_accounts(&self) -> Result<(), String> {
         let loaded = load(&self.sources).map_err(|error| error.to_string())?;
-        let directory = loaded.settings.directory()?;
-        for (space, quotas) in quotas(&directory) {
-            let set = self.longtail.broker().set_quotas(&space, &quotas);
-            set.map_err(|error| format!("space {space}: {error}"))?;
-        }
-        self.authenticator.replace(directory);
-        if let Some(mqtt) = self.longtail.mqtt() {
-            mqtt.judge_again();
-        }
-        Ok(())
+        let document = loaded.settings.auth_document()?;
+        let roster = self.longtail.roster();
+        roster
+            .reconfigure(document)
+            .map_err(|error| error.to_string())
     }
 }

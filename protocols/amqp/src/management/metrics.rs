@@ -128,7 +128,7 @@ pub(super) async fn answer(State(m): State<Arc<Management>>, request: Request) -
 }
 
 fn identity(m: &Management, endpoint: &str, prefix: &str, page: &mut Page) {
-    let (node, cluster, facts) = (m.node(), parameters::name_of_cluster(m), m.facts());
+    let (node, cluster) = (m.node(), parameters::name_of_cluster(m));
     page.gauge(
         &format!("{prefix}identity_info"),
         "RabbitMQ node & cluster identity info",
@@ -144,8 +144,8 @@ fn identity(m: &Management, endpoint: &str, prefix: &str, page: &mut Page) {
         &format!("{prefix}build_info"),
         "RabbitMQ & Erlang/OTP version info",
         &[
-            ("rabbitmq_version", &facts.version),
-            ("prometheus_plugin_version", &facts.version),
+            ("rabbitmq_version", m.version()),
+            ("prometheus_plugin_version", m.version()),
             ("prometheus_client_version", "0"),
             ("erlang_version", "none"),
             ("product_name", &m.tenant.config().product),

@@ -55,8 +55,6 @@ use crate::topology::Topology;
 /// What the API says of the server.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// The version of RabbitMQ that clients may count on.
-    pub version: String,
     /// This machine.
     pub host: String,
     /// Where things listen.
@@ -108,6 +106,11 @@ impl Management {
     /// The listeners are known now.
     pub fn set_listeners(&self, listeners: Vec<ListenerFact>) {
         self.facts.lock().listeners = listeners;
+    }
+
+    /// The version of RabbitMQ that clients may count on.
+    fn version(&self) -> &str {
+        &self.tenant.config().management_version
     }
 
     fn facts(&self) -> Facts {

@@ -24,7 +24,7 @@ pub(super) fn whoami(asked: &Asked) -> Reply {
 }
 
 pub(super) fn version(m: &Management) -> Reply {
-    Reply::Text("text/plain", m.facts().version)
+    Reply::Text("text/plain", m.version().to_owned())
 }
 
 pub(super) fn auth() -> Reply {
@@ -116,10 +116,10 @@ pub(super) async fn overview(m: &Arc<Management>, asked: &Asked) -> Result<Reply
         })
         .collect();
     let object = json!({
-        "management_version": facts.version,
-        "rabbitmq_version": facts.version,
+        "management_version": m.version(),
+        "rabbitmq_version": m.version(),
         "product_name": m.tenant.config().product,
-        "product_version": facts.version,
+        "product_version": m.version(),
         "longtail_version": m.tenant.config().version,
         "erlang_version": "26.2.5",
         "erlang_full_version": "none: Longtail is written in Rust",
@@ -219,7 +219,6 @@ fn disk_free(m: &Management) -> u64 {
 
 fn described(m: &Management) -> Value {
     let process = process(m);
-    let facts = m.facts();
     let uptime = m.started.elapsed().map_or(0, |up| up.as_millis());
     let connections = m.tenant.counters().connections.load(Ordering::Relaxed);
     let trouble = m.tenant.broker().trouble();
@@ -254,7 +253,7 @@ fn described(m: &Management) -> Value {
             {"name": "AMQPLAIN", "description": "QPid AMQPLAIN mechanism", "enabled": true},
         ],
         "applications": [
-            {"name": "rabbit", "description": m.tenant.config().product, "version": facts.version},
+            {"name": "rabbit", "description": m.tenant.config().product, "version": m.version()},
         ],
         "enabled_plugins": ["rabbitmq_management", "rabbitmq_management_agent", "rabbitmq_prometheus"],
         "contexts": [],

@@ -12,6 +12,7 @@ mod rules;
 mod settings;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use longtail_model::{Priority, ShardId, StreamId, Timestamp};
 use parking_lot::{Mutex, RwLock};
@@ -117,9 +118,15 @@ pub struct Queue {
     /// How it was declared.
     pub config: QueueConfig,
     settings: RwLock<Arc<QueueSettings>>,
+    /// What it refuses to take is a dead letter.
+    lays_refused: AtomicBool,
     usage: Mutex<Usage>,
     /// What came before, where that is not taken again.
     seen: Option<Seen>,
+}
+
+fn lays_refused(settings: &QueueSettings) -> bool {
+    settings.overflow == Overflow::RejectPublishDlx && settings.dead_letter.is_some()
 }
 
 /// Who consumes from a queue.
@@ -155,6 +162,7 @@ impl Queue {
         let dedup = Dedup::parse(&arguments).ok().flatten();
         Queue {
             seen: dedup.map(Seen::new),
+            lays_refused: AtomicBool::new(lays_refused(&settings)),
             settings: RwLock::new(Arc::new(settings)),
             name,
             shard,
@@ -247,7 +255,15 @@ impl Queue {
 
     /// From now on these settings hold; the stream has them.
     pub(crate) fn change(&self, settings: QueueSettings) {
+        let lays = lays_refused(&settings);
         *self.settings.write() = Arc::new(settings);
+        self.lays_refused.store(lays, Ordering::Relaxed);
+    }
+
+    /// Whether what it refuses to take is a dead letter.
+    #[must_use]
+    pub fn lays_refused(&self) -> bool {
+        self.lays_refused.load(Ordering::Relaxed)
     }
 
     /// The priority of a message in this queue; more urgent ones have a lower number.

@@ -74,6 +74,10 @@ pub(crate) struct Introduction {
     pub(super) mechanism: &'static str,
     /// Seconds between heartbeats.
     pub(super) heartbeat: u16,
+    /// It is one of the accounts.
+    has_account: bool,
+    /// Channels that count for the user.
+    counted: u64,
 }
 
 /// Longest table of properties that is kept, in bytes.
@@ -186,6 +190,35 @@ impl Session {
             counts,
             channels,
         }
+    }
+
+    pub(crate) fn know_account(&mut self, has_account: bool) {
+        self.shared.introduction.has_account = has_account;
+    }
+
+    /// Whether the user is one of the accounts.
+    pub(crate) fn has_account(&self) -> bool {
+        self.shared.introduction.has_account
+    }
+
+    /// One more channel counts for the user.
+    pub(crate) fn count_channel(&mut self) {
+        self.shared.introduction.counted += 1;
+    }
+
+    /// Channels that count for the user and are not there any more.
+    pub(crate) fn take_ended(&mut self) -> u64 {
+        let there = self.channels.values();
+        let there = there.filter(|slot| matches!(slot, Slot::Open(_) | Slot::Opening));
+        let there = there.count() as u64;
+        let ended = self.shared.introduction.counted.saturating_sub(there);
+        self.shared.introduction.counted -= ended;
+        ended
+    }
+
+    /// All that count, at the end.
+    pub(crate) fn take_counted(&mut self) -> u64 {
+        std::mem::take(&mut self.shared.introduction.counted)
     }
 
     /// All its messages.

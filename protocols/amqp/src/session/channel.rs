@@ -11,7 +11,7 @@ use longtail_model::{GroupId, Seq, SessionId, ShardId};
 
 use super::confirms::Confirms;
 use super::consuming::{Consumer, is_stored};
-use super::publishing::Publishing;
+use super::publishing::{Laying, Publishing};
 use super::replying::ReplyConsumer;
 use super::routing::Remembered;
 use super::transacting::Staged;
@@ -92,6 +92,7 @@ pub(super) enum Pending {
         bytes: u64,
         /// What was noted of it, to be forgotten if it is refused.
         noted: Option<Arc<[Noted]>>,
+        laying: Option<Box<Laying>>,
     },
     /// A shard's part of a transaction.
     Committed(ShardId),
@@ -589,11 +590,17 @@ impl Channel {
                 number,
                 bytes,
                 noted,
+                laying,
             } => {
-                let refused = !is_stored(reply);
-                if refused && let Some(noted) = noted {
+                if let Some(noted) = noted
+                    && !is_stored(reply)
+                {
                     forget(&noted, &shared.topology()?.graph());
                 }
+                if let Some(laying) = laying {
+                    laying.lay(reply, shared);
+                }
+                let refused = !is_stored(reply);
                 self.published((number, bytes), refused, shared, tenant.config());
                 Ok(())
             }

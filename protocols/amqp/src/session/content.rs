@@ -35,11 +35,16 @@ pub(crate) fn encode(exchange: &str, key: &str, properties: &[u8]) -> Bytes {
 impl<'a> Envelope<'a> {
     /// Of a record. One that another protocol has put into the queue has its subject as key and no properties.
     pub(crate) fn of(message: &Message<'a>) -> Self {
-        let ours = headers::iter(message.headers).find(|(name, _)| *name == NAME);
+        Envelope::of_headers(message.headers, message.subject)
+    }
+
+    /// The same, of what of a record matters here.
+    pub(crate) fn of_headers(encoded: &'a [u8], subject: &'a [u8]) -> Self {
+        let ours = headers::iter(encoded).find(|(name, _)| *name == NAME);
         if let Some(envelope) = ours.and_then(|(_, value)| Envelope::decode(value)) {
             return envelope;
         }
-        let subject = std::str::from_utf8(message.subject).unwrap_or_default();
+        let subject = std::str::from_utf8(subject).unwrap_or_default();
         let mut key = swap_separators(subject);
         while key.len() > usize::from(u8::MAX) {
             key.pop();

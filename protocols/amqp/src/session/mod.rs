@@ -47,6 +47,7 @@ use crate::topology::{Asker, Bind, DeclareExchange, DeclareQueue, Declared, Topo
 pub use about::{ChannelState, ConnectionState, ConsumerState, Counts, given_name};
 use channel::Channel;
 pub(crate) use consuming::is_stored;
+pub(crate) use publishing::Laying;
 
 /// Sessions of the engine that have ended.
 pub(crate) type Ended = Vec<(ShardId, SessionId)>;
@@ -74,6 +75,8 @@ pub(crate) enum Action {
     Share(Share),
     /// Something about the topology.
     Topology(Box<Op>),
+    /// A queue has refused a message, which is a dead letter.
+    Lay(Box<Laying>),
     /// The client says goodbye.
     Goodbye(Ended),
 }
@@ -623,6 +626,18 @@ impl Session {
         self.channels.insert(number, Slot::Open(Box::new(channel)));
         say(&Method::ChannelOpenOk { reserved_1: b"" }, number, out);
         true
+    }
+
+    /// There is no room for another channel. `Some`: that ends the connection.
+    pub(crate) fn channel_refused(
+        &mut self,
+        number: u16,
+        exception: &Exception,
+        out: &mut Out,
+    ) -> Option<CloseReason> {
+        self.shared.answered();
+        self.channels.remove(&number);
+        self.fail(0, exception, out)
     }
 
     /// A channel that its client has closed is detached from the shards.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use longtail_broker::auth::Action as Right;
 use longtail_broker::message::SharedMessage;
 use longtail_edge::Out;
+use longtail_engine::{Cause, Refusal, Reply};
 
 use super::channel::{Channel, Pending, internal};
 use super::routing::{Plan, Publication, check};
@@ -14,6 +15,7 @@ use crate::codec::{ContentHeader, Method, Properties, ReplyCode, put_content};
 use crate::config::Config;
 use crate::exception::{Exception, no_exchange, not_implemented, precondition, refused};
 use crate::graph::{Kind, Noted};
+use crate::queue::Queue;
 use crate::replies::{Place, is_address};
 use crate::subjects::{Share, Told};
 use crate::tenant::Tenant;
@@ -29,6 +31,33 @@ pub(super) struct Publishing {
     mandatory: bool,
     header: Option<Head>,
     body: Vec<u8>,
+}
+
+/// A message that is a dead letter if one of these queues refuses it.
+#[derive(Debug)]
+pub(crate) struct Laying {
+    pub(crate) queues: Vec<Arc<Queue>>,
+    /// As the record has them.
+    pub(crate) headers: Bytes,
+    pub(crate) body: Bytes,
+}
+
+impl Laying {
+    /// Lays it for those of the queues that have refused it.
+    pub(super) fn lay(mut self: Box<Self>, reply: &Reply, shared: &mut Shared) {
+        let refused = |queue: &Arc<Queue>| match reply {
+            Reply::Published { refused, .. } => {
+                let mut refused = refused.iter().flat_map(|refused| refused.iter());
+                refused.any(|&(stream, cause)| stream == queue.stream && cause == Cause::Full)
+            }
+            Reply::Refused(why) => matches!(why, Refusal::Limit(_)),
+            _ => false,
+        };
+        self.queues.retain(refused);
+        if !self.queues.is_empty() {
+            shared.actions.push(Action::Lay(self));
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -254,6 +283,7 @@ impl Channel {
                 number,
                 bytes,
                 noted: noted.clone(),
+                laying: store.laying().map(Box::new),
             };
             way.ask(store.into_command(), pending);
             self.is_outstanding(bytes, shared);

@@ -16,7 +16,7 @@ use crate::exception::{Exception, precondition};
 use crate::graph::{Noted, Routed, Routing, Waiting};
 use crate::queue::Queue;
 use crate::replies::{Recipient, Reply, is_address};
-use crate::store::{Letter, Store, in_queues, in_waiting};
+use crate::store::{Parcel, Store, in_queues, in_waiting};
 use crate::subjects::to_message;
 
 /// A message that has come whole and may be published.
@@ -164,7 +164,7 @@ impl Channel {
         for key in found.shared {
             plan.share_as(&key, &properties, &publication.body, shared)?;
         }
-        let letter = Letter {
+        let parcel = Parcel {
             exchange: &publication.exchange,
             key: &publication.key,
             properties: &publication.properties,
@@ -175,9 +175,9 @@ impl Channel {
             expiration_ms,
             now,
         };
-        plan.stores = in_queues(&found.queues, &letter, &mut plan.noted);
+        plan.stores = in_queues(&found.queues, &parcel, &mut plan.noted);
         plan.stores
-            .extend(in_waiting(&found.waiting, found.delay_ms, &letter));
+            .extend(in_waiting(&found.waiting, found.delay_ms, &parcel));
         Ok(Some(plan))
     }
 

@@ -31,7 +31,7 @@ use crate::codec::Properties;
 use crate::exception::{Exception, precondition};
 use crate::graph::{Exchange, Graph, Routing};
 use crate::replies::{Mailbox, Place};
-use crate::store::{Letter, in_queues, in_waiting};
+use crate::store::{Parcel, in_queues, in_waiting};
 use crate::streams::{Outgoing, Waiter};
 pub(crate) use convert::to_message;
 
@@ -248,7 +248,7 @@ impl Relay for Behind {
         let Some(routed) = graph.route(&self.exchange, &routing) else {
             return;
         };
-        let letter = Letter {
+        let parcel = Parcel {
             exchange: &self.exchange,
             key: &key,
             properties: &properties.octets,
@@ -260,8 +260,8 @@ impl Relay for Behind {
             now,
         };
         // Whoever publishes is told of a refusal; what was noted of the message stays.
-        let stores = in_queues(&routed.queues, &letter, &mut Vec::new());
-        let waiting = in_waiting(&routed.waiting, routed.delay_ms, &letter);
+        let stores = in_queues(&routed.queues, &parcel, &mut Vec::new());
+        let waiting = in_waiting(&routed.waiting, routed.delay_ms, &parcel);
         to.extend(stores.into_iter().chain(waiting).map(|store| ShardPublish {
             shard: store.shard,
             first: store.to,

@@ -59,7 +59,8 @@ fn queues_are_reached_before_any_client_of_amqp_is_there() {
         drop((topology, tenant));
         assert_eq!(publish(&broker, "a/b").await, 0);
     });
-    let tenant = Tenant::start(Config::default(), Arc::clone(&broker)).unwrap();
+    let tenant = Tenant::new(Config::default(), Arc::clone(&broker));
+    tenant.open_all().unwrap();
     block_on(async {
         assert_eq!(publish(&broker, "a/b").await, 1);
         let topology = tenant.topology(&"default".into()).await.unwrap();
@@ -83,7 +84,7 @@ fn the_exchange_can_be_none() {
         subjects_exchange: None,
         ..Config::default()
     };
-    let tenant = Tenant::start(config, Arc::clone(&broker)).unwrap();
+    let tenant = Tenant::new(config, Arc::clone(&broker));
     block_on(async {
         let topology = tenant.topology(&"default".into()).await.unwrap();
         declare(&topology, "q").await;

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The engine has the clock and the log: what waits survives a restart, and what was due meanwhile goes out at the start, in
-//! the order of its times. A message goes through the exchange as it is then, without its `x-delay`, so that a dead-letter
+//! the order of its times. A message goes through the exchange as it is then, without its `x-delay`, so that a dead-parcel
 //! chain that leads back does not delay it again. Its queues at the stream's shard get it in the step that takes it out
 //! of the stream; those at other shards have it before, and after a crash in between once more.
 
@@ -30,7 +30,7 @@ use crate::codec::Properties;
 use crate::graph::{DELAY, Routing, Waiting};
 use crate::session::content::Envelope;
 use crate::session::routing::{expiration, keys_of, without};
-use crate::store::{Letter, Store, in_queues, in_waiting};
+use crate::store::{Parcel, Store, in_queues, in_waiting};
 use crate::streams::{Outgoing, Waiter};
 use crate::subjects::to_message;
 
@@ -301,7 +301,7 @@ impl Due {
             now,
         };
         let routed = graph.route(&self.exchange, &routing)?;
-        let letter = Letter {
+        let parcel = Parcel {
             exchange: &released.exchange,
             key: &released.key,
             properties: shown,
@@ -312,8 +312,8 @@ impl Due {
             expiration_ms: due.expiration.and_then(|ms| expiration(ms).ok()),
             now,
         };
-        let mut stores = in_queues(&routed.queues, &letter, &mut Vec::new());
-        stores.extend(in_waiting(&routed.waiting, routed.delay_ms, &letter));
+        let mut stores = in_queues(&routed.queues, &parcel, &mut Vec::new());
+        stores.extend(in_waiting(&routed.waiting, routed.delay_ms, &parcel));
         let messages = routed.shared.iter().filter_map(|key| {
             let subject = longtail_model::Subject::parse_amqp(key).ok()?;
             let wanted = topology.subjects()?.is_wanted(subject.as_ref());

@@ -30,6 +30,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use crate::codec::ReplyCode;
 use crate::exception::{Exception, locked, no_queue, precondition, refused};
 use crate::graph::{ExchangeConfig, Graph, Kind};
+use crate::letters::Letters;
 use crate::queue::{Queue, QueueArguments, QueueSettings};
 use crate::replies::Replies;
 use crate::streams::Streams;
@@ -76,6 +77,7 @@ pub struct Topology {
     streams: Arc<Streams>,
     /// Who lets go what has waited, by exchange.
     releasers: parking_lot::Mutex<HashMap<Arc<str>, Releaser>>,
+    letters: Arc<Letters>,
     /// That of the graph, to be read without its lock.
     generation: AtomicU64,
     /// One change at a time.
@@ -103,6 +105,7 @@ impl Topology {
         shared: Option<Arc<str>>,
         streams: Arc<Streams>,
     ) -> Result<Arc<Self>, BrokerError> {
+        let letters = Arc::new(Letters::new(&broker, Arc::clone(&space)));
         let mut graph = Graph::sharing(shared.clone());
         for &(name, kind) in PREDECLARED {
             graph.add_exchange(name.into(), ExchangeConfig::predeclared(kind));
@@ -114,7 +117,8 @@ impl Topology {
                 Document::Queue(name, config) => {
                     let stream = StreamName::new(Arc::clone(&space), Arc::clone(&name));
                     let settings = effective(&name, &config.parsed);
-                    let at = queues::provide(&broker, &stream, settings.stream(true)).await?;
+                    let at =
+                        queues::provide(&broker, &letters, &stream, settings.stream(true)).await?;
                     graph.add_queue(Arc::new(Queue::new(name, at, config, settings)));
                 }
                 Document::Binding(source, key, binding) => bindings.push((source, key, binding)),
@@ -147,6 +151,7 @@ impl Topology {
             subjects,
             streams,
             releasers: parking_lot::Mutex::default(),
+            letters,
             space,
             broker,
             writer: tokio::sync::Mutex::new(()),
@@ -168,6 +173,11 @@ impl Topology {
     #[must_use]
     pub fn space(&self) -> &Arc<str> {
         &self.space
+    }
+
+    /// Who carries dead letters.
+    pub(crate) fn letters(&self) -> &Arc<Letters> {
+        &self.letters
     }
 
     /// Who expects direct replies.

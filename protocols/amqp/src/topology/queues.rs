@@ -15,6 +15,7 @@ use super::{
 };
 use crate::codec::Table;
 use crate::exception::{locked, no_queue, precondition, refused};
+use crate::letters::Letters;
 use crate::queue::{Queue, QueueArguments, QueueConfig, QueueSettings, QueueType};
 
 /// `queue.declare`.
@@ -94,7 +95,8 @@ impl Topology {
             self.write(vec![write.clone()]).await?;
         }
         let settings = effective(&name, &config.parsed);
-        let at = match provide(&self.broker, &stream, settings.stream(config.durable)).await {
+        let made_of = settings.stream(config.durable);
+        let at = match provide(&self.broker, &self.letters, &stream, made_of).await {
             Ok(at) => at,
             Err(error) => {
                 if let Some(write) = document {
@@ -122,6 +124,9 @@ impl Topology {
             return Ok(());
         }
         let stream = self.stream(&queue.name);
+        if settings.dead_letter.is_some() {
+            self.letters.provide(queue.shard).await.map_err(internal)?;
+        }
         let redefine = Command::Redefine {
             name: stream.clone(),
             config: Box::new(settings.stream(queue.config.durable)),
@@ -286,8 +291,6 @@ fn queue_config(asker: &Asker, declare: &DeclareQueue, name: &str) -> Answer<Que
 /// Arguments that are understood, and that nothing goes by yet.
 const LATER: &[&str] = &[
     "x-expires",
-    "x-dead-letter-exchange",
-    "x-dead-letter-routing-key",
     "x-single-active-consumer",
     "x-delayed-retry-type",
     "x-consumer-timeout",
@@ -299,10 +302,18 @@ const LATER: &[&str] = &[
 /// What the shard refuses.
 pub(super) async fn provide(
     broker: &Broker,
+    letters: &Letters,
     stream: &StreamName,
     config: StreamConfig,
 ) -> Result<(ShardId, StreamId), BrokerError> {
-    if let Some((shard, info)) = broker.find(stream).await? {
+    let found = broker.find(stream).await?;
+    let has_letters = (config.group.as_ref()).is_some_and(|group| group.dead_letter.is_some());
+    if has_letters {
+        let placed = || broker.placement(stream, &config.numbering);
+        let shard = found.as_ref().map_or_else(placed, |(shard, _)| *shard);
+        letters.provide(shard).await?;
+    }
+    if let Some((shard, info)) = found {
         let redefine = Command::Redefine {
             name: stream.clone(),
             config: Box::new(config),

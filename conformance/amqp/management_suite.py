@@ -1,0 +1,776 @@
+"""RabbitMQ's management API as its tools use it: plain requests, `rabbitmqadmin`, and what Flower and KEDA read.
+
+`--target` is where AMQP is spoken, `--websocket` where the API answers.
+"""
+
+import base64
+import importlib.util
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import pika  # noqa: E402
+from harness import suite  # noqa: E402
+from harness.server import OwnServer, _free_port  # noqa: E402
+from harness.suite import case, equal  # noqa: E402
+from pika.exceptions import (  # noqa: E402
+    AMQPConnectionError,
+    ChannelClosedByBroker,
+    ConnectionClosedByBroker,
+    ProbableAccessDeniedError,
+    ProbableAuthenticationError,
+)
+
+#: Seconds that anything may take.
+PATIENCE = 10
+
+#: The script of RabbitMQ, as a package ships it.
+ADMIN = pathlib.Path(importlib.util.find_spec("rabbitmqadmin").origin).parent / "upstream" / "rabbitmqadmin.py"
+
+
+class Api:
+    """Requests to the API of a server."""
+
+    def __init__(self, address, user="guest", password="guest"):
+        self.address = address
+        self.user = user
+        self.password = password
+
+    def ask(self, method, path, body=None, **headers):
+        """Status, headers and the decoded body."""
+        request = urllib.request.Request(f"http://{self.address}/api{path}", method=method)
+        if self.user is not None:
+            pair = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+            request.add_header("Authorization", f"Basic {pair}")
+        for name, value in headers.items():
+            request.add_header(name.replace("_", "-"), value)
+        data = None
+        if body is not None:
+            request.add_header("Content-Type", "application/json")
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        try:
+            with urllib.request.urlopen(request, data, timeout=PATIENCE) as answer:
+                status, got, text = answer.status, answer.headers, answer.read()
+        except urllib.error.HTTPError as error:
+            status, got, text = error.code, error.headers, error.read()
+        if "json" in (got.get("Content-Type") or ""):
+            return status, got, json.loads(text)
+        return status, got, text
+
+    def get(self, path):
+        """The body of a GET that succeeds."""
+        status, _, body = self.ask("GET", path)
+        equal(status, 200, f"GET {path}: {body}")
+        return body
+
+    def do(self, expected, method, path, body=None, **headers):
+        """A request that is answered with this status; its body."""
+        status, _, answer = self.ask(method, path, body, **headers)
+        equal(status, expected, f"{method} {path}: {answer}")
+        return answer
+
+
+def api(t, *who):
+    """The server's API."""
+    return Api(t.websocket, *who)
+
+
+def quoted(name):
+    """A segment of a path."""
+    return urllib.parse.quote(name, safe="")
+
+
+def eventually(look, what):
+    """Looks until it is true."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        found = look()
+        if found:
+            return found
+        if time.monotonic() > end:
+            raise AssertionError(f"never: {what}")
+        time.sleep(0.02)
+
+
+def connect(t, user="guest", password="guest", vhost="/", **options):
+    """A connection that ends with the case."""
+    parameters = pika.ConnectionParameters(
+        t.host, t.port, vhost, pika.PlainCredentials(user, password), **options
+    )
+    connection = pika.BlockingConnection(parameters)
+
+    def close():
+        try:
+            if connection.is_open:
+                connection.close()
+        except AMQPConnectionError:
+            pass  # The server was quicker.
+
+    t.defer(close)
+    return connection
+
+
+def queue(t, **options):
+    """A queue that is made by the API and goes with the case."""
+    name = t.unique()
+    path = f"/queues/%2F/{quoted(name)}"
+    api(t).do(201, "PUT", path, {"durable": True, **options})
+    t.defer(lambda: api(t).ask("DELETE", path))
+    return name, path
+
+
+def user(t, tags="", password="secret"):
+    """A user that goes with the case."""
+    name = t.unique()
+    api(t).do(201, "PUT", f"/users/{name}", {"password": password, "tags": tags})
+    t.defer(lambda: api(t).ask("DELETE", f"/users/{name}"))
+    return name
+
+
+def vhost(t):
+    """A vhost that goes with the case."""
+    name = t.unique()
+    api(t).do(201, "PUT", f"/vhosts/{name}", {})
+    t.defer(lambda: api(t).ask("DELETE", f"/vhosts/{name}"))
+    return name
+
+
+# What there is to see.
+
+
+@case("overview whoami nodes extensions")
+def the_overview_has_what_tools_look_for(t):
+    overview = api(t).get("/overview")
+    for field in ("rabbitmq_version", "management_version", "product_name", "product_version", "erlang_version",
+                  "cluster_name", "node", "rates_mode", "statistics_db_event_queue", "exchange_types", "listeners",
+                  "contexts", "object_totals", "queue_totals", "message_stats", "churn_rates"):
+        assert field in overview, field
+    assert re.match(r"3\.\d+\.\d+", overview["rabbitmq_version"]), overview["rabbitmq_version"]
+    ports = {listener["protocol"]: listener["port"] for listener in overview["listeners"]}
+    equal(ports["amqp"], t.port)
+    equal(sorted(kind["name"] for kind in overview["exchange_types"])[:4], ["direct", "fanout", "headers", "topic"])
+    equal(api(t).get("/whoami")["name"], "guest")
+    [node] = api(t).get("/nodes")
+    equal((node["name"], node["running"]), (overview["node"], True))
+    assert node["mem_used"] > 0 and node["fd_used"] > 0, node
+    equal(api(t).get("/extensions"), [])
+
+
+@case("errors authentication")
+def errors_have_the_shapes_of_rabbitmq(t):
+    status, headers, body = Api(t.websocket, None).ask("GET", "/overview")
+    equal((status, body["error"]), (401, "not_authorized"))
+    assert "Basic" in headers["WWW-Authenticate"], headers
+    # With accounts or not, nobody else is let in with a name that is none.
+    equal(api(t).ask("GET", "/queues/%2F/nothing")[2], {"error": "Object Not Found", "reason": "Not Found"})
+    equal(api(t).ask("GET", "/queues/nowhere")[0], 404)
+    equal(api(t).ask("GET", "/nothing")[0], 404)
+    equal(api(t).ask("PATCH", "/queues")[0], 405)
+    equal(api(t).ask("PUT", "/queues/%2F/x", b"{")[2]["error"], "not_json")
+    equal(api(t).ask("PUT", "/queues/%2F/x", {"durable": 5})[0], 400)
+    equal(api(t).ask("GET", "/overview", Origin="http://elsewhere.example")[0], 403)
+
+
+@case("queues")
+def queues_are_declared_looked_at_and_deleted(t):
+    name, path = queue(t, arguments={"x-message-ttl": 60000})
+    api(t).do(204, "PUT", path, {"durable": True, "arguments": {"x-message-ttl": 60000}})
+    answer = api(t).do(400, "PUT", path, {"durable": False})
+    assert "inequivalent arg 'durable'" in answer["reason"], answer
+    found = api(t).get(path)
+    equal((found["name"], found["vhost"], found["type"], found["durable"]), (name, "/", "classic", True))
+    equal(found["arguments"], {"x-message-ttl": 60000})
+    equal((found["messages"], found["consumers"], found["state"]), (0, 0, "running"))
+    connect(t).channel().queue_declare(name, passive=True)
+    api(t).do(204, "DELETE", path)
+    api(t).do(404, "DELETE", path)
+    answer = api(t).do(400, "PUT", "/queues/%2F/amq.mine", {})
+    assert "reserved prefix" in answer["reason"], answer
+
+
+@case("queues publish get purge")
+def messages_go_in_and_come_out(t):
+    name, path = queue(t)
+    publish = {"routing_key": name, "payload": "hällo", "payload_encoding": "string",
+               "properties": {"delivery_mode": 2, "headers": {"n": 1, "deep": {"er": [1, "x"]}}}}
+    equal(api(t).do(200, "POST", "/exchanges/%2F/amq.default/publish", publish), {"routed": True})
+    raw = {"routing_key": name, "payload": base64.b64encode(b"\xff\x00").decode(), "payload_encoding": "base64",
+           "properties": {}}
+    equal(api(t).do(200, "POST", "/exchanges/%2F//publish", raw), {"routed": True})
+    lost = {"routing_key": t.unique(), "payload": "x", "payload_encoding": "string", "properties": {}}
+    equal(api(t).do(200, "POST", "/exchanges/%2F/amq.direct/publish", lost), {"routed": False})
+    look = {"count": 5, "ackmode": "ack_requeue_true", "encoding": "auto"}
+    first, second = api(t).do(200, "POST", f"{path}/get", look)
+    equal((first["payload"], first["payload_encoding"], first["redelivered"]), ("hällo", "string", False))
+    equal(first["properties"], {"delivery_mode": 2, "headers": {"n": 1, "deep": {"er": [1, "x"]}}})
+    equal((second["payload"], second["payload_encoding"], second["payload_bytes"]), ("/wA=", "base64", 2))
+    again = api(t).do(200, "POST", f"{path}/get", {**look, "truncate": 1, "encoding": "base64"})
+    equal([message["redelivered"] for message in again], [True, True], "they came back in their order")
+    equal(again[0]["payload"], base64.b64encode("h".encode()).decode())
+    taken = api(t).do(200, "POST", f"{path}/get", {"count": 1, "ackmode": "ack_requeue_false", "encoding": "auto"})
+    equal(len(taken), 1)
+    equal(api(t).get(path)["messages_ready"], 1)
+    api(t).do(204, "DELETE", f"{path}/contents")
+    equal(api(t).do(200, "POST", f"{path}/get", look), [])
+    api(t).do(400, "POST", f"{path}/get", {"count": 1, "ackmode": "eat", "encoding": "auto"})
+
+
+@case("exchanges bindings")
+def exchanges_and_bindings_are_made_and_unmade(t):
+    name, _ = queue(t)
+    exchange = t.unique()
+    path = f"/exchanges/%2F/{exchange}"
+    api(t).do(201, "PUT", path, {"type": "topic", "durable": True, "auto_delete": False, "arguments": {}})
+    t.defer(lambda: api(t).ask("DELETE", path))
+    api(t).do(204, "PUT", path, {"type": "topic"})
+    assert "inequivalent arg 'type'" in api(t).do(400, "PUT", path, {"type": "fanout"})["reason"]
+    equal(api(t).get(path)["type"], "topic")
+    between = f"/bindings/%2F/e/{exchange}/q/{quoted(name)}"
+    status, headers, _ = api(t).ask("POST", between, {"routing_key": "a.#", "arguments": {"x": 1}})
+    equal(status, 201)
+    [bound] = api(t).get(between)
+    equal((bound["routing_key"], bound["arguments"], bound["destination_type"]), ("a.#", {"x": 1}, "queue"))
+    equal(urllib.parse.unquote(headers["Location"].split("/")[-1]), bound["properties_key"])
+    api(t).do(201, "POST", between, {"routing_key": "", "arguments": {}})
+    keys = sorted(binding["properties_key"] for binding in api(t).get(between))
+    equal(keys[-1], "~")
+    of_queue = api(t).get(f"/queues/%2F/{quoted(name)}/bindings")
+    equal([binding["source"] for binding in of_queue], ["", exchange, exchange])
+    equal(len(api(t).get(f"{path}/bindings/source")), 2)
+    api(t).do(201, "POST", f"/bindings/%2F/e/{exchange}/e/amq.fanout", {"routing_key": "k"})
+    equal(len(api(t).get(f"{path}/bindings/source")), 3)
+    for key in keys:
+        api(t).do(204, "DELETE", f"{between}/{quoted(key)}")
+    api(t).do(404, "DELETE", f"{between}/~")
+    api(t).do(204, "DELETE", path)
+    api(t).do(404, "GET", path)
+    api(t).do(404, "POST", f"/bindings/%2F/e/nothing/q/{quoted(name)}", {})
+
+
+@case("lists")
+def lists_are_sorted_cut_and_paged(t):
+    names = sorted(queue(t)[0] for _ in range(3))
+    prefix = names[0].rsplit("-", 1)[0]
+    path = f"/queues/%2F?page=1&page_size=2&name={quoted('^' + prefix)}&use_regex=true&sort=name&sort_reverse=true"
+    page = api(t).get(path)
+    equal((page["filtered_count"], page["page_count"], page["item_count"]), (3, 2, 2))
+    equal([item["name"] for item in page["items"]], names[:0:-1])
+    cut = api(t).get("/queues?columns=name,message_stats.publish_details.rate")
+    equal(sorted(cut[0]), ["message_stats", "name"])
+    api(t).do(400, "GET", "/queues/%2F?page=99&page_size=10")
+    api(t).do(400, "GET", "/queues/%2F?page=1&page_size=0")
+
+
+@case("connections channels consumers")
+def connections_channels_and_consumers_are_seen_and_ended(t):
+    name, path = queue(t)
+    connection = connect(t, client_properties={"connection_name": t.unique()}, heartbeat=30)
+    channel = connection.channel()
+    channel.confirm_delivery()
+    channel.basic_qos(prefetch_count=7)
+    channel.basic_publish("", name, b"x", mandatory=True)
+    tag = channel.basic_consume(name, lambda *_: None)
+    connection.process_data_events(0.1)
+
+    def mine():
+        seen = api(t).get("/connections")
+        return [c for c in seen if c["client_properties"].get("connection_name") == c["user_provided_name"]]
+
+    [seen] = [c for c in mine() if c["timeout"] == 30]
+    equal((seen["user"], seen["vhost"], seen["state"], seen["protocol"]), ("guest", "/", "running", "AMQP 0-9-1"))
+    assert seen["recv_oct"] > 0 and seen["send_oct"] > 0 and seen["connected_at"] > 1e12, seen
+    [one] = api(t).get(f"/connections/{quoted(seen['name'])}/channels")
+    equal((one["number"], one["confirm"], one["prefetch_count"], one["consumer_count"]), (1, True, 7, 1))
+    equal((one["messages_unacknowledged"], one["message_stats"]["publish"], one["message_stats"]["confirm"]), (1, 1, 1))
+    equal(api(t).get(f"/channels/{quoted(one['name'])}")["consumer_details"][0]["consumer_tag"], tag)
+    [consumer] = [c for c in api(t).get("/consumers/%2F") if c["consumer_tag"] == tag]
+    equal((consumer["queue"]["name"], consumer["ack_required"], consumer["prefetch_count"]), (name, True, 7))
+    found = api(t).get(path)
+    equal((found["consumers"], found["messages_unacknowledged"]), (1, 1))
+    equal(found["consumer_details"][0]["channel_details"]["connection_name"], seen["name"])
+    api(t).do(204, "DELETE", f"/connections/{quoted(seen['name'])}", X_Reason="enough")
+    try:
+        connection.process_data_events(PATIENCE)
+        raise AssertionError("the connection goes on")
+    except ConnectionClosedByBroker as closed:
+        equal((closed.reply_code, closed.reply_text), (320, "CONNECTION_FORCED - enough"))
+    eventually(lambda: seen["name"] not in [c["name"] for c in api(t).get("/connections")], "it is gone")
+    api(t).do(404, "DELETE", f"/connections/{quoted(seen['name'])}")
+
+
+@case("queues exclusive")
+def an_exclusive_queue_names_its_owner(t):
+    connection = connect(t)
+    name = connection.channel().queue_declare("", exclusive=True).method.queue
+    found = api(t).get(f"/queues/%2F/{name}")
+    equal(found["exclusive"], True)
+    assert found["owner_pid_details"]["name"].endswith(f":{t.port}"), found["owner_pid_details"]
+
+
+@case("health aliveness feature-flags")
+def health_checks_say_how_it_is(t):
+    equal(api(t).get("/aliveness-test/%2F"), {"status": "ok"})
+    for check in ("alarms", "local-alarms", "virtual-hosts", "node-is-quorum-critical", "ready-to-serve-clients",
+                  f"port-listener/{t.port}", "protocol-listener/amqp091"):
+        equal(api(t).get(f"/health/checks/{check}")["status"], "ok", check)
+    answer = api(t).do(503, "GET", "/health/checks/port-listener/1")
+    equal(answer["status"], "failed")
+    assert "listener" in answer["reason"], answer
+    equal(api(t).get("/healthchecks/node"), {"status": "ok"})
+    assert all(flag["state"] == "enabled" for flag in api(t).get("/feature-flags"))
+
+
+# Who may do what.
+
+
+@case("users permissions")
+def permissions_are_expressions_that_change_while_connections_last(t):
+    name = user(t)
+    kept, _ = queue(t)
+    refused(403, ProbableAccessDeniedError, lambda: connect(t, name, "secret"))
+    rights = f"/permissions/%2F/{name}"
+    api(t).do(201, "PUT", rights, {"configure": "", "write": "^(amq\\.default|jobs)", "read": "^jobs"})
+    channel = connect(t, name, "secret").channel()
+    text = closed(403, lambda: channel.queue_declare("mine"))
+    equal(text, f"ACCESS_REFUSED - configure access to queue 'mine' in vhost '/' refused for user '{name}'")
+    connection = connect(t, name, "secret")
+    channel = connection.channel()
+    channel.confirm_delivery()
+    channel.basic_publish("", kept, b"x", mandatory=True)
+    api(t).do(204, "PUT", rights, {"configure": ".*", "write": "^$", "read": ".*"})
+    equal(channel.queue_declare(kept, durable=True).method.message_count, 1)
+    text = closed(403, lambda: channel.basic_publish("", kept, b"x", mandatory=True))
+    assert text.startswith("ACCESS_REFUSED - write access"), text
+    equal(api(t).get(rights), {"user": name, "vhost": "/", "configure": ".*", "write": "^$", "read": ".*"})
+    api(t).do(204, "DELETE", rights)
+    api(t).do(404, "GET", rights)
+    closed(403, lambda: connection.channel().queue_declare("mine"))
+    api(t).do(204, "DELETE", f"/users/{name}")
+    try:
+        connection.process_data_events(PATIENCE)
+        raise AssertionError("the connection goes on")
+    except ConnectionClosedByBroker as error:
+        equal(error.reply_code, 320)
+    refused(403, ProbableAuthenticationError, lambda: connect(t, name, "secret"))
+
+
+def refused(_code, kind, call):
+    """A login that is refused so."""
+    try:
+        call()
+    except kind:
+        return
+    raise AssertionError(f"expected {kind}")
+
+
+def closed(code, call):
+    """The call closes the channel with this code; the text."""
+    try:
+        call()
+    except ChannelClosedByBroker as error:
+        equal(error.reply_code, code)
+        return error.reply_text
+    raise AssertionError(f"expected {code}")
+
+
+@case("topic-permissions")
+def topic_permissions_narrow_routing_keys(t):
+    name = user(t)
+    api(t).do(201, "PUT", f"/permissions/%2F/{name}", {"configure": ".*", "write": ".*", "read": ".*"})
+    path = f"/topic-permissions/%2F/{name}"
+    rule = {"exchange": "amq.topic", "write": "^{username}\\.", "read": "^open"}
+    api(t).do(201, "PUT", path, rule)
+    channel = connect(t, name, "secret").channel()
+    channel.basic_publish("amq.topic", f"{name}.x", b"")
+    own = channel.queue_declare("", exclusive=True).method.queue
+    channel.queue_bind(own, "amq.topic", "open.#")
+    text = closed(403, lambda: channel.queue_bind(own, "amq.topic", "closed"))
+    equal(text, f"ACCESS_REFUSED - read access to topic 'closed' in exchange 'amq.topic' in vhost '/' refused for "
+                f"user '{name}'")
+    channel = connect(t, name, "secret").channel()
+    channel.confirm_delivery()
+    closed(403, lambda: channel.basic_publish("amq.topic", "other", b"", mandatory=True))
+    equal(api(t).get(path), [{"user": name, "vhost": "/", **rule}])
+    api(t).do(204, "DELETE", f"{path}/amq.topic")
+    api(t).do(404, "GET", path)
+
+
+@case("users")
+def users_have_hashes_and_tags_of_rabbitmq(t):
+    name = user(t, "monitoring,team-a", "first")
+    found = api(t).get(f"/users/{name}")
+    equal((found["tags"], found["hashing_algorithm"]), (["monitoring", "team-a"], "rabbit_password_hashing_sha256"))
+    equal(len(base64.b64decode(found["password_hash"])), 4 + 32)
+    # The example of RabbitMQ's guide to passwords.
+    api(t).do(204, "PUT", f"/users/{name}",
+              {"password_hash": "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR", "tags": ["management"]})
+    own = api(t, name, "test12")
+    equal(own.get("/whoami")["tags"], ["management"])
+    own.do(401, "GET", "/users")
+    own.do(401, "GET", "/nodes/x")
+    equal(own.get("/vhosts"), [], "it may use none")
+    own.do(401, "GET", "/queues/%2F")
+    equal(api(t, name, "first").ask("GET", "/whoami")[0], 401)
+    api(t).do(204, "PUT", f"/users/{name}", {"password_hash": "", "tags": ""})
+    equal(api(t, name, "").ask("GET", "/whoami")[0], 401)
+    assert name in [known["name"] for known in api(t).get("/users/without-permissions")]
+    api(t).do(400, "PUT", f"/users/{t.unique()}", {"tags": ""})
+    api(t).do(204, "POST", "/users/bulk-delete", {"users": [name, t.unique()]})
+    api(t).do(404, "GET", f"/users/{name}")
+
+
+@case("vhosts")
+def a_vhost_is_made_used_and_deleted_with_all_that_is_in_it(t):
+    name = vhost(t)
+    api(t).do(204, "PUT", f"/vhosts/{name}", {"description": "shop", "tags": "a,b"})
+    found = api(t).get(f"/vhosts/{name}")
+    equal((found["description"], found["tags"], found["metadata"]["description"]), ("shop", ["a", "b"], "shop"))
+    connection = connect(t, vhost=name)
+    channel = connection.channel()
+    channel.queue_declare("q", durable=True)
+    channel.confirm_delivery()
+    channel.basic_publish("", "q", b"x", mandatory=True)
+    equal([known["name"] for known in api(t).get(f"/queues/{name}")], ["q"])
+    equal(len([known for known in api(t).get("/queues/%2F") if known["name"] == "q"]), 0, "vhosts are apart")
+    api(t).do(204, "POST", f"/vhosts/{name}/deletion/protection")
+    api(t).do(412, "DELETE", f"/vhosts/{name}")
+    api(t).do(204, "DELETE", f"/vhosts/{name}/deletion/protection")
+    api(t).do(204, "DELETE", f"/vhosts/{name}")
+    try:
+        connection.process_data_events(PATIENCE)
+        raise AssertionError("the connection goes on")
+    except ConnectionClosedByBroker as error:
+        equal(error.reply_code, 320)
+    api(t).do(404, "GET", f"/vhosts/{name}")
+    refused(530, AMQPConnectionError, lambda: connect(t, vhost=name))
+    api(t).do(201, "PUT", f"/vhosts/{name}", {})
+    equal(api(t).get(f"/queues/{name}"), [], "nothing is left")
+    api(t).do(400, "DELETE", "/vhosts/%2F")
+
+
+@case("limits")
+def vhosts_and_users_have_limits(t):
+    at = vhost(t)
+    api(t).do(204, "PUT", f"/vhost-limits/{at}/max-connections", {"value": 1})
+    api(t).do(204, "PUT", f"/vhost-limits/{at}/max-queues", {"value": 1})
+    equal(api(t).get(f"/vhost-limits/{at}"), [{"vhost": at, "value": {"max-connections": 1, "max-queues": 1}}])
+    first = connect(t, vhost=at)
+    refused(530, AMQPConnectionError, lambda: connect(t, vhost=at))
+    first.channel().queue_declare("one")
+    closed(406, lambda: first.channel().queue_declare("two"))
+    first.close()
+    eventually(lambda: not api(t).get(f"/vhosts/{at}/connections"), "the connection is gone")
+    connect(t, vhost=at)
+    api(t).do(204, "DELETE", f"/vhost-limits/{at}/max-connections")
+    connect(t, vhost=at)
+    name = user(t)
+    api(t).do(201, "PUT", f"/permissions/%2F/{name}", {"configure": ".*", "write": ".*", "read": ".*"})
+    api(t).do(204, "PUT", f"/user-limits/{name}/max-channels", {"value": 2})
+    api(t).do(204, "PUT", f"/user-limits/{name}/max-connections", {"value": 2})
+    equal(api(t).get(f"/user-limits/{name}"), [{"user": name, "value": {"max-connections": 2, "max-channels": 2}}])
+    first, second = connect(t, name, "secret"), connect(t, name, "secret")
+    refused(530, AMQPConnectionError, lambda: connect(t, name, "secret"))
+    channel = first.channel()
+    second.channel()
+    channel.close()
+    second.channel()
+    try:
+        first.channel()
+        raise AssertionError("a third channel")
+    except ConnectionClosedByBroker as error:
+        equal(error.reply_code, 530)
+        assert "maximum allowed user limit of (2)" in error.reply_text, error.reply_text
+
+
+# Policies, parameters, definitions.
+
+
+@case("policies operator-policies")
+def policies_are_checked_and_match_by_priority(t):
+    name, path = queue(t)
+    policy, operator = f"/policies/%2F/{name}", f"/operator-policies/%2F/{name}"
+    t.defer(lambda: api(t).ask("DELETE", policy))
+    t.defer(lambda: api(t).ask("DELETE", operator))
+    body = {"pattern": f"^{name}$", "definition": {"max-length": 10}, "priority": 3, "apply-to": "queues"}
+    api(t).do(201, "PUT", policy, body)
+    api(t).do(204, "PUT", policy, body)
+    api(t).do(201, "PUT", operator, {**body, "definition": {"max-length": 4, "message-ttl": 60000}})
+    equal(api(t).get(policy), {"vhost": "/", "name": name, **body})
+    found = api(t).get(path)
+    equal((found["policy"], found["operator_policy"]), (name, name))
+    equal(found["effective_policy_definition"], {"max-length": 4, "message-ttl": 60000})
+    answer = api(t).do(400, "PUT", policy, {**body, "definition": {"max-lenght": 1}})
+    assert "not recognised policy settings" in answer["reason"], answer
+    api(t).do(400, "PUT", policy, {**body, "definition": {"max-length": "1"}})
+    api(t).do(400, "PUT", policy, {**body, "pattern": "("})
+    api(t).do(400, "PUT", operator, {**body, "definition": {"dead-letter-exchange": "x"}})
+    api(t).do(204, "DELETE", policy)
+    api(t).do(404, "DELETE", policy)
+    equal(api(t).get(path)["effective_policy_definition"], {"max-length": 4, "message-ttl": 60000})
+
+
+@case("parameters global-parameters")
+def parameters_are_those_of_components_that_there_are(t):
+    at = vhost(t)
+    value = {"value": {"max-queues": 7}}
+    api(t).ask("PUT", f"/parameters/vhost-limits/{at}/limits", value)
+    equal(api(t).get(f"/parameters/vhost-limits/{at}"),
+          [{"component": "vhost-limits", "vhost": at, "name": "limits", "value": {"max-queues": 7}}])
+    answer = api(t).do(400, "PUT", f"/parameters/nothing/{at}/x", {"value": {}})
+    equal(answer["reason"], "component nothing not found")
+    name = t.unique()
+    api(t).do(201, "PUT", f"/global-parameters/{name}", {"value": [1, {"a": None}]})
+    equal(api(t).get(f"/global-parameters/{name}"), {"name": name, "value": [1, {"a": None}]})
+    api(t).do(204, "DELETE", f"/global-parameters/{name}")
+    api(t).do(404, "GET", f"/global-parameters/{name}")
+
+
+def something(t):
+    """A vhost with one of everything, and a user who may use it."""
+    at, name = vhost(t), user(t, "management")
+    api(t).do(201, "PUT", f"/permissions/{at}/{name}", {"configure": "^a", "write": "^b", "read": "^c"})
+    api(t).do(201, "PUT", f"/topic-permissions/{at}/{name}", {"exchange": "amq.topic", "write": "w", "read": "r"})
+    api(t).do(204, "PUT", f"/vhost-limits/{at}/max-queues", {"value": 100})
+    policy = {"pattern": "^p", "definition": {"message-ttl": 5}, "priority": 1, "apply-to": "all"}
+    api(t).do(201, "PUT", f"/policies/{at}/one", policy)
+    api(t).do(201, "PUT", f"/operator-policies/{at}/two", {**policy, "definition": {"max-length": 9}})
+    api(t).do(201, "PUT", f"/queues/{at}/q", {"arguments": {"x-max-priority": 3}})
+    api(t).do(201, "PUT", f"/exchanges/{at}/x", {"type": "headers", "internal": True})
+    binding = {"routing_key": "k", "arguments": {"x-match": "any", "a": 1}}
+    api(t).do(201, "POST", f"/bindings/{at}/e/x/q/q", binding)
+    api(t).do(201, "POST", f"/bindings/{at}/e/amq.topic/e/x", {"routing_key": "#"})
+    return at, name
+
+
+def of_vhost(definitions, at):
+    """What a file says of a vhost."""
+    kinds = ("permissions", "topic_permissions", "parameters", "policies", "queues", "exchanges", "bindings")
+    return {kind: [e for e in definitions[kind] if e["vhost"] == at] for kind in kinds}
+
+
+@case("definitions")
+def definitions_go_out_and_come_in(t):
+    at, name = something(t)
+    exported = api(t).get("/definitions")
+    before = of_vhost(exported, at)
+    equal([len(before[kind]) for kind in sorted(before)], [2, 1, 2, 1, 1, 1, 1])
+    hashes = {known["name"]: known["password_hash"] for known in exported["users"]}
+    api(t).do(204, "DELETE", f"/vhosts/{at}")
+    api(t).do(204, "DELETE", f"/users/{name}")
+    for _ in range(2):
+        api(t).do(204, "POST", "/definitions", exported)
+        again = api(t).get("/definitions")
+        equal(of_vhost(again, at), before)
+        equal({known["name"]: known["password_hash"] for known in again["users"]}, hashes)
+    equal(api(t, name, "secret").get("/whoami")["name"], name)
+    # One that cannot be had is skipped, and nothing else is.
+    odd = {"queues": [{"name": "odd", "vhost": at, "durable": True, "auto_delete": False,
+                       "arguments": {"x-queue-type": "no such type"}},
+                      {"name": "fine", "vhost": at, "durable": True, "auto_delete": False, "arguments": {}},
+                      {"name": "q", "vhost": at, "durable": False, "auto_delete": False, "arguments": {}}],
+           "users": [{"name": "x", "tags": ""}], "parameters": [{"component": "none", "vhost": at, "name": "n",
+                                                                  "value": {}}], "bindings": [{}]}
+    api(t).do(204, "POST", "/definitions", odd)
+    equal([known["name"] for known in api(t).get(f"/queues/{at}")], ["fine", "q"])
+    api(t).do(400, "POST", "/definitions", b"not json")
+    api(t).do(400, "POST", "/definitions", {"queues": {}})
+
+
+@case("definitions")
+def definitions_of_one_vhost_go_into_another(t):
+    at, _ = something(t)
+    exported = api(t).get(f"/definitions/{at}")
+    equal(exported["rabbitmq_definition_format"], "single_virtual_host")
+    assert "users" not in exported and "vhost" not in exported["queues"][0], exported
+    other = vhost(t)
+    api(t).do(204, "POST", f"/definitions/{other}", exported)
+    equal(api(t).get(f"/definitions/{other}")["bindings"], exported["bindings"])
+    equal(api(t).get(f"/policies/{other}/one")["definition"], {"message-ttl": 5})
+
+
+@case("restart load_definitions")
+def what_was_defined_outlives_a_crash_and_files_are_loaded_at_the_start(t):
+    port, metrics = _free_port(), _free_port()
+    more = ("--listen", f"amqp-metrics=127.0.0.1:{metrics}")
+    server = OwnServer(t, *more)
+    own = Api(f"127.0.0.1:{server._websocket}")
+    own.do(201, "PUT", "/vhosts/shop", {"description": "kept"})
+    own.do(201, "PUT", "/users/ann", {"password": "secret", "tags": "administrator"})
+    own.do(201, "PUT", "/permissions/shop/ann", {"configure": ".*", "write": ".*", "read": ".*"})
+    own.do(204, "PUT", "/vhost-limits/shop/max-queues", {"value": 5})
+    own.do(201, "PUT", "/policies/shop/p", {"pattern": "", "definition": {"expires": 9}, "apply-to": "queues"})
+    own.do(201, "PUT", "/queues/shop/q", {})
+    own.do(204, "PUT", "/cluster-name", {"name": "mine"})
+    exported = own.get("/definitions")
+    server.restart()
+    ann = Api(own.address, "ann", "secret")
+    again = ann.get("/definitions")
+    equal(again, exported)
+    equal(ann.get("/vhosts/shop")["description"], "kept")
+    file = pathlib.Path(server._home) / "definitions.json"
+    file.write_text(json.dumps({**exported, "queues": exported["queues"] + [
+        {"name": "odd", "vhost": "shop", "durable": True, "auto_delete": False, "arguments": {"x-queue-type": "?"}}]}))
+    del port
+    fresh = OwnServer(t, "--set", f"amqp.definitions={file}")
+    loaded = Api(f"127.0.0.1:{fresh._websocket}", "ann", "secret").get("/definitions")
+    equal(loaded, exported)
+
+
+# Metrics.
+
+
+@case("prometheus")
+def metrics_have_the_names_of_rabbitmq_and_never_go_back(t):
+    metrics = _free_port()
+    server = OwnServer(t, "--listen", f"amqp-metrics=127.0.0.1:{metrics}")
+
+    def scrape(path="/metrics"):
+        with urllib.request.urlopen(f"http://127.0.0.1:{metrics}{path}", timeout=PATIENCE) as answer:
+            text = answer.read().decode()
+        lines = [line for line in text.splitlines() if not line.startswith("#")]
+        return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines}
+
+    def is_up():
+        try:
+            return scrape()
+        except urllib.error.URLError:
+            return None
+
+    before = eventually(is_up, "the metrics are there")
+    equal(before["rabbitmq_channel_messages_published_total"], 0.0)
+    parameters = pika.ConnectionParameters(*server.address)
+    connection = pika.BlockingConnection(parameters)
+    channel = connection.channel()
+    channel.queue_declare("q")
+    channel.confirm_delivery()
+    for _ in range(3):
+        channel.basic_publish("", "q", b"x", mandatory=True)
+    channel.basic_get("q", auto_ack=True)
+    channel.basic_get("q")
+    during = scrape()
+    for name, value in (("rabbitmq_connections", 1), ("rabbitmq_channels", 1), ("rabbitmq_queues", 1),
+                        ("rabbitmq_queue_messages_ready", 1), ("rabbitmq_queue_messages_unacked", 1),
+                        ("rabbitmq_queue_messages", 2), ("rabbitmq_connections_opened_total", 1),
+                        ("rabbitmq_channel_messages_published_total", 3),
+                        ("rabbitmq_channel_messages_confirmed_total", 3), ("rabbitmq_channel_get_total", 1),
+                        ("rabbitmq_channel_get_ack_total", 1),
+                        ('rabbitmq_global_messages_received_total{protocol="amqp091"}', 3)):
+        equal(during[name], float(value), name)
+    assert any(name.startswith("rabbitmq_identity_info{") for name in during)
+    assert any(name.startswith("rabbitmq_build_info{") for name in during)
+    per_object = scrape("/metrics/per-object")
+    equal(per_object['rabbitmq_queue_messages{vhost="/",queue="q"}'], 2.0)
+    detailed = scrape("/metrics/detailed?family=queue_coarse_metrics&family=queue_consumer_count")
+    equal(detailed['rabbitmq_detailed_queue_messages_ready{vhost="/",queue="q"}'], 1.0)
+    connection.close()
+    eventually(lambda: scrape()["rabbitmq_connections"] == 0, "the connection is gone")
+    after = scrape()
+    equal(after["rabbitmq_connections_closed_total"], 1.0)
+    equal(after["rabbitmq_channel_messages_published_total"], 3.0)
+    for name, value in during.items():
+        if name.split("{")[0].endswith("_total"):
+            assert after[name] >= value, name
+
+
+# What others read.
+
+
+@case("flower keda")
+def flower_and_keda_find_what_they_read(t):
+    name, path = queue(t)
+    api(t).do(200, "POST", "/exchanges/%2F/amq.default/publish",
+              {"routing_key": name, "payload": "x", "payload_encoding": "string", "properties": {}})
+    # Flower lists the queues of a vhost and shows these.
+    [seen] = [known for known in api(t).get("/queues/%2F") if known["name"] == name]
+    equal([seen[field] for field in ("messages", "messages_ready", "messages_unacknowledged", "consumers")], [1, 1, 0, 0])
+    assert "idle_since" not in seen or isinstance(seen["idle_since"], str)
+    # KEDA reads one queue, or sums up those that an expression matches.
+    found = api(t).get(path)
+    equal(found["messages"], 1)
+    assert isinstance(found["message_stats"]["publish_details"]["rate"], float), found["message_stats"]
+    query = f"?page=1&use_regex=true&pagination=false&name={quoted('^' + name + '$')}&page_size=100"
+    page = api(t).get(f"/queues/%2F{query}")
+    equal([item["messages"] for item in page["items"]], [1])
+
+
+# rabbitmqadmin.
+
+
+def admin(t, *words):
+    """What RabbitMQ's own script prints, as JSON where it is."""
+    host, port = t.websocket.split(":")
+    command = [sys.executable, str(ADMIN), "-H", host, "-P", port, "-f", "raw_json", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    equal(done.returncode, 0, f"{words}: {done.stdout}{done.stderr}")
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        return done.stdout
+
+
+@case("rabbitmqadmin")
+def rabbitmqadmin_declares_lists_publishes_gets_and_deletes(t):
+    name, at = t.unique(), t.unique()
+    admin(t, "declare", "vhost", f"name={at}")
+    t.defer(lambda: api(t).ask("DELETE", f"/vhosts/{at}"))
+    admin(t, "declare", "user", f"name={name}", "password=secret", "tags=management")
+    t.defer(lambda: api(t).ask("DELETE", f"/users/{name}"))
+    admin(t, "declare", "permission", f"vhost={at}", f"user={name}", "configure=.*", "write=.*", "read=.*")
+    own = ("-u", name, "-p", "secret", "-V", at)
+    admin(t, *own, "declare", "exchange", "name=x", "type=topic")
+    admin(t, *own, "declare", "queue", "name=q", "durable=true", 'arguments={"x-max-priority": 4}')
+    admin(t, *own, "declare", "binding", "source=x", "destination=q", "routing_key=a.#")
+    admin(t, *own, "publish", "exchange=x", "routing_key=a.b", "payload=hello")
+    [got] = admin(t, *own, "get", "queue=q", "ackmode=ack_requeue_false")
+    equal((got["payload"], got["exchange"], got["routing_key"]), ("hello", "x", "a.b"))
+    for what in ("queues", "exchanges", "bindings", "vhosts", "connections", "channels", "consumers", "nodes"):
+        assert isinstance(admin(t, "list", what), list), what
+    equal([known["name"] for known in admin(t, *own, "list", "queues")], ["q"])
+    for what in ("users", "permissions", "policies", "parameters", "operator_policies", "vhost_limits"):
+        assert isinstance(admin(t, "list", what), list), what
+    equal(admin(t, "show", "overview")[0]["rabbitmq_version"], api(t).get("/overview")["rabbitmq_version"])
+    for kind, most in (("policy", 3), ("operator_policy", 2)):
+        admin(t, "-V", at, "declare", kind, f"name={name}", "pattern=^q", f'definition={{"max-length": {most}}}',
+              "apply-to=queues")
+    admin(t, "declare", "vhost_limit", f"vhost={at}", "name=max-queues", "value=9")
+    file = pathlib.Path("/tmp") / f"{name}.json"
+    t.defer(lambda: file.unlink(missing_ok=True))
+    admin(t, "export", str(file))
+    assert at in [known["name"] for known in json.loads(file.read_text())["vhosts"]]
+    admin(t, "import", str(file))
+    admin(t, *own, "purge", "queue", "name=q")
+    admin(t, *own, "delete", "binding", "source=x", "destination_type=queue", "destination=q", "properties_key=a.#")
+    admin(t, *own, "delete", "queue", "name=q")
+    admin(t, *own, "delete", "exchange", "name=x")
+    admin(t, "-V", at, "delete", "policy", f"name={name}")
+    admin(t, "delete", "permission", f"vhost={at}", f"user={name}")
+    admin(t, "delete", "user", f"name={name}")
+    admin(t, "delete", "vhost", f"name={at}")
+    equal(api(t).ask("GET", f"/vhosts/{at}")[0], 404)
+
+
+@case("rabbitmqadmin close")
+def rabbitmqadmin_closes_a_connection(t):
+    connection = connect(t, client_properties={"connection_name": "to-be-closed"})
+    names = [c["name"] for c in api(t).get("/connections") if c["user_provided_name"] == "to-be-closed"]
+    done = threading.Thread(target=lambda: admin(t, "close", "connection", f"name={names[0]}"))
+    done.start()
+    try:
+        connection.process_data_events(PATIENCE)
+        raise AssertionError("the connection goes on")
+    except ConnectionClosedByBroker as error:
+        equal(error.reply_code, 320)
+    done.join()
+
+
+if __name__ == "__main__":
+    suite.run()

@@ -1,0 +1,346 @@
+"""pika drives what queues are declared with: limits, dead letters, delivery limits, time-outs, priorities of consumers."""
+
+import pathlib
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import pika  # noqa: E402
+from harness import suite  # noqa: E402
+from harness.suite import case, equal  # noqa: E402
+from pika.exceptions import ChannelClosedByBroker, NackError  # noqa: E402
+
+#: Seconds that anything may take.
+PATIENCE = 10
+
+
+def connect(t, **options):
+    """A connection that ends with the case."""
+    connection = pika.BlockingConnection(pika.ConnectionParameters(t.host, t.port, **options))
+
+    def close():
+        if connection.is_open:
+            connection.close()
+
+    t.defer(close)
+    return connection
+
+
+def queue_of(t, channel, arguments=None, durable=True, name=None, **options):
+    """A queue with a name of its own, deleted at the end by another connection."""
+    name = name or t.unique()
+    channel.queue_declare(name, durable=durable, arguments=arguments, **options)
+
+    def delete():
+        connection = pika.BlockingConnection(pika.ConnectionParameters(t.host, t.port))
+        connection.channel().queue_delete(name)
+        connection.close()
+
+    t.defer(delete)
+    return name
+
+
+def exchange_of(t, channel, kind="direct"):
+    """An exchange with a name of its own."""
+    name = t.unique()
+    channel.exchange_declare(name, kind, durable=True)
+
+    def delete():
+        connection = pika.BlockingConnection(pika.ConnectionParameters(t.host, t.port))
+        connection.channel().exchange_delete(name)
+        connection.close()
+
+    t.defer(delete)
+    return name
+
+
+def fetch(channel, queue, seconds=PATIENCE):
+    """The next message: method, properties, body; acknowledged. `None` when none comes."""
+    until = time.monotonic() + seconds
+    while True:
+        method, properties, data = channel.basic_get(queue)
+        if method is not None:
+            channel.basic_ack(method.delivery_tag)
+            return method, properties, data
+        if time.monotonic() > until:
+            return None
+        time.sleep(0.01)
+
+
+def drain(channel, queue):
+    """The bodies of all that is ready."""
+    got = []
+    while (found := fetch(channel, queue, 0)) is not None:
+        got.append(found[2])
+    return got
+
+
+def ready(channel, queue, count):
+    """Waits until so many messages are ready."""
+    until = time.monotonic() + PATIENCE
+    while (have := channel.queue_declare(queue, passive=True).method.message_count) != count:
+        if time.monotonic() > until:
+            raise AssertionError(f"{have} messages are ready instead of {count}")
+        time.sleep(0.01)
+
+
+def refused(code, call, *words):
+    """The call ends its channel with this code, and these words in the text."""
+    try:
+        call()
+    except ChannelClosedByBroker as error:
+        equal(error.reply_code, code)
+        for word in words:
+            if word not in error.reply_text:
+                raise AssertionError(f"{word!r} is not in {error.reply_text!r}")
+    else:
+        raise AssertionError("not refused")
+
+
+def deaths(properties):
+    """Queue, reason and count of each entry of the history."""
+    return [(death["queue"], death["reason"], death["count"]) for death in properties.headers["x-death"]]
+
+
+def letters_of(t, channel, **more):
+    """A queue whose dead letters go to another one: both names, and the exchange between them."""
+    exchange = exchange_of(t, channel, "fanout")
+    grave = queue_of(t, channel)
+    channel.queue_bind(grave, exchange, "")
+    source = queue_of(t, channel, {"x-dead-letter-exchange": exchange, **more})
+    return source, grave, exchange
+
+
+def publish(channel, queue, *data, **properties):
+    """Confirmed messages."""
+    channel.confirm_delivery()
+    for body in data:
+        channel.basic_publish("", queue, body, pika.BasicProperties(**properties))
+
+
+# Limits
+
+
+@case("x-max-length")
+def the_oldest_make_room(t):
+    channel = connect(t).channel()
+    queue = queue_of(t, channel, {"x-max-length": 3})
+    publish(channel, queue, b"1", b"2", b"3", b"4", b"5")
+    equal(drain(channel, queue), [b"3", b"4", b"5"])
+
+
+@case("x-max-length-bytes")
+def bytes_are_bounded(t):
+    channel = connect(t).channel()
+    queue = queue_of(t, channel, {"x-max-length-bytes": 1000})
+    publish(channel, queue, b"a" * 400, b"b" * 400, b"c" * 400)
+    equal([body[:1] for body in drain(channel, queue)], [b"b", b"c"])
+    publish(channel, queue, b"d" * 2000)
+    equal(drain(channel, queue), [])
+
+
+@case("x-max-length")
+def only_what_is_ready_counts(t):
+    channel = connect(t).channel()
+    queue = queue_of(t, channel, {"x-max-length": 2})
+    publish(channel, queue, b"1", b"2")
+    held = [channel.basic_get(queue)[0] for _ in range(2)]
+    publish(channel, queue, b"3", b"4")
+    ready(channel, queue, 2)
+    for method in held:
+        channel.basic_nack(method.delivery_tag, requeue=True)
+    # What came back is older than what came meanwhile.
+    equal(drain(channel, queue), [b"3", b"4"])
+
+
+@case("x-max-length")
+def a_queue_of_no_length_serves_those_who_wait(t):
+    channel = connect(t).channel()
+    queue = queue_of(t, channel, {"x-max-length": 0})
+    publish(channel, queue, b"nobody waits")
+    equal(drain(channel, queue), [])
+    got = []
+    channel.basic_consume(queue, lambda _c, _m, _p, data: got.append(data), auto_ack=True)
+    publish(connect(t).channel(), queue, b"somebody does")
+    channel.connection.process_data_events(time_limit=1)
+    equal(got, [b"somebody does"])
+
+
+@case("x-overflow")
+def a_full_queue_refuses_and_the_others_take_it(t):
+    channel = connect(t).channel()
+    exchange = exchange_of(t, channel, "fanout")
+    full = queue_of(t, channel, {"x-max-length": 1, "x-overflow": "reject-publish"})
+    other = queue_of(t, channel)
+    for queue in (full, other):
+        channel.queue_bind(queue, exchange, "")
+    channel.confirm_delivery()
+    channel.basic_publish(exchange, "", b"1")
+    try:
+        channel.basic_publish(exchange, "", b"2")
+    except NackError:
+        pass
+    else:
+        raise AssertionError("a full queue has taken a message")
+    equal(drain(channel, full), [b"1"])
+    equal(drain(channel, other), [b"1", b"2"])
+    channel.basic_publish(exchange, "", b"3")
+    equal(drain(channel, full), [b"3"])
+
+
+@case("x-overflow x-max-priority")
+def the_least_urgent_make_room(t):
+    channel = connect(t).channel()
+    queue = queue_of(t, channel, {"x-max-length": 2, "x-max-priority": 5})
+    publish(channel, queue, b"low", priority=1)
+    publish(channel, queue, b"high", priority=5)
+    publish(channel, queue, b"middle", priority=3)
+    publish(channel, queue, b"lowest", priority=0)
+    equal(drain(channel, queue), [b"high", b"middle"])
+
+
+# Dead letters
+
+
+@case("x-death rejected")
+def a_rejected_message_goes_through_its_exchange(t):
+    channel = connect(t).channel()
+    source, grave, exchange = letters_of(t, channel)
+    channel.confirm_delivery()
+    properties = pika.BasicProperties(headers={"n": 5}, delivery_mode=2, correlation_id="c")
+    channel.basic_publish("", source, b"bad", properties)
+    method, _, _ = channel.basic_get(source)
+    channel.basic_reject(method.delivery_tag, requeue=False)
+    method, properties, data = fetch(channel, grave)
+    equal((method.exchange, method.routing_key, data), (exchange, source, b"bad"))
+    equal((properties.correlation_id, properties.headers["n"]), ("c", 5))
+    death = properties.headers["x-death"][0]
+    equal(deaths(properties), [(source, "rejected", 1)])
+    equal((death["exchange"], death["routing-keys"]), ("", [source]))
+    for which in ("first", "last"):
+        said = [properties.headers[f"x-{which}-death-{what}"] for what in ("reason", "queue", "exchange")]
+        equal(said, ["rejected", source, ""])
+
+
+@case("x-death expired")
+def an_expired_message_loses_its_expiration(t):
+    channel = connect(t).channel()
+    source, grave, _ = letters_of(t, channel)
+    publish(channel, source, b"late", expiration="30")
+    _, properties, data = fetch(channel, grave)
+    equal((data, properties.expiration), (b"late", None))
+    equal(properties.headers["x-death"][0]["original-expiration"], "30")
+    equal(deaths(properties), [(source, "expired", 1)])
+
+
+@case("x-death x-message-ttl")
+def messages_of_a_queue_expire_too(t):
+    channel = connect(t).channel()
+    source, grave, _ = letters_of(t, channel, **{"x-message-ttl": 30})
+    publish(channel, source, b"1", b"2", b"3")
+    equal([fetch(channel, grave)[2] for _ in range(3)], [b"1", b"2", b"3"])
+    equal(drain(channel, source), [])
+
+
+@case("x-death maxlen")
+def what_a_limit_pushes_out_is_a_dead_letter(t):
+    channel = connect(t).channel()
+    source, grave, _ = letters_of(t, channel, **{"x-max-length": 1})
+    publish(channel, source, b"1", b"2", b"3")
+    found = [fetch(channel, grave) for _ in range(2)]
+    equal([data for _, _, data in found], [b"1", b"2"])
+    equal(deaths(found[0][1]), [(source, "maxlen", 1)])
+    equal(drain(channel, source), [b"3"])
+
+
+@case("x-overflow reject-publish-dlx")
+def what_is_refused_can_be_a_dead_letter(t):
+    channel = connect(t).channel()
+    limits = {"x-max-length": 1, "x-overflow": "reject-publish-dlx"}
+    source, grave, _ = letters_of(t, channel, **limits)
+    publish(channel, source, b"1")
+    try:
+        publish(channel, source, b"2")
+    except NackError:
+        pass
+    else:
+        raise AssertionError("a full queue has taken a message")
+    _, properties, data = fetch(channel, grave)
+    equal((data, deaths(properties)), (b"2", [(source, "maxlen", 1)]))
+    equal(drain(channel, source), [b"1"])
+
+
+@case("x-dead-letter-routing-key")
+def a_key_of_its_own_leads_a_dead_letter(t):
+    channel = connect(t).channel()
+    exchange = exchange_of(t, channel, "direct")
+    graves = {key: queue_of(t, channel) for key in ("own", "other")}
+    for key, queue in graves.items():
+        channel.queue_bind(queue, exchange, key)
+    source = queue_of(
+        t, channel, {"x-dead-letter-exchange": exchange, "x-dead-letter-routing-key": "own", "x-message-ttl": 1}
+    )
+    publish(channel, source, b"x", headers={"CC": ["other"]})
+    method, properties, _ = fetch(channel, graves["own"])
+    equal((method.routing_key, "CC" in properties.headers), ("own", False))
+    equal(properties.headers["x-death"][0]["routing-keys"], [source, "other"])
+    equal(drain(channel, graves["other"]), [])
+
+
+@case("x-dead-letter-exchange")
+def an_exchange_that_is_not_there_drops_letters(t):
+    channel = connect(t).channel()
+    source = queue_of(t, channel, {"x-dead-letter-exchange": t.unique()})
+    publish(channel, source, b"x")
+    method, _, _ = channel.basic_get(source)
+    channel.basic_nack(method.delivery_tag, requeue=False)
+    ready(channel, source, 0)
+    refused(
+        406,
+        lambda: channel.queue_declare(t.unique(), arguments={"x-dead-letter-routing-key": "alone"}),
+        "routing_key_but_no_dlx_defined",
+    )
+
+
+@case("x-death cycles")
+def a_loop_of_retries_goes_on_and_a_circle_of_expiry_ends(t):
+    channel = connect(t).channel()
+    wait, work = t.unique(), t.unique()
+    queue_of(t, channel, {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": work, "x-message-ttl": 20}, name=wait)
+    queue_of(t, channel, {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": wait}, name=work)
+    publish(channel, work, b"again")
+    for turn in range(1, 5):
+        until = time.monotonic() + PATIENCE
+        while (found := channel.basic_get(work))[0] is None and time.monotonic() < until:
+            time.sleep(0.01)
+        method, properties, _ = found
+        if turn > 1:
+            expected = [(wait, "expired", turn - 1), (work, "rejected", turn - 1)]
+            equal(deaths(properties), expected)
+        channel.basic_reject(method.delivery_tag, requeue=False)
+    # A queue that sends what expires to itself.
+    circle = t.unique()
+    queue_of(t, channel, {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": circle, "x-message-ttl": 20}, name=circle)
+    publish(channel, circle, b"round")
+    time.sleep(0.2)
+    equal(drain(channel, circle), [])
+
+
+@case("x-death chains")
+def a_chain_of_queues_is_gone_through(t):
+    channel = connect(t).channel()
+    last = queue_of(t, channel)
+    following = last
+    names = []
+    for _ in range(6):
+        arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": following, "x-message-ttl": 5}
+        following = queue_of(t, channel, arguments)
+        names.append(following)
+    publish(channel, following, b"far")
+    _, properties, _ = fetch(channel, last)
+    equal(deaths(properties), [(name, "expired", 1) for name in names])
+
+
+if __name__ == "__main__":
+    suite.run()

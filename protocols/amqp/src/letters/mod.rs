@@ -1,0 +1,350 @@
+//! Dead letters: from the streams where the engine lays them, through an exchange, to queues.
+//!
+//! ```text
+//! queue ── one frame ──▶ $amqp/dead of its shard ──▶ carrier ─┬─ same shard ──▶ Transact [Publish.., Ack]
+//!                                                             └─ others ──▶ Publish.., then Ack
+//! ```
+//!
+//! The engine moves a message that dies into the stream `$amqp/dead` of its shard, with where it goes next as a note, in
+//! the frame that takes it out of its queue. A carrier for each shard, a consumer with credit, writes its history, asks
+//! the exchange graph as it is then, and publishes. What goes to queues of the same shard is settled with the
+//! publication, in one frame; what goes elsewhere is settled once it is stored there. So a crash loses nothing, and only
+//! between shards it may repeat something. A chain of dead letters is one step after the other: nothing recurses.
+//!
+//! An exchange that is not there, and queues that refuse a letter, end its way: it is dropped, as in RabbitMQ.
+
+mod death;
+
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use longtail_broker::client::{Client, OwnedMessage, Pushed};
+use longtail_broker::{Broker, BrokerError};
+use longtail_engine::command::{Role, Settle, Step, Transaction};
+use longtail_engine::config::{GroupConfig, StreamConfig, StreamName};
+use longtail_engine::headers;
+use longtail_engine::{Command, Credit, Delivery, Handle, NewMessage, Reply, Target};
+use longtail_model::{ConsumerTag, GroupId, Link, Seq, ShardId, StreamId, Timestamp};
+use tokio::runtime::Handle as Runtime;
+
+use crate::codec::Properties;
+use crate::graph::Routing;
+use crate::queue::{DEAD_LETTERS, DeadLetter, Queue};
+use crate::session::Laying;
+use crate::session::content::Envelope;
+use crate::store::{self, Parcel, in_queues, in_waiting};
+use crate::topology::Topology;
+use death::{Death, Reason};
+
+/// Letters that a carrier has under way.
+const UNDER_WAY: u32 = 256;
+
+const CARRIER: ConsumerTag = ConsumerTag(1);
+const LINK: Link = Link(1);
+
+/// The carriers of a space.
+pub(crate) struct Letters {
+    space: Arc<str>,
+    /// By number of the shard.
+    clients: Vec<Arc<Client>>,
+}
+
+impl std::fmt::Debug for Letters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Letters")
+            .field("space", &self.space)
+            .finish_non_exhaustive()
+    }
+}
+
+fn stream_config() -> StreamConfig {
+    StreamConfig {
+        group: Some(GroupConfig::default()),
+        ..StreamConfig::default()
+    }
+}
+
+/// A letter for some queues of a shard that want it alike.
+type Part = (ShardId, Vec<StreamId>, NewMessage);
+
+impl Letters {
+    /// Sessions at every shard of a broker, without carriers yet.
+    pub(crate) fn new(broker: &Broker, space: Arc<str>) -> Self {
+        let count = broker.shards().count();
+        Letters {
+            space,
+            clients: (0..count)
+                .map(|shard| Arc::new(broker.client(ShardId(shard))))
+                .collect(),
+        }
+    }
+
+    fn client(&self, shard: ShardId) -> Option<&Arc<Client>> {
+        self.clients.get(usize::from(shard.0))
+    }
+
+    /// Makes sure that a shard has a place for dead letters, before a queue there wants to have them laid.
+    ///
+    /// # Errors
+    /// What the shard refuses.
+    pub(crate) async fn provide(&self, shard: ShardId) -> Result<(), BrokerError> {
+        let name = StreamName::new(Arc::clone(&self.space), DEAD_LETTERS);
+        let Some(client) = self.client(shard) else {
+            return Err(BrokerError::NoStream(name));
+        };
+        let define = Command::Define {
+            name,
+            config: Box::new(stream_config()),
+        };
+        longtail_broker::client::accepted(client.call(define).await?)?;
+        Ok(())
+    }
+
+    /// Begins to carry on this runtime, until the broker closes or the space is gone.
+    pub(crate) fn carry(self: &Arc<Self>, topology: &Arc<Topology>, runtime: &Runtime) {
+        for client in &self.clients {
+            let (letters, client) = (Arc::clone(self), Arc::clone(client));
+            let topology = Arc::downgrade(topology);
+            runtime.spawn(async move { letters.carry_from(&client, &topology).await });
+        }
+    }
+
+    async fn carry_from(&self, client: &Arc<Client>, topology: &Weak<Topology>) {
+        let open = Command::Open {
+            link: LINK,
+            name: StreamName::new(Arc::clone(&self.space), DEAD_LETTERS),
+            create: Some(Box::new(stream_config())),
+            role: Role::Consumer,
+        };
+        let subscribe = Command::Subscribe {
+            consumer: CARRIER,
+            link: LINK,
+            group: Arc::default(),
+        };
+        let credit = Command::Credit {
+            consumer: CARRIER,
+            credit: Credit::Level(UNDER_WAY),
+        };
+        let calls = [open, subscribe, credit].map(|command| client.call(command));
+        for call in calls {
+            match call.await.map(|answer| answer.reply) {
+                Ok(Reply::Opened { .. } | Reply::Done) => {}
+                other => {
+                    tracing::error!(space = %self.space, ?other, "dead letters cannot be carried");
+                    return;
+                }
+            }
+        }
+        loop {
+            match client.pushed().await {
+                Ok(Pushed::Message(delivery, message)) => {
+                    let Some(topology) = topology.upgrade() else {
+                        return;
+                    };
+                    self.carry_one(client, &topology, &delivery, message.as_deref());
+                }
+                // Somebody has deleted the stream: it comes again with the next start.
+                Ok(Pushed::Cancelled(..)) => {
+                    tracing::error!(space = %self.space, "the stream of dead letters is gone");
+                    return;
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Sends one letter on its way. Commands are given in order, their answers waited for beside.
+    fn carry_one(
+        &self,
+        client: &Arc<Client>,
+        topology: &Topology,
+        delivery: &Delivery,
+        message: Option<&OwnedMessage>,
+    ) {
+        let (group, seq) = (delivery.group, delivery.seq);
+        // One that cannot be read, or that nobody knows of, goes no further.
+        let way = message.and_then(|message| self.way_of(topology, message));
+        let stores = way.unwrap_or_default();
+        let here = stores.iter().all(|(shard, ..)| *shard == client.shard());
+        if here && !stores.is_empty() {
+            return Self::carry_here(client, (group, seq), stores);
+        }
+        let mut calls = Vec::with_capacity(stores.len());
+        for (shard, streams, message) in stores {
+            if let (Some(other), Some(publish)) = (self.client(shard), publish(&streams, message)) {
+                calls.push(other.call(publish));
+            }
+        }
+        let client = Arc::clone(client);
+        if calls.is_empty() {
+            drop(client.call(ack(group, seq)));
+            return;
+        }
+        tokio::spawn(async move {
+            for call in calls {
+                match call.await {
+                    // Whoever refuses it has said so for good.
+                    Ok(answer) => told(&answer.reply),
+                    // It is carried again after a restart.
+                    Err(_) => return,
+                }
+            }
+            drop(client.call(ack(group, seq)));
+        });
+    }
+
+    /// To queues of its own shard: stored and settled as one.
+    fn carry_here(client: &Arc<Client>, (group, seq): (GroupId, Seq), stores: Vec<Part>) {
+        let settle = Step::Settle {
+            message: Handle::Group(group, seq),
+            how: Settle::Ack,
+        };
+        let publishes = stores.iter().filter_map(|(_, streams, message)| {
+            let (&to, also) = streams.split_first()?;
+            Some(Step::Publish {
+                to: Target::Stream(to),
+                also: also.to_vec(),
+                message: message.clone(),
+            })
+        });
+        let steps = publishes.chain([settle]).collect();
+        let call = client.call(Command::Transact(Box::new(Transaction { steps })));
+        let client = Arc::clone(client);
+        tokio::spawn(async move {
+            if let Ok(answer) = call.await
+                && let Reply::Refused(why) = &answer.reply
+            {
+                // One is full or gone: the others have it all the same.
+                tracing::debug!(%why, "a dead letter is refused");
+                for (_, streams, message) in stores {
+                    let Some(publish) = publish(&streams, message) else {
+                        continue;
+                    };
+                    match client.call(publish).await {
+                        Ok(answer) => told(&answer.reply),
+                        Err(_) => return,
+                    }
+                }
+                drop(client.call(ack(group, seq)));
+            }
+        });
+    }
+
+    /// What queues have refused to take is a dead letter at once. The publisher is told that it was refused, so nobody
+    /// counts on it.
+    pub(crate) fn lay(&self, topology: &Topology, laying: &Laying, now: Timestamp) {
+        for queue in &laying.queues {
+            let settings = queue.settings();
+            let Some(to) = &settings.dead_letter else {
+                continue;
+            };
+            let record = (&*laying.headers, &[][..], &laying.body);
+            let died = (&*queue.name, Reason::MaxLength, now.0);
+            for (shard, streams, message) in way_on(topology, record, died, to).unwrap_or_default()
+            {
+                if let (Some(client), Some(publish)) =
+                    (self.client(shard), publish(&streams, message))
+                {
+                    drop(client.call(publish));
+                }
+            }
+        }
+    }
+
+    fn way_of(&self, topology: &Topology, message: &OwnedMessage) -> Option<Vec<Part>> {
+        let (mut queue, mut reason, mut time, mut note) = (None, None, None, None);
+        for (name, value) in headers::iter(&message.headers) {
+            // The last one counts.
+            match name {
+                b"lt-death-stream" => queue = std::str::from_utf8(value).ok(),
+                b"lt-death-reason" => reason = Reason::of(value),
+                b"lt-death-time" => time = std::str::from_utf8(value).ok()?.parse::<u64>().ok(),
+                b"lt-death-note" => note = DeadLetter::of_note(value),
+                _ => {}
+            }
+        }
+        let queue = queue?.strip_prefix(&*self.space)?.strip_prefix('/')?;
+        let record = (&*message.headers, &*message.subject, &message.payload);
+        way_on(topology, record, (queue, reason?, time?), &note?)
+    }
+}
+
+/// The way of a letter through its exchange. `None`: there is none.
+fn way_on(
+    topology: &Topology,
+    (encoded, subject, payload): (&[u8], &[u8], &Bytes),
+    (queue, reason, time_ms): (&str, Reason, u64),
+    to: &DeadLetter,
+) -> Option<Vec<Part>> {
+    let envelope = Envelope::of_headers(encoded, subject);
+    let properties = Properties::decode(envelope.properties).ok()?;
+    let death = Death {
+        queue,
+        reason,
+        time_s: time_ms / 1000,
+        exchange: envelope.exchange,
+        key: &envelope.key,
+        new_key: to.routing_key.as_deref(),
+    };
+    let written = death::write(&properties, &death);
+    let letter = written
+        .inspect_err(|error| tracing::warn!(queue, %error, "a dead letter cannot be written"))
+        .ok()?;
+    let properties = Properties::decode(&letter.properties).ok()?;
+    let keys: Vec<&str> = letter.keys.iter().map(AsRef::as_ref).collect();
+    let now = topology.now();
+    let routing = Routing {
+        keys: &keys,
+        properties: &properties,
+        due: false,
+        now,
+    };
+    // An exchange that is not there yet is no error.
+    let mut routed = topology.graph().route(&to.exchange, &routing)?;
+    let circle = |queue: &Arc<Queue>| {
+        reason != Reason::Rejected && death::is_circle(&properties, &queue.name)
+    };
+    routed.queues.retain(|queue| !circle(queue));
+    let parcel = Parcel {
+        exchange: &to.exchange,
+        key: keys.first()?,
+        properties: &letter.properties,
+        shown: &letter.properties,
+        headers: properties.headers.unwrap_or_default(),
+        body: payload,
+        priority: properties.priority,
+        expiration_ms: None,
+        now,
+    };
+    let stores = in_queues(&routed.queues, &parcel, &mut Vec::new());
+    let waiting = in_waiting(&routed.waiting, routed.delay_ms, &parcel);
+    Some(
+        stores
+            .into_iter()
+            .chain(waiting)
+            .map(store::Store::into_parts)
+            .collect(),
+    )
+}
+
+fn publish(streams: &[StreamId], message: NewMessage) -> Option<Command> {
+    let (&to, also) = streams.split_first()?;
+    Some(Command::Publish {
+        to: Target::Stream(to),
+        also: also.to_vec(),
+        message,
+    })
+}
+
+fn ack(group: GroupId, seq: Seq) -> Command {
+    Command::Settle {
+        message: Handle::Group(group, seq),
+        how: Settle::Ack,
+    }
+}
+
+fn told(reply: &Reply) {
+    if let Reply::Refused(why) = reply {
+        tracing::debug!(%why, "a queue refuses a dead letter");
+    }
+}
