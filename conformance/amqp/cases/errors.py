@@ -119,7 +119,7 @@ CHANNEL = [
     ("ttl_of_another_type", lambda q: declare(1, q, 0, entry("x-message-ttl", "S", long("5"))), 406, None),
     ("priority_too_high", lambda q: declare(1, q, 0, entry("x-max-priority", "I", b"\0\0\1\0")), 406, None),
     ("queue_type_unknown", lambda q: declare(1, q, 0, entry("x-queue-type", "S", long("odd"))), 406, None),
-    ("argument_not_yet", lambda q: declare(1, q, 0, entry("x-max-length", "I", b"\0\0\0\1")), 406, None),
+    ("argument_not_yet", lambda q: declare(1, q, 0, entry("x-max-age", "S", long("1h"))), 406, None),
     ("message_too_large", lambda q: PUBLISH + header(1, 1 << 40), 406, None),
 ]  # fmt: skip
 
