@@ -342,5 +342,304 @@ def a_chain_of_queues_is_gone_through(t):
     equal(deaths(properties), [(name, "expired", 1) for name in names])
 
 
+# Deliveries that fail
+
+
+def take(channel, queue):
+    """The next message, unsettled."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        method, properties, data = channel.basic_get(queue)
+        if method is not None:
+            return method, properties, data
+        time.sleep(0.01)
+    raise AssertionError("no message comes")
+
+
+def count_of(properties):
+    """The count of failed deliveries, if there is one."""
+    return (properties.headers or {}).get("x-delivery-count")
+
+
+@case("x-delivery-limit x-delivery-count")
+def what_fails_too_often_is_a_dead_letter(t):
+    channel = connect(t).channel()
+    source, grave, _ = letters_of(t, channel, **{"x-delivery-limit": 2})
+    publish(channel, source, b"poison")
+    counts = []
+    for _ in range(3):
+        method, properties, _ = take(channel, source)
+        counts.append(count_of(properties))
+        channel.basic_reject(method.delivery_tag, requeue=True)
+    equal(counts, [None, 1, 2])
+    _, properties, _ = fetch(channel, grave)
+    equal(deaths(properties), [(source, "delivery_limit", 1)])
+
+
+@case("x-delivery-limit")
+def a_nack_is_no_failure_and_a_lost_connection_is(t):
+    channel = connect(t).channel()
+    queue = queue_of(t, channel, {"x-queue-type": "quorum", "x-delivery-limit": 2})
+    publish(channel, queue, b"x")
+    for _ in range(5):
+        method, properties, _ = take(channel, queue)
+        equal(count_of(properties), None)
+        channel.basic_nack(method.delivery_tag, requeue=True)
+    for turn in (None, 1, 2):
+        connection = connect(t)
+        other = connection.channel()
+        _, properties, _ = take(other, queue)
+        equal(count_of(properties), turn)
+        connection.close()
+    ready(channel, queue, 0)
+
+
+@case("x-queue-type")
+def quorum_queues_are_durable_and_for_all(t):
+    quorum = {"x-queue-type": "quorum"}
+    for options in ({"durable": False}, {"durable": True, "exclusive": True}, {"durable": True, "auto_delete": True}):
+        channel = connect(t).channel()
+        refused(406, lambda: channel.queue_declare(t.unique(), arguments=quorum, **options), "invalid property")
+    channel = connect(t).channel()
+    queue = queue_of(t, channel, {**quorum, "x-quorum-initial-group-size": 3, "x-max-in-memory-length": 0})
+    publish(channel, queue, b"low", priority=1)
+    publish(channel, queue, b"high", priority=9)
+    equal(drain(channel, queue), [b"high", b"low"])
+    refused(406, lambda: channel.queue_declare(queue, durable=True), "inequivalent arg 'x-queue-type'")
+
+
+@case("x-queue-mode x-queue-version")
+def arguments_without_effect_are_checked(t):
+    channel = connect(t).channel()
+    queue_of(t, channel, {"x-queue-mode": "lazy", "x-queue-version": 2, "x-queue-master-locator": "min-masters"})
+    refused(406, lambda: channel.queue_declare(t.unique(), arguments={"x-queue-mode": "odd"}), "x-queue-mode")
+
+
+@case("x-delayed-retry")
+def what_fails_is_tried_again_later_and_later(t):
+    channel = connect(t).channel()
+    arguments = {
+        "x-delayed-retry-type": "failed", "x-delayed-retry-min": 100, "x-delayed-retry-max": 10000,
+        "x-delayed-retry-multiplier": 3,
+    }  # fmt: skip
+    queue = queue_of(t, channel, arguments)
+    publish(channel, queue, b"x")
+    waits = []
+    for _ in range(3):
+        began = time.monotonic()
+        method, _, _ = take(channel, queue)
+        waits.append(time.monotonic() - began)
+        channel.basic_reject(method.delivery_tag, requeue=True)
+    if not (waits[0] < 0.1 <= waits[1] < 0.29 and 0.29 <= waits[2] < 0.8):
+        raise AssertionError(f"waited {waits}")
+    method, _, _ = take(channel, queue)
+    channel.basic_nack(method.delivery_tag, requeue=True)
+    began = time.monotonic()
+    method, _, _ = take(channel, queue)
+    if time.monotonic() - began > 0.1:
+        raise AssertionError("what did not fail had to wait")
+    channel.basic_ack(method.delivery_tag)
+
+
+# Consumers
+
+
+def consumer_of(t, queue, arguments=None, **options):
+    """A consumer on a connection of its own: the connection, and what it gets."""
+    channel = connect(t).channel()
+    if "prefetch" in options:
+        channel.basic_qos(prefetch_count=options.pop("prefetch"))
+    got = []
+    channel.basic_consume(queue, lambda _c, m, _p, data: got.append((m, data)), arguments=arguments, **options)
+    return channel, got
+
+
+def serve(seconds, *channels):
+    """Lets connections see what came."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for channel in channels:
+            channel.connection.process_data_events(time_limit=0.02)
+
+
+def until_true(what, *channels):
+    """The same until something is so."""
+    until = time.monotonic() + PATIENCE
+    while not what():
+        if time.monotonic() > until:
+            raise AssertionError("it does not come to that")
+        serve(0.02, *channels)
+
+
+@case("x-single-active-consumer")
+def one_consumer_at_a_time(t):
+    channel = connect(t).channel()
+    queue = queue_of(t, channel, {"x-single-active-consumer": True})
+    # Whoever consumes first, not whoever has opened a channel first.
+    later = connect(t).channel()
+    first, got_first = consumer_of(t, queue, prefetch=2)
+    got_later = []
+    later.basic_consume(queue, lambda _c, m, _p, data: got_later.append((m, data)))
+    publish(channel, queue, b"1", b"2", b"3")
+    until_true(lambda: len(got_first) == 2, first, later)
+    serve(0.2, first, later)
+    equal([data for _, data in got_first], [b"1", b"2"])
+    equal(got_later, [])
+    refused(405, lambda: connect(t).channel().basic_get(queue))
+    other = connect(t).channel()
+    refused(403, lambda: other.basic_consume(queue, lambda *_: None, exclusive=True), "in exclusive use")
+    first.connection.close()
+    until_true(lambda: len(got_later) == 3, later)
+    equal(sorted(data for _, data in got_later), [b"1", b"2", b"3"])
+
+
+@case("x-priority")
+def the_more_urgent_consumer_is_served_while_it_has_room(t):
+    channel = connect(t).channel()
+    queue = queue_of(t, channel)
+    low, got_low = consumer_of(t, queue, prefetch=10)
+    high, got_high = consumer_of(t, queue, {"x-priority": 5}, prefetch=2)
+    publish(channel, queue, *[b"%d" % n for n in range(5)])
+    until_true(lambda: len(got_low) + len(got_high) == 5, low, high)
+    equal(([data for _, data in got_high], [data for _, data in got_low]), ([b"0", b"1"], [b"2", b"3", b"4"]))
+    high.basic_ack(got_high[-1][0].delivery_tag, multiple=True)
+    serve(0.1, high)
+    publish(channel, queue, b"5")
+    until_true(lambda: len(got_high) == 3, low, high)
+    wrong = connect(t).channel()
+    refused(406, lambda: wrong.basic_consume(queue, lambda *_: None, arguments={"x-priority": "high"}), "x-priority")
+
+
+@case("basic.qos global")
+def consumers_of_a_channel_share_a_prefetch_count(t):
+    admin = connect(t).channel()
+    queues = [queue_of(t, admin) for _ in range(4)]
+    channel = connect(t).channel()
+    channel.basic_qos(prefetch_count=3, global_qos=True)
+    got = []
+    for queue in queues:
+        channel.basic_consume(queue, lambda _c, m, _p, data: got.append((m, data)))
+    for queue in queues:
+        publish(admin, queue, *[b"%d" % n for n in range(5)])
+    until_true(lambda: len(got) == 3, channel)
+    serve(0.3, channel)
+    equal(len(got), 3)
+    channel.basic_ack(got[0][0].delivery_tag)
+    until_true(lambda: len(got) == 4, channel)
+    serve(0.2, channel)
+    equal(len(got), 4)
+    # A higher count goes on, a lower one takes nothing back.
+    channel.basic_qos(prefetch_count=6, global_qos=True)
+    until_true(lambda: len(got) == 7, channel)
+    serve(0.2, channel)
+    equal(len(got), 7)
+    channel.basic_qos(prefetch_count=1, global_qos=True)
+    settled = 1
+    while len(got) < 20:
+        for method, _ in got[settled:]:
+            channel.basic_ack(method.delivery_tag)
+            settled += 1
+        serve(0.02, channel)
+    equal(sorted(data for _, data in got), sorted([b"%d" % n for n in range(5)] * 4))
+
+
+@case("basic.qos")
+def both_counts_bound(t):
+    admin = connect(t).channel()
+    queue = queue_of(t, admin)
+    channel = connect(t).channel()
+    channel.basic_qos(prefetch_count=2)
+    channel.basic_qos(prefetch_count=10, global_qos=True)
+    got = []
+    channel.basic_consume(queue, lambda _c, m, _p, data: got.append((m, data)))
+    publish(admin, queue, *[b"%d" % n for n in range(5)])
+    serve(0.3, channel)
+    equal(len(got), 2)
+
+
+# Time
+
+
+@case("x-expires", "waits")
+def a_queue_that_nobody_uses_goes(t):
+    channel = connect(t).channel()
+    queue = t.unique()
+    channel.queue_declare(queue, arguments={"x-expires": 600})
+    time.sleep(0.4)
+    channel.basic_get(queue)
+    time.sleep(0.4)
+    channel.queue_declare(queue, arguments={"x-expires": 600})
+    tag = channel.basic_consume(queue, lambda *_: None)
+    serve(1.2, channel)
+    channel.basic_cancel(tag)
+    channel.basic_publish("", queue, b"no use")
+    time.sleep(0.3)
+    equal(channel.queue_declare(queue, passive=True).method.message_count, 1)
+    time.sleep(1.2)
+    refused(404, lambda: channel.queue_declare(queue, passive=True))
+
+
+@case("x-consumer-timeout", "waits")
+def a_consumer_that_holds_too_long_is_cancelled_alone(t):
+    admin = connect(t).channel()
+    queue = queue_of(t, admin, {"x-consumer-timeout": 400})
+    patient = queue_of(t, admin)
+    channel = connect(t).channel()
+    got, kept, cancelled = [], [], []
+    channel.add_on_cancel_callback(lambda frame: cancelled.append(frame.method.consumer_tag))
+    tag = channel.basic_consume(queue, lambda _c, m, _p, data: got.append((m, data)))
+    channel.basic_consume(patient, lambda _c, m, _p, data: kept.append((m, data)))
+    publish(admin, queue, b"slow")
+    publish(admin, patient, b"fine")
+    until_true(lambda: got and kept, channel)
+    equal(cancelled, [])
+    until_true(lambda: cancelled, channel)
+    equal(cancelled, [tag])
+    method, _, data = take(admin, queue)
+    equal((data, method.redelivered), (b"slow", True))
+    admin.basic_ack(method.delivery_tag)
+    # Too late, and no harm.
+    channel.basic_ack(got[0][0].delivery_tag)
+    channel.basic_ack(kept[0][0].delivery_tag)
+    serve(0.1, channel)
+    equal(channel.is_open, True)
+    ready(admin, patient, 0)
+
+
+@case("x-consumer-timeout", "waits")
+def a_consumer_can_say_how_long_it_takes(t):
+    admin = connect(t).channel()
+    queue = queue_of(t, admin)
+    channel, got = consumer_of(t, queue, {"x-consumer-timeout": 300})
+    publish(admin, queue, b"x")
+    until_true(lambda: got, channel)
+    ready(admin, queue, 1)
+
+
+@case("x-message-ttl", "waits")
+def what_comes_back_after_its_time_is_not_delivered_again(t):
+    channel = connect(t).channel()
+    source, grave, _ = letters_of(t, channel, **{"x-message-ttl": 300})
+    publish(channel, source, b"x")
+    method, _, _ = take(channel, source)
+    time.sleep(0.5)
+    channel.basic_nack(method.delivery_tag, requeue=True)
+    equal(channel.basic_get(source)[0], None)
+    _, properties, _ = fetch(channel, grave)
+    equal(deaths(properties), [(source, "expired", 1)])
+
+
+@case("x-message-ttl")
+def no_time_to_live_serves_those_who_wait(t):
+    channel = connect(t).channel()
+    queue = queue_of(t, channel, {"x-message-ttl": 0})
+    publish(channel, queue, b"nobody waits")
+    equal(channel.basic_get(queue)[0], None)
+    consumer, got = consumer_of(t, queue, auto_ack=True)
+    publish(channel, queue, b"somebody does")
+    until_true(lambda: got, consumer)
+    equal([data for _, data in got], [b"somebody does"])
+
+
 if __name__ == "__main__":
     suite.run()

@@ -17,7 +17,10 @@ use longtail_edge::{
     ClientCertificates, CloseReason, Connection, Edge, EdgeConfig, Input, ListenError,
     ListenerConfig, NoTick, Out, Protocol, Refusal, RefusalCause, TlsConfig, TlsError,
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, date_time_ymd,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use support::*;
@@ -75,6 +78,7 @@ impl Authority {
     fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.distinguished_name.push(DnType::CommonName, name);
         Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
@@ -286,6 +290,70 @@ fn an_optional_client_certificate_may_be_left_out_but_not_be_bad() {
     )));
 }
 
+/// A client certificate with this serial number.
+fn issue_numbered(authority: &Authority, serial: u64) -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.serial_number = Some(serial.into());
+    let name = format!("worker {serial}");
+    params.distinguished_name.push(DnType::CommonName, name);
+    let certificate = params.signed_by(&key, &authority.0).unwrap();
+    (certificate.pem(), key.serialize_pem())
+}
+
+/// The authority's revocation list, of certificates with these serial numbers.
+fn revocations(authority: &Authority, serials: &[u64], until: i32) -> String {
+    let revoked = serials.iter().map(|serial| RevokedCertParams {
+        serial_number: (*serial).into(),
+        revocation_time: date_time_ymd(2020, 1, 1),
+        reason_code: None,
+        invalidity_date: None,
+    });
+    let params = CertificateRevocationListParams {
+        this_update: date_time_ymd(2020, 1, 1),
+        next_update: date_time_ymd(until, 1, 1),
+        crl_number: 1.into(),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    params.signed_by(&authority.0).unwrap().pem().unwrap()
+}
+
+#[test]
+fn a_revoked_client_certificate_is_refused_as_soon_as_the_list_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Authority::new("server authority");
+    let clients = Authority::new("client authority");
+    let list = dir.path().join("revoked.pem");
+    std::fs::write(&list, revocations(&clients, &[], 4000)).unwrap();
+    let installed = install(dir.path(), &server);
+    let mut tls = with_clients(
+        installed,
+        ClientCertificates::Required,
+        dir.path(),
+        &clients,
+    );
+    tls.client_revocations = Some(list.clone());
+    let edge = start();
+    let address = listen_with(&edge, WhoAmI, |config| config.tls = Some(tls));
+    let come = |serial| tls_connect(address, &server, Some(issue_numbered(&clients, serial)));
+    exchange(&mut come(7), b"?\n", b"worker 7\n");
+    std::fs::write(&list, revocations(&clients, &[7], 4000)).unwrap();
+    edge.reload_tls().unwrap();
+    assert!(fails(come(7)));
+    exchange(&mut come(8), b"?\n", b"worker 8\n");
+    // A list that is out of date, or another authority's, says nothing of this one's certificates.
+    for old in [
+        revocations(&clients, &[], 2021),
+        revocations(&server, &[], 4000),
+    ] {
+        std::fs::write(&list, old).unwrap();
+        edge.reload_tls().unwrap();
+        assert!(fails(come(8)));
+    }
+}
+
 #[test]
 fn reloaded_certificates_serve_new_connections_and_leave_old_ones_alone() {
     let dir = tempfile::tempdir().unwrap();
@@ -363,6 +431,19 @@ fn settings_that_cannot_work_are_errors_that_say_why() {
         ..good.clone()
     };
     assert!(matches!(error(nobody), TlsError::NoClientAuthorities(_)));
+    let unasked = TlsConfig {
+        client_revocations: Some("crl.pem".into()),
+        ..good.clone()
+    };
+    assert!(matches!(error(unasked), TlsError::NoRevocations));
+    let mut empty = with_clients(
+        good.clone(),
+        ClientCertificates::Optional,
+        dir.path(),
+        &authority,
+    );
+    empty.client_revocations = empty.client_authorities.clone();
+    assert!(matches!(error(empty), TlsError::NoRevocationList { .. }));
     std::fs::write(dir.path().join("other.pem"), authority.issue("other").1).unwrap();
     let unfit = TlsConfig {
         key: dir.path().join("other.pem"),

@@ -558,3 +558,61 @@ fn a_filter_whose_stream_cannot_be_opened_is_refused_as_often_as_the_packet_name
     client.send(&subscribe_all(6, &[("twice", 1), ("twice", 2)]));
     assert_eq!(suback(&mut client), [1, 2]);
 }
+
+#[test]
+fn a_client_that_publishes_too_fast_is_held_up_or_has_to_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = |policy: &str| {
+        format!(
+            "[[listeners.mqtt]]\naddress = \"127.0.0.1:0\"\nmqtt = {{ publish_rate_max = 20, fast_publisher = \"{policy}\" }}\n"
+        )
+    };
+    let settings = format!("{BARE}{}{}", listener("wait"), listener("disconnect"));
+    let server = Server::configured(dir.path(), &settings);
+    let [free, held, cut] = &server.addresses("mqtt")[..] else {
+        unreachable!("three listeners");
+    };
+    let burst = |client: &mut Mqtt, count: u16| {
+        let all: Vec<u8> = (1..=count)
+            .flat_map(|id| publish("t", b"x", 0x32, Some(id)))
+            .collect();
+        client.send(&all);
+    };
+    let mut client = Mqtt::connect(free, "free", 0);
+    burst(&mut client, 100);
+    for _ in 0..100 {
+        puback(&mut client);
+    }
+    // A second's worth at once, and a second for the rest; all of it is acknowledged.
+    let mut client = Mqtt::connect(held, "held", 0);
+    let began = std::time::Instant::now();
+    burst(&mut client, 40);
+    for _ in 0..40 {
+        assert_eq!(puback(&mut client), 0x10, "nobody is there");
+    }
+    let took = began.elapsed().as_millis();
+    assert!(took >= 900, "{took} ms");
+    let mut client = Mqtt::connect(cut, "cut", 0);
+    burst(&mut client, 40);
+    let (_, body) = client.packet_of(0xE0);
+    assert_eq!(body, [0x96]);
+    let (_, metrics) = server.http("GET", "/metrics", "");
+    let held_up = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("longtail_session_publishers_held_up_total{"))
+        .unwrap();
+    assert!(!held_up.ends_with(" 0"), "{held_up}");
+}
+
+#[test]
+fn clients_of_a_server_that_stops_are_told_where_to_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = format!("{BARE}[mqtt]\nserver_reference = \"other:1883\"\n");
+    let server = Server::configured(dir.path(), &settings);
+    let mut client = Mqtt::connect(&server.mqtt(), "c", 0);
+    server.signal("-TERM");
+    let (_, body) = client.packet_of(0xE0);
+    let mut expected = vec![0x9C, 13, 0x1C, 0, 10];
+    expected.extend(b"other:1883");
+    assert_eq!(body, expected);
+}

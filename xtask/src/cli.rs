@@ -11,7 +11,7 @@ use crate::conformance::{self, Target};
 use crate::random::Random;
 use crate::server::ServerCommand;
 use crate::tally::Tally;
-use crate::{compare, crash, differential, fuzz, instructions, soak, test, workspace};
+use crate::{compare, crash, differential, fuzz, instructions, profile, soak, test, workspace};
 
 /// Longtail's test tooling.
 #[derive(Debug, Parser)]
@@ -72,10 +72,28 @@ enum Task {
         #[arg(long)]
         record: bool,
     },
+    /// Draw where the server's time goes under a load, as a flame graph: `cargo xtask profile mqtt -- --scenario fan-out`.
+    Profile {
+        /// Whose protocol.
+        #[arg(value_parser = ["amqp", "beanstalk", "mqtt"])]
+        protocol: String,
+        /// What an acknowledgement means.
+        #[arg(long, default_value = "memory")]
+        durability: String,
+        /// How long to look.
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// The file of the graph; below target/profile when not given.
+        #[arg(long)]
+        out: Option<std::path::PathBuf>,
+        /// The load: flags of `longtail bench`, at least `--scenario`.
+        #[arg(last = true, required = true)]
+        load: Vec<String>,
+    },
     /// Kill a server under load again and again; account for every acknowledged job or message.
     Crash {
         /// Whose load.
-        #[arg(default_value = "beanstalk", value_parser = ["beanstalk", "mqtt"])]
+        #[arg(default_value = "beanstalk", value_parser = ["amqp", "beanstalk", "mqtt"])]
         protocol: String,
         /// Run it against a real Mosquitto, which is asked to end instead: to check the test itself.
         #[arg(long, value_parser = ["mosquitto"], conflicts_with = "server_cmd")]
@@ -244,6 +262,23 @@ impl Cli {
                     self_check,
                 })?))
             }
+            Task::Profile {
+                protocol,
+                durability,
+                seconds,
+                out,
+                load,
+            } => {
+                let graph = profile::run(&profile::Settings {
+                    protocol,
+                    durability,
+                    seconds,
+                    out,
+                    load,
+                })?;
+                println!("the graph is {}", graph.display());
+                Ok(true)
+            }
             Task::Instructions { record } => Ok(finish(instructions::run(record)?)),
             Task::Crash {
                 protocol,
@@ -259,6 +294,28 @@ impl Cli {
                     None => ServerCommand::longtail_mqtt(Some(&durability)),
                 };
                 Ok(finish(crash::mqtt::run(&crash::Settings {
+                    cycles,
+                    seed: seed.unwrap_or_else(Random::fresh_seed),
+                    server,
+                    forgets_priorities: false,
+                    repeats_qos_2: false,
+                    name: server_cmd.unwrap_or(durability),
+                })))
+            }
+            Task::Crash {
+                protocol,
+                against: None,
+                cycles,
+                durability,
+                seed,
+                server_cmd,
+                ..
+            } if protocol == "amqp" => {
+                let server = match &server_cmd {
+                    Some(line) => ServerCommand::parse(line)?,
+                    None => ServerCommand::longtail("amqp", Some(&durability)),
+                };
+                Ok(finish(crash::amqp::run(&crash::Settings {
                     cycles,
                     seed: seed.unwrap_or_else(Random::fresh_seed),
                     server,

@@ -3,6 +3,7 @@
 //! accounted for: none may be gone, none may come back after its delete was acknowledged, and each must be in the state
 //! that was acknowledged last.
 
+pub(crate) mod amqp;
 mod audit;
 mod ledger;
 mod load;

@@ -15,6 +15,7 @@ mod fuzz;
 mod instructions;
 mod mqtt;
 mod process;
+mod profile;
 mod random;
 mod server;
 mod soak;

@@ -289,6 +289,14 @@ fn crash(scale: Scale) -> Result<Tally> {
             repeats_qos_2: false,
             name: durability.to_owned(),
         });
+        total += crash::amqp::run(&crash::Settings {
+            cycles: scale.pick(CRASH_CYCLES, CRASH_CYCLES / 3),
+            seed: Random::fresh_seed(),
+            server: ServerCommand::longtail("amqp", Some(durability)),
+            forgets_priorities: false,
+            repeats_qos_2: false,
+            name: durability.to_owned(),
+        });
         total += crash::mqtt::run(&crash::Settings {
             cycles: scale.pick(CRASH_CYCLES, CRASH_CYCLES / 3),
             seed: Random::fresh_seed(),

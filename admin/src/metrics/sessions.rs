@@ -39,6 +39,8 @@ pub struct SessionMetrics {
     pub dropped_total: Vec<(&'static str, u64)>,
     /// Publishes that were not allowed.
     pub denied_total: u64,
+    /// Times that a client published faster than it may, and was not heard for a while.
+    pub held_up_total: u64,
     /// Logins, by outcome.
     pub logins_total: Vec<(&'static str, u64)>,
     /// Sessions that another connection took.
@@ -91,6 +93,13 @@ const SESSIONS: &[Family<SessionMetrics>] = &[
         None,
         MetricType::Counter,
         |sessions| sessions.denied_total,
+    ),
+    (
+        "session_publishers_held_up",
+        "Times that a client published faster than it may, and was not heard for a while",
+        None,
+        MetricType::Counter,
+        |sessions| sessions.held_up_total,
     ),
     (
         "sessions_taken_over",

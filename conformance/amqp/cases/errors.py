@@ -56,7 +56,6 @@ CONNECTION = [
     ("body_longer_than_announced", PUBLISH + header(1, 2) + body(1, b"abc"), 501),
     ("immediate", method(1, 60, 40, b"\0\0" + short("") + short("k") + b"\2"), 540),
     ("prefetch_size", method(1, 60, 10, b"\0\0\0\1\0\0\0"), 540),
-    ("prefetch_global", method(1, 60, 10, b"\0\0\0\0\0\1\1"), 540),
     ("recover_without_requeue", method(1, 60, 110, b"\0"), 540),
     ("flow_off", method(1, 20, 20, b"\0"), 540),
 ]
@@ -119,7 +118,7 @@ CHANNEL = [
     ("ttl_of_another_type", lambda q: declare(1, q, 0, entry("x-message-ttl", "S", long("5"))), 406, None),
     ("priority_too_high", lambda q: declare(1, q, 0, entry("x-max-priority", "I", b"\0\0\1\0")), 406, None),
     ("queue_type_unknown", lambda q: declare(1, q, 0, entry("x-queue-type", "S", long("odd"))), 406, None),
-    ("argument_not_yet", lambda q: declare(1, q, 0, entry("x-max-age", "S", long("1h"))), 406, None),
+    ("argument_not_yet", lambda q: declare(1, q, 0, entry("x-max-age", "S", long("1D"))), 406, None),
     ("message_too_large", lambda q: PUBLISH + header(1, 1 << 40), 406, None),
 ]  # fmt: skip
 

@@ -1,5 +1,7 @@
 //! The state machine without a runtime: commands in, effects out, time by hand.
 
+mod queues;
+
 use std::sync::Arc;
 
 use bytes::Bytes;

@@ -32,6 +32,7 @@ pub(crate) mod streams;
 pub(crate) mod subjects;
 pub mod tenant;
 pub mod topology;
+pub mod vhost;
 
 pub use access::{Accounts, Admission, AdmitAll, Denied, Login};
 pub use census::{SeatLimits, Standing};

@@ -15,6 +15,8 @@ use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::queue::{Overflow, QueueRules, RetryOn};
+
 /// What a policy is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject<'a> {
@@ -116,12 +118,17 @@ enum Form {
     Word(&'static [&'static str]),
     /// A number with a unit, as `7D`.
     Age,
+    /// What a delay is multiplied by.
+    Factor,
     /// Anything: it says nothing here.
     Any,
 }
 
 /// Ten years, as in RabbitMQ.
 const TIME_MAX: i64 = 315_360_000_000;
+
+/// Largest factor of delays.
+const FACTOR_MAX: f64 = 1_000.0;
 
 /// The settings there are.
 const SETTINGS: &[(&str, Form)] = &[
@@ -141,10 +148,8 @@ const SETTINGS: &[(&str, Form)] = &[
     ),
     ("delayed-retry-min", Form::Number(0)),
     ("delayed-retry-max", Form::Number(0)),
+    ("delayed-retry-multiplier", Form::Factor),
     ("expires", Form::Number(1)),
-    ("federation-upstream", Form::Text),
-    ("federation-upstream-set", Form::Text),
-    ("federation-upstream-pattern", Form::Text),
     ("initial-cluster-size", Form::Number(1)),
     ("max-age", Form::Age),
     ("max-in-memory-bytes", Form::Number(0)),
@@ -257,10 +262,66 @@ impl Policy {
                         return wrong("a number and one of Y M D h m s are expected".to_owned());
                     }
                 }
-                Form::Text | Form::Any => {}
+                Form::Factor => {
+                    if !value
+                        .as_f64()
+                        .is_some_and(|by| (1.0..=FACTOR_MAX).contains(&by))
+                    {
+                        return wrong(format!("a number from 1 to {FACTOR_MAX} is expected"));
+                    }
+                }
+                Form::Any => {
+                    tracing::warn!(
+                        policy = self.name,
+                        key,
+                        "this setting is of clusters: it has no effect"
+                    );
+                }
+                Form::Text => {}
             }
         }
         Ok(())
+    }
+}
+
+impl Policy {
+    /// What it says of a queue.
+    #[must_use]
+    pub fn rules(&self) -> QueueRules {
+        let number = |key: &str| self.definition.get(key).and_then(Value::as_i64);
+        let positive = |key: &str| number(key).and_then(|number| u64::try_from(number).ok());
+        let text = |key: &str| self.definition.get(key).and_then(Value::as_str);
+        let factor = self
+            .definition
+            .get("delayed-retry-multiplier")
+            .and_then(Value::as_f64);
+        QueueRules {
+            message_ttl_ms: positive("message-ttl"),
+            expires_ms: positive("expires"),
+            max_length: positive("max-length"),
+            max_length_bytes: positive("max-length-bytes"),
+            overflow: text("overflow").and_then(Overflow::of),
+            dead_letter_exchange: text("dead-letter-exchange").map(Arc::from),
+            dead_letter_routing_key: text("dead-letter-routing-key").map(Arc::from),
+            delivery_limit: number("delivery-limit"),
+            retry_on: text("delayed-retry-type").and_then(RetryOn::of),
+            retry_min_ms: positive("delayed-retry-min"),
+            retry_max_ms: positive("delayed-retry-max"),
+            #[allow(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "checked to be from 1 to 1,000"
+            )]
+            retry_multiplier: factor.map(|factor| (factor * 1000.0).round() as u32),
+            consumer_timeout_ms: positive("consumer-timeout"),
+        }
+    }
+
+    /// Where messages go that an exchange has no queue for.
+    #[must_use]
+    pub fn alternate(&self) -> Option<Arc<str>> {
+        let alternate = self.definition.get("alternate-exchange");
+        alternate.and_then(Value::as_str).map(Arc::from)
     }
 }
 

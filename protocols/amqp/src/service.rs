@@ -266,6 +266,7 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut 
                 runtime.spawn(async move { told(topology.delete_unused(&queue).await) });
             }
         }
+        Action::Watch => watch(conn, runtime),
         Action::Lay(laying) => {
             if let Some(topology) = topology(conn) {
                 let now = service.tenant.now();
@@ -451,6 +452,36 @@ fn heartbeat(conn: &Arc<Conn>, seconds: u16, runtime: &Handle) {
                 conn.flush();
             }
             sent = conn.bytes_out();
+        }
+    });
+}
+
+/// Looks for consumers that hold something too long, until there is none that may.
+fn watch(conn: &Arc<Conn>, runtime: &Handle) {
+    let conn: Weak<Conn> = Arc::downgrade(conn);
+    runtime.spawn(async move {
+        loop {
+            let Some(conn) = conn.upgrade() else { return };
+            let tenant = Arc::clone(&conn.protocol().tenant);
+            let now = tenant.now();
+            let looked = conn.with(|client, out| {
+                let (next, why) = client.session.time_out(now, out);
+                (next, why, client.session.send(&**tenant.shards(), out))
+            });
+            let Some((next, why, queued)) = looked else {
+                return;
+            };
+            act(&conn);
+            if queued {
+                tenant.shards().run();
+            }
+            if let Some(why) = why {
+                conn.close(why);
+            }
+            conn.flush_soon();
+            let Some(next) = next else { return };
+            drop(conn);
+            tokio::time::sleep(Duration::from_millis(next.millis_since(now).max(1))).await;
         }
     });
 }

@@ -27,7 +27,7 @@ pub struct Tenant {
     topologies: tokio::sync::Mutex<HashMap<Arc<str>, Arc<Topology>>>,
     counters: Counters,
     census: Census,
-    policies: Policies,
+    policies: Arc<Policies>,
     /// Of connections.
     numbers: AtomicU64,
 }
@@ -57,7 +57,7 @@ impl Tenant {
             topologies: tokio::sync::Mutex::default(),
             counters: Counters::default(),
             census: Census::default(),
-            policies: Policies::load(Arc::clone(&broker)),
+            policies: Arc::new(Policies::load(Arc::clone(&broker))),
             numbers: AtomicU64::new(0),
             broker,
         })
@@ -109,7 +109,7 @@ impl Tenant {
 
     /// What operators have set for queues and exchanges by name.
     #[must_use]
-    pub fn policies(&self) -> &Policies {
+    pub fn policies(&self) -> &Arc<Policies> {
         &self.policies
     }
 
@@ -118,8 +118,12 @@ impl Tenant {
     /// # Errors
     /// When a shard does not answer.
     pub(crate) async fn apply_policies(&self, space: &Arc<str>) -> Result<(), Exception> {
-        let _ = space;
-        Ok(())
+        // One that nobody has asked for yet reads them when it is.
+        let known = self.topologies.lock().await.get(space).cloned();
+        match known {
+            Some(topology) => topology.apply_policies().await,
+            None => Ok(()),
+        }
     }
 
     /// The broker behind the service.
@@ -189,13 +193,21 @@ impl Tenant {
         }
         // Makes sure that the space may exist at all.
         self.broker.space(space)?;
-        let shared = self.config.subjects_exchange.as_deref().map(Arc::from);
-        let streams = Arc::clone(&self.streams);
-        let broker = Arc::clone(&self.broker);
-        let topology = Topology::load(broker, Arc::clone(space), shared, streams).await?;
+        let topology = Topology::load(
+            (Arc::clone(&self.broker), Arc::clone(&self.streams)),
+            Arc::clone(space),
+            Arc::clone(&self.policies),
+            self.config.subjects_exchange.as_deref().map(Arc::from),
+        )
+        .await?;
         match self.runtime.get().cloned().or(Handle::try_current().ok()) {
-            Some(runtime) => topology.letters().carry(&topology, &runtime),
-            None => tracing::error!(%space, "there is no runtime to carry dead letters on"),
+            Some(runtime) => {
+                topology.letters().carry(&topology, &runtime);
+                topology.expire_queues(&runtime);
+            }
+            None => {
+                tracing::error!(%space, "there is no runtime for what goes on beside connections")
+            }
         }
         topologies.insert(Arc::clone(space), Arc::clone(&topology));
         Ok(topology)

@@ -10,7 +10,7 @@ use longtail_broker::stored::publisher_key;
 use longtail_engine::{Dispatch, KeyFrom};
 
 use crate::bans::Flapping;
-use crate::codec::{Qos, SubscriptionOptions, Version};
+use crate::codec::{Qos, ReasonCode, SubscriptionOptions, Version};
 use crate::rewrite::Rewrite;
 use crate::template::Template;
 
@@ -200,6 +200,16 @@ pub enum DeniedPublish {
     Disconnect,
 }
 
+/// What becomes of a client that publishes faster than it may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FastPublisher {
+    /// It is not read from for a while, so that its socket holds it up. Nothing is lost.
+    #[default]
+    Wait,
+    /// DISCONNECT 0x96; before 5.0 the connection is closed.
+    Disconnect,
+}
+
 /// Versions of the protocol, as a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Versions(u8);
@@ -244,6 +254,11 @@ pub struct Limits {
     pub receive_max: u16,
     /// Payload bytes of QoS 2 messages that await their PUBREL. Default 16 MiB; beyond it PUBREC 0x97.
     pub unreleased_bytes: usize,
+    /// Messages that one client may publish a second, at any QoS; a second's worth may come at once. Default 0, any
+    /// number.
+    pub publish_rate_max: u32,
+    /// What becomes of a client that publishes more.
+    pub fast_publisher: FastPublisher,
     /// What happens when a client sends more.
     pub receive_max_enforcement: Enforcement,
     /// Unacknowledged messages sent to a client; its own receive maximum may be lower. Default 256.
@@ -307,6 +322,9 @@ pub struct Limits {
     /// Whether the will of a connection is published when another one of the same client takes a session over that
     /// lives on.
     pub will_at_takeover: bool,
+    /// Server reference for clients of 5.0 that are sent elsewhere, with 0x9C or 0x9D: addresses of other servers,
+    /// separated by blanks. When the server stops, its clients are told 0x9C and this instead of 0x8B. Empty: none.
+    pub server_reference: Arc<str>,
     /// Response information for clients that ask for it; empty: none.
     pub response_information: Arc<str>,
     /// Versions that clients may speak; another is refused with 0x84, before 5.0 with 1.
@@ -331,6 +349,15 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// The server reference that goes with a reason.
+    pub(crate) fn reference_for(&self, reason: ReasonCode) -> Option<&str> {
+        let elsewhere = matches!(
+            reason,
+            ReasonCode::UseAnotherServer | ReasonCode::ServerMoved
+        );
+        Some(&*self.server_reference).filter(|to| elsewhere && !to.is_empty())
+    }
+
     /// Seconds that a message lives that wants to live so long.
     pub(crate) fn message_expiry_s(&self, asked: Option<u32>) -> Option<u32> {
         match self.message_expiry_max_s {
@@ -346,6 +373,8 @@ impl Default for Limits {
             packet_bytes_max: 2 * 1024 * 1024,
             receive_max: 1024,
             unreleased_bytes: 16 * 1024 * 1024,
+            publish_rate_max: 0,
+            fast_publisher: FastPublisher::default(),
             receive_max_enforcement: Enforcement::default(),
             window: 256,
             topic_aliases_in: 32,
@@ -377,6 +406,7 @@ impl Default for Limits {
             unknown_release_is_told: false,
             denied_publish: DeniedPublish::default(),
             will_at_takeover: true,
+            server_reference: "".into(),
             response_information: "".into(),
             versions: Versions::ALL,
             connection_max_ms: 0,

@@ -30,6 +30,8 @@ pub struct Counters {
     pub expired: AtomicU64,
     /// Publishes that were not allowed.
     pub denied: AtomicU64,
+    /// Times that a client published faster than it may, and was not heard for a while.
+    pub held_up: AtomicU64,
     /// Wills published.
     pub wills: AtomicU64,
     dropped: [AtomicU64; DropReason::ALL.len()],

@@ -28,7 +28,7 @@ use crate::config::Limits;
 use crate::hooks::{self, Chain, Event, Points};
 use crate::registry::Aftermath;
 use crate::session::{Action, Cx, Goodbye, Next, Outbox, Session};
-use crate::tenant::Tenant;
+use crate::tenant::{Deadline, Tenant};
 use turn::Turn;
 
 pub(crate) use login::{end_login, end_of_life};
@@ -154,6 +154,12 @@ impl Protocol for Mqtt {
             }) {
                 break Then::Pause;
             }
+            if session
+                .as_mut()
+                .is_some_and(|session| session.is_held_up(cx.now))
+            {
+                break Then::Pause;
+            }
             if out.is_over_soft_limit() {
                 break Then::Drain;
             }
@@ -186,8 +192,17 @@ impl Protocol for Mqtt {
     }
 
     fn submit(&self, conn: &Arc<Connection<Self>>) {
-        let actions = conn.with(|client, _| std::mem::take(&mut client.actions));
-        let Some(mut actions) = actions else { return };
+        let taken = conn.with(|client, _| {
+            let wait = client.session_mut().and_then(Session::take_hold_up);
+            (std::mem::take(&mut client.actions), wait)
+        });
+        let Some((mut actions, wait)) = taken else {
+            return;
+        };
+        if let Some(until) = wait {
+            let again = Deadline::Heard(Arc::downgrade(conn));
+            self.tenant.timers().set(until, again);
+        }
         if !actions.is_empty() {
             let mut turn = Turn::new(self, conn);
             for action in actions.drain(..) {
@@ -233,7 +248,12 @@ impl Protocol for Mqtt {
 
     fn draining(&self, client: &mut Client, out: &mut Out) -> Draining {
         if let Some(session) = &mut client.session {
-            session.expel(ReasonCode::ServerShuttingDown, out);
+            let reason = if self.limits.server_reference.is_empty() {
+                ReasonCode::ServerShuttingDown
+            } else {
+                ReasonCode::UseAnotherServer
+            };
+            session.send_away(reason, &self.limits, out);
         }
         Draining::Close
     }

@@ -63,6 +63,8 @@ pub(crate) enum Deadline {
     Session(Due),
     /// What this client has shown ends.
     Login(Weak<Conn>),
+    /// This client published faster than it may, and is to be heard again.
+    Heard(Weak<Conn>),
     /// This connection has lasted as long as it may.
     Lifetime(Weak<Conn>),
 }
@@ -143,6 +145,11 @@ impl Tenant {
             Waited::Due(Deadline::Login(conn)) => {
                 if let Some(conn) = conn.upgrade() {
                     end_login(&conn);
+                }
+            }
+            Waited::Due(Deadline::Heard(conn)) => {
+                if let Some(conn) = conn.upgrade() {
+                    conn.resume();
                 }
             }
             Waited::Due(Deadline::Lifetime(conn)) => {
@@ -256,7 +263,7 @@ impl Tenant {
         };
         let told = conn.with(|client, out| {
             let session = client.session_mut().filter(|session| session.is_open())?;
-            session.expel(reason, out);
+            session.send_away(reason, conn.protocol().limits(), out);
             Some(())
         });
         let was_there = told.flatten().is_some();

@@ -206,6 +206,11 @@ fn listener(at: &str, table: Table) -> Result<Table, String> {
                 "`{at}.tls.client_certificates` needs `client_authorities` to check them against"
             ));
         }
+        if !asks && tls.contains_key("client_revocations") {
+            return Err(format!(
+                "`{at}.tls.client_revocations` needs `client_certificates` to be asked for"
+            ));
+        }
     }
     if part("proxy").is_some_and(|proxy| !proxy.contains_key("trusted")) {
         return Err(format!(

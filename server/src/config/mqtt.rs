@@ -5,7 +5,7 @@ use std::sync::Arc;
 use longtail_mqtt::bans::Flapping;
 use longtail_mqtt::codec::{Qos, RetainHandling, SubscriptionOptions, TopicFilter, Version};
 use longtail_mqtt::config::{
-    AutoSubscription, Overlap, QueuePolicy, ShareStrategy, Shares, Versions,
+    AutoSubscription, FastPublisher, Overlap, QueuePolicy, ShareStrategy, Shares, Versions,
 };
 use longtail_mqtt::rewrite::{Rewrite, RewriteError};
 use longtail_mqtt::template::Template;
@@ -22,6 +22,9 @@ pub(crate) struct MqttSettings {
     pub(crate) profile: String,
     pub(crate) packet_bytes_max: Option<u32>,
     pub(crate) receive_max: Option<u16>,
+    pub(crate) publish_rate_max: Option<u32>,
+    pub(crate) fast_publisher: Option<MqttFastPublisher>,
+    pub(crate) server_reference: Option<String>,
     pub(crate) window: Option<u16>,
     pub(crate) topic_aliases_in: Option<u16>,
     pub(crate) topic_aliases_out: Option<u16>,
@@ -102,6 +105,9 @@ pub(crate) struct MqttListener {
     versions: Option<Vec<String>>,
     packet_bytes_max: Option<u32>,
     receive_max: Option<u16>,
+    publish_rate_max: Option<u32>,
+    fast_publisher: Option<MqttFastPublisher>,
+    server_reference: Option<String>,
     window: Option<u16>,
     topic_aliases_in: Option<u16>,
     topic_aliases_out: Option<u16>,
@@ -134,6 +140,12 @@ impl MqttListener {
             connection_max_ms: self.connection_max_ms.unwrap_or(base.connection_max_ms),
             packet_bytes_max: self.packet_bytes_max.unwrap_or(base.packet_bytes_max),
             receive_max: self.receive_max.unwrap_or(base.receive_max),
+            publish_rate_max: self.publish_rate_max.unwrap_or(base.publish_rate_max),
+            fast_publisher: self.fast_publisher.map_or(base.fast_publisher, Into::into),
+            server_reference: self
+                .server_reference
+                .as_deref()
+                .map_or(base.server_reference.clone(), Into::into),
             window: self.window.unwrap_or(base.window),
             topic_aliases_in: self.topic_aliases_in.unwrap_or(base.topic_aliases_in),
             topic_aliases_out: self.topic_aliases_out.unwrap_or(base.topic_aliases_out),
@@ -237,6 +249,23 @@ pub(crate) enum MqttQueuePolicy {
     Disconnect,
 }
 
+/// `mqtt.fast_publisher`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum MqttFastPublisher {
+    Wait,
+    Disconnect,
+}
+
+impl From<MqttFastPublisher> for FastPublisher {
+    fn from(word: MqttFastPublisher) -> Self {
+        match word {
+            MqttFastPublisher::Wait => FastPublisher::Wait,
+            MqttFastPublisher::Disconnect => FastPublisher::Disconnect,
+        }
+    }
+}
+
 /// `mqtt.overlap`.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
@@ -290,6 +319,12 @@ impl MqttSettings {
             limits: Limits {
                 packet_bytes_max: self.packet_bytes_max.unwrap_or(base.packet_bytes_max),
                 receive_max: self.receive_max.unwrap_or(base.receive_max),
+                publish_rate_max: self.publish_rate_max.unwrap_or(base.publish_rate_max),
+                fast_publisher: self.fast_publisher.map_or(base.fast_publisher, Into::into),
+                server_reference: self
+                    .server_reference
+                    .as_deref()
+                    .map_or(base.server_reference.clone(), Into::into),
                 window: self.window.unwrap_or(base.window),
                 topic_aliases_in: self.topic_aliases_in.unwrap_or(base.topic_aliases_in),
                 topic_aliases_out: self.topic_aliases_out.unwrap_or(base.topic_aliases_out),

@@ -337,6 +337,25 @@ pub(crate) const KEYS: &[Key] = &[
         "QoS 1 and 2 messages that a client may have unacknowledged. 1024.",
     ),
     key(
+        "mqtt.publish_rate_max",
+        Kind::Number(0, 10_000_000),
+        None,
+        "Messages that one client may publish a second; a second's worth may come at once. 0: any number. 0.",
+    ),
+    key(
+        "mqtt.fast_publisher",
+        Kind::Choice(&["wait", "disconnect"]),
+        None,
+        "What becomes of a client that publishes more: it is not read from for a while, or it has to go (0x96). wait.",
+    ),
+    key(
+        "mqtt.server_reference",
+        Kind::Text,
+        None,
+        "Other servers, HOST[:PORT] separated by blanks: told to clients of 5.0 that are sent elsewhere (0x9C, 0x9D), as all \
+         are when the server stops. Empty: none.",
+    ),
+    key(
         "mqtt.window",
         Kind::Number(1, 65_535),
         None,
@@ -713,6 +732,24 @@ const MQTT_LISTENER_KEYS: &[Key] = &[
         None,
         "As mqtt.receive_max.",
     ),
+    key(
+        "publish_rate_max",
+        Kind::Number(0, 10_000_000),
+        None,
+        "As mqtt.publish_rate_max.",
+    ),
+    key(
+        "fast_publisher",
+        Kind::Choice(&["wait", "disconnect"]),
+        None,
+        "As mqtt.fast_publisher.",
+    ),
+    key(
+        "server_reference",
+        Kind::Text,
+        None,
+        "As mqtt.server_reference.",
+    ),
     key("window", Kind::Number(1, 65_535), None, "As mqtt.window."),
     key(
         "topic_aliases_in",
@@ -830,6 +867,13 @@ const TLS_KEYS: &[Key] = &[
         Kind::Path,
         None,
         "PEM file with the authorities that sign client certificates.",
+    ),
+    key(
+        "client_revocations",
+        Kind::Path,
+        None,
+        "PEM file with their revocation lists: revoked certificates are refused, and those without a valid list. Read again \
+         likewise.",
     ),
     key(
         "alpn",

@@ -137,6 +137,8 @@ pub struct Exchange {
     /// How it was declared.
     pub config: ExchangeConfig,
     bindings: BTreeMap<Arc<str>, Bound>,
+    /// What its argument says, or else a policy.
+    alternate: Option<Arc<str>>,
     /// The bindings of one that picks.
     candidates: Vec<Candidate>,
     seen: Option<Seen>,
@@ -169,6 +171,7 @@ impl Exchange {
     pub fn new(config: ExchangeConfig) -> Self {
         Exchange {
             seen: config.parsed.dedup.clone().map(Seen::new),
+            alternate: config.alternate().cloned(),
             config,
             bindings: BTreeMap::new(),
             candidates: Vec::new(),
@@ -356,6 +359,18 @@ impl Graph {
         self.exchanges.insert(name, Exchange::new(config));
     }
 
+    /// What a policy says of where messages go that an exchange has no queue for; its own argument goes before that.
+    pub fn set_alternate(&mut self, exchange: &str, by_policy: Option<Arc<str>>) {
+        let Some(exchange) = self.exchanges.get_mut(exchange) else {
+            return;
+        };
+        let alternate = exchange.config.alternate().cloned().or(by_policy);
+        if exchange.alternate != alternate {
+            exchange.alternate = alternate;
+            self.generation += 1;
+        }
+    }
+
     /// Messages of an exchange wait in this stream for their time.
     pub fn set_waiting(&mut self, waiting: Waiting) {
         self.generation += 1;
@@ -530,7 +545,7 @@ impl Graph {
                         Destination::Queue(queue) => self.reach(queue, &mut found.queues),
                     }
                 });
-                if !matched && let Some(alternate) = node.config.alternate() {
+                if !matched && let Some(alternate) = &node.alternate {
                     ahead.push(alternate);
                 }
             }

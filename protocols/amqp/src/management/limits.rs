@@ -6,7 +6,8 @@ use longtail_broker::auth::{Account, AccountLimits, Quotas, RosterError};
 use serde_json::{Map, Value, json};
 
 use super::http::{self, Asked, Failed, Reply};
-use super::{Management, page, users};
+use super::{Management, page, users, vhosts};
+use crate::vhost::Vhost;
 
 /// What RabbitMQ calls them.
 const CONNECTIONS: &str = "max-connections";
@@ -57,7 +58,7 @@ pub(super) fn of_space(m: &Management, space: &str) -> Map<String, Value> {
     let quotas = m.roster.quotas(space);
     object(&[
         (CONNECTIONS, quotas.connections_max),
-        (QUEUES, quotas.streams_max),
+        (QUEUES, vhosts::metadata(m, space).queues_max),
     ])
 }
 
@@ -86,19 +87,24 @@ pub(super) async fn set(
 ) -> Result<(), Failed> {
     let value = limit(value, name)?;
     let quotas = m.roster.quotas(space);
-    let quotas = match name {
-        CONNECTIONS => Quotas {
-            connections_max: value,
-            ..quotas
-        },
-        QUEUES => Quotas {
-            streams_max: value,
-            ..quotas
-        },
-        other => return Err(Failed::bad(format!("unknown limit '{other}'"))),
-    };
-    m.roster.put_space(space, quotas).await?;
-    Ok(())
+    match name {
+        CONNECTIONS => {
+            let quotas = Quotas {
+                connections_max: value,
+                ..quotas
+            };
+            m.roster.put_space(space, quotas).await?;
+            Ok(())
+        }
+        QUEUES => {
+            let vhost = Vhost {
+                queues_max: value,
+                ..vhosts::metadata(m, space)
+            };
+            vhosts::set_metadata(m, space, &vhost).await
+        }
+        other => Err(Failed::bad(format!("unknown limit '{other}'"))),
+    }
 }
 
 fn value(asked: &Asked) -> Result<Option<i64>, Failed> {

@@ -5,36 +5,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use longtail_broker::auth::{NameRules, Quotas, RosterError, SpacePermissions};
 use longtail_broker::catalog::Write;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::http::{self, Asked, Failed, Reply};
 use super::rates::{self, Thing};
 use super::{Management, overview, page};
-
-/// What is said of a vhost.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct Metadata {
-    /// For people.
-    pub(super) description: String,
-    /// For other tools.
-    pub(super) tags: Vec<String>,
-    /// It is not deleted before this is taken back.
-    pub(super) protected_from_deletion: bool,
-}
+use crate::vhost::Vhost;
 
 /// Most tags of a vhost.
 const TAGS_MAX: usize = 100;
 
-fn document(space: &str) -> String {
-    format!("amqp/vhost/{space}")
-}
-
-pub(super) fn metadata(m: &Management, space: &str) -> Metadata {
-    let found = m.tenant.broker().catalog().get(&document(space));
-    let read = found.and_then(|found| serde_json::from_slice(&found.body).ok());
-    read.unwrap_or_default()
+pub(super) fn metadata(m: &Management, space: &str) -> Vhost {
+    Vhost::of(m.tenant.broker().catalog(), space)
 }
 
 pub(super) async fn write(m: &Management, name: String, body: Option<Bytes>) -> Result<(), Failed> {
@@ -49,13 +31,17 @@ pub(super) async fn write(m: &Management, name: String, body: Option<Bytes>) -> 
         .map_err(|error| Failed::internal(error.to_string()))
 }
 
-pub(super) async fn set_metadata(
-    m: &Management,
-    space: &str,
-    metadata: &Metadata,
-) -> Result<(), Failed> {
-    let body = serde_json::to_vec(metadata).map_err(|e| Failed::internal(e.to_string()))?;
-    write(m, document(space), Some(body.into())).await
+/// Says something else of a vhost, from now on.
+///
+/// # Errors
+/// When it cannot be stored.
+pub(super) async fn set_metadata(m: &Management, space: &str, vhost: &Vhost) -> Result<(), Failed> {
+    let write = vhost.write(space);
+    let write = write.map_err(|error| Failed::internal(error.to_string()))?;
+    self::write(m, write.name, write.body).await?;
+    let topology = m.topology_of(&space.into()).await?;
+    topology.limit_queues(vhost.queues_max);
+    Ok(())
 }
 
 impl From<RosterError> for Failed {
@@ -186,12 +172,13 @@ pub(super) async fn make(
         m.roster.put_space(&space, Quotas::default()).await?;
     }
     let before = metadata(m, &space);
-    let metadata = Metadata {
+    let metadata = Vhost {
         description: http::text(object, "description")?
             .map_or(before.description.clone(), str::to_owned),
         tags: tags(object)?.unwrap_or_else(|| before.tags.clone()),
         protected_from_deletion: http::flag(object, "protected_from_deletion")?
             .unwrap_or(before.protected_from_deletion),
+        queues_max: before.queues_max,
     };
     if metadata != before {
         set_metadata(m, &space, &metadata).await?;
@@ -262,7 +249,7 @@ pub(super) async fn delete(
         let prefix = format!("amqp/{kind}/{}:{space}/", space.len());
         writes.extend(catalog.list(&prefix).into_iter().map(|(name, _)| name));
     }
-    writes.push(document(&space).into());
+    writes.push(Vhost::document(&space).into());
     for chunk in writes.chunks(longtail_engine::Transaction::MAX_STEPS) {
         let gone = |name: &Arc<str>| Write {
             name: name.to_string(),
@@ -290,7 +277,7 @@ pub(super) async fn protect(
 ) -> Result<Reply, Failed> {
     asked.caller.administers()?;
     let space = m.enter(asked, name)?;
-    let metadata = Metadata {
+    let metadata = Vhost {
         protected_from_deletion: protected,
         ..metadata(m, &space)
     };

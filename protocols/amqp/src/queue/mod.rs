@@ -13,6 +13,7 @@ mod settings;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use longtail_model::{Priority, ShardId, StreamId, Timestamp};
 use parking_lot::{Mutex, RwLock};
@@ -21,6 +22,7 @@ use crate::codec::{Table, Value};
 use crate::exception::{Exception, precondition};
 use crate::graph::{Dedup, DedupKey, Repeated, Seen};
 use arguments::COMPARED;
+pub(crate) use arguments::time;
 pub use arguments::{QueueArguments, QueueType};
 pub use rules::{Overflow, QueueRules, RetryOn};
 pub use settings::{DEAD_LETTERS, DeadLetter, QueueSettings, Retry};
@@ -132,6 +134,8 @@ fn lays_refused(settings: &QueueSettings) -> bool {
 /// Who consumes from a queue.
 #[derive(Clone, Copy, Debug, Default)]
 struct Usage {
+    /// When it was last declared, asked for a message, or lost its last consumer.
+    used: Option<Instant>,
     consumers: u32,
     /// The only consumer wants to stay that.
     exclusive: bool,
@@ -168,7 +172,10 @@ impl Queue {
             shard,
             stream,
             config,
-            usage: Mutex::default(),
+            usage: Mutex::new(Usage {
+                used: Some(Instant::now()),
+                ..Usage::default()
+            }),
         }
     }
 
@@ -229,7 +236,26 @@ impl Queue {
         let mut usage = self.usage.lock();
         usage.consumers = usage.consumers.saturating_sub(1);
         usage.exclusive = false;
+        if usage.consumers == 0 {
+            usage.used = Some(Instant::now());
+        }
         usage.consumers == 0 && self.config.auto_delete
+    }
+
+    /// Somebody has used it.
+    pub fn touch(&self) {
+        self.usage.lock().used = Some(Instant::now());
+    }
+
+    /// When it goes because nobody uses it; `None`: it does not, or somebody does.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<Instant> {
+        let expires_ms = self.settings.read().expires_ms?;
+        let usage = self.usage.lock();
+        let used = usage
+            .used
+            .filter(|_| usage.consumers == 0 && !usage.closing)?;
+        used.checked_add(Duration::from_millis(expires_ms))
     }
 
     /// It is about to be deleted: no consumer joins any more. With `unused`, only if there is none; `false`: there is.

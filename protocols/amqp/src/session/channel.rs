@@ -1,6 +1,6 @@
 //! A channel: methods in, commands out, and what the shards say of them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use longtail_broker::auth::Action as Right;
@@ -11,6 +11,7 @@ use longtail_model::{GroupId, Seq, SessionId, ShardId};
 
 use super::confirms::Confirms;
 use super::consuming::{Consumer, is_stored};
+use super::delivering::Kept;
 use super::publishing::{Laying, Publishing};
 use super::replying::ReplyConsumer;
 use super::routing::Remembered;
@@ -20,6 +21,7 @@ use super::{Action, Counts, Ended, Op, Outcome, Request, Shared, say, unexpected
 use crate::codec::{Method, ReplyCode, Table};
 use crate::exception::{Exception, not_implemented, precondition};
 use crate::graph::{ALTERNATE, Destination, Kind, Noted};
+use crate::queue::Queue;
 use crate::replies::{is_address, is_pseudo_queue};
 use crate::store::forget;
 use crate::tenant::Tenant;
@@ -105,7 +107,7 @@ pub(super) enum Pending {
     /// The queue of a `basic.get`.
     Counted,
     /// A `basic.get`.
-    Fetched { no_ack: bool },
+    Fetched { no_ack: bool, queue: Arc<Queue> },
 }
 
 /// One channel.
@@ -121,6 +123,16 @@ pub(super) struct Channel {
     pub(super) unacked: Unacked,
     pub(super) last_delivery: u64,
     pub(super) prefetch: u16,
+    /// What the consumers of the channel may hold together; 0: nobody counts.
+    pub(super) shared_prefetch: u32,
+    /// What they do hold, and those that are gone held.
+    pub(super) shared_held: u32,
+    /// What came although they hold that much.
+    pub(super) kept: VecDeque<Kept>,
+    /// Queues with retries, of which something was delivered.
+    pub(super) retrying: HashMap<GroupId, Arc<Queue>>,
+    /// Tags of what was taken back because it was held too long.
+    pub(super) late: BTreeSet<u64>,
     pub(super) confirms: Option<Confirms>,
     pub(super) publishing: Option<Publishing>,
     pub(super) remembered: Option<Remembered>,
@@ -163,6 +175,11 @@ impl Channel {
             unacked: Unacked::default(),
             last_delivery: 0,
             prefetch: 0,
+            shared_prefetch: 0,
+            shared_held: 0,
+            kept: VecDeque::new(),
+            retrying: HashMap::new(),
+            late: BTreeSet::new(),
             confirms: None,
             publishing: None,
             remembered: None,
@@ -624,7 +641,9 @@ impl Channel {
                 };
                 Ok(())
             }
-            Pending::Fetched { no_ack } => self.fetched(at, no_ack, reply, message, shared, out),
+            Pending::Fetched { no_ack, queue } => {
+                self.fetched(at, (no_ack, &queue), reply, message, shared, out)
+            }
         }
     }
 }

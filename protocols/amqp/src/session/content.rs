@@ -56,6 +56,14 @@ impl<'a> Envelope<'a> {
         }
     }
 
+    /// With other properties, if there are some.
+    pub(crate) fn with(self, properties: Option<&'a [u8]>) -> Self {
+        Envelope {
+            properties: properties.unwrap_or(self.properties),
+            ..self
+        }
+    }
+
     fn decode(value: &'a [u8]) -> Option<Self> {
         let text = |value: &'a [u8]| {
             let (&len, rest) = value.split_first()?;

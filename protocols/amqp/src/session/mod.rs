@@ -16,12 +16,15 @@ mod channel;
 mod confirms;
 mod consuming;
 pub(crate) mod content;
+mod delivering;
 mod publishing;
 mod replying;
 pub(crate) mod routing;
+mod settling;
 mod start;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 mod transacting;
 mod unacked;
 
@@ -32,7 +35,7 @@ use longtail_broker::auth::{Action as Right, CachedGrants, Grants};
 use longtail_edge::{CloseReason, Input, Out, Then};
 use longtail_engine::runtime::Shards;
 use longtail_engine::{Effect, Message};
-use longtail_model::{Filter, SessionId, ShardId, Subject};
+use longtail_model::{Filter, SessionId, ShardId, Subject, Timestamp};
 
 use crate::codec::{
     Decoder, Frame, FrameKind, Greeting, Level, Method, PROTOCOL_HEADER, ReplyCode,
@@ -75,6 +78,8 @@ pub(crate) enum Action {
     Share(Share),
     /// Something about the topology.
     Topology(Box<Op>),
+    /// Look now and then whether consumers hold something too long.
+    Watch,
     /// A queue has refused a message, which is a dead letter.
     Lay(Box<Laying>),
     /// The client says goodbye.
@@ -229,6 +234,10 @@ pub(super) struct Shared {
     pub(super) staged_bytes: u64,
     /// Input that was left is to be shown again.
     wake: bool,
+    /// What time it is, as long as somebody wants to know.
+    pub(super) now: Timestamp,
+    /// Consumers may hold messages too long.
+    timed: bool,
 }
 
 impl std::fmt::Debug for Shared {
@@ -245,6 +254,13 @@ impl Shared {
         self.topology.as_ref().ok_or_else(|| {
             Exception::new(ReplyCode::ChannelError, "no virtual host is open").of_connection()
         })
+    }
+
+    /// Somebody wants to know what time it is, and to be looked at when some of it has passed.
+    pub(super) fn watch(&mut self) {
+        if !std::mem::replace(&mut self.timed, true) {
+            self.actions.push(Action::Watch);
+        }
     }
 
     /// Answers are done: input goes on.
@@ -430,6 +446,8 @@ impl Session {
                 held_up: false,
                 staged_bytes: 0,
                 wake: false,
+                now: Timestamp(0),
+                timed: false,
             },
         }
     }
@@ -777,10 +795,37 @@ impl Session {
             return None;
         }
         touch(&mut self.touched, number);
+        if self.shared.timed {
+            self.shared.now = tenant.now();
+        }
         let outcome = channel.effect(shard, effect, messages, &mut self.shared, tenant, out);
         outcome
             .err()
             .and_then(|exception| self.fail(number, &exception, out))
+    }
+
+    /// Ends consumers that hold something too long. Also: when to look again, unless nobody has to; and why the
+    /// connection ends, if it does.
+    pub(crate) fn time_out(
+        &mut self,
+        now: Timestamp,
+        out: &mut Out,
+    ) -> (Option<Timestamp>, Option<CloseReason>) {
+        self.shared.now = now;
+        let numbers: Vec<u16> = self.channels.keys().copied().collect();
+        let (mut next, mut why): (Option<Timestamp>, _) = (None, None);
+        for number in numbers {
+            let Some(Slot::Open(channel)) = self.channels.get_mut(&number) else {
+                continue;
+            };
+            touch(&mut self.touched, number);
+            match channel.time_out(now, &mut self.shared, out) {
+                Ok(due) => next = next.into_iter().chain(due).min(),
+                Err(exception) => why = self.fail(number, &exception, out).or(why),
+            }
+        }
+        self.shared.timed = next.is_some();
+        (next, why)
     }
 
     /// The outbox has room again.
@@ -800,6 +845,10 @@ impl Session {
         let mut touched = std::mem::take(&mut self.touched);
         for number in touched.drain(..) {
             if let Some(Slot::Open(channel)) = self.channels.get_mut(&number) {
+                if let Err(exception) = channel.give_kept(&self.shared, out) {
+                    exception.of_connection().write(0, out.tail());
+                    self.phase = Phase::Over;
+                }
                 queued |= channel.send(shards);
                 channel.confirm(out);
             }

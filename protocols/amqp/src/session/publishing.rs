@@ -273,7 +273,7 @@ impl Channel {
         let noted: Option<Arc<[Noted]>> = (!plan.noted.is_empty()).then(|| plan.noted.into());
         for message in plan.shares {
             let told = Told::Published { number, bytes };
-            self.share(message, told, shared);
+            self.show(message, told, shared);
             self.is_outstanding(bytes, shared);
         }
         for store in plan.stores {
@@ -300,7 +300,7 @@ impl Channel {
     }
 
     /// Shows a message to whoever is not AMQP.
-    pub(super) fn share(&self, message: SharedMessage, told: Told, shared: &mut Shared) {
+    pub(super) fn show(&self, message: SharedMessage, told: Told, shared: &mut Shared) {
         shared.actions.push(Action::Share(Share {
             message,
             mailbox: Arc::clone(&shared.mailbox),

@@ -133,7 +133,7 @@ impl Channel {
             key: (&*reply.key).into(),
             properties: &reply.properties,
         };
-        if let Err(exception) = super::consuming::check_header(&envelope, shared) {
+        if let Err(exception) = super::delivering::check_header(&envelope, shared) {
             tracing::warn!(%exception, "a reply cannot be delivered");
             return;
         }
@@ -145,7 +145,7 @@ impl Channel {
             exchange: "",
             routing_key: &reply.key,
         };
-        super::consuming::write_content(
+        super::delivering::write_content(
             &deliver,
             self.number(),
             &envelope,

@@ -160,10 +160,10 @@ impl Channel {
         delivered: Vec<Delivered>,
         how: Settle,
     ) -> Result<(), Exception> {
+        let how_of = |delivered: Delivered| (delivered, self.with_retry(&delivered, how));
+        let settlements: Vec<_> = delivered.into_iter().map(how_of).collect();
         let staged = self.staged.get_or_insert_default();
-        staged
-            .settlements
-            .extend(delivered.into_iter().map(|delivered| (delivered, how)));
+        staged.settlements.extend(settlements);
         self.has_room_for_steps()
     }
 
@@ -346,7 +346,7 @@ impl Channel {
             let shares = std::mem::take(&mut commit.shares);
             commit.sharing = shares.len();
             for message in shares {
-                self.share(message, Told::Commit, shared);
+                self.show(message, Told::Commit, shared);
             }
         }
         if commit.sharing > 0 {

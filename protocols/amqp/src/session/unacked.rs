@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use longtail_model::{GroupId, Seq};
+use longtail_model::{GroupId, Seq, Timestamp};
 
 /// A delivery that waits for its acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +14,10 @@ pub(super) struct Delivered {
     pub(super) seq: Seq,
     /// Who it was for; 0: nobody, it was fetched.
     pub(super) consumer: u32,
+    /// How often the message was delivered, this one included.
+    pub(super) deliveries: u32,
+    /// When, as far as anybody wants to know.
+    pub(super) at: Timestamp,
 }
 
 /// Deliveries by ascending tag. Most are settled from the front; one that stays behind costs nothing but itself.
@@ -58,6 +62,39 @@ impl Unacked {
         let taken: Vec<_> = taken.filter_map(|(_, delivered)| delivered).collect();
         self.recount();
         Some(taken)
+    }
+
+    /// Takes out all up to a tag, whether it is among them or not.
+    pub(super) fn take_through(&mut self, tag: u64) -> Vec<Delivered> {
+        let end = self.entries.partition_point(|(at, _)| *at <= tag);
+        let taken: Vec<_> = self.entries.drain(..end).collect();
+        self.recount();
+        taken
+            .into_iter()
+            .filter_map(|(_, delivered)| delivered)
+            .collect()
+    }
+
+    /// Since when a consumer has what it has longest.
+    pub(super) fn oldest_of(&self, consumer: u32) -> Option<Timestamp> {
+        let mut all = self
+            .entries
+            .iter()
+            .filter_map(|(_, delivered)| delivered.as_ref());
+        all.find(|delivered| delivered.consumer == consumer)
+            .map(|delivered| delivered.at)
+    }
+
+    /// Takes out everything of one consumer.
+    pub(super) fn take_of(&mut self, consumer: u32) -> Vec<Delivered> {
+        let of = |delivered: &mut Delivered| delivered.consumer == consumer;
+        let entries = self.entries.iter_mut();
+        let taken: Vec<_> = entries
+            .filter_map(|(_, delivered)| delivered.take_if(of))
+            .collect();
+        self.gone += taken.len();
+        self.tidy();
+        taken
     }
 
     /// Takes out everything.
@@ -123,7 +160,9 @@ mod tests {
             shard: 0,
             group: GroupId(1),
             seq: Seq(tag),
-            consumer: 1,
+            consumer: u32::from(tag.is_multiple_of(2)),
+            deliveries: 1,
+            at: Timestamp(tag),
         }
     }
 
@@ -155,6 +194,18 @@ mod tests {
         assert_eq!(unacked.take_to(3).unwrap().len(), 3);
         assert_eq!(unacked.take(5), Some(delivered(5)));
         assert_eq!(unacked.len(), 2);
+    }
+
+    #[test]
+    fn what_one_consumer_has_is_found_and_taken_out() {
+        let mut unacked = filled(1..=6);
+        unacked.take(2);
+        assert_eq!(unacked.oldest_of(1), Some(Timestamp(4)));
+        assert_eq!(unacked.oldest_of(7), None);
+        assert_eq!(unacked.take_of(1), [delivered(4), delivered(6)]);
+        assert_eq!((unacked.len(), unacked.take(4)), (3, None));
+        assert_eq!(unacked.take_through(4), [delivered(1), delivered(3)]);
+        assert_eq!(unacked.take_all(), [delivered(5)]);
     }
 
     #[test]

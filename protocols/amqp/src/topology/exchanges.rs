@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Answer, Asker, RESERVED, Topology, documents, internal, not_the_default, reserved};
+use super::{
+    Answer, Asker, RESERVED, Topology, alternate, documents, internal, not_the_default, reserved,
+};
 use crate::exception::{no_exchange, precondition};
 use crate::graph::{COMPARED, ExchangeConfig, ExchangeFlags};
 use crate::queue::same_arguments;
@@ -66,8 +68,10 @@ impl Topology {
             self.write(vec![documents::exchange(&self.space, &name, &config)])
                 .await?;
         }
+        let by_policy = alternate(&self.policies, &self.space, &name);
         self.change(|graph| {
-            graph.add_exchange(name, config);
+            graph.add_exchange(Arc::clone(&name), config);
+            graph.set_alternate(&name, by_policy);
             if let Some(waiting) = &waiting {
                 graph.set_waiting(waiting.clone());
             }

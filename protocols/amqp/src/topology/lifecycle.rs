@@ -1,6 +1,7 @@
 //! What goes by itself: with its last consumer, its connection, its last binding.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use longtail_engine::command::Only;
 
@@ -8,7 +9,71 @@ use super::{Answer, Topology, documents};
 use crate::graph::Removed;
 use crate::queue::Queue;
 
+/// How long queues that expire are left alone at most, and at least.
+const LOOK_MAX: Duration = Duration::from_secs(1);
+const LOOK_MIN: Duration = Duration::from_millis(10);
+
 impl Topology {
+    /// Deletes, on this runtime, queues that nobody has used for as long as they wait, until the space is gone.
+    pub(crate) fn expire_queues(self: &Arc<Self>, runtime: &tokio::runtime::Handle) {
+        let (topology, wake) = (Arc::downgrade(self), Arc::clone(&self.expiring));
+        runtime.spawn(async move {
+            loop {
+                let Some(topology) = topology.upgrade() else {
+                    return;
+                };
+                let now = Instant::now();
+                let next = topology.expire(now).await;
+                drop(topology);
+                match next {
+                    Some(wait) => drop(tokio::time::timeout(wait, wake.notified()).await),
+                    None => wake.notified().await,
+                }
+            }
+        });
+    }
+
+    /// Deletes what has expired. When to look again; `None`: nothing expires.
+    async fn expire(&self, now: Instant) -> Option<Duration> {
+        let mut wait: Option<Duration> = None;
+        let mut due = Vec::new();
+        for queue in self.graph().queues() {
+            let Some(expires_ms) = queue.settings().expires_ms else {
+                continue;
+            };
+            // One that is used now may be left at any time.
+            let patience = Duration::from_millis(expires_ms) / 10;
+            let left = match queue.expires_at() {
+                Some(at) if at <= now => {
+                    due.push(Arc::clone(queue));
+                    continue;
+                }
+                Some(at) => at - now,
+                None => LOOK_MAX,
+            };
+            let left = left.min(patience.clamp(LOOK_MIN, LOOK_MAX)).max(LOOK_MIN);
+            wait = Some(wait.map_or(left, |wait| wait.min(left)));
+        }
+        for queue in due {
+            if let Err(error) = self.delete_expired(&queue).await {
+                tracing::warn!(queue = &*queue.name, %error, "an expired queue cannot be deleted");
+                wait = Some(wait.map_or(LOOK_MAX, |wait| wait.min(LOOK_MAX)));
+            }
+        }
+        wait
+    }
+
+    async fn delete_expired(&self, queue: &Arc<Queue>) -> Answer<()> {
+        let _writer = self.writer.lock().await;
+        // Somebody may have used it, or deleted it, meanwhile.
+        let expired = queue.expires_at().is_some_and(|at| at <= Instant::now());
+        let known = (self.graph().queue(&queue.name)).is_some_and(|it| Arc::ptr_eq(it, queue));
+        if expired && known && queue.begin_delete(true) {
+            self.remove_queue(queue, Only::default()).await?;
+        }
+        Ok(())
+    }
+
     /// The last consumer of an auto-deleting queue has left.
     ///
     /// # Errors

@@ -31,10 +31,12 @@ use crate::codec::ReplyCode;
 use crate::exception::{Exception, locked, no_queue, precondition, refused};
 use crate::graph::{ExchangeConfig, Graph, Kind};
 use crate::letters::Letters;
+use crate::policy::{Policies, Subject};
 use crate::queue::{Queue, QueueArguments, QueueSettings};
 use crate::replies::Replies;
 use crate::streams::Streams;
 use crate::subjects::Subjects;
+use crate::vhost::Vhost;
 pub use bindings::Bind;
 use delayed::Releaser;
 use documents::Document;
@@ -78,6 +80,11 @@ pub struct Topology {
     /// Who lets go what has waited, by exchange.
     releasers: parking_lot::Mutex<HashMap<Arc<str>, Releaser>>,
     letters: Arc<Letters>,
+    /// A queue that expires has come.
+    expiring: Arc<tokio::sync::Notify>,
+    policies: Arc<Policies>,
+    /// Queues that may be declared; `u64::MAX`: any number.
+    queues_max: AtomicU64,
     /// That of the graph, to be read without its lock.
     generation: AtomicU64,
     /// One change at a time.
@@ -100,12 +107,13 @@ impl Topology {
     /// # Errors
     /// When a shard does not answer.
     pub(crate) async fn load(
-        broker: Arc<Broker>,
+        (broker, streams): (Arc<Broker>, Arc<Streams>),
         space: Arc<str>,
+        policies: Arc<Policies>,
         shared: Option<Arc<str>>,
-        streams: Arc<Streams>,
     ) -> Result<Arc<Self>, BrokerError> {
         let letters = Arc::new(Letters::new(&broker, Arc::clone(&space)));
+        let queues_max = Vhost::of(broker.catalog(), &space).queues_max;
         let mut graph = Graph::sharing(shared.clone());
         for &(name, kind) in PREDECLARED {
             graph.add_exchange(name.into(), ExchangeConfig::predeclared(kind));
@@ -116,7 +124,7 @@ impl Topology {
                 Document::Exchange(name, config) => graph.add_exchange(name, config),
                 Document::Queue(name, config) => {
                     let stream = StreamName::new(Arc::clone(&space), Arc::clone(&name));
-                    let settings = effective(&name, &config.parsed);
+                    let settings = effective(&policies, &space, &name, &config.parsed);
                     let at =
                         queues::provide(&broker, &letters, &stream, settings.stream(true)).await?;
                     graph.add_queue(Arc::new(Queue::new(name, at, config, settings)));
@@ -126,6 +134,14 @@ impl Topology {
         }
         for (source, key, binding) in bindings {
             graph.bind(&source, &key, binding);
+        }
+        let exchanges: Vec<_> = graph
+            .exchanges()
+            .map(|(name, _)| Arc::clone(name))
+            .collect();
+        for exchange in exchanges {
+            let alternate = alternate(&policies, &space, &exchange);
+            graph.set_alternate(&exchange, alternate);
         }
         let delaying: Vec<_> = graph
             .exchanges()
@@ -152,6 +168,9 @@ impl Topology {
             streams,
             releasers: parking_lot::Mutex::default(),
             letters,
+            expiring: Arc::default(),
+            policies,
+            queues_max: AtomicU64::new(queues_max.unwrap_or(u64::MAX)),
             space,
             broker,
             writer: tokio::sync::Mutex::new(()),
@@ -173,6 +192,12 @@ impl Topology {
     #[must_use]
     pub fn space(&self) -> &Arc<str> {
         &self.space
+    }
+
+    /// How many queues may be declared from now on. Those that are there stay.
+    pub fn limit_queues(&self, most: Option<u64>) {
+        self.queues_max
+            .store(most.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Who carries dead letters.
@@ -250,9 +275,55 @@ impl Topology {
     }
 }
 
-/// The settings that hold for a queue. The policies that match its name will be looked up here.
-fn effective(_name: &str, arguments: &QueueArguments) -> QueueSettings {
-    QueueSettings::of(arguments, None, None)
+/// The settings that hold for a queue: its arguments, and the policies that match its name.
+fn effective(
+    policies: &Policies,
+    space: &str,
+    name: &str,
+    arguments: &QueueArguments,
+) -> QueueSettings {
+    let subject = Subject::Queue(name, arguments.kind.name());
+    let of = |operator| {
+        let policy = policies.matching(space, subject, operator);
+        policy.map(|policy| policy.rules())
+    };
+    QueueSettings::of(arguments, of(false).as_ref(), of(true).as_ref())
+}
+
+/// Where a policy says that messages go that an exchange has no queue for.
+fn alternate(policies: &Policies, space: &str, exchange: &str) -> Option<Arc<str>> {
+    let policy = policies.matching(space, Subject::Exchange(exchange), false);
+    policy.and_then(|policy| policy.alternate())
+}
+
+impl Topology {
+    /// Policies have changed: every queue and exchange goes by those that match it now.
+    ///
+    /// # Errors
+    /// What a shard refuses; what comes before it has changed.
+    pub async fn apply_policies(&self) -> Answer<()> {
+        // Whoever is declaring has looked at what there was before.
+        drop(self.writer.lock().await);
+        let (queues, exchanges): (Vec<_>, Vec<_>) = {
+            let graph = self.graph();
+            let exchanges = graph.exchanges().map(|(name, _)| Arc::clone(name));
+            (graph.queues().cloned().collect(), exchanges.collect())
+        };
+        for queue in queues {
+            let settings = self.settings_of(&queue.name, &queue.config.parsed);
+            self.apply(&queue, settings).await?;
+        }
+        for exchange in exchanges {
+            let alternate = alternate(&self.policies, &self.space, &exchange);
+            self.change(|graph| graph.set_alternate(&exchange, alternate));
+        }
+        Ok(())
+    }
+
+    /// The settings that hold for a queue.
+    fn settings_of(&self, name: &str, arguments: &QueueArguments) -> QueueSettings {
+        effective(&self.policies, &self.space, name, arguments)
+    }
 }
 
 /// Documents in one frame.

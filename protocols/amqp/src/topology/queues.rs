@@ -1,6 +1,7 @@
 //! Queues are declared, purged and deleted.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use longtail_broker::{Broker, BrokerError};
 use longtail_engine::command::Only;
@@ -10,8 +11,7 @@ use longtail_engine::{Command, Refusal, Reply};
 use longtail_model::{ShardId, StreamId};
 
 use super::{
-    Answer, Asker, INTERNAL, RESERVED, Topology, documents, effective, fresh_name, internal,
-    reserved,
+    Answer, Asker, INTERNAL, RESERVED, Topology, documents, fresh_name, internal, reserved,
 };
 use crate::codec::Table;
 use crate::exception::{locked, no_queue, precondition, refused};
@@ -60,6 +60,7 @@ impl Topology {
         };
         if self.graph().queue(&name).is_some() {
             let queue = self.queue(&name, asker)?;
+            queue.touch();
             if !declare.passive {
                 if declare.exclusive != queue.config.owner.is_some() {
                     return Err(locked(&name, &asker.vhost));
@@ -81,6 +82,13 @@ impl Topology {
             )));
         }
         let config = queue_config(asker, &declare, &name)?;
+        let most = self.queues_max.load(Ordering::Relaxed);
+        if self.graph().queues().count() as u64 >= most {
+            return Err(precondition(format!(
+                "cannot declare queue '{name}': queue limit in vhost '{}' ({most}) is reached",
+                asker.vhost
+            )));
+        }
         let stream = self.stream(&name);
         if self.broker.find(&stream).await.map_err(internal)?.is_some() {
             return Err(precondition(format!(
@@ -94,7 +102,7 @@ impl Topology {
         if let Some(write) = &document {
             self.write(vec![write.clone()]).await?;
         }
-        let settings = effective(&name, &config.parsed);
+        let settings = self.settings_of(&name, &config.parsed);
         let made_of = settings.stream(config.durable);
         let at = match provide(&self.broker, &self.letters, &stream, made_of).await {
             Ok(at) => at,
@@ -105,8 +113,12 @@ impl Topology {
                 return Err(internal(error));
             }
         };
+        let expires = settings.expires_ms.is_some();
         let queue = Queue::new(Arc::clone(&name), at, config, settings);
         self.change(|graph| graph.add_queue(Arc::new(queue)));
+        if expires {
+            self.expiring.notify_one();
+        }
         Ok(Declared {
             name,
             messages: 0,
@@ -134,6 +146,7 @@ impl Topology {
         match self.broker.at_stream(&stream, redefine).await {
             Ok(_) => {
                 queue.change(settings);
+                self.expiring.notify_one();
                 Ok(())
             }
             // It goes just now.
@@ -255,14 +268,6 @@ impl Topology {
 
 fn queue_config(asker: &Asker, declare: &DeclareQueue, name: &str) -> Answer<QueueConfig> {
     let arguments = Table::decode(&declare.arguments).unwrap_or_default();
-    for key in LATER {
-        if arguments.get(key).is_some() {
-            return Err(precondition(format!(
-                "invalid arg '{key}' for queue '{name}' in vhost '{}': not supported yet",
-                asker.vhost
-            )));
-        }
-    }
     let parsed = QueueArguments::parse(&arguments, name, &asker.vhost)?;
     if parsed.kind == QueueType::Quorum {
         let odd = [
@@ -287,14 +292,6 @@ fn queue_config(asker: &Asker, declare: &DeclareQueue, name: &str) -> Answer<Que
         arguments: Arc::clone(&declare.arguments),
     })
 }
-
-/// Arguments that are understood, and that nothing goes by yet.
-const LATER: &[&str] = &[
-    "x-expires",
-    "x-single-active-consumer",
-    "x-delayed-retry-type",
-    "x-consumer-timeout",
-];
 
 /// Makes sure that a stream is there, and what it is to be made of; where it is.
 ///

@@ -55,11 +55,13 @@ fn hooked_input(
             _ => {
                 tracing::error!(client = %client.id, "what a hook put in place of a packet is none");
                 let reason = ReasonCode::ImplementationSpecificError;
-                session.disconnect(reason, "a packet of a hook that is none", out)
+                session.disconnect(reason, "a packet of a hook that is none", cx.limits, out)
             }
         },
         Outcome::Rejected(_) | Outcome::Ignored => return Next::Read,
-        Outcome::Disconnected(reason) => session.disconnect(reason, "disconnected by a hook", out),
+        Outcome::Disconnected(reason) => {
+            session.disconnect(reason, "disconnected by a hook", cx.limits, out)
+        }
     };
     client.chain().tell(Points::PACKET_PROCESSED, || {
         let broken = match &next {

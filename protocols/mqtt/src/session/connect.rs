@@ -106,7 +106,10 @@ impl Refused {
         let connack = Packet::Connack(Box::new(Connack {
             session_present: false,
             reason,
-            properties: ConnackProperties::default(),
+            properties: ConnackProperties {
+                server_reference: limits.reference_for(reason),
+                ..ConnackProperties::default()
+            },
         }));
         if let Err(error) = connack.encode(version, out.tail()) {
             tracing::error!(%error, code = ?ReturnCode::from(reason), "a CONNACK cannot be written");

@@ -53,9 +53,10 @@ impl Session {
         &mut self,
         reason: ReasonCode,
         why: &'static str,
+        limits: &Limits,
         out: &mut impl Outbox,
     ) -> Next {
-        self.broken(Broken(reason, why), out)
+        self.broken(Broken(reason, why), limits, out)
     }
 
     /// Tells of a message that the client was to get and did not.

@@ -25,6 +25,7 @@ mod outbound;
 mod place;
 mod proving;
 mod rare;
+mod rate;
 mod receiving;
 mod sending;
 mod subscribing;
@@ -440,7 +441,7 @@ impl Session {
         self.tally.packet_in();
         match self.carry_out(packet, cx, actions, out) {
             Ok(next) => next,
-            Err(broken) => self.broken(broken, out),
+            Err(broken) => self.broken(broken, cx.limits, out),
         }
     }
 
@@ -496,7 +497,7 @@ impl Session {
         }
         Ok(match self.expelled {
             None => Next::Read,
-            Some(reason) => self.broken(Broken(reason, "the queue is full"), out),
+            Some(reason) => self.broken(Broken(reason, "the queue is full"), cx.limits, out),
         })
     }
 
@@ -508,17 +509,34 @@ impl Session {
     }
 
     /// Tells the client what it did wrong, if its version can say it, and ends the conversation.
-    fn broken(&mut self, Broken(reason, why): Broken, out: &mut impl Outbox) -> Next {
-        self.expel(reason, out);
+    fn broken(
+        &mut self,
+        Broken(reason, why): Broken,
+        limits: &Limits,
+        out: &mut impl Outbox,
+    ) -> Next {
+        self.send_away(reason, limits, out);
         Next::Close(Goodbye::Broken(reason, why))
     }
 
     /// Tells the client to go; the will stays.
     pub fn expel(&mut self, reason: ReasonCode, out: &mut impl Outbox) {
+        self.expel_to(reason, None, out);
+    }
+
+    /// As [`Session::expel`]; if it is sent elsewhere, with where that is.
+    pub fn send_away(&mut self, reason: ReasonCode, limits: &Limits, out: &mut impl Outbox) {
+        self.expel_to(reason, limits.reference_for(reason), out);
+    }
+
+    fn expel_to(&mut self, reason: ReasonCode, to: Option<&str>, out: &mut impl Outbox) {
         if self.phase == Phase::Open && self.version().is_v5() {
             let disconnect = crate::codec::Disconnect {
                 reason,
-                properties: crate::codec::DisconnectProperties::default(),
+                properties: crate::codec::DisconnectProperties {
+                    server_reference: to,
+                    ..crate::codec::DisconnectProperties::default()
+                },
             };
             self.say(&Packet::Disconnect(disconnect), out);
         }

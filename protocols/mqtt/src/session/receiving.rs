@@ -3,16 +3,18 @@
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
 use longtail_broker::auth::Action as Right;
 use longtail_broker::message::SharedMessage;
-use longtail_model::{Seq, Subject, SubjectError};
+use longtail_model::{Seq, Subject, SubjectError, Timestamp};
 
 use super::hooked::BY_A_HOOK;
 use super::place::judged;
 use super::rare::Rare;
+use super::rate::{Bucket, Spent};
 use super::{Action, Broken, Cx, Outbox, Session};
 use crate::codec::{Ack, MessageProperties, Packet, PacketId, Publish, Qos, ReasonCode};
 use crate::config::{DeniedPublish, Enforcement, Limits, Qos2Routing};
@@ -82,6 +84,16 @@ pub(super) struct Receiving {
     /// Payload bytes of messages that await PUBREL.
     unreleased_bytes: usize,
     warned: bool,
+    /// Of a client that may publish so fast and no faster.
+    rate: Option<Box<Rate>>,
+}
+
+/// How fast the client publishes.
+#[derive(Debug)]
+struct Rate {
+    bucket: Bucket,
+    /// Nobody has seen to it that it is heard again.
+    is_news: bool,
 }
 
 impl Receiving {
@@ -94,6 +106,7 @@ impl Receiving {
         unacknowledged: 0,
         unreleased_bytes: 0,
         warned: false,
+        rate: None,
     };
 }
 
@@ -161,6 +174,9 @@ impl Session {
         actions: &mut Vec<Action>,
         out: &mut impl Outbox,
     ) -> Result<(), Broken> {
+        if cx.limits.publish_rate_max > 0 {
+            self.spend_rate(cx)?;
+        }
         if publish.qos > cx.limits.qos_max {
             return Err(Broken(ReasonCode::QosNotSupported, "QoS not supported"));
         }
@@ -251,6 +267,50 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    fn spend_rate(&mut self, cx: &Cx<'_>) -> Result<(), Broken> {
+        let rate = self.receiving.rate.get_or_insert_with(|| {
+            Box::new(Rate {
+                bucket: Bucket::new(cx.limits, cx.now),
+                is_news: false,
+            })
+        });
+        match rate.bucket.spend(cx.limits, cx.now) {
+            Spent::More => {}
+            Spent::Last => {
+                rate.is_news = true;
+                cx.counters.held_up.fetch_add(1, Ordering::Relaxed);
+            }
+            Spent::TooMany => {
+                return Err(Broken(
+                    ReasonCode::MessageRateTooHigh,
+                    "more messages a second than it may publish",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the client published faster than it may, and is not to be heard yet.
+    pub(crate) fn is_held_up(&mut self, now: Timestamp) -> bool {
+        if !self.receiving.is_there() {
+            return false;
+        }
+        let rate = self.receiving.rate.as_mut();
+        rate.is_some_and(|rate| rate.bucket.wait(now).is_some())
+    }
+
+    /// When a client that is held up is to be heard again; once.
+    pub(crate) fn take_hold_up(&mut self) -> Option<Timestamp> {
+        if !self.receiving.is_there() {
+            return None;
+        }
+        let rate = self.receiving.rate.as_mut()?;
+        if !std::mem::take(&mut rate.is_news) {
+            return None;
+        }
+        rate.bucket.until()
     }
 
     fn check_receive_max(&mut self, cx: &Cx<'_>) -> Result<(), Broken> {

@@ -78,6 +78,9 @@ impl Listener {
             ("cafile", _) => {
                 self.tls.insert("client_authorities".to_owned(), text());
             }
+            ("crlfile", _) => {
+                self.tls.insert("client_revocations".to_owned(), text());
+            }
             ("require_certificate", "true") => {
                 let required = Value::from("required");
                 self.tls.insert("client_certificates".to_owned(), required);
@@ -123,7 +126,6 @@ impl Listener {
             ("capath", _) => {
                 return Taken::But("put the authorities into one file: `tls.client_authorities`");
             }
-            ("crlfile", _) => return Taken::But("revocation lists are not looked at"),
             ("psk_file" | "psk_hint", _) => return Taken::But("TLS needs certificates here"),
             (
                 "ciphers" | "ciphers_tls1.3" | "tls_version" | "dhparamfile" | "tls_engine"
@@ -162,6 +164,7 @@ impl Listener {
             // Mosquitto reads the authorities also when it asks for no certificate.
             if !self.tls.contains_key("client_certificates") {
                 self.tls.remove("client_authorities");
+                self.tls.remove("client_revocations");
             }
             self.keys.insert("tls".to_owned(), Value::Table(self.tls));
         }

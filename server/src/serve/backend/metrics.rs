@@ -139,6 +139,7 @@ fn sessions(tenant: &Tenant) -> SessionMetrics {
             .map(|reason| (reason.as_str(), counters.dropped(reason)))
             .to_vec(),
         denied_total: of(&counters.denied),
+        held_up_total: of(&counters.held_up),
         logins_total: vec![
             ("accepted", of(&counters.accepted)),
             ("bad_credentials", unproven),

@@ -1,0 +1,530 @@
+//! What consumers are given, and when.
+//!
+//! A consumer is fed against a level: how many messages it may hold. That is its prefetch or, when the client sets none
+//! or a large one, what it holds and a window above that, sized by the messages seen so far, so that a client that does
+//! not read has no more than [`WINDOW_BYTES`] or so waiting in its outbox.
+//!
+//! A prefetch count that the consumers of a channel share is divided among them: each may have its share of what is
+//! left beyond what it holds, and what comes although nothing is left, because each had one on the way, is kept here
+//! until the client has settled something. Their queues may be on several shards, so no shard can count for all.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use longtail_edge::Out;
+use longtail_engine::{Command, Credit, Delivery, Message, Reply, Settle};
+use longtail_model::{ConsumerTag, GroupId, Timestamp};
+
+use super::channel::{Channel, internal};
+use super::consuming::Consumer;
+use super::content::Envelope;
+use super::unacked::Delivered;
+use super::{Shared, say};
+use crate::codec::{FRAME_OVERHEAD, Method, Properties, ReplyCode, TableBuf, Value, put_content};
+use crate::exception::{Exception, not_implemented};
+use crate::queue::Queue;
+
+/// Octets that are pushed ahead of a client.
+const WINDOW_BYTES: usize = 512 * 1024;
+
+/// Messages that are pushed ahead of a client at most, and before any was seen.
+const WINDOW_MAX: u32 = 1024;
+const WINDOW_FIRST: u32 = 16;
+
+/// Octets of a content header in front of the properties, with those around the frame.
+const HEADER_OVERHEAD: usize = 14 + FRAME_OVERHEAD as usize;
+
+/// A message that came although the channel's consumers hold what they share.
+#[derive(Debug)]
+pub(super) struct Kept {
+    at: usize,
+    delivery: Delivery,
+    headers: Bytes,
+    subject: Bytes,
+    body: Bytes,
+}
+
+/// What of a message goes to a client.
+#[derive(Clone, Copy)]
+struct Shown<'a> {
+    headers: &'a [u8],
+    subject: &'a [u8],
+    body: &'a [u8],
+}
+
+impl Consumer {
+    fn window(&self) -> u32 {
+        if self.largest == 0 {
+            return WINDOW_FIRST;
+        }
+        let fits = WINDOW_BYTES / self.largest;
+        u32::try_from(fits)
+            .unwrap_or(WINDOW_MAX)
+            .clamp(1, WINDOW_MAX)
+    }
+
+    /// The level to be told to the shard, if it is worth it. `share`: what it may have at most beyond what it holds.
+    fn new_level(&self, share: Option<u32>) -> Option<u32> {
+        let window = self.window().min(share.unwrap_or(u32::MAX));
+        let mut wanted = self.held.saturating_add(window);
+        if self.prefetch > 0 {
+            wanted = wanted.min(self.prefetch);
+        }
+        let ahead = self.level.saturating_sub(self.held);
+        let too_little = ahead <= window / 2 && wanted > self.level;
+        let too_much = ahead > window.saturating_mul(2);
+        (too_little || too_much).then_some(wanted)
+    }
+
+    fn saw(&mut self, bytes: usize) {
+        // One large message is forgotten after some dozens of small ones.
+        self.largest = bytes.max(self.largest - self.largest / 32).max(1);
+    }
+}
+
+impl Channel {
+    pub(super) fn qos(
+        &mut self,
+        size: u32,
+        count: u16,
+        global: bool,
+        out: &mut Out,
+    ) -> Result<(), Exception> {
+        if size != 0 {
+            return Err(not_implemented(format!("prefetch_size!=0 ({size})")));
+        }
+        if global {
+            self.shared_prefetch = count.into();
+            self.feed_all();
+        } else {
+            self.prefetch = count;
+        }
+        say(&Method::BasicQosOk {}, self.number(), out);
+        Ok(())
+    }
+
+    /// Tells the shard how many messages a consumer may hold, if that has changed enough.
+    pub(super) fn feed(&mut self, number: u32) {
+        if self.shared_prefetch == 0 {
+            return self.feed_one(number, None);
+        }
+        let share = self.share();
+        let numbers: Vec<u32> = self.consumers.keys().copied().collect();
+        for number in numbers {
+            self.feed_one(number, Some(share));
+        }
+    }
+
+    fn feed_one(&mut self, number: u32, share: Option<u32>) {
+        let Some(consumer) = self.consumers.get_mut(&number) else {
+            return;
+        };
+        let share = share.filter(|_| !consumer.no_ack);
+        let at = usize::from(consumer.queue.shard.0);
+        if consumer.ready
+            && let Some(level) = consumer.new_level(share)
+            && let Some(way) = self.ways.get_mut(at)
+        {
+            consumer.level = level;
+            let credit = Command::Credit {
+                consumer: ConsumerTag(number),
+                credit: Credit::Level(level),
+            };
+            way.tell(credit);
+        }
+    }
+
+    fn feed_all(&mut self) {
+        let numbers: Vec<u32> = self.consumers.keys().copied().collect();
+        if self.shared_prefetch > 0 {
+            if let Some(number) = numbers.first() {
+                self.feed(*number);
+            }
+            return;
+        }
+        for number in numbers {
+            self.feed_one(number, None);
+        }
+    }
+
+    /// What each consumer may have of what the channel's consumers share.
+    fn share(&self) -> u32 {
+        let kept = u32::try_from(self.kept.len()).unwrap_or(u32::MAX);
+        let taken = self.shared_held.saturating_add(kept);
+        let left = self.shared_prefetch.saturating_sub(taken);
+        let sharing = self.consumers.values().filter(|one| !one.no_ack).count();
+        let sharing = u32::try_from(sharing).unwrap_or(u32::MAX).max(1);
+        match left {
+            0 => 0,
+            left => (left / sharing).max(1),
+        }
+    }
+
+    fn has_shared_room(&self) -> bool {
+        self.shared_prefetch == 0 || self.shared_held < self.shared_prefetch
+    }
+
+    pub(super) fn pushed(
+        &mut self,
+        at: usize,
+        delivery: &Delivery,
+        message: Option<&Message<'_>>,
+        shared: &mut Shared,
+        out: &mut Out,
+    ) -> Result<(), Exception> {
+        let number = delivery.consumer.0;
+        let Some(consumer) = self.consumers.get_mut(&number) else {
+            // Cancelled meanwhile: it goes back.
+            self.settle_delivery(at, delivery, GIVEN_BACK);
+            return Ok(());
+        };
+        let message = message.ok_or_else(|| internal("a message cannot be read"))?;
+        consumer.held += 1;
+        consumer.saw(message.payload.len() + message.headers.len());
+        if !consumer.no_ack && (!self.kept.is_empty() || !self.has_shared_room()) {
+            self.kept.push_back(Kept {
+                at,
+                delivery: *delivery,
+                headers: Bytes::copy_from_slice(message.headers),
+                subject: Bytes::copy_from_slice(message.subject),
+                body: Bytes::copy_from_slice(message.payload),
+            });
+            self.feed(number);
+            return Ok(());
+        }
+        let shown = Shown {
+            headers: message.headers,
+            subject: message.subject,
+            body: message.payload,
+        };
+        self.deliver(at, delivery, shown, shared, out)
+    }
+
+    /// `basic.deliver` to a consumer that is there.
+    fn deliver(
+        &mut self,
+        at: usize,
+        delivery: &Delivery,
+        shown: Shown<'_>,
+        shared: &Shared,
+        out: &mut Out,
+    ) -> Result<(), Exception> {
+        let channel = self.number();
+        let number = delivery.consumer.0;
+        let Some(consumer) = self.consumers.get_mut(&number) else {
+            return Ok(());
+        };
+        let plain = Envelope::of_headers(shown.headers, shown.subject);
+        let counted = counted(&plain, delivery, &consumer.queue);
+        let envelope = plain.with(counted.as_deref());
+        check_header(&envelope, shared)?;
+        self.last_delivery += 1;
+        let tag = self.last_delivery;
+        let deliver = Method::BasicDeliver {
+            consumer_tag: &consumer.tag,
+            delivery_tag: tag,
+            redelivered: delivery.redeliveries > 0,
+            exchange: envelope.exchange,
+            routing_key: &envelope.key,
+        };
+        write_content(&deliver, channel, &envelope, shown.body, shared, out);
+        self.counts.redeliver += u64::from(delivery.redeliveries > 0);
+        if consumer.no_ack {
+            self.counts.deliver_no_ack += 1;
+            if out.is_over_soft_limit() {
+                out.ask_for_room();
+                self.unsettled.push((at, *delivery));
+            } else {
+                consumer.held -= 1;
+                self.ack_delivery(at, delivery);
+            }
+        } else {
+            self.counts.deliver += 1;
+            self.shared_held += 1;
+            let queue = Arc::clone(&consumer.queue);
+            self.note_retries(delivery.group, &queue);
+            let given = delivered(tag, at, delivery, number, shared.now);
+            self.unacked.push(given);
+            if out.is_over_soft_limit() {
+                out.ask_for_room();
+                return Ok(());
+            }
+        }
+        self.feed(number);
+        Ok(())
+    }
+
+    /// Gives what was kept, as far as there is room.
+    pub(super) fn give_kept(&mut self, shared: &Shared, out: &mut Out) -> Result<(), Exception> {
+        while self.has_shared_room()
+            && let Some(kept) = self.kept.pop_front()
+        {
+            let shown = Shown {
+                headers: &kept.headers,
+                subject: &kept.subject,
+                body: &kept.body,
+            };
+            self.deliver(kept.at, &kept.delivery, shown, shared, out)?;
+        }
+        Ok(())
+    }
+
+    /// A consumer is gone: what is kept for it goes back.
+    pub(super) fn return_kept(&mut self, number: u32) {
+        let (gone, stays) = std::mem::take(&mut self.kept)
+            .into_iter()
+            .partition::<std::collections::VecDeque<_>, _>(|kept| {
+                kept.delivery.consumer.0 == number
+            });
+        self.kept = stays;
+        for kept in gone {
+            self.settle_delivery(kept.at, &kept.delivery, GIVEN_BACK);
+        }
+    }
+
+    /// A queue is gone, with what is kept of it.
+    pub(super) fn forget_kept(&mut self, number: u32) {
+        self.kept.retain(|kept| kept.delivery.consumer.0 != number);
+    }
+
+    /// What comes back to a queue with retries has to wait: the queue is asked then.
+    fn note_retries(&mut self, group: GroupId, queue: &Arc<Queue>) {
+        if queue.settings().retry.is_some() && !self.retrying.contains_key(&group) {
+            self.retrying.insert(group, Arc::clone(queue));
+        }
+    }
+
+    /// The client reads again.
+    pub(super) fn has_room(&mut self) {
+        for (at, delivery) in std::mem::take(&mut self.unsettled) {
+            if let Some(consumer) = self.consumers.get_mut(&delivery.consumer.0) {
+                consumer.held = consumer.held.saturating_sub(1);
+            }
+            self.ack_delivery(at, &delivery);
+        }
+        self.feed_all();
+    }
+
+    pub(super) fn fetched(
+        &mut self,
+        at: usize,
+        (no_ack, queue): (bool, &Arc<Queue>),
+        reply: &Reply,
+        message: Option<&Message<'_>>,
+        shared: &mut Shared,
+        out: &mut Out,
+    ) -> Result<(), Exception> {
+        shared.answered();
+        let Reply::Delivered(delivery) = reply else {
+            self.counts.get_empty += 1;
+            say(
+                &Method::BasicGetEmpty { reserved_1: "" },
+                self.number(),
+                out,
+            );
+            return Ok(());
+        };
+        let message = message.ok_or_else(|| internal("a message cannot be read"))?;
+        let plain = Envelope::of(message);
+        let counted = counted(&plain, delivery, queue);
+        let envelope = plain.with(counted.as_deref());
+        check_header(&envelope, shared)?;
+        self.last_delivery += 1;
+        let get_ok = Method::BasicGetOk {
+            delivery_tag: self.last_delivery,
+            redelivered: delivery.redeliveries > 0,
+            exchange: envelope.exchange,
+            routing_key: &envelope.key,
+            message_count: u32::try_from(self.ready.saturating_sub(1)).unwrap_or(u32::MAX),
+        };
+        write_content(
+            &get_ok,
+            self.number(),
+            &envelope,
+            message.payload,
+            shared,
+            out,
+        );
+        self.counts.redeliver += u64::from(delivery.redeliveries > 0);
+        if no_ack {
+            self.counts.get_no_ack += 1;
+            self.ack_delivery(at, delivery);
+        } else {
+            self.counts.get += 1;
+            let tag = self.last_delivery;
+            self.note_retries(delivery.group, queue);
+            self.unacked
+                .push(delivered(tag, at, delivery, 0, Timestamp(0)));
+        }
+        Ok(())
+    }
+}
+
+/// How a message goes back that nobody has seen.
+const GIVEN_BACK: Settle = Settle::Release {
+    priority: None,
+    delay_ms: 0,
+    failed: false,
+};
+
+fn delivered(tag: u64, at: usize, delivery: &Delivery, consumer: u32, now: Timestamp) -> Delivered {
+    Delivered {
+        tag,
+        shard: u16::try_from(at).unwrap_or(u16::MAX),
+        group: delivery.group,
+        seq: delivery.seq,
+        consumer,
+        deliveries: delivery.redeliveries.saturating_add(1),
+        at: now,
+    }
+}
+
+/// The header that says how many deliveries of a message have failed.
+const DELIVERY_COUNT: &str = "x-delivery-count";
+
+/// The properties of a message with the count of its failed deliveries, where its queue counts them.
+fn counted(envelope: &Envelope<'_>, delivery: &Delivery, queue: &Queue) -> Option<Vec<u8>> {
+    if delivery.failures == 0 || !queue.settings().counts_failures {
+        return None;
+    }
+    let properties = Properties::decode(envelope.properties).ok()?;
+    let mut headers = TableBuf::default();
+    for (key, value) in properties.headers.unwrap_or_default().iter() {
+        if key != DELIVERY_COUNT {
+            headers.put(key, value).ok()?;
+        }
+    }
+    let count = Value::I64(delivery.failures.into());
+    headers.put(DELIVERY_COUNT, count).ok()?;
+    let properties = Properties {
+        headers: Some(headers.as_table()),
+        ..properties
+    };
+    let mut octets = Vec::new();
+    properties.encode(&mut octets).ok()?;
+    Some(octets)
+}
+
+/// A header frame cannot be divided.
+pub(super) fn check_header(envelope: &Envelope<'_>, shared: &Shared) -> Result<(), Exception> {
+    let size = envelope.properties.len() + HEADER_OVERHEAD;
+    let max = shared.frame_max as usize;
+    if max > 0 && size > max {
+        return Err(Exception::new(
+            ReplyCode::FrameError,
+            format!(
+                "the properties of a message need a frame of {size} bytes; negotiated are {max}"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn write_content(
+    method: &Method<'_>,
+    channel: u16,
+    envelope: &Envelope<'_>,
+    body: &[u8],
+    shared: &Shared,
+    out: &mut Out,
+) {
+    let tail = out.tail();
+    let before = tail.len();
+    let written = method
+        .encode(channel, tail)
+        .and_then(|()| put_content(channel, envelope.properties, body, shared.frame_max, tail));
+    if let Err(error) = written {
+        tail.truncate(before);
+        tracing::error!(%error, "a message cannot be written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use longtail_model::{ShardId, StreamId};
+
+    use super::*;
+    use crate::queue::{QueueArguments, QueueConfig, QueueSettings};
+
+    fn consumer(prefetch: u32) -> Consumer {
+        let config = QueueConfig {
+            durable: false,
+            auto_delete: false,
+            owner: None,
+            arguments: Arc::default(),
+            parsed: QueueArguments::default(),
+        };
+        Consumer {
+            tag: "t".into(),
+            queue: Arc::new(Queue::new(
+                "q".into(),
+                (ShardId(0), StreamId(1)),
+                config,
+                QueueSettings::default(),
+            )),
+            no_ack: false,
+            prefetch,
+            timeout_ms: None,
+            held: 0,
+            level: 0,
+            largest: 0,
+            ready: true,
+        }
+    }
+
+    #[test]
+    fn a_small_prefetch_is_told_once() {
+        let mut consumer = consumer(5);
+        assert_eq!(consumer.new_level(None), Some(5));
+        consumer.level = 5;
+        for held in [5, 0, 3] {
+            consumer.held = held;
+            consumer.saw(100);
+            assert_eq!(consumer.new_level(None), None, "{held}");
+        }
+    }
+
+    #[test]
+    fn without_a_limit_the_level_moves_ahead_of_what_is_held() {
+        let mut consumer = consumer(0);
+        assert_eq!(consumer.new_level(None), Some(WINDOW_FIRST));
+        consumer.level = WINDOW_FIRST;
+        consumer.saw(100);
+        consumer.held = 1;
+        assert_eq!(consumer.new_level(None), Some(1 + WINDOW_MAX));
+        consumer.level = 1 + WINDOW_MAX;
+        consumer.held = 100;
+        assert_eq!(consumer.new_level(None), None);
+        consumer.held = 800;
+        assert_eq!(consumer.new_level(None), Some(800 + WINDOW_MAX));
+    }
+
+    #[test]
+    fn a_share_bounds_the_level_and_takes_back_what_is_too_much() {
+        let mut consumer = consumer(0);
+        consumer.saw(100);
+        assert_eq!(consumer.new_level(Some(3)), Some(3));
+        consumer.level = 3;
+        assert_eq!(consumer.new_level(Some(3)), None);
+        assert_eq!(consumer.new_level(Some(1)), Some(1));
+        consumer.held = 1;
+        assert_eq!(consumer.new_level(Some(0)), Some(1));
+        consumer.level = 1;
+        assert_eq!(consumer.new_level(Some(0)), None);
+        assert_eq!(consumer.new_level(Some(2)), Some(3));
+    }
+
+    #[test]
+    fn large_messages_come_one_by_one() {
+        let mut consumer = consumer(100);
+        consumer.level = WINDOW_FIRST;
+        consumer.held = 1;
+        consumer.saw(4 * WINDOW_BYTES);
+        assert_eq!(consumer.window(), 1);
+        assert_eq!(consumer.new_level(None), Some(2));
+        for _ in 0..1000 {
+            consumer.saw(10);
+        }
+        assert_eq!(consumer.window(), WINDOW_MAX);
+    }
+}

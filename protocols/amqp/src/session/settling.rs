@@ -1,0 +1,148 @@
+//! What becomes of what a channel was given: acknowledged, refused, taken back.
+
+use longtail_engine::{Command, Delivery, Handle, Settle};
+
+use super::channel::Channel;
+use super::unacked::Delivered;
+use crate::exception::{Exception, not_implemented, precondition};
+
+impl Channel {
+    pub(super) fn ack_delivery(&mut self, at: usize, delivery: &Delivery) {
+        if let Some(way) = self.ways.get_mut(at) {
+            way.ack(delivery.group, delivery.seq);
+        }
+    }
+
+    pub(super) fn settle_delivery(&mut self, at: usize, delivery: &Delivery, how: Settle) {
+        if let Some(way) = self.ways.get_mut(at) {
+            let message = Handle::Group(delivery.group, delivery.seq);
+            way.tell(Command::Settle { message, how });
+        }
+    }
+
+    pub(super) fn settle(&mut self, delivered: &Delivered, how: Settle) {
+        self.counts.ack += u64::from(how == Settle::Ack);
+        let how = self.with_retry(delivered, how);
+        if let Some(way) = self.ways.get_mut(usize::from(delivered.shard)) {
+            if how == Settle::Ack {
+                way.ack(delivered.group, delivered.seq);
+            } else {
+                let message = Handle::Group(delivered.group, delivered.seq);
+                way.tell(Command::Settle { message, how });
+            }
+        }
+    }
+
+    /// A delivery is no longer its consumer's, which may have another.
+    pub(super) fn is_settled(&mut self, delivered: &Delivered) {
+        if delivered.consumer > 0 {
+            self.shared_held = self.shared_held.saturating_sub(1);
+        }
+        if let Some(consumer) = self.consumers.get_mut(&delivered.consumer) {
+            consumer.held = consumer.held.saturating_sub(1);
+            self.feed(delivered.consumer);
+        }
+    }
+
+    /// A message that comes back to a queue with retries is not ready at once.
+    pub(super) fn with_retry(&self, delivered: &Delivered, how: Settle) -> Settle {
+        let Settle::Release {
+            priority, failed, ..
+        } = how
+        else {
+            return how;
+        };
+        let queue = self.retrying.get(&delivered.group);
+        let retry = queue.and_then(|queue| queue.settings().retry);
+        let delay_ms = retry.map_or(0, |retry| retry.delay_ms(delivered.deliveries, failed));
+        Settle::Release {
+            priority,
+            delay_ms,
+            failed,
+        }
+    }
+
+    fn settle_all(&mut self, all: &[Delivered], how: Settle) {
+        for delivered in all {
+            self.settle(delivered, how);
+        }
+        // Behind them: what comes between would make each a command of its own.
+        for delivered in all {
+            self.is_settled(delivered);
+        }
+    }
+
+    /// Takes what a tag names: itself, all up to it, or with 0 everything.
+    fn settle_tags(&mut self, tag: u64, multiple: bool, how: Settle) -> Result<(), Exception> {
+        let unknown = || precondition(format!("unknown delivery tag {tag}"));
+        if !multiple {
+            if self.late.remove(&tag) {
+                return Ok(());
+            }
+            let delivered = self.unacked.take(tag).ok_or_else(unknown)?;
+            if self.staged.is_some() {
+                return self.stage_settlements(vec![delivered], how);
+            }
+            self.settle(&delivered, how);
+            self.is_settled(&delivered);
+            return Ok(());
+        }
+        let all = if tag == 0 {
+            self.unacked.take_all()
+        } else {
+            let known = self.unacked.take_to(tag);
+            let late = self.late.remove(&tag);
+            self.late = self.late.split_off(&tag);
+            match known {
+                Some(all) => all,
+                None if late => self.unacked.take_through(tag),
+                None => return Err(unknown()),
+            }
+        };
+        if self.staged.is_some() {
+            return self.stage_settlements(all, how);
+        }
+        self.settle_all(&all, how);
+        Ok(())
+    }
+
+    pub(super) fn ack(&mut self, tag: u64, multiple: bool) -> Result<(), Exception> {
+        self.settle_tags(tag, multiple, Settle::Ack)
+    }
+
+    pub(super) fn nack(
+        &mut self,
+        tag: u64,
+        multiple: bool,
+        requeue: bool,
+    ) -> Result<(), Exception> {
+        self.settle_tags(tag, multiple, refusal(requeue, false))
+    }
+
+    pub(super) fn reject(&mut self, tag: u64, requeue: bool) -> Result<(), Exception> {
+        self.settle_tags(tag, false, refusal(requeue, true))
+    }
+
+    pub(super) fn recover(&mut self, requeue: bool) -> Result<(), Exception> {
+        if !requeue {
+            return Err(not_implemented("requeue=false"));
+        }
+        // Not part of a transaction: what one has settled is not among these.
+        let all = self.unacked.take_all();
+        self.settle_all(&all, refusal(true, false));
+        Ok(())
+    }
+}
+
+/// What becomes of a message that its consumer does not want.
+fn refusal(requeue: bool, failed: bool) -> Settle {
+    if requeue {
+        Settle::Release {
+            priority: None,
+            delay_ms: 0,
+            failed,
+        }
+    } else {
+        Settle::Reject
+    }
+}
