@@ -6,10 +6,13 @@
 import base64
 import importlib.util
 import json
+import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -21,7 +24,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import pika  # noqa: E402
 from harness import suite  # noqa: E402
 from harness.server import OwnServer, _free_port  # noqa: E402
-from harness.suite import case, equal  # noqa: E402
+from harness.suite import Skip, case, equal  # noqa: E402
 from pika.exceptions import (  # noqa: E402
     AMQPConnectionError,
     ChannelClosedByBroker,
@@ -342,6 +345,8 @@ def health_checks_say_how_it_is(t):
 
 @case("users permissions")
 def permissions_are_expressions_that_change_while_connections_last(t):
+    # Without any account this machine is let in whatever it says.
+    user(t)
     name = user(t)
     kept, _ = queue(t)
     refused(403, ProbableAccessDeniedError, lambda: connect(t, name, "secret"))
@@ -677,6 +682,98 @@ def what_was_defined_outlives_a_crash_and_files_are_loaded_at_the_start(t):
     fresh = OwnServer(t, "--set", f"amqp.definitions={file}")
     loaded = Api(f"127.0.0.1:{fresh._websocket}", "ann", "secret").get("/definitions")
     equal(loaded, exported)
+
+
+#: Debian's RabbitMQ.
+RABBITMQ = pathlib.Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+
+
+def rabbitmq(t):
+    """The API of a real RabbitMQ, which ends with the case."""
+    if not RABBITMQ.exists():
+        raise Skip("needs Debian's rabbitmq-server")
+    home = pathlib.Path(tempfile.mkdtemp(prefix="longtail-rabbitmq-"))
+    t.defer(lambda: shutil.rmtree(home, ignore_errors=True))
+    ports = [_free_port() for _ in range(4)]
+    (home / "plugins").write_text("[rabbitmq_management].")
+    (home / "rabbitmq.conf").write_text(f"management.tcp.port = {ports[1]}\nmanagement.tcp.ip = 127.0.0.1\n")
+    environment = {
+        "PATH": os.environ["PATH"], "HOME": str(home), "RABBITMQ_ALLOW_INPUT": "true",
+        "RABBITMQ_SERVER_START_ARGS": "-noinput", "ERL_EPMD_PORT": str(ports[2]), "RABBITMQ_LOGS": "-",
+        "RABBITMQ_NODENAME": "trip@localhost", "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+        "RABBITMQ_NODE_PORT": str(ports[0]), "RABBITMQ_DIST_PORT": str(ports[3]),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "plugins"), "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"),
+        "RABBITMQ_MNESIA_BASE": str(home), "RABBITMQ_LOG_BASE": str(home),
+    }
+    log = open(home / "log", "wb")
+    process = subprocess.Popen([str(RABBITMQ)], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def end():
+        process.terminate()
+        process.wait(30)
+        subprocess.run(["epmd", "-port", str(ports[2]), "-kill"], capture_output=True, check=False)
+        log.close()
+
+    t.defer(end)
+    real = Api(f"127.0.0.1:{ports[1]}")
+    until = time.monotonic() + 60
+    while True:
+        try:
+            if real.ask("GET", "/overview")[0] == 200:
+                return real
+        except OSError:
+            pass
+        if process.poll() is not None or time.monotonic() > until:
+            raise AssertionError(f"RabbitMQ does not start: {(home / 'log').read_text()[-500:]}")
+        time.sleep(0.2)
+
+
+@case("definitions RabbitMQ", "last")
+def definitions_go_to_a_real_rabbitmq_and_back(t):
+    real = rabbitmq(t)
+    at, name = something(t)
+    ours = api(t).get("/definitions")
+    # What Longtail has exported, RabbitMQ takes, and has it then.
+    real.do(204, "POST", "/definitions", ours)
+    theirs = real.get("/definitions")
+    for kind in ("permissions", "policies", "queues", "exchanges", "bindings"):
+        for entry in of_vhost(ours, at)[kind]:
+            plain = {key: value for key, value in entry.items() if key not in ("type", "properties_key")}
+            found = [other for other in of_vhost(theirs, at)[kind] if plain.items() <= other.items()]
+            if kind in ("exchanges",):
+                found = [o for o in of_vhost(theirs, at)[kind] if {**plain, "type": entry["type"]}.items() <= o.items()]
+            assert found, f"{kind}: {entry} is not among {of_vhost(theirs, at)[kind]}"
+    equal(Api(real.address, name, "secret").get("/whoami")["name"], name, "with its password")
+    # And the other way: a file of RabbitMQ's own making.
+    other, own = t.unique(), t.unique()
+    real.do(201, "PUT", f"/vhosts/{other}", {"description": "theirs", "tags": "a"})
+    real.do(201, "PUT", f"/users/{own}", {"password": "their own", "tags": "monitoring"})
+    real.do(201, "PUT", f"/permissions/{other}/{own}", {"configure": "^c", "write": "", "read": ".*"})
+    real.do(201, "PUT", f"/queues/{other}/q", {"durable": True, "arguments": {"x-max-length": 9}})
+    real.do(201, "PUT", f"/queues/{other}/quorum", {"durable": True, "arguments": {"x-queue-type": "quorum"}})
+    real.do(201, "PUT", f"/exchanges/{other}/x", {"type": "topic", "durable": True})
+    real.do(201, "POST", f"/bindings/{other}/e/x/q/q", {"routing_key": "a.*", "arguments": {"n": 1}})
+    real.do(201, "PUT", f"/policies/{other}/p", {"pattern": "^q", "definition": {"message-ttl": 9}, "priority": 2,
+                                                "apply-to": "queues"})
+    t.defer(lambda: api(t).ask("DELETE", f"/vhosts/{other}"))
+    t.defer(lambda: api(t).ask("DELETE", f"/users/{own}"))
+    exported = real.get("/definitions")
+    api(t).do(204, "POST", "/definitions", exported)
+    [told] = [known for known in exported["vhosts"] if known["name"] == other]
+    described = told.get("metadata", told).get("description", "")
+    equal(api(t).get(f"/vhosts/{other}")["description"], described, f"as in {told}")
+    equal(api(t, own, "their own").get("/whoami")["tags"], ["monitoring"])
+    ours, theirs = of_vhost(api(t).get("/definitions"), other), of_vhost(exported, other)
+    for kind in ("permissions", "policies", "exchanges", "bindings"):
+        equal(ours[kind], theirs[kind], kind)
+    equal([known["name"] for known in ours["queues"]], sorted(known["name"] for known in theirs["queues"]))
+    # What went there and back is what it was.
+    real.do(204, "DELETE", f"/vhosts/{other}")
+    real.do(204, "POST", "/definitions", api(t).get("/definitions"))
+    again = of_vhost(real.get("/definitions"), other)
+    for kind in theirs:
+        order = json.dumps
+        equal(sorted(again[kind], key=order), sorted(theirs[kind], key=order), kind)
 
 
 # Metrics.

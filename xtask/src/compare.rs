@@ -108,6 +108,10 @@ pub(crate) fn run(settings: &Settings) -> Result<bool> {
         }
         results.sections.push(Section::new(section, rows));
     }
+    if settings.parts == Parts::All {
+        println!("--- the log beside plain writes");
+        results.log = log_table()?;
+    }
     if settings.parts != Parts::Ratios {
         println!("--- start, recovery and idle memory");
         results.lifecycles = lifecycle::run(&peers, settings.kept, settings.data.as_deref())?;
@@ -133,4 +137,20 @@ pub(crate) fn run(settings: &Settings) -> Result<bool> {
         println!("FAILED {failure}");
     }
     Ok(results.failures.is_empty())
+}
+
+/// What the log's own benchmark prints of durable commits.
+fn log_table() -> Result<Option<String>> {
+    let mut bench = process::cargo(&["bench", "--package", "longtail-log", "--bench", "append"]);
+    let mut lines = Vec::new();
+    let ran = process::run_observed(&mut bench, |line| lines.push(line.to_owned()))?;
+    let table = lines
+        .into_iter()
+        .skip_while(|line| !line.starts_with("| batch"));
+    let table: Vec<String> = table.take_while(|line| line.starts_with('|')).collect();
+    Ok((ran && !table.is_empty()).then(|| {
+        let about = "Durable commits, one at a time, against `write` and `fdatasync` of the same bytes \
+                     (`cargo bench -p longtail-log`):";
+        format!("{about}\n\n{}", table.join("\n"))
+    }))
 }

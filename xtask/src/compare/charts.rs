@@ -33,11 +33,8 @@ pub(super) struct Chart {
 
 /// The file of a section's chart; none if it has nothing to draw.
 pub(super) fn file(section: &Section) -> Option<String> {
-    section
-        .rows
-        .iter()
-        .any(Row::is_measured)
-        .then(|| format!("{}.svg", section.name))
+    let is_drawn = !section.is_ceiling && section.rows.iter().any(Row::is_measured);
+    is_drawn.then(|| format!("{}.svg", section.name))
 }
 
 /// One chart a section.

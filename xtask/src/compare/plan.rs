@@ -22,6 +22,8 @@ pub(super) enum Kind {
     Ratios,
     /// A curve over this number.
     Curve(&'static str),
+    /// The generator with a sink instead of servers.
+    Ceiling,
 }
 
 /// One command line.
@@ -48,13 +50,22 @@ impl Load {
         peers: &Peers,
         json: &Path,
     ) -> Vec<String> {
-        let mut arguments = vec!["bench".to_owned(), section.protocol.to_owned()];
-        arguments.extend(peers.flags(section.protocol));
+        let mut arguments = vec!["bench".to_owned()];
+        match (section.kind, section.protocol) {
+            (Kind::Ceiling, "beanstalk") => arguments.push("null".to_owned()),
+            (Kind::Ceiling, protocol) => {
+                arguments.extend([protocol, "--compare", "null", "--peer-only"].map(str::to_owned));
+            }
+            (_, protocol) => {
+                arguments.push(protocol.to_owned());
+                arguments.extend(peers.flags(protocol));
+            }
+        }
         arguments.extend(self.flags.iter().cloned());
         // A curve has many points, and its shape is what matters.
         let (rounds, share) = match section.kind {
             Kind::Ratios => (settings.rounds, 1.0),
-            Kind::Curve(_) => (settings.rounds.min(2), 0.5),
+            Kind::Curve(_) | Kind::Ceiling => (settings.rounds.min(2), 0.5),
         };
         let ms = (settings.duration.as_secs_f64() * 1000.0 * share) as u64;
         arguments.extend(
@@ -71,7 +82,9 @@ impl Load {
             ]
             .map(str::to_owned),
         );
-        if let Some(data) = &settings.data {
+        if let Some(data) = &settings.data
+            && section.kind != Kind::Ceiling
+        {
             arguments.extend(["--data".to_owned(), data.display().to_string()]);
         }
         arguments
@@ -138,9 +151,40 @@ pub(super) fn sections(parts: Parts) -> Vec<Section> {
         },
     ];
     if parts == Parts::All {
+        all.extend(ceilings());
         all.extend(curves());
     }
     all
+}
+
+fn ceilings() -> Vec<Section> {
+    let ceiling = |name, title, protocol, flags| Section {
+        name,
+        title,
+        protocol,
+        kind: Kind::Ceiling,
+        loads: vec![Load::new(flags)],
+    };
+    vec![
+        ceiling(
+            "beanstalk-ceiling",
+            "beanstalkd: the generator's ceiling",
+            "beanstalk",
+            "",
+        ),
+        ceiling(
+            "mqtt-ceiling",
+            "MQTT: the generator's ceiling",
+            "mqtt",
+            "--durability memory --body-bytes 256",
+        ),
+        ceiling(
+            "amqp-ceiling",
+            "AMQP: the generator's ceiling",
+            "amqp",
+            "--durability memory --body-bytes 16,1024",
+        ),
+    ]
 }
 
 fn curves() -> Vec<Section> {

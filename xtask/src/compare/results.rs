@@ -17,6 +17,8 @@ pub(super) struct Results {
     pub(super) seconds: u64,
     pub(super) sections: Vec<Section>,
     pub(super) lifecycles: Vec<Lifecycle>,
+    /// Tables of the log beside plain writes, as its own benchmark prints them.
+    pub(super) log: Option<String>,
     /// Command lines that failed.
     pub(super) failures: Vec<String>,
 }
@@ -28,6 +30,8 @@ pub(super) struct Section {
     pub(super) title: &'static str,
     /// What its curve is drawn over; none for a table of ratios.
     pub(super) over: Option<&'static str>,
+    /// Not a comparison: what the generator reaches when the server does nothing.
+    pub(super) is_ceiling: bool,
     pub(super) rows: Vec<Row>,
 }
 
@@ -232,9 +236,10 @@ impl Section {
             name: section.name,
             title: section.title,
             over: match section.kind {
-                plan::Kind::Ratios => None,
+                plan::Kind::Ratios | plan::Kind::Ceiling => None,
                 plan::Kind::Curve(over) => Some(over),
             },
+            is_ceiling: section.kind == plan::Kind::Ceiling,
             rows,
         }
     }
@@ -248,6 +253,7 @@ impl Results {
             rounds: settings.rounds,
             seconds: 0,
             sections: Vec::new(),
+            log: None,
             lifecycles: Vec::new(),
             failures: Vec::new(),
         }

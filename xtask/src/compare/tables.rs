@@ -42,6 +42,7 @@ pub(super) fn markdown(results: &Results) -> String {
     for section in &results.sections {
         let _ = write!(out, "\n## {}\n\n", section.title);
         match section.over {
+            None if section.is_ceiling => out.push_str(&ceilings(section, results)),
             None => {
                 out.push_str(&ratios(section));
                 out.push_str(&footprints(section));
@@ -55,6 +56,9 @@ pub(super) fn markdown(results: &Results) -> String {
     if !results.lifecycles.is_empty() {
         out.push_str("\n## Start, recovery, memory\n\n");
         out.push_str(&lifecycles(&results.lifecycles));
+    }
+    if let Some(log) = &results.log {
+        let _ = write!(out, "\n## The log beside plain writes\n\n{log}\n");
     }
     let remarks = remarks(results);
     if !remarks.is_empty() {
@@ -150,6 +154,44 @@ fn footprints(section: &Section) -> String {
                 ],
             );
         }
+    }
+    out
+}
+
+/// What the generator reaches with a sink that answers everything at once, and how far that is above the fastest server.
+fn ceilings(section: &Section, results: &Results) -> String {
+    let mut out = String::new();
+    line(
+        &mut out,
+        &["load", "sink k/s", "fastest server k/s", "sink ahead"],
+    );
+    line(&mut out, &["---"; 4]);
+    for row in section.rows.iter().filter(|row| row.is_measured()) {
+        let Some(sink) = row.own().and_then(Subject::throughput) else {
+            continue;
+        };
+        let compared = results
+            .sections
+            .iter()
+            .filter(|section| !section.is_ceiling)
+            .flat_map(|section| &section.rows)
+            .filter(|other| other.load == row.load && other.durability == row.durability);
+        let fastest = compared
+            .flat_map(|row| &row.subjects)
+            .filter_map(|subject| Some(subject.throughput()?.median))
+            .max_by(f64::total_cmp);
+        let ahead = fastest.map_or_else(dash, |fastest| {
+            format!("{}x", number(sink.median / fastest))
+        });
+        line(
+            &mut out,
+            &[
+                &row.load,
+                &number(sink.median / 1000.0),
+                &fastest.map_or_else(dash, |fastest| number(fastest / 1000.0)),
+                &ahead,
+            ],
+        );
     }
     out
 }
@@ -307,6 +349,7 @@ mod tests {
             name: "one",
             title: "One",
             over: None,
+            is_ceiling: false,
             rows: vec![row(
                 &[(2000.0, 5.0, 10.0), (4000.0, 5.0, 10.0)],
                 &[(1000.0, 10.0, 30.0), (1000.0, 10.0, 30.0)],

@@ -297,7 +297,7 @@ fn consumer_of(
         "activity_status": "up",
         "prefetch_count": consumer.prefetch,
         "arguments": {},
-        "consumer_timeout": null,
+        "consumer_timeout": consumer.timeout_ms.unwrap_or(0),
         "channel_details": {
             "name": channel_name(seen, number),
             "node": m.node(),

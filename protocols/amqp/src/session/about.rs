@@ -149,6 +149,8 @@ pub struct ConsumerState {
     pub exclusive: bool,
     /// Messages it may hold; 0: any number.
     pub prefetch: u32,
+    /// Milliseconds that it may hold one; `None`: for ever.
+    pub timeout_ms: Option<u64>,
 }
 
 impl Session {

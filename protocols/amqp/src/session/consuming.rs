@@ -73,6 +73,7 @@ impl Consumer {
             ack_required: !self.no_ack,
             exclusive: self.queue.is_consumed_exclusively(),
             prefetch: self.prefetch,
+            timeout_ms: self.queue.settings().consumer_timeout_ms,
         }
     }
 }
