@@ -95,7 +95,7 @@ pub(super) async fn export(
         for (exchange, known) in exchanges {
             let config = &known.config;
             all_exchanges.push(json!({
-                "name": **exchange, "vhost": **name, "type": config.kind.name(),
+                "name": **exchange, "vhost": **name, "type": config.type_name(),
                 "durable": config.durable, "auto_delete": config.auto_delete,
                 "internal": config.internal, "arguments": convert::from_bytes(&config.arguments),
             }));

@@ -467,7 +467,7 @@ async fn detailed(m: &Management, query: &Query) -> Result<Page, Failed> {
                         let labels = [
                             ("vhost", &**vhost),
                             ("exchange", &**exchange),
-                            ("type", known.config.kind.name()),
+                            ("type", known.config.type_name()),
                         ];
                         page.gauge(
                             &format!("{DETAILED}exchange_bindings"),
