@@ -1,7 +1,7 @@
 //! Conformance: unmodified client libraries, and raw sockets, drive a real server.
 //!
 //! `conformance/suites.json` lists the suites. A suite is a program that takes `--target`, `--flavour`, `--pid`,
-//! `--websocket` and `--start` (the last two where the protocol has them) and prints one line a case and the totals last.
+//! `--beside`, `--websocket` and `--start` (the last three where the suite or its protocol has them) and prints one line a case and the totals last.
 //! Each gets a server of its own. What the suites need is installed into `.cache/`, by exact version.
 
 mod install;
@@ -25,6 +25,8 @@ pub(crate) struct Suite {
     pub(crate) name: String,
     /// The listener it needs.
     protocol: String,
+    /// A second listener that it needs, of another protocol.
+    beside: Option<String>,
     /// What runs it.
     runtime: Runtime,
     /// The program, below `conformance/`, or the name of a binary of `conformance/rust`.
@@ -137,9 +139,10 @@ impl Suite {
         if self.name == "amqp-management" {
             return ServerCommand::longtail_managed();
         }
-        match self.protocol.as_str() {
-            "mqtt" => ServerCommand::longtail_mqtt(None),
-            protocol => ServerCommand::longtail(protocol, None),
+        match (self.protocol.as_str(), &self.beside) {
+            ("mqtt", _) => ServerCommand::longtail_mqtt(None),
+            (protocol, None) => ServerCommand::longtail(protocol, None),
+            (protocol, Some(beside)) => ServerCommand::longtail_beside(protocol, beside),
         }
     }
 
@@ -163,10 +166,14 @@ impl Suite {
                     "--pid",
                     &server.pid().to_string(),
                 ]);
-                if let Some(websocket) = server.websocket() {
+                if self.beside.is_some()
+                    && let Some(second) = server.websocket()
+                {
+                    command.args(["--beside", &second.to_string()]);
+                } else if let Some(websocket) = server.websocket() {
                     command.args(["--websocket", &websocket.to_string()]);
-                    command.args(["--start", &start.to_json()?]);
                 }
+                command.args(["--start", &start.to_json()?]);
                 Some(server)
             }
         };

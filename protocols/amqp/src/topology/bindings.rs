@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use longtail_model::Filter;
-
 use super::{Answer, Asker, Topology, documents, not_the_default};
 use crate::codec::Table;
-use crate::exception::{no_exchange, precondition};
-use crate::graph::{Binding, Destination, Kind, Removed, is_match_valid};
+use crate::exception::no_exchange;
+use crate::graph::{Binding, Destination, Removed};
 
 /// `queue.bind`, `exchange.bind` and their opposites.
 #[derive(Clone, Debug)]
@@ -35,6 +33,10 @@ impl Topology {
             arguments: bind.arguments,
         };
         let key: Arc<str> = bind.key.into();
+        let subjects = self.subjects().filter(|_| self.shares(&bind.source));
+        if let Some(subjects) = subjects {
+            subjects.open(&key)?;
+        }
         if durable {
             let write = documents::binding(&self.space, &bind.source, &key, &binding);
             self.write(vec![write]).await?;
@@ -67,19 +69,7 @@ impl Topology {
             .exchange(&bind.source)
             .ok_or_else(|| no_exchange(&bind.source, &asker.vhost))?;
         let arguments = Table::decode(&bind.arguments).unwrap_or_default();
-        if source.config.kind == Kind::Headers && !is_match_valid(&arguments) {
-            return Err(precondition(
-                "invalid x-match field value: expected all, any, all-with-x or any-with-x",
-            ));
-        }
-        if source.config.kind == Kind::Topic
-            && let Err(error) = Filter::parse_amqp(&bind.key)
-        {
-            return Err(precondition(format!(
-                "binding key '{}' cannot be matched: {error}",
-                bind.key
-            )));
-        }
+        source.config.kind.check_binding(&bind.key, &arguments)?;
         Ok(source.config.durable && destination_durable)
     }
 
