@@ -307,8 +307,8 @@ fn remember(waiting: &mut Vec<Waker>, waker: &Waker) {
     }
 }
 
-/// Waits for a future on this thread.
-pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+/// Waits for a future on this thread, which is none of a runtime.
+pub fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {
         fn wake(self: Arc<Self>) {

@@ -9,6 +9,7 @@ const { values: options } = parseArgs({
     flavour: { type: "string" },
     pid: { type: "string" },
     websocket: { type: "string" },
+    beside: { type: "string" },
     start: { type: "string" },
   },
 });
@@ -16,7 +17,12 @@ const { values: options } = parseArgs({
 const at = options.target.lastIndexOf(":");
 
 /** Where the server listens. */
-export const server = { host: options.target.slice(0, at), port: Number(options.target.slice(at + 1)) };
+export const server = {
+  host: options.target.slice(0, at),
+  port: Number(options.target.slice(at + 1)),
+  /** `host:port` of the suite's second listener. */
+  beside: options.beside,
+};
 
 /** Where it speaks WebSocket, as `host:port`. */
 export const websocket = options.websocket;

@@ -75,6 +75,7 @@ class Context:
         self.flavour = options.flavour
         self.pid = options.pid
         self.websocket = options.websocket
+        self.beside = options.beside
         self.start = options.start
         self._name = name
         self._cleanups = []
@@ -147,6 +148,7 @@ def main():
     parser.add_argument("--flavour", default="1.13", help="whose behaviour to expect")
     parser.add_argument("--pid", type=int, help="process id of the server, for cases that send it a signal")
     parser.add_argument("--websocket", help="host:port where the server speaks WebSocket")
+    parser.add_argument("--beside", help="host:port where the server speaks the suite's second protocol")
     parser.add_argument("--start", type=json.loads, help="how to start such a server, for cases that end it: JSON")
     parser.add_argument("--list", action="store_true", help="print what each case covers")
     parser.add_argument("only", nargs="*", help="names of cases to run")

@@ -36,6 +36,9 @@ pub enum StartError {
     /// A listener would let other machines in although there are no accounts.
     #[error(transparent)]
     Exposed(#[from] Exposed),
+    /// What is declared in AMQP could not be read.
+    #[error("amqp: {0}")]
+    Amqp(BrokerError),
     /// The thread of the management API.
     #[error("amqp-management: cannot start a thread: {0}")]
     Management(std::io::Error),

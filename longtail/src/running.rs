@@ -126,8 +126,8 @@ impl Longtail {
         definitions: Option<&[u8]>,
     ) -> Result<(), StartError> {
         let tenant = longtail_amqp::Tenant::new(config, Arc::clone(&self.broker));
-        if let Some(background) = self.edge.runtime(0) {
-            tenant.run_in_background(background);
+        if let Some(runtime) = self.edge.runtime(0) {
+            tenant.live_on(runtime);
         }
         let judge = Arc::downgrade(&tenant);
         self.roster.watch(Box::new(move || {
@@ -152,6 +152,7 @@ impl Longtail {
         if let Some(definitions) = definitions {
             import(&management, definitions)?;
         }
+        tenant.open_all().map_err(StartError::Amqp)?;
         self.management = Some(management);
         self.amqp = Some(tenant);
         Ok(())
@@ -167,8 +168,18 @@ impl Longtail {
         for (listener, admission) in listeners {
             self.exposure.check(&listener.address)?;
             let tls = listener.tls.is_some();
-            let protocol = if tls { "amqps" } else { "amqp" };
-            let service = Amqp::new(Arc::clone(tenant), admission);
+            let websocket = listener.websocket.is_some();
+            let protocol = match (websocket, tls) {
+                (false, false) => "amqp",
+                (false, true) => "amqps",
+                (true, false) => "amqp-ws",
+                (true, true) => "amqp-wss",
+            };
+            let service = if websocket {
+                Amqp::over_websocket(Arc::clone(tenant), admission)
+            } else {
+                Amqp::new(Arc::clone(tenant), admission)
+            };
             let open = self.edge.listen(listener, service);
             let open = open.map_err(|source| StartError::Listen {
                 protocol,

@@ -1,12 +1,13 @@
 //! Conformance: unmodified client libraries, and raw sockets, drive a real server.
 //!
 //! `conformance/suites.json` lists the suites. A suite is a program that takes `--target`, `--flavour`, `--pid`,
-//! `--websocket` and `--start` (the last two where the protocol has them) and prints one line a case and the totals last.
+//! `--beside`, `--websocket` and `--start` (the last three where the suite or its protocol has them) and prints one line a case and the totals last.
 //! Each gets a server of its own. What the suites need is installed into `.cache/`, by exact version.
 
 mod install;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -24,6 +25,8 @@ pub(crate) struct Suite {
     pub(crate) name: String,
     /// The listener it needs.
     protocol: String,
+    /// A second listener that it needs, of another protocol.
+    beside: Option<String>,
     /// What runs it.
     runtime: Runtime,
     /// The program, below `conformance/`, or the name of a binary of `conformance/rust`.
@@ -73,6 +76,17 @@ pub(crate) fn suites() -> Result<Vec<Suite>> {
 /// When the installation cannot be started.
 pub(crate) fn mosquitto() -> Result<Result<ServerCommand, String>> {
     Ok(debian::program("mosquitto", "mosquitto")?.map(|()| ServerCommand::mosquitto()))
+}
+
+/// RabbitMQ, by the script that its package starts it with; or why this machine cannot have it.
+///
+/// # Errors
+/// When the installation cannot be started.
+pub(crate) fn rabbitmq() -> Result<Result<ServerCommand, String>> {
+    // The program in the path is a wrapper that changes the user.
+    let script = Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server");
+    Ok(debian::program("rabbitmq-server", "rabbitmq-server")?
+        .map(|()| ServerCommand::rabbitmq(script)))
 }
 
 /// Runs the suites named by themselves or by their protocol, or all.
@@ -125,9 +139,10 @@ impl Suite {
         if self.name == "amqp-management" {
             return ServerCommand::longtail_managed();
         }
-        match self.protocol.as_str() {
-            "mqtt" => ServerCommand::longtail_mqtt(None),
-            protocol => ServerCommand::longtail(protocol, None),
+        match (self.protocol.as_str(), &self.beside) {
+            ("mqtt", _) => ServerCommand::longtail_mqtt(None),
+            (protocol, None) => ServerCommand::longtail(protocol, None),
+            (protocol, Some(beside)) => ServerCommand::longtail_beside(protocol, beside),
         }
     }
 
@@ -151,10 +166,14 @@ impl Suite {
                     "--pid",
                     &server.pid().to_string(),
                 ]);
-                if let Some(websocket) = server.websocket() {
+                if self.beside.is_some()
+                    && let Some(second) = server.websocket()
+                {
+                    command.args(["--beside", &second.to_string()]);
+                } else if let Some(websocket) = server.websocket() {
                     command.args(["--websocket", &websocket.to_string()]);
-                    command.args(["--start", &start.to_json()?]);
                 }
+                command.args(["--start", &start.to_json()?]);
                 Some(server)
             }
         };

@@ -122,6 +122,14 @@ impl ServerCommand {
         command
     }
 
+    /// Longtail's release binary with a listener of a second protocol where `{ws}` is.
+    pub(crate) fn longtail_beside(protocol: &str, beside: &str) -> Self {
+        let mut command = Self::longtail(protocol, None);
+        let listen = format!("{beside}=127.0.0.1:{{ws}}");
+        command.words.extend(["--listen".to_owned(), listen]);
+        command
+    }
+
     /// Longtail's release binary with a listener for AMQP, and the management API where `{ws}` is.
     pub(crate) fn longtail_managed() -> Self {
         let mut command = Self::longtail("amqp", None);

@@ -21,7 +21,7 @@ pub struct Login<'a> {
     pub space: &'a str,
     /// Where it comes from.
     pub remote: &'a Endpoint,
-    /// Whom its certificate names.
+    /// Whom its certificate names, where it logs in with that (`EXTERNAL`).
     pub identity: Option<&'a TlsIdentity>,
     /// Clients connected to the vhost, this one not counted.
     pub connections: u64,
@@ -100,10 +100,14 @@ impl Accounts {
         if let Some(account) = &self.account {
             return self.authenticator.grants(account, space, "");
         }
+        let names = login.identity.map(TlsIdentity::names);
         let request = LoginRequest {
-            credentials: Credentials::Password {
-                user: login.user,
-                password: login.password,
+            credentials: match &names {
+                Some(names) => Credentials::Certificate { names },
+                None => Credentials::Password {
+                    user: login.user,
+                    password: login.password,
+                },
             },
             peer: match login.remote {
                 Endpoint::Tcp(address) => Peer::Address(address.ip()),

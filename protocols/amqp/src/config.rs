@@ -22,6 +22,9 @@ pub struct Config {
     pub product: String,
     /// What `version` says there.
     pub version: String,
+    /// The exchange of every vhost that is the subjects of its space (default `amq.topic`), where applications of other
+    /// protocols and those of AMQP meet; `None`: they do not.
+    pub subjects_exchange: Option<String>,
     /// The version of RabbitMQ that the management API says it has (default `3.13.7`).
     pub management_version: String,
     /// Milliseconds that a client has from connecting to `connection.open` (default 10,000).
@@ -55,6 +58,7 @@ impl Default for Config {
             message_bytes_max: 16 * 1024 * 1024,
             product: "Longtail".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            subjects_exchange: Some("amq.topic".to_owned()),
             management_version: "3.13.7".to_owned(),
             handshake_timeout_ms: 10_000,
             outstanding_max: 4096,

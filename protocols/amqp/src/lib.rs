@@ -11,8 +11,8 @@
 //!
 //! A vhost is a space, a queue a stream with its default group. [`codec`] knows the bytes, [`session`] one connection,
 //! [`service`] plugs both into the edge; [`tenant`] is what the connections share, [`topology`] what is declared in a
-//! space, [`graph`] how a message finds its queues, [`access`] who is let in. `docs/amqp.md` says what a client may
-//! rely on.
+//! space, [`graph`] how a message finds its queues, [`subjects`] where other protocols meet those, [`replies`] what
+//! finds a channel instead, [`access`] who is let in. `docs/amqp.md` says what a client may rely on.
 
 pub mod access;
 pub mod census;
@@ -27,6 +27,9 @@ pub mod queue;
 pub(crate) mod replies;
 pub mod service;
 pub mod session;
+pub(crate) mod store;
+pub(crate) mod streams;
+pub(crate) mod subjects;
 pub mod tenant;
 pub mod topology;
 pub mod vhost;

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::RwLock;
 
+use crate::subjects::Told;
 use crate::topology::fresh_name;
 
 /// The names by which clients ask for an address: RabbitMQ's, and LavinMQ's.
@@ -44,10 +45,13 @@ pub(crate) struct Reply {
     pub(crate) body: Bytes,
 }
 
-/// The connection of a channel that expects replies. No connection's lock may be held.
+/// The way to a connection's channels from outside. No connection's lock may be held.
 pub(crate) trait Mailbox: Send + Sync {
     /// Delivers to a channel, if it is still there.
     fn deliver(&self, at: Place, reply: &Reply);
+
+    /// Says that what a channel has shared is safe, or was refused somewhere.
+    fn shared(&self, at: Place, told: Told, refused: bool);
 }
 
 /// A channel and which incarnation of it.
@@ -144,6 +148,8 @@ mod tests {
         fn deliver(&self, at: Place, reply: &Reply) {
             self.0.lock().push((at, reply.clone()));
         }
+
+        fn shared(&self, _at: Place, _told: Told, _refused: bool) {}
     }
 
     #[test]

@@ -20,9 +20,12 @@ use tokio::runtime::Handle;
 use crate::access::{Admission, Denied, Login};
 use crate::census::Standing;
 use crate::codec::{HEARTBEAT, ReplyCode};
+use crate::config::Config;
 use crate::exception::Exception;
 use crate::replies::{Mailbox, Place, Reply};
 use crate::session::{Action, After, Ended, Op, Session};
+use crate::streams::Outgoing;
+use crate::subjects::Told;
 use crate::tenant::Tenant;
 use crate::topology::Topology;
 
@@ -33,6 +36,8 @@ pub struct Amqp {
     admission: Arc<dyn Admission>,
     /// Its connections come from this process and are none that anybody looks at.
     inside: bool,
+    /// Largest frame that they are offered, where that is not as at all listeners.
+    frame_max: Option<u32>,
 }
 
 /// What is added to the time that a client may be silent: the edge notes arrivals up to a sweep too early.
@@ -49,6 +54,18 @@ impl Amqp {
             tenant,
             admission,
             inside,
+            frame_max: None,
+        })
+    }
+
+    /// The same for connections inside WebSocket, which are offered small frames.
+    #[must_use]
+    pub fn over_websocket(tenant: Arc<Tenant>, admission: Arc<dyn Admission>) -> Arc<Self> {
+        Arc::new(Amqp {
+            tenant,
+            admission,
+            inside: false,
+            frame_max: Some(Config::FRAME_MIN),
         })
     }
 
@@ -60,6 +77,7 @@ impl Amqp {
             tenant,
             admission,
             inside,
+            frame_max: None,
         })
     }
 
@@ -98,6 +116,10 @@ impl Protocol for Amqp {
         "amqp"
     }
 
+    fn websocket_subprotocols(&self) -> &'static [&'static str] {
+        &["amqp", "amqp091", "amqp0-9-1", "amqp-0-9-1"]
+    }
+
     fn open(
         self: &Arc<Self>,
         conn: &Arc<Connection<Self>>,
@@ -107,12 +129,16 @@ impl Protocol for Amqp {
             why: error.to_string().into(),
             farewell: bytes::Bytes::new(),
         })?;
-        let mailbox = Arc::new(Letters(Arc::downgrade(conn)));
+        let mailbox = Arc::new(Inbox(Arc::downgrade(conn)));
         let number = self.tenant.connected(self.inside);
         if !self.inside {
             self.tenant.census().add(number, conn);
         }
-        let session = Session::new(number, mailbox);
+        let mut session = Session::new(number, mailbox);
+        let certified = conn
+            .identity()
+            .and_then(|known| known.names().into_iter().next());
+        session.introduce(self.frame_max, certified);
         Ok(Client { session, runtime })
     }
 
@@ -121,6 +147,7 @@ impl Protocol for Amqp {
     }
 
     fn submit(&self, conn: &Arc<Connection<Self>>) {
+        // The edge runs the shards after this.
         act(conn);
     }
 
@@ -188,24 +215,35 @@ fn detach(shards: &dyn Shards, ended: Ended) {
     }
 }
 
-/// Carries out what a connection has to be done without its lock.
-fn act(conn: &Arc<Conn>) {
+/// As [`act`], where nobody runs the shards afterwards.
+fn act_and_run(conn: &Arc<Conn>) {
+    if act(conn) {
+        run_once_deep(&**conn.protocol().tenant.shards());
+    }
+}
+
+/// Carries out what a connection has to be done without its lock. `true`: something was queued at the shards.
+fn act(conn: &Arc<Conn>) -> bool {
     let taken = conn.with(|client, _| {
         let after = client.session.after();
         (after, client.session.take_actions(), client.runtime.clone())
     });
     let Some((after, actions, runtime)) = taken else {
-        return;
+        return false;
     };
+    let mut outgoing = Outgoing::new();
     for action in actions {
-        carry_out(conn, action, &runtime);
+        carry_out(conn, action, &runtime, &mut outgoing);
     }
+    let queued = !outgoing.is_empty();
+    conn.protocol().tenant.streams().send(&mut outgoing);
     if after.resume {
         conn.resume();
     }
+    queued
 }
 
-fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle) {
+fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut Outgoing) {
     let service = conn.protocol();
     let shards = service.tenant.shards();
     match action {
@@ -237,6 +275,13 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle) {
             }
         }
         Action::Reply(to, reply) => to.deliver(&reply),
+        Action::Share(share) => {
+            if let Some(topology) = topology(conn)
+                && let Some(subjects) = topology.subjects()
+            {
+                share.carry_out(subjects, topology.now(), outgoing);
+            }
+        }
         Action::Topology(op) => change(conn, *op, runtime),
         Action::Goodbye(ended) => {
             detach(&**shards, ended);
@@ -286,7 +331,7 @@ fn answer(conn: &Arc<Conn>, answer: impl FnOnce(&mut Session, &mut Out) -> Optio
     if let Some(why) = why {
         conn.close(why);
     }
-    act(conn);
+    act_and_run(conn);
     conn.flush_soon();
 }
 
@@ -319,7 +364,7 @@ fn with_login<R>(conn: &Arc<Conn>, space: &str, ask: impl FnOnce(&Login<'_>) -> 
         password: &credentials.password,
         space,
         remote: conn.peer(),
-        identity: conn.identity(),
+        identity: conn.identity().filter(|_| credentials.external),
         connections: tenant.census().connections_of(&vhost),
     }))
 }
@@ -511,14 +556,32 @@ fn change(conn: &Arc<Conn>, op: Op, runtime: &Handle) {
 }
 
 /// The way to a connection's channels that expect direct replies.
-struct Letters(Weak<Conn>);
+struct Inbox(Weak<Conn>);
 
-impl Mailbox for Letters {
+impl Mailbox for Inbox {
     fn deliver(&self, at: Place, reply: &Reply) {
         if let Some(conn) = self.0.upgrade() {
             conn.with(|client, out| client.session.replied(at, reply, out));
             conn.flush_soon();
         }
+    }
+
+    fn shared(&self, at: Place, told: Told, refused: bool) {
+        let Some(conn) = self.0.upgrade() else { return };
+        let tenant = Arc::clone(&conn.protocol().tenant);
+        let why = conn.with(|client, out| {
+            let why = client.session.shared(at, told, refused, &tenant, out);
+            client.session.send(&**tenant.shards(), out);
+            (why, client.session.pending())
+        });
+        let Some((why, after)) = why else { return };
+        if let Some(why) = why {
+            conn.close(why);
+        }
+        if after.act || after.resume {
+            act_and_run(&conn);
+        }
+        conn.flush_soon();
     }
 }
 
@@ -558,10 +621,8 @@ impl Sink for Effects {
             }
         });
         let after = after.unwrap_or_default();
-        if after.act || after.resume {
-            act(&self.conn);
-        }
-        if after.run {
+        let acted = (after.act || after.resume) && act(&self.conn);
+        if after.run || acted {
             run_once_deep(&**tenant.shards());
         }
         self.conn.flush_soon();

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use longtail_broker::client::block_on;
 use longtail_broker::{Broker, BrokerError};
 use longtail_engine::runtime::Shards;
 use longtail_model::Timestamp;
@@ -13,21 +14,23 @@ use crate::census::Census;
 use crate::config::Config;
 use crate::exception::Exception;
 use crate::policy::Policies;
-use crate::topology::Topology;
+use crate::streams::Streams;
+use crate::topology::{self, Topology};
 
 /// Settings, spaces, counters.
 pub struct Tenant {
     config: Config,
     broker: Arc<Broker>,
     shards: Arc<dyn Shards>,
+    streams: Arc<Streams>,
+    /// Where what goes on by itself runs; where the first who asks for a space is, otherwise.
+    runtime: OnceLock<Handle>,
     topologies: tokio::sync::Mutex<HashMap<Arc<str>, Arc<Topology>>>,
     counters: Counters,
     census: Census,
     policies: Arc<Policies>,
     /// Of connections.
     numbers: AtomicU64,
-    /// Where what goes on by itself runs; where the first who asks for a space is, otherwise.
-    background: OnceLock<Handle>,
 }
 
 /// What happened since the service started.
@@ -50,14 +53,36 @@ impl Tenant {
         Arc::new(Tenant {
             config,
             shards: broker.shards(),
-            broker: Arc::clone(&broker),
+            streams: Arc::new(Streams::new(broker.shards())),
+            runtime: OnceLock::new(),
             topologies: tokio::sync::Mutex::default(),
             counters: Counters::default(),
             census: Census::default(),
             policies: Arc::new(Policies::load(Arc::clone(&broker))),
             numbers: AtomicU64::new(0),
-            background: OnceLock::new(),
+            broker,
         })
+    }
+
+    /// Sets every space to work that something is declared in: messages reach its queues whoever publishes them, before
+    /// any client of AMQP is there. Blocks.
+    ///
+    /// # Errors
+    /// When a shard does not answer.
+    pub fn open_all(&self) -> Result<(), BrokerError> {
+        let spaces = topology::spaces(self.broker.catalog());
+        block_on(async {
+            for space in spaces {
+                self.topology(&space).await?;
+            }
+            Ok(())
+        })
+    }
+
+    /// What goes on beside connections runs here from now on: on a runtime that lasts as long as the service.
+    pub fn live_on(&self, runtime: &Handle) {
+        // Only the first counts.
+        let _ = self.runtime.set(runtime.clone());
     }
 
     /// The settings.
@@ -70,6 +95,11 @@ impl Tenant {
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// The service's own way to the shards.
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.streams
     }
 
     /// Who is connected.
@@ -153,20 +183,6 @@ impl Tenant {
         self.topologies.lock().await.remove(space);
     }
 
-    /// Says where what goes on by itself runs, for as long as the service does: dead letters that are carried, queues
-    /// that expire. Opens the spaces that have queues, so that it does so before anybody connects.
-    pub fn run_in_background(self: &Arc<Self>, background: &Handle) {
-        let _ = self.background.set(background.clone());
-        let tenant = Arc::clone(self);
-        background.spawn(async move {
-            for space in crate::topology::spaces(tenant.broker.catalog()) {
-                if let Err(error) = tenant.topology(&space).await {
-                    tracing::error!(%space, %error, "the queues of a space cannot be opened");
-                }
-            }
-        });
-    }
-
     /// What is declared in a space; read from the catalog when first asked for.
     ///
     /// # Errors
@@ -179,16 +195,21 @@ impl Tenant {
         // Makes sure that the space may exist at all.
         self.broker.space(space)?;
         let topology = Topology::load(
-            Arc::clone(&self.broker),
+            (Arc::clone(&self.broker), Arc::clone(&self.streams)),
             Arc::clone(space),
             Arc::clone(&self.policies),
+            self.config.subjects_exchange.as_deref().map(Arc::from),
         )
         .await?;
-        let topology = Arc::new(topology);
-        let background = self.background.get().cloned();
-        let background = background.unwrap_or_else(Handle::current);
-        topology.letters().carry(&topology, &background);
-        topology.expire_queues(&background);
+        match self.runtime.get().cloned().or(Handle::try_current().ok()) {
+            Some(runtime) => {
+                topology.letters().carry(&topology, &runtime);
+                topology.expire_queues(&runtime);
+            }
+            None => {
+                tracing::error!(%space, "there is no runtime for what goes on beside connections");
+            }
+        }
         topologies.insert(Arc::clone(space), Arc::clone(&topology));
         Ok(topology)
     }

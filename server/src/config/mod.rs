@@ -32,8 +32,8 @@ pub(crate) use error::ConfigError;
 pub(crate) use layer::{Overrides, Sources};
 pub(crate) use render::{default_document, effective_document};
 pub(crate) use schema::{
-    ADMIN, AMQP, AMQP_MANAGEMENT, AMQP_METRICS, AMQP_TLS, BEANSTALK, MQTT, MQTT_TLS,
-    MQTT_WEBSOCKET, MQTT_WEBSOCKET_TLS,
+    ADMIN, AMQP, AMQP_MANAGEMENT, AMQP_METRICS, AMQP_TLS, AMQP_WEBSOCKET, AMQP_WEBSOCKET_TLS,
+    BEANSTALK, MQTT, MQTT_TLS, MQTT_WEBSOCKET, MQTT_WEBSOCKET_TLS,
 };
 pub(crate) use settings::{LogFormat, LoggingSettings, Settings};
 

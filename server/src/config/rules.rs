@@ -12,7 +12,8 @@ use super::error::Problem;
 use super::mqtt::share_strategy;
 use super::origin::Origin;
 use super::schema::{
-    AMQP, AMQP_MANAGEMENT, AMQP_METRICS, AMQP_TLS, BEANSTALK, MQTT_TLS, MQTT_WEBSOCKET_TLS,
+    AMQP, AMQP_MANAGEMENT, AMQP_METRICS, AMQP_TLS, AMQP_WEBSOCKET, AMQP_WEBSOCKET_TLS, BEANSTALK,
+    MQTT_TLS, MQTT_WEBSOCKET_TLS,
 };
 use super::settings::Settings;
 
@@ -136,7 +137,15 @@ fn mqtt_listeners(
                 let why = format!("{protocol} on {}: {why}", listener.address);
                 problems.push(Problem::new(origin(&path), why));
             };
-            let others = [BEANSTALK, AMQP, AMQP_TLS, AMQP_MANAGEMENT, AMQP_METRICS];
+            let others = [
+                BEANSTALK,
+                AMQP,
+                AMQP_TLS,
+                AMQP_WEBSOCKET,
+                AMQP_WEBSOCKET_TLS,
+                AMQP_MANAGEMENT,
+                AMQP_METRICS,
+            ];
             if others.contains(&protocol.as_str()) {
                 wrong("`mqtt` is for listeners of MQTT".to_owned());
                 continue;
@@ -178,7 +187,8 @@ fn tenants(
     for (protocol, listeners) in &settings.listeners {
         for listener in listeners {
             let path = format!("listeners.{protocol}");
-            if [AMQP_TLS, MQTT_TLS, MQTT_WEBSOCKET_TLS].contains(&protocol.as_str())
+            if [AMQP_TLS, AMQP_WEBSOCKET_TLS, MQTT_TLS, MQTT_WEBSOCKET_TLS]
+                .contains(&protocol.as_str())
                 && listener.edge.tls.is_none()
             {
                 wrong(
@@ -267,7 +277,9 @@ fn sizes(settings: &Settings, origin: &impl Fn(&str) -> Origin, problems: &mut V
             let (one, setting, largest) = match protocol.as_str() {
                 BEANSTALK => ("a job", "beanstalk.job_bytes", job),
                 // A message comes in frames: none waits for the rest of it.
-                AMQP | AMQP_TLS => ("a frame", "amqp.frame_bytes_max", frame),
+                AMQP | AMQP_TLS | AMQP_WEBSOCKET | AMQP_WEBSOCKET_TLS => {
+                    ("a frame", "amqp.frame_bytes_max", frame)
+                }
                 _ => ("a packet", "mqtt.packet_bytes_max", packet as usize),
             };
             let needed = largest.saturating_add(LINE_BYTES);

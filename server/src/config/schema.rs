@@ -67,6 +67,8 @@ pub(crate) const PROTOCOLS: &[(&str, Option<&str>)] = &[
     (BEANSTALK, Some("127.0.0.1:11300")),
     (AMQP, Some("127.0.0.1:5672")),
     (AMQP_TLS, None),
+    (AMQP_WEBSOCKET, None),
+    (AMQP_WEBSOCKET_TLS, None),
     (AMQP_MANAGEMENT, Some("127.0.0.1:15672")),
     (AMQP_METRICS, Some("127.0.0.1:15692")),
     (MQTT, Some("127.0.0.1:1883")),
@@ -83,6 +85,12 @@ pub(crate) const AMQP: &str = "amqp";
 
 /// AMQP 0-9-1 over TLS.
 pub(crate) const AMQP_TLS: &str = "amqps";
+
+/// AMQP 0-9-1 inside WebSocket.
+pub(crate) const AMQP_WEBSOCKET: &str = "amqp-ws";
+
+/// The same over TLS.
+pub(crate) const AMQP_WEBSOCKET_TLS: &str = "amqp-wss";
 
 /// The HTTP API that RabbitMQ's tools manage AMQP with.
 pub(crate) const AMQP_MANAGEMENT: &str = "amqp-management";
@@ -290,6 +298,12 @@ pub(crate) const KEYS: &[Key] = &[
         Kind::Text,
         Some("\"Longtail\""),
         "What the server says that it is. Some clients change their ways when it is \"RabbitMQ\".",
+    ),
+    key(
+        "amqp.subjects_exchange",
+        Kind::Text,
+        Some("\"amq.topic\""),
+        "Topic exchange of every vhost that is the subjects of its space, where MQTT and AMQP meet. \"\": none.",
     ),
     key(
         "amqp.management_version",

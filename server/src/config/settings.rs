@@ -120,6 +120,7 @@ pub(crate) struct AmqpSettings {
     pub(crate) heartbeat_s: u16,
     pub(crate) consumer_timeout_ms: u64,
     pub(crate) product: String,
+    pub(crate) subjects_exchange: String,
     pub(crate) management_version: String,
     /// Empty: none.
     pub(crate) definitions: String,
@@ -136,6 +137,7 @@ impl AmqpSettings {
             heartbeat_s: self.heartbeat_s,
             consumer_timeout_ms: self.consumer_timeout_ms,
             product: self.product.clone(),
+            subjects_exchange: Some(self.subjects_exchange.clone()).filter(|name| !name.is_empty()),
             management_version: self.management_version.clone(),
             ..longtail_amqp::Config::default()
         }

@@ -17,8 +17,8 @@ use super::admission::AccountAdmission;
 use super::backend::Backend;
 use super::lifecycle::{Listening, Running};
 use crate::config::{
-    AMQP, AMQP_MANAGEMENT, AMQP_METRICS, AMQP_TLS, BEANSTALK, MQTT, MQTT_TLS, MQTT_WEBSOCKET,
-    MQTT_WEBSOCKET_TLS, Settings, Sources, load,
+    AMQP, AMQP_MANAGEMENT, AMQP_METRICS, AMQP_TLS, AMQP_WEBSOCKET, AMQP_WEBSOCKET_TLS, BEANSTALK,
+    MQTT, MQTT_TLS, MQTT_WEBSOCKET, MQTT_WEBSOCKET_TLS, Settings, Sources, load,
 };
 use crate::exit_codes::Exit;
 
@@ -197,13 +197,17 @@ fn builder(
                     builder =
                         builder.beanstalk_listener(listener.edge.clone(), Arc::new(admission));
                 }
-                AMQP | AMQP_TLS => {
+                AMQP | AMQP_TLS | AMQP_WEBSOCKET | AMQP_WEBSOCKET_TLS => {
                     let accounts = longtail_amqp::Accounts {
                         authenticator: Arc::clone(authenticator),
                         clock: Arc::clone(&clock),
                         account: listener.account.clone(),
                     };
-                    builder = builder.amqp_listener(listener.edge.clone(), Arc::new(accounts));
+                    let mut edge = listener.edge.clone();
+                    if [AMQP_WEBSOCKET, AMQP_WEBSOCKET_TLS].contains(&protocol.as_str()) {
+                        edge.websocket.get_or_insert_default();
+                    }
+                    builder = builder.amqp_listener(edge, Arc::new(accounts));
                 }
                 AMQP_MANAGEMENT | AMQP_METRICS => {
                     let Address::Tcp(address) = listener.edge.address else {

@@ -41,14 +41,22 @@ fn graph(exchanges: &[(&str, Kind)], queues: &[&str]) -> Graph {
 }
 
 fn exchange(graph: &mut Graph, name: &str, kind: Kind, pairs: &[(&str, Value<'_>)]) {
-    let config = ExchangeConfig {
-        kind,
-        durable: false,
+    declare(graph, name, kind.name(), pairs).unwrap();
+}
+
+fn declare(
+    graph: &mut Graph,
+    name: &str,
+    kind: &str,
+    pairs: &[(&str, Value<'_>)],
+) -> Result<(), Exception> {
+    let flags = ExchangeFlags {
         auto_delete: true,
-        internal: false,
-        arguments: arguments(pairs),
+        ..ExchangeFlags::default()
     };
+    let config = ExchangeConfig::new(kind, flags, arguments(pairs))?;
     graph.add_exchange(name.into(), config);
+    Ok(())
 }
 
 fn queue(name: &str) -> Destination {
@@ -72,12 +80,31 @@ fn routed(graph: &Graph, exchange: &str, key: &str) -> Vec<String> {
 }
 
 fn routed_by(graph: &Graph, exchange: &str, key: &str, headers: Table<'_>) -> Vec<String> {
-    let routed = graph.route(exchange, &Routing { key, headers }).unwrap();
-    let mut names: Vec<_> = routed
-        .queues
-        .iter()
-        .map(|queue| queue.name.to_string())
-        .collect();
+    let properties = Properties {
+        headers: Some(headers),
+        ..Properties::default()
+    };
+    names(&found(graph, exchange, &[key], &properties).unwrap())
+}
+
+fn found(
+    graph: &Graph,
+    exchange: &str,
+    keys: &[&str],
+    properties: &Properties<'_>,
+) -> Option<Routed> {
+    let routing = Routing {
+        keys,
+        properties,
+        due: false,
+        now: Timestamp(0),
+    };
+    graph.route(exchange, &routing)
+}
+
+fn names(routed: &Routed) -> Vec<String> {
+    let queues = routed.queues.iter();
+    let mut names: Vec<_> = queues.map(|queue| queue.name.to_string()).collect();
     names.sort();
     names
 }
@@ -87,11 +114,7 @@ fn the_default_exchange_leads_to_the_queue_of_the_name() {
     let graph = graph(&[], &["q"]);
     assert_eq!(routed(&graph, "", "q"), ["q"]);
     assert!(routed(&graph, "", "other").is_empty());
-    let routing = Routing {
-        key: "q",
-        headers: Table::default(),
-    };
-    assert!(graph.route("x", &routing).is_none());
+    assert!(found(&graph, "x", &["q"], &Properties::default()).is_none());
 }
 
 #[test]
@@ -195,7 +218,8 @@ fn headers_match_all_or_any_by_type_and_value() {
         assert_eq!(routed_by(&graph, "h", "", headers), names, "{headers:?}");
     }
     let odd = arguments(&[("x-match", text("most"))]);
-    assert!(!is_match_valid(&Table::decode(&odd).unwrap()));
+    let odd = Table::decode(&odd).unwrap();
+    assert!(Kind::Headers.check_binding("", &odd).is_err());
 }
 
 #[test]
@@ -234,4 +258,231 @@ fn what_goes_takes_its_bindings_and_orphans_the_exchanges_before_it() {
     let removed = graph.remove_exchange("b");
     assert_eq!(removed.orphans, ["a".into()]);
     assert!(graph.exchange("a").is_some_and(Exchange::is_unused));
+}
+
+/// How many of so many messages with different keys each queue gets.
+fn shares(graph: &Graph, exchange: &str, messages: u32) -> BTreeMap<String, u32> {
+    let mut shares = BTreeMap::new();
+    for number in 0..messages {
+        let names = routed(graph, exchange, &format!("key.{number}"));
+        let [name] = &names[..] else {
+            panic!("{names:?}");
+        };
+        *shares.entry(name.clone()).or_default() += 1;
+    }
+    shares
+}
+
+#[test]
+fn a_consistent_hash_divides_by_weight_and_moves_only_what_it_must() {
+    let names = ["a", "b", "c"];
+    let mut graph = graph(&[("h", Kind::ConsistentHash)], &names);
+    bind(&mut graph, "h", "1", queue("a"));
+    assert_eq!(shares(&graph, "h", 10)["a"], 10, "all goes to the only one");
+    bind(&mut graph, "h", "2", queue("b"));
+    bind(&mut graph, "h", "5", queue("c"));
+    let divided = shares(&graph, "h", 8_000);
+    for (name, weight) in [("a", 1_000_u32), ("b", 2_000), ("c", 5_000)] {
+        let off = divided[name].abs_diff(weight);
+        assert!(off < 200, "{name}: {divided:?}");
+    }
+    let key = |number: u32| format!("key.{number}");
+    let before: Vec<_> = (0..1_000).map(|n| routed(&graph, "h", &key(n))).collect();
+    graph.remove_queue("b");
+    for (number, before) in (0..1_000).zip(&before) {
+        let now = routed(&graph, "h", &key(number));
+        assert!(before == &now || before == &["b"], "{before:?} {now:?}");
+    }
+}
+
+#[test]
+fn a_consistent_hash_goes_by_what_its_arguments_name() {
+    let mut graph = graph(&[], &["a", "b", "c", "d"]);
+    let property = [("hash-property", text("message_id"))];
+    declare(
+        &mut graph,
+        "h",
+        "x-consistent-hash",
+        &[("hash-header", text("user"))],
+    )
+    .unwrap();
+    declare(
+        &mut graph,
+        "l",
+        "x-consistent-hash",
+        &[("x-hash-on", text("user"))],
+    )
+    .unwrap();
+    declare(&mut graph, "m", "x-consistent-hash", &property).unwrap();
+    for (exchange, name) in [
+        ("h", "a"),
+        ("h", "b"),
+        ("l", "a"),
+        ("l", "b"),
+        ("m", "c"),
+        ("m", "d"),
+    ] {
+        bind(&mut graph, exchange, "10", queue(name));
+    }
+    let mut seen = HashSet::new();
+    for number in 0..50 {
+        let user = number.to_string();
+        let headers = arguments(&[("user", text(&user))]);
+        let headers = Table::decode(&headers).unwrap();
+        for exchange in ["h", "l"] {
+            let one = routed_by(&graph, exchange, "some", headers);
+            assert_eq!(one, routed_by(&graph, exchange, "other", headers));
+            seen.insert(one);
+        }
+        let properties = Properties {
+            message_id: Some(&user),
+            ..Properties::default()
+        };
+        let routed = found(&graph, "m", &["k"], &properties).unwrap();
+        assert!(routed.by_message);
+        seen.insert(names(&routed));
+    }
+    assert_eq!(seen.len(), 4);
+    let both = [("hash-header", text("a")), property[0]];
+    for wrong in [
+        &both[..],
+        &[("hash-property", text("app_id"))],
+        &[("hash-header", Value::I32(1))],
+    ] {
+        assert!(declare(&mut graph, "w", "x-consistent-hash", wrong).is_err());
+    }
+    for (key, fine) in [
+        ("1", true),
+        (" 7", true),
+        ("0", false),
+        ("-1", false),
+        ("x", false),
+        ("", false),
+    ] {
+        let checked = Kind::ConsistentHash.check_binding(key, &Table::default());
+        assert_eq!(checked.is_ok(), fine, "{key}");
+    }
+}
+
+#[test]
+fn random_and_modulus_pick_one() {
+    let kinds = [
+        ("r", Kind::Random),
+        ("l", Kind::LocalRandom),
+        ("m", Kind::ModulusHash),
+    ];
+    let mut graph = graph(&kinds, &["a", "b", "c"]);
+    for (exchange, _) in kinds {
+        assert!(routed(&graph, exchange, "k").is_empty(), "nothing is bound");
+        for name in ["a", "b", "c"] {
+            bind(&mut graph, exchange, "", queue(name));
+        }
+        let divided = shares(&graph, exchange, 3_000);
+        assert_eq!(divided.len(), 3);
+        assert!(divided.values().all(|share| *share > 800), "{divided:?}");
+    }
+    assert_eq!(routed(&graph, "m", "k"), routed(&graph, "m", "k"));
+}
+
+#[test]
+fn a_delayed_message_waits_wherever_it_meets_an_exchange_that_delays() {
+    let mut graph = graph(&[("f", Kind::Fanout)], &["at-once", "later"]);
+    declare(
+        &mut graph,
+        "d",
+        DELAYED,
+        &[("x-delayed-type", text("direct"))],
+    )
+    .unwrap();
+    let waiting = Waiting {
+        exchange: "d".into(),
+        shard: ShardId(0),
+        stream: StreamId(99),
+    };
+    graph.set_waiting(waiting.clone());
+    bind(&mut graph, "f", "", queue("at-once"));
+    bind(&mut graph, "f", "", Destination::Exchange("d".into()));
+    bind(&mut graph, "d", "k", queue("later"));
+    assert_eq!(routed(&graph, "f", "k"), ["at-once", "later"], "no delay");
+    for (delay, ms) in [
+        (Value::I32(5), Some(5)),
+        (Value::I64(1 << 52), Some(1 << 52)),
+        (text("7"), Some(7)),
+        (Value::F64(8.5), Some(8)),
+        (Value::I32(0), None),
+        (Value::I32(-5), None),
+        (text("soon"), None),
+    ] {
+        let headers = arguments(&[(DELAY, delay)]);
+        let properties = Properties {
+            headers: Some(Table::decode(&headers).unwrap()),
+            ..Properties::default()
+        };
+        let routed = found(&graph, "f", &["k"], &properties).unwrap();
+        assert!(routed.by_message);
+        match ms {
+            None => assert_eq!(
+                (names(&routed), routed.waiting),
+                (vec!["at-once".into(), "later".into()], vec![])
+            ),
+            Some(ms) => {
+                assert_eq!(names(&routed), ["at-once"], "{delay:?}");
+                assert_eq!(
+                    (routed.delay_ms, &routed.waiting[..]),
+                    (ms, &[waiting.clone()][..])
+                );
+            }
+        }
+        let routing = Routing {
+            keys: &["k"],
+            properties: &properties,
+            due: true,
+            now: Timestamp(0),
+        };
+        assert_eq!(names(&graph.route("d", &routing).unwrap()), ["later"]);
+    }
+    for wrong in [
+        &[][..],
+        &[("x-delayed-type", text("x-delayed-message"))],
+        &[("x-delayed-type", text("odd"))],
+    ] {
+        assert!(
+            declare(&mut graph, "w", DELAYED, wrong).is_err(),
+            "{wrong:?}"
+        );
+    }
+}
+
+#[test]
+fn what_an_exchange_has_had_goes_nowhere() {
+    let mut graph = graph(&[], &["q", "r", "alternate"]);
+    let dedup = [
+        ("x-message-deduplication", Value::Bool(true)),
+        (ALTERNATE, text("other")),
+    ];
+    declare(&mut graph, "x", "direct", &dedup).unwrap();
+    exchange(&mut graph, "other", Kind::Fanout, &[]);
+    bind(&mut graph, "other", "", queue("alternate"));
+    bind(&mut graph, "x", "k", queue("q"));
+    bind(&mut graph, "x", "l", queue("r"));
+    let headers = arguments(&[("x-deduplication-header", text("1"))]);
+    let properties = Properties {
+        headers: Some(Table::decode(&headers).unwrap()),
+        ..Properties::default()
+    };
+    // One message, whatever number of keys it has.
+    let first = found(&graph, "x", &["k", "l"], &properties).unwrap();
+    assert_eq!(names(&first), ["q", "r"]);
+    assert!(first.by_message);
+    let again = found(&graph, "x", &["k"], &properties).unwrap();
+    assert!(again.queues.is_empty() && again.noted.is_empty());
+    let [Noted::Exchange(name, key)] = &first.noted[..] else {
+        panic!("{:?}", first.noted);
+    };
+    graph.forget(name, *key);
+    assert_eq!(
+        names(&found(&graph, "x", &["k"], &properties).unwrap()),
+        ["q"]
+    );
+    assert_eq!(routed(&graph, "x", "k"), ["q"], "without a key it is new");
 }

@@ -31,8 +31,8 @@ use crate::codec::Properties;
 use crate::graph::Routing;
 use crate::queue::{DEAD_LETTERS, DeadLetter, Queue};
 use crate::session::Laying;
-use crate::session::content::{self, Envelope};
-use crate::session::routing::by_manner;
+use crate::session::content::Envelope;
+use crate::store::{self, Parcel, in_queues, in_waiting};
 use crate::topology::Topology;
 use death::{Death, Reason};
 
@@ -65,7 +65,7 @@ fn stream_config() -> StreamConfig {
 }
 
 /// A letter for some queues of a shard that want it alike.
-type Store = (ShardId, Vec<StreamId>, NewMessage);
+type Part = (ShardId, Vec<StreamId>, NewMessage);
 
 impl Letters {
     /// Sessions at every shard of a broker, without carriers yet.
@@ -100,12 +100,12 @@ impl Letters {
         Ok(())
     }
 
-    /// Begins to carry, until the broker closes or the space is gone.
-    pub(crate) fn carry(self: &Arc<Self>, topology: &Arc<Topology>, background: &Runtime) {
+    /// Begins to carry on this runtime, until the broker closes or the space is gone.
+    pub(crate) fn carry(self: &Arc<Self>, topology: &Arc<Topology>, runtime: &Runtime) {
         for client in &self.clients {
             let (letters, client) = (Arc::clone(self), Arc::clone(client));
             let topology = Arc::downgrade(topology);
-            background.spawn(async move { letters.carry_from(&client, &topology).await });
+            runtime.spawn(async move { letters.carry_from(&client, &topology).await });
         }
     }
 
@@ -194,7 +194,7 @@ impl Letters {
     }
 
     /// To queues of its own shard: stored and settled as one.
-    fn carry_here(client: &Arc<Client>, (group, seq): (GroupId, Seq), stores: Vec<Store>) {
+    fn carry_here(client: &Arc<Client>, (group, seq): (GroupId, Seq), stores: Vec<Part>) {
         let settle = Step::Settle {
             message: Handle::Group(group, seq),
             how: Settle::Ack,
@@ -251,7 +251,7 @@ impl Letters {
         }
     }
 
-    fn way_of(&self, topology: &Topology, message: &OwnedMessage) -> Option<Vec<Store>> {
+    fn way_of(&self, topology: &Topology, message: &OwnedMessage) -> Option<Vec<Part>> {
         let (mut queue, mut reason, mut time, mut note) = (None, None, None, None);
         for (name, value) in headers::iter(&message.headers) {
             // The last one counts.
@@ -275,7 +275,7 @@ fn way_on(
     (encoded, subject, payload): (&[u8], &[u8], &Bytes),
     (queue, reason, time_ms): (&str, Reason, u64),
     to: &DeadLetter,
-) -> Option<Vec<Store>> {
+) -> Option<Vec<Part>> {
     let envelope = Envelope::of_headers(encoded, subject);
     let properties = Properties::decode(envelope.properties).ok()?;
     let death = Death {
@@ -291,36 +291,40 @@ fn way_on(
         .inspect_err(|error| tracing::warn!(queue, %error, "a dead letter cannot be written"))
         .ok()?;
     let properties = Properties::decode(&letter.properties).ok()?;
-    let mut queues: Vec<Arc<Queue>> = Vec::new();
-    {
-        let graph = topology.graph();
-        for key in &letter.keys {
-            let headers = properties.headers.unwrap_or_default();
-            // An exchange that is not there yet is no error.
-            let routed = graph.route(&to.exchange, &Routing { key, headers })?;
-            for queue in routed.queues {
-                let known = queues.iter().any(|known| Arc::ptr_eq(known, &queue));
-                let circle =
-                    reason != Reason::Rejected && death::is_circle(&properties, &queue.name);
-                if !known && !circle {
-                    queues.push(queue);
-                }
-            }
-        }
-    }
-    let key = letter.keys.first()?;
-    let encoded = content::encode(&to.exchange, key, &letter.properties);
-    let stores = by_manner(&queues, properties.priority, None);
-    let stores = stores.into_iter().map(|(manner, streams)| {
-        let message = NewMessage {
-            priority: manner.priority,
-            headers: encoded.clone(),
-            payload: Bytes::clone(payload),
-            ..NewMessage::default()
-        };
-        (manner.shard, streams, message)
-    });
-    Some(stores.collect())
+    let keys: Vec<&str> = letter.keys.iter().map(AsRef::as_ref).collect();
+    let now = topology.now();
+    let routing = Routing {
+        keys: &keys,
+        properties: &properties,
+        due: false,
+        now,
+    };
+    // An exchange that is not there yet is no error.
+    let mut routed = topology.graph().route(&to.exchange, &routing)?;
+    let circle = |queue: &Arc<Queue>| {
+        reason != Reason::Rejected && death::is_circle(&properties, &queue.name)
+    };
+    routed.queues.retain(|queue| !circle(queue));
+    let parcel = Parcel {
+        exchange: &to.exchange,
+        key: keys.first()?,
+        properties: &letter.properties,
+        shown: &letter.properties,
+        headers: properties.headers.unwrap_or_default(),
+        body: payload,
+        priority: properties.priority,
+        expiration_ms: None,
+        now,
+    };
+    let stores = in_queues(&routed.queues, &parcel, &mut Vec::new());
+    let waiting = in_waiting(&routed.waiting, routed.delay_ms, &parcel);
+    Some(
+        stores
+            .into_iter()
+            .chain(waiting)
+            .map(store::Store::into_parts)
+            .collect(),
+    )
 }
 
 fn publish(streams: &[StreamId], message: NewMessage) -> Option<Command> {

@@ -32,7 +32,7 @@ fn shown(
     json!({
         "name": name,
         "vhost": vhost,
-        "type": config.map_or("direct", |config| config.kind.name()),
+        "type": config.map_or("direct", |config| config.type_name()),
         "durable": config.is_none_or(|config| config.durable),
         "auto_delete": config.is_some_and(|config| config.auto_delete),
         "internal": config.is_some_and(|config| config.internal),

@@ -40,6 +40,10 @@ pub struct QueueArguments {
 
 /// Arguments that two declarations of a queue have to agree on.
 pub(super) const COMPARED: &[&str] = &[
+    "x-message-deduplication",
+    "x-deduplication-header",
+    "x-cache-size",
+    "x-cache-ttl",
     "x-queue-type",
     "x-message-ttl",
     "x-expires",
@@ -63,7 +67,6 @@ pub(super) const COMPARED: &[&str] = &[
 
 /// Arguments that mean something that is not built: a queue that has one is refused, not declared without it.
 const NOT_YET: &[&str] = &[
-    "x-message-deduplication",
     "x-max-age",
     "x-name-prefix",
     "x-stream-max-segment-size-bytes",

@@ -15,11 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use longtail_model::{Priority, ShardId, StreamId};
+use longtail_model::{Priority, ShardId, StreamId, Timestamp};
 use parking_lot::{Mutex, RwLock};
 
 use crate::codec::{Table, Value};
 use crate::exception::{Exception, precondition};
+use crate::graph::{Dedup, DedupKey, Repeated, Seen};
 use arguments::COMPARED;
 pub(crate) use arguments::time;
 pub use arguments::{QueueArguments, QueueType};
@@ -124,6 +125,8 @@ pub struct Queue {
     /// What comes back may have to wait.
     has_retries: AtomicBool,
     usage: Mutex<Usage>,
+    /// What came before, where that is not taken again.
+    seen: Option<Seen>,
 }
 
 fn lays_refused(settings: &QueueSettings) -> bool {
@@ -160,7 +163,11 @@ impl Queue {
         config: QueueConfig,
         settings: QueueSettings,
     ) -> Self {
+        let arguments = Table::decode(&config.arguments).unwrap_or_default();
+        // Checked when it was declared.
+        let dedup = Dedup::parse(&arguments).ok().flatten();
         Queue {
+            seen: dedup.map(Seen::new),
             lays_refused: AtomicBool::new(lays_refused(&settings)),
             has_retries: AtomicBool::new(settings.retry.is_some()),
             settings: RwLock::new(Arc::new(settings)),
@@ -172,6 +179,23 @@ impl Queue {
                 used: Some(Instant::now()),
                 ..Usage::default()
             }),
+        }
+    }
+
+    /// Notes a message that comes.
+    ///
+    /// # Errors
+    /// When it came before, and such are not taken again.
+    pub fn note(&self, headers: &Table<'_>, now: Timestamp) -> Result<Option<DedupKey>, Repeated> {
+        self.seen
+            .as_ref()
+            .map_or(Ok(None), |seen| seen.note(headers, now))
+    }
+
+    /// A message that was noted was not stored.
+    pub fn forget(&self, key: DedupKey) {
+        if let Some(seen) = &self.seen {
+            seen.forget(key);
         }
     }
 

@@ -10,7 +10,7 @@ use longtail_engine::{Command, Delivery, Effect, Handle, Message, QUIET, Reply, 
 use longtail_model::{GroupId, Seq, SessionId, ShardId};
 
 use super::confirms::Confirms;
-use super::consuming::Consumer;
+use super::consuming::{Consumer, is_stored};
 use super::delivering::Kept;
 use super::publishing::{Laying, Publishing};
 use super::replying::ReplyConsumer;
@@ -20,9 +20,10 @@ use super::unacked::Unacked;
 use super::{Action, Counts, Ended, Op, Outcome, Request, Shared, say, unexpected_frame};
 use crate::codec::{Method, ReplyCode, Table};
 use crate::exception::{Exception, not_implemented, precondition};
-use crate::graph::{ALTERNATE, Destination, Kind};
+use crate::graph::{ALTERNATE, Destination, Kind, Noted};
 use crate::queue::Queue;
 use crate::replies::{is_address, is_pseudo_queue};
+use crate::store::forget;
 use crate::tenant::Tenant;
 use crate::topology::{Bind, DeclareExchange, DeclareQueue};
 
@@ -91,6 +92,8 @@ pub(super) enum Pending {
     Published {
         number: u64,
         bytes: u64,
+        /// What was noted of it, to be forgotten if it is refused.
+        noted: Option<Arc<[Noted]>>,
         laying: Option<Box<Laying>>,
     },
     /// A shard's part of a transaction.
@@ -603,9 +606,19 @@ impl Channel {
             Pending::Published {
                 number,
                 bytes,
+                noted,
                 laying,
             } => {
-                self.published((number, bytes), laying, reply, shared, tenant.config());
+                if let Some(noted) = noted
+                    && !is_stored(reply)
+                {
+                    forget(&noted, &shared.topology()?.graph());
+                }
+                if let Some(laying) = laying {
+                    laying.lay(reply, shared);
+                }
+                let refused = !is_stored(reply);
+                self.published((number, bytes), refused, shared, tenant.config());
                 Ok(())
             }
             Pending::Committed(shard) => self.committed(shard, reply, shared, out),
@@ -643,6 +656,10 @@ fn may_bind_to(source: &str, key: &str, shared: &mut Shared) -> Result<(), Excep
     let kind = graph.exchange(source).map(|known| known.config.kind);
     if kind == Some(Kind::Topic) {
         shared.check_topic(Right::Consume, source, key)?;
+    }
+    drop(graph);
+    if topology.shares(source) {
+        shared.check_subject(Right::Consume, source, key)?;
     }
     Ok(())
 }

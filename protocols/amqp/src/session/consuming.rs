@@ -357,7 +357,7 @@ fn in_exclusive_use(queue: &str, vhost: &str) -> Exception {
 }
 
 /// What a refusal of a shard says to a client that has published.
-pub(super) fn is_stored(reply: &Reply) -> bool {
+pub(crate) fn is_stored(reply: &Reply) -> bool {
     match reply {
         // One that was deleted on the way was routed nowhere; one that is full has refused the message.
         Reply::Published { refused, .. } => {

@@ -35,7 +35,7 @@ use longtail_broker::auth::{Action as Right, CachedGrants, Grants};
 use longtail_edge::{CloseReason, Input, Out, Then};
 use longtail_engine::runtime::Shards;
 use longtail_engine::{Effect, Message};
-use longtail_model::{SessionId, ShardId, Timestamp};
+use longtail_model::{Filter, SessionId, ShardId, Subject, Timestamp};
 
 use crate::codec::{
     Decoder, Frame, FrameKind, Greeting, Level, Method, PROTOCOL_HEADER, ReplyCode,
@@ -44,10 +44,12 @@ use crate::config::Config;
 use crate::exception::{Exception, refused};
 use crate::queue::Queue;
 use crate::replies::{Mailbox, Place, Recipient, Reply};
+use crate::subjects::{Share, Told};
 use crate::tenant::Tenant;
 use crate::topology::{Asker, Bind, DeclareExchange, DeclareQueue, Declared, Topology};
 pub use about::{ChannelState, ConnectionState, ConsumerState, Counts, given_name};
 use channel::Channel;
+pub(crate) use consuming::is_stored;
 pub(crate) use publishing::Laying;
 
 /// Sessions of the engine that have ended.
@@ -72,6 +74,8 @@ pub(crate) enum Action {
     DeleteUnused(Arc<Queue>),
     /// A direct reply, to whoever expects it.
     Reply(Recipient, Reply),
+    /// A message for whoever is not AMQP.
+    Share(Share),
     /// Something about the topology.
     Topology(Box<Op>),
     /// Look now and then whether consumers hold something too long.
@@ -188,6 +192,8 @@ pub(super) struct Capabilities {
 pub(crate) struct Credentials {
     pub(crate) user: String,
     pub(crate) password: Vec<u8>,
+    /// Its certificate instead of a password.
+    pub(crate) external: bool,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -313,10 +319,41 @@ impl Shared {
         } else {
             "read"
         };
-        Err(refused(format!(
+        Err(self.topic_not_granted(word, exchange, key))
+    }
+
+    /// Whether the client may publish what has this routing key, or have what matches this binding key, of the exchange
+    /// that is the subjects of the space: they are those of other protocols too.
+    ///
+    /// # Errors
+    /// `ACCESS_REFUSED`.
+    pub(super) fn check_subject(
+        &mut self,
+        right: Right,
+        exchange: &str,
+        key: &str,
+    ) -> Result<(), Exception> {
+        let (allowed, word) = if right == Right::Publish {
+            let subject = Subject::parse_amqp(key);
+            let allowed = subject.is_ok_and(|subject| self.grants.allows(right, subject.as_ref()));
+            (allowed, "write")
+        } else {
+            let filter = Filter::parse_amqp(key);
+            let grants = self.grants.grants();
+            let allowed = filter.is_ok_and(|filter| grants.allows_filter(right, &filter));
+            (allowed, "read")
+        };
+        if allowed {
+            return Ok(());
+        }
+        Err(self.topic_not_granted(word, exchange, key))
+    }
+
+    fn topic_not_granted(&self, word: &str, exchange: &str, key: &str) -> Exception {
+        refused(format!(
             "{word} access to topic '{key}' in exchange '{exchange}' in vhost '{}' refused for user '{}'",
             self.asker.vhost, self.credentials.user
-        )))
+        ))
     }
 
     fn not_granted(&self, right: &str, what: &str, name: &str) -> Exception {
@@ -354,6 +391,10 @@ enum Slot {
 pub struct Session {
     decoder: Decoder,
     phase: Phase,
+    /// Largest frame offered, where that is not as at all listeners.
+    frame_max: Option<u32>,
+    /// Whom the client's certificate names.
+    certified: Option<String>,
     channel_max: u16,
     channels: HashMap<u16, Slot>,
     incarnations: u32,
@@ -380,6 +421,8 @@ impl Session {
         Session {
             decoder: Decoder::new(Config::FRAME_GREETING),
             phase: Phase::Header,
+            frame_max: None,
+            certified: None,
             channel_max: 0,
             channels: HashMap::new(),
             incarnations: 0,
@@ -410,6 +453,13 @@ impl Session {
                 consumer_timeout_ms: 0,
             },
         }
+    }
+
+    /// Says what is particular about the connection, before anything is said: the largest frame that it is offered, and
+    /// whom its certificate names.
+    pub(crate) fn introduce(&mut self, frame_max: Option<u32>, certified: Option<String>) {
+        self.frame_max = frame_max;
+        self.certified = certified;
     }
 
     /// Carries out what is in `input`, which holds every byte not consumed yet.
@@ -701,6 +751,34 @@ impl Session {
         {
             channel.replied(reply, &self.shared, out);
         }
+    }
+
+    /// A message of a channel is safe outside of AMQP, or refused there.
+    pub(crate) fn shared(
+        &mut self,
+        at: Place,
+        told: Told,
+        refused: bool,
+        tenant: &Tenant,
+        out: &mut Out,
+    ) -> Option<CloseReason> {
+        let Some(Slot::Open(channel)) = self.channels.get_mut(&at.channel) else {
+            return None;
+        };
+        if channel.incarnation() != at.incarnation {
+            return None;
+        }
+        touch(&mut self.touched, at.channel);
+        let outcome = match told {
+            Told::Published { number, bytes } => {
+                channel.published((number, bytes), refused, &mut self.shared, tenant.config());
+                Ok(())
+            }
+            Told::Commit => channel.commit_shared(refused, &mut self.shared, out),
+        };
+        outcome
+            .err()
+            .and_then(|exception| self.fail(at.channel, &exception, out))
     }
 
     /// What a shard says to a channel. `Some`: that ends the connection.

@@ -4,19 +4,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use longtail_broker::auth::Action as Right;
+use longtail_broker::message::SharedMessage;
 use longtail_edge::Out;
-use longtail_engine::{Cause, Command, Refusal, Reply, Target};
+use longtail_engine::{Cause, Refusal, Reply};
 
 use super::channel::{Channel, Pending, internal};
-use super::consuming::is_stored;
 use super::routing::{Plan, Publication, check};
 use super::{Action, Shared, say, unexpected_frame};
 use crate::codec::{ContentHeader, Method, Properties, ReplyCode, put_content};
 use crate::config::Config;
 use crate::exception::{Exception, no_exchange, not_implemented, precondition, refused};
-use crate::graph::Kind;
+use crate::graph::{Kind, Noted};
 use crate::queue::Queue;
-use crate::replies::is_address;
+use crate::replies::{Place, is_address};
+use crate::subjects::{Share, Told};
 use crate::tenant::Tenant;
 
 /// Room that is made for a body before any of it is there.
@@ -39,6 +40,24 @@ pub(crate) struct Laying {
     /// As the record has them.
     pub(crate) headers: Bytes,
     pub(crate) body: Bytes,
+}
+
+impl Laying {
+    /// Lays it for those of the queues that have refused it.
+    pub(super) fn lay(mut self: Box<Self>, reply: &Reply, shared: &mut Shared) {
+        let refused = |queue: &Arc<Queue>| match reply {
+            Reply::Published { refused, .. } => {
+                let mut refused = refused.iter().flat_map(|refused| refused.iter());
+                refused.any(|&(stream, cause)| stream == queue.stream && cause == Cause::Full)
+            }
+            Reply::Refused(why) => matches!(why, Refusal::Limit(_)),
+            _ => false,
+        };
+        self.queues.retain(refused);
+        if !self.queues.is_empty() {
+            shared.actions.push(Action::Lay(self));
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -96,6 +115,9 @@ impl Channel {
         }
         shared.check(Right::Publish, "exchange", exchange)?;
         let topology = Arc::clone(shared.topology()?);
+        if topology.shares(exchange) {
+            shared.check_subject(Right::Publish, exchange, key)?;
+        }
         let graph = topology.graph();
         let vhost = &shared.asker.vhost;
         let found = graph
@@ -241,41 +263,53 @@ impl Channel {
         if !plan.is_wanted() && publication.mandatory {
             self.give_back(publication, &plan, shared, out);
         }
-        let number = self
-            .confirms
-            .as_mut()
-            .map_or(0, |confirms| confirms.begin(plan.stores.len()));
+        let number = self.confirms.as_mut().map_or(0, |confirms| {
+            confirms.begin(plan.stores.len() + plan.shares.len())
+        });
         if let Some((to, reply)) = plan.reply {
             shared.actions.push(Action::Reply(to, reply));
         }
+        let bytes = publication.body.len() as u64;
+        let noted: Option<Arc<[Noted]>> = (!plan.noted.is_empty()).then(|| plan.noted.into());
+        for message in plan.shares {
+            let told = Told::Published { number, bytes };
+            self.show(message, told, shared);
+            self.is_outstanding(bytes, shared);
+        }
         for store in plan.stores {
-            let bytes = publication.body.len() as u64;
             let way = self.ways.get_mut(usize::from(store.shard.0));
             let way = way.ok_or_else(|| internal("no way to a shard"))?;
-            let laying = (!store.laying.is_empty()).then(|| {
-                Box::new(Laying {
-                    queues: store.laying,
-                    headers: store.message.headers.clone(),
-                    body: store.message.payload.clone(),
-                })
-            });
-            let publish = Command::Publish {
-                to: Target::Stream(store.to),
-                also: store.also,
-                message: store.message,
-            };
             let pending = Pending::Published {
                 number,
                 bytes,
-                laying,
+                noted: noted.clone(),
+                laying: store.laying().map(Box::new),
             };
-            way.ask(publish, pending);
-            self.outstanding += 1;
-            self.outstanding_bytes += bytes;
-            shared.outstanding += 1;
-            shared.outstanding_bytes += bytes;
+            way.ask(store.into_command(), pending);
+            self.is_outstanding(bytes, shared);
         }
         Ok(())
+    }
+
+    /// One more publish is on its way.
+    fn is_outstanding(&mut self, bytes: u64, shared: &mut Shared) {
+        self.outstanding += 1;
+        self.outstanding_bytes += bytes;
+        shared.outstanding += 1;
+        shared.outstanding_bytes += bytes;
+    }
+
+    /// Shows a message to whoever is not AMQP.
+    pub(super) fn show(&self, message: SharedMessage, told: Told, shared: &mut Shared) {
+        shared.actions.push(Action::Share(Share {
+            message,
+            mailbox: Arc::clone(&shared.mailbox),
+            at: Place {
+                channel: self.number(),
+                incarnation: self.incarnation(),
+            },
+            told,
+        }));
     }
 
     /// Counts a message that goes where its plan says.
@@ -316,35 +350,19 @@ impl Channel {
         }
     }
 
-    /// A shard has stored a message, or refused it.
+    /// A message is stored somewhere, or refused.
     pub(super) fn published(
         &mut self,
         (number, bytes): (u64, u64),
-        laying: Option<Box<Laying>>,
-        reply: &Reply,
+        refused: bool,
         shared: &mut Shared,
         config: &Config,
     ) {
         self.outstanding = self.outstanding.saturating_sub(1);
         self.outstanding_bytes = self.outstanding_bytes.saturating_sub(bytes);
         shared.stored(1, bytes, config);
-        let stored = is_stored(reply);
-        if let Some(mut laying) = laying
-            && !stored
-        {
-            let refused = |queue: &Arc<Queue>| match reply {
-                Reply::Published { refused, .. } => {
-                    let mut refused = refused.iter().flat_map(|refused| refused.iter());
-                    refused.any(|&(stream, cause)| stream == queue.stream && cause == Cause::Full)
-                }
-                Reply::Refused(why) => matches!(why, Refusal::Limit(_)),
-                _ => false,
-            };
-            laying.queues.retain(refused);
-            shared.actions.push(Action::Lay(laying));
-        }
         if let Some(confirms) = &mut self.confirms {
-            confirms.answered(number, !stored);
+            confirms.answered(number, refused);
         }
     }
 }

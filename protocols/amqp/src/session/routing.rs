@@ -1,19 +1,23 @@
-//! From a message that has come whole to what is done with it: routes, and one record for each shard and each way that
-//! queues want it.
+//! From a message that has come whole to what is done with it: the queues, the subjects of the space, or the channel that
+//! waits for it as a reply.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use longtail_engine::{NewMessage, Step, Target};
-use longtail_model::{Priority, ShardId, StreamId};
+use longtail_broker::auth::Action as Right;
+use longtail_broker::message::SharedMessage;
+use longtail_model::{Subject, Timestamp};
+use smallvec::SmallVec;
 
+use super::Shared;
 use super::channel::Channel;
-use super::{Shared, content};
 use crate::codec::{Properties, Table, TableBuf, Value};
 use crate::exception::{Exception, precondition};
-use crate::graph::Routing;
+use crate::graph::{Noted, Routed, Routing, Waiting};
 use crate::queue::Queue;
 use crate::replies::{Recipient, Reply, is_address};
+use crate::store::{Parcel, Store, in_queues, in_waiting};
+use crate::subjects::to_message;
 
 /// A message that has come whole and may be published.
 #[derive(Clone, Debug)]
@@ -38,36 +42,38 @@ impl Publication {
 pub(super) struct Plan {
     pub(super) stores: Vec<Store>,
     pub(super) reply: Option<(Recipient, Reply)>,
+    /// As whoever is not AMQP sees it.
+    pub(super) shares: Vec<SharedMessage>,
     /// The properties without what only the server is to see, where they had some of that.
     pub(super) stripped: Option<Bytes>,
+    /// What queues and exchanges have noted of it.
+    pub(super) noted: Vec<Noted>,
+    /// A queue wants it, or has had it.
+    is_routed: bool,
 }
 
 impl Plan {
     /// Whether anybody wants it.
     pub(super) fn is_wanted(&self) -> bool {
-        !self.stores.is_empty() || self.reply.is_some()
+        self.is_routed || self.reply.is_some() || !self.shares.is_empty()
     }
-}
 
-/// A record of a message at one shard.
-#[derive(Debug)]
-pub(super) struct Store {
-    pub(super) shard: ShardId,
-    pub(super) to: StreamId,
-    pub(super) also: Vec<StreamId>,
-    pub(super) message: NewMessage,
-    /// Queues among these for which it is a dead letter if they refuse it.
-    pub(super) laying: Vec<Arc<Queue>>,
-}
-
-impl Store {
-    /// As part of a transaction.
-    pub(super) fn into_step(self) -> Step {
-        Step::Publish {
-            to: Target::Stream(self.to),
-            also: self.also,
-            message: self.message,
+    /// Shows it to the subjects of the space too, if anybody wants it there.
+    fn share_as(
+        &mut self,
+        key: &str,
+        properties: &Properties<'_>,
+        body: &Bytes,
+        shared: &Shared,
+    ) -> Result<(), Exception> {
+        let topology = shared.topology()?;
+        let subject = Subject::parse_amqp(key).ok();
+        let wanted = topology.subjects().zip(subject);
+        if wanted.is_some_and(|(subjects, subject)| subjects.is_wanted(subject.as_ref())) {
+            let message = to_message(key, properties, body, topology.now());
+            self.shares.extend(message.map(Arc::new));
         }
+        Ok(())
     }
 }
 
@@ -75,16 +81,26 @@ impl Store {
 type Targets = Arc<[Arc<Queue>]>;
 
 /// What a look-up finds.
+#[derive(Default)]
 struct Found {
     queues: Targets,
+    /// Keys under which it is also a message of the space's subjects.
+    shared: SmallVec<[Arc<str>; 1]>,
+    waiting: Vec<Waiting>,
+    delay_ms: u64,
+    noted: Vec<Noted>,
     /// The properties, where BCC had to be cut out of them.
     stripped: Option<Bytes>,
 }
 
-impl Found {
-    fn new(queues: Targets) -> Self {
+impl From<Routed> for Found {
+    fn from(routed: Routed) -> Self {
         Found {
-            queues,
+            queues: routed.queues.into(),
+            shared: routed.shared,
+            waiting: routed.waiting,
+            delay_ms: routed.delay_ms,
+            noted: routed.noted,
             stripped: None,
         }
     }
@@ -98,14 +114,8 @@ pub(super) struct Remembered {
     key: Arc<str>,
     /// `None`: the message itself decides, not only its key.
     queues: Option<Targets>,
-}
-
-/// How a queue wants a message: those that want it alike, at one shard, share one record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Manner {
-    pub(crate) shard: ShardId,
-    pub(crate) priority: Priority,
-    pub(crate) expires_ms: Option<u64>,
+    /// See [`Found::shared`].
+    shared: SmallVec<[Arc<str>; 1]>,
 }
 
 impl Channel {
@@ -144,73 +154,66 @@ impl Channel {
             return Ok(Some(plan));
         }
         let expiration_ms = properties.expiration.map(expiration).transpose()?;
-        let Some(Found { queues, stripped }) = self.routes(publication, &properties, shared)?
-        else {
+        let now = shared.topology()?.now();
+        let Some(found) = self.routes(publication, &properties, now, shared)? else {
             return Ok(None);
         };
-        plan.stripped = stripped;
-        if queues.is_empty() {
-            return Ok(Some(plan));
+        plan.stripped = found.stripped;
+        plan.noted = found.noted;
+        plan.is_routed = !found.queues.is_empty() || !found.waiting.is_empty();
+        for key in found.shared {
+            plan.share_as(&key, &properties, &publication.body, shared)?;
         }
-        let octets = plan.stripped.as_ref().unwrap_or(&publication.properties);
-        let headers = content::encode(&publication.exchange, &publication.key, octets);
-        for (manner, streams) in by_manner(&queues, properties.priority, expiration_ms) {
-            let Some((&to, also)) = streams.split_first() else {
-                continue;
-            };
-            let laying = queues
-                .iter()
-                .filter(|queue| queue.lays_refused() && streams.contains(&queue.stream));
-            plan.stores.push(Store {
-                laying: laying.cloned().collect(),
-                shard: manner.shard,
-                to,
-                also: also.to_vec(),
-                message: NewMessage {
-                    priority: manner.priority,
-                    expires_ms: manner.expires_ms,
-                    headers: headers.clone(),
-                    payload: publication.body.clone(),
-                    ..NewMessage::default()
-                },
-            });
-        }
+        let parcel = Parcel {
+            exchange: &publication.exchange,
+            key: &publication.key,
+            properties: &publication.properties,
+            shown: plan.stripped.as_ref().unwrap_or(&publication.properties),
+            headers: properties.headers.unwrap_or_default(),
+            body: &publication.body,
+            priority: properties.priority,
+            expiration_ms,
+            now,
+        };
+        plan.stores = in_queues(&found.queues, &parcel, &mut plan.noted);
+        plan.stores
+            .extend(in_waiting(&found.waiting, found.delay_ms, &parcel));
         Ok(Some(plan))
     }
 
-    /// The queues that a message goes to. `None`: the exchange is gone.
+    /// Where a message goes. `None`: the exchange is gone.
     fn routes(
         &mut self,
         publication: &Publication,
         properties: &Properties<'_>,
+        now: Timestamp,
         shared: &mut Shared,
     ) -> Result<Option<Found>, Exception> {
         let Publication { exchange, key, .. } = publication;
         let headers = properties.headers.unwrap_or_default();
         let topology = Arc::clone(shared.topology()?);
-        if has_copies(&headers) {
-            let mut keys = vec![key.to_string()];
-            more_keys(&headers, &mut keys)?;
+        let keys = keys_of(key, &headers)?;
+        let routing = Routing {
+            keys: &keys,
+            properties,
+            due: false,
+            now,
+        };
+        if keys.len() > 1 {
             if exchange.is_empty() {
                 for key in &keys {
                     shared.check_default(key)?;
                 }
-            }
-            let graph = topology.graph();
-            let mut queues: Vec<Arc<Queue>> = Vec::new();
-            for key in &keys {
-                let Some(routed) = graph.route(exchange, &Routing { key, headers }) else {
-                    return Ok(None);
-                };
-                for queue in routed.queues {
-                    if !queues.iter().any(|known| Arc::ptr_eq(known, &queue)) {
-                        queues.push(queue);
-                    }
+            } else if topology.shares(exchange) {
+                for key in &keys {
+                    shared.check_subject(Right::Publish, exchange, key)?;
                 }
             }
-            return Ok(Some(Found {
-                queues: queues.into(),
-                stripped: without_bcc(properties, &headers).map(Bytes::from),
+            let graph = topology.graph();
+            let routed = graph.route(exchange, &routing);
+            return Ok(routed.map(|routed| Found {
+                stripped: without(properties, &["BCC"]).map(Bytes::from),
+                ..routed.into()
             }));
         }
         let generation = topology.generation();
@@ -220,42 +223,27 @@ impl Channel {
             && known.key == *key
             && let Some(queues) = &known.queues
         {
-            return Ok(Some(Found::new(Arc::clone(queues))));
+            return Ok(Some(Found {
+                queues: Arc::clone(queues),
+                shared: known.shared.clone(),
+                ..Found::default()
+            }));
         }
         let graph = topology.graph();
-        let Some(routed) = graph.route(exchange, &Routing { key, headers }) else {
+        let Some(routed) = graph.route(exchange, &routing) else {
             return Ok(None);
         };
-        let queues: Targets = routed.queues.into();
+        let by_message = routed.by_message;
+        let found = Found::from(routed);
         self.remembered = Some(Remembered {
             generation: graph.generation(),
             exchange: Arc::clone(exchange),
             key: Arc::clone(key),
-            queues: (!routed.by_headers).then(|| Arc::clone(&queues)),
+            queues: (!by_message).then(|| Arc::clone(&found.queues)),
+            shared: found.shared.clone(),
         });
-        Ok(Some(Found::new(queues)))
+        Ok(Some(found))
     }
-}
-
-/// Queues that want a message alike, together.
-pub(crate) fn by_manner(
-    queues: &[Arc<Queue>],
-    priority: Option<u8>,
-    expiration_ms: Option<u64>,
-) -> Vec<(Manner, Vec<StreamId>)> {
-    let mut groups: Vec<(Manner, Vec<StreamId>)> = Vec::with_capacity(1);
-    for queue in queues {
-        let manner = Manner {
-            shard: queue.shard,
-            priority: queue.priority(priority),
-            expires_ms: expiration_ms,
-        };
-        match groups.iter_mut().find(|(known, _)| *known == manner) {
-            Some((_, streams)) => streams.push(queue.stream),
-            None => groups.push((manner, vec![queue.stream])),
-        }
-    }
-    groups
 }
 
 /// Longest life of a message: ten years, as in RabbitMQ.
@@ -274,10 +262,10 @@ pub(super) fn check(properties: &Properties<'_>, user: &str) -> Result<(), Excep
         )));
     }
     properties.expiration.map(expiration).transpose()?;
-    more_keys(&properties.headers.unwrap_or_default(), &mut Vec::new())
+    keys_of("", &properties.headers.unwrap_or_default()).map(drop)
 }
 
-fn expiration(text: &str) -> Result<u64, Exception> {
+pub(crate) fn expiration(text: &str) -> Result<u64, Exception> {
     let digits = !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit());
     let parsed = digits.then(|| text.parse().ok()).flatten();
     parsed
@@ -288,14 +276,15 @@ fn expiration(text: &str) -> Result<u64, Exception> {
 /// Headers with more keys for a message.
 const COPIES: [&str; 2] = ["CC", "BCC"];
 
-fn has_copies(headers: &Table<'_>) -> bool {
-    !headers.is_empty() && COPIES.iter().any(|name| headers.get(name).is_some())
-}
-
-/// The keys of the CC and BCC headers.
-fn more_keys(headers: &Table<'_>, keys: &mut Vec<String>) -> Result<(), Exception> {
+/// The routing keys of a message: its own, and those of its copies.
+pub(crate) fn keys_of<'a>(
+    key: &'a str,
+    headers: &Table<'a>,
+) -> Result<SmallVec<[&'a str; 1]>, Exception> {
+    let mut keys = SmallVec::new();
+    keys.push(key);
     if headers.is_empty() {
-        return Ok(());
+        return Ok(keys);
     }
     for name in COPIES {
         let Some(value) = headers.get(name) else {
@@ -310,17 +299,20 @@ fn more_keys(headers: &Table<'_>, keys: &mut Vec<String>) -> Result<(), Exceptio
             return Err(wrong());
         };
         for value in array.iter() {
-            keys.push(value.as_str().ok_or_else(wrong)?.to_owned());
+            keys.push(value.as_str().ok_or_else(wrong)?);
         }
     }
-    Ok(())
+    Ok(keys)
 }
 
-/// The properties without BCC; `None`: there is none.
-fn without_bcc(properties: &Properties<'_>, headers: &Table<'_>) -> Option<Vec<u8>> {
-    headers.get("BCC")?;
+/// The properties without some headers; `None`: there are none of them.
+pub(crate) fn without(properties: &Properties<'_>, names: &[&str]) -> Option<Vec<u8>> {
+    let headers = properties.headers?;
+    if names.iter().all(|name| headers.get(name).is_none()) {
+        return None;
+    }
     let mut kept = TableBuf::default();
-    for (key, value) in headers.iter().filter(|(key, _)| *key != "BCC") {
+    for (key, value) in headers.iter().filter(|(key, _)| !names.contains(key)) {
         kept.put(key, value).ok()?;
     }
     let properties = Properties {

@@ -26,6 +26,9 @@ const CAPABILITIES: &[&str] = &[
 /// SASL mechanisms.
 const MECHANISMS: &str = "PLAIN AMQPLAIN";
 
+/// The same for a client that has shown a certificate. Py-amqp prefers `EXTERNAL` to all others wherever it is offered.
+const MECHANISMS_EXTERNAL: &str = "PLAIN AMQPLAIN EXTERNAL";
+
 impl Session {
     /// `connection.start`.
     pub(super) fn greet(&mut self, config: &Config, out: &mut Out) {
@@ -60,7 +63,11 @@ impl Session {
             version_major: 0,
             version_minor: 9,
             server_properties: properties.as_table(),
-            mechanisms: MECHANISMS.as_bytes(),
+            mechanisms: if self.certified.is_some() {
+                MECHANISMS_EXTERNAL.as_bytes()
+            } else {
+                MECHANISMS.as_bytes()
+            },
             locales: b"en_US",
         };
         say(&start, 0, out);
@@ -116,6 +123,7 @@ impl Session {
                 self.shared.credentials = match *mechanism {
                     "PLAIN" => plain(response)?,
                     "AMQPLAIN" => amqplain(response)?,
+                    "EXTERNAL" if self.certified.is_some() => self.external(),
                     other => {
                         return Err(Exception::new(
                             ReplyCode::CommandInvalid,
@@ -161,6 +169,15 @@ impl Session {
         }
     }
 
+    /// The client is whom its certificate names.
+    fn external(&self) -> super::Credentials {
+        super::Credentials {
+            user: self.certified.clone().unwrap_or_default(),
+            password: Vec::new(),
+            external: true,
+        }
+    }
+
     fn remember_capabilities(&mut self, properties: &Table<'_>) {
         if let Some(Value::Table(capabilities)) = properties.get("capabilities") {
             let has = |key| capabilities.get(key) == Some(Value::Bool(true));
@@ -168,6 +185,12 @@ impl Session {
             self.shared.capabilities.authentication_failure_close =
                 has("authentication_failure_close");
         }
+    }
+
+    /// Largest frame that the client may ask for.
+    fn frame_offered(&self, config: &Config) -> u32 {
+        self.frame_max
+            .map_or(config.frame_max, |max| max.min(config.frame_max))
     }
 
     fn tune(
@@ -184,7 +207,7 @@ impl Session {
                 u32::from(channel_max),
                 u32::from(config.channel_max),
             ),
-            ("frame_max", frame_max, config.frame_max),
+            ("frame_max", frame_max, self.frame_offered(config)),
         ] {
             if max > 0 && (asked == 0 || asked > max) {
                 let asked = if asked == 0 {
@@ -227,7 +250,7 @@ impl Session {
             self.phase = Phase::Tune;
             let tune = Method::ConnectionTune {
                 channel_max: config.channel_max,
-                frame_max: config.frame_max,
+                frame_max: self.frame_offered(config),
                 heartbeat: config.heartbeat_s,
             };
             say(&tune, 0, out);
@@ -346,5 +369,6 @@ fn credentials(user: &[u8], password: &[u8]) -> Result<super::Credentials, Excep
             .map_err(|_| syntax_error("the user name is not UTF-8"))?
             .to_owned(),
         password: password.to_vec(),
+        external: false,
     })
 }

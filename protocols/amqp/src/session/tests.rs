@@ -9,6 +9,8 @@ struct Nobody;
 
 impl Mailbox for Nobody {
     fn deliver(&self, _at: Place, _reply: &Reply) {}
+
+    fn shared(&self, _at: Place, _told: Told, _refused: bool) {}
 }
 
 struct Talk {
@@ -119,4 +121,46 @@ fn after_goodbye_nothing_more_is_looked_at() {
     assert!(close.windows(11).any(|part| part == b"FRAME_ERROR"));
     assert_eq!(talk.hear(b"more"), Input::read(4));
     assert!(talk.written().is_empty());
+}
+
+#[test]
+fn external_is_offered_and_taken_where_there_is_a_certificate() {
+    let mut talk = Talk::new();
+    talk.session.introduce(None, Some("device-1".to_owned()));
+    talk.hear(b"AMQP\0\0\x09\x01");
+    let start = talk.written();
+    let Method::ConnectionStart { mechanisms, .. } = method(&start) else {
+        panic!("{start:?}");
+    };
+    assert_eq!(mechanisms, b"PLAIN AMQPLAIN EXTERNAL");
+    assert_eq!(talk.start_ok("EXTERNAL", b"").then, Then::Pause);
+    let shown = talk.session.credentials();
+    assert_eq!((&*shown.user, shown.external), ("device-1", true));
+
+    let mut talk = Talk::new();
+    talk.hear(b"AMQP\0\0\x09\x01");
+    let then = talk.start_ok("EXTERNAL", b"").then;
+    assert!(matches!(then, Then::Close(_)), "{then:?}");
+}
+
+#[test]
+fn inside_websocket_frames_are_small() {
+    let mut talk = Talk::new();
+    talk.session.introduce(Some(Config::FRAME_MIN), None);
+    talk.hear(b"AMQP\0\0\x09\x01");
+    talk.start_ok("PLAIN", b"\0guest\0guest");
+    talk.written();
+    let config = Config::default();
+    assert_eq!(talk.session.verified(true, &config, &mut talk.out), None);
+    let tune = talk.written();
+    let Method::ConnectionTune { frame_max, .. } = method(&tune) else {
+        panic!("{tune:?}");
+    };
+    assert_eq!(frame_max, 4096);
+    let then = talk.say(&Method::ConnectionTuneOk {
+        channel_max: 0,
+        frame_max: 131_072,
+        heartbeat: 0,
+    });
+    assert!(matches!(then.then, Then::Close(_)), "{then:?}");
 }

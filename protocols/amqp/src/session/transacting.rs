@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 
+use longtail_broker::message::SharedMessage;
 use longtail_edge::Out;
 use longtail_engine::{
     Command, Handle, Refusal, Reply as Answer, Settle, Step, Target, Transaction,
@@ -24,7 +25,10 @@ use super::{Action, Shared, say};
 use crate::codec::{Method, ReplyCode};
 use crate::config::Config;
 use crate::exception::{Exception, precondition};
+use crate::graph::Noted;
 use crate::replies::{Recipient, Reply};
+use crate::store::forget;
+use crate::subjects::Told;
 
 /// Class and method of `tx.commit`.
 const COMMIT: (u16, u16) = (90, 20);
@@ -44,6 +48,11 @@ struct Commit {
     /// What each shard was asked to do, until it has answered.
     parts: BTreeMap<ShardId, Part>,
     failed: Option<Exception>,
+    /// What is shown to whoever is not AMQP once the queues have everything, and how many of them are not safe yet.
+    shares: Vec<SharedMessage>,
+    sharing: usize,
+    /// What queues and exchanges have noted of its messages.
+    noted: Vec<Noted>,
     replies: Vec<(Recipient, Reply)>,
     settled: Vec<Delivered>,
 }
@@ -215,8 +224,16 @@ impl Channel {
             if !plan.is_wanted() && publication.mandatory {
                 self.give_back(publication, &plan, shared, out);
             }
-            let Plan { stores, reply, .. } = plan;
+            let Plan {
+                stores,
+                reply,
+                shares,
+                noted,
+                ..
+            } = plan;
+            commit.noted.extend(noted);
             commit.replies.extend(reply);
+            commit.shares.extend(shares);
             for store in stores {
                 let part = commit.parts.entry(store.shard).or_default();
                 part.steps.push(store.into_step());
@@ -298,16 +315,47 @@ impl Channel {
         self.end_commit(shared, out)
     }
 
+    /// What was shown outside of AMQP is safe there, or refused.
+    pub(super) fn commit_shared(
+        &mut self,
+        refused: bool,
+        shared: &mut Shared,
+        out: &mut Out,
+    ) -> Result<(), Exception> {
+        let commit = (self.staged.as_mut()).and_then(|staged| staged.commit.as_mut());
+        if let Some(commit) = commit {
+            commit.sharing = commit.sharing.saturating_sub(1);
+            if refused {
+                let text = "a subscriber's stream has refused a message of the transaction";
+                commit.failed.get_or_insert_with(|| precondition(text));
+            }
+        }
+        self.end_commit(shared, out)
+    }
+
     /// Tells the client, if every shard has answered.
     fn end_commit(&mut self, shared: &mut Shared, out: &mut Out) -> Result<(), Exception> {
-        let Some(staged) = &mut self.staged else {
+        let commit = self
+            .staged
+            .as_mut()
+            .and_then(|staged| staged.commit.take_if(|commit| commit.parts.is_empty()));
+        let Some(mut commit) = commit else {
             return Ok(());
         };
-        let Some(commit) = staged.commit.take_if(|commit| commit.parts.is_empty()) else {
+        if commit.failed.is_none() && !commit.shares.is_empty() {
+            let shares = std::mem::take(&mut commit.shares);
+            commit.sharing = shares.len();
+            for message in shares {
+                self.show(message, Told::Commit, shared);
+            }
+        }
+        if commit.sharing > 0 {
+            self.staged.get_or_insert_default().commit = Some(commit);
             return Ok(());
-        };
+        }
         shared.answered();
         if let Some(failed) = commit.failed {
+            forget(&commit.noted, &shared.topology()?.graph());
             return Err(failed.about(COMMIT));
         }
         for delivered in &commit.settled {

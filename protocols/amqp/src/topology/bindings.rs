@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use longtail_model::Filter;
-
 use super::{Answer, Asker, Topology, documents, not_the_default};
 use crate::codec::Table;
-use crate::exception::{no_exchange, precondition};
-use crate::graph::{Binding, Destination, Kind, Removed, is_match_valid};
+use crate::exception::no_exchange;
+use crate::graph::{Binding, Destination, Removed};
 
 /// `queue.bind`, `exchange.bind` and their opposites.
 #[derive(Clone, Debug)]
@@ -35,6 +33,10 @@ impl Topology {
             arguments: bind.arguments,
         };
         let key: Arc<str> = bind.key.into();
+        let subjects = self.subjects().filter(|_| self.shares(&bind.source));
+        if let Some(subjects) = subjects {
+            subjects.open(&key)?;
+        }
         if durable {
             let write = documents::binding(&self.space, &bind.source, &key, &binding);
             self.write(vec![write]).await?;
@@ -46,6 +48,10 @@ impl Topology {
     /// Whether the binding is to outlive a restart.
     fn check_bind(&self, asker: &Asker, bind: &Bind) -> Answer<bool> {
         not_the_default(&bind.source)?;
+        if self.graph().exchange(&bind.source).is_none() {
+            // Of two that are missing, RabbitMQ names this one.
+            return Err(no_exchange(&bind.source, &asker.vhost));
+        }
         let destination_durable = match &bind.destination {
             Destination::Queue(name) => self.queue(name, asker)?.config.durable,
             Destination::Exchange(name) => {
@@ -63,19 +69,7 @@ impl Topology {
             .exchange(&bind.source)
             .ok_or_else(|| no_exchange(&bind.source, &asker.vhost))?;
         let arguments = Table::decode(&bind.arguments).unwrap_or_default();
-        if source.config.kind == Kind::Headers && !is_match_valid(&arguments) {
-            return Err(precondition(
-                "invalid x-match field value: expected all, any, all-with-x or any-with-x",
-            ));
-        }
-        if source.config.kind == Kind::Topic
-            && let Err(error) = Filter::parse_amqp(&bind.key)
-        {
-            return Err(precondition(format!(
-                "binding key '{}' cannot be matched: {error}",
-                bind.key
-            )));
-        }
+        source.config.kind.check_binding(&bind.key, &arguments)?;
         Ok(source.config.durable && destination_durable)
     }
 

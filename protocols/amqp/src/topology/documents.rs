@@ -12,7 +12,7 @@ use longtail_broker::catalog::Write;
 use longtail_broker::stable_hash;
 
 use crate::codec::{EncodeError, Table, TableBuf, Value};
-use crate::graph::{Binding, Destination, ExchangeConfig, Kind};
+use crate::graph::{Binding, Destination, ExchangeConfig, ExchangeFlags};
 use crate::queue::{QueueArguments, QueueConfig};
 
 /// A document, read back.
@@ -76,7 +76,7 @@ pub(super) fn exchange(space: &str, name: &str, config: &ExchangeConfig) -> Writ
         prefix("exchange", space) + name,
         &[
             ("name", text(name)),
-            ("type", text(config.kind.name())),
+            ("type", text(config.type_name())),
             ("auto_delete", Value::Bool(config.auto_delete)),
             ("internal", Value::Bool(config.internal)),
             (
@@ -126,16 +126,18 @@ pub(super) fn binding(space: &str, source: &str, key: &str, binding: &Binding) -
     )
 }
 
-/// The spaces that have queues.
+/// The spaces that something is written down of.
 pub(crate) fn spaces(catalog: &Catalog) -> BTreeSet<Arc<str>> {
-    let all = catalog.list("amqp/queue/");
-    all.iter().filter_map(|(name, _)| space_of(name)).collect()
+    let documents = catalog.list("amqp/");
+    let names = documents.iter().filter_map(|(name, _)| space_of(name));
+    names.map(Arc::from).collect()
 }
 
-/// The space in the name of a queue's document.
-fn space_of(name: &str) -> Option<Arc<str>> {
-    let (len, rest) = name.strip_prefix("amqp/queue/")?.split_once(':')?;
-    rest.get(..len.parse().ok()?).map(Arc::from)
+/// The space in the name of a document, see [`prefix`].
+fn space_of(name: &str) -> Option<&str> {
+    let (_, rest) = name.strip_prefix("amqp/")?.split_once('/')?;
+    let (len, rest) = rest.split_once(':')?;
+    rest.get(..len.parse().ok()?)
 }
 
 /// Everything that is written down of a space; what does not parse is left out and told.
@@ -166,13 +168,16 @@ fn read(kind: &str, body: &[u8]) -> Option<Document> {
     Some(match kind {
         "exchange" => Document::Exchange(
             text("name")?,
-            ExchangeConfig {
-                kind: Kind::of(&text("type")?)?,
-                durable: true,
-                auto_delete: flag("auto_delete")?,
-                internal: flag("internal")?,
-                arguments: bytes,
-            },
+            ExchangeConfig::new(
+                &text("type")?,
+                ExchangeFlags {
+                    durable: true,
+                    auto_delete: flag("auto_delete")?,
+                    internal: flag("internal")?,
+                },
+                bytes,
+            )
+            .ok()?,
         ),
         "queue" => {
             let name = text("name")?;
@@ -226,13 +231,12 @@ mod tests {
         assert_eq!(config.parsed.max_priority, Some(4));
         let expected = Document::Queue("q".into(), config.clone());
         assert_eq!(back("queue", &queue("s", "q", &config)), expected);
-        let config = ExchangeConfig {
-            kind: Kind::Headers,
+        let flags = ExchangeFlags {
             durable: true,
             auto_delete: false,
             internal: true,
-            arguments: Arc::clone(&bytes),
         };
+        let config = ExchangeConfig::new("headers", flags, Arc::clone(&bytes)).unwrap();
         let expected = Document::Exchange("x".into(), config.clone());
         assert_eq!(back("exchange", &exchange("s", "x", &config)), expected);
         for destination in [
@@ -259,9 +263,9 @@ mod tests {
         assert_ne!(name("x", "k", "q"), name("x", "kq", ""));
         assert_ne!(name("x", "k", "q"), name("xk", "", "q"));
         assert_ne!(prefix("queue", "a") + "b/c", prefix("queue", "a/b") + "c");
-        for space in ["a", "a/b", "12:x", ""] {
-            let name = prefix("queue", space) + "q/1";
-            assert_eq!(space_of(&name).as_deref(), Some(space));
+        for space in ["", "a", "a/b", "3:a/b", "ä"] {
+            let name = prefix("queue", space) + "q/1:r";
+            assert_eq!(space_of(&name), Some(space));
         }
         assert_eq!(space_of("amqp/queue/9:a/q"), None);
     }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Answer, Asker, RESERVED, Topology, alternate, documents, not_the_default, reserved};
-use crate::codec::Table;
-use crate::exception::{no_exchange, not_implemented, precondition};
-use crate::graph::{ALTERNATE, ExchangeConfig, Kind};
+use super::{
+    Answer, Asker, RESERVED, Topology, alternate, documents, internal, not_the_default, reserved,
+};
+use crate::exception::{no_exchange, precondition};
+use crate::graph::{COMPARED, ExchangeConfig, ExchangeFlags};
 use crate::queue::same_arguments;
 
 /// `exchange.declare`.
@@ -45,35 +46,24 @@ impl Topology {
                 .map(|_| ())
                 .ok_or_else(|| no_exchange(&name, &asker.vhost));
         }
-        let kind = Kind::of(&declare.kind)
-            .ok_or_else(|| precondition(format!("invalid exchange type '{}'", declare.kind)))?;
-        let config = ExchangeConfig {
-            kind,
+        let flags = ExchangeFlags {
             durable: declare.durable,
             auto_delete: declare.auto_delete,
             internal: declare.internal,
-            arguments: declare.arguments,
         };
+        let config = ExchangeConfig::new(&declare.kind, flags, declare.arguments)?;
         if let Some(known) = known {
             return same_exchange(&known, &config, &name, &asker.vhost);
         }
         if name.starts_with(RESERVED) {
             return Err(reserved("exchange", &name));
         }
-        let arguments = Table::decode(&config.arguments).unwrap_or_default();
-        if arguments.get(ALTERNATE).is_some() && config.alternate().is_none() {
-            return Err(precondition(format!(
-                "invalid arg '{ALTERNATE}' for exchange '{name}' in vhost '{}': a string is expected",
-                asker.vhost
-            )));
-        }
-        for later in ["x-delayed-exchange", "x-message-deduplication"] {
-            if arguments.get(later).is_some() {
-                return Err(not_implemented(format!(
-                    "exchange argument '{later}' is not supported yet"
-                )));
-            }
-        }
+        let waiting = if config.delays() {
+            let provided = self.provide_waiting(&name, config.durable).await;
+            Some(provided.map_err(internal)?)
+        } else {
+            None
+        };
         if config.durable {
             self.write(vec![documents::exchange(&self.space, &name, &config)])
                 .await?;
@@ -82,7 +72,13 @@ impl Topology {
         self.change(|graph| {
             graph.add_exchange(Arc::clone(&name), config);
             graph.set_alternate(&name, by_policy);
+            if let Some(waiting) = &waiting {
+                graph.set_waiting(waiting.clone());
+            }
         });
+        if let Some(waiting) = &waiting {
+            self.start_releasing(waiting);
+        }
         Ok(())
     }
 
@@ -110,6 +106,9 @@ impl Topology {
                 asker.vhost
             )));
         }
+        if config.delays() {
+            self.close_waiting(name).await;
+        }
         let removed = self.change(|graph| graph.remove_exchange(name));
         let write = documents::exchange(&self.space, name, &config);
         self.forget(removed, vec![documents::without(write)]).await
@@ -127,8 +126,8 @@ fn same_exchange(
     for (key, current, received) in [
         (
             "type",
-            current.kind.name().to_owned(),
-            received.kind.name().to_owned(),
+            current.type_name().to_owned(),
+            received.type_name().to_owned(),
         ),
         ("durable", text(current.durable), text(received.durable)),
         (
@@ -144,5 +143,5 @@ fn same_exchange(
             )));
         }
     }
-    same_arguments(&[ALTERNATE], &current.arguments, &received.arguments, &what)
+    same_arguments(COMPARED, &current.arguments, &received.arguments, &what)
 }

@@ -11,17 +11,20 @@
 //! crash in between, the queue is there, perhaps empty, and nothing is left that nobody knows of.
 
 mod bindings;
+mod delayed;
 mod documents;
 mod exchanges;
 mod lifecycle;
 mod queues;
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use longtail_broker::{Broker, BrokerError};
 use longtail_engine::Refusal;
 use longtail_engine::config::StreamName;
+use longtail_model::Timestamp;
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::codec::ReplyCode;
@@ -31,8 +34,11 @@ use crate::letters::Letters;
 use crate::policy::{Policies, Subject};
 use crate::queue::{Queue, QueueArguments, QueueSettings};
 use crate::replies::Replies;
+use crate::streams::Streams;
+use crate::subjects::Subjects;
 use crate::vhost::Vhost;
 pub use bindings::Bind;
+use delayed::Releaser;
 use documents::Document;
 pub(crate) use documents::spaces;
 pub use exchanges::DeclareExchange;
@@ -64,10 +70,15 @@ pub struct Asker {
 
 /// The exchanges and queues of one space.
 pub struct Topology {
+    this: Weak<Topology>,
     space: Arc<str>,
     broker: Arc<Broker>,
-    graph: RwLock<Graph>,
+    graph: Arc<RwLock<Graph>>,
     replies: Arc<Replies>,
+    subjects: Option<Subjects>,
+    streams: Arc<Streams>,
+    /// Who lets go what has waited, by exchange.
+    releasers: parking_lot::Mutex<HashMap<Arc<str>, Releaser>>,
     letters: Arc<Letters>,
     /// A queue that expires has come.
     expiring: Arc<tokio::sync::Notify>,
@@ -91,27 +102,21 @@ impl std::fmt::Debug for Topology {
 type Answer<T> = Result<T, Exception>;
 
 impl Topology {
-    /// What the catalog says of a space.
+    /// What the catalog says of a space. `shared` names the exchange that is its subjects.
     ///
     /// # Errors
     /// When a shard does not answer.
-    pub async fn load(
-        broker: Arc<Broker>,
+    pub(crate) async fn load(
+        (broker, streams): (Arc<Broker>, Arc<Streams>),
         space: Arc<str>,
         policies: Arc<Policies>,
-    ) -> Result<Self, BrokerError> {
+        shared: Option<Arc<str>>,
+    ) -> Result<Arc<Self>, BrokerError> {
         let letters = Arc::new(Letters::new(&broker, Arc::clone(&space)));
         let queues_max = Vhost::of(broker.catalog(), &space).queues_max;
-        let mut graph = Graph::default();
+        let mut graph = Graph::sharing(shared.clone());
         for &(name, kind) in PREDECLARED {
-            let config = ExchangeConfig {
-                kind,
-                durable: true,
-                auto_delete: false,
-                internal: false,
-                arguments: Arc::default(),
-            };
-            graph.add_exchange(name.into(), config);
+            graph.add_exchange(name.into(), ExchangeConfig::predeclared(kind));
         }
         let mut bindings = Vec::new();
         for document in documents::all(broker.catalog(), &space) {
@@ -138,10 +143,30 @@ impl Topology {
             let alternate = alternate(&policies, &space, &exchange);
             graph.set_alternate(&exchange, alternate);
         }
-        Ok(Topology {
-            generation: AtomicU64::new(graph.generation()),
-            graph: RwLock::new(graph),
+        let delaying: Vec<_> = graph
+            .exchanges()
+            .filter(|(_, exchange)| exchange.config.delays())
+            .map(|(name, exchange)| (Arc::clone(name), exchange.config.durable))
+            .collect();
+        let generation = AtomicU64::new(graph.generation());
+        let graph = Arc::new(RwLock::new(graph));
+        let subjects = shared
+            .map(|exchange| {
+                let space = broker.space(&space)?;
+                Ok::<_, BrokerError>(Subjects::new(exchange, space, Arc::clone(&graph)))
+            })
+            .transpose()?;
+        if let Some(subjects) = &subjects {
+            subjects.open_all();
+        }
+        let topology = Arc::new_cyclic(|this| Topology {
+            this: Weak::clone(this),
+            generation,
+            graph,
             replies: Arc::default(),
+            subjects,
+            streams,
+            releasers: parking_lot::Mutex::default(),
             letters,
             expiring: Arc::default(),
             policies,
@@ -149,7 +174,18 @@ impl Topology {
             space,
             broker,
             writer: tokio::sync::Mutex::new(()),
-        })
+        });
+        for (exchange, durable) in delaying {
+            let waiting = topology.provide_waiting(&exchange, durable).await?;
+            topology.change(|graph| graph.set_waiting(waiting.clone()));
+            topology.start_releasing(&waiting);
+        }
+        Ok(topology)
+    }
+
+    /// The service's own way to the shards.
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.streams
     }
 
     /// The space.
@@ -172,6 +208,21 @@ impl Topology {
     /// Who expects direct replies.
     pub(crate) fn replies(&self) -> &Arc<Replies> {
         &self.replies
+    }
+
+    /// The exchange that is the space's subjects.
+    pub(crate) fn subjects(&self) -> Option<&Subjects> {
+        self.subjects.as_ref()
+    }
+
+    /// Whether an exchange is that.
+    pub(crate) fn shares(&self, exchange: &str) -> bool {
+        (self.subjects.as_ref()).is_some_and(|subjects| subjects.exchange() == exchange)
+    }
+
+    /// The time.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.broker.clock().now()
     }
 
     /// What there is now.

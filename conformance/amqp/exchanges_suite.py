@@ -1,0 +1,310 @@
+"""pika drives the exchanges beyond the standard's: hashes, delays, deduplication; with a restart where that matters."""
+
+import pathlib
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import pika  # noqa: E402
+from harness import suite  # noqa: E402
+from harness.server import OwnServer  # noqa: E402
+from harness.suite import case, equal  # noqa: E402
+from pika.exceptions import AMQPError, ChannelClosedByBroker, UnroutableError  # noqa: E402
+
+#: Seconds that anything may take.
+PATIENCE = 10
+
+
+def connect(t, address=None):
+    """A channel of a connection that ends with the case."""
+    host, port = address or (t.host, t.port)
+    connection = pika.BlockingConnection(pika.ConnectionParameters(host, port))
+
+    def close():
+        try:
+            connection.close()
+        except AMQPError:
+            # It was closed, or its server was ended.
+            pass
+
+    t.defer(close)
+    return connection.channel()
+
+
+def exchange_of(t, channel, kind, durable=False, **arguments):
+    """An exchange with a name of its own, deleted at the end."""
+    name = t.unique()
+    channel.exchange_declare(name, kind, durable=durable, arguments=named(arguments))
+
+    def delete():
+        connection = pika.BlockingConnection(pika.ConnectionParameters(t.host, t.port))
+        connection.channel().exchange_delete(name)
+        connection.close()
+
+    t.defer(delete)
+    return name
+
+
+def named(arguments):
+    """Python's names as AMQP's."""
+    return {name.replace("_", "-"): value for name, value in arguments.items()}
+
+
+def bound(channel, exchange, key, **arguments):
+    """A queue of the connection's own that is bound with this key."""
+    name = channel.queue_declare("", exclusive=True, arguments=named(arguments)).method.queue
+    channel.queue_bind(name, exchange, key)
+    return name
+
+
+def count(channel, queue):
+    """Messages that are ready."""
+    return channel.queue_declare(queue, passive=True).method.message_count
+
+
+def take(channel, queue, messages, patience=PATIENCE):
+    """Fetches so many messages, as they come: headers and bodies."""
+    got, until = [], time.monotonic() + patience
+    while len(got) < messages and time.monotonic() < until:
+        method, properties, body = channel.basic_get(queue, auto_ack=True)
+        if method is None:
+            time.sleep(0.01)
+        else:
+            got.append((method, properties, body))
+    equal(len(got), messages, "messages")
+    return got
+
+
+def bodies(channel, queue, messages):
+    """Their bodies."""
+    return [body for _, _, body in take(channel, queue, messages)]
+
+
+def refused(call, *arguments, **options):
+    """The call closes the channel with 406; yields the text."""
+    try:
+        call(*arguments, **options)
+    except ChannelClosedByBroker as error:
+        equal(error.reply_code, 406)
+        return error.reply_text
+    raise AssertionError("expected 406")
+
+
+def delayed(ms, **headers):
+    """Properties of a message that waits."""
+    return pika.BasicProperties(headers={"x-delay": ms, **headers}, delivery_mode=2)
+
+
+@case("x-consistent-hash")
+def messages_are_divided_by_weight_and_stay_where_they_are(t):
+    channel = connect(t)
+    exchange = exchange_of(t, channel, "x-consistent-hash")
+    light, heavy = bound(channel, exchange, "1"), bound(channel, exchange, "3")
+    for number in range(400):
+        channel.basic_publish(exchange, f"key {number}", str(number))
+    shares = count(channel, light), count(channel, heavy)
+    equal(sum(shares), 400)
+    equal(60 < shares[0] < 140, True, f"one in four: {shares}")
+    kept = set(bodies(channel, heavy, shares[1]))
+    channel.queue_delete(light)
+    for number in range(400):
+        channel.basic_publish(exchange, f"key {number}", str(number))
+    everything = set(bodies(channel, heavy, 400))
+    equal(kept <= everything, True)
+    text = refused(channel.queue_bind, heavy, exchange, "heavy")
+    equal("weight" in text, True, text)
+
+
+@case("x-consistent-hash hash-header hash-property")
+def a_hash_goes_by_a_header_or_a_property(t):
+    channel = connect(t)
+    for arguments, properties in (
+        ({"hash_header": "user"}, lambda user: pika.BasicProperties(headers={"user": user})),
+        ({"x_hash_on": "user"}, lambda user: pika.BasicProperties(headers={"user": user})),
+        ({"hash_property": "correlation_id"}, lambda user: pika.BasicProperties(correlation_id=user)),
+        ({"hash_property": "timestamp"}, lambda user: pika.BasicProperties(timestamp=int(user))),
+    ):
+        exchange = exchange_of(t, channel, "x-consistent-hash", **arguments)
+        queues = [bound(channel, exchange, "10") for _ in range(3)]
+        for number in range(90):
+            channel.basic_publish(exchange, f"{number}", str(number % 30), properties(str(number % 30)))
+        seen = [bodies(channel, queue, count(channel, queue)) for queue in queues]
+        equal(sum(map(len, seen)), 90)
+        equal(sum(map(len, map(set, seen))), 30, "each user in one queue")
+        equal(min(map(len, seen)) > 0, True)
+    declare = connect(t).exchange_declare
+    both = {"hash-header": "a", "hash-property": "message_id"}
+    refused(declare, t.unique(), "x-consistent-hash", arguments=both)
+
+
+@case("x-random x-local-random x-modulus-hash")
+def one_queue_of_many(t):
+    channel = connect(t)
+    for kind in ("x-random", "x-local-random", "x-modulus-hash"):
+        exchange = exchange_of(t, channel, kind)
+        queues = [bound(channel, exchange, "") for _ in range(3)]
+        for number in range(90):
+            channel.basic_publish(exchange, f"{number}", b"")
+        counts = [count(channel, queue) for queue in queues]
+        equal(sum(counts), 90, kind)
+        equal(min(counts) > 5, True, f"{kind}: {counts}")
+
+
+@case("x-delayed-message")
+def messages_come_in_the_order_of_their_times(t):
+    channel = connect(t)
+    channel.confirm_delivery()
+    exchange = exchange_of(t, channel, "x-delayed-message", True, x_delayed_type="topic")
+    queue = bound(channel, exchange, "a.#")
+    start = time.monotonic()
+    for ms in (600, 300, 450):
+        channel.basic_publish(exchange, "a.b", str(ms), delayed(ms, kept="yes"), mandatory=True)
+    channel.basic_publish(exchange, "a.b", b"now", pika.BasicProperties(headers={"kept": "yes"}))
+    channel.basic_publish(exchange, "a.b", b"past", delayed(-5))
+    channel.basic_publish(exchange, "elsewhere", b"lost", delayed(10))
+    equal(bodies(channel, queue, 2), [b"now", b"past"])
+    got = take(channel, queue, 3)
+    equal([body for _, _, body in got], [b"300", b"450", b"600"])
+    equal(0.58 < time.monotonic() - start < 3, True, "in time")
+    method, properties, _ = got[0]
+    equal((method.exchange, method.routing_key), (exchange, "a.b"))
+    equal((properties.headers, properties.delivery_mode), ({"kept": "yes"}, 2))
+
+
+@case("x-delayed-message")
+def a_delay_of_two_months_is_not_over_at_once(t):
+    channel = connect(t)
+    exchange = exchange_of(t, channel, "x-delayed-message", x_delayed_type="fanout")
+    queue = bound(channel, exchange, "")
+    for ms in (60 * 24 * 3600 * 1000, (1 << 32) + 1, 1 << 52):
+        channel.basic_publish(exchange, "", b"far", delayed(ms))
+    channel.basic_publish(exchange, "", b"soon", delayed(100))
+    equal(bodies(channel, queue, 1), [b"soon"])
+    time.sleep(0.3)
+    equal(count(channel, queue), 0)
+
+
+@case("x-delayed-exchange")
+def any_exchange_can_delay_and_be_reached_by_another(t):
+    channel = connect(t)
+    source = exchange_of(t, channel, "fanout")
+    waits = exchange_of(t, channel, "direct", x_delayed_exchange=True)
+    channel.exchange_bind(waits, source)
+    at_once, later = bound(channel, source, ""), bound(channel, waits, "k")
+    channel.basic_publish(source, "k", b"x", delayed(200))
+    equal((count(channel, at_once), count(channel, later)), (1, 0))
+    method, properties, body = take(channel, later, 1)[0]
+    equal((method.exchange, properties.headers, body), (source, {}, b"x"))
+
+
+@case("x-delayed-message tx CC BCC")
+def delays_go_with_transactions_and_copies(t):
+    channel = connect(t)
+    exchange = exchange_of(t, channel, "x-delayed-message", x_delayed_type="direct")
+    first, second, third = (bound(channel, exchange, key) for key in "abc")
+    channel.tx_select()
+    channel.basic_publish(exchange, "a", b"x", delayed(100, CC=["b"], BCC=["c"]))
+    channel.tx_commit()
+    for queue in (first, second, third):
+        _, properties, body = take(channel, queue, 1)[0]
+        equal((properties.headers, body), ({"CC": ["b"]}, b"x"))
+
+
+@case("x-delayed-message errors")
+def a_delayed_exchange_needs_a_type(t):
+    for arguments in (None, {"x-delayed-type": "odd"}, {"x-delayed-type": "x-delayed-message"}):
+        refused(connect(t).exchange_declare, t.unique(), "x-delayed-message", arguments=arguments)
+    channel = connect(t)
+    exchange = exchange_of(t, channel, "x-delayed-message", x_delayed_type="direct")
+    arguments = {"x-delayed-type": "fanout"}
+    text = refused(channel.exchange_declare, exchange, "x-delayed-message", arguments=arguments)
+    equal("inequivalent arg 'x-delayed-type'" in text, True, text)
+
+
+@case("x-delayed-message restart", "last")
+def delayed_messages_survive_the_end_of_the_server(t):
+    server = OwnServer(t)
+    channel = connect(t, server.address)
+    channel.confirm_delivery()
+    exchange, queue = t.unique(), t.unique()
+    channel.exchange_declare(exchange, "x-delayed-message", durable=True, arguments={"x-delayed-type": "direct"})
+    channel.queue_declare(queue, durable=True)
+    channel.queue_bind(queue, exchange, "k")
+    for ms in (200, 1_500, 2_000):
+        for number in range(50):
+            channel.basic_publish(exchange, "k", f"{ms} {number}", delayed(ms))
+    time.sleep(0.3)
+    server.end()
+    time.sleep(0.5)
+    server.run()
+    channel = connect(t, server.address)
+    got = bodies(channel, queue, 150)
+    equal(sorted(set(got)), sorted(f"{ms} {number}".encode() for ms in (200, 1_500, 2_000) for number in range(50)))
+    equal([body.split()[0] for body in got], sorted([body.split()[0] for body in got], key=int))
+
+
+@case("x-message-deduplication queue")
+def a_queue_takes_a_message_once(t):
+    channel = connect(t)
+    channel.confirm_delivery()
+    queue = channel.queue_declare(
+        "", exclusive=True, arguments={"x-message-deduplication": True, "x-cache-size": 2, "x-cache-ttl": 60_000}
+    ).method.queue
+    keyed = lambda key: pika.BasicProperties(headers={"x-deduplication-header": key})  # noqa: E731
+    for key in ("1", "1", "2", "2", "1"):
+        # Confirmed and not returned, although it is not stored again.
+        channel.basic_publish("", queue, key, keyed(key), mandatory=True)
+    channel.basic_publish("", queue, b"none")
+    channel.basic_publish("", queue, b"none")
+    equal(bodies(channel, queue, 4), [b"1", b"2", b"none", b"none"])
+    channel.basic_publish("", queue, b"3", keyed("3"))
+    # The cache holds two: 1 is forgotten by now.
+    channel.basic_publish("", queue, b"1", keyed("1"))
+    equal(bodies(channel, queue, 2), [b"3", b"1"])
+
+
+@case("x-message-deduplication overflow")
+def a_refused_message_may_come_again(t):
+    channel = connect(t)
+    channel.confirm_delivery()
+    queue = channel.queue_declare(
+        "",
+        exclusive=True,
+        arguments={"x-message-deduplication": True, "x-max-length": 1, "x-overflow": "reject-publish"},
+    ).method.queue
+    keyed = lambda key: pika.BasicProperties(headers={"x-deduplication-header": key})  # noqa: E731
+    channel.basic_publish("", queue, b"1", keyed("1"))
+    try:
+        channel.basic_publish("", queue, b"2", keyed("2"))
+        raise AssertionError("taken")
+    except pika.exceptions.NackError:
+        pass
+    equal(bodies(channel, queue, 1), [b"1"])
+    channel.basic_publish("", queue, b"2", keyed("2"))
+    equal(bodies(channel, queue, 1), [b"2"])
+
+
+@case("x-message-deduplication exchange")
+def an_exchange_routes_a_message_once(t):
+    channel = connect(t)
+    channel.confirm_delivery()
+    exchange = exchange_of(
+        t, channel, "direct", x_message_deduplication=True, x_cache_ttl=300, x_deduplication_header="id"
+    )
+    queue = bound(channel, exchange, "k")
+    keyed = lambda key: pika.BasicProperties(headers={"id": key})  # noqa: E731
+    channel.basic_publish(exchange, "k", b"first", keyed(7), mandatory=True)
+    try:
+        channel.basic_publish(exchange, "k", b"again", keyed(7), mandatory=True)
+        raise AssertionError("a repetition is not routed")
+    except UnroutableError:
+        pass
+    equal(bodies(channel, queue, 1), [b"first"])
+    time.sleep(0.35)
+    channel.basic_publish(exchange, "k", b"later", keyed(7), mandatory=True)
+    equal(bodies(channel, queue, 1), [b"later"])
+
+
+if __name__ == "__main__":
+    suite.run()
