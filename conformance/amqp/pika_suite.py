@@ -119,7 +119,7 @@ def passive_declarations_count(t):
     channel.basic_publish("", queue, b"x")
     other = connect(t).channel()
     text = refused(406, other.queue_delete, queue, if_empty=True)
-    equal(text, f"PRECONDITION_FAILED - queue '{queue}' in vhost '/' is not empty")
+    equal(text, f"PRECONDITION_FAILED - queue '{queue}' in vhost '/' not empty")
     equal(channel.queue_delete(queue).method.message_count, 1)
 
 

@@ -174,13 +174,13 @@ enum Task {
         #[arg(long)]
         readme: bool,
     },
-    /// The same random commands to the original (beanstalkd, Mosquitto) and to Longtail, every reply compared.
+    /// The same random commands to the original (beanstalkd, Mosquitto, RabbitMQ) and to Longtail, every reply compared.
     Differential {
         /// Whose commands.
-        #[arg(default_value = "beanstalk", value_parser = ["beanstalk", "mqtt"])]
+        #[arg(default_value = "beanstalk", value_parser = ["amqp", "beanstalk", "mqtt"])]
         protocol: String,
-        /// Compare a Mosquitto with a Mosquitto: to check the test itself.
-        #[arg(long, value_parser = ["mosquitto"], conflicts_with = "server_cmd")]
+        /// Compare the original with itself: to check the test.
+        #[arg(long, value_parser = ["mosquitto", "rabbitmq"], conflicts_with = "server_cmd")]
         against: Option<String>,
         /// What the commands are made from; a fresh one when not given.
         #[arg(long)]
@@ -415,6 +415,32 @@ impl Cli {
                 kept,
                 readme,
             }),
+            Task::Differential {
+                protocol,
+                against,
+                seed,
+                commands,
+                server_cmd,
+                ..
+            } if protocol == "amqp" => {
+                let reference = match conformance::rabbitmq()? {
+                    Ok(reference) => reference,
+                    Err(why) => return Ok(finish(Tally::skip("differential", &why))),
+                };
+                let candidate = match (&server_cmd, against) {
+                    (Some(line), _) => ServerCommand::parse(line)?,
+                    (None, Some(_)) => reference.clone(),
+                    (None, None) => ServerCommand::longtail("amqp", Some("interval")),
+                };
+                Ok(finish(differential::amqp::run(
+                    &differential::amqp::Settings {
+                        seed: seed.unwrap_or_else(Random::fresh_seed),
+                        methods: commands.min(differential::amqp::METHODS),
+                        reference,
+                        candidate,
+                    },
+                )))
+            }
             Task::Differential {
                 protocol,
                 against,

@@ -8,6 +8,7 @@
 //!
 //! `normal` lists the differences that are expected. A difference prints the seed that reproduces it.
 
+pub(crate) mod amqp;
 mod generator;
 mod ids;
 pub(crate) mod mqtt;

@@ -479,11 +479,16 @@ impl Shard {
                 self.dispatch(stream, at as usize, fx);
             }
             self.wake_readers(stream, fx);
-            let own = (self.streams.get(&stream)).and_then(|state| state.config.expires_ms);
-            if message.expires_ms == Some(0) || own == Some(0) {
+            let Some(state) = self.streams.get(&stream) else {
+                continue;
+            };
+            let crowded = state.makes_room_later();
+            if message.expires_ms == Some(0) || state.config.expires_ms == Some(0) {
                 self.fleeting.push(stream);
             }
-            self.crowd(stream);
+            if crowded {
+                self.crowd(stream);
+            }
         }
     }
 

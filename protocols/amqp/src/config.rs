@@ -13,6 +13,8 @@ pub struct Config {
     pub frame_max: u32,
     /// Seconds between heartbeats that are proposed to clients (default 60; 0: none).
     pub heartbeat_s: u16,
+    /// Milliseconds that a consumer may hold a message, where neither it nor its queue says so (default 0: for ever).
+    pub consumer_timeout_ms: u64,
     /// Octets of a message's body (default 16 MiB): a larger one closes its channel with 406. The listener's outbox
     /// limit has to be larger.
     pub message_bytes_max: u64,
@@ -52,6 +54,7 @@ impl Default for Config {
             channel_max: 2047,
             frame_max: 131_072,
             heartbeat_s: 60,
+            consumer_timeout_ms: 0,
             message_bytes_max: 16 * 1024 * 1024,
             product: "Longtail".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

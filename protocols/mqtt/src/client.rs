@@ -475,7 +475,7 @@ mod tests {
         let mut client = joining(&durable, &cx, &mut out);
         let mut answer = |client: &mut Client, token, reply: &Reply| {
             let session = client.session_mut().unwrap();
-            session.answered(token, reply, None, &cx, &mut out);
+            session.answered(token, reply, None, durable.recent(), &cx, &mut out);
         };
         // One thread sees the stream opened, and another, before the first does anything about it, the rest.
         answer(

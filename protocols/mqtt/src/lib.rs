@@ -20,6 +20,7 @@ pub mod census;
 pub mod client;
 pub mod codec;
 pub mod config;
+pub mod consumer;
 pub mod counters;
 mod delayed;
 mod durable;

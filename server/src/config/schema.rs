@@ -288,6 +288,12 @@ pub(crate) const KEYS: &[Key] = &[
         "Seconds between heartbeats that are proposed to clients. 0: none.",
     ),
     key(
+        "amqp.consumer_timeout_ms",
+        Kind::Millis(0, 24 * HOUR),
+        Some("0"),
+        "How long a consumer may hold a message that neither it nor its queue says how long: it is cancelled then. 0: for ever.",
+    ),
+    key(
         "amqp.product",
         Kind::Text,
         Some("\"Longtail\""),

@@ -122,6 +122,8 @@ pub struct Queue {
     settings: RwLock<Arc<QueueSettings>>,
     /// What it refuses to take is a dead letter.
     lays_refused: AtomicBool,
+    /// What comes back may have to wait.
+    has_retries: AtomicBool,
     usage: Mutex<Usage>,
     /// What came before, where that is not taken again.
     seen: Option<Seen>,
@@ -167,6 +169,7 @@ impl Queue {
         Queue {
             seen: dedup.map(Seen::new),
             lays_refused: AtomicBool::new(lays_refused(&settings)),
+            has_retries: AtomicBool::new(settings.retry.is_some()),
             settings: RwLock::new(Arc::new(settings)),
             name,
             shard,
@@ -281,9 +284,16 @@ impl Queue {
 
     /// From now on these settings hold; the stream has them.
     pub(crate) fn change(&self, settings: QueueSettings) {
-        let lays = lays_refused(&settings);
+        let (lays, retries) = (lays_refused(&settings), settings.retry.is_some());
         *self.settings.write() = Arc::new(settings);
         self.lays_refused.store(lays, Ordering::Relaxed);
+        self.has_retries.store(retries, Ordering::Relaxed);
+    }
+
+    /// Whether what comes back may have to wait.
+    #[must_use]
+    pub fn has_retries(&self) -> bool {
+        self.has_retries.load(Ordering::Relaxed)
     }
 
     /// Whether what it refuses to take is a dead letter.

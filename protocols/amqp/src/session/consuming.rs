@@ -136,7 +136,9 @@ impl Channel {
         let stream = StreamName::new(space_of(shared)?, Arc::clone(&queue.name));
         let at = usize::from(queue.shard.0);
         self.tags.insert(Arc::clone(&tag), consumer);
-        let timeout_ms = (asked.timeout_ms.or(settings.consumer_timeout_ms)).filter(|_| !no_ack);
+        let of_all = Some(shared.consumer_timeout_ms).filter(|&ms| ms > 0);
+        let timeout_ms = asked.timeout_ms.or(settings.consumer_timeout_ms);
+        let timeout_ms = timeout_ms.or(of_all).filter(|_| !no_ack);
         if timeout_ms.is_some() {
             shared.watch();
         }

@@ -241,8 +241,10 @@ impl Channel {
         } else {
             self.counts.deliver += 1;
             self.shared_held += 1;
-            let queue = Arc::clone(&consumer.queue);
-            self.note_retries(delivery.group, &queue);
+            if consumer.queue.has_retries() {
+                let queue = Arc::clone(&consumer.queue);
+                self.note_retries(delivery.group, &queue);
+            }
             let given = delivered(tag, at, delivery, number, shared.now);
             self.unacked.push(given);
             if out.is_over_soft_limit() {
@@ -289,7 +291,7 @@ impl Channel {
 
     /// What comes back to a queue with retries has to wait: the queue is asked then.
     fn note_retries(&mut self, group: GroupId, queue: &Arc<Queue>) {
-        if queue.settings().retry.is_some() && !self.retrying.contains_key(&group) {
+        if queue.has_retries() && !self.retrying.contains_key(&group) {
             self.retrying.insert(group, Arc::clone(queue));
         }
     }

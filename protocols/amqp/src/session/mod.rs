@@ -238,6 +238,8 @@ pub(super) struct Shared {
     pub(super) now: Timestamp,
     /// Consumers may hold messages too long.
     timed: bool,
+    /// How long, where nothing else is said; 0: as long as they want.
+    pub(super) consumer_timeout_ms: u64,
 }
 
 impl std::fmt::Debug for Shared {
@@ -448,6 +450,7 @@ impl Session {
                 wake: false,
                 now: Timestamp(0),
                 timed: false,
+                consumer_timeout_ms: 0,
             },
         }
     }

@@ -33,6 +33,7 @@ impl Session {
     /// `connection.start`.
     pub(super) fn greet(&mut self, config: &Config, out: &mut Out) {
         self.phase = Phase::Start;
+        self.shared.consumer_timeout_ms = config.consumer_timeout_ms;
         let mut capabilities = TableBuf::default();
         let mut properties = TableBuf::default();
         let put = |table: &mut TableBuf, key: &str, value: Value<'_>| {

@@ -48,6 +48,10 @@ impl Topology {
     /// Whether the binding is to outlive a restart.
     fn check_bind(&self, asker: &Asker, bind: &Bind) -> Answer<bool> {
         not_the_default(&bind.source)?;
+        if self.graph().exchange(&bind.source).is_none() {
+            // Of two that are missing, RabbitMQ names this one.
+            return Err(no_exchange(&bind.source, &asker.vhost));
+        }
         let destination_durable = match &bind.destination {
             Destination::Queue(name) => self.queue(name, asker)?.config.durable,
             Destination::Exchange(name) => {

@@ -188,7 +188,7 @@ impl Topology {
         let unmet = |unmet| {
             let why = match unmet {
                 Unmet::Unused => "in use",
-                Unmet::Empty => "is not empty",
+                Unmet::Empty => "not empty",
             };
             precondition(format!("queue '{name}' in vhost '{}' {why}", asker.vhost))
         };

@@ -45,6 +45,7 @@ pub(crate) fn run(durable: &Durable) {
 impl Sink for Link {
     fn deliver(&self, effect: &Effect, messages: &[Option<Message<'_>>]) {
         let message = messages.first().and_then(Option::as_ref);
+        let recent = self.conn.protocol().tenant().durable().recent();
         let cx = self.conn.protocol().cx();
         let must_go = self.conn.with(|client, out| {
             let Some(session) = client.session_mut() else {
@@ -52,9 +53,9 @@ impl Sink for Link {
             };
             match effect {
                 Effect::Reply(token, reply) => {
-                    session.answered(*token, reply, message, &cx, out);
+                    session.answered(*token, reply, message, recent, &cx, out);
                 }
-                Effect::Push(delivery) => session.pushed(delivery, message, &cx, out),
+                Effect::Push(delivery) => session.pushed(delivery, message, recent, &cx, out),
                 // Its subscription has ended.
                 Effect::Cancelled { .. } => {}
             }

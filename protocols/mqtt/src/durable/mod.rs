@@ -13,6 +13,7 @@
 
 pub(crate) mod incoming;
 pub(crate) mod link;
+pub(crate) mod recent;
 pub(crate) mod records;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use crate::session::feed::{Duty, DutyChange, Stores, group_of};
 use crate::session::kept::InFlight;
 use crate::session::{Held, State, Subscriptions};
 use incoming::{Entry, Incoming};
+use recent::Recent;
 use records::{Record, SessionRecord};
 
 /// The stream with the last values.
@@ -63,6 +65,8 @@ pub(crate) struct Durable {
     records: Option<LastValues<Kept>>,
     /// The QoS 2 messages that await their PUBREL.
     incoming: Incoming,
+    /// What was read of the filters' streams of late.
+    recent: Recent,
     /// The filters that have a stream, by their text.
     filters: Mutex<HashMap<Box<str>, FilterStream>>,
 }
@@ -164,6 +168,7 @@ impl Durable {
             keeper,
             records,
             incoming,
+            recent: Recent::default(),
             filters: Mutex::default(),
         };
         let mut restored: Vec<_> = sessions
@@ -276,6 +281,11 @@ impl Durable {
     /// The QoS 2 messages that await their PUBREL.
     pub(crate) fn incoming(&self) -> &Incoming {
         &self.incoming
+    }
+
+    /// What was read of the filters' streams of late.
+    pub(crate) fn recent(&self) -> &Recent {
+        &self.recent
     }
 
     /// Where a session keeps what is no stream's of a filter.

@@ -36,6 +36,7 @@ use super::sending::wanted;
 use super::{Cx, Outbox, Session, Tag};
 use crate::codec::{Ack, Packet, PacketId, Qos};
 use crate::config::{ShareStrategy, Shares};
+use crate::durable::recent::Recent;
 
 /// Where a message that is on its way came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -638,6 +639,7 @@ impl Session {
         token: Token,
         reply: &Reply,
         message: Option<&Message<'_>>,
+        recent: &Recent,
         cx: &Cx<'_>,
         out: &mut impl Outbox,
     ) {
@@ -685,7 +687,7 @@ impl Session {
             }
             Asked::Taken(mark) => {
                 if let (Reply::Delivered(delivery), Some(message)) = (reply, message) {
-                    self.revive(delivery, mark, message);
+                    self.revive(delivery, mark, message, recent);
                 }
                 Way::Resume
             }
@@ -771,7 +773,7 @@ impl Session {
     }
 
     /// A message that was under way on an earlier connection.
-    fn revive(&mut self, delivery: &Delivery, mark: Mark, message: &Message<'_>) {
+    fn revive(&mut self, delivery: &Delivery, mark: Mark, message: &Message<'_>, recent: &Recent) {
         let source = self.source(delivery);
         if self.state.outbound.is_in_use(mark.id) {
             if self.is_kept(mark, source) {
@@ -786,7 +788,7 @@ impl Session {
             }
             return;
         }
-        let copy = match self.copy_of(delivery, message, None) {
+        let copy = match self.copy_of(delivery, message, recent, None) {
             Ok(copy) => Some(Copy {
                 qos: mark.qos,
                 ..copy
@@ -836,18 +838,22 @@ impl Session {
         &mut self,
         delivery: &Delivery,
         message: &Message<'_>,
+        recent: &Recent,
         cx: Option<&Cx<'_>>,
     ) -> Result<Copy, Unwanted> {
         let drawn = (self.feed.as_ref()).and_then(|feed| feed.groups.get(&delivery.group));
         let held = drawn.and_then(|drawn| self.state.subscriptions.get(&drawn.text));
         let options = held.ok_or(Unwanted::ForMe)?.options;
-        let stored = Stored::of(message);
-        if cx.is_some() && options.no_local && stored.origin == self.origin {
+        let tag = Tag::unpack(options.tag);
+        let whole = recent.get_or_read(delivery.stream, delivery.seq, || {
+            let payload = bytes::Bytes::copy_from_slice(message.payload);
+            let stored = Stored::of(message);
+            let whole = stored.to_message(payload, message.created, message.expires);
+            whole.map(Arc::new)
+        });
+        if cx.is_some() && options.no_local && Stored::of(message).origin == self.origin {
             return Err(Unwanted::ForMe);
         }
-        let tag = Tag::unpack(options.tag);
-        let payload = bytes::Bytes::copy_from_slice(message.payload);
-        let whole = stored.to_message(payload, message.created, message.expires);
         let dropped = |reason| {
             if let Some(cx) = cx {
                 cx.counters.drop_messages(reason, 1);
@@ -868,7 +874,6 @@ impl Session {
             dropped(DropReason::Expired);
             return Err(Unwanted::ForAll);
         }
-        let whole = Arc::new(whole);
         let wanted = wanted(&whole, tag);
         Ok(Copy {
             message: whole,
@@ -884,6 +889,7 @@ impl Session {
         &mut self,
         delivery: &Delivery,
         message: Option<&Message<'_>>,
+        recent: &Recent,
         cx: &Cx<'_>,
         out: &mut impl Outbox,
     ) {
@@ -895,7 +901,7 @@ impl Session {
         if !self.is_open() {
             return;
         }
-        let copy = match self.copy_of(delivery, message, Some(cx)) {
+        let copy = match self.copy_of(delivery, message, recent, Some(cx)) {
             Ok(copy) => copy,
             Err(Unwanted::ForMe) => return self.refuse(source),
             Err(Unwanted::ForAll) => return self.done_with(source),

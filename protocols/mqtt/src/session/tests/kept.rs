@@ -5,6 +5,7 @@ use longtail_engine::{Command, Handle, Message as Shown, NewMessage, Reply, Sett
 use longtail_model::{ConsumerTag, Filter, GroupId, Lsn, Priority, Seq, StreamId};
 
 use super::*;
+use crate::durable::recent::Recent;
 use crate::session::feed::{DutyChange, Share};
 use crate::session::kept::{InFlight, Origin as Place, Sent, Write};
 
@@ -98,7 +99,14 @@ impl Bench {
                         let record = record();
                         let reply = Reply::Delivered(delivery(seq.0, mark));
                         bench.with(|session, cx, wire| {
-                            session.answered(token, &reply, Some(&shown(&record)), cx, wire);
+                            session.answered(
+                                token,
+                                &reply,
+                                Some(&shown(&record)),
+                                &Recent::default(),
+                                cx,
+                                wire,
+                            );
                         });
                     }
                     Command::Open { .. } => {
@@ -115,7 +123,9 @@ impl Bench {
     }
 
     fn answer(&mut self, token: u64, reply: &Reply) {
-        self.with(|session, cx, wire| session.answered(token, reply, None, cx, wire));
+        self.with(|session, cx, wire| {
+            session.answered(token, reply, None, &Recent::default(), cx, wire);
+        });
     }
 
     fn commands(&mut self) -> Vec<(u64, Command)> {
@@ -131,7 +141,13 @@ impl Bench {
     fn push(&mut self, seq: u64) -> u64 {
         let record = record();
         self.with(|session, cx, wire| {
-            session.pushed(&delivery(seq, 0), Some(&shown(&record)), cx, wire);
+            session.pushed(
+                &delivery(seq, 0),
+                Some(&shown(&record)),
+                &Recent::default(),
+                cx,
+                wire,
+            );
         });
         let mut marks = Vec::new();
         for (token, command) in self.commands() {
@@ -236,7 +252,13 @@ fn what_was_not_sent_goes_with_its_subscription_and_a_shares_to_another() {
         bench.wire.full = true;
         let record = record();
         bench.with(|session, cx, wire| {
-            session.pushed(&delivery(2, 0), Some(&shown(&record)), cx, wire);
+            session.pushed(
+                &delivery(2, 0),
+                Some(&shown(&record)),
+                &Recent::default(),
+                cx,
+                wire,
+            );
         });
         assert_eq!(bench.session.outstanding(), (1, 1));
         bench.session.part_with(text);
