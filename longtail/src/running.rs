@@ -126,8 +126,8 @@ impl Longtail {
         definitions: Option<&[u8]>,
     ) -> Result<(), StartError> {
         let tenant = longtail_amqp::Tenant::new(config, Arc::clone(&self.broker));
-        if let Some(background) = self.edge.runtime(0) {
-            tenant.run_in_background(background);
+        if let Some(runtime) = self.edge.runtime(0) {
+            tenant.live_on(runtime);
         }
         let judge = Arc::downgrade(&tenant);
         self.roster.watch(Box::new(move || {

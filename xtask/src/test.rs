@@ -269,6 +269,15 @@ fn differential(scale: Scale) -> Result<Tally> {
         }),
         Err(why) => Tally::skip("differential mqtt", &why),
     };
+    total += match conformance::rabbitmq()? {
+        Ok(reference) => differential::amqp::run(&differential::amqp::Settings {
+            seed: Random::fresh_seed(),
+            methods: scale.pick(20, 4) * differential::amqp::SESSION,
+            reference,
+            candidate: ServerCommand::longtail("amqp", Some("interval")),
+        }),
+        Err(why) => Tally::skip("differential amqp", &why),
+    };
     Ok(total)
 }
 

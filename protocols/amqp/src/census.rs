@@ -114,7 +114,7 @@ impl Census {
                 }
             }
             seats.change(&user, |of| {
-                of.connections = of.connections.saturating_sub(1)
+                of.connections = of.connections.saturating_sub(1);
             });
         }
     }
@@ -179,7 +179,7 @@ impl Census {
         let mut seats = self.seats.lock();
         if count > 0 {
             seats.change(&user.into(), |of| {
-                of.channels = of.channels.saturating_sub(count)
+                of.channels = of.channels.saturating_sub(count);
             });
         }
     }

@@ -11,7 +11,7 @@
 //!
 //! A vhost is a space, a queue a stream with its default group. [`codec`] knows the bytes, [`session`] one connection,
 //! [`service`] plugs both into the edge; [`tenant`] is what the connections share, [`topology`] what is declared in a
-//! space, [`graph`] how a message finds its queues, [`subjects`] where other protocols meet those, [`replies`] what
+//! space, [`graph`] how a message finds its queues, `subjects` where other protocols meet those, `replies` what
 //! finds a channel instead, [`access`] who is let in. `docs/amqp.md` says what a client may rely on.
 
 pub mod access;

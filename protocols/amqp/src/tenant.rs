@@ -23,14 +23,14 @@ pub struct Tenant {
     broker: Arc<Broker>,
     shards: Arc<dyn Shards>,
     streams: Arc<Streams>,
+    /// Where what goes on by itself runs; where the first who asks for a space is, otherwise.
+    runtime: OnceLock<Handle>,
     topologies: tokio::sync::Mutex<HashMap<Arc<str>, Arc<Topology>>>,
     counters: Counters,
     census: Census,
     policies: Arc<Policies>,
     /// Of connections.
     numbers: AtomicU64,
-    /// Where what goes on by itself runs; where the first who asks for a space is, otherwise.
-    background: OnceLock<Handle>,
 }
 
 /// What happened since the service started.
@@ -54,12 +54,12 @@ impl Tenant {
             config,
             shards: broker.shards(),
             streams: Arc::new(Streams::new(broker.shards())),
+            runtime: OnceLock::new(),
             topologies: tokio::sync::Mutex::default(),
             counters: Counters::default(),
             census: Census::default(),
             policies: Arc::new(Policies::load(Arc::clone(&broker))),
             numbers: AtomicU64::new(0),
-            background: OnceLock::new(),
             broker,
         })
     }
@@ -77,6 +77,12 @@ impl Tenant {
             }
             Ok(())
         })
+    }
+
+    /// What goes on beside connections runs here from now on: on a runtime that lasts as long as the service.
+    pub fn live_on(&self, runtime: &Handle) {
+        // Only the first counts.
+        let _ = self.runtime.set(runtime.clone());
     }
 
     /// The settings.
@@ -177,13 +183,6 @@ impl Tenant {
         self.topologies.lock().await.remove(space);
     }
 
-    /// Says where what goes on by itself runs, for as long as the service does: dead letters that are carried, queues
-    /// that expire. [`Tenant::open_all`] follows, so that it does so before anybody connects.
-    pub fn run_in_background(&self, background: &Handle) {
-        // Only the first counts.
-        let _ = self.background.set(background.clone());
-    }
-
     /// What is declared in a space; read from the catalog when first asked for.
     ///
     /// # Errors
@@ -202,12 +201,14 @@ impl Tenant {
             self.config.subjects_exchange.as_deref().map(Arc::from),
         )
         .await?;
-        let background = self.background.get().cloned();
-        if let Some(background) = background.or(Handle::try_current().ok()) {
-            topology.letters().carry(&topology, &background);
-            topology.expire_queues(&background);
-        } else {
-            tracing::error!(%space, "nothing goes on by itself: there is no runtime");
+        match self.runtime.get().cloned().or(Handle::try_current().ok()) {
+            Some(runtime) => {
+                topology.letters().carry(&topology, &runtime);
+                topology.expire_queues(&runtime);
+            }
+            None => {
+                tracing::error!(%space, "there is no runtime for what goes on beside connections");
+            }
         }
         topologies.insert(Arc::clone(space), Arc::clone(&topology));
         Ok(topology)

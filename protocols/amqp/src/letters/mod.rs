@@ -100,12 +100,12 @@ impl Letters {
         Ok(())
     }
 
-    /// Begins to carry, until the broker closes or the space is gone.
-    pub(crate) fn carry(self: &Arc<Self>, topology: &Arc<Topology>, background: &Runtime) {
+    /// Begins to carry on this runtime, until the broker closes or the space is gone.
+    pub(crate) fn carry(self: &Arc<Self>, topology: &Arc<Topology>, runtime: &Runtime) {
         for client in &self.clients {
             let (letters, client) = (Arc::clone(self), Arc::clone(client));
             let topology = Arc::downgrade(topology);
-            background.spawn(async move { letters.carry_from(&client, &topology).await });
+            runtime.spawn(async move { letters.carry_from(&client, &topology).await });
         }
     }
 

@@ -39,7 +39,7 @@ pub(super) async fn export(
     asked.caller.administers()?;
     let vhosts = m.of(asked, vhost)?;
     let mut document = Map::new();
-    let version = m.version();
+    let version = m.advertised();
     let format = if vhost.is_some() {
         "single_virtual_host"
     } else {

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::http::{Failed, Query};
 use super::{Management, overview, parameters, queues};
+use crate::session::ChannelState;
 
 /// The text of the metrics so far.
 #[derive(Default)]
@@ -22,6 +23,9 @@ struct Page {
 }
 
 type Labels<'a> = &'a [(&'a str, &'a str)];
+
+/// Name, help, and what is shown of each thing.
+type Series<T> = (&'static str, &'static str, fn(&T) -> u64);
 
 impl Page {
     fn put(&mut self, kind: &str, name: &str, help: &str, labels: Labels<'_>, value: u64) {
@@ -144,8 +148,8 @@ fn identity(m: &Management, endpoint: &str, prefix: &str, page: &mut Page) {
         &format!("{prefix}build_info"),
         "RabbitMQ & Erlang/OTP version info",
         &[
-            ("rabbitmq_version", m.version()),
-            ("prometheus_plugin_version", m.version()),
+            ("rabbitmq_version", m.advertised()),
+            ("prometheus_plugin_version", m.advertised()),
             ("prometheus_client_version", "0"),
             ("erlang_version", "none"),
             ("product_name", &m.tenant.config().product),
@@ -383,7 +387,7 @@ async fn per_object(m: &Management) -> Result<Page, Failed> {
 }
 
 fn coarse(figures: &[QueueFigures], prefix: &str, page: &mut Page) {
-    let each: [(&str, &str, fn(&QueueFigures) -> u64); 4] = [
+    let each: [Series<QueueFigures>; 4] = [
         (
             "queue_messages_ready",
             "Messages ready to be delivered to consumers",
@@ -487,7 +491,7 @@ fn connections(m: &Management, vhosts: &[(Arc<str>, Arc<str>)], family: &str, pa
     let mut all = m.tenant.census().all();
     all.retain(|seen| vhosts.iter().any(|(vhost, _)| *vhost == seen.state.vhost));
     if family == "channel_metrics" {
-        let each: [(&str, &str, fn(&crate::session::ChannelState) -> u64); 3] = [
+        let each: [Series<ChannelState>; 3] = [
             ("channel_consumers", "Consumers on a channel", |channel| {
                 channel.consumers.len() as u64
             }),

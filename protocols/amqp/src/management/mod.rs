@@ -74,6 +74,9 @@ pub struct ListenerFact {
     pub tls: bool,
 }
 
+/// A vhost and its space.
+type Named = (Arc<str>, Arc<str>);
+
 /// The management plane of one AMQP service.
 pub struct Management {
     tenant: Arc<Tenant>,
@@ -109,7 +112,7 @@ impl Management {
     }
 
     /// The version of RabbitMQ that clients may count on.
-    fn version(&self) -> &str {
+    fn advertised(&self) -> &str {
         &self.tenant.config().management_version
     }
 
@@ -171,7 +174,7 @@ impl Management {
     ///
     /// # Errors
     /// As [`Management::enter`].
-    fn of(&self, asked: &Asked, vhost: Option<&str>) -> Result<Vec<(Arc<str>, Arc<str>)>, Failed> {
+    fn of(&self, asked: &Asked, vhost: Option<&str>) -> Result<Vec<Named>, Failed> {
         match vhost {
             None => Ok(self.vhosts(asked)),
             Some(vhost) => {

@@ -24,7 +24,7 @@ pub(super) fn whoami(asked: &Asked) -> Reply {
 }
 
 pub(super) fn version(m: &Management) -> Reply {
-    Reply::Text("text/plain", m.version().to_owned())
+    Reply::Text("text/plain", m.advertised().to_owned())
 }
 
 pub(super) fn auth() -> Reply {
@@ -116,10 +116,10 @@ pub(super) async fn overview(m: &Arc<Management>, asked: &Asked) -> Result<Reply
         })
         .collect();
     let object = json!({
-        "management_version": m.version(),
-        "rabbitmq_version": m.version(),
+        "management_version": m.advertised(),
+        "rabbitmq_version": m.advertised(),
         "product_name": m.tenant.config().product,
-        "product_version": m.version(),
+        "product_version": m.advertised(),
         "longtail_version": m.tenant.config().version,
         "erlang_version": "26.2.5",
         "erlang_full_version": "none: Longtail is written in Rust",
@@ -253,7 +253,7 @@ fn described(m: &Management) -> Value {
             {"name": "AMQPLAIN", "description": "QPid AMQPLAIN mechanism", "enabled": true},
         ],
         "applications": [
-            {"name": "rabbit", "description": m.tenant.config().product, "version": m.version()},
+            {"name": "rabbit", "description": m.tenant.config().product, "version": m.advertised()},
         ],
         "enabled_plugins": ["rabbitmq_management", "rabbitmq_management_agent", "rabbitmq_prometheus"],
         "contexts": [],

@@ -75,7 +75,10 @@ pub(super) fn one(item: Value, query: &Query) -> Value {
     columns(vec![item], query).pop().unwrap_or(Value::Null)
 }
 
-fn filter(name: &str, use_regex: bool) -> Result<Box<dyn Fn(&str) -> bool>, Failed> {
+/// Whether a name is wanted.
+type Wanted = Box<dyn Fn(&str) -> bool>;
+
+fn filter(name: &str, use_regex: bool) -> Result<Wanted, Failed> {
     if !use_regex {
         let wanted = name.to_lowercase();
         return Ok(Box::new(move |name| name.to_lowercase().contains(&wanted)));

@@ -167,11 +167,8 @@ fn shown(
 
 /// Whether consumers keep up: some wait for messages, or there is nothing to wait for.
 fn consumer_capacity(info: &StreamInfo) -> f64 {
-    match (info.consumers, info.waiting, info.ready) {
-        (0, _, _) => 0.0,
-        (_, 0, 1..) => 0.0,
-        _ => 1.0,
-    }
+    let keep_up = info.consumers > 0 && (info.waiting > 0 || info.ready == 0);
+    f64::from(u8::from(keep_up))
 }
 
 fn exclusive_tag(queue: &Queue, consumers: &[Value]) -> Option<String> {

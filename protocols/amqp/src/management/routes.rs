@@ -26,14 +26,7 @@ pub(super) async fn dispatch(
         ("GET", ["nodes", name, "memory"]) => overview::memory(m, a, name),
         ("GET", ["cluster-name"]) => Ok(parameters::cluster_name(m)),
         ("PUT", ["cluster-name"]) => parameters::set_cluster_name(m, a).await,
-        (
-            "GET",
-            ["extensions" | "deprecated-features"]
-            | ["deprecated-features", "used"]
-            | ["traces", ..]
-            | ["stream", "connections" | "publishers" | "consumers", ..]
-            | ["shovels" | "federation-links", ..],
-        ) => Ok(overview::empty()),
+        ("GET", path) if is_always_empty(path) => Ok(overview::empty()),
         ("GET", ["feature-flags"]) => a.caller.administers().map(|()| overview::feature_flags()),
         ("PUT", ["feature-flags", name, "enable"]) => overview::enable_feature(a, name),
         ("GET", ["aliveness-test", vhost]) => health::aliveness(m, a, vhost).await,
@@ -54,7 +47,6 @@ pub(super) async fn dispatch(
         ("GET", ["connections", name, "channels"]) => {
             connections::channels(m, a, None, Some(name)).await
         }
-        ("GET", ["connections", _, "sessions"]) => Ok(overview::empty()),
         ("GET", ["channels"]) => connections::channels(m, a, None, None).await,
         ("GET", ["vhosts", vhost, "channels"]) => {
             connections::channels(m, a, Some(vhost), None).await
@@ -201,6 +193,18 @@ pub(super) async fn dispatch(
         ("POST", ["definitions", vhost]) => definitions::import(m, a, Some(vhost)).await,
         _ => return None,
     })
+}
+
+/// Lists of what this server has none of.
+fn is_always_empty(path: &[&str]) -> bool {
+    matches!(
+        path,
+        [
+            "extensions" | "deprecated-features" | "traces" | "shovels" | "federation-links",
+            ..
+        ] | ["stream", "connections" | "publishers" | "consumers", ..]
+            | ["connections", _, "sessions"]
+    )
 }
 
 /// Whether there is something under this path with some method.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::channel::Channel;
+use super::confirms::Confirms;
+use super::consuming::Consumer;
 use super::{Phase, Session, Shared, Slot};
 use crate::codec::{Table, Value};
 
@@ -260,20 +262,20 @@ impl Session {
 impl Channel {
     pub(super) fn counts(&self) -> Counts {
         Counts {
-            confirm: self.confirms.as_ref().map_or(0, |known| known.given()),
+            confirm: self.confirms.as_ref().map_or(0, Confirms::given),
             ..self.counts
         }
     }
 
     fn about(&self) -> ChannelState {
-        let mut consumers: Vec<_> = self.consumers.values().map(|known| known.about()).collect();
+        let mut consumers: Vec<_> = self.consumers.values().map(Consumer::about).collect();
         consumers.sort_by(|a, b| a.tag.cmp(&b.tag));
         ChannelState {
             number: self.number(),
             confirm: self.confirms.is_some(),
             prefetch: self.prefetch,
             unacked: self.unacked.len() as u64,
-            unconfirmed: self.confirms.as_ref().map_or(0, |known| known.waiting()),
+            unconfirmed: self.confirms.as_ref().map_or(0, Confirms::waiting),
             counts: self.counts(),
             consumers,
         }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use longtail_engine::command::Only;
-use tokio::runtime::Handle;
 
 use super::{Answer, Topology, documents};
 use crate::graph::Removed;
@@ -15,10 +14,10 @@ const LOOK_MAX: Duration = Duration::from_secs(1);
 const LOOK_MIN: Duration = Duration::from_millis(10);
 
 impl Topology {
-    /// Deletes queues that nobody has used for as long as they wait, until the space is gone.
-    pub(crate) fn expire_queues(self: &Arc<Self>, background: &Handle) {
+    /// Deletes, on this runtime, queues that nobody has used for as long as they wait, until the space is gone.
+    pub(crate) fn expire_queues(self: &Arc<Self>, runtime: &tokio::runtime::Handle) {
         let (topology, wake) = (Arc::downgrade(self), Arc::clone(&self.expiring));
-        background.spawn(async move {
+        runtime.spawn(async move {
             loop {
                 let Some(topology) = topology.upgrade() else {
                     return;
