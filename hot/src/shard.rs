@@ -162,7 +162,7 @@ pub(crate) fn pushed(times: u64) -> Result<()> {
     let payload = payload();
     for _ in 0..times {
         bench.publish(&payload);
-        if bench.seen.published % BATCH == 0 {
+        if bench.seen.published.is_multiple_of(BATCH) {
             bench.ack_taken();
             bench.turn();
         }
@@ -176,7 +176,7 @@ pub(crate) fn backlog(times: u64) -> Result<()> {
     let payload = payload();
     for _ in 0..times {
         bench.publish(&payload);
-        if bench.seen.published % BATCH == 0 {
+        if bench.seen.published.is_multiple_of(BATCH) {
             bench.turn();
         }
     }

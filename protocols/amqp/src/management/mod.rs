@@ -11,7 +11,7 @@
 //!
 //! [`serve`](Server::start) runs on a thread of its own, so that a long list holds up no message. Nothing here is on the
 //! way of a message: figures are read from the shards and from the connections when somebody asks, rates come from the
-//! differences between looks ([`rates`]).
+//! differences between looks (`rates`).
 
 mod access;
 mod bindings;
