@@ -291,7 +291,8 @@ fn listen_flags_replace_what_was_configured() {
     let text = complaint(&with_listen(&["nats=127.0.0.1:4222"], false));
     assert!(
         text.contains(
-            "unknown protocol `nats`: this build speaks beanstalk, amqp, amqps, amqp-ws, amqp-wss, mqtt, mqtts, mqtt-ws, mqtt-wss"
+            "unknown protocol `nats`: this build speaks beanstalk, amqp, amqps, amqp-ws, amqp-wss, amqp-management, amqp-metrics, mqtt, mqtts, \
+             mqtt-ws, mqtt-wss"
         ),
         "{text}"
     );

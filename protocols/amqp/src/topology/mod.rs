@@ -24,6 +24,7 @@ use std::sync::{Arc, Weak};
 use longtail_broker::{Broker, BrokerError};
 use longtail_engine::Refusal;
 use longtail_engine::config::StreamName;
+use longtail_engine::runtime::Clock;
 use longtail_model::Timestamp;
 use parking_lot::{RwLock, RwLockReadGuard};
 
@@ -73,6 +74,7 @@ pub struct Topology {
     this: Weak<Topology>,
     space: Arc<str>,
     broker: Arc<Broker>,
+    clock: Arc<dyn Clock>,
     graph: Arc<RwLock<Graph>>,
     replies: Arc<Replies>,
     subjects: Option<Subjects>,
@@ -161,6 +163,7 @@ impl Topology {
         }
         let topology = Arc::new_cyclic(|this| Topology {
             this: Weak::clone(this),
+            clock: broker.clock(),
             generation,
             graph,
             replies: Arc::default(),
@@ -222,7 +225,7 @@ impl Topology {
 
     /// The time.
     pub(crate) fn now(&self) -> Timestamp {
-        self.broker.clock().now()
+        self.clock.now()
     }
 
     /// What there is now.
