@@ -478,6 +478,8 @@ def a_vhost_that_is_not_there(t):
 def answers_come_without_a_queue(t):
     client, server = connect(t).channel(), connect(t).channel()
     queue = queue_of(t, server)
+    # A publish without a confirm may arrive after what another connection asks.
+    client.confirm_delivery()
     got = []
     client.basic_consume("amq.rabbitmq.reply-to", lambda *delivery: got.append(delivery), auto_ack=True)
     for number in range(5):
@@ -500,6 +502,7 @@ def answers_come_without_a_queue(t):
 def a_transaction_moves_messages(t):
     channel, other = connect(t).channel(), connect(t).channel()
     source, target = queue_of(t, channel, durable=True), queue_of(t, channel, durable=True)
+    other.confirm_delivery()
     for number in range(10):
         other.basic_publish("", source, b"%d" % number)
     channel.tx_select()
