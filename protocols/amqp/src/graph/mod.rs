@@ -9,10 +9,12 @@ mod kind;
 mod picking;
 #[cfg(test)]
 mod tests;
+mod topics;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use longtail_model::{Filter, ShardId, StreamId, Subject, Timestamp};
+use longtail_model::{ShardId, StreamId, Timestamp};
 use smallvec::SmallVec;
 
 use crate::codec::{Properties, Table, Value};
@@ -24,6 +26,7 @@ pub(crate) use kind::COMPARED;
 pub use kind::{DELAYED, Kind};
 use kind::{ExchangeArguments, HashOn};
 use picking::{Candidate, pick};
+use topics::Topics;
 
 /// Where a binding leads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -139,6 +142,8 @@ pub struct Exchange {
     bindings: BTreeMap<Arc<str>, Bound>,
     /// What its argument says, or else a policy.
     alternate: Option<Arc<str>>,
+    /// The keys of a topic exchange, as patterns.
+    topics: Topics,
     /// The bindings of one that picks.
     candidates: Vec<Candidate>,
     seen: Option<Seen>,
@@ -160,8 +165,6 @@ pub struct Waiting {
 /// The bindings with one key.
 #[derive(Debug, Default)]
 struct Bound {
-    /// The key as a pattern, of a topic exchange.
-    filter: Option<Filter>,
     bindings: Vec<Binding>,
 }
 
@@ -174,6 +177,7 @@ impl Exchange {
             alternate: config.alternate().cloned(),
             config,
             bindings: BTreeMap::new(),
+            topics: Topics::default(),
             candidates: Vec::new(),
             waiting: None,
         }
@@ -195,7 +199,6 @@ impl Exchange {
         &'g self,
         routing: &Routing<'_>,
         key: &str,
-        subject: Option<&Subject>,
         take: &mut dyn FnMut(&'g Destination),
     ) {
         match self.config.kind {
@@ -211,14 +214,12 @@ impl Exchange {
                 }
             }
             Kind::Topic => {
-                for bound in self.bindings.values() {
-                    let matches = bound.filter.as_ref().zip(subject);
-                    if matches.is_some_and(|(filter, subject)| filter.matches(subject.as_ref())) {
-                        for binding in &bound.bindings {
-                            take(&binding.destination);
-                        }
+                self.topics.matching(key, &mut |pattern| {
+                    let bound = self.bindings.get(pattern);
+                    for binding in bound.into_iter().flat_map(|bound| &bound.bindings) {
+                        take(&binding.destination);
                     }
-                }
+                });
             }
             Kind::Headers => {
                 for (_, binding) in self.bindings() {
@@ -390,18 +391,14 @@ impl Graph {
         let Some(exchange) = self.exchanges.get_mut(source) else {
             return false;
         };
-        let is_topic = exchange.config.kind == Kind::Topic;
-        let bound = exchange
-            .bindings
-            .entry(Arc::clone(key))
-            .or_insert_with(|| Bound {
-                filter: is_topic.then(|| Filter::parse_amqp(key).ok()).flatten(),
-                bindings: Vec::new(),
-            });
+        let bound = exchange.bindings.entry(Arc::clone(key)).or_default();
         if bound.bindings.contains(&binding) {
             return false;
         }
         bound.bindings.push(binding);
+        if exchange.config.kind == Kind::Topic {
+            exchange.topics.insert(key);
+        }
         exchange.changed();
         self.generation += 1;
         true
@@ -420,6 +417,7 @@ impl Graph {
         let gone = bound.bindings.len() < before;
         if bound.bindings.is_empty() {
             exchange.bindings.remove(key);
+            exchange.topics.remove(key);
         }
         exchange.changed();
         self.generation += u64::from(gone);
@@ -467,6 +465,9 @@ impl Graph {
                         .bindings
                         .push((Arc::clone(name), Arc::clone(key), binding));
                 }
+                if bound.bindings.is_empty() {
+                    exchange.topics.remove(key);
+                }
                 !bound.bindings.is_empty()
             });
             let lost = removed.bindings.len() > before;
@@ -494,7 +495,6 @@ impl Graph {
         // Exchanges that have looked whether the message came before, and whether it did.
         let mut looked: HashMap<&str, bool> = HashMap::new();
         for key in routing.keys {
-            let subject = Subject::parse_amqp(key).ok();
             let mut visited: HashSet<&str> = HashSet::new();
             let mut ahead: Vec<&str> = vec![exchange];
             while let Some(name) = ahead.pop() {
@@ -538,7 +538,7 @@ impl Graph {
                     found.shared.push((*key).into());
                 }
                 let mut matched = false;
-                node.matching(routing, key, subject.as_ref(), &mut |binding| {
+                node.matching(routing, key, &mut |binding| {
                     matched = true;
                     match binding {
                         Destination::Exchange(next) => ahead.push(next),
