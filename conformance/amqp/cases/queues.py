@@ -113,3 +113,31 @@ def the_answer_to_a_shared_prefetch_count_comes_before_deliveries(t):
         client.quiet(0.15)
         client.send(method(1, 60, 80, struct.pack(">QB", tag, 0)))
     client.quiet(0.1)
+
+
+@case("flow control")
+def whoever_does_not_read_leaves_the_rest_in_the_queue(t):
+    count = 40_000
+    for no_ack in (0, 2):
+        publisher, deaf = Client(t), Client(t)
+        publisher.channel()
+        deaf.channel()
+        publisher.send(declare(1, "", 0))
+        queue = publisher.expect("queue.declare-ok").fields[1:-8].decode()
+        deaf.send(consume(1, queue, "deaf", no_ack))
+        deaf.expect("consume-ok")
+        publisher.send(method(1, 85, 10, b"\0"))
+        publisher.expect("confirm.select-ok")
+        batch = publish(1, "", queue, b"x" * 1000) * 1000
+        for _ in range(count // 1000):
+            publisher.send(batch)
+        confirmed = 0
+        while confirmed < count:
+            confirmed = struct.unpack(">Q", publisher.expect("ack").fields[:8])[0]
+        # Sockets hold some megabytes, the server half a one.
+        publisher.send(declare(1, queue, 1))
+        ready = struct.unpack(">I", publisher.expect("queue.declare-ok").fields[-8:-4])[0]
+        if ready < count / 2:
+            raise AssertionError(f"no_ack={no_ack}: {count - ready} of {count} messages are on their way")
+        publisher.send(method(1, 50, 40, b"\0\0" + short(queue) + b"\0"))
+        publisher.expect("queue.delete-ok")

@@ -234,10 +234,10 @@ impl Channel {
             if out.is_over_soft_limit() {
                 out.ask_for_room();
                 self.unsettled.push((at, *delivery));
-            } else {
-                consumer.held -= 1;
-                self.ack_delivery(at, delivery);
+                return Ok(());
             }
+            consumer.held -= 1;
+            self.ack_delivery(at, delivery);
         } else {
             self.counts.deliver += 1;
             self.shared_held += 1;
