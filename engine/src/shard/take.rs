@@ -377,15 +377,15 @@ impl Shard {
             seq,
             hold: None,
         };
-        let nothing = Refusal::Unsupported("nothing to deliver");
-        let state = self.streams.get(&stream).ok_or(nothing.clone())?;
-        let group = state.groups.get(at).ok_or(nothing.clone())?;
+        let nothing = || Refusal::Unsupported("nothing to deliver");
+        let state = self.streams.get(&stream).ok_or_else(nothing)?;
+        let group = state.groups.get(at).ok_or_else(nothing)?;
         if group.lists.rule.as_deref().is_some_and(Rule::is_pinned) {
             self.leave_lane(stream, at, seq);
             return self.hand_over(key, tag, found, Place::Ready(0));
         }
-        let index = self.indexes.get(&state.index).ok_or(nothing.clone())?;
-        let (ready, head) = group.head(index, &self.logs)?.ok_or(nothing)?;
+        let index = self.indexes.get(&state.index).ok_or_else(nothing)?;
+        let (ready, head) = group.head(index, &self.logs)?.ok_or_else(nothing)?;
         debug_assert_eq!(head, seq);
         let place = if group.lists.ready.first() == Some((ready, head.0)) {
             Place::Ready(ready)

@@ -31,8 +31,10 @@ pub(super) fn announce(settings: &Settings, listening: &[Listening]) {
 
 fn text(settings: &Settings, listening: &[Listening]) -> String {
     let mut out = format!("longtail {}\n", env!("CARGO_PKG_VERSION"));
+    let names = listening.iter().map(|listener| listener.protocol.len());
+    let width = names.max().unwrap_or(0).max("connections".len());
     let mut line = |name: &str, value: &str| {
-        let _ = writeln!(out, "  {name:<11} {value}");
+        let _ = writeln!(out, "  {name:<width$} {value}");
     };
     for listener in listening {
         let value = match (listener.protocol.as_str(), listener.tls) {
