@@ -78,6 +78,10 @@ impl Consumer {
     }
 }
 
+/// Link and consumer of every `basic.get` of a channel, one at a time: a shard keeps whoever has drawn from a queue until
+/// the channel ends. Those of consumers are counted from 1.
+const FETCHING: u32 = 0;
+
 impl Channel {
     /// The queue that a client wants to take messages from.
     fn source(&self, name: &str, shared: &mut Shared) -> Result<Arc<Queue>, Exception> {
@@ -304,8 +308,7 @@ impl Channel {
             ));
         }
         queue.touch();
-        self.last_consumer += 1;
-        let (link, consumer) = (Link(self.last_consumer), ConsumerTag(self.last_consumer));
+        let (link, consumer) = (Link(FETCHING), ConsumerTag(FETCHING));
         let name = StreamName::new(space_of(shared)?, Arc::clone(&queue.name));
         let way = self.ways.get_mut(usize::from(queue.shard.0));
         let way = way.ok_or_else(|| internal("no way to a shard"))?;
