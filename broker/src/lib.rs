@@ -17,6 +17,7 @@ mod hash;
 mod shards;
 pub mod space;
 pub mod stored;
+pub mod streams;
 
 pub use broker::{Broker, BrokerError};
 pub use catalog::Catalog;

@@ -1,13 +1,11 @@
 //! The service's own way to the shards, for what no channel stores itself: messages that go to the space's streams, and
 //! those that were delayed. One session at each shard, so that they are stored in order.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use longtail_engine::runtime::{Shards, Sink};
-use longtail_engine::{Command, Effect, Message, Token};
-use longtail_model::{SessionId, ShardId};
+use longtail_broker::streams::{self, Awaits};
+use longtail_engine::Reply;
 use parking_lot::Mutex;
 
 use crate::session::is_stored;
@@ -37,9 +35,17 @@ impl Waiter {
         self.left.fetch_add(1, Ordering::Relaxed);
         Arc::clone(self)
     }
+}
 
-    /// One answer is there. No lock may be held.
-    pub(crate) fn answered(&self, refused: bool) {
+impl Awaits for Waiter {
+    /// Whether it was refused.
+    type Outcome = bool;
+
+    fn outcome(reply: &Reply) -> bool {
+        !is_stored(reply)
+    }
+
+    fn answered(&self, refused: bool) {
         if refused {
             self.refused.store(true, Ordering::Relaxed);
         }
@@ -53,93 +59,10 @@ impl Waiter {
 }
 
 /// Commands with who waits for their answers.
-pub(crate) type Outgoing = Vec<(ShardId, Command, Option<Arc<Waiter>>)>;
+pub(crate) type Outgoing = streams::Outgoing<Waiter>;
 
 /// See the module.
-pub(crate) struct Streams {
-    shards: Arc<dyn Shards>,
-    links: Box<[Link]>,
-}
-
-struct Link {
-    session: SessionId,
-    asked: Arc<Asked>,
-}
-
-#[derive(Default)]
-struct Asked {
-    waiting: Mutex<Waiting>,
-    /// Answers to be told. Written with the shard's lock held.
-    arrived: Mutex<Vec<(Arc<Waiter>, bool)>>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    next: Token,
-    /// In the order of the answers.
-    of: VecDeque<Option<Arc<Waiter>>>,
-}
-
-impl Streams {
-    pub(crate) fn new(shards: Arc<dyn Shards>) -> Self {
-        let link = |shard| {
-            let asked = Arc::new(Asked::default());
-            Link {
-                session: shards.attach(ShardId(shard), Arc::clone(&asked) as Arc<dyn Sink>),
-                asked,
-            }
-        };
-        let links = (0..shards.count()).map(link).collect();
-        Streams { shards, links }
-    }
-
-    /// Queues commands. Somebody has to run the shards after that.
-    pub(crate) fn send(&self, outgoing: &mut Outgoing) {
-        for (number, link) in self.links.iter().enumerate() {
-            let shard = ShardId(u16::try_from(number).unwrap_or(u16::MAX));
-            if !outgoing.iter().any(|(at, ..)| *at == shard) {
-                continue;
-            }
-            let mut commands = Vec::new();
-            // Held until they are queued: tokens and queue have one order.
-            let mut waiting = link.asked.waiting.lock();
-            for (_, command, waiter) in outgoing.extract_if(.., |(at, ..)| *at == shard) {
-                commands.push((waiting.next, command));
-                waiting.next += 1;
-                waiting.of.push_back(waiter);
-            }
-            self.shards.enqueue(shard, link.session, &mut commands);
-        }
-    }
-}
-
-impl Drop for Streams {
-    fn drop(&mut self) {
-        for (number, link) in self.links.iter().enumerate() {
-            let shard = ShardId(u16::try_from(number).unwrap_or(u16::MAX));
-            self.shards.detach(shard, link.session);
-        }
-    }
-}
-
-impl Sink for Asked {
-    fn deliver(&self, effect: &Effect, _messages: &[Option<Message<'_>>]) {
-        let Effect::Reply(_, reply) = effect else {
-            return;
-        };
-        let waiter = self.waiting.lock().of.pop_front().flatten();
-        if let Some(waiter) = waiter {
-            self.arrived.lock().push((waiter, !is_stored(reply)));
-        }
-    }
-
-    fn flush(&self) {
-        let arrived = std::mem::take(&mut *self.arrived.lock());
-        for (waiter, refused) in arrived {
-            waiter.answered(refused);
-        }
-    }
-}
+pub(crate) type Streams = streams::Streams<Waiter>;
 
 #[cfg(test)]
 mod tests {

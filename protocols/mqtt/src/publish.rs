@@ -9,7 +9,6 @@
 //! What is only shown to live subscribers is told at once; what is stored as soon as all that it waits for is durable.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
@@ -19,11 +18,9 @@ use longtail_broker::message::{Message, SharedMessage};
 use longtail_broker::retained::{RetainedError, Settled};
 use longtail_broker::router::Chance;
 use longtail_broker::stored::publishes;
-use longtail_engine::runtime::{Shards, Sink};
-use longtail_engine::{
-    Cause, Command, Effect, Refusal, Reply, Step, Target as Into, Token, Transaction,
-};
-use longtail_model::{GroupId, Seq, SessionId, ShardId, StreamId, Timestamp};
+use longtail_broker::streams::{self, Awaits};
+use longtail_engine::{Cause, Command, Refusal, Reply, Step, Target as Into, Transaction};
+use longtail_model::{GroupId, Seq, ShardId, StreamId, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -104,9 +101,36 @@ impl Waiter {
         self.left.fetch_add(1, Ordering::Relaxed);
         Arc::clone(self)
     }
+}
 
-    /// One answer is here; the last tells the client. No lock may be held.
-    pub(crate) fn answered(&self, outcome: Result<(), ReasonCode>) {
+impl Awaits for Waiter {
+    type Outcome = Result<(), ReasonCode>;
+
+    fn outcome(reply: &Reply) -> Self::Outcome {
+        match reply {
+            // It was released before, on another connection.
+            Reply::Refused(Refusal::Step { why, .. }) if **why == Refusal::Gone => Ok(()),
+            Reply::Refused(refusal) => {
+                tracing::warn!(%refusal, "a message is not stored");
+                Err(reason_of(refusal))
+            }
+            // A stream that is gone has nobody left to miss the message.
+            Reply::Published {
+                refused: Some(refused),
+                ..
+            } if refused.iter().any(|&(_, cause)| cause == Cause::Full) => {
+                tracing::warn!(
+                    streams = refused.len(),
+                    "a message is not stored everywhere"
+                );
+                Err(ReasonCode::QuotaExceeded)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The last answer tells the client.
+    fn answered(&self, outcome: Result<(), ReasonCode>) {
         if let Err(reason) = outcome {
             let success = ReasonCode::Success.as_u8();
             // Whoever was first stays.
@@ -150,7 +174,10 @@ impl Waiter {
 }
 
 /// Commands for the shards, gathered by whoever publishes.
-pub(crate) type Outgoing = Vec<(ShardId, Command, Option<Arc<Waiter>>)>;
+pub(crate) type Outgoing = streams::Outgoing<Waiter>;
+
+/// The way to the shards.
+pub(crate) type Streams = streams::Streams<Waiter>;
 
 /// Publishes to the live subscribers and the retained values of the space; what streams are to keep, and what is to be
 /// published later, goes to `outgoing`, which [`Streams::send`] is to be given. Says what the publisher is to be told, or nothing if a [`Waiter`] for
@@ -355,120 +382,5 @@ pub(crate) fn reason_of(refusal: &Refusal) -> ReasonCode {
         Refusal::Limit(_) | Refusal::Full(_) => ReasonCode::QuotaExceeded,
         Refusal::TooLarge(_) => ReasonCode::ImplementationSpecificError,
         _ => ReasonCode::UnspecifiedError,
-    }
-}
-
-/// The way to the shards: one session at each, for all publishers, so that the messages of each are stored in order.
-pub(crate) struct Streams {
-    shards: Arc<dyn Shards>,
-    links: Box<[Link]>,
-}
-
-struct Link {
-    session: SessionId,
-    asked: Arc<Asked>,
-}
-
-/// An answer and who waits for it.
-type Arrived = (Arc<Waiter>, Result<(), ReasonCode>);
-
-#[derive(Default)]
-struct Asked {
-    waiting: Mutex<Waiting>,
-    /// Answers that are to be told. Written with the shard's lock held.
-    arrived: Mutex<Vec<Arrived>>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    next: Token,
-    /// In the order of their tokens, which is that of the answers.
-    of: VecDeque<Option<Arc<Waiter>>>,
-}
-
-impl Streams {
-    pub(crate) fn new(shards: Arc<dyn Shards>) -> Self {
-        let link = |shard| {
-            let asked = Arc::new(Asked::default());
-            Link {
-                session: shards.attach(ShardId(shard), Arc::clone(&asked) as Arc<dyn Sink>),
-                asked,
-            }
-        };
-        let links = (0..shards.count()).map(link).collect();
-        Streams { shards, links }
-    }
-
-    /// Queues what was gathered; [`Streams::run`] follows, or the edge's tick.
-    pub(crate) fn send(&self, outgoing: &mut Outgoing) {
-        let mut commands = Vec::new();
-        for (number, link) in self.links.iter().enumerate() {
-            let shard = ShardId(u16::try_from(number).unwrap_or(u16::MAX));
-            if !outgoing.iter().any(|(at, ..)| *at == shard) {
-                continue;
-            }
-            // Held until they are queued: tokens and queue have one order.
-            let mut waiting = link.asked.waiting.lock();
-            for (_, command, waiter) in outgoing.extract_if(.., |(at, ..)| *at == shard) {
-                commands.push((waiting.next, command));
-                waiting.next += 1;
-                waiting.of.push_back(waiter);
-            }
-            self.shards.enqueue(shard, link.session, &mut commands);
-        }
-        outgoing.clear();
-    }
-
-    /// Has the shards carry out what is queued.
-    pub(crate) fn run(&self) {
-        self.shards.run();
-    }
-}
-
-impl Drop for Streams {
-    fn drop(&mut self) {
-        for (number, link) in self.links.iter().enumerate() {
-            let shard = ShardId(u16::try_from(number).unwrap_or(u16::MAX));
-            self.shards.detach(shard, link.session);
-        }
-    }
-}
-
-impl Sink for Asked {
-    fn deliver(&self, effect: &Effect, _messages: &[Option<longtail_engine::Message<'_>>]) {
-        let Effect::Reply(_, reply) = effect else {
-            return;
-        };
-        let waiter = self.waiting.lock().of.pop_front().flatten();
-        let outcome = match reply {
-            // It was released before, on another connection.
-            Reply::Refused(Refusal::Step { why, .. }) if **why == Refusal::Gone => Ok(()),
-            Reply::Refused(refusal) => {
-                tracing::warn!(%refusal, "a message is not stored");
-                Err(reason_of(refusal))
-            }
-            // A stream that is gone has nobody left to miss the message.
-            Reply::Published {
-                refused: Some(refused),
-                ..
-            } if refused.iter().any(|&(_, cause)| cause == Cause::Full) => {
-                tracing::warn!(
-                    streams = refused.len(),
-                    "a message is not stored everywhere"
-                );
-                Err(ReasonCode::QuotaExceeded)
-            }
-            _ => Ok(()),
-        };
-        if let Some(waiter) = waiter {
-            self.arrived.lock().push((waiter, outcome));
-        }
-    }
-
-    fn flush(&self) {
-        let arrived = std::mem::take(&mut *self.arrived.lock());
-        for (waiter, outcome) in arrived {
-            waiter.answered(outcome);
-        }
     }
 }

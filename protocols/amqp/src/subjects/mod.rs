@@ -24,6 +24,7 @@ use longtail_broker::message::{Message, SharedMessage};
 use longtail_broker::relay::{Relay, RelayHandle};
 use longtail_broker::router::{Chance, Subscription};
 use longtail_broker::stored::{ShardPublish, publishes};
+use longtail_broker::streams::Awaits as _;
 use longtail_model::{DollarRule, Filter, SubjectRef, Timestamp};
 use parking_lot::RwLock;
 

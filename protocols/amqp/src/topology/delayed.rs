@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use longtail_broker::streams::Awaits as _;
 use longtail_broker::{BrokerError, stable_hash};
 use longtail_engine::command::{Only, Role};
 use longtail_engine::config::{GroupConfig, Keep, StreamConfig, StreamName};

@@ -20,6 +20,7 @@ use longtail_broker::BrokerError;
 use longtail_broker::client::{Client, accepted};
 use longtail_broker::message::Message as Whole;
 use longtail_broker::stored::{Stored, new_message};
+use longtail_broker::streams::Awaits as _;
 use longtail_engine::runtime::{Shards, Sink};
 use longtail_engine::{
     Command, Effect, Keep, Message, NewMessage, Reply, Role, StreamConfig, StreamName, Target,
