@@ -1,10 +1,12 @@
-//! The flags of `longtail bench`: those common to all protocols here, those of AMQP and MQTT in files of their own.
+//! The flags of `longtail bench`: those common to all protocols here, those of AMQP and MQTT in files of their own, and those that say which servers.
 
 mod amqp;
 mod mqtt;
+mod subject;
 
 pub(crate) use amqp::{AmqpArgs, AmqpLoadArgs, AmqpPeer};
 pub(crate) use mqtt::{MqttArgs, MqttLoadArgs, MqttPeer};
+pub(crate) use subject::SubjectArgs;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -12,7 +14,6 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
-use longtail_model::Durability;
 
 use crate::pin::Pin;
 use crate::scenario::{Dialect, Scenario, Settings};
@@ -39,40 +40,16 @@ pub(crate) enum ProtocolArgs {
 
 /// Flags of `bench beanstalk`.
 #[derive(Args, Clone, Debug)]
-#[command(group = clap::ArgGroup::new("subject").required(true))]
+#[command(group = clap::ArgGroup::new(SubjectArgs::GROUP).required(true))]
 pub(crate) struct BeanstalkArgs {
-    /// A running server.
-    #[arg(long, value_name = "HOST:PORT", group = "subject")]
-    pub(crate) target: Option<String>,
-    /// A second running server: each round is run on both in turn.
-    #[arg(long, value_name = "HOST:PORT", requires = "target")]
-    pub(crate) peer: Option<String>,
     /// Start Longtail and this peer, at equal durability, each in an empty directory, and run both in turn.
-    #[arg(long, value_name = "PEER", group = "subject")]
+    #[arg(long, value_name = "PEER", group = SubjectArgs::GROUP)]
     pub(crate) compare: Option<PeerKind>,
     /// The peer's program.
     #[arg(long, value_name = "PATH", default_value = "beanstalkd")]
     pub(crate) peer_program: PathBuf,
-    /// With --compare: run the peer alone.
-    #[arg(long)]
-    pub(crate) peer_only: bool,
-    /// With --compare: the command that starts Longtail, with {data}, {port} and {durability} in it. Default: this
-    /// program.
-    #[arg(long, value_name = "COMMAND")]
-    pub(crate) own: Option<String>,
-    /// With --compare: what an acknowledgement means; repeat or separate by commas. Default: all three. With --target:
-    /// a note for the report.
-    #[arg(long, value_delimiter = ',')]
-    pub(crate) durability: Vec<Durability>,
-    /// With --compare: where the servers' data goes. Default: the system's directory for temporary files.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: Option<PathBuf>,
-    /// Process of the target, if it cannot be found from the port.
-    #[arg(long)]
-    pub(crate) pid: Option<u32>,
-    /// Process of the peer, if it cannot be found from the port.
-    #[arg(long)]
-    pub(crate) peer_pid: Option<u32>,
+    #[command(flatten)]
+    pub(crate) subject: SubjectArgs,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
 }

@@ -19,7 +19,7 @@ use longtail_model::Durability;
 use matrix::Task;
 use subject::Subject;
 
-use crate::cli::{BeanstalkArgs, BenchArgs, LoadArgs, PeerKind, ProtocolArgs, RunArgs};
+use crate::cli::{BenchArgs, LoadArgs, PeerKind, ProtocolArgs, RunArgs, SubjectArgs};
 use crate::environment::Environment;
 use crate::error::BenchError;
 use crate::measure::Target;
@@ -61,16 +61,22 @@ fn run_to(out: &mut dyn Write, args: BenchArgs) -> anyhow::Result<()> {
         ProtocolArgs::Beanstalk(args) => {
             let started = args.compare.is_some();
             let standard = [Durability::Memory, Durability::Interval, Durability::Sync];
-            let durabilities = durabilities(&args.durability, started, &standard)?;
+            let durabilities = durabilities(&args.subject.durability, started, &standard)?;
             let tasks = matrix::tasks(&args.load, &durabilities, started);
             let plan = Plan {
                 tasks,
-                data: data(args.data.as_deref(), started),
+                data: data(args.subject.data.as_deref(), started),
                 half_load: false,
                 detail: wants_detail(&args.load),
                 settings: queue_settings(&args.load),
             };
-            let subjects = subjects(&args)?;
+            let compared = args.compare.map(|PeerKind::Beanstalkd| {
+                Subject::started(Box::new(Beanstalkd {
+                    program: args.peer_program.clone(),
+                }))
+            });
+            let compared = compared.into_iter().collect();
+            let subjects = subjects(&args.subject, "beanstalk", compared)?;
             execute(out, &Beanstalk::default(), &subjects, &plan, &args.load.run)
         }
     }
@@ -124,7 +130,12 @@ fn running(text: &str, pid: Option<u32>) -> Result<Subject, BenchError> {
     Ok(Subject::running(text, Target { address, probe }))
 }
 
-fn subjects(args: &BeanstalkArgs) -> Result<Vec<Subject>, BenchError> {
+/// The servers that the flags name: those that run, or Longtail, unless it is left out, and the `compared`.
+fn subjects(
+    args: &SubjectArgs,
+    protocol: &str,
+    compared: Vec<Subject>,
+) -> Result<Vec<Subject>, BenchError> {
     let mut subjects = Vec::new();
     if let Some(target) = &args.target {
         subjects.push(running(target, args.pid)?);
@@ -132,19 +143,18 @@ fn subjects(args: &BeanstalkArgs) -> Result<Vec<Subject>, BenchError> {
     if let Some(peer) = &args.peer {
         subjects.push(running(peer, args.peer_pid)?);
     }
-    if let Some(PeerKind::Beanstalkd) = args.compare {
-        if !args.peer_only {
-            let own = args
-                .own
-                .as_deref()
-                .map_or_else(|| Longtail::current("beanstalk"), Longtail::custom)?;
-            subjects.push(Subject::started(Box::new(own)));
-        }
-        subjects.push(Subject::started(Box::new(Beanstalkd {
-            program: args.peer_program.clone(),
-        })));
+    if !compared.is_empty() && !args.peer_only {
+        let own = args.own.as_deref();
+        let own = own.map_or_else(|| Longtail::current(protocol), Longtail::custom)?;
+        subjects.push(Subject::started(Box::new(own)));
     }
+    subjects.extend(compared);
     Ok(subjects)
+}
+
+/// What a flag lists, or what stands for nothing listed.
+fn given<T: Copy>(given: &[T], default: &[T]) -> Vec<T> {
+    if given.is_empty() { default } else { given }.to_vec()
 }
 
 /// Runs the tasks, prints and writes the report, and only then fails if a task failed.

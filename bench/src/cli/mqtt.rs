@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use longtail_model::Durability;
 
-use super::{RunArgs, scenario};
+use super::{RunArgs, SubjectArgs, scenario};
 use crate::load::{Assurance, Promise};
 use crate::protocol::mqtt::Version;
 use crate::scenario::{Dialect, Scenario, Settings};
@@ -23,20 +22,14 @@ const SCENARIOS: &[Scenario] = &[
 
 /// Flags of `bench mqtt`.
 #[derive(Args, Clone, Debug)]
-#[command(group = clap::ArgGroup::new("mqtt_subject").required(true))]
+#[command(group = clap::ArgGroup::new(SubjectArgs::GROUP).required(true))]
 pub(crate) struct MqttArgs {
-    /// A running server.
-    #[arg(long, value_name = "HOST:PORT", group = "mqtt_subject")]
-    pub(crate) target: Option<String>,
-    /// A second running server: each round is run on both in turn.
-    #[arg(long, value_name = "HOST:PORT", requires = "target")]
-    pub(crate) peer: Option<String>,
     /// Start Longtail and these peers, at equal durability where they have it, each in an empty directory, and run all
     /// in turn; repeat or separate by commas.
     #[arg(
         long,
         value_name = "PEER",
-        group = "mqtt_subject",
+        group = SubjectArgs::GROUP,
         value_delimiter = ','
     )]
     pub(crate) compare: Vec<MqttPeer>,
@@ -46,29 +39,11 @@ pub(crate) struct MqttArgs {
     /// rumqttd's program.
     #[arg(long, value_name = "PATH", default_value = "rumqttd")]
     pub(crate) rumqttd: PathBuf,
-    /// With --compare: run the peers without Longtail.
-    #[arg(long)]
-    pub(crate) peer_only: bool,
-    /// With --compare: the command that starts Longtail, with {data}, {port} and {durability} in it. Default: this
-    /// program.
-    #[arg(long, value_name = "COMMAND")]
-    pub(crate) own: Option<String>,
-    /// With --compare: what an acknowledgement should mean; repeat or separate by commas. Default: memory and sync.
-    /// With --target: a note for the report.
-    #[arg(long, value_delimiter = ',')]
-    pub(crate) durability: Vec<Durability>,
-    /// With --compare: where the servers' data goes. Default: the system's directory for temporary files.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: Option<PathBuf>,
-    /// Process of the target, if it cannot be found from the port.
-    #[arg(long)]
-    pub(crate) pid: Option<u32>,
-    /// Process of the peer, if it cannot be found from the port.
-    #[arg(long)]
-    pub(crate) peer_pid: Option<u32>,
     /// Version of the protocol.
     #[arg(long, value_name = "VERSION", default_value = "3.1.1")]
     pub(crate) mqtt: Version,
+    #[command(flatten)]
+    pub(crate) subject: SubjectArgs,
     #[command(flatten)]
     pub(crate) load: MqttLoadArgs,
 }

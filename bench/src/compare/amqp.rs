@@ -5,13 +5,12 @@ use std::io::Write;
 
 use longtail_model::Durability;
 
-use super::matrix::Task;
+use super::matrix::{Task, at_each};
 use super::subject::Subject;
-use super::{Plan, data, durabilities, execute, running};
+use super::{Plan, data, durabilities, execute, given, subjects};
 use crate::cli::{AmqpArgs, AmqpLoadArgs, AmqpPeer};
 use crate::error::BenchError;
 use crate::load::{Assurance, Promise};
-use crate::peer::longtail::Longtail;
 use crate::peer::rabbitmq::RabbitMq;
 use crate::protocol::amqp::{Amqp, QueueType};
 use crate::scenario::{Scenario, Settings};
@@ -19,7 +18,7 @@ use crate::scenario::{Scenario, Settings};
 pub(super) fn run(out: &mut dyn Write, args: &AmqpArgs) -> anyhow::Result<()> {
     let started = !args.compare.is_empty();
     let standard = [Durability::Memory, Durability::Sync];
-    let durabilities = durabilities(&args.durability, started, &standard)?;
+    let durabilities = durabilities(&args.subject.durability, started, &standard)?;
     let mut tasks = tasks(&args.load, &durabilities);
     if args.compare.contains(&AmqpPeer::Null) {
         // The sink keeps nothing.
@@ -35,7 +34,7 @@ pub(super) fn run(out: &mut dyn Write, args: &AmqpArgs) -> anyhow::Result<()> {
     };
     let plan = Plan {
         tasks,
-        data: data(args.data.as_deref(), started),
+        data: data(args.subject.data.as_deref(), started),
         half_load: args.load.half_load,
         detail: args.load.scenario.is_some(),
         settings: BTreeMap::from([("queues", queue_type.to_owned())]),
@@ -43,55 +42,37 @@ pub(super) fn run(out: &mut dyn Write, args: &AmqpArgs) -> anyhow::Result<()> {
     let protocol = Amqp {
         queues: args.queue_type,
     };
-    execute(out, &protocol, &subjects(args)?, &plan, &args.load.run)
+    execute(
+        out,
+        &protocol,
+        &subjects(&args.subject, "amqp", compared(args))?,
+        &plan,
+        &args.load.run,
+    )
 }
 
-fn subjects(args: &AmqpArgs) -> Result<Vec<Subject>, BenchError> {
-    let mut subjects = Vec::new();
-    if let Some(target) = &args.target {
-        subjects.push(running(target, args.pid)?);
-    }
-    if let Some(peer) = &args.peer {
-        subjects.push(running(peer, args.peer_pid)?);
-    }
-    if !args.compare.is_empty() && !args.peer_only {
-        let own = args.own.as_deref();
-        let own = own.map_or_else(|| Longtail::current("amqp"), Longtail::custom)?;
-        subjects.push(Subject::started(Box::new(own)));
-    }
-    for peer in &args.compare {
-        subjects.push(match peer {
-            AmqpPeer::Rabbitmq => Subject::started(Box::new(RabbitMq {
-                program: args.rabbitmq.clone(),
-                queues: args.queue_type,
-            })),
-            AmqpPeer::Null => Subject::null(),
-        });
-    }
-    Ok(subjects)
+/// The peers, and the sink that stands for one.
+fn compared(args: &AmqpArgs) -> Vec<Subject> {
+    let peer = |peer: &AmqpPeer| match peer {
+        AmqpPeer::Rabbitmq => Subject::started(Box::new(RabbitMq {
+            program: args.rabbitmq.clone(),
+            queues: args.queue_type,
+        })),
+        AmqpPeer::Null => Subject::null(),
+    };
+    args.compare.iter().map(peer).collect()
 }
 
 /// What the flags ask for, at each durability: one scenario, or the table.
 fn tasks(load: &AmqpLoadArgs, durabilities: &[Durability]) -> Vec<Task> {
-    let durabilities: Vec<Option<Durability>> = match durabilities {
-        [] => vec![None],
-        given => given.iter().copied().map(Some).collect(),
-    };
-    let of = |durability: Option<Durability>| {
-        let settings = match load.scenario {
-            Some(scenario) => sizes(load, &[1024])
-                .into_iter()
-                .map(|bytes| load.settings(scenario, load.promise(), bytes))
-                .collect(),
-            None if durability == Some(Durability::Sync) => durable(load),
-            None => standard(load),
-        };
-        settings.into_iter().map(move |settings| Task {
-            durability,
-            settings,
-        })
-    };
-    durabilities.into_iter().flat_map(of).collect()
+    at_each(durabilities, |durability| match load.scenario {
+        Some(scenario) => given(&load.body_bytes, &[1024])
+            .into_iter()
+            .map(|bytes| load.settings(scenario, load.promise(), bytes))
+            .collect(),
+        None if durability == Some(Durability::Sync) => durable(load),
+        None => standard(load),
+    })
 }
 
 /// Transient messages, no confirms, no acknowledgements.
@@ -124,7 +105,7 @@ const STANDARD: [(Scenario, u32, u32, Promise); 8] = [
 
 fn standard(load: &AmqpLoadArgs) -> Vec<Settings> {
     let mut all = Vec::new();
-    for bytes in sizes(load, &[16, 1024, 16_384]) {
+    for bytes in given(&load.body_bytes, &[16, 1024, 16_384]) {
         for (scenario, publishers, depth, promise) in STANDARD {
             all.push(Settings {
                 depth: load.depth.unwrap_or(depth),
@@ -143,7 +124,7 @@ const DURABLE: [(u32, u32); 4] = [(1, 1), (16, 1), (64, 1), (16, 16)];
 
 fn durable(load: &AmqpLoadArgs) -> Vec<Settings> {
     let mut all = Vec::new();
-    for bytes in sizes(load, &[1024]) {
+    for bytes in given(&load.body_bytes, &[1024]) {
         for (pairs, depth) in DURABLE {
             all.push(Settings {
                 depth: load.depth.unwrap_or(depth),
@@ -154,11 +135,6 @@ fn durable(load: &AmqpLoadArgs) -> Vec<Settings> {
         all.push(load.settings(Scenario::Backlog, PERSISTENT, bytes));
     }
     all
-}
-
-fn sizes(load: &AmqpLoadArgs, default: &[u32]) -> Vec<u32> {
-    let given = &load.body_bytes;
-    if given.is_empty() { default } else { given }.to_vec()
 }
 
 #[cfg(test)]

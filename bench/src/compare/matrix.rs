@@ -63,17 +63,24 @@ const IDLE_CONNECTIONS: u32 = 1000;
 
 /// What the flags ask for: one scenario or the table, at each durability. `table` says that the table is the default.
 pub(super) fn tasks(load: &LoadArgs, durabilities: &[Durability], table: bool) -> Vec<Task> {
+    at_each(durabilities, |durability| match load.scenario {
+        Some(scenario) => vec![load.settings(scenario)],
+        None if table || load.matrix || load.footprint => standard(load, durability),
+        None => vec![load.settings(Scenario::Cycle)],
+    })
+}
+
+/// Settings at each durability; where none is given, at that of a server of which it is not known.
+pub(super) fn at_each(
+    durabilities: &[Durability],
+    settings: impl Fn(Option<Durability>) -> Vec<Settings>,
+) -> Vec<Task> {
     let durabilities: Vec<Option<Durability>> = match durabilities {
         [] => vec![None],
         given => given.iter().copied().map(Some).collect(),
     };
     let of = |durability: Option<Durability>| {
-        let settings = match load.scenario {
-            Some(scenario) => vec![load.settings(scenario)],
-            None if table || load.matrix || load.footprint => standard(load, durability),
-            None => vec![load.settings(Scenario::Cycle)],
-        };
-        settings.into_iter().map(move |settings| Task {
+        settings(durability).into_iter().map(move |settings| Task {
             durability,
             settings,
         })

@@ -5,12 +5,11 @@ use std::io::Write;
 
 use longtail_model::Durability;
 
-use super::matrix::Task;
+use super::matrix::{Task, at_each};
 use super::subject::Subject;
-use super::{Plan, data, durabilities, execute, running};
+use super::{Plan, data, durabilities, execute, given, subjects};
 use crate::cli::{MqttArgs, MqttLoadArgs, MqttPeer};
 use crate::error::BenchError;
-use crate::peer::longtail::Longtail;
 use crate::peer::mosquitto::Mosquitto;
 use crate::peer::rumqttd::Rumqttd;
 use crate::protocol::mqtt::{Mqtt, Version};
@@ -19,7 +18,7 @@ use crate::scenario::{Scenario, Settings};
 pub(super) fn run(out: &mut dyn Write, args: &MqttArgs) -> anyhow::Result<()> {
     let started = !args.compare.is_empty();
     let standard = [Durability::Memory, Durability::Sync];
-    let durabilities = durabilities(&args.durability, started, &standard)?;
+    let durabilities = durabilities(&args.subject.durability, started, &standard)?;
     let mut tasks = tasks(&args.load, &durabilities);
     if args.compare.contains(&MqttPeer::Null) {
         // The sink keeps no sessions.
@@ -35,61 +34,43 @@ pub(super) fn run(out: &mut dyn Write, args: &MqttArgs) -> anyhow::Result<()> {
     };
     let plan = Plan {
         tasks,
-        data: data(args.data.as_deref(), started),
+        data: data(args.subject.data.as_deref(), started),
         half_load: args.load.half_load,
         detail: args.load.scenario.is_some(),
         settings: BTreeMap::from([("MQTT", version.to_owned())]),
     };
     let protocol = Mqtt { version: args.mqtt };
-    execute(out, &protocol, &subjects(args)?, &plan, &args.load.run)
+    execute(
+        out,
+        &protocol,
+        &subjects(&args.subject, "mqtt", compared(args))?,
+        &plan,
+        &args.load.run,
+    )
 }
 
-fn subjects(args: &MqttArgs) -> Result<Vec<Subject>, BenchError> {
-    let mut subjects = Vec::new();
-    if let Some(target) = &args.target {
-        subjects.push(running(target, args.pid)?);
-    }
-    if let Some(peer) = &args.peer {
-        subjects.push(running(peer, args.peer_pid)?);
-    }
-    if !args.compare.is_empty() && !args.peer_only {
-        let own = args.own.as_deref();
-        let own = own.map_or_else(|| Longtail::current("mqtt"), Longtail::custom)?;
-        subjects.push(Subject::started(Box::new(own)));
-    }
-    for peer in &args.compare {
-        subjects.push(match peer {
-            MqttPeer::Mosquitto => Subject::started(Box::new(Mosquitto {
-                program: args.mosquitto.clone(),
-            })),
-            MqttPeer::Rumqttd => Subject::started(Box::new(Rumqttd {
-                program: args.rumqttd.clone(),
-                version: args.mqtt,
-            })),
-            MqttPeer::Null => Subject::null(),
-        });
-    }
-    Ok(subjects)
+/// The peers, and the sink that stands for one.
+fn compared(args: &MqttArgs) -> Vec<Subject> {
+    let peer = |peer: &MqttPeer| match peer {
+        MqttPeer::Mosquitto => Subject::started(Box::new(Mosquitto {
+            program: args.mosquitto.clone(),
+        })),
+        MqttPeer::Rumqttd => Subject::started(Box::new(Rumqttd {
+            program: args.rumqttd.clone(),
+            version: args.mqtt,
+        })),
+        MqttPeer::Null => Subject::null(),
+    };
+    args.compare.iter().map(peer).collect()
 }
 
 /// What the flags ask for, at each durability: one scenario, or the table.
 fn tasks(load: &MqttLoadArgs, durabilities: &[Durability]) -> Vec<Task> {
-    let durabilities: Vec<Option<Durability>> = match durabilities {
-        [] => vec![None],
-        given => given.iter().copied().map(Some).collect(),
-    };
-    let of = |durability: Option<Durability>| {
-        let settings = match load.scenario {
-            Some(scenario) => one(load, scenario),
-            None if durability == Some(Durability::Sync) => durable(load),
-            None => standard(load),
-        };
-        settings.into_iter().map(move |settings| Task {
-            durability,
-            settings,
-        })
-    };
-    durabilities.into_iter().flat_map(of).collect()
+    at_each(durabilities, |durability| match load.scenario {
+        Some(scenario) => one(load, scenario),
+        None if durability == Some(Durability::Sync) => durable(load),
+        None => standard(load),
+    })
 }
 
 /// One scenario at each QoS and size given.
@@ -168,10 +149,6 @@ fn durable(load: &MqttLoadArgs) -> Vec<Settings> {
         });
     }
     all
-}
-
-fn given<T: Copy>(given: &[T], default: &[T]) -> Vec<T> {
-    if given.is_empty() { default } else { given }.to_vec()
 }
 
 #[cfg(test)]
