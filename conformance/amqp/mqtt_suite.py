@@ -153,6 +153,8 @@ def a_message_goes_round_no_circle(t):
     root = t.unique().replace("-", "_")
     name = bound(channel, f"{root}.#")
     client.subscribe(f"{root}/#")
+    # Confirmed before the other connection publishes: the two have no order otherwise.
+    channel.confirm_delivery()
     channel.basic_publish("amq.topic", f"{root}.a", b"from AMQP")
     client.publish(f"{root}/b", b"from MQTT")
     equal([client.next().payload for _ in range(2)], [b"from AMQP", b"from MQTT"])
