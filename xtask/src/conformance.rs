@@ -7,7 +7,6 @@
 mod install;
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -78,15 +77,12 @@ pub(crate) fn mosquitto() -> Result<Result<ServerCommand, String>> {
     Ok(debian::program("mosquitto", "mosquitto")?.map(|()| ServerCommand::mosquitto()))
 }
 
-/// RabbitMQ, by the script that its package starts it with; or why this machine cannot have it.
+/// RabbitMQ, or why this machine cannot have it.
 ///
 /// # Errors
 /// When the installation cannot be started.
 pub(crate) fn rabbitmq() -> Result<Result<ServerCommand, String>> {
-    // The program in the path is a wrapper that changes the user.
-    let script = Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server");
-    Ok(debian::program("rabbitmq-server", "rabbitmq-server")?
-        .map(|()| ServerCommand::rabbitmq(script)))
+    Ok(debian::rabbitmq()?.map(|script| ServerCommand::rabbitmq(&script)))
 }
 
 /// Runs the suites named by themselves or by their protocol, or all.

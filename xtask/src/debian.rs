@@ -1,5 +1,7 @@
 //! Programs that come from Debian: the originals that Longtail is compared with, and their clients.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 
 use crate::process;
@@ -31,4 +33,14 @@ pub(crate) fn program(name: &str, package: &str) -> Result<Result<(), String>> {
     } else {
         Err(format!("apt-get could not install {package}"))
     })
+}
+
+/// The script that starts RabbitMQ: the program in the path is a wrapper that changes the user. Or why this machine cannot
+/// have it.
+///
+/// # Errors
+/// When `apt-get` cannot be started.
+pub(crate) fn rabbitmq() -> Result<Result<PathBuf, String>> {
+    let installed = program("rabbitmq-server", "rabbitmq-server")?;
+    Ok(installed.map(|()| "/usr/lib/rabbitmq/bin/rabbitmq-server".into()))
 }

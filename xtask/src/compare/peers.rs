@@ -8,8 +8,6 @@ use crate::{debian, process, workspace};
 
 /// The version of rumqttd that is built.
 const RUMQTTD: &str = "0.20.0";
-/// Where Debian's package has the script that starts RabbitMQ.
-const RABBITMQ: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 
 /// What is there to compare with.
 #[derive(Debug)]
@@ -43,9 +41,7 @@ impl Peers {
             peers.rumqttd = from_crates("rumqttd", RUMQTTD)?;
         }
         if wanted("amqp") {
-            // The program in the path is a wrapper that changes the user.
-            let installed = from_debian("rabbitmq-server", "rabbitmq-server")?;
-            peers.rabbitmq = installed.map(|_| RABBITMQ.into());
+            peers.rabbitmq = told("rabbitmq", debian::rabbitmq()?);
         }
         Ok(peers)
     }
@@ -84,13 +80,15 @@ impl Peers {
 }
 
 fn from_debian(program: &str, package: &str) -> Result<Option<PathBuf>> {
-    match debian::program(program, package)? {
-        Ok(()) => Ok(Some(program.into())),
-        Err(why) => {
-            println!("SKIPPED {program}: {why}");
-            Ok(None)
-        }
-    }
+    let installed = debian::program(program, package)?;
+    Ok(told(program, installed.map(|()| program.into())))
+}
+
+/// A program, or nothing once it is said why.
+fn told(name: &str, installed: std::result::Result<PathBuf, String>) -> Option<PathBuf> {
+    installed
+        .inspect_err(|why| println!("SKIPPED {name}: {why}"))
+        .ok()
 }
 
 /// Builds a program into the cache. Without its lock file: that of rumqttd does not build on current compilers.
