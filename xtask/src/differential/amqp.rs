@@ -8,7 +8,6 @@
 
 mod pair;
 mod step;
-mod wire;
 
 use std::time::Instant;
 

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::step::{EXCHANGES, Known, QUEUES, Step};
-use super::wire::{Event, Id, Reader, Wire};
+use crate::amqp::wire::{Event, Id, Reader, Wire};
 use crate::server::{Server, ServerCommand};
 
 /// How long an answer may take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long deliveries may differ before they are different.
 const DELIVERIES: Duration = Duration::from_secs(3);
 /// The channel.
@@ -218,7 +218,7 @@ impl Side {
                 .is_some_and(|event| event.id != (10, 51))
             {}
         }
-        self.wire = Some(Wire::connect(self.server.address())?);
+        self.wire = Some(Wire::connect(self.server.address(), PATIENCE)?);
         self.open()
     }
 
@@ -271,7 +271,8 @@ impl Side {
                 properties,
                 body,
             } => {
-                self.wire()?.publish(CHANNEL, arguments, properties, body)?;
+                self.wire()?
+                    .publish(CHANNEL, arguments, properties, body, 1)?;
                 self.published += 1;
                 confirm = self.published;
                 (60, 80)
@@ -324,7 +325,7 @@ impl Side {
 
     fn delete(&mut self, id: Id, name: &str, flags: &[u8]) -> Result<()> {
         let mut arguments = vec![0, 0];
-        super::wire::short(&mut arguments, name);
+        crate::amqp::wire::short(&mut arguments, name);
         arguments.extend_from_slice(flags);
         let wire = self.wire()?;
         wire.send(CHANNEL, id, &arguments)?;

@@ -1,6 +1,6 @@
 //! Random methods over a few names, most of which make sense.
 
-use super::wire::{Id, long, short};
+use crate::amqp::wire::{Id, long, short};
 use crate::random::Random;
 
 /// What both sides agree that there is.

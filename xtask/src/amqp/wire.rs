@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 /// Class and method.
-pub(super) type Id = (u16, u16);
+pub(crate) type Id = (u16, u16);
 
 const METHOD: u8 = 1;
 const HEADER: u8 = 2;
@@ -18,25 +18,31 @@ const PIECE: usize = 4000;
 
 /// A method with its content, if it has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Event {
-    pub(super) channel: u16,
-    pub(super) id: Id,
-    pub(super) arguments: Vec<u8>,
+pub(crate) struct Event {
+    pub(crate) channel: u16,
+    pub(crate) id: Id,
+    pub(crate) arguments: Vec<u8>,
     /// Property flags and properties, and the body.
-    pub(super) content: Option<(Vec<u8>, Vec<u8>)>,
+    pub(crate) content: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 /// One connection.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(crate) struct Wire {
     stream: TcpStream,
     buffer: Vec<u8>,
     /// A method whose content is arriving, and the bytes of it that are missing.
     partial: Option<(Event, u64)>,
+    /// How long an answer that has to come may take.
+    patience: Duration,
 }
 
 impl Wire {
-    pub(super) fn connect(address: SocketAddr) -> Result<Wire> {
+    /// Connects as guest, up to the open connection.
+    ///
+    /// # Errors
+    /// When the server does not accept, or answers what it should not.
+    pub(crate) fn connect(address: SocketAddr, patience: Duration) -> Result<Wire> {
         let stream =
             TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true)?;
@@ -44,6 +50,7 @@ impl Wire {
             stream,
             buffer: Vec::new(),
             partial: None,
+            patience,
         };
         wire.stream.write_all(b"AMQP\0\0\x09\x01")?;
         wire.expect((10, 10))?;
@@ -68,19 +75,20 @@ impl Wire {
         Ok(wire)
     }
 
-    pub(super) fn send(&mut self, channel: u16, id: Id, arguments: &[u8]) -> Result<()> {
+    pub(crate) fn send(&mut self, channel: u16, id: Id, arguments: &[u8]) -> Result<()> {
         let mut bytes = Vec::new();
         frame(&mut bytes, METHOD, channel, &method(id, arguments));
         Ok(self.stream.write_all(&bytes)?)
     }
 
-    /// `basic.publish` with its content: flags and properties as they are.
-    pub(super) fn publish(
+    /// `basic.publish` with its content, so many times: flags and properties as they are.
+    pub(crate) fn publish(
         &mut self,
         channel: u16,
         arguments: &[u8],
         properties: &[u8],
         body: &[u8],
+        times: u32,
     ) -> Result<()> {
         let mut bytes = Vec::new();
         frame(&mut bytes, METHOD, channel, &method((60, 40), arguments));
@@ -91,18 +99,25 @@ impl Wire {
         for piece in body.chunks(PIECE) {
             frame(&mut bytes, BODY, channel, piece);
         }
-        Ok(self.stream.write_all(&bytes)?)
+        Ok(self.stream.write_all(&bytes.repeat(times as usize))?)
     }
 
-    pub(super) fn expect(&mut self, id: Id) -> Result<Event> {
-        match self.event(super::pair::PATIENCE)? {
-            Some(event) if event.id == id => Ok(event),
-            other => bail!("expected {id:?}, got {other:?}"),
+    /// The next method, which has to come.
+    pub(crate) fn answer(&mut self) -> Result<Event> {
+        let event = self.event(self.patience)?;
+        event.with_context(|| format!("no answer within {:?}", self.patience))
+    }
+
+    /// The next method, which must be this one.
+    pub(crate) fn expect(&mut self, id: Id) -> Result<Event> {
+        match self.answer()? {
+            event if event.id == id => Ok(event),
+            other => bail!("expected {id:?}, got {}", other.shown()),
         }
     }
 
     /// The next method with all its content; `None`: nothing came in that time.
-    pub(super) fn event(&mut self, patience: Duration) -> Result<Option<Event>> {
+    pub(crate) fn event(&mut self, patience: Duration) -> Result<Option<Event>> {
         let end = Instant::now() + patience;
         loop {
             while let Some((kind, channel, payload)) = self.frame()? {
@@ -214,27 +229,27 @@ fn frame(into: &mut Vec<u8>, kind: u8, channel: u16, payload: &[u8]) {
 }
 
 /// A short string. Those here are short.
-pub(super) fn short(into: &mut Vec<u8>, text: &str) {
+pub(crate) fn short(into: &mut Vec<u8>, text: &str) {
     into.push(u8::try_from(text.len()).unwrap_or(u8::MAX));
     into.extend_from_slice(text.as_bytes());
 }
 
-pub(super) fn long(into: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn long(into: &mut Vec<u8>, bytes: &[u8]) {
     into.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
     into.extend_from_slice(bytes);
 }
 
 /// Reads arguments one after the other; what is not there is empty.
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub(super) fn number(&mut self, bytes: usize) -> u64 {
+    pub(crate) fn number(&mut self, bytes: usize) -> u64 {
         let (now, rest) = self.0.split_at_checked(bytes).unwrap_or((&[], &[]));
         self.0 = rest;
         now.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
     }
 
-    pub(super) fn text(&mut self) -> String {
+    pub(crate) fn text(&mut self) -> String {
         let length = self.number(1) as usize;
         let (now, rest) = self.0.split_at_checked(length).unwrap_or((&[], &[]));
         self.0 = rest;
@@ -244,7 +259,7 @@ impl<'a> Reader<'a> {
 
 impl Event {
     /// What it says, for comparison.
-    pub(super) fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         let mut read = Reader(&self.arguments);
         let mut text = match self.id {
             (10, 50) | (20, 40) => {
