@@ -308,18 +308,7 @@ async fn change(
         },
     };
     let mut direct = m.direct(asked, vhost).await?;
-    direct
-        .call(&method, |answer| {
-            matches!(
-                answer,
-                Method::QueueBindOk {}
-                    | Method::QueueUnbindOk {}
-                    | Method::ExchangeBindOk {}
-                    | Method::ExchangeUnbindOk {}
-            )
-            .then_some(())
-        })
-        .await?;
+    direct.call(&method).await?;
     Ok(())
 }
 

@@ -436,18 +436,7 @@ impl Management {
         let Some((_, open)) = direct else {
             return Err(Failed::internal("no connection"));
         };
-        let said = open
-            .call(&method, |answer| {
-                matches!(
-                    answer,
-                    Method::QueueDeclareOk { .. }
-                        | Method::ExchangeDeclareOk {}
-                        | Method::QueueBindOk {}
-                        | Method::ExchangeBindOk {}
-                )
-                .then_some(())
-            })
-            .await;
+        let said = open.call(&method).await;
         said.map_err(|exception| {
             // Its channel is closed.
             *direct = None;

@@ -144,11 +144,7 @@ impl Door {
             .wait(|method| matches!(method, Method::ConnectionOpenOk { .. }).then_some(()))
             .await?;
         let open = Method::ChannelOpen { reserved_1: "" };
-        direct
-            .call(&open, |method| {
-                matches!(method, Method::ChannelOpenOk { .. }).then_some(())
-            })
-            .await?;
+        direct.call(&open).await?;
         Ok(direct)
     }
 }
@@ -276,17 +272,20 @@ impl Direct {
         .await
     }
 
-    /// Says something on the channel and waits for the answer.
+    /// Says something on the channel and waits for the answer that says that it is done.
     ///
     /// # Errors
     /// The exception that the server answers with instead. The channel is closed then.
-    pub async fn call<R>(
-        &mut self,
-        method: &Method<'_>,
-        look: impl FnMut(&Method<'_>) -> Option<R>,
-    ) -> Result<R, Exception> {
+    pub async fn call(&mut self, method: &Method<'_>) -> Result<(), Exception> {
         self.say_on(CHANNEL, method).await?;
-        self.wait(look).await
+        let (class, id) = method.id();
+        // `exchange.unbind` has another number than all others.
+        let done = match (class, id) {
+            (40, 40) => (40, 51),
+            _ => (class, id + 1),
+        };
+        self.wait(|answer| (answer.id() == done).then_some(()))
+            .await
     }
 
     /// Says something that has no answer.
@@ -369,10 +368,7 @@ impl Direct {
         properties: &Properties<'_>,
         body: &[u8],
     ) -> Result<Published, Exception> {
-        self.call(&Method::ConfirmSelect { no_wait: false }, |method| {
-            matches!(method, Method::ConfirmSelectOk {}).then_some(())
-        })
-        .await?;
+        self.call(&Method::ConfirmSelect { no_wait: false }).await?;
         let publish = Method::BasicPublish {
             ticket: 0,
             exchange,

@@ -117,11 +117,7 @@ pub(super) async fn declare(
         no_wait: false,
         arguments: arguments.as_table(),
     };
-    direct
-        .call(&declare, |answer| {
-            matches!(answer, Method::ExchangeDeclareOk {}).then_some(())
-        })
-        .await?;
+    direct.call(&declare).await?;
     Ok(Reply::put(is_new))
 }
 
@@ -140,11 +136,7 @@ pub(super) async fn delete(
         if_unused: asked.query.flag("if-unused"),
         no_wait: false,
     };
-    direct
-        .call(&delete, |answer| {
-            matches!(answer, Method::ExchangeDeleteOk {}).then_some(())
-        })
-        .await?;
+    direct.call(&delete).await?;
     Ok(Reply::Done)
 }
 

@@ -41,11 +41,7 @@ pub(super) async fn aliveness(
         no_wait: false,
         arguments: Table::default(),
     };
-    direct
-        .call(&declare, |answer| {
-            matches!(answer, Method::QueueDeclareOk { .. }).then_some(())
-        })
-        .await?;
+    direct.call(&declare).await?;
     let published = direct
         .publish("", ALIVENESS, &Properties::default(), b"test_message")
         .await?;

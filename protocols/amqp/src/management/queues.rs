@@ -274,11 +274,7 @@ pub(super) async fn declare(
         no_wait: false,
         arguments: arguments.as_table(),
     };
-    direct
-        .call(&declare, |answer| {
-            matches!(answer, Method::QueueDeclareOk { .. }).then_some(())
-        })
-        .await?;
+    direct.call(&declare).await?;
     Ok(Reply::put(is_new))
 }
 
@@ -297,11 +293,7 @@ pub(super) async fn delete(
         if_empty: asked.query.flag("if-empty"),
         no_wait: false,
     };
-    direct
-        .call(&delete, |answer| {
-            matches!(answer, Method::QueueDeleteOk { .. }).then_some(())
-        })
-        .await?;
+    direct.call(&delete).await?;
     Ok(Reply::Done)
 }
 
@@ -318,11 +310,7 @@ pub(super) async fn purge(
         queue: name,
         no_wait: false,
     };
-    direct
-        .call(&purge, |answer| {
-            matches!(answer, Method::QueuePurgeOk { .. }).then_some(())
-        })
-        .await?;
+    direct.call(&purge).await?;
     Ok(Reply::Done)
 }
 
@@ -411,11 +399,7 @@ pub(super) async fn get(
             prefetch_count: 0,
             global: false,
         };
-        direct
-            .call(&qos, |answer| {
-                matches!(answer, Method::BasicQosOk {}).then_some(())
-            })
-            .await?;
+        direct.call(&qos).await?;
     }
     let messages = found
         .iter()
