@@ -559,3 +559,34 @@ pub enum Command {
     /// Reply: `ShardInfo`.
     DescribeShard,
 }
+
+impl Command {
+    /// What a session asks for, in this order, to be pushed the messages of a stream's default group, at most `window` at a
+    /// time. The stream is made from `create` if it does not exist, see [`Command::Open`].
+    #[must_use]
+    pub fn draw(
+        name: StreamName,
+        create: Option<Box<StreamConfig>>,
+        link: Link,
+        consumer: ConsumerTag,
+        window: u32,
+    ) -> [Command; 3] {
+        [
+            Command::Open {
+                link,
+                name,
+                create,
+                role: Role::Consumer,
+            },
+            Command::Subscribe {
+                consumer,
+                link,
+                group: "".into(),
+            },
+            Command::Credit {
+                consumer,
+                credit: Credit::Level(window),
+            },
+        ]
+    }
+}

@@ -18,8 +18,8 @@ use longtail_broker::message::SharedMessage;
 use longtail_broker::stored::Stored;
 use longtail_broker::{Broker, BrokerError};
 use longtail_engine::{
-    Command, Credit, GroupConfig, Handle, Keep, Limits, Only, Overflow, Refusal, Reply, Role,
-    Settle, StreamConfig, StreamName,
+    Command, GroupConfig, Handle, Keep, Limits, Only, Overflow, Refusal, Reply, Settle,
+    StreamConfig, StreamName,
 };
 use longtail_model::{ConsumerTag, Filter, GroupId, Link, Seq};
 
@@ -175,23 +175,7 @@ impl Consumer {
     }
 
     async fn draw(&self, window: u32) -> Result<(), ConsumerError> {
-        let commands = [
-            Command::Open {
-                link: LINK,
-                name: self.stream.clone(),
-                create: None,
-                role: Role::Consumer,
-            },
-            Command::Subscribe {
-                consumer: CONSUMER,
-                link: LINK,
-                group: "".into(),
-            },
-            Command::Credit {
-                consumer: CONSUMER,
-                credit: Credit::Level(window),
-            },
-        ];
+        let commands = Command::draw(self.stream.clone(), None, LINK, CONSUMER, window);
         for command in commands {
             match self.client.call(command).await?.reply {
                 Reply::Opened { .. } | Reply::Done => {}

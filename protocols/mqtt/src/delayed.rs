@@ -17,8 +17,8 @@ use longtail_broker::stored::{Stored, new_message};
 use longtail_broker::{Broker, BrokerError, Space};
 use longtail_engine::runtime::{Shards, Sink, run_once_deep};
 use longtail_engine::{
-    Command, Credit, Effect, GroupConfig, Handle, Keep, Limits, Message as Shown, NewMessage,
-    Overflow, Reply, Role, Settle, StreamConfig, StreamName, Target as Into,
+    Command, Effect, GroupConfig, Handle, Keep, Limits, Message as Shown, NewMessage, Overflow,
+    Reply, Role, Settle, StreamConfig, StreamName, Target as Into,
 };
 use longtail_model::{ConsumerTag, GroupId, Link, Seq, SessionId, ShardId, StreamId, Timestamp};
 use parking_lot::Mutex;
@@ -144,23 +144,7 @@ impl Delayed {
         if self.session.set(session).is_err() {
             return self.shards.detach(self.home, session);
         }
-        let commands = [
-            Command::Open {
-                link: LINK,
-                name: self.name.clone(),
-                create: None,
-                role: Role::Consumer,
-            },
-            Command::Subscribe {
-                consumer: CONSUMER,
-                link: LINK,
-                group: "".into(),
-            },
-            Command::Credit {
-                consumer: CONSUMER,
-                credit: Credit::Level(WINDOW),
-            },
-        ];
+        let commands = Command::draw(self.name.clone(), None, LINK, CONSUMER, WINDOW);
         let mut commands = (0..).zip(commands).collect();
         self.shards.enqueue(self.home, session, &mut commands);
         self.shards.run();

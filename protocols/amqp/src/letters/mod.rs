@@ -20,10 +20,10 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use longtail_broker::client::{Client, OwnedMessage, Pushed};
 use longtail_broker::{Broker, BrokerError};
-use longtail_engine::command::{Role, Settle, Step, Transaction};
+use longtail_engine::command::{Settle, Step, Transaction};
 use longtail_engine::config::{GroupConfig, StreamConfig, StreamName};
 use longtail_engine::headers;
-use longtail_engine::{Command, Credit, Delivery, Handle, NewMessage, Reply, Target};
+use longtail_engine::{Command, Delivery, Handle, NewMessage, Reply, Target};
 use longtail_model::{ConsumerTag, GroupId, Link, Seq, ShardId, StreamId, Timestamp};
 use tokio::runtime::Handle as Runtime;
 
@@ -110,22 +110,10 @@ impl Letters {
     }
 
     async fn carry_from(&self, client: &Arc<Client>, topology: &Weak<Topology>) {
-        let open = Command::Open {
-            link: LINK,
-            name: StreamName::new(Arc::clone(&self.space), DEAD_LETTERS),
-            create: Some(Box::new(stream_config())),
-            role: Role::Consumer,
-        };
-        let subscribe = Command::Subscribe {
-            consumer: CARRIER,
-            link: LINK,
-            group: Arc::default(),
-        };
-        let credit = Command::Credit {
-            consumer: CARRIER,
-            credit: Credit::Level(UNDER_WAY),
-        };
-        let calls = [open, subscribe, credit].map(|command| client.call(command));
+        let name = StreamName::new(Arc::clone(&self.space), DEAD_LETTERS);
+        let create = Some(Box::new(stream_config()));
+        let draw = Command::draw(name, create, LINK, CARRIER, UNDER_WAY);
+        let calls = draw.map(|command| client.call(command));
         for call in calls {
             match call.await.map(|answer| answer.reply) {
                 Ok(Reply::Opened { .. } | Reply::Done) => {}

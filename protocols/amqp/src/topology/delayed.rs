@@ -16,12 +16,11 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use longtail_broker::streams::Awaits as _;
 use longtail_broker::{BrokerError, stable_hash};
-use longtail_engine::command::{Only, Role};
+use longtail_engine::command::Only;
 use longtail_engine::config::{GroupConfig, Keep, StreamConfig, StreamName};
 use longtail_engine::runtime::{Shards, Sink, run_once_deep};
 use longtail_engine::{
-    Command, Credit, Delivery, Effect, Handle, Message, Refusal, Reply, Settle, Step, Token,
-    Transaction,
+    Command, Delivery, Effect, Handle, Message, Refusal, Reply, Settle, Step, Token, Transaction,
 };
 use longtail_model::{ConsumerTag, Durability, GroupId, Link, Seq, SessionId, ShardId};
 use parking_lot::Mutex;
@@ -145,23 +144,7 @@ impl Releaser {
         });
         let session = shards.attach(waiting.shard, Arc::clone(&due) as Arc<dyn Sink>);
         due.state.lock().session = Some(session);
-        let commands = [
-            Command::Open {
-                link: LINK,
-                name,
-                create: None,
-                role: Role::Consumer,
-            },
-            Command::Subscribe {
-                consumer: CONSUMER,
-                link: LINK,
-                group: "".into(),
-            },
-            Command::Credit {
-                consumer: CONSUMER,
-                credit: Credit::Level(WINDOW),
-            },
-        ];
+        let commands = Command::draw(name, None, LINK, CONSUMER, WINDOW);
         for command in commands {
             due.ask(&*shards, command, Asked::Nothing);
         }

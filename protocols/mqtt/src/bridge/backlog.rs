@@ -13,8 +13,8 @@ use longtail_broker::message::{Origin, SharedMessage};
 use longtail_broker::router::Subscription;
 use longtail_broker::{Broker, BrokerError, Client, Space};
 use longtail_engine::{
-    Command, Credit, GroupConfig, Handle, Keep, Limits, Overflow, Refusal, Reply, Role, Settle,
-    StreamConfig, StreamName,
+    Command, GroupConfig, Handle, Keep, Limits, Overflow, Refusal, Reply, Settle, StreamConfig,
+    StreamName,
 };
 use longtail_model::{ConsumerTag, DollarRule, Filter, GroupId, Link, Seq};
 use tokio::sync::mpsc;
@@ -88,23 +88,7 @@ pub(super) async fn open(
         return Err(BrokerError::NoStream(name));
     };
     let client = broker.client(shard);
-    let commands = [
-        Command::Open {
-            link: LINK,
-            name,
-            create: None,
-            role: Role::Consumer,
-        },
-        Command::Subscribe {
-            consumer: CONSUMER,
-            link: LINK,
-            group: "".into(),
-        },
-        Command::Credit {
-            consumer: CONSUMER,
-            credit: Credit::Level(u32::from(config.window)),
-        },
-    ];
+    let commands = Command::draw(name, None, LINK, CONSUMER, u32::from(config.window));
     for command in commands {
         match client.call(command).await?.reply {
             Reply::Opened { .. } | Reply::Done => {}
