@@ -118,3 +118,26 @@ pub(crate) trait Sink: Clone + Send + 'static {
     /// connections should get goes to `relay`.
     fn answer(&mut self, input: &[u8], out: &mut Vec<u8>, relay: &mut Relay) -> usize;
 }
+
+/// Feeds `input` in pieces of `piece` bytes as the driver does and returns what was found.
+#[cfg(test)]
+pub(crate) fn feed(
+    session: &mut impl Session,
+    input: &[u8],
+    piece: usize,
+    flow: &Flow,
+) -> Result<Replies, BenchError> {
+    let mut replies = Replies::default();
+    let mut tail = Vec::new();
+    for bytes in input.chunks(piece) {
+        tail.extend_from_slice(bytes);
+        let used = session.consume(&tail, &mut replies, flow)?;
+        tail.drain(..used);
+    }
+    assert!(
+        tail.is_empty(),
+        "left over: {:?}",
+        String::from_utf8_lossy(&tail)
+    );
+    Ok(replies)
+}

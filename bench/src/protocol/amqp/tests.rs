@@ -5,7 +5,7 @@ use super::sink::AmqpSink;
 use super::*;
 use crate::load::{Assurance, Flow, Interest, Promise};
 use crate::null::Relay;
-use crate::protocol::{Next, Replies, Session, Sink};
+use crate::protocol::{Next, Session, Sink, feed};
 
 fn seat(role: Role, assurance: Assurance) -> Seat {
     Seat {
@@ -30,24 +30,6 @@ fn session(role: Role, assurance: Assurance) -> AmqpSession {
 }
 
 const LISTENER: Role = Role::Subscribe(Interest::Queue);
-
-/// Feeds `input` in pieces of `piece` bytes as the driver does and returns what was found.
-fn feed(
-    session: &mut AmqpSession,
-    input: &[u8],
-    piece: usize,
-    flow: &Flow,
-) -> Result<Replies, BenchError> {
-    let mut replies = Replies::default();
-    let mut tail = Vec::new();
-    for bytes in input.chunks(piece) {
-        tail.extend_from_slice(bytes);
-        let used = session.consume(&tail, &mut replies, flow)?;
-        tail.drain(..used);
-    }
-    assert!(tail.is_empty(), "left over: {tail:02x?}");
-    Ok(replies)
-}
 
 fn acknowledgement(what: parse::Id, tag: u64, multiple: bool) -> Vec<u8> {
     let mut arguments = tag.to_be_bytes().to_vec();

@@ -3,6 +3,7 @@ use super::*;
 use crate::load::Promise;
 use crate::null::Relay;
 use crate::protocol::Sink;
+use crate::protocol::feed;
 
 fn seat(role: Role, depth: u32, body_bytes: usize) -> Seat {
     Seat {
@@ -29,28 +30,6 @@ fn session(role: Role, depth: u32, body_bytes: usize) -> BeanstalkSession {
 
 fn flow() -> Flow {
     Flow::new(100, 1)
-}
-
-/// Feeds `input` in pieces of `piece` bytes as the driver does and returns what was found.
-fn feed(
-    session: &mut BeanstalkSession,
-    input: &[u8],
-    piece: usize,
-    flow: &Flow,
-) -> Result<Replies, BenchError> {
-    let mut replies = Replies::default();
-    let mut tail = Vec::new();
-    for bytes in input.chunks(piece) {
-        tail.extend_from_slice(bytes);
-        let used = session.consume(&tail, &mut replies, flow)?;
-        tail.drain(..used);
-    }
-    assert!(
-        tail.is_empty(),
-        "left over: {:?}",
-        String::from_utf8_lossy(&tail)
-    );
-    Ok(replies)
 }
 
 #[test]
