@@ -147,7 +147,8 @@ enum Task {
         server_cmd: Option<String>,
     },
     /// Longtail beside the originals, measured and written down: docs/benchmarks/ with tables, charts and the raw figures.
-    /// Installs the originals. About 25 minutes; nothing else should use the machine meanwhile.
+    /// Installs the originals. About 25 minutes for beanstalk and MQTT and 10 to 15 for AMQP; nothing else should use the
+    /// machine meanwhile.
     Compare {
         /// Whose originals; those of all protocols when none is given.
         #[arg(value_parser = ["amqp", "beanstalk", "mqtt"])]
