@@ -92,7 +92,9 @@ impl Shard {
                         high = middle;
                     }
                 }
-                low
+                // Numbers that are gone may lie in between.
+                let found = self.next_of_stream(stream, low)?;
+                found.map_or(last.next(), |(seq, _)| seq)
             }
         })
     }

@@ -15,7 +15,7 @@ use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::queue::{Overflow, QueueRules, RetryOn};
+use crate::queue::{Overflow, QueueRules, RetryOn, age_ms};
 
 /// What a policy is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,7 +258,7 @@ impl Policy {
                     }
                 }
                 Form::Age => {
-                    if !value.as_str().is_some_and(is_age) {
+                    if !value.as_str().and_then(age_ms).is_some() {
                         return wrong("a number and one of Y M D h m s are expected".to_owned());
                     }
                 }
@@ -300,6 +300,7 @@ impl Policy {
             expires_ms: positive("expires"),
             max_length: positive("max-length"),
             max_length_bytes: positive("max-length-bytes"),
+            max_age_ms: text("max-age").and_then(age_ms),
             overflow: text("overflow").and_then(Overflow::of),
             dead_letter_exchange: text("dead-letter-exchange").map(Arc::from),
             dead_letter_routing_key: text("dead-letter-routing-key").map(Arc::from),
@@ -323,14 +324,6 @@ impl Policy {
         let alternate = self.definition.get("alternate-exchange");
         alternate.and_then(Value::as_str).map(Arc::from)
     }
-}
-
-fn is_age(text: &str) -> bool {
-    let mut chars = text.chars();
-    let unit = chars.next_back();
-    unit.is_some_and(|unit| "YMDhms".contains(unit))
-        && !chars.as_str().is_empty()
-        && chars.all(|digit| digit.is_ascii_digit())
 }
 
 /// One that is ready to be asked.

@@ -23,7 +23,7 @@ use crate::codec::{HEARTBEAT, ReplyCode};
 use crate::config::Config;
 use crate::exception::Exception;
 use crate::replies::{Mailbox, Place, Reply};
-use crate::session::{Action, After, Ended, Op, Session};
+use crate::session::{Action, After, Ended, Op, Origin, Session};
 use crate::streams::Outgoing;
 use crate::subjects::Told;
 use crate::tenant::Tenant;
@@ -232,10 +232,11 @@ fn act(conn: &Arc<Conn>) -> bool {
         return false;
     };
     let mut outgoing = Outgoing::new();
+    let mut queued = false;
     for action in actions {
-        carry_out(conn, action, &runtime, &mut outgoing);
+        queued |= carry_out(conn, action, &runtime, &mut outgoing);
     }
-    let queued = !outgoing.is_empty();
+    queued |= !outgoing.is_empty();
     conn.protocol().tenant.streams().send(&mut outgoing);
     if after.resume {
         conn.resume();
@@ -243,7 +244,8 @@ fn act(conn: &Arc<Conn>) -> bool {
     queued
 }
 
-fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut Outgoing) {
+/// `true`: something was queued at a shard.
+fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut Outgoing) -> bool {
     let service = conn.protocol();
     let shards = service.tenant.shards();
     match action {
@@ -251,6 +253,13 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut 
         Action::Heartbeat(seconds) => heartbeat(conn, seconds, runtime),
         Action::Admit => admit(conn, runtime),
         Action::OpenChannel(number) => open_channel(conn, number),
+        Action::Attach {
+            channel,
+            incarnation,
+            consumer,
+            shard,
+        } => return attach_reader(conn, (channel, incarnation), consumer, shard),
+        Action::DetachReader(ended) => detach(&**shards, ended),
         Action::Detach(ended) => {
             detach(&**shards, ended);
             uncount(conn);
@@ -296,6 +305,7 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut 
             });
         }
     }
+    false
 }
 
 /// Channels have ended: they count for their user no more.
@@ -518,7 +528,7 @@ fn open_channel(conn: &Arc<Conn>, number: u16) {
     let attach = |shard: u16| {
         let effects = Effects {
             conn: Arc::clone(conn),
-            at: (number, incarnation, usize::from(shard)),
+            at: (number, incarnation, Origin::Shard(shard.into())),
             touched: AtomicBool::new(false),
         };
         (
@@ -541,6 +551,30 @@ fn open_channel(conn: &Arc<Conn>, number: u16) {
         detach(&**shards, sessions);
     }
     settle(conn);
+}
+
+/// A consumer of a stream has a session of its own: while it waits for something to read, nothing else of that goes on.
+fn attach_reader(conn: &Arc<Conn>, at: (u16, u32), consumer: u32, shard: ShardId) -> bool {
+    let shards = conn.protocol().tenant.shards();
+    let effects = Effects {
+        conn: Arc::clone(conn),
+        at: (at.0, at.1, Origin::Reader(consumer)),
+        touched: AtomicBool::new(false),
+    };
+    let session = shards.attach(shard, Arc::new(effects));
+    let attached = conn.with(|client, out| {
+        client
+            .session
+            .attached(at, consumer, (shard, session))
+            .then(|| client.session.send(&**shards, out))
+    });
+    match attached.flatten() {
+        Some(queued) => queued,
+        None => {
+            shards.detach(shard, session);
+            false
+        }
+    }
 }
 
 fn change(conn: &Arc<Conn>, op: Op, runtime: &Handle) {
@@ -566,6 +600,14 @@ impl Mailbox for Inbox {
         }
     }
 
+    fn queue_gone(&self, at: Place, consumer: u32) {
+        if let Some(conn) = self.0.upgrade() {
+            conn.with(|client, out| client.session.queue_gone(at, consumer, out));
+            act_and_run(&conn);
+            conn.flush_soon();
+        }
+    }
+
     fn shared(&self, at: Place, told: Told, refused: bool) {
         let Some(conn) = self.0.upgrade() else { return };
         let tenant = Arc::clone(&conn.protocol().tenant);
@@ -585,11 +627,11 @@ impl Mailbox for Inbox {
     }
 }
 
-/// Where a shard's effects for one channel go.
+/// Where a shard's effects for one channel, or one consumer of it, go.
 struct Effects {
     conn: Arc<Conn>,
-    /// Channel, its incarnation, the number of the shard.
-    at: (u16, u32, usize),
+    /// Channel, its incarnation, and whose effects these are.
+    at: (u16, u32, Origin),
     /// Something was said since the last flush.
     touched: AtomicBool,
 }

@@ -10,6 +10,7 @@
 mod arguments;
 mod rules;
 mod settings;
+mod stream;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,11 +22,13 @@ use parking_lot::{Mutex, RwLock};
 use crate::codec::{Table, Value};
 use crate::exception::{Exception, precondition};
 use crate::graph::{Dedup, DedupKey, Repeated, Seen};
+use crate::replies::{Mailbox, Place};
 use arguments::COMPARED;
 pub(crate) use arguments::time;
 pub use arguments::{QueueArguments, QueueType};
 pub use rules::{Overflow, QueueRules, RetryOn};
 pub use settings::{DEAD_LETTERS, DeadLetter, QueueSettings, Retry};
+pub(crate) use stream::age_ms;
 
 /// How a queue was declared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +130,32 @@ pub struct Queue {
     usage: Mutex<Usage>,
     /// What came before, where that is not taken again.
     seen: Option<Seen>,
+    /// Who reads it, if it is a stream: no group of it knows them.
+    readers: Mutex<Vec<Reading>>,
+}
+
+/// A consumer of a stream.
+#[derive(Clone)]
+pub(crate) struct Reading {
+    pub(crate) mailbox: Arc<dyn Mailbox>,
+    pub(crate) at: Place,
+    pub(crate) consumer: u32,
+}
+
+impl Reading {
+    fn is(&self, other: &Reading) -> bool {
+        Arc::ptr_eq(&self.mailbox, &other.mailbox)
+            && (self.at, self.consumer) == (other.at, other.consumer)
+    }
+}
+
+impl std::fmt::Debug for Reading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Reading")
+            .field(&self.at)
+            .field(&self.consumer)
+            .finish()
+    }
 }
 
 fn lays_refused(settings: &QueueSettings) -> bool {
@@ -175,6 +204,7 @@ impl Queue {
             shard,
             stream,
             config,
+            readers: Mutex::default(),
             usage: Mutex::new(Usage {
                 used: Some(Instant::now()),
                 ..Usage::default()
@@ -196,6 +226,29 @@ impl Queue {
     pub fn forget(&self, key: DedupKey) {
         if let Some(seen) = &self.seen {
             seen.forget(key);
+        }
+    }
+
+    /// Whether it is a stream: consumers read it and take nothing out.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        self.config.parsed.kind == QueueType::Stream
+    }
+
+    /// Somebody reads it, and wants to know when it goes.
+    pub(crate) fn add_reader(&self, reader: Reading) {
+        self.readers.lock().push(reader);
+    }
+
+    /// He does not read it any more.
+    pub(crate) fn remove_reader(&self, reader: &Reading) {
+        self.readers.lock().retain(|known| !known.is(reader));
+    }
+
+    /// It is gone. No lock is held.
+    pub(crate) fn tell_readers(&self) {
+        for reader in std::mem::take(&mut *self.readers.lock()) {
+            reader.mailbox.queue_gone(reader.at, reader.consumer);
         }
     }
 

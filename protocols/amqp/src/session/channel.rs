@@ -17,7 +17,7 @@ use super::routing::Remembered;
 use super::transacting::Staged;
 use super::unacked::Unacked;
 pub(super) use super::way::{Pending, Way};
-use super::{Action, Counts, Ended, Shared, say, unexpected_frame};
+use super::{Action, Counts, Ended, Origin, Shared, say, unexpected_frame};
 use crate::codec::{Method, ReplyCode};
 use crate::exception::{Exception, not_implemented, precondition};
 use crate::queue::Queue;
@@ -64,6 +64,8 @@ pub(super) struct Channel {
     pub(super) last_queue: Arc<str>,
     /// What an operator sees.
     pub(super) counts: Counts,
+    /// Consumers that read streams.
+    pub(super) readers: u32,
     /// What was delivered without wanting acknowledgements and is not settled yet, because the client does not read.
     pub(super) unsettled: Vec<(usize, Delivery)>,
 }
@@ -99,6 +101,7 @@ impl Channel {
             ready: 0,
             last_queue: Arc::default(),
             counts: Counts::default(),
+            readers: 0,
             unsettled: Vec::new(),
         }
     }
@@ -114,7 +117,11 @@ impl Channel {
     /// The channel is over: what is to be detached from the shards.
     pub(super) fn end(mut self: Box<Self>, shared: &mut Shared) -> Ended {
         shared.retired.add(&self.counts());
-        for consumer in std::mem::take(&mut self.consumers).into_values() {
+        let mut ended: Ended = self.ways.iter().map(Way::end).collect();
+        for (number, mut consumer) in std::mem::take(&mut self.consumers) {
+            if let Some(reader) = consumer.reader.take() {
+                ended.extend(self.stop_reading(number, &consumer.queue, &reader, shared));
+            }
             if consumer.queue.leave() {
                 shared.actions.push(Action::DeleteUnused(consumer.queue));
             }
@@ -125,7 +132,7 @@ impl Channel {
             .outstanding_bytes
             .saturating_sub(self.outstanding_bytes);
         shared.wake = true;
-        self.ways.iter().map(Way::end).collect()
+        ended
     }
 
     /// Queues commands at the shards.
@@ -134,6 +141,7 @@ impl Channel {
         for way in &mut self.ways {
             queued |= way.send(shards);
         }
+        queued |= self.read_on(shards);
         queued
     }
 
@@ -240,7 +248,7 @@ impl Channel {
 
     pub(super) fn effect(
         &mut self,
-        at: usize,
+        origin: Origin,
         effect: &Effect,
         messages: &[Option<Message<'_>>],
         shared: &mut Shared,
@@ -248,6 +256,15 @@ impl Channel {
         out: &mut Out,
     ) -> Result<(), Exception> {
         let message = messages.first().and_then(Option::as_ref);
+        let at = match origin {
+            Origin::Shard(at) => at,
+            Origin::Reader(consumer) => {
+                return match effect {
+                    Effect::Reply(_, reply) => self.read(consumer, reply, messages, shared, out),
+                    _ => Ok(()),
+                };
+            }
+        };
         match effect {
             Effect::Push(delivery) => self.pushed(at, delivery, message, shared, out),
             Effect::Cancelled { consumer, .. } => {
@@ -307,6 +324,7 @@ impl Channel {
                 }
                 Ok(())
             }
+            Pending::Located | Pending::Read => Err(internal("nobody reads here")),
             Pending::Counted => {
                 self.ready = match reply {
                     Reply::StreamInfo(info) => info.ready,

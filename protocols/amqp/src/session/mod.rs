@@ -20,6 +20,7 @@ mod declaring;
 mod delivering;
 mod ops;
 mod publishing;
+mod reading;
 mod replying;
 pub(crate) mod routing;
 mod settling;
@@ -61,6 +62,15 @@ use shared::Shared;
 
 /// Sessions of the engine that have ended.
 pub(crate) type Ended = Vec<(ShardId, SessionId)>;
+
+/// Which session of the engine an effect comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The channel's own, at the shard of this number.
+    Shard(usize),
+    /// That of a consumer that reads a stream.
+    Reader(u32),
+}
 
 /// How far the conversation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -305,6 +315,30 @@ impl Session {
         }
     }
 
+    /// A consumer that reads a stream is attached to its shard; `false`: it is not wanted any more.
+    pub(crate) fn attached(
+        &mut self,
+        (number, incarnation): (u16, u32),
+        consumer: u32,
+        session: (ShardId, SessionId),
+    ) -> bool {
+        let Some(channel) = self.channel(number, incarnation) else {
+            return false;
+        };
+        let attached = channel.attached(consumer, session);
+        touch(&mut self.touched, number);
+        attached
+    }
+
+    /// The stream that a consumer reads is gone.
+    pub(crate) fn queue_gone(&mut self, at: Place, consumer: u32, out: &mut Out) {
+        if let Some(Slot::Open(channel)) = self.channels.get_mut(&at.channel)
+            && channel.incarnation() == at.incarnation
+        {
+            channel.cancelled(consumer, &mut self.shared, out);
+        }
+    }
+
     /// A message of a channel is safe outside of AMQP, or refused there.
     pub(crate) fn shared(
         &mut self,
@@ -336,13 +370,13 @@ impl Session {
     /// What a shard says to a channel. `Some`: that ends the connection.
     pub(crate) fn effect(
         &mut self,
-        at: (u16, u32, usize),
+        at: (u16, u32, Origin),
         effect: &Effect,
         messages: &[Option<Message<'_>>],
         tenant: &Tenant,
         out: &mut Out,
     ) -> Option<CloseReason> {
-        let (number, incarnation, shard) = at;
+        let (number, incarnation, origin) = at;
         let Some(Slot::Open(channel)) = self.channels.get_mut(&number) else {
             return None;
         };
@@ -353,7 +387,7 @@ impl Session {
         if self.shared.timed {
             self.shared.now = tenant.now();
         }
-        let outcome = channel.effect(shard, effect, messages, &mut self.shared, tenant, out);
+        let outcome = channel.effect(origin, effect, messages, &mut self.shared, tenant, out);
         outcome
             .err()
             .and_then(|exception| self.fail(number, &exception, out))

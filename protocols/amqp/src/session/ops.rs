@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use longtail_model::ShardId;
+
 use super::{Ended, Laying};
 use crate::exception::Exception;
 use crate::queue::Queue;
@@ -20,6 +22,15 @@ pub(crate) enum Action {
     Admit,
     /// Attach a channel to the shards.
     OpenChannel(u16),
+    /// Attach a consumer of a stream, which has a session of its own, to the stream's shard.
+    Attach {
+        channel: u16,
+        incarnation: u32,
+        consumer: u32,
+        shard: ShardId,
+    },
+    /// A consumer of a stream is gone.
+    DetachReader(Ended),
     /// A channel has ended on the server's side.
     Detach(Ended),
     /// A channel has ended on the client's side, and is to be told so.

@@ -130,7 +130,10 @@ impl Session {
         for action in std::mem::take(&mut self.shared.actions) {
             match action {
                 Action::DeleteUnused(queue) => unused.push(queue),
-                Action::Detach(more) | Action::CloseChannel(_, more) | Action::Goodbye(more) => {
+                Action::Detach(more)
+                | Action::DetachReader(more)
+                | Action::CloseChannel(_, more)
+                | Action::Goodbye(more) => {
                     ended.extend(more);
                 }
                 _ => {}

@@ -11,6 +11,8 @@ impl Mailbox for Nobody {
     fn deliver(&self, _at: Place, _reply: &Reply) {}
 
     fn shared(&self, _at: Place, _told: Told, _refused: bool) {}
+
+    fn queue_gone(&self, _at: Place, _consumer: u32) {}
 }
 
 struct Talk {

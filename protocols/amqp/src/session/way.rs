@@ -119,6 +119,10 @@ pub(super) enum Pending {
     Unsubscribed { tag: Arc<str>, no_wait: bool },
     /// The queue of a `basic.get`.
     Counted,
+    /// Where a consumer of a stream begins.
+    Located,
+    /// What a consumer of a stream reads.
+    Read,
     /// A `basic.get`.
     Fetched { no_ack: bool, queue: Arc<Queue> },
 }

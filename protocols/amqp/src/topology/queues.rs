@@ -14,7 +14,7 @@ use super::{
     Answer, Asker, INTERNAL, RESERVED, Topology, documents, fresh_name, internal, reserved,
 };
 use crate::codec::Table;
-use crate::exception::{locked, no_queue, precondition, refused};
+use crate::exception::{locked, no_queue, not_implemented, precondition, refused};
 use crate::letters::Letters;
 use crate::queue::{Queue, QueueArguments, QueueConfig, QueueSettings, QueueType};
 
@@ -165,7 +165,11 @@ impl Topology {
 
     async fn ready(&self, queue: &Queue) -> Answer<u64> {
         let found = self.broker.find(&self.stream(&queue.name)).await;
-        Ok(found.map_err(internal)?.map_or(0, |(_, info)| info.ready))
+        let all = queue.is_stream();
+        Ok((found.map_err(internal)?).map_or(0, |(_, info)| match all {
+            true => info.messages,
+            false => info.ready,
+        }))
     }
 
     /// `queue.delete`: how many messages were ready. A queue that is not there is no error.
@@ -233,6 +237,7 @@ impl Topology {
                 return Err(internal(error));
             }
         }
+        queue.tell_readers();
         let removed = self.change(|graph| graph.remove_queue(&queue.name));
         let mut writes = Vec::new();
         if queue.config.durable {
@@ -249,6 +254,12 @@ impl Topology {
     /// What the client has done wrong, or what the shard refuses.
     pub async fn purge(&self, asker: &Asker, name: &str) -> Answer<u64> {
         let queue = self.queue(name, asker)?;
+        if queue.is_stream() {
+            return Err(not_implemented(format!(
+                "queue.purge not supported by stream queues queue '{name}' in vhost '{}'",
+                asker.vhost
+            )));
+        }
         let stream = self.stream(&queue.name);
         let purge = Command::Purge {
             stream: stream.clone(),
@@ -269,12 +280,17 @@ impl Topology {
 fn queue_config(asker: &Asker, declare: &DeclareQueue, name: &str) -> Answer<QueueConfig> {
     let arguments = Table::decode(&declare.arguments).unwrap_or_default();
     let parsed = QueueArguments::parse(&arguments, name, &asker.vhost)?;
-    if parsed.kind == QueueType::Quorum {
+    if parsed.kind != QueueType::Classic {
+        if declare.name.is_empty() {
+            return Err(precondition(format!(
+                "Cannot declare a server-named queue for type {}",
+                parsed.kind.module()
+            )));
+        }
         let odd = [
-            ("non-durable", !declare.durable),
-            ("exclusive-owner", declare.exclusive),
             ("auto-delete", declare.auto_delete),
-            ("server-named", declare.name.is_empty()),
+            ("exclusive-owner", declare.exclusive),
+            ("non-durable", !declare.durable),
         ];
         if let Some((what, _)) = odd.into_iter().find(|(_, is)| *is) {
             return Err(precondition(format!(
