@@ -247,7 +247,9 @@ impl Queue {
 
     /// It is gone. No lock is held.
     pub(crate) fn tell_readers(&self) {
-        for reader in std::mem::take(&mut *self.readers.lock()) {
+        // They take themselves off the list: it must not be locked meanwhile.
+        let readers = std::mem::take(&mut *self.readers.lock());
+        for reader in readers {
             reader.mailbox.queue_gone(reader.at, reader.consumer);
         }
     }
