@@ -46,6 +46,8 @@ pub enum Target {
     Pattern(Pattern),
     /// This subject, or this filter as it is written, and no other.
     Literal(String),
+    /// Every filter that has wildcards, and no subject.
+    Wildcards,
 }
 
 impl Target {
@@ -104,6 +106,7 @@ pub(super) struct OrderedGrants {
 enum Compiled {
     Pattern(Filter),
     Literal(Box<str>),
+    Wildcards,
 }
 
 /// What rules in an order make of all subjects of a filter.
@@ -165,6 +168,7 @@ impl OrderedGrants {
                 Target::Pattern(pattern) if pattern.names_nobody(identity) => continue,
                 Target::Pattern(pattern) => Compiled::Pattern(pattern.expand(identity)?),
                 Target::Literal(text) => Compiled::Literal(text.as_str().into()),
+                Target::Wildcards => Compiled::Wildcards,
             };
             for operation in &rule.operations {
                 grants.lists[*operation as usize].push((rule.effect, target.clone()));
@@ -221,11 +225,14 @@ impl Compiled {
         match self {
             Compiled::Pattern(filter) => filter.matches_with(subject, DollarRule::Hide),
             Compiled::Literal(text) => **text == *subject.as_str(),
+            Compiled::Wildcards => false,
         }
     }
 
     fn against(&self, filter: &Filter) -> Relation {
         match self {
+            Compiled::Wildcards if filter.is_literal() => Relation::Apart,
+            Compiled::Wildcards => Relation::Covers,
             Compiled::Literal(text) if **text == *filter.as_str() => Relation::Covers,
             Compiled::Literal(text) => {
                 let subject = SubjectRef::new(text).is_ok_and(|subject| filter.matches(subject));
@@ -343,6 +350,10 @@ mod tests {
         assert_eq!(of("a/b"), Some(Effect::Allow));
         assert_eq!(of("a/+"), Some(Effect::Allow));
         assert_eq!(of("a/#"), None);
+        let rules = [rule(Effect::Deny, &only, Target::Wildcards)];
+        let grants = OrderedGrants::compile(&rules, Defaults::default(), &ANN).unwrap();
+        let of = |text| grants.of_filter(Operation::Subscribe, &filter(text));
+        assert_eq!((of("a/b"), of("a/+")), (None, Some(Effect::Deny)));
     }
 
     #[test]
