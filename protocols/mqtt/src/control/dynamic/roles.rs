@@ -182,7 +182,13 @@ pub(super) fn set_defaults(run: &mut Run<'_>, command: &Command<'_>) -> Outcome 
     let list = list.ok_or("Missing/invalid actions array")?;
     let mut access = run.document.defaults;
     for entry in list {
-        let allow = entry.flag("allow").ok_or("Invalid/missing allow")?;
+        // `mosquitto_ctrl` of 2.0 says `access`, which its own server passes over.
+        let allow = entry.flag("allow").or(match entry.optional("access")? {
+            Some("allow") => Some(true),
+            Some("deny") => Some(false),
+            _ => None,
+        });
+        let allow = allow.ok_or("Invalid/missing allow")?;
         match entry.text("acltype")? {
             "publishClientSend" => access.send = allow,
             "publishClientReceive" => access.receive = allow,
