@@ -15,7 +15,7 @@ import pika  # noqa: E402
 from harness import suite  # noqa: E402
 from harness.server import OwnServer  # noqa: E402
 from harness.suite import add, case, equal  # noqa: E402
-from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker, NackError  # noqa: E402
+from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedByBroker, NackError  # noqa: E402
 
 #: Seconds that anything may take.
 PATIENCE = 10
@@ -30,8 +30,12 @@ def connect(t, address=None):
     connection = pika.BlockingConnection(pika.ConnectionParameters(host, port))
 
     def close():
-        if connection.is_open:
-            connection.close()
+        try:
+            if connection.is_open:
+                connection.close()
+        except AMQPError:
+            # Its server was ended.
+            pass
 
     t.defer(close)
     channel = connection.channel()
@@ -302,7 +306,7 @@ def a_stream_keeps_so_many_bytes(t):
 @case("x-max-age")
 def a_stream_keeps_messages_so_long(t):
     channel = connect(t)
-    stream = stream_of(t, channel, x_max_age="1s")
+    stream = stream_of(t, channel, x_max_age="3s")
     publish(channel, stream, range(10))
     count = lambda: channel.queue_declare(stream, passive=True).method.message_count  # noqa: E731
     equal(count(), 10)
@@ -542,6 +546,20 @@ def what_is_larger_than_the_whole_stream_is_refused(t):
     except NackError:
         return
     raise AssertionError("it was taken")
+
+
+@case("x-dead-letter-exchange stream")
+def dead_letters_go_into_streams(t):
+    channel = connect(t)
+    stream = stream_of(t, channel)
+    arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": stream}
+    source = channel.queue_declare("", exclusive=True, arguments=arguments).method.queue
+    channel.basic_publish("", source, b"x")
+    channel.basic_reject(channel.basic_get(source)[0].delivery_tag, requeue=False)
+    consumer = Consumer(t, stream, x_stream_offset="first")
+    equal(consumer.wait(1), ["x"])
+    headers = consumer.got[0][1].headers
+    equal((headers["x-death"][0]["reason"], headers["x-stream-offset"]), ("rejected", 0))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@
 //! finds a channel instead, [`access`] who is let in. `docs/amqp.md` says what a client may rely on.
 
 pub mod access;
+pub mod alarms;
 pub mod census;
 pub mod codec;
 pub mod config;
@@ -34,7 +35,7 @@ pub mod tenant;
 pub mod topology;
 pub mod vhost;
 
-pub use access::{Accounts, Admission, AdmitAll, Denied, Login};
+pub use access::{Accounts, Admission, AdmitAll, Admitted, Denied, Login};
 pub use census::{SeatLimits, Standing};
 pub use config::Config;
 pub use service::Amqp;

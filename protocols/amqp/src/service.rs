@@ -14,7 +14,7 @@ use longtail_edge::{
 };
 use longtail_engine::runtime::{Shards, Sink, run_once_deep};
 use longtail_engine::{Effect, Message};
-use longtail_model::ShardId;
+use longtail_model::{ShardId, Timestamp};
 use tokio::runtime::Handle;
 
 use crate::access::{Admission, Denied, Login};
@@ -139,6 +139,9 @@ impl Protocol for Amqp {
             .identity()
             .and_then(|known| known.names().into_iter().next());
         session.introduce(self.frame_max, certified);
+        if self.inside {
+            session.is_of_this_process();
+        }
         Ok(Client { session, runtime })
     }
 
@@ -275,6 +278,8 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut 
                 runtime.spawn(async move { told(topology.delete_unused(&queue).await) });
             }
         }
+        Action::Blocked => conn.set_idle_timeout(None),
+        Action::Renew => renew(conn, runtime),
         Action::Watch => watch(conn, runtime),
         Action::Lay(laying) => {
             if let Some(topology) = topology(conn) {
@@ -434,6 +439,8 @@ fn admit(conn: &Arc<Conn>, runtime: &Handle) {
                 }
             },
         };
+        let expires = (admitted.as_ref().ok()).and_then(|(admitted, _)| admitted.expires);
+        ends_at(&conn, expires, &runtime_of_task);
         let standing = service.admission.now(&user, &space);
         let has_account = matches!(standing, Standing::Granted(_));
         answer(&conn, |session, out| {
@@ -443,13 +450,58 @@ fn admit(conn: &Arc<Conn>, runtime: &Handle) {
     });
 }
 
+/// The client is told to go at this time, unless it shows another secret before.
+fn ends_at(conn: &Arc<Conn>, at: Option<Timestamp>, runtime: &Handle) {
+    let secret = conn.with(|client, _| client.session.next_secret());
+    let Some((secret, at)) = secret.zip(at) else {
+        return;
+    };
+    let now = conn.protocol().tenant.now();
+    let conn: Weak<Conn> = Arc::downgrade(conn);
+    runtime.spawn(async move {
+        tokio::time::sleep(Duration::from_millis(at.millis_since(now))).await;
+        let Some(conn) = conn.upgrade() else { return };
+        if conn.with(|client, out| client.session.expire(secret, out)) == Some(true) {
+            conn.close(CloseReason::Kicked);
+            conn.flush_soon();
+        }
+    });
+}
+
+/// Asks whether the client would be let in with the secret that it shows now.
+fn renew(conn: &Arc<Conn>, runtime: &Handle) {
+    let (conn, runtime_of_task) = (Arc::clone(conn), runtime.clone());
+    runtime.spawn_blocking(move || {
+        let service = Arc::clone(conn.protocol());
+        let vhost = conn.with(|client, _| Arc::clone(&client.session.asker().vhost));
+        let Some(vhost) = vhost else { return };
+        let space = service.tenant.space_of(&vhost);
+        let renewed = with_login(&conn, &space, |login| service.admission.renew(login));
+        let Some(renewed) = renewed else { return };
+        if let Err(denied) = &renewed {
+            tracing::info!(peer = ?conn.peer(), %denied, "a new secret is refused");
+        }
+        let renewed = renewed.ok();
+        if let Some(admitted) = &renewed {
+            ends_at(&conn, admitted.expires, &runtime_of_task);
+        }
+        let grants = renewed.map(|admitted| admitted.grants);
+        answer(&conn, |session, out| session.renewed(grants, out));
+    });
+}
+
+/// How long a client may say nothing that has so many seconds between its heartbeats; `None`: for ever.
+pub(crate) fn silence(heartbeat_s: u16) -> Option<Duration> {
+    let interval = Duration::from_secs(heartbeat_s.into());
+    (heartbeat_s > 0).then(|| interval * 2 + SILENCE_SLACK)
+}
+
 fn heartbeat(conn: &Arc<Conn>, seconds: u16, runtime: &Handle) {
+    conn.set_idle_timeout(silence(seconds));
     if seconds == 0 {
-        conn.set_idle_timeout(None);
         return;
     }
     let interval = Duration::from_secs(seconds.into());
-    conn.set_idle_timeout(Some(interval * 2 + SILENCE_SLACK));
     let (conn, mut sent): (Weak<Conn>, u64) = (Arc::downgrade(conn), conn.bytes_out());
     runtime.spawn(async move {
         loop {

@@ -294,6 +294,18 @@ pub(crate) const KEYS: &[Key] = &[
         "How long a consumer may hold a message that neither it nor its queue says how long: it is cancelled then. 0: for ever.",
     ),
     key(
+        "amqp.disk_free_bytes_min",
+        Kind::Bytes(0, i64::MAX),
+        Some("50000000"),
+        "While less is free on the disk of the log, clients that publish are blocked. 0: they never are.",
+    ),
+    key(
+        "amqp.memory_percent_max",
+        Kind::Number(0, 100),
+        Some("60"),
+        "While the process has more of the machine's memory, clients that publish are blocked. 0: they never are.",
+    ),
+    key(
         "amqp.product",
         Kind::Text,
         Some("\"Longtail\""),

@@ -164,10 +164,10 @@ fn cluster(m: &Management, vhosts: &[(Arc<str>, Arc<str>)], document: &mut Map<S
         let metadata = vhosts::metadata(m, space);
         json!({
             "name": **vhost, "description": metadata.description, "tags": metadata.tags,
-            "default_queue_type": "classic",
+            "default_queue_type": metadata.queue_type().unwrap_or_default().name(),
             "metadata": {
                 "description": metadata.description, "tags": metadata.tags,
-                "default_queue_type": "classic",
+                "default_queue_type": metadata.queue_type().unwrap_or_default().name(),
             },
             "limits": [],
         })

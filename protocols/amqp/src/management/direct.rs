@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use crate::access::{Admission, Denied, Login};
+use crate::access::{Admission, Admitted, Denied, Login};
 use crate::codec::{
     Decoder, Frame, FrameKind, Level, Method, PROTOCOL_HEADER, Properties, ReplyCode, Table,
     put_content,
@@ -53,12 +53,12 @@ impl Tickets {
 }
 
 impl Admission for Tickets {
-    fn verify(&self, login: &Login<'_>) -> Result<Option<Arc<Grants>>, Denied> {
+    fn verify(&self, login: &Login<'_>) -> Result<Option<Admitted>, Denied> {
         self.find(login).map(|_| None)
     }
 
-    fn admit(&self, login: &Login<'_>) -> Result<Arc<Grants>, Denied> {
-        self.find(login)
+    fn admit(&self, login: &Login<'_>) -> Result<Admitted, Denied> {
+        self.find(login).map(Admitted::with)
     }
 }
 

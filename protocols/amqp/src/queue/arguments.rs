@@ -28,6 +28,13 @@ impl QueueType {
         }
     }
 
+    /// By the name that clients use.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        let all = [QueueType::Classic, QueueType::Quorum, QueueType::Stream];
+        all.into_iter().find(|kind| kind.name() == name)
+    }
+
     /// The name that texts have.
     pub(crate) const fn module(self) -> &'static str {
         match self {
@@ -186,12 +193,8 @@ impl QueueArguments {
                 self.single_active = single;
             }
             "x-queue-type" => {
-                self.kind = match value.as_str() {
-                    Some("classic") => QueueType::Classic,
-                    Some("quorum") => QueueType::Quorum,
-                    Some("stream") => QueueType::Stream,
-                    _ => return Err("unknown queue type"),
-                };
+                let kind = value.as_str().and_then(QueueType::of);
+                self.kind = kind.ok_or("unknown queue type")?;
             }
             stream::MAX_AGE => rules.max_age_ms = Some(stream::max_age(value)?),
             _ if NOT_YET.contains(&key) => return Err("not supported yet"),

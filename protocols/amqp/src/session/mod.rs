@@ -111,6 +111,10 @@ pub struct Session {
     channel_max: u16,
     channels: HashMap<u16, Slot>,
     incarnations: u32,
+    /// Something is short: it may not publish, and is not read from because it has tried to.
+    is_blocked: bool,
+    /// It is of this process, and never blocked.
+    is_inside: bool,
     /// Channels that may have something to send, to the shards or to the client.
     touched: Vec<u16>,
     shared: Shared,
@@ -139,6 +143,8 @@ impl Session {
             channel_max: 0,
             channels: HashMap::new(),
             incarnations: 0,
+            is_blocked: false,
+            is_inside: false,
             touched: Vec::new(),
             shared: Shared::new(connection, mailbox),
         }
@@ -149,6 +155,11 @@ impl Session {
     pub(crate) fn introduce(&mut self, frame_max: Option<u32>, certified: Option<String>) {
         self.frame_max = frame_max;
         self.certified = certified;
+    }
+
+    /// Says that the connection is of this process.
+    pub(crate) fn is_of_this_process(&mut self) {
+        self.is_inside = true;
     }
 
     /// Carries out what is in `input`, which holds every byte not consumed yet.
@@ -196,6 +207,9 @@ impl Session {
             }
             let (channel, outcome) = match self.decoder.decode(rest) {
                 Ok(None) => break Then::Read,
+                Ok(Some((_, frame))) if self.is_held_back(&frame, tenant, out) => {
+                    break Then::Pause;
+                }
                 Ok(Some((octets, frame))) => {
                     consumed += octets;
                     (frame.channel, self.frame(&frame, tenant, out))
@@ -211,6 +225,35 @@ impl Session {
         };
         self.send(&**tenant.shards(), out);
         Input { consumed, then }
+    }
+
+    /// Whether a frame has to wait because something is short: the client is told once.
+    fn is_held_back(&mut self, frame: &Frame<'_>, tenant: &Tenant, out: &mut Out) -> bool {
+        let publishes = frame.kind == FrameKind::Method
+            && Method::id_of(frame.payload) == Channel::PUBLISH
+            && !self.is_inside;
+        if !publishes || !tenant.alarms().are_raised() {
+            return false;
+        }
+        if !std::mem::replace(&mut self.is_blocked, true) {
+            self.shared.actions.push(Action::Blocked);
+            if self.shared.capabilities.connection_blocked {
+                let reason = tenant.alarms().short().reason();
+                say(&Method::ConnectionBlocked { reason }, 0, out);
+            }
+        }
+        true
+    }
+
+    /// Nothing is short any more. `Some`: it was blocked, and these are the seconds between its heartbeats.
+    pub(crate) fn unblock(&mut self, out: &mut Out) -> Option<u16> {
+        if !std::mem::take(&mut self.is_blocked) {
+            return None;
+        }
+        if self.shared.capabilities.connection_blocked {
+            say(&Method::ConnectionUnblocked {}, 0, out);
+        }
+        Some(self.shared.introduction.heartbeat)
     }
 
     fn frame(

@@ -43,6 +43,10 @@ pub(crate) enum Action {
     Share(Share),
     /// Something about the topology.
     Topology(Box<Op>),
+    /// The client is not read from for a while: its silence is no sign of anything.
+    Blocked,
+    /// It shows another secret.
+    Renew,
     /// Look now and then whether consumers hold something too long.
     Watch,
     /// A queue has refused a message, which is a dead letter.

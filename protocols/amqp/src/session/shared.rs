@@ -7,6 +7,7 @@ use longtail_model::{Filter, Subject, Timestamp};
 
 use super::about::Introduction;
 use super::{Action, Counts};
+use crate::access::Admitted;
 use crate::codec::ReplyCode;
 use crate::config::Config;
 use crate::exception::{Exception, refused};
@@ -18,6 +19,7 @@ use crate::topology::{Asker, Topology};
 pub(super) struct Capabilities {
     pub(super) consumer_cancel_notify: bool,
     pub(super) authentication_failure_close: bool,
+    pub(super) connection_blocked: bool,
 }
 
 /// What a client shows at the door.
@@ -52,7 +54,9 @@ pub(super) struct Shared {
     /// Messages of channels that are closed.
     pub(super) retired: Counts,
     /// What the client may do in the vhost `/`, if that is known.
-    pub(super) known: Option<Arc<Grants>>,
+    pub(super) known: Option<Admitted>,
+    /// Counts the secrets that it has shown.
+    pub(super) secrets: u32,
     pub(super) topology: Option<Arc<Topology>>,
     pub(super) frame_max: u32,
     pub(super) actions: Vec<Action>,
@@ -223,6 +227,7 @@ impl Shared {
             introduction: Introduction::default(),
             retired: Counts::default(),
             known: None,
+            secrets: 0,
             topology: None,
             frame_max: Config::FRAME_GREETING,
             actions: Vec::new(),

@@ -13,7 +13,7 @@ use longtail_model::{ShardId, StreamId};
 use super::{
     Answer, Asker, INTERNAL, RESERVED, Topology, documents, fresh_name, internal, reserved,
 };
-use crate::codec::Table;
+use crate::codec::{Table, TableBuf, Value};
 use crate::exception::{locked, no_queue, not_implemented, precondition, refused};
 use crate::letters::Letters;
 use crate::queue::{Queue, QueueArguments, QueueConfig, QueueSettings, QueueType};
@@ -35,6 +35,29 @@ pub struct DeclareQueue {
     pub arguments: Arc<[u8]>,
 }
 
+impl DeclareQueue {
+    /// A queue that says no type has this one, if what else is said allows it.
+    fn be_by_default(&mut self, kind: QueueType) {
+        let arguments = Table::decode(&self.arguments).unwrap_or_default();
+        let may_be = kind == QueueType::Classic
+            || self.durable && !self.exclusive && !self.auto_delete && !self.name.is_empty();
+        if !may_be || arguments.get(QUEUE_TYPE).is_some() {
+            return;
+        }
+        let mut all = TableBuf::default();
+        let said = all.put(QUEUE_TYPE, Value::LongString(kind.name().as_bytes()));
+        let rest: Result<Vec<()>, _> = (arguments.iter())
+            .map(|(key, value)| all.put(key, value))
+            .collect();
+        if said.is_ok() && rest.is_ok() {
+            self.arguments = all.as_table().as_bytes().into();
+        }
+    }
+}
+
+/// The argument that says the type of a queue.
+const QUEUE_TYPE: &str = "x-queue-type";
+
 /// What a queue has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Declared {
@@ -51,13 +74,26 @@ impl Topology {
     ///
     /// # Errors
     /// What the client has done wrong, or what the shard refuses.
-    pub async fn declare_queue(&self, asker: &Asker, declare: DeclareQueue) -> Answer<Declared> {
+    pub async fn declare_queue(
+        &self,
+        asker: &Asker,
+        mut declare: DeclareQueue,
+    ) -> Answer<Declared> {
         let _writer = self.writer.lock().await;
         let name: Arc<str> = if declare.name.is_empty() && !declare.passive {
             fresh_name("amq.gen-").into()
         } else {
             declare.name.replace(['\r', '\n'], "").into()
         };
+        let by_default = *self.queue_type.read();
+        if let Some(kind) = by_default.filter(|_| !declare.passive) {
+            // One that is there already stays what it is, and whoever says no type does not mind.
+            let known = self
+                .graph()
+                .queue(&name)
+                .map(|queue| queue.config.parsed.kind);
+            declare.be_by_default(known.unwrap_or(kind));
+        }
         if self.graph().queue(&name).is_some() {
             let queue = self.queue(&name, asker)?;
             queue.touch();
