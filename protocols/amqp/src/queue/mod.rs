@@ -89,15 +89,16 @@ pub(crate) fn same_arguments(
         if !same {
             return Err(precondition(format!(
                 "inequivalent arg '{key}' for {what}: received {} but current is {}",
-                described(received.as_ref()),
-                described(current.as_ref())
+                described(received.as_ref(), current.is_some()),
+                described(current.as_ref(), received.is_some())
             )));
         }
     }
     Ok(())
 }
 
-fn described(value: Option<&Value<'_>>) -> String {
+/// A value as a text has it: with its type only where the other declaration has none.
+fn described(value: Option<&Value<'_>>, beside_another: bool) -> String {
     let Some(value) = value else {
         return "none".to_owned();
     };
@@ -108,7 +109,10 @@ fn described(value: Option<&Value<'_>>) -> String {
             .as_i64()
             .map_or_else(|| format!("{value:?}"), |number| number.to_string()),
     };
-    format!("the value '{text}' of type '{}'", value.type_name())
+    match beside_another {
+        true => format!("'{text}'"),
+        false => format!("the value '{text}' of type '{}'", value.type_name()),
+    }
 }
 
 /// A queue that exists.
@@ -406,6 +410,10 @@ mod tests {
             "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': received none but \
              current is the value '1000' of type 'long'"
         );
+        let other = config(&[("x-message-ttl", Value::I64(2000))]).unwrap();
+        let error = current.check(&other, "q", "/").unwrap_err().reply_text();
+        let expected = "received '2000' but current is '1000'";
+        assert!(error.ends_with(expected), "{error}");
         let transient = QueueConfig {
             durable: false,
             ..current.clone()
