@@ -3,11 +3,14 @@
 The texts of errors are RabbitMQ 3.10's: with `--flavour rabbitmq` the same cases run against one.
 """
 
+import base64
 import datetime
+import json
 import pathlib
 import sys
 import threading
 import time
+import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -338,6 +341,107 @@ def what_a_message_says_of_its_time_means_nothing(t):
     equal(consumer.got[0][1].expiration, "1")
 
 
+@case("stream fan-out")
+def a_message_for_many_is_in_every_stream(t):
+    channel = connect(t)
+    exchange = t.unique()
+    channel.exchange_declare(exchange, "fanout", auto_delete=True)
+    streams = [stream_of(t, channel) for _ in range(6)]
+    beside = channel.queue_declare("", exclusive=True).method.queue
+    for queue in (beside, *streams):
+        channel.queue_bind(queue, exchange)
+    for number in range(5):
+        channel.basic_publish(exchange, "k", str(number))
+    for stream in streams:
+        consumer = Consumer(t, stream, x_stream_offset="first")
+        equal(consumer.wait(5), ["0", "1", "2", "3", "4"])
+        method = consumer.got[0][0]
+        equal((method.exchange, method.routing_key), (exchange, "k"))
+    equal(channel.queue_declare(beside, passive=True).method.message_count, 5)
+
+
+@case("stream restart offsets", "last")
+def consumers_go_on_where_they_were_after_a_crash(t):
+    server = OwnServer(t)
+    channel = connect(t, server.address)
+    stream = t.unique()
+    channel.queue_declare(stream, durable=True, arguments={"x-queue-type": "stream"})
+    publish(channel, stream, range(100))
+    consumer = Consumer(t, stream, prefetch=10, address=server.address, x_stream_offset="first")
+    consumer.wait(100)
+    for _ in range(3):
+        server.restart()
+        channel = connect(t, server.address)
+        publish(channel, stream, ["more"])
+        last = consumer.offsets()[-1]
+        consumer = Consumer(t, stream, address=server.address, x_stream_offset=last + 1)
+        equal(consumer.wait(1), ["more"])
+        equal(consumer.offsets(), [last + 1])
+
+
+def api(t, method, path, body=None):
+    """A request to the management API beside the server; the decoded answer."""
+    if not t.websocket:
+        raise suite.Skip("needs the management API")
+    request = urllib.request.Request(f"http://{t.websocket}/api{path}", method=method)
+    request.add_header("Authorization", "Basic " + base64.b64encode(b"guest:guest").decode())
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(request, data, timeout=PATIENCE) as answer:
+        text = answer.read()
+    return json.loads(text) if text else None
+
+
+@case("policy max-length-bytes max-age")
+def a_policy_says_how_much_a_stream_keeps(t):
+    channel = connect(t)
+    stream = stream_of(t, channel, x_max_length_bytes=1_000_000)
+    publish(channel, stream, ["x" * 1_000] * 50)
+    seen = lambda: api(t, "GET", f"/queues/%2F/{stream}")  # noqa: E731
+    equal((seen()["type"], seen()["messages"], seen()["messages_ready"]), ("stream", 50, 50))
+    name = t.unique()
+    policy = {"pattern": f"^{stream}$", "apply-to": "streams", "definition": {"max-length-bytes": 10_000}}
+    api(t, "PUT", f"/policies/%2F/{name}", policy)
+    count = lambda: channel.queue_declare(stream, passive=True).method.message_count  # noqa: E731
+
+    def shrinks(most):
+        until = time.monotonic() + PATIENCE
+        while count() > most and time.monotonic() < until:
+            time.sleep(0.05)
+        equal(count() <= most, True, f"{count()} are kept")
+
+    shrinks(10)
+    equal(count() > 5, True)
+    policy["definition"] = {"max-age": "1s"}
+    api(t, "PUT", f"/policies/%2F/{name}", policy)
+    shrinks(0)
+    api(t, "DELETE", f"/policies/%2F/{name}")
+    publish(channel, stream, range(20))
+    equal(count(), 20)
+
+
+@case("default_queue_type")
+def a_vhost_says_what_queues_are(t):
+    vhost = t.unique()
+    api(t, "PUT", f"/vhosts/{vhost}", {"default_queue_type": "stream"})
+    t.defer(lambda: api(t, "DELETE", f"/vhosts/{vhost}"))
+    equal(api(t, "GET", f"/vhosts/{vhost}")["default_queue_type"], "stream")
+    parameters = pika.ConnectionParameters(t.host, t.port, virtual_host=vhost)
+    connection = pika.BlockingConnection(parameters)
+    channel = connection.channel()
+    for _ in range(2):
+        channel.queue_declare("log", durable=True)
+    channel.queue_declare("short", auto_delete=True)
+    channel.queue_declare("said", durable=True, arguments={"x-queue-type": "classic"})
+    types = {queue["name"]: queue["type"] for queue in api(t, "GET", f"/queues/{vhost}")}
+    equal(types, {"log": "stream", "short": "classic", "said": "classic"})
+    api(t, "PUT", f"/vhosts/{vhost}", {"default_queue_type": "quorum"})
+    # What is there stays what it is.
+    channel.queue_declare("log", durable=True)
+    channel.queue_declare("other", durable=True)
+    equal(api(t, "GET", f"/queues/{vhost}/other")["type"], "quorum")
+    connection.close()
+
+
 @case("stream tx")
 def a_transaction_goes_into_a_stream(t):
     channel = connect(t)
@@ -498,6 +602,15 @@ consumed("with_an_odd_offset", 406, "invalid arg 'x-stream-offset'", ODD, x_stre
 consumed("with_an_offset_of_another_type", 406, "invalid arg 'x-stream-offset'", ODD, x_stream_offset=True)
 NO_FILTERS = ("rabbitmq", "3.10 has no filters")
 consumed("with_an_odd_filter", 406, "invalid arg 'x-stream-filter'", NO_FILTERS, x_stream_filter=5)
+
+
+consumed(
+    "whose_place_is_to_be_kept",
+    406,
+    "x-stream-automatic-offset-tracking is not supported yet",
+    ("rabbitmq", "this is LavinMQ's"),
+    x_stream_automatic_offset_tracking=True,
+)
 
 
 @case("stream get purge")

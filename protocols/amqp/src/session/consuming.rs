@@ -300,9 +300,6 @@ impl Channel {
         if let Some(reader) = consumer.reader.take() {
             let ended = self.stop_reading(number, &consumer.queue, &reader, shared);
             shared.actions.push(Action::DetachReader(ended));
-            if !consumer.ready {
-                shared.answered();
-            }
         }
         self.tags.remove(&consumer.tag);
         self.forget_kept(number);

@@ -378,7 +378,7 @@ impl Session {
         if let Some(Slot::Open(channel)) = self.channels.get_mut(&at.channel)
             && channel.incarnation() == at.incarnation
         {
-            channel.cancelled(consumer, &mut self.shared, out);
+            channel.queue_gone(consumer, &mut self.shared, out);
         }
     }
 

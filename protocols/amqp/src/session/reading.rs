@@ -36,6 +36,9 @@ const OFFSET: &str = "x-stream-offset";
 /// The header by which publishers let consumers choose.
 const FILTER_VALUE: &str = "x-stream-filter-value";
 
+/// The server is to keep the place of a consumer by its tag: LavinMQ's.
+const TRACKING: &str = "x-stream-automatic-offset-tracking";
+
 /// Messages that are read at a time at most.
 const READ_MAX: u32 = 256;
 
@@ -181,6 +184,12 @@ impl Channel {
         shared: &Shared,
     ) -> Result<Reader, Exception> {
         let what = format!("queue '{}' in vhost '{}'", queue.name, shared.asker.vhost);
+        if let Some(wanted) = arguments.get(TRACKING)
+            && wanted != Value::Bool(false)
+            && wanted.as_str() != Some("false")
+        {
+            return Err(precondition(format!("{TRACKING} is not supported yet")));
+        }
         if arguments.get("x-priority").is_some() {
             return Err(precondition(format!(
                 "invalid arg 'x-priority' for {what} of queue type rabbit_stream_queue"
@@ -318,6 +327,17 @@ impl Channel {
             queued |= way.send(shards);
         }
         queued
+    }
+
+    /// The stream that a consumer reads is gone. One that is not there yet is told so by the shard.
+    pub(super) fn queue_gone(&mut self, number: u32, shared: &mut Shared, out: &mut Out) {
+        if self
+            .consumers
+            .get(&number)
+            .is_some_and(|consumer| consumer.ready)
+        {
+            self.cancelled(number, shared, out);
+        }
     }
 
     /// What its shard says to a reader.
