@@ -10,12 +10,12 @@ use serde_json::{Map, Value, json};
 
 use super::bindings::made;
 use super::direct::Direct;
-use super::http::{self, Asked, Failed, Reply};
-use super::{
-    Management, json as convert, parameters, permissions, policies, queues, users, vhosts,
-};
+use super::fields;
+use super::http::{Asked, Failed, Reply};
+use super::{Management, parameters, permissions, policies, queues, users, vhosts};
 use crate::codec::Method;
 use crate::graph::Destination;
+use crate::json as convert;
 
 /// What an import did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -308,7 +308,7 @@ impl Management {
         direct: &mut Option<(String, Direct)>,
     ) -> Result<(), Failed> {
         let needed = |key: &str| {
-            let found = http::text(entry, key)?;
+            let found = fields::text(entry, key)?;
             found.ok_or_else(|| Failed::bad(format!("{key} is missing")))
         };
         match kind {
@@ -374,12 +374,12 @@ impl Management {
         entry: &Map<String, Value>,
         direct: &mut Option<(String, Direct)>,
     ) -> Result<(), Failed> {
-        let text = |key: &str| http::text(entry, key).map(Option::unwrap_or_default);
-        let flag = |key: &str| http::flag(entry, key).map(Option::unwrap_or_default);
-        let mut arguments = http::table(entry, "arguments")?;
+        let text = |key: &str| fields::text(entry, key).map(Option::unwrap_or_default);
+        let flag = |key: &str| fields::flag(entry, key).map(Option::unwrap_or_default);
+        let mut arguments = fields::table(entry, "arguments")?;
         let (name, source) = (text("name")?, text("source")?);
         if kind == "queues"
-            && let Some(of) = http::text(entry, "type")?.filter(|of| *of != "classic")
+            && let Some(of) = fields::text(entry, "type")?.filter(|of| *of != "classic")
         {
             arguments.entry("x-queue-type").or_insert_with(|| of.into());
         }

@@ -19,9 +19,9 @@ mod connections;
 mod definitions;
 mod direct;
 mod exchanges;
+mod fields;
 mod health;
 mod http;
-mod json;
 mod limits;
 mod metrics;
 mod overview;
@@ -29,6 +29,7 @@ mod page;
 mod parameters;
 mod permissions;
 mod policies;
+mod query;
 mod queues;
 mod rates;
 mod routes;
@@ -141,6 +142,15 @@ impl Management {
         }
         asked.caller.enters(&self.roster, &space)?;
         Ok(space)
+    }
+
+    /// The space behind a vhost that an administrator names.
+    ///
+    /// # Errors
+    /// 401 for anybody else, or as [`Management::enter`].
+    fn administer(&self, asked: &Asked, vhost: &str) -> Result<Arc<str>, Failed> {
+        asked.caller.administers()?;
+        self.enter(asked, vhost)
     }
 
     /// What is declared in a vhost that somebody names.

@@ -5,7 +5,8 @@ use std::cmp::Ordering;
 use regex::RegexBuilder;
 use serde_json::{Map, Value, json};
 
-use super::http::{Failed, Query};
+use super::http::Failed;
+use super::query::Query;
 
 /// Entries of a page that does not say how many.
 const PAGE_SIZE: usize = 100;

@@ -109,8 +109,7 @@ pub(super) async fn put(
     vhost: &str,
     name: &str,
 ) -> Result<Reply, Failed> {
-    let space = m.enter(asked, vhost)?;
-    asked.caller.administers()?;
+    let space = m.administer(asked, vhost)?;
     let object = asked.object()?;
     let value = object.get("value").ok_or_else(|| Failed {
         error: "key_missing",
@@ -128,8 +127,7 @@ pub(super) async fn delete(
     vhost: &str,
     name: &str,
 ) -> Result<Reply, Failed> {
-    let space = m.enter(asked, vhost)?;
-    asked.caller.administers()?;
+    let space = m.administer(asked, vhost)?;
     match component {
         OPERATOR_POLICY => policies::delete(m, asked, (vhost, name), true).await,
         VHOST_LIMITS if name == LIMITS && !limits::of_space(m, &space).is_empty() => {

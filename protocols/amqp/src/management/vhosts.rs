@@ -7,7 +7,8 @@ use longtail_broker::auth::{NameRules, Quotas, RosterError, SpacePermissions};
 use longtail_broker::catalog::Write;
 use serde_json::{Map, Value, json};
 
-use super::http::{self, Asked, Failed, Reply};
+use super::fields;
+use super::http::{Asked, Failed, Reply};
 use super::rates::{self, Thing};
 use super::{Management, overview, page};
 use crate::vhost::Vhost;
@@ -155,10 +156,10 @@ pub(super) async fn make(
     name: &str,
     object: &Map<String, Value>,
 ) -> Result<bool, Failed> {
-    if http::flag(object, "tracing")? == Some(true) {
+    if fields::flag(object, "tracing")? == Some(true) {
         return Err(Failed::bad("tracing is not supported yet"));
     }
-    match http::text(object, "default_queue_type")? {
+    match fields::text(object, "default_queue_type")? {
         None | Some("" | "undefined" | "classic") => {}
         Some(kind) => {
             return Err(Failed::bad(format!(
@@ -173,10 +174,10 @@ pub(super) async fn make(
     }
     let before = metadata(m, &space);
     let metadata = Vhost {
-        description: http::text(object, "description")?
+        description: fields::text(object, "description")?
             .map_or(before.description.clone(), str::to_owned),
         tags: tags(object)?.unwrap_or_else(|| before.tags.clone()),
-        protected_from_deletion: http::flag(object, "protected_from_deletion")?
+        protected_from_deletion: fields::flag(object, "protected_from_deletion")?
             .unwrap_or(before.protected_from_deletion),
         queues_max: before.queues_max,
     };
@@ -216,8 +217,7 @@ pub(super) async fn delete(
     asked: &Asked,
     name: &str,
 ) -> Result<Reply, Failed> {
-    asked.caller.administers()?;
-    let space = m.enter(asked, name)?;
+    let space = m.administer(asked, name)?;
     if metadata(m, &space).protected_from_deletion {
         return Err(Failed {
             status: 412,
@@ -264,8 +264,7 @@ pub(super) async fn delete(
 
 /// A vhost is always started.
 pub(super) fn start(m: &Arc<Management>, asked: &Asked, name: &str) -> Result<Reply, Failed> {
-    asked.caller.administers()?;
-    m.enter(asked, name)?;
+    m.administer(asked, name)?;
     Ok(Reply::Done)
 }
 
@@ -275,8 +274,7 @@ pub(super) async fn protect(
     name: &str,
     protected: bool,
 ) -> Result<Reply, Failed> {
-    asked.caller.administers()?;
-    let space = m.enter(asked, name)?;
+    let space = m.administer(asked, name)?;
     let metadata = Vhost {
         protected_from_deletion: protected,
         ..metadata(m, &space)
