@@ -146,7 +146,7 @@ impl Longtail {
         let management = Management::new(
             Arc::clone(&tenant),
             Arc::clone(&self.roster),
-            management::Door::new(inside, tickets),
+            management::Door::new(inside, tickets, &tenant),
             management::Facts {
                 host: host_name(),
                 listeners: Vec::new(),

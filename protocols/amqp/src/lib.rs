@@ -22,6 +22,7 @@ pub mod exception;
 pub mod graph;
 mod json;
 mod letters;
+mod link;
 pub mod management;
 pub(crate) mod percent;
 pub mod policy;

@@ -44,7 +44,7 @@ use longtail_broker::auth::Roster;
 use parking_lot::Mutex;
 
 pub use definitions::{Import, ImportError};
-pub use direct::{Direct, Door, Fetched, Published, Tickets};
+pub use direct::{Direct, Door, Published, Tickets};
 pub use server::{Server, Site};
 
 use self::access::Verified;

@@ -8,13 +8,13 @@ use longtail_engine::StreamInfo;
 use serde_json::{Map, Value, json};
 
 use super::connections::{consumers_by_queue, owners};
-use super::direct::Fetched;
 use super::fields;
 use super::http::{Asked, Failed, Reply};
 use super::rates::{self, Thing};
 use super::{Management, page};
 use crate::codec::{Method, Table};
 use crate::json as convert;
+use crate::link::Delivery;
 use crate::policy::Subject;
 use crate::queue::Queue;
 
@@ -409,7 +409,7 @@ pub(super) async fn get(
     Ok(Reply::Json(Value::Array(messages.collect())))
 }
 
-fn message(fetched: &Fetched, base64: bool, truncate: Option<usize>) -> Value {
+fn message(fetched: &Delivery, base64: bool, truncate: Option<usize>) -> Value {
     let body = &fetched.body;
     let shown = body.get(..truncate.unwrap_or(body.len())).unwrap_or(body);
     let text = std::str::from_utf8(shown).ok().filter(|_| !base64);
@@ -421,8 +421,8 @@ fn message(fetched: &Fetched, base64: bool, truncate: Option<usize>) -> Value {
         "payload_bytes": body.len(),
         "redelivered": fetched.redelivered,
         "exchange": fetched.exchange,
-        "routing_key": fetched.routing_key,
-        "message_count": fetched.message_count,
+        "routing_key": fetched.key,
+        "message_count": fetched.behind,
         "properties": convert::from_properties(&fetched.properties),
         "payload": payload,
         "payload_encoding": encoding,
