@@ -120,6 +120,9 @@ impl Longtail {
             running.start_mqtt(builder.mqtt, builder.mqtt_listeners, builder.mqtt_hooks)?;
         }
         running.serve_amqp_sites(sites)?;
+        if let Some(management) = &running.management {
+            management.start_links();
+        }
         Ok(running)
     }
 
@@ -382,6 +385,13 @@ impl Longtail {
         Ok(())
     }
 
+    /// What links to other brokers have taken and not given away goes back, while there is somebody to take it.
+    fn stop_links(&self) {
+        if let Some(management) = &self.management {
+            management.stop_links();
+        }
+    }
+
     /// The broker behind the listeners.
     #[must_use]
     pub fn broker(&self) -> &Arc<Broker> {
@@ -453,6 +463,7 @@ impl Longtail {
 
     /// Accepts no more connections and lets those there are finish for at most `within`; then cuts them. Blocks.
     pub fn drain(&self, within: Duration) -> DrainReport {
+        self.stop_links();
         self.edge.drain(within)
     }
 
@@ -472,6 +483,7 @@ impl Longtail {
 
 impl Drop for Longtail {
     fn drop(&mut self) {
+        self.stop_links();
         self.edge.drain(Duration::ZERO);
         self.close();
     }

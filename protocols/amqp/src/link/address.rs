@@ -20,6 +20,8 @@ pub(crate) struct Address {
     /// `None`: none was given; what that is depends on where it leads.
     pub(crate) login: Option<(String, String)>,
     pub(crate) vhost: String,
+    /// It was said, and is not only the usual one.
+    pub(crate) names_vhost: bool,
     /// Seconds; `None`: as the other side proposes.
     pub(crate) heartbeat_s: Option<u16>,
     /// Milliseconds from connecting to the open connection.
@@ -89,6 +91,7 @@ impl Address {
                 (percent::decode(user), percent::decode(password))
             }),
             vhost: vhost.map_or_else(|| "/".to_owned(), percent::decode),
+            names_vhost: vhost.is_some_and(|vhost| !vhost.is_empty()),
             heartbeat_s: None,
             timeout_ms: TIMEOUT_MS,
             external: false,
@@ -161,6 +164,15 @@ impl Address {
             _ => return Err(NoAddress("certfile and keyfile belong together".into())),
         }
         Ok(())
+    }
+
+    /// The same, with this vhost where it names none.
+    pub(crate) fn or_vhost(self, vhost: &str) -> Self {
+        if self.names_vhost {
+            return self;
+        }
+        let vhost = vhost.to_owned();
+        Address { vhost, ..self }
     }
 
     /// Whether it leads to this process.

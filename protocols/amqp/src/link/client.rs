@@ -662,9 +662,14 @@ impl Client {
         Ok(method.encode(CHANNEL, out)?)
     }
 
-    /// From now on so many deliveries may be unsettled.
-    pub(crate) fn allow(&mut self, window: u32) {
-        self.window = Some(window);
+    /// Answers that are owed.
+    pub(crate) fn owed(&self) -> usize {
+        self.owed.len()
+    }
+
+    /// So many deliveries may come before any is settled.
+    pub(crate) fn allow(&mut self, more: u32) {
+        self.window = Some(self.unsettled.saturating_add(more));
     }
 
     /// Settles deliveries: `count` of them, the last of which has this tag.

@@ -14,6 +14,8 @@ pub(crate) mod address;
 mod client;
 #[cfg(test)]
 mod client_tests;
+mod door;
+mod reach;
 pub(crate) mod socket;
 
 use std::collections::VecDeque;
@@ -29,6 +31,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 pub(crate) use address::Address;
 pub(crate) use client::{Answer, Delivery, Event, LinkError, Settings, Settle};
 use client::{Client, Peer};
+pub use door::{Door, Tickets};
+pub(crate) use reach::Reach;
 use socket::Socket;
 
 use crate::codec::Method;
@@ -170,16 +174,23 @@ impl Link {
     /// # Errors
     /// [`LinkError::Channel`] when the channel is closed instead; it can be opened again.
     pub(crate) async fn call(&mut self, method: &Method<'_>) -> Result<Answer> {
+        // Those that nobody has waited for come before.
+        let here = |event: &&Event| matches!(event, Event::Answer(_));
+        let before = self.client.owed() + self.events.iter().filter(here).count();
         self.client.call(method, &mut self.out)?;
-        let answered = tokio::time::timeout(PATIENCE, self.answered()).await;
+        let answered = tokio::time::timeout(PATIENCE, self.answered(before)).await;
         answered.unwrap_or(Err(LinkError::Late(PATIENCE.as_secs())))
     }
 
-    async fn answered(&mut self) -> Result<Answer> {
+    async fn answered(&mut self, mut before: usize) -> Result<Answer> {
         let mut seen = 0;
         loop {
             while let Some(event) = self.events.get(seen) {
                 match event {
+                    Event::Answer(_) if before > 0 => {
+                        before -= 1;
+                        seen += 1;
+                    }
                     Event::Answer(_) | Event::ChannelClosed { .. } => {
                         return match self.events.remove(seen) {
                             Some(Event::Answer(answer)) => Ok(answer),
@@ -235,9 +246,9 @@ impl Link {
         self.client.publish(to, mandatory, content, &mut self.out)
     }
 
-    /// From now on so many deliveries may be unsettled.
-    pub(crate) fn allow(&mut self, window: u32) {
-        self.client.allow(window);
+    /// So many deliveries may come before any is settled.
+    pub(crate) fn allow(&mut self, more: u32) {
+        self.client.allow(more);
     }
 
     /// Settles `count` deliveries, the last of which has this tag.

@@ -1,143 +1,20 @@
 //! A client of this service in its own process: what the management API changes, it changes through a connection of the
 //! user who asks, with the checks, the order and the reply texts that any client gets.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use longtail_broker::auth::Grants;
-use longtail_edge::Inside;
-use longtail_engine::runtime::Clock;
-use parking_lot::Mutex;
-use tokio::net::UnixStream;
 
-use crate::access::{Admission, Denied, Login};
 use crate::codec::{Level, Method, Properties, ReplyCode};
 use crate::exception::Exception;
-use crate::link::{Answer, Delivery, Event, Link, LinkError, Settings};
-use crate::service::Amqp;
-use crate::tenant::Tenant;
-use crate::topology::fresh_name;
+use crate::link::{Answer, Delivery, Door, Event, Link, LinkError};
 
-/// How long it may take to open a connection.
+/// How long a message may take to be stored.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Passwords that are good once, for connections that this process is about to open.
-#[derive(Default)]
-pub struct Tickets(Mutex<HashMap<String, Arc<Grants>>>);
-
-impl Tickets {
-    fn issue(&self, grants: Arc<Grants>) -> String {
-        let ticket = fresh_name("");
-        self.0.lock().insert(ticket.clone(), grants);
-        ticket
-    }
-
-    fn withdraw(&self, ticket: &str) {
-        self.0.lock().remove(ticket);
-    }
-
-    fn find(&self, login: &Login<'_>) -> Result<Arc<Grants>, Denied> {
-        let ticket = std::str::from_utf8(login.password).unwrap_or_default();
-        let found = self.0.lock().get(ticket).cloned();
-        found.ok_or_else(|| Denied::Login("no such ticket".to_owned()))
-    }
-}
-
-impl Admission for Tickets {
-    fn verify(&self, login: &Login<'_>) -> Result<Option<Arc<Grants>>, Denied> {
-        self.find(login).map(|_| None)
-    }
-
-    fn admit(&self, login: &Login<'_>) -> Result<Arc<Grants>, Denied> {
-        self.find(login)
-    }
-}
-
-/// The way in.
-pub struct Door {
-    inside: Inside<Amqp>,
-    tickets: Arc<Tickets>,
-    clock: Arc<dyn Clock>,
-    /// What every connection is.
-    settings: Settings,
-}
-
-impl Door {
-    /// Connections of `inside`, which serves `tenant`, are let in by `tickets`.
-    #[must_use]
-    pub fn new(inside: Inside<Amqp>, tickets: Arc<Tickets>, tenant: &Tenant) -> Self {
-        let config = tenant.config();
-        Door {
-            inside,
-            tickets,
-            clock: tenant.broker().clock(),
-            settings: Settings {
-                user: String::new(),
-                password: String::new(),
-                external: false,
-                vhost: String::new(),
-                heartbeat_s: Some(0),
-                name: String::new(),
-                product: config.product.clone(),
-                version: config.version.clone(),
-                message_bytes_max: config.message_bytes_max,
-            },
-        }
-    }
-
-    /// Opens a connection of a user with one channel.
-    ///
-    /// # Errors
-    /// What the service says, as it says it.
-    pub async fn open(
-        &self,
-        user: &str,
-        vhost: &str,
-        grants: Arc<Grants>,
-    ) -> Result<Direct, Exception> {
-        let link = self.link(user, vhost, grants).await?;
-        Ok(Direct { link })
-    }
-
-    /// The same as a link.
-    ///
-    /// # Errors
-    /// What the service says.
-    pub(crate) async fn link(
-        &self,
-        user: &str,
-        vhost: &str,
-        grants: Arc<Grants>,
-    ) -> Result<Link, LinkError> {
-        let stream = self.inside.connect()?;
-        stream.set_nonblocking(true)?;
-        let stream = UnixStream::from_std(stream)?;
-        let ticket = self.tickets.issue(grants);
-        let settings = Settings {
-            user: user.to_owned(),
-            password: ticket.clone(),
-            vhost: vhost.to_owned(),
-            ..self.settings.clone()
-        };
-        let clock = Arc::clone(&self.clock);
-        let opened = Link::open(Box::new(stream), settings, clock, PATIENCE).await;
-        self.tickets.withdraw(&ticket);
-        opened
-    }
-
-    /// What this side says of itself, and how large messages may be.
-    pub(crate) fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
-        &self.clock
-    }
-}
-
 /// A connection with one channel. Dropping it closes both.
-pub struct Direct {
+pub(super) struct Direct {
     link: Link,
 }
 
@@ -171,11 +48,25 @@ fn told(code: u16, text: &str, level: Level) -> Exception {
 }
 
 impl Direct {
+    /// A connection of a user.
+    ///
+    /// # Errors
+    /// What the service says, as it says it.
+    pub(super) async fn open(
+        door: &Door,
+        user: &str,
+        vhost: &str,
+        grants: Arc<Grants>,
+    ) -> Result<Self, Exception> {
+        let link = door.open(user, vhost, grants).await?;
+        Ok(Direct { link })
+    }
+
     /// Says something on the channel and waits for the answer that says that it is done.
     ///
     /// # Errors
     /// The exception that the server answers with instead. The channel is closed then.
-    pub async fn call(&mut self, method: &Method<'_>) -> Result<(), Exception> {
+    pub(super) async fn call(&mut self, method: &Method<'_>) -> Result<(), Exception> {
         self.link.call(method).await?;
         Ok(())
     }
@@ -184,7 +75,7 @@ impl Direct {
     ///
     /// # Errors
     /// When the service is gone.
-    pub async fn say(&mut self, method: &Method<'_>) -> Result<(), Exception> {
+    pub(super) async fn say(&mut self, method: &Method<'_>) -> Result<(), Exception> {
         self.link.say(method)?;
         Ok(self.link.flush().await?)
     }
@@ -193,7 +84,7 @@ impl Direct {
     ///
     /// # Errors
     /// The exception that the server answers with.
-    pub(crate) async fn get(
+    pub(super) async fn get(
         &mut self,
         queue: &str,
         no_ack: bool,
@@ -213,7 +104,7 @@ impl Direct {
     ///
     /// # Errors
     /// The exception that the server answers with.
-    pub async fn publish(
+    pub(super) async fn publish(
         &mut self,
         exchange: &str,
         routing_key: &str,
@@ -247,7 +138,7 @@ impl Direct {
 
 /// What has become of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Published {
+pub(super) enum Published {
     /// Queues have it.
     Routed,
     /// No queue wants it.

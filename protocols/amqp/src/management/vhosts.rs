@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::fields;
 use super::http::{Asked, Failed, Reply};
 use super::rates::{self, Thing};
-use super::{Management, overview, page};
+use super::{Management, overview, page, parameters};
 use crate::vhost::Vhost;
 
 /// Most tags of a vhost.
@@ -243,6 +243,7 @@ pub(super) async fn delete(
                 .map_err(|error| Failed::internal(error.to_string()))?;
         }
     }
+    parameters::forget(m, &space).await?;
     let catalog = m.tenant.broker().catalog();
     let mut writes = Vec::new();
     for kind in ["queue", "exchange", "binding"] {

@@ -22,6 +22,8 @@ enum Form {
     Age,
     /// What a delay is multiplied by.
     Factor,
+    /// A regular expression.
+    Pattern,
     /// Anything: it says nothing here.
     Any,
 }
@@ -52,6 +54,9 @@ const SETTINGS: &[(&str, Form)] = &[
     ("delayed-retry-max", Form::Number(0)),
     ("delayed-retry-multiplier", Form::Factor),
     ("expires", Form::Number(1)),
+    ("federation-upstream", Form::Text),
+    ("federation-upstream-set", Form::Text),
+    ("federation-upstream-pattern", Form::Pattern),
     ("initial-cluster-size", Form::Number(1)),
     ("max-age", Form::Age),
     ("max-in-memory-bytes", Form::Number(0)),
@@ -138,6 +143,17 @@ impl Policy {
                 unknown.join(",")
             )));
         }
+        let upstreams = self.definition.keys();
+        if upstreams
+            .filter(|key| key.starts_with("federation-upstream"))
+            .count()
+            > 1
+        {
+            return Err(Invalid(
+                "only one of federation-upstream, federation-upstream-set and federation-upstream-pattern may be set"
+                    .to_owned(),
+            ));
+        }
         for (key, value) in &self.definition {
             let form = SETTINGS.iter().find(|(name, _)| name == key);
             let Some((_, form)) = form else { continue };
@@ -172,6 +188,10 @@ impl Policy {
                         return wrong(format!("a number from 1 to {FACTOR_MAX} is expected"));
                     }
                 }
+                Form::Pattern => match value.as_str().map(compile) {
+                    None => return wrong("text is expected".to_owned()),
+                    Some(compiled) => drop(compiled?),
+                },
                 Form::Any => {
                     tracing::warn!(
                         policy = self.name,
@@ -223,6 +243,8 @@ mod tests {
             json!({"overflow": "explode"}),
             json!({"max-age": "D"}),
             json!({"message-ttl": TIME_MAX + 1}),
+            json!({"federation-upstream": "u", "federation-upstream-set": "all"}),
+            json!({"federation-upstream-pattern": "("}),
         ] {
             assert!(check(wrong.clone(), false).is_err(), "{wrong}");
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use longtail_broker::catalog::Write;
@@ -40,6 +41,7 @@ pub struct Policies {
     broker: Arc<Broker>,
     sorted: RwLock<HashMap<Key, Sorted>>,
     writer: tokio::sync::Mutex<()>,
+    version: AtomicU64,
 }
 
 const POLICY: &str = "amqp/policy/";
@@ -105,7 +107,14 @@ impl Policies {
             broker,
             sorted: RwLock::new(sorted),
             writer: tokio::sync::Mutex::default(),
+            version: AtomicU64::new(1),
         }
+    }
+
+    /// Moves with every change.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// Those of a space, by priority.
@@ -200,6 +209,7 @@ impl Policies {
             regex,
         });
         sort(of);
+        self.version.fetch_add(1, Ordering::AcqRel);
         Ok(is_new)
     }
 
@@ -222,6 +232,7 @@ impl Policies {
         if let Some(of) = sorted.get_mut(&(Arc::clone(space), operator)) {
             of.retain(|ready| ready.policy.name != name);
         }
+        self.version.fetch_add(1, Ordering::AcqRel);
         Ok(true)
     }
 

@@ -470,6 +470,7 @@ mod tests {
             held: 0,
             level: 0,
             largest: 0,
+            _seat: None,
             ready: true,
         }
     }
