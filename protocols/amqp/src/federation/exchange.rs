@@ -316,14 +316,7 @@ impl ExchangeLink {
             no_wait: false,
             arguments: Table::default(),
         };
-        link.ask(&consume)?;
-        // The last of these answers; those before it came before it.
-        link.call(&Method::BasicQos {
-            prefetch_size: 0,
-            prefetch_count: self.upstream.prefetch,
-            global: false,
-        })
-        .await?;
+        link.call(&consume).await?;
         Ok(link)
     }
 

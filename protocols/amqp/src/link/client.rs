@@ -14,6 +14,9 @@ use crate::codec::{
 };
 use crate::config::Config;
 
+/// `basic.get-ok`, and what says that there is none.
+const GOT: (u16, u16) = (60, 71);
+
 /// The only channel.
 const CHANNEL: u16 = 1;
 
@@ -94,7 +97,6 @@ pub(crate) struct Delivery {
 pub(crate) enum Answer {
     Done,
     Declared { queue: String, messages: u32 },
-    Consuming { tag: String },
     Got(Option<Box<Delivery>>),
 }
 
@@ -103,7 +105,8 @@ pub(crate) enum Answer {
 pub(crate) enum Event {
     /// The channel is open.
     Open,
-    Answer(Answer),
+    /// To the method that is answered by this class and method.
+    Answer((u16, u16), Answer),
     Delivery(Delivery),
     /// Publishes up to this one, or just this one, are stored or refused.
     Confirm {
@@ -470,7 +473,7 @@ impl Client {
                 routing_key,
                 message_count,
             } => {
-                self.answered((60, 71))?;
+                self.answered(GOT)?;
                 let delivery = self.coming(delivery_tag, redelivered, exchange, routing_key)?;
                 self.expect(Content::Got(Delivery {
                     behind: message_count,
@@ -478,8 +481,8 @@ impl Client {
                 }));
             }
             Method::BasicGetEmpty { .. } => {
-                self.answered((60, 71))?;
-                events.push_back(Event::Answer(Answer::Got(None)));
+                self.answered(GOT)?;
+                events.push_back(Event::Answer(GOT, Answer::Got(None)));
             }
             Method::BasicReturn { .. } => self.expect(Content::Return),
             Method::BasicAck {
@@ -502,7 +505,7 @@ impl Client {
             }
             ref answer => {
                 self.answered(answer.id())?;
-                events.push_back(Event::Answer(match *answer {
+                let said = match *answer {
                     Method::QueueDeclareOk {
                         queue,
                         message_count,
@@ -511,22 +514,21 @@ impl Client {
                         queue: queue.to_owned(),
                         messages: message_count,
                     },
-                    Method::BasicConsumeOk { consumer_tag } => Answer::Consuming {
-                        tag: consumer_tag.to_owned(),
-                    },
                     _ => Answer::Done,
-                }));
+                };
+                events.push_back(Event::Answer(answer.id(), said));
             }
         }
         Ok(())
     }
 
-    /// The next answer must be this one.
+    /// Somebody must wait for this answer. RabbitMQ's queues answer for themselves, so what was asked one after the other
+    /// may be answered in another order.
     fn answered(&mut self, id: (u16, u16)) -> Result<()> {
-        match self.owed.pop_front() {
-            Some(owed) if owed == id => Ok(()),
-            _ => Err(LinkError::Unexpected("an answer that nobody waits for")),
-        }
+        let at = self.owed.iter().position(|owed| *owed == id);
+        let owed = at.and_then(|at| self.owed.remove(at));
+        owed.map(drop)
+            .ok_or(LinkError::Unexpected("an answer that nobody waits for"))
     }
 
     fn coming(
@@ -638,13 +640,15 @@ impl Client {
         };
         events.push_back(match done.what {
             Content::Delivery(delivery) => Event::Delivery(filled(delivery)),
-            Content::Got(delivery) => Event::Answer(Answer::Got(Some(Box::new(filled(delivery))))),
+            Content::Got(delivery) => {
+                Event::Answer(GOT, Answer::Got(Some(Box::new(filled(delivery)))))
+            }
             Content::Return => Event::Returned,
         });
     }
 
-    /// Says something that has an answer.
-    pub(crate) fn call(&mut self, method: &Method<'_>, out: &mut Vec<u8>) -> Result<()> {
+    /// Says something that has an answer; which one.
+    pub(crate) fn call(&mut self, method: &Method<'_>, out: &mut Vec<u8>) -> Result<(u16, u16)> {
         method.encode(CHANNEL, out)?;
         let (class, id) = method.id();
         // `exchange.unbind` has another number than all others.
@@ -654,7 +658,7 @@ impl Client {
             (class, id + 1)
         };
         self.owed.push_back(answer);
-        Ok(())
+        Ok(answer)
     }
 
     /// Says something that has none.
@@ -662,9 +666,9 @@ impl Client {
         Ok(method.encode(CHANNEL, out)?)
     }
 
-    /// Answers that are owed.
-    pub(crate) fn owed(&self) -> usize {
-        self.owed.len()
+    /// Times that this answer is owed.
+    pub(crate) fn owed(&self, id: (u16, u16)) -> usize {
+        self.owed.iter().filter(|owed| **owed == id).count()
     }
 
     /// So many deliveries may come before any is settled.

@@ -205,6 +205,32 @@ fn what_makes_no_sense_ends_the_connection() {
 }
 
 #[test]
+fn answers_may_come_in_another_order_than_was_asked() {
+    let mut side = open();
+    for method in [
+        Method::ConfirmSelect { no_wait: false },
+        Method::BasicQos {
+            prefetch_size: 0,
+            prefetch_count: 1,
+            global: false,
+        },
+    ] {
+        side.client.call(&method, &mut side.out).unwrap();
+    }
+    for answer in [Method::BasicQosOk {}, Method::ConfirmSelectOk {}] {
+        side.hears_method(1, &answer).unwrap();
+        assert_eq!(
+            side.events.pop_front(),
+            Some(Event::Answer(answer.id(), Answer::Done))
+        );
+    }
+    assert!(
+        unexpected(side.hears_method(1, &Method::BasicQosOk {})),
+        "once only"
+    );
+}
+
+#[test]
 fn a_channel_that_was_closed_opens_again_and_forgets_what_was_owed() {
     let mut side = open();
     let passive = Method::QueueDeclare {

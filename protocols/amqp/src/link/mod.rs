@@ -174,36 +174,33 @@ impl Link {
     /// # Errors
     /// [`LinkError::Channel`] when the channel is closed instead; it can be opened again.
     pub(crate) async fn call(&mut self, method: &Method<'_>) -> Result<Answer> {
+        let id = self.client.call(method, &mut self.out)?;
         // Those that nobody has waited for come before.
-        let here = |event: &&Event| matches!(event, Event::Answer(_));
-        let before = self.client.owed() + self.events.iter().filter(here).count();
-        self.client.call(method, &mut self.out)?;
-        let answered = tokio::time::timeout(PATIENCE, self.answered(before)).await;
+        let here = |event: &&Event| matches!(event, Event::Answer(of, _) if *of == id);
+        let before = self.client.owed(id) - 1 + self.events.iter().filter(here).count();
+        let answered = tokio::time::timeout(PATIENCE, self.answered(id, before)).await;
         answered.unwrap_or(Err(LinkError::Late(PATIENCE.as_secs())))
     }
 
-    async fn answered(&mut self, mut before: usize) -> Result<Answer> {
+    async fn answered(&mut self, id: (u16, u16), mut before: usize) -> Result<Answer> {
         let mut seen = 0;
         loop {
             while let Some(event) = self.events.get(seen) {
                 match event {
-                    Event::Answer(_) if before > 0 => {
-                        before -= 1;
-                        seen += 1;
-                    }
-                    Event::Answer(_) | Event::ChannelClosed { .. } => {
-                        return match self.events.remove(seen) {
-                            Some(Event::Answer(answer)) => Ok(answer),
-                            Some(Event::ChannelClosed { code, text }) => {
-                                Err(LinkError::Channel { code, text })
-                            }
-                            _ => Err(LinkError::Unexpected("no answer")),
-                        };
-                    }
-                    _ => seen += 1,
+                    Event::Answer(of, _) if *of == id && before > 0 => before -= 1,
+                    Event::Answer(of, _) if *of == id => break,
+                    Event::ChannelClosed { .. } => break,
+                    _ => {}
                 }
+                seen += 1;
             }
-            self.turn(true).await?;
+            match self.events.remove(seen) {
+                Some(Event::Answer(_, answer)) => return Ok(answer),
+                Some(Event::ChannelClosed { code, text }) => {
+                    return Err(LinkError::Channel { code, text });
+                }
+                _ => self.turn(true).await?,
+            }
         }
     }
 
@@ -222,7 +219,8 @@ impl Link {
     /// # Errors
     /// When it has no form on the wire.
     pub(crate) fn ask(&mut self, method: &Method<'_>) -> Result<()> {
-        self.client.call(method, &mut self.out)
+        self.client.call(method, &mut self.out)?;
+        Ok(())
     }
 
     /// Says something that has no answer.
