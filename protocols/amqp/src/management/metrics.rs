@@ -11,7 +11,8 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::http::{Failed, Query};
+use super::http::Failed;
+use super::query::Query;
 use super::{Management, overview, parameters, queues};
 use crate::session::ChannelState;
 

@@ -7,9 +7,10 @@ use longtail_broker::auth::{NameRules, Quotas, RosterError, SpacePermissions};
 use longtail_broker::catalog::Write;
 use serde_json::{Map, Value, json};
 
-use super::http::{self, Asked, Failed, Reply};
+use super::fields;
+use super::http::{Asked, Failed, Reply};
 use super::rates::{self, Thing};
-use super::{Management, overview, page};
+use super::{Management, overview, page, parameters};
 use crate::queue::QueueType;
 use crate::vhost::Vhost;
 
@@ -157,10 +158,10 @@ pub(super) async fn make(
     name: &str,
     object: &Map<String, Value>,
 ) -> Result<bool, Failed> {
-    if http::flag(object, "tracing")? == Some(true) {
+    if fields::flag(object, "tracing")? == Some(true) {
         return Err(Failed::bad("tracing is not supported yet"));
     }
-    let queue_type = match http::text(object, "default_queue_type")? {
+    let queue_type = match fields::text(object, "default_queue_type")? {
         None => None,
         Some("" | "undefined") => Some(None),
         Some(kind) if QueueType::of(kind).is_some() => Some(Some(kind.to_owned())),
@@ -177,10 +178,10 @@ pub(super) async fn make(
     }
     let before = metadata(m, &space);
     let metadata = Vhost {
-        description: http::text(object, "description")?
+        description: fields::text(object, "description")?
             .map_or(before.description.clone(), str::to_owned),
         tags: tags(object)?.unwrap_or_else(|| before.tags.clone()),
-        protected_from_deletion: http::flag(object, "protected_from_deletion")?
+        protected_from_deletion: fields::flag(object, "protected_from_deletion")?
             .unwrap_or(before.protected_from_deletion),
         default_queue_type: queue_type.unwrap_or_else(|| before.default_queue_type.clone()),
         queues_max: before.queues_max,
@@ -221,8 +222,7 @@ pub(super) async fn delete(
     asked: &Asked,
     name: &str,
 ) -> Result<Reply, Failed> {
-    asked.caller.administers()?;
-    let space = m.enter(asked, name)?;
+    let space = m.administer(asked, name)?;
     if metadata(m, &space).protected_from_deletion {
         return Err(Failed {
             status: 412,
@@ -248,6 +248,7 @@ pub(super) async fn delete(
                 .map_err(|error| Failed::internal(error.to_string()))?;
         }
     }
+    parameters::forget(m, &space).await?;
     let catalog = m.tenant.broker().catalog();
     let mut writes = Vec::new();
     for kind in ["queue", "exchange", "binding"] {
@@ -269,8 +270,7 @@ pub(super) async fn delete(
 
 /// A vhost is always started.
 pub(super) fn start(m: &Arc<Management>, asked: &Asked, name: &str) -> Result<Reply, Failed> {
-    asked.caller.administers()?;
-    m.enter(asked, name)?;
+    m.administer(asked, name)?;
     Ok(Reply::Done)
 }
 
@@ -280,8 +280,7 @@ pub(super) async fn protect(
     name: &str,
     protected: bool,
 ) -> Result<Reply, Failed> {
-    asked.caller.administers()?;
-    let space = m.enter(asked, name)?;
+    let space = m.administer(asked, name)?;
     let metadata = Vhost {
         protected_from_deletion: protected,
         ..metadata(m, &space)

@@ -13,7 +13,7 @@ mod settings;
 mod stream;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use longtail_model::{Priority, ShardId, StreamId, Timestamp};
@@ -132,6 +132,8 @@ pub struct Queue {
     /// What comes back may have to wait.
     has_retries: AtomicBool,
     usage: Mutex<Usage>,
+    /// Consumers that are links of other brokers.
+    links: Arc<AtomicU32>,
     /// What came before, where that is not taken again.
     seen: Option<Seen>,
     /// Who reads it, if it is a stream: no group of it knows them.
@@ -203,6 +205,7 @@ impl Queue {
             seen: dedup.map(Seen::new),
             lays_refused: AtomicBool::new(lays_refused(&settings)),
             has_retries: AtomicBool::new(settings.retry.is_some()),
+            links: Arc::default(),
             settings: RwLock::new(Arc::new(settings)),
             name,
             shard,
@@ -268,6 +271,20 @@ impl Queue {
     #[must_use]
     pub fn consumers(&self) -> u32 {
         self.usage.lock().consumers
+    }
+
+    /// Consumers that are no links of other brokers.
+    #[must_use]
+    pub fn local_consumers(&self) -> u32 {
+        self.consumers()
+            .saturating_sub(self.links.load(Ordering::Relaxed))
+    }
+
+    /// One of its consumers is a link of another broker, until this is dropped.
+    #[must_use]
+    pub fn seat_link(&self) -> LinkSeat {
+        self.links.fetch_add(1, Ordering::Relaxed);
+        LinkSeat(Arc::clone(&self.links))
     }
 
     /// Whether somebody consumes from it exclusively.
@@ -367,6 +384,16 @@ impl Queue {
         // No policy changes this.
         let max = self.settings.read().max_priority.unwrap_or(0);
         Priority(u32::from(u8::MAX - priority.unwrap_or(0).min(max)))
+    }
+}
+
+/// The place of a consumer that is a link of another broker: it does not make a federated queue pull.
+#[derive(Debug)]
+pub struct LinkSeat(Arc<AtomicU32>);
+
+impl Drop for LinkSeat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -16,7 +16,8 @@ use super::reading::Reader;
 use super::{Action, ConsumerState, Shared, say};
 use crate::codec::{Method, ReplyCode, Table};
 use crate::exception::{Exception, no_queue, not_implemented, precondition, refused};
-use crate::queue::{Queue, QueueType, time};
+use crate::federation;
+use crate::queue::{LinkSeat, Queue, QueueType, time};
 use crate::replies::is_pseudo_queue;
 use crate::topology::fresh_name;
 
@@ -39,6 +40,8 @@ pub(super) struct Consumer {
     pub(super) ready: bool,
     /// How it reads, if its queue is a stream.
     pub(super) reader: Option<Box<Reader>>,
+    /// It is a link of another broker: kept for as long as it is there.
+    pub(super) _seat: Option<LinkSeat>,
 }
 
 /// What a client says of a consumer.
@@ -157,6 +160,7 @@ impl Channel {
         self.consumers.insert(
             consumer,
             Consumer {
+                _seat: federation::is_link(&arguments).then(|| queue.seat_link()),
                 tag,
                 queue,
                 no_ack,

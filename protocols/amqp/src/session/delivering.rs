@@ -478,6 +478,7 @@ mod tests {
             held: 0,
             level: 0,
             largest: 0,
+            _seat: None,
             ready: true,
             reader: None,
         }
