@@ -4,12 +4,13 @@
 //! certificate names and rules. A checked document is a [`Directory`]; the [`Authenticator`] holds the current one and
 //! answers logins. A login yields [`Grants`]: the account's rules for the chosen space, placeholders filled in,
 //! compiled once and from then on asked without locks or allocation. Accounts of a [`RoleBook`] have rules in an order in
-//! place of these.
+//! place of these, and an [`AccessList`] has some that stand before those of everybody.
 //!
 //! Protocols translate their operations to four actions on subjects: publish, consume, configure (declare, bind,
 //! delete named things) and manage (administration). Closed by default: without accounts only peers on this machine
 //! get in, and they may do everything.
 
+mod access_list;
 mod account;
 mod authenticator;
 mod names;
@@ -25,6 +26,7 @@ mod tests;
 mod throttle;
 mod token;
 
+pub use access_list::{AccessList, ListedRule, Name, Network, NoNetwork, Who};
 pub use account::{
     Account, AccountLimits, AuthDocument, Directory, DirectoryError, SpacePermissions,
 };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::access_list::AccessList;
 use super::names::{NameRules, TopicRule};
 use super::ordered::{Defaults, OrderedRule};
 use super::password::PasswordHash;
@@ -189,6 +190,8 @@ pub struct Directory {
     open: bool,
     /// Of accounts whose rights come from roles.
     roles: Option<Roles>,
+    /// What stands before the rules of all accounts.
+    access: Option<Arc<AccessList>>,
 }
 
 impl Default for Directory {
@@ -203,6 +206,7 @@ impl Default for Directory {
             tokens: Vec::new(),
             open: true,
             roles: None,
+            access: None,
         }
     }
 }
@@ -308,6 +312,18 @@ impl Directory {
         }
         self.roles = Some(roles);
         self
+    }
+
+    /// With rules that stand before those of all accounts.
+    pub(super) fn with_access(mut self, list: Option<Arc<AccessList>>) -> Self {
+        self.access = list;
+        self
+    }
+
+    /// The rules that stand before those of all accounts of a space.
+    pub(super) fn access(&self, space: &str) -> Option<&AccessList> {
+        let list = self.access.as_deref();
+        list.filter(|list| list.space == space)
     }
 
     /// The rules of an account whose rights come from roles, in their order, and what holds without one.

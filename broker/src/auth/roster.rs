@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::access_list::AccessList;
 use super::account::{Account, AuthDocument, Directory, DirectoryError, SpacePermissions};
 use super::authenticator::{Authenticator, GUEST};
 use super::names::NameRules;
@@ -75,6 +76,7 @@ pub struct Roster {
     authenticator: Arc<Authenticator>,
     configured: Mutex<AuthDocument>,
     roles: Mutex<Option<Arc<RoleBook>>>,
+    access: Mutex<Option<Arc<AccessList>>>,
     /// Held while a directory is made and put in place of the last.
     merging: Mutex<()>,
     /// One change at a time.
@@ -102,6 +104,7 @@ impl Roster {
             authenticator,
             configured: Mutex::new(AuthDocument::default()),
             roles: Mutex::default(),
+            access: Mutex::default(),
             merging: Mutex::default(),
             writer: tokio::sync::Mutex::default(),
             changed: Mutex::default(),
@@ -158,6 +161,17 @@ impl Roster {
         Ok(())
     }
 
+    /// Has this list stand before the rules of all accounts, in place of an earlier one.
+    ///
+    /// # Errors
+    /// None that the settings did not have before.
+    pub fn set_access(&self, list: Arc<AccessList>) -> Result<(), DirectoryError> {
+        *self.access.lock() = Some(list);
+        self.merge()?;
+        self.tell();
+        Ok(())
+    }
+
     /// Replaces the directory with what there is by now.
     fn merge(&self) -> Result<(), DirectoryError> {
         let _one = self.merging.lock();
@@ -175,6 +189,7 @@ impl Roster {
             Some(book) => directory.with_roles(book),
             None => directory,
         };
+        let directory = directory.with_access(self.access.lock().clone());
         Ok(directory.with_stored(spaces, accounts))
     }
 

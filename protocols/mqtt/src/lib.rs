@@ -14,6 +14,7 @@
 //! [`bridge`] connects to other brokers, [`control`] administers the server by messages.
 
 pub mod access;
+pub mod acl;
 pub mod bans;
 pub mod bridge;
 pub mod census;
