@@ -54,7 +54,7 @@ pub struct Account {
     /// The spaces it may use, and its rules there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub permissions: Vec<SpacePermissions>,
-    /// What all its clients together may use of AMQP.
+    /// What all its clients together may use of AMQP, and likewise of MQTT.
     #[serde(default)]
     pub limits: AccountLimits,
 }
@@ -66,9 +66,12 @@ pub struct AccountLimits {
     /// Connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections_max: Option<u64>,
-    /// Channels.
+    /// Channels of AMQP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channels_max: Option<u64>,
+    /// Subscriptions of MQTT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subscriptions_max: Option<u64>,
 }
 
 fn enabled() -> bool {

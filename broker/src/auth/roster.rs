@@ -161,12 +161,12 @@ impl Roster {
         Ok(())
     }
 
-    /// Has this list stand before the rules of all accounts, in place of an earlier one.
+    /// Has this list, or none, stand before the rules of all accounts, in place of an earlier one.
     ///
     /// # Errors
     /// None that the settings did not have before.
-    pub fn set_access(&self, list: Arc<AccessList>) -> Result<(), DirectoryError> {
-        *self.access.lock() = Some(list);
+    pub fn set_access(&self, list: Option<Arc<AccessList>>) -> Result<(), DirectoryError> {
+        *self.access.lock() = list;
         self.merge()?;
         self.tell();
         Ok(())

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use longtail_broker::auth::{
-    AuthError, Authenticator, Credentials, Grants, Login as Granted, LoginRequest, Peer,
-    ScramExchange,
+    AccountLimits, AuthError, Authenticator, Credentials, Grants, Login as Granted, LoginRequest,
+    Peer, ScramExchange,
 };
 use longtail_edge::{Endpoint, TlsIdentity};
 use longtail_engine::runtime::Clock;
@@ -39,6 +39,8 @@ pub struct Admitted {
     pub account: Option<Arc<str>>,
     /// When what it has shown ends: it is disconnected then (0x87). `None`: never.
     pub expires: Option<Timestamp>,
+    /// What it may use together with the others of its account.
+    pub limits: AccountLimits,
 }
 
 /// How far an exchange of the enhanced authentication is (MQTT 5.0, 4.12).
@@ -118,6 +120,7 @@ impl Admission for AdmitAll {
             grants: Arc::new(Grants::full()),
             account: None,
             expires: None,
+            limits: AccountLimits::default(),
         })
     }
 
@@ -264,6 +267,11 @@ fn admitted(login: &Login<'_>, granted: &Granted) -> Result<Admitted, Denied> {
             .map(|account| account.name.as_str().into()),
         grants: Arc::clone(&granted.grants),
         expires: granted.expires,
+        limits: granted
+            .account
+            .as_ref()
+            .map(|account| account.limits)
+            .unwrap_or_default(),
     })
 }
 

@@ -41,6 +41,7 @@ pub mod sys;
 pub mod template;
 pub mod tenant;
 mod timers;
+mod usage;
 
 pub use access::{Accounts, Admission, AdmitAll, Admitted, Denied, Exchange, Login, Step};
 pub use config::{Config, Limits, Profile};

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use longtail_broker::auth::{AccessList, Effect};
+use longtail_mqtt::acl;
 use longtail_mqtt::bans::Flapping;
 use longtail_mqtt::codec::{Qos, RetainHandling, SubscriptionOptions, TopicFilter, Version};
 use longtail_mqtt::config::{
@@ -47,7 +49,9 @@ pub(crate) struct MqttSettings {
     pub(crate) subscription_ids_available: Option<bool>,
     pub(crate) empty_client_id: Option<bool>,
     pub(crate) client_id_prefix: Option<String>,
+    pub(crate) client_id_prefixes: Vec<String>,
     pub(crate) topic_levels_max: Option<usize>,
+    pub(crate) upgrade_qos: bool,
     pub(crate) will_at_takeover: Option<bool>,
     pub(crate) sys_interval_s: u32,
     pub(crate) versions: Option<Vec<String>>,
@@ -60,6 +64,11 @@ pub(crate) struct MqttSettings {
     pub(crate) flapping_ban_ms: u64,
     /// Empty: none.
     pub(crate) dynamic_security_file: String,
+    /// Empty: none.
+    pub(crate) acl_file: String,
+    pub(crate) acl_format: String,
+    pub(crate) acl_no_match: String,
+    pub(crate) acl_deny_action: String,
     #[serde(default)]
     pub(crate) rewrites: Vec<MqttRewrite>,
     #[serde(default)]
@@ -375,6 +384,13 @@ impl MqttSettings {
                     .as_deref()
                     .map_or(base.client_id_prefix.clone(), Into::into),
                 topic_levels_max: self.topic_levels_max.unwrap_or(base.topic_levels_max),
+                client_id_prefixes: self
+                    .client_id_prefixes
+                    .iter()
+                    .map(|prefix| prefix.as_str().into())
+                    .collect(),
+                upgrade_qos: self.upgrade_qos,
+                denied_disconnects: self.acl_deny_action == "disconnect",
                 will_at_takeover: self.will_at_takeover.unwrap_or(base.will_at_takeover),
                 versions: versions
                     .map_err(|why| ("mqtt.versions", why))?
@@ -390,6 +406,30 @@ impl MqttSettings {
                 ..base
             },
         })
+    }
+
+    /// The access list, read from its file; none if there is no file.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub(crate) fn access_list(&self) -> Result<Option<AccessList>, String> {
+        if self.acl_file.is_empty() {
+            return Ok(None);
+        }
+        let named =
+            |why: &dyn std::fmt::Display| format!("mqtt.acl_file: {}: {why}", self.acl_file);
+        let text = std::fs::read_to_string(&self.acl_file).map_err(|error| named(&error))?;
+        let format = match self.acl_format.as_str() {
+            "nanomq" => acl::Format::Nanomq,
+            _ => acl::Format::Emqx,
+        };
+        let otherwise = match self.acl_no_match.as_str() {
+            "allow" => Some(Effect::Allow),
+            "deny" => Some(Effect::Deny),
+            _ => None,
+        };
+        let list = acl::parse(format, &text, &self.space, otherwise);
+        list.map(Some).map_err(|error| named(&error))
     }
 
     fn profile(&self) -> Profile {

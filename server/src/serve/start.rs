@@ -184,6 +184,9 @@ fn builder(
     if authenticator.may_listen_publicly() {
         builder = builder.with_accounts();
     }
+    if let Some(list) = settings.mqtt.access_list().map_err(StartError::Mqtt)? {
+        builder = builder.access_list(list);
+    }
     if !settings.mqtt.dynamic_security_file.is_empty() {
         builder = builder.mqtt_dynamic_security(&settings.mqtt.dynamic_security_file);
     }
@@ -334,9 +337,12 @@ impl Running for Server {
     fn reload_accounts(&self) -> Result<(), String> {
         let loaded = load(&self.sources).map_err(|error| error.to_string())?;
         let document = loaded.settings.auth_document()?;
+        let list = loaded.settings.mqtt.access_list()?;
         let roster = self.longtail.roster();
         roster
             .reconfigure(document)
-            .map_err(|error| error.to_string())
+            .map_err(|error| error.to_string())?;
+        let list = list.map(Arc::new);
+        roster.set_access(list).map_err(|error| error.to_string())
     }
 }

@@ -46,7 +46,7 @@ impl Clients {
         let roster =
             Roster::open(broker, Arc::new(authenticator), AuthDocument::default()).unwrap();
         let list = parse(format, text, "default", otherwise).unwrap();
-        roster.set_access(Arc::new(list)).unwrap();
+        roster.set_access(Some(Arc::new(list))).unwrap();
         Clients(roster)
     }
 

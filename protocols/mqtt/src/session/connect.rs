@@ -151,6 +151,14 @@ impl Session {
         } else {
             connect.client_id.into()
         };
+        let prefixes = &limits.client_id_prefixes;
+        let begins = |prefix: &Box<str>| client_id.starts_with(&**prefix);
+        if !prefixes.is_empty() && !prefixes.iter().any(begins) {
+            return Err(Refused::new(
+                ReasonCode::NotAuthorized,
+                "a client identifier that begins otherwise than it has to",
+            ));
+        }
         let will = will(connect, limits, now)?;
         let (keep_alive_s, keep_alive_lowered) = keep_alive(connect, limits)?;
         let asked = match version {
