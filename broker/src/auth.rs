@@ -13,6 +13,7 @@
 mod access_list;
 mod account;
 mod authenticator;
+mod login_rules;
 mod names;
 mod ordered;
 mod password;
@@ -31,6 +32,7 @@ pub use account::{
     Account, AccountLimits, AuthDocument, Directory, DirectoryError, SpacePermissions,
 };
 pub use authenticator::{AuthError, Authenticator, Credentials, Login, LoginRequest, Peer};
+pub use login_rules::{LoginRule, LoginRules};
 pub use names::{NamePattern, NameRules, NotAnExpression, SUBJECTS, TopicPattern, TopicRule};
 pub use ordered::{Defaults, Operation, OrderedRule, Target};
 pub use password::{PasswordCost, PasswordError, PasswordHash, RabbitAlgorithm, ScramVerifier};

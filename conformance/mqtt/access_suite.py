@@ -34,6 +34,16 @@ NANOMQ = """rules = [
 ]
 """
 
+LEDGER = """# Mochi's.
+auth:
+  - { username: melon, password: "password2", allow: true }
+  - { remote: "192.0.2.1:*", allow: true }
+acl:
+  - username: melon
+    filters: { "melon/#": 3, "updates/#": 2 }
+  - filters: { "#": 1, "updates/#": 0 }
+"""
+
 ACCOUNTS = """
 [[accounts]]
 name = "ann"
@@ -98,6 +108,32 @@ def nanomq_list(t):
         if version == 5:
             c.expect("DISCONNECT", code=NOT_AUTHORIZED)
         c.rest()
+
+
+@case("Mochi: the ledger, and what changes at a reload", "waits")
+def mochi_ledger(t):
+    server = Server(t, "--set", "mqtt.ledger_file={home}/ledger", ledger=LEDGER)
+
+    def let_in(user, password, version=5):
+        c = Connection(t, version, server.address)
+        c.send(connect(version, t.unique(), username=user, password=password))
+        return c, c.expect("CONNACK").code
+
+    melon, code = let_in("melon", b"password2")
+    equal(code, 0)
+    for user, password in (("melon", b"x"), ("peach", b"password1"), (None, None)):
+        equal(let_in(user, password)[1], 0x86, user)
+    equal(let_in("melon", b"x", 4)[1], 5)
+    for topic, allowed in (("melon/a", True), ("updates/a", True), ("other", False)):
+        melon.send(publish(5, topic, b"", 1, 7))
+        equal(melon.expect("PUBACK", pid=7).code != NOT_AUTHORIZED, allowed, topic)
+    for filter_, allowed in (("melon/#", True), ("other", True), ("updates/a", False)):
+        melon.send(subscribe(5, 8, [(filter_, 0)]))
+        equal(melon.expect("SUBACK", pid=8).codes == [0], allowed, filter_)
+    (server.files / "ledger").write_text(LEDGER.replace("melon", "peach"))
+    server.reload()
+    melon.expect("DISCONNECT", code=NOT_AUTHORIZED)
+    equal(let_in("peach", b"password2")[1], 0)
 
 
 @case("a list that leaves the rest to others, or not", "waits")

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use longtail_amqp::management::{ImportError, Site};
 use longtail_beanstalk::{Admission, AdmitAll};
-use longtail_broker::auth::{AccessList, AuthDocument, Authenticator, DirectoryError};
+use longtail_broker::auth::{AccessList, AuthDocument, Authenticator, DirectoryError, LoginRules};
 use longtail_broker::{Broker, BrokerConfig, BrokerError};
 use longtail_edge::{Address, EdgeConfig, Exposed, ListenError, ListenerConfig};
 use longtail_engine::runtime::{Clock, SystemClock};
@@ -102,6 +102,7 @@ pub struct Builder {
     pub(crate) mqtt_bridges: Vec<longtail_mqtt::bridge::BridgeConfig>,
     pub(crate) mqtt_dynamic_security: Option<PathBuf>,
     pub(crate) access_list: Option<AccessList>,
+    pub(crate) login_rules: Option<LoginRules>,
     pub(crate) accounts: bool,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -125,6 +126,7 @@ impl Default for Builder {
             mqtt_bridges: Vec::new(),
             mqtt_dynamic_security: None,
             access_list: None,
+            login_rules: None,
             accounts: false,
             clock: Arc::new(SystemClock::new()),
         }
@@ -255,6 +257,13 @@ impl Builder {
     pub fn access_list(mut self, list: AccessList) -> Self {
         self.access_list = Some(list);
         self
+    }
+
+    /// Lets in whom rules let in, beside the accounts; likewise.
+    #[must_use]
+    pub fn login_rules(mut self, rules: LoginRules) -> Self {
+        self.login_rules = Some(rules);
+        self.with_accounts()
     }
 
     /// Settings of the MQTT service.

@@ -79,6 +79,9 @@ impl Longtail {
         if let Some(list) = builder.access_list {
             roster.set_access(Some(Arc::new(list)))?;
         }
+        if let Some(rules) = builder.login_rules {
+            roster.set_logins(Some(Arc::new(rules)))?;
+        }
         let edge = Edge::start(builder.edge, RunShards(broker.shards()))?;
         let exposure = Exposure::new(if builder.accounts {
             Accounts::Configured

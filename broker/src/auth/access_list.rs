@@ -101,7 +101,7 @@ impl<'a> Asking<'a> {
 
 impl Who {
     /// Whether a client is among them; where its address would decide and is not known, `unknown`.
-    fn has(&self, client: &Asking<'_>, unknown: bool) -> bool {
+    pub(super) fn has(&self, client: &Asking<'_>, unknown: bool) -> bool {
         match self {
             Who::Everybody => true,
             Who::Account(name) => name.has(client.account),

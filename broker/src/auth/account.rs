@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::access_list::AccessList;
+use super::login_rules::LoginRules;
 use super::names::{NameRules, TopicRule};
 use super::ordered::{Defaults, OrderedRule};
 use super::password::PasswordHash;
@@ -195,6 +196,8 @@ pub struct Directory {
     roles: Option<Roles>,
     /// What stands before the rules of all accounts.
     access: Option<Arc<AccessList>>,
+    /// Who is let in beside the accounts.
+    logins: Option<Arc<LoginRules>>,
 }
 
 impl Default for Directory {
@@ -210,6 +213,7 @@ impl Default for Directory {
             open: true,
             roles: None,
             access: None,
+            logins: None,
         }
     }
 }
@@ -321,6 +325,17 @@ impl Directory {
     pub(super) fn with_access(mut self, list: Option<Arc<AccessList>>) -> Self {
         self.access = list;
         self
+    }
+
+    /// With rules about who is let in beside the accounts.
+    pub(super) fn with_logins(mut self, rules: Option<Arc<LoginRules>>) -> Self {
+        self.open &= rules.is_none();
+        self.logins = rules;
+        self
+    }
+
+    pub(super) fn logins(&self) -> Option<&LoginRules> {
+        self.logins.as_deref()
     }
 
     /// The rules that stand before those of all accounts of a space.

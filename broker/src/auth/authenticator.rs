@@ -254,10 +254,13 @@ impl Authenticator {
         };
         match account {
             Some(account) => login(&directory, &account, &account.name, &request.session()),
-            None => {
-                self.failed(request.peer, now);
-                Err(AuthError::BadCredentials)
-            }
+            None => match visitor(&directory, request) {
+                Some(account) => login(&directory, &account, &account.name, &request.session()),
+                None => {
+                    self.failed(request.peer, now);
+                    Err(AuthError::BadCredentials)
+                }
+            },
         }
     }
 
@@ -348,13 +351,20 @@ impl Authenticator {
         peer: Option<Peer>,
     ) -> Result<Login, AuthError> {
         let directory = self.directory.load_full();
-        let account = directory.account(account).filter(|account| account.enabled);
-        let account = account.ok_or(AuthError::BadCredentials)?;
         let session = Wanted {
             space,
             client_id,
             peer,
         };
+        let account = match (directory.account(account), directory.logins()) {
+            (Some(account), _) => Some(Arc::clone(account)).filter(|account| account.enabled),
+            // One that such rules have let in.
+            (None, Some(rules)) if rules.may_admit(&session.asking(account)) => {
+                Some(Arc::new(rules.account(account)))
+            }
+            (None, _) => None,
+        };
+        let account = &account.ok_or(AuthError::BadCredentials)?;
         login(&directory, account, &account.name, &session)
     }
 
@@ -380,6 +390,21 @@ impl Authenticator {
             .ok_or(AuthError::Busy)?;
         Ok(account.filter(|_| right).cloned())
     }
+}
+
+/// Whom rules beside the accounts let in; they are about names that no account has.
+fn visitor(directory: &Directory, request: &LoginRequest<'_>) -> Option<Arc<Account>> {
+    let rules = directory.logins()?;
+    let (user, password) = match request.credentials {
+        Credentials::Password { user, password } => (user, password),
+        Credentials::Anonymous => ("", &[][..]),
+        Credentials::Certificate { .. } => return None,
+    };
+    if rules.space != request.space || directory.account(user).is_some() {
+        return None;
+    }
+    let admitted = rules.admit(&request.session().asking(user), password);
+    admitted.then(|| Arc::new(rules.account(user)))
 }
 
 /// The name and the password of whoever comes from this machine to a server whose settings have no accounts.

@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use super::access_list::AccessList;
 use super::account::{Account, AuthDocument, Directory, DirectoryError, SpacePermissions};
 use super::authenticator::{Authenticator, GUEST};
+use super::login_rules::LoginRules;
 use super::names::NameRules;
 use super::password::{PasswordHash, RabbitAlgorithm};
 use super::roles::RoleBook;
@@ -77,6 +78,7 @@ pub struct Roster {
     configured: Mutex<AuthDocument>,
     roles: Mutex<Option<Arc<RoleBook>>>,
     access: Mutex<Option<Arc<AccessList>>>,
+    logins: Mutex<Option<Arc<LoginRules>>>,
     /// Held while a directory is made and put in place of the last.
     merging: Mutex<()>,
     /// One change at a time.
@@ -105,6 +107,7 @@ impl Roster {
             configured: Mutex::new(AuthDocument::default()),
             roles: Mutex::default(),
             access: Mutex::default(),
+            logins: Mutex::default(),
             merging: Mutex::default(),
             writer: tokio::sync::Mutex::default(),
             changed: Mutex::default(),
@@ -172,6 +175,17 @@ impl Roster {
         Ok(())
     }
 
+    /// Lets in whom these rules let in beside the accounts, in place of earlier ones. Whoever is in stays.
+    ///
+    /// # Errors
+    /// None that the settings did not have before.
+    pub fn set_logins(&self, rules: Option<Arc<LoginRules>>) -> Result<(), DirectoryError> {
+        *self.logins.lock() = rules;
+        self.merge()?;
+        self.tell();
+        Ok(())
+    }
+
     /// Replaces the directory with what there is by now.
     fn merge(&self) -> Result<(), DirectoryError> {
         let _one = self.merging.lock();
@@ -189,7 +203,9 @@ impl Roster {
             Some(book) => directory.with_roles(book),
             None => directory,
         };
-        let directory = directory.with_access(self.access.lock().clone());
+        let directory = directory
+            .with_access(self.access.lock().clone())
+            .with_logins(self.logins.lock().clone());
         Ok(directory.with_stored(spaces, accounts))
     }
 

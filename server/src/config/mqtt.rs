@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use longtail_broker::auth::{AccessList, Effect};
+use longtail_broker::auth::{AccessList, Effect, LoginRules};
 use longtail_mqtt::acl;
 use longtail_mqtt::bans::Flapping;
 use longtail_mqtt::codec::{Qos, RetainHandling, SubscriptionOptions, TopicFilter, Version};
@@ -64,6 +64,8 @@ pub(crate) struct MqttSettings {
     pub(crate) flapping_ban_ms: u64,
     /// Empty: none.
     pub(crate) dynamic_security_file: String,
+    /// Empty: none.
+    pub(crate) ledger_file: String,
     /// Empty: none.
     pub(crate) acl_file: String,
     pub(crate) acl_format: String,
@@ -430,6 +432,27 @@ impl MqttSettings {
         };
         let list = acl::parse(format, &text, &self.space, otherwise);
         list.map(Some).map_err(|error| named(&error))
+    }
+
+    /// Whom Mochi's ledger lets in, and what for, read from its file; nothing if there is no file.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub(crate) fn ledger(&self) -> Result<Option<(LoginRules, AccessList)>, String> {
+        if self.ledger_file.is_empty() {
+            return Ok(None);
+        }
+        if !self.acl_file.is_empty() {
+            return Err(
+                "mqtt.ledger_file: a ledger has an access list of its own: leave mqtt.acl_file out"
+                    .to_owned(),
+            );
+        }
+        let named =
+            |why: &dyn std::fmt::Display| format!("mqtt.ledger_file: {}: {why}", self.ledger_file);
+        let text = std::fs::read_to_string(&self.ledger_file).map_err(|error| named(&error))?;
+        let read = acl::ledger::parse(&text, &self.space);
+        read.map(Some).map_err(|error| named(&error))
     }
 
     fn profile(&self) -> Profile {

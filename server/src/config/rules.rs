@@ -53,6 +53,9 @@ pub(super) fn check(
     if let Err(why) = settings.mqtt.access_list() {
         problems.push(Problem::new(origin("mqtt.acl_file"), why));
     }
+    if let Err(why) = settings.mqtt.ledger() {
+        problems.push(Problem::new(origin("mqtt.ledger_file"), why));
+    }
     let dynamic = &settings.mqtt.dynamic_security_file;
     if !dynamic.is_empty()
         && let Err(error) = DynamicSecurity::check(dynamic.as_ref())

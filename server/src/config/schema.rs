@@ -581,6 +581,13 @@ pub(crate) const KEYS: &[Key] = &[
          empty: none.",
     ),
     key(
+        "mqtt.ledger_file",
+        Kind::Text,
+        Some("\"\""),
+        "Mochi's ledger (YAML or JSON): who is let in beside the accounts, and an access list; read again at SIGHUP; empty: \
+         none.",
+    ),
+    key(
         "mqtt.acl_file",
         Kind::Text,
         Some("\"\""),

@@ -6,6 +6,7 @@
 mod emqx;
 mod erlang;
 mod hocon;
+pub mod ledger;
 mod nanomq;
 
 use longtail_broker::auth::{

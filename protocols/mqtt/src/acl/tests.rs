@@ -210,3 +210,101 @@ fn nothing_is_passed_over() {
         );
     }
 }
+
+const LEDGER: &str = r##"
+users:
+  ann:
+    password: "secret"
+    acl:
+      "own/#": 3
+      "in/#": 1
+  bob: { password: other, disallow: true }
+auth:
+  - { username: melon, password: "password2", allow: true }
+  - { username: "pump-*", client: "pump-*", allow: true }
+  - { remote: "127.0.0.1:*", allow: true }
+  - { remote: "10.1.*", allow: true }
+  - { remote: "localhost:*", allow: true }
+acl:
+  - remote: "127.0.0.1:*"
+  - username: melon
+    filters: { "melon/#": 3, "updates/#": 2 }
+  - filters: { "#": 1, "updates/#": 0 }
+"##;
+
+/// Whom a ledger lets in.
+fn enter(
+    roster: &Roster,
+    who: Credentials<'_>,
+    client_id: &str,
+    address: &str,
+) -> Option<Arc<Grants>> {
+    let request = LoginRequest {
+        credentials: who,
+        peer: Peer::Address(address.parse().unwrap()),
+        space: "default",
+        client_id,
+    };
+    let login = roster.authenticator().authenticate(&request, Timestamp(0));
+    login.ok().map(|login| login.grants)
+}
+
+#[test]
+fn a_ledger_lets_in_and_says_what_for() {
+    let broker = Broker::open(BrokerConfig::in_memory()).unwrap();
+    let authenticator = Authenticator::new(Directory::default(), ThrottleLimits::default());
+    let roster = Roster::open(broker, Arc::new(authenticator), AuthDocument::default()).unwrap();
+    let (logins, list) = ledger::parse(LEDGER, "default").unwrap();
+    roster.set_access(Some(Arc::new(list))).unwrap();
+    roster.set_logins(Some(Arc::new(logins))).unwrap();
+    let user = |user, password: &'static str| Credentials::Password {
+        user,
+        password: password.as_bytes(),
+    };
+    let far = "198.51.100.7";
+    let ann = enter(&roster, user("ann", "secret"), "c", far).unwrap();
+    assert!(publishes(&ann, "own/x") && !publishes(&ann, "in/x") && subscribes(&ann, "in/#"));
+    assert!(!publishes(&ann, "x"), "no more than anybody");
+    assert!(enter(&roster, user("ann", "wrong"), "c", far).is_none());
+    assert!(enter(&roster, user("bob", "other"), "c", far).is_none());
+    assert!(enter(&roster, Credentials::Anonymous, "c", far).is_none());
+    assert!(enter(&roster, Credentials::Anonymous, "c", "10.1.2.3").is_some());
+    assert!(enter(&roster, Credentials::Anonymous, "c", "10.2.2.3").is_none());
+    let here = enter(&roster, Credentials::Anonymous, "c", "127.0.0.1").unwrap();
+    assert!(publishes(&here, "anything"), "the rule without filters");
+    let melon = enter(&roster, user("melon", "password2"), "c", far).unwrap();
+    assert!(
+        publishes(&melon, "melon/x")
+            && publishes(&melon, "updates/x")
+            && !subscribes(&melon, "updates/x")
+    );
+    assert!(
+        !publishes(&melon, "x") && subscribes(&melon, "x"),
+        "by the last rule"
+    );
+    assert!(enter(&roster, user("pump-1", ""), "pump-7", far).is_some());
+    assert!(enter(&roster, user("pump-1", ""), "other", far).is_none());
+    let again = |name| {
+        roster
+            .authenticator()
+            .grants(name, "default", "pump-7")
+            .is_ok()
+    };
+    assert!(again("melon") && again("pump-1"));
+}
+
+#[test]
+fn a_ledger_is_read_whole_or_not_at_all() {
+    let json = r#"{"auth": [{"username": "a", "password": "b", "allow": true}], "acl": []}"#;
+    assert!(ledger::parse(json, "default").is_ok());
+    for (text, why) in [
+        ("auth:\n  - { user: x, allow: true }", "user"),
+        ("acl:\n  - filters: { \"a/#/b\": 1 }", "a/#/b"),
+        ("acl:\n  - filters: { \"a\": 4 }", "0 to 3"),
+        ("auth:\n  - { remote: \"192.16*\", allow: true }", "192.16*"),
+        ("auth: [", ""),
+    ] {
+        let error = ledger::parse(text, "default").unwrap_err();
+        assert!(error.to_string().contains(why), "{text}: {error}");
+    }
+}
