@@ -66,12 +66,12 @@ impl StartError {
                 | longtail::StartError::Exposed(_),
             )
             | StartError::Admin { .. } => Exit::Bind,
-            StartError::Start(longtail::StartError::DynamicSecurity(_)) => Exit::Usage,
-            StartError::Start(_) => Exit::Failure,
-            StartError::Listener { .. }
+            StartError::Start(longtail::StartError::DynamicSecurity(_))
+            | StartError::Listener { .. }
             | StartError::Accounts(_)
             | StartError::Bridges(_)
             | StartError::Mqtt(_) => Exit::Usage,
+            StartError::Start(_) => Exit::Failure,
         }
     }
 }

@@ -308,3 +308,14 @@ fn a_ledger_is_read_whole_or_not_at_all() {
         assert!(error.to_string().contains(why), "{text}: {error}");
     }
 }
+
+proptest::proptest! {
+    /// Files are written by people: whatever is in one is read or refused.
+    #[test]
+    fn no_text_is_too_much(text in "([a-z{}\\[\\]\\\\\"'<>(),.:=#%/@$ \\n0-9]|allow|deny|rules|permit|\\PC){0,200}") {
+        for format in [Format::Emqx, Format::Nanomq] {
+            let _read = parse(format, &text, "default", None);
+        }
+        let _read = ledger::parse(&text, "default");
+    }
+}

@@ -151,9 +151,9 @@ impl Session {
         } else {
             connect.client_id.into()
         };
-        let prefixes = &limits.client_id_prefixes;
-        let begins = |prefix: &Box<str>| client_id.starts_with(&**prefix);
-        if !prefixes.is_empty() && !prefixes.iter().any(begins) {
+        let mut prefixes = limits.client_id_prefixes.iter();
+        let fits = prefixes.any(|prefix| client_id.starts_with(&**prefix));
+        if !limits.client_id_prefixes.is_empty() && !fits {
             return Err(Refused::new(
                 ReasonCode::NotAuthorized,
                 "a client identifier that begins otherwise than it has to",
