@@ -65,7 +65,7 @@ impl House {
         origin: u64,
         subscriptions: &[(&str, LiveOptions)],
     ) -> LiveHandle {
-        let handle = LiveHandle::new(Origin(origin), Box::new(outbox.clone()));
+        let handle = LiveHandle::new(Origin(origin), outbox.clone());
         for (filter, options) in subscriptions {
             let subscription = Subscription::new(handle.options(*options));
             self.router
