@@ -494,7 +494,7 @@ impl Shard {
         }
         self.sessions[key].last_hold = Some(hold);
         self.count_held(key, tag);
-        self.hold_by.insert((domain, seq.0), hold);
+        self.hold_by.insert(domain, seq.0, hold);
         self.taken.push((group_id, seq));
         let delivery = Delivery {
             consumer: tag,
@@ -550,7 +550,7 @@ impl Shard {
         }
         if let Some((stream, at)) = self.group_at(held.group) {
             let domain = self.domain(stream, at);
-            self.hold_by.remove(&(domain, held.seq.0));
+            self.hold_by.remove(domain, held.seq.0);
             if let Some(group) = self.group_mut(stream, at) {
                 group.held -= 1;
                 group.held_bytes = group.held_bytes.saturating_sub(held.bytes);
