@@ -376,7 +376,7 @@ fn open_login(directory: &Directory, request: &LoginRequest<'_>) -> Result<Login
             space: request.space.to_owned(),
         });
     };
-    let grants = Arc::new(Grants::full());
+    let grants = Grants::everything();
     Ok(Login {
         account: None,
         name: Arc::from(""),

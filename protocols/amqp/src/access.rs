@@ -76,11 +76,11 @@ pub struct AdmitAll;
 
 impl Admission for AdmitAll {
     fn verify(&self, _login: &Login<'_>) -> Result<Option<Arc<Grants>>, Denied> {
-        Ok(Some(Arc::new(Grants::full())))
+        Ok(Some(Grants::everything()))
     }
 
     fn admit(&self, _login: &Login<'_>) -> Result<Arc<Grants>, Denied> {
-        Ok(Arc::new(Grants::full()))
+        Ok(Grants::everything())
     }
 }
 
