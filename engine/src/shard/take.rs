@@ -6,7 +6,7 @@
 
 use longtail_model::{ConsumerTag, IndexId, Lsn, Seq, StreamId, Timestamp};
 
-use super::session::{Blocked, Consumer, Session};
+use super::session::{Blocked, Consumer, Session, TAKEN_BY_NUMBER};
 use super::timers::{RECHECK_MS, Timer};
 use super::{Found, Head, Outcome, Rule, Shard, now_reply};
 use crate::command::{Credit, Handle, Token, Wait};
@@ -28,20 +28,11 @@ impl Shard {
             Some(state) => (state.id, state.interrupted),
             None => return,
         };
-        let Some(at) = self.sessions[key]
-            .consumers
-            .iter()
-            .position(|consumer| consumer.tag == tag)
-        else {
-            return fx.emit(
-                id,
-                Gate::OPEN,
-                Effect::Reply(token, Reply::Refused(Refusal::UnknownLink)),
-            );
-        };
-        if self.sessions[key].consumers[at].sources.is_empty() {
+        let consumers = &self.sessions[key].consumers;
+        let draws = |consumer: &Consumer| consumer.tag == tag && !consumer.sources.is_empty();
+        let Some(at) = consumers.iter().position(draws) else {
             return fx.emit(id, Gate::OPEN, Effect::Reply(token, Reply::NotFound));
-        }
+        };
         let best = match self.best(key, at) {
             Err(_) if self.mend_pages() => self.best(key, at),
             best => best,
@@ -355,14 +346,14 @@ impl Shard {
         match self.locate(found)? {
             None | Some(Place::Held(_)) => now_reply(Reply::NotFound),
             Some(place) => {
-                let (gate, delivery) = self.hold(key, ConsumerTag(0), found, place)?;
+                let (gate, delivery) = self.hold(key, TAKEN_BY_NUMBER, found, place)?;
                 self.delivered += 1;
                 Ok((gate, Reply::Delivered(delivery)))
             }
         }
     }
 
-    /// Hands the head of a group to a consumer.
+    /// Hands the head of a group, which is `seq`, to a consumer.
     fn deliver(
         &mut self,
         key: SessionKey,
@@ -384,13 +375,16 @@ impl Shard {
             self.leave_lane(stream, at, seq);
             return self.hand_over(key, tag, found, Place::Ready(0));
         }
-        let index = self.indexes.get(&state.index).ok_or_else(nothing)?;
-        let (ready, head) = group.head(index, &self.logs)?.ok_or_else(nothing)?;
-        debug_assert_eq!(head, seq);
-        let place = if group.lists.ready.first() == Some((ready, head.0)) {
-            Place::Ready(ready)
-        } else {
-            Place::Ahead
+        debug_assert_eq!(
+            self.indexes
+                .get(&state.index)
+                .and_then(|index| group.head(index, &self.logs).ok().flatten())
+                .map(|(_, head)| head),
+            Some(seq)
+        );
+        let place = match group.lists.ready.first() {
+            Some((ready, first)) if first == seq.0 => Place::Ready(ready),
+            _ => Place::Head,
         };
         self.hand_over(key, tag, found, place)
     }
@@ -437,7 +431,7 @@ impl Shard {
             Place::Ready(ready) if group.lists.ready.first() == Some((ready, seq.0)) => {
                 group.pop_head(ready, seq);
             }
-            Place::Ready(_) | Place::Ahead => {
+            Place::Ready(_) | Place::Ahead | Place::Head => {
                 let index = self.indexes.get(&state.index);
                 if place == Place::Ahead && group.head_is_ahead(seq, index, &self.logs) {
                     group.pop_head(0, seq);
@@ -541,12 +535,13 @@ impl Shard {
                 }
             }
         }
-        if let Some(consumer) = self
-            .sessions
-            .get_mut(held.session)
-            .and_then(|state| state.consumer_mut(held.consumer))
+        if let Some(state) = self.sessions.get_mut(held.session)
+            && let Some(consumer) = state.consumer_mut(held.consumer)
         {
             consumer.held = consumer.held.saturating_sub(1);
+            if consumer.is_idle() {
+                state.forget_idle();
+            }
         }
         if let Some((stream, at)) = self.group_at(held.group) {
             let domain = self.domain(stream, at);

@@ -11,7 +11,7 @@
 //! connections share; its registry knows which client has which session, the seat of each is where the router delivers
 //! to. `durable` is what outlives the process. [`access`] says who is let in, [`message`] how a message of MQTT is one of
 //! the broker's. [`census`] is what an operator sees and does, [`sys`] what the server says of itself.
-//! [`bridge`] connects to other brokers.
+//! [`bridge`] connects to other brokers, [`control`] administers the server by messages.
 
 pub mod access;
 pub mod bans;
@@ -21,6 +21,7 @@ pub mod client;
 pub mod codec;
 pub mod config;
 pub mod consumer;
+pub mod control;
 pub mod counters;
 mod delayed;
 mod durable;

@@ -18,6 +18,7 @@ use crate::access::Admission;
 use crate::bans::Bans;
 use crate::codec::ReasonCode;
 use crate::config::{Config, Limits};
+use crate::control::Control;
 use crate::counters::Counters;
 use crate::delayed::Delayed;
 use crate::durable::Durable;
@@ -53,6 +54,7 @@ pub struct Tenant {
     hooks: Arc<Hooks>,
     sys: Sys,
     log_lines: LogLines,
+    control: Control,
     timekeeper: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -111,6 +113,7 @@ impl Tenant {
             bans,
             hooks: Arc::default(),
             log_lines: LogLines::default(),
+            control: Control::default(),
             timekeeper: Mutex::new(None),
         });
         tenant.registry.restore(restored, &tenant);
@@ -289,6 +292,10 @@ impl Tenant {
 
     pub(crate) fn log_lines(&self) -> &LogLines {
         &self.log_lines
+    }
+
+    pub(crate) fn control(&self) -> &Control {
+        &self.control
     }
 
     pub(crate) fn bans(&self) -> &Bans {

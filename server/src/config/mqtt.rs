@@ -58,6 +58,8 @@ pub(crate) struct MqttSettings {
     pub(crate) flapping_connects_max: u32,
     pub(crate) flapping_window_ms: u64,
     pub(crate) flapping_ban_ms: u64,
+    /// Empty: none.
+    pub(crate) dynamic_security_file: String,
     #[serde(default)]
     pub(crate) rewrites: Vec<MqttRewrite>,
     #[serde(default)]

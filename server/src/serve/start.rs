@@ -66,6 +66,7 @@ impl StartError {
                 | longtail::StartError::Exposed(_),
             )
             | StartError::Admin { .. } => Exit::Bind,
+            StartError::Start(longtail::StartError::DynamicSecurity(_)) => Exit::Usage,
             StartError::Start(_) => Exit::Failure,
             StartError::Listener { .. }
             | StartError::Accounts(_)
@@ -182,6 +183,9 @@ fn builder(
     }
     if authenticator.may_listen_publicly() {
         builder = builder.with_accounts();
+    }
+    if !settings.mqtt.dynamic_security_file.is_empty() {
+        builder = builder.mqtt_dynamic_security(&settings.mqtt.dynamic_security_file);
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     for (protocol, listeners) in &settings.listeners {
