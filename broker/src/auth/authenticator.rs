@@ -439,7 +439,7 @@ fn open_login(directory: &Directory, request: &LoginRequest<'_>) -> Result<Login
             space: request.space.to_owned(),
         });
     };
-    let mut grants = Grants::full();
+    let mut grants = Grants::everything();
     if let Some(list) = directory.access(request.space) {
         let account = match request.credentials {
             Credentials::Password { user, .. } => user,
@@ -449,9 +449,8 @@ fn open_login(directory: &Directory, request: &LoginRequest<'_>) -> Result<Login
         let rules = list.rules_for(&asking);
         let defaults = list.defaults(Defaults::default());
         let ordered = OrderedGrants::compile(rules, defaults, &asking.identity())?;
-        grants = grants.with_ordered(ordered);
+        grants = Arc::new(Grants::full().with_ordered(ordered));
     }
-    let grants = Arc::new(grants);
     Ok(Login {
         account: None,
         name: Arc::from(""),

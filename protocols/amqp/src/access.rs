@@ -116,7 +116,7 @@ impl Admission for AdmitAll {
     }
 
     fn admit(&self, _login: &Login<'_>) -> Result<Admitted, Denied> {
-        Ok(Admitted::with(Arc::new(Grants::full())))
+        Ok(Admitted::with(Grants::everything()))
     }
 }
 

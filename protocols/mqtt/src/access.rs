@@ -117,7 +117,7 @@ pub struct AdmitAll;
 impl Admission for AdmitAll {
     fn admit(&self, _login: &Login<'_>) -> Result<Admitted, Denied> {
         Ok(Admitted {
-            grants: Arc::new(Grants::full()),
+            grants: Grants::everything(),
             account: None,
             expires: None,
             limits: AccountLimits::default(),
@@ -125,7 +125,7 @@ impl Admission for AdmitAll {
     }
 
     fn now(&self, _: &str, _: &str, _: Option<&Endpoint>) -> Option<Arc<Grants>> {
-        Some(Arc::new(Grants::full()))
+        Some(Grants::everything())
     }
 }
 

@@ -360,7 +360,7 @@ impl LocalClient {
             screen: screen.filter(|_| verdict == Verdict::Screened),
             dropped: AtomicU64::new(0),
         });
-        let handle = LiveHandle::new(self.origin, Box::new(Shared(Arc::clone(&sink))));
+        let handle = LiveHandle::new(self.origin, Shared(Arc::clone(&sink)));
         let subscription = Subscription {
             options: handle.options(LiveOptions::default()),
             dollar: DollarRule::Hide,

@@ -441,7 +441,7 @@ impl Management {
         };
         let is_open = direct.as_ref().is_some_and(|(open, _)| open == vhost);
         if !is_open {
-            let grants = Arc::new(Grants::full());
+            let grants = Grants::everything();
             let opened = Direct::open(&self.door, "definitions", vhost, grants).await;
             *direct = Some((vhost.to_owned(), opened.map_err(Failed::from)?));
         }

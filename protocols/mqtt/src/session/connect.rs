@@ -269,7 +269,7 @@ impl Session {
         cx: &Cx<'_>,
     ) -> Vec<(Box<str>, Held)> {
         let hello = &self.hello;
-        self.window = usize::from(hello.receive_max.min(cx.limits.window)).max(1);
+        self.window = hello.receive_max.min(cx.limits.window).max(1);
         self.aliases = AliasTable::new(hello.alias_max.min(cx.limits.topic_aliases_out));
         self.present = resumed.is_some();
         self.state = resumed.unwrap_or_default();
