@@ -156,7 +156,7 @@ impl Accounts {
     }
 }
 
-fn denied(error: AuthError) -> Denied {
+fn denied(error: &AuthError) -> Denied {
     match error {
         AuthError::NoAccess { .. } => Denied::Vhost(error.to_string()),
         _ => Denied::Login(error.to_string()),
@@ -178,14 +178,18 @@ impl Admission for Accounts {
     }
 
     fn admit(&self, login: &Login<'_>) -> Result<Admitted, Denied> {
-        let granted = self.granted(login, login.space).map_err(denied)?;
+        let granted = self
+            .granted(login, login.space)
+            .map_err(|error| denied(&error))?;
         let room = granted.quotas.admit_connection(login.connections);
         room.map_err(|full| Denied::Full(full.to_string()))?;
         Ok(Admitted::by(granted))
     }
 
     fn renew(&self, login: &Login<'_>) -> Result<Admitted, Denied> {
-        let granted = self.granted(login, login.space).map_err(denied)?;
+        let granted = self
+            .granted(login, login.space)
+            .map_err(|error| denied(&error))?;
         Ok(Admitted::by(granted))
     }
 

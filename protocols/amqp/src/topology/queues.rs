@@ -39,8 +39,12 @@ impl DeclareQueue {
     /// A queue that says no type has this one, if what else is said allows it.
     fn be_by_default(&mut self, kind: QueueType) {
         let arguments = Table::decode(&self.arguments).unwrap_or_default();
-        let may_be = kind == QueueType::Classic
-            || self.durable && !self.exclusive && !self.auto_delete && !self.name.is_empty();
+        // One that says nothing is classic anyhow.
+        let may_be = kind != QueueType::Classic
+            && self.durable
+            && !self.exclusive
+            && !self.auto_delete
+            && !self.name.is_empty();
         if !may_be || arguments.get(QUEUE_TYPE).is_some() {
             return;
         }
