@@ -417,6 +417,7 @@ impl Shard {
             } => {
                 return self.read(key, token, &name, from, max, max_bytes, wait, fx);
             }
+            Command::Locate { name, start } => self.start_in(&name, start),
             Command::PutDocument { name, body } => self.put_document(&name, body.as_deref()),
             Command::DescribeMessage { message } => self.describe_message(key, message),
             Command::DescribeStream { name } => self.describe_stream(&name),

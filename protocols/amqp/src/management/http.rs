@@ -1,4 +1,4 @@
-//! Requests and answers: paths, queries, bodies, who asks, and the shapes of errors.
+//! Requests and answers: paths, bodies, who asks, and the shapes of errors.
 //!
 //! Paths are taken apart here and not by a router, because names are percent-encoded (`/` is `%2F`), and the name of the
 //! default exchange is an empty segment.
@@ -14,8 +14,10 @@ use serde_json::{Map, Value, json};
 
 use super::Management;
 use super::access::Caller;
+use super::query::Query;
 use crate::codec::ReplyCode;
 use crate::exception::Exception;
+use crate::percent;
 
 /// Largest body of a request, in bytes: a file of definitions.
 const BODY_MAX: usize = 64 << 20;
@@ -177,96 +179,6 @@ impl IntoResponse for Reply {
     }
 }
 
-/// The part of an address behind the question mark.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Query(Vec<(String, String)>);
-
-impl Query {
-    /// Takes it apart.
-    pub(super) fn parse(text: &str) -> Self {
-        let pair = |part: &str| {
-            let (key, value) = part.split_once('=').unwrap_or((part, ""));
-            let plain = |text: &str| decode(&text.replace('+', " "));
-            (plain(key), plain(value))
-        };
-        Query(
-            text.split('&')
-                .filter(|part| !part.is_empty())
-                .map(pair)
-                .collect(),
-        )
-    }
-
-    /// The first value of a name.
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
-        let mut found = self.0.iter().filter(|(key, _)| key == name);
-        found.next().map(|(_, value)| value.as_str())
-    }
-
-    /// All values of a name.
-    pub(super) fn all<'q>(&'q self, name: &'q str) -> impl Iterator<Item = &'q str> {
-        let found = self.0.iter().filter(move |(key, _)| key == name);
-        found.map(|(_, value)| value.as_str())
-    }
-
-    /// Whether it says `true` (or nothing but the name).
-    pub(super) fn flag(&self, name: &str) -> bool {
-        matches!(self.get(name), Some("true" | "" | "1"))
-    }
-
-    /// A number.
-    ///
-    /// # Errors
-    /// When it is none.
-    pub(super) fn number(&self, name: &str) -> Result<Option<usize>, Failed> {
-        let Some(text) = self.get(name).filter(|text| !text.is_empty()) else {
-            return Ok(None);
-        };
-        let parsed = text.parse();
-        parsed
-            .map(Some)
-            .map_err(|_| Failed::bad(format!("{name} must be a number, not '{text}'")))
-    }
-}
-
-/// Undoes percent-encoding. What is none stays as it is.
-pub(super) fn decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let hex = |at: usize| {
-            let digit = *tail.get(at)?;
-            char::from(digit)
-                .to_digit(16)
-                .and_then(|d| u8::try_from(d).ok())
-        };
-        match (first, hex(0), hex(1)) {
-            (b'%', Some(high), Some(low)) => {
-                bytes.push(high << 4 | low);
-                rest = tail.get(2..).unwrap_or_default();
-            }
-            _ => {
-                bytes.push(first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// Percent-encodes everything that a segment of a path cannot have.
-pub(super) fn encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for &byte in text.as_bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
-}
-
 /// A request of somebody who may ask.
 pub(super) struct Asked {
     /// What is to be done.
@@ -306,69 +218,6 @@ impl Asked {
     /// A header's text.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
-    }
-}
-
-/// A field of an object that is text.
-///
-/// # Errors
-/// When it is there and is none.
-pub(super) fn text<'o>(
-    object: &'o Map<String, Value>,
-    name: &str,
-) -> Result<Option<&'o str>, Failed> {
-    match object.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(other) => Err(Failed::bad(format!("{name} must be a string, not {other}"))),
-    }
-}
-
-/// A field that is true or false; some clients write it as text.
-///
-/// # Errors
-/// When it is there and is neither.
-pub(super) fn flag(object: &Map<String, Value>, name: &str) -> Result<Option<bool>, Failed> {
-    match object.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Bool(flag)) => Ok(Some(*flag)),
-        Some(Value::String(text)) if text == "true" => Ok(Some(true)),
-        Some(Value::String(text)) if text == "false" => Ok(Some(false)),
-        Some(other) => Err(Failed::bad(format!(
-            "{name} must be true or false, not {other}"
-        ))),
-    }
-}
-
-/// A field that is a number; some clients write it as text.
-///
-/// # Errors
-/// When it is there and is none.
-pub(super) fn integer(object: &Map<String, Value>, name: &str) -> Result<Option<i64>, Failed> {
-    let wrong = |other: &Value| Failed::bad(format!("{name} must be an integer, not {other}"));
-    match object.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value @ Value::Number(number)) => {
-            number.as_i64().map(Some).ok_or_else(|| wrong(value))
-        }
-        Some(value @ Value::String(text)) => text.parse().map(Some).map_err(|_| wrong(value)),
-        Some(other) => Err(wrong(other)),
-    }
-}
-
-/// A field that is an object.
-///
-/// # Errors
-/// When it is there and is none.
-pub(super) fn table(object: &Map<String, Value>, name: &str) -> Result<Map<String, Value>, Failed> {
-    match object.get(name) {
-        None | Some(Value::Null) => Ok(Map::new()),
-        Some(Value::Object(table)) => Ok(table.clone()),
-        // What an empty table is in some languages.
-        Some(Value::Array(list)) if list.is_empty() => Ok(Map::new()),
-        Some(other) => Err(Failed::bad(format!(
-            "{name} must be an object, not {other}"
-        ))),
     }
 }
 
@@ -448,7 +297,7 @@ async fn respond(
         headers: parts.headers,
         body,
     };
-    let segments: Vec<String> = path.split('/').map(decode).collect();
+    let segments: Vec<String> = path.split('/').map(percent::decode).collect();
     let mut segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     // A slash at the end says nothing, but where an empty name is meant.
     let names_exchange = matches!(segments.as_slice(), ["exchanges", _, ""]);
@@ -479,24 +328,6 @@ const INDEX: &str = "The management API of AMQP is under /api, as RabbitMQ has i
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_decoded_once_and_encoded_whole() {
-        assert_eq!(decode("%2F"), "/");
-        assert_eq!(decode("a%252Fb%zz%"), "a%2Fb%zz%");
-        for name in ["/", "a b", "ä%~+", ""] {
-            assert_eq!(decode(&encode(name)), name);
-        }
-    }
-
-    #[test]
-    fn queries_keep_what_they_repeat() {
-        let query = Query::parse("family=a&family=b+c&page=2&sort_reverse");
-        assert_eq!(query.all("family").collect::<Vec<_>>(), ["a", "b c"]);
-        assert_eq!(query.number("page").unwrap(), Some(2));
-        assert!(query.flag("sort_reverse") && !query.flag("page"));
-        assert!(Query::parse("page=x").number("page").is_err());
-    }
 
     #[test]
     fn exceptions_become_statuses() {

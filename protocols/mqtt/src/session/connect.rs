@@ -151,6 +151,14 @@ impl Session {
         } else {
             connect.client_id.into()
         };
+        let mut prefixes = limits.client_id_prefixes.iter();
+        let fits = prefixes.any(|prefix| client_id.starts_with(&**prefix));
+        if !limits.client_id_prefixes.is_empty() && !fits {
+            return Err(Refused::new(
+                ReasonCode::NotAuthorized,
+                "a client identifier that begins otherwise than it has to",
+            ));
+        }
         let will = will(connect, limits, now)?;
         let (keep_alive_s, keep_alive_lowered) = keep_alive(connect, limits)?;
         let asked = match version {

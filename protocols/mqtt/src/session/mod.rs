@@ -51,6 +51,7 @@ use crate::durable::incoming::Entry;
 use crate::exclusive::Exclusive;
 use crate::hooks::{self, Hooked};
 use crate::message::Will;
+use crate::usage::Share;
 
 pub use connect::{Demand, Hello, Refused};
 pub(crate) use place::judged;
@@ -266,6 +267,8 @@ pub struct Session {
     /// The client has to go as soon as somebody looks.
     expelled: Option<ReasonCode>,
     hooked: Hooked,
+    /// Of a client whose account may have so many subscriptions and no more.
+    share: Option<Box<Share>>,
     /// Where its topics are, if not where they say.
     place: Option<Box<Place>>,
 }
@@ -348,6 +351,7 @@ impl Session {
             feed: None,
             expelled: None,
             hooked: Hooked::default(),
+            share: None,
             place: None,
             hello,
         }
