@@ -37,7 +37,7 @@ pub struct Binding {
 pub struct ExchangeConfig {
     /// How it chooses.
     pub kind: Kind,
-    /// The type by which it was declared: its kind, or [`DELAYED`].
+    /// The type by which it was declared: its kind, or [`DELAYED`](super::DELAYED).
     type_name: Arc<str>,
     /// It outlives a restart.
     pub durable: bool,
