@@ -34,7 +34,8 @@ pub struct Longtail {
     roster: Arc<Roster>,
     amqp: Option<Arc<longtail_amqp::Tenant>>,
     management: Option<Arc<Management>>,
-    web: Mutex<Option<management::Server>>,
+    /// The HTTP APIs that answer.
+    web: Mutex<Vec<longtail_web::Server>>,
     mqtt: Option<Arc<longtail_mqtt::Tenant>>,
     bridges: Option<Bridges>,
     addresses: Vec<ListeningOn>,
@@ -242,8 +243,9 @@ impl Longtail {
         };
         management.set_listeners(self.addresses.iter().map(fact).collect());
         if !sockets.is_empty() {
-            let server = management::Server::start(management, sockets);
-            *self.web.lock() = Some(server.map_err(StartError::Management)?);
+            let server = management::serve(management, sockets);
+            let server = server.map_err(StartError::Management)?;
+            self.web.lock().push(server);
         }
         Ok(())
     }
@@ -458,8 +460,8 @@ impl Longtail {
 
     /// Makes everything durable and stops the shards. Connections that are left get no more answers.
     pub fn close(&self) {
-        // It answers on its own thread, which ends when its socket does.
-        drop(self.web.lock().take());
+        // They answer on threads of their own, which end when their sockets do.
+        self.web.lock().clear();
         if let Some(bridges) = &self.bridges {
             bridges.stop();
         }

@@ -214,7 +214,7 @@ async fn one(
     // A client may have decoded the key that it was given.
     let is_it = |(_, key, binding): &Whole| {
         let known = properties_key(key, &binding.arguments);
-        known == props || http::decode(&known) == props
+        known == props || longtail_web::decode(&known) == props
     };
     found.into_iter().find(is_it).ok_or_else(Failed::missing)
 }
@@ -246,8 +246,8 @@ pub(super) async fn bind(
     let props = properties_key(key, arguments.as_table().as_bytes());
     Ok(Reply::Created(Some(format!(
         "{}/{}",
-        http::encode(ends.2),
-        http::encode(&props)
+        longtail_web::encode(ends.2),
+        longtail_web::encode(&props)
     ))))
 }
 

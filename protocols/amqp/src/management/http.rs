@@ -12,6 +12,8 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use longtail_web::{Credentials, NoNumber, Query, decode, is_loopback, is_of_another_site};
+
 use super::Management;
 use super::access::Caller;
 use crate::codec::ReplyCode;
@@ -113,6 +115,12 @@ impl Failed {
     }
 }
 
+impl From<NoNumber> for Failed {
+    fn from(error: NoNumber) -> Self {
+        Failed::bad(error.to_string())
+    }
+}
+
 impl From<Exception> for Failed {
     fn from(exception: Exception) -> Self {
         match exception.code {
@@ -175,96 +183,6 @@ impl IntoResponse for Reply {
             }
         }
     }
-}
-
-/// The part of an address behind the question mark.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Query(Vec<(String, String)>);
-
-impl Query {
-    /// Takes it apart.
-    pub(super) fn parse(text: &str) -> Self {
-        let pair = |part: &str| {
-            let (key, value) = part.split_once('=').unwrap_or((part, ""));
-            let plain = |text: &str| decode(&text.replace('+', " "));
-            (plain(key), plain(value))
-        };
-        Query(
-            text.split('&')
-                .filter(|part| !part.is_empty())
-                .map(pair)
-                .collect(),
-        )
-    }
-
-    /// The first value of a name.
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
-        let mut found = self.0.iter().filter(|(key, _)| key == name);
-        found.next().map(|(_, value)| value.as_str())
-    }
-
-    /// All values of a name.
-    pub(super) fn all<'q>(&'q self, name: &'q str) -> impl Iterator<Item = &'q str> {
-        let found = self.0.iter().filter(move |(key, _)| key == name);
-        found.map(|(_, value)| value.as_str())
-    }
-
-    /// Whether it says `true` (or nothing but the name).
-    pub(super) fn flag(&self, name: &str) -> bool {
-        matches!(self.get(name), Some("true" | "" | "1"))
-    }
-
-    /// A number.
-    ///
-    /// # Errors
-    /// When it is none.
-    pub(super) fn number(&self, name: &str) -> Result<Option<usize>, Failed> {
-        let Some(text) = self.get(name).filter(|text| !text.is_empty()) else {
-            return Ok(None);
-        };
-        let parsed = text.parse();
-        parsed
-            .map(Some)
-            .map_err(|_| Failed::bad(format!("{name} must be a number, not '{text}'")))
-    }
-}
-
-/// Undoes percent-encoding. What is none stays as it is.
-pub(super) fn decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let hex = |at: usize| {
-            let digit = *tail.get(at)?;
-            char::from(digit)
-                .to_digit(16)
-                .and_then(|d| u8::try_from(d).ok())
-        };
-        match (first, hex(0), hex(1)) {
-            (b'%', Some(high), Some(low)) => {
-                bytes.push(high << 4 | low);
-                rest = tail.get(2..).unwrap_or_default();
-            }
-            _ => {
-                bytes.push(first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// Percent-encodes everything that a segment of a path cannot have.
-pub(super) fn encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for &byte in text.as_bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
 }
 
 /// A request of somebody who may ask.
@@ -406,15 +324,7 @@ async fn respond(
     if parts.method == Method::OPTIONS {
         return Ok(Reply::Done);
     }
-    let header = |name: header::HeaderName| {
-        let value = parts.headers.get(name);
-        value.and_then(|value| value.to_str().ok())
-    };
-    // A page of another site that somebody on this machine looks at is not let in by way of its browser.
-    let host = header(header::HOST);
-    if let Some(origin) = header(header::ORIGIN)
-        && origin.split_once("://").map(|(_, origin)| origin) != host
-    {
+    if is_of_another_site(&parts.headers) {
         return Err(Failed {
             status: 403,
             error: "forbidden",
@@ -425,11 +335,13 @@ async fn respond(
         .verified
         .caller(
             &management.roster,
-            header(header::AUTHORIZATION),
+            Credentials::of(&parts.headers),
             Some(peer),
             management.tenant.broker().clock().now(),
         )
         .await?;
+    let host = parts.headers.get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok());
     if caller.is_guest() && !host.is_none_or(is_loopback) {
         return Err(Failed::login());
     }
@@ -462,41 +374,11 @@ async fn respond(
     }
 }
 
-/// Whether a `Host` header names this machine.
-fn is_loopback(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(rest),
-        None => host.split(':').next().unwrap_or(host),
-    };
-    name.eq_ignore_ascii_case("localhost")
-        || name
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
-}
-
 const INDEX: &str = "The management API of AMQP is under /api, as RabbitMQ has it. docs/amqp-management.md lists the paths.\n";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_decoded_once_and_encoded_whole() {
-        assert_eq!(decode("%2F"), "/");
-        assert_eq!(decode("a%252Fb%zz%"), "a%2Fb%zz%");
-        for name in ["/", "a b", "ä%~+", ""] {
-            assert_eq!(decode(&encode(name)), name);
-        }
-    }
-
-    #[test]
-    fn queries_keep_what_they_repeat() {
-        let query = Query::parse("family=a&family=b+c&page=2&sort_reverse");
-        assert_eq!(query.all("family").collect::<Vec<_>>(), ["a", "b c"]);
-        assert_eq!(query.number("page").unwrap(), Some(2));
-        assert!(query.flag("sort_reverse") && !query.flag("page"));
-        assert!(Query::parse("page=x").number("page").is_err());
-    }
 
     #[test]
     fn exceptions_become_statuses() {
@@ -515,11 +397,5 @@ mod tests {
             status(ReplyCode::AccessRefused, "queue name 'amq.x' contains"),
             400
         );
-    }
-
-    #[test]
-    fn only_names_of_this_machine_are_loopback() {
-        assert!(is_loopback("localhost:15672") && is_loopback("[::1]:15672"));
-        assert!(!is_loopback("evil.example") && !is_loopback("localhost.evil.example:1"));
     }
 }

@@ -9,7 +9,7 @@
 //! PUT, DELETE of users, vhosts, permissions, policies ──▶ roster, policies ──▶ catalog ──▶ live connections and queues
 //! ```
 //!
-//! [`serve`](Server::start) runs on a thread of its own, so that a long list holds up no message. Nothing here is on the
+//! [`serve`] runs a thread of its own, so that a long list holds up no message. Nothing here is on the
 //! way of a message: figures are read from the shards and from the connections when somebody asks, rates come from the
 //! differences between looks (`rates`).
 
@@ -44,7 +44,7 @@ use parking_lot::Mutex;
 
 pub use definitions::{Import, ImportError};
 pub use direct::{Direct, Door, Fetched, Published, Tickets};
-pub use server::{Server, Site};
+pub use server::{Site, serve};
 
 use self::access::Verified;
 use self::http::{Asked, Failed};

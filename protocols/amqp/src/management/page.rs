@@ -2,10 +2,11 @@
 
 use std::cmp::Ordering;
 
+use longtail_web::Query;
 use regex::RegexBuilder;
 use serde_json::{Map, Value, json};
 
-use super::http::{Failed, Query};
+use super::http::Failed;
 
 /// Entries of a page that does not say how many.
 const PAGE_SIZE: usize = 100;
