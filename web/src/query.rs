@@ -44,6 +44,13 @@ impl Query {
         found.map(|(_, value)| value.as_str())
     }
 
+    /// The names that begin with two dashes, without these, as some command lines write their flags.
+    #[must_use]
+    pub fn flags(&self) -> Vec<&str> {
+        let names = self.0.iter().map(|(name, _)| name.as_str());
+        names.filter_map(|name| name.strip_prefix("--")).collect()
+    }
+
     /// Whether it says `true` (or nothing but the name).
     #[must_use]
     pub fn flag(&self, name: &str) -> bool {

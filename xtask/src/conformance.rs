@@ -132,8 +132,10 @@ impl Suite {
 
     /// How Longtail is started for it.
     fn longtail(&self) -> ServerCommand {
-        if self.name == "amqp-management" {
-            return ServerCommand::longtail_managed();
+        match self.name.as_str() {
+            "amqp-management" => return ServerCommand::longtail_managed(),
+            "mqtt-http" => return ServerCommand::longtail_beside("mqtt", "mqtt-http"),
+            _ => {}
         }
         match (self.protocol.as_str(), &self.beside) {
             ("mqtt", _) => ServerCommand::longtail_mqtt(None),

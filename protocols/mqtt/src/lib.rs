@@ -11,10 +11,12 @@
 //! connections share; its registry knows which client has which session, the seat of each is where the router delivers
 //! to. `durable` is what outlives the process. [`access`] says who is let in, [`message`] how a message of MQTT is one of
 //! the broker's. [`census`] is what an operator sees and does, [`sys`] what the server says of itself.
-//! [`bridge`] connects to other brokers.
+//! [`bridge`] connects to other brokers, [`http`] has the HTTP APIs that their tools know, [`watch`] is what an operator
+//! follows while clients go on, [`behalf`] what it does for them.
 
 pub mod access;
 pub mod bans;
+pub mod behalf;
 pub mod bridge;
 pub mod census;
 pub mod client;
@@ -26,6 +28,7 @@ mod delayed;
 mod durable;
 pub mod exclusive;
 pub mod hooks;
+pub mod http;
 mod local;
 pub mod message;
 mod publish;
@@ -39,6 +42,7 @@ pub mod sys;
 pub mod template;
 pub mod tenant;
 mod timers;
+pub mod watch;
 
 pub use access::{Accounts, Admission, AdmitAll, Admitted, Denied, Exchange, Login, Step};
 pub use config::{Config, Limits, Profile};

@@ -75,6 +75,7 @@ pub(crate) const PROTOCOLS: &[(&str, Option<&str>)] = &[
     (MQTT_TLS, None),
     (MQTT_WEBSOCKET, Some("127.0.0.1:8083")),
     (MQTT_WEBSOCKET_TLS, None),
+    (MQTT_HTTP, Some("127.0.0.1:18083")),
 ];
 
 /// beanstalkd's protocol.
@@ -109,6 +110,12 @@ pub(crate) const MQTT_WEBSOCKET: &str = "mqtt-ws";
 
 /// The same over TLS.
 pub(crate) const MQTT_WEBSOCKET_TLS: &str = "mqtt-wss";
+
+/// The HTTP APIs of other MQTT brokers.
+pub(crate) const MQTT_HTTP: &str = "mqtt-http";
+
+/// Listeners that answer HTTP: they have an address and nothing else.
+pub(crate) const WEB: [&str; 3] = [AMQP_MANAGEMENT, AMQP_METRICS, MQTT_HTTP];
 
 /// Name of the admin service in `--listen`.
 pub(crate) const ADMIN: &str = "admin";

@@ -18,7 +18,7 @@ use super::backend::Backend;
 use super::lifecycle::{Listening, Running};
 use crate::config::{
     AMQP, AMQP_MANAGEMENT, AMQP_METRICS, AMQP_TLS, AMQP_WEBSOCKET, AMQP_WEBSOCKET_TLS, BEANSTALK,
-    MQTT, MQTT_TLS, MQTT_WEBSOCKET, MQTT_WEBSOCKET_TLS, Settings, Sources, load,
+    MQTT, MQTT_HTTP, MQTT_TLS, MQTT_WEBSOCKET, MQTT_WEBSOCKET_TLS, Settings, Sources, load,
 };
 use crate::exit_codes::Exit;
 
@@ -209,18 +209,17 @@ fn builder(
                     }
                     builder = builder.amqp_listener(edge, Arc::new(accounts));
                 }
-                AMQP_MANAGEMENT | AMQP_METRICS => {
+                AMQP_MANAGEMENT | AMQP_METRICS | MQTT_HTTP => {
                     let Address::Tcp(address) = listener.edge.address else {
                         let why = "it listens on TCP only".to_owned();
                         let protocol = protocol.clone();
                         return Err(StartError::Listener { protocol, why });
                     };
-                    let site = if protocol == AMQP_MANAGEMENT {
-                        Site::Api
-                    } else {
-                        Site::Metrics
+                    builder = match protocol.as_str() {
+                        AMQP_MANAGEMENT => builder.amqp_site(Site::Api, address),
+                        AMQP_METRICS => builder.amqp_site(Site::Metrics, address),
+                        _ => builder.mqtt_site(address),
                     };
-                    builder = builder.amqp_site(site, address);
                 }
                 MQTT | MQTT_TLS | MQTT_WEBSOCKET | MQTT_WEBSOCKET_TLS => {
                     let accounts = longtail_mqtt::Accounts {

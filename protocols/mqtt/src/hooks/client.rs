@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use longtail_broker::message::{Message, SharedMessage};
 use longtail_edge::Endpoint;
+use longtail_model::Timestamp;
 
 use super::verdict::{Outcome, Permission, Subscribing, Verdict};
 use super::{Access, Chain, Event, Points, RetainedChange};
@@ -20,6 +21,8 @@ pub struct ClientInfo {
     pub remote: Option<Endpoint>,
     /// The version it speaks.
     pub version: Version,
+    /// When it was let in.
+    pub since: Timestamp,
     chain: Arc<Chain>,
 }
 
@@ -78,6 +81,7 @@ impl ClientInfo {
         account: Option<Arc<str>>,
         remote: Option<Endpoint>,
         version: Version,
+        since: Timestamp,
         chain: Arc<Chain>,
     ) -> Arc<Self> {
         Arc::new(ClientInfo {
@@ -85,6 +89,7 @@ impl ClientInfo {
             account,
             remote,
             version,
+            since,
             chain,
         })
     }
