@@ -245,7 +245,11 @@ impl Longtail {
         Ok(sockets)
     }
 
-    fn name_site(&mut self, protocol: &'static str, socket: &TcpListener) -> Result<(), StartError> {
+    fn name_site(
+        &mut self,
+        protocol: &'static str,
+        socket: &TcpListener,
+    ) -> Result<(), StartError> {
         let local = socket.local_addr().map_err(StartError::Management)?;
         self.addresses.push(ListeningOn {
             protocol,

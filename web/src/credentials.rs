@@ -184,7 +184,13 @@ mod tests {
             Credentials::read("bearer a.b.c"),
             Credentials::Bearer("a.b.c".to_owned())
         );
-        for wrong in ["Digest Z3Vlc3Q6YTpi", "Basic", "Basic !!", "Basic Z3Vlc3Q=", "Bearer "] {
+        for wrong in [
+            "Digest Z3Vlc3Q6YTpi",
+            "Basic",
+            "Basic !!",
+            "Basic Z3Vlc3Q=",
+            "Bearer ",
+        ] {
             assert_eq!(Credentials::read(wrong), Credentials::Unreadable, "{wrong}");
         }
     }

@@ -243,7 +243,9 @@ impl Tenant {
     pub fn look_at_subscriptions(&self, mut look: impl FnMut(SubscriptionView)) {
         let mut after: Option<(Arc<str>, Box<str>)> = None;
         loop {
-            let last = after.as_ref().map(|(client, filter)| (&**client, &**filter));
+            let last = after
+                .as_ref()
+                .map(|(client, filter)| (&**client, &**filter));
             let found = self.find_subscriptions(None, "", last, SUBSCRIPTIONS_STEP);
             let is_over = found.len() < SUBSCRIPTIONS_STEP;
             after = found

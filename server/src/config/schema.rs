@@ -889,6 +889,12 @@ const TLS_KEYS: &[Key] = &[
          likewise.",
     ),
     key(
+        "ocsp_response",
+        Kind::Path,
+        None,
+        "File with an OCSP response for the certificate, in DER, that is stapled for clients that ask. Read again likewise.",
+    ),
+    key(
         "alpn",
         Kind::Texts,
         None,

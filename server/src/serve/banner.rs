@@ -6,7 +6,9 @@ use longtail_model::Durability;
 use tracing::info;
 
 use super::lifecycle::Listening;
-use crate::config::{ADMIN, AMQP_MANAGEMENT, AMQP_METRICS, ListenAddress, LogFormat, MQTT_HTTP, Settings};
+use crate::config::{
+    ADMIN, AMQP_MANAGEMENT, AMQP_METRICS, ListenAddress, LogFormat, MQTT_HTTP, Settings,
+};
 
 /// Prints the banner for people, or one event for machines.
 pub(super) fn announce(settings: &Settings, listening: &[Listening]) {

@@ -86,15 +86,19 @@ impl Asked {
             Some(caller) if caller.expires.is_none_or(|end| end > now) => caller,
             _ => {
                 let caller = match shown {
-                    Credentials::Basic { user, password } if password.is_empty() && is_token(&user) => {
+                    Credentials::Basic { user, password }
+                        if password.is_empty() && is_token(&user) =>
+                    {
                         // Tools of VerneMQ send their key as the name.
-                        self.check(String::new(), user.into_bytes(), CLIENT_ID).await
+                        self.check(String::new(), user.into_bytes(), CLIENT_ID)
+                            .await
                     }
                     Credentials::Basic { user, password } => {
                         self.check(user, password, CLIENT_ID).await
                     }
                     Credentials::Bearer(token) => {
-                        self.check(String::new(), token.into_bytes(), CLIENT_ID).await
+                        self.check(String::new(), token.into_bytes(), CLIENT_ID)
+                            .await
                     }
                     Credentials::None => self.check_anonymous(),
                     Credentials::Unreadable => Err(Trouble::NoLogin),
@@ -120,7 +124,8 @@ impl Asked {
         let caller = self.caller().await?;
         if !caller.looks {
             return Err(Trouble::Denied(
-                "the account needs the tag monitoring or administrator, or the right to manage #".to_owned(),
+                "the account needs the tag monitoring or administrator, or the right to manage #"
+                    .to_owned(),
             ));
         }
         Ok(caller)
@@ -179,7 +184,12 @@ impl Asked {
 
 impl Api {
     /// Blocks while a password is verified.
-    fn check_proof(&self, proof: Proof<'_>, peer: Peer, client_id: &str) -> Result<Caller, Trouble> {
+    fn check_proof(
+        &self,
+        proof: Proof<'_>,
+        peer: Peer,
+        client_id: &str,
+    ) -> Result<Caller, Trouble> {
         let space = &self.tenant.config().space;
         let request = LoginRequest {
             credentials: proof,
@@ -216,7 +226,9 @@ impl Api {
         password: &str,
     ) -> Result<String, Trouble> {
         let directory = self.authenticator.directory();
-        let caller = asked.check(user.to_owned(), password.into(), CLIENT_ID).await?;
+        let caller = asked
+            .check(user.to_owned(), password.into(), CLIENT_ID)
+            .await?;
         if !caller.looks {
             return Err(Trouble::NoLogin);
         }

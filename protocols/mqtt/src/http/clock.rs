@@ -74,7 +74,8 @@ pub(super) fn parse(text: &str) -> Option<Timestamp> {
         }));
     }
     let number = |from: usize, to: usize| text.get(from..to)?.parse::<u32>().ok();
-    let mark = |at: usize, wanted: &str| text.get(at..at + 1).filter(|found| wanted.contains(found));
+    let mark =
+        |at: usize, wanted: &str| text.get(at..at + 1).filter(|found| wanted.contains(found));
     mark(4, "-")?;
     mark(7, "-")?;
     mark(10, "Tt ")?;
@@ -125,10 +126,19 @@ mod tests {
             assert_eq!(rfc3339(Timestamp(ms)), text);
             assert_eq!(parse(text), Some(Timestamp(ms)));
         }
-        assert_eq!(parse("2000-02-29T13:34:56+01:00"), Some(Timestamp(951_827_696_000)));
+        assert_eq!(
+            parse("2000-02-29T13:34:56+01:00"),
+            Some(Timestamp(951_827_696_000))
+        );
         assert_eq!(parse("951827696"), Some(Timestamp(951_827_696_000)));
         assert_eq!(plain(Timestamp(951_827_696_000)), "2000-02-29 12:34:56");
-        for wrong in ["", "tomorrow", "2000-13-01T00:00:00Z", "2000-01-01T00:00:00", "ä000-01-01T00:00:00Z"] {
+        for wrong in [
+            "",
+            "tomorrow",
+            "2000-13-01T00:00:00Z",
+            "2000-01-01T00:00:00",
+            "ä000-01-01T00:00:00Z",
+        ] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
     }

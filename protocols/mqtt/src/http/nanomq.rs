@@ -43,8 +43,12 @@ pub(super) fn refuse(trouble: &Trouble) -> Reply {
     }
 }
 
-fn data(data: Value) -> Reply {
-    Reply::json(&json!({"code": 0, "data": data}))
+fn data(data: impl Into<Value>) -> Reply {
+    let data: Value = data.into();
+    Reply::json(&Value::Object(Map::from_iter([
+        ("code".to_owned(), 0.into()),
+        ("data".to_owned(), data),
+    ])))
 }
 
 fn done() -> Reply {
@@ -59,13 +63,43 @@ const ENDPOINTS: &[(&str, &str, &str, &str)] = &[
     ("/prometheus/", "prometheus", "GET", "Metrics"),
     ("/clients/", "list_clients", "GET", "Clients"),
     ("/clients/:clientid", "lookup_client", "GET", "One client"),
-    ("/clients/:clientid", "kick_client", "DELETE", "Disconnects a client"),
-    ("/clients/username/:username", "lookup_client_via_username", "GET", "The clients of a user"),
-    ("/subscriptions/", "list_subscriptions", "GET", "Subscriptions"),
-    ("/subscriptions/:clientid", "lookup_client_subscriptions", "GET", "Those of a client"),
-    ("/topic-tree/", "list_topic-tree", "GET", "What is subscribed to, as a tree"),
+    (
+        "/clients/:clientid",
+        "kick_client",
+        "DELETE",
+        "Disconnects a client",
+    ),
+    (
+        "/clients/username/:username",
+        "lookup_client_via_username",
+        "GET",
+        "The clients of a user",
+    ),
+    (
+        "/subscriptions/",
+        "list_subscriptions",
+        "GET",
+        "Subscriptions",
+    ),
+    (
+        "/subscriptions/:clientid",
+        "lookup_client_subscriptions",
+        "GET",
+        "Those of a client",
+    ),
+    (
+        "/topic-tree/",
+        "list_topic-tree",
+        "GET",
+        "What is subscribed to, as a tree",
+    ),
     ("/mqtt/publish", "mqtt_publish", "POST", "Publishes"),
-    ("/mqtt/publish_batch", "mqtt_publish_batch", "POST", "Publishes several messages"),
+    (
+        "/mqtt/publish_batch",
+        "mqtt_publish_batch",
+        "POST",
+        "Publishes several messages",
+    ),
     ("/bridges/", "list_bridges", "GET", "Bridges"),
     ("/bridges/:name", "get_bridges", "GET", "One bridge"),
 ];
@@ -74,8 +108,13 @@ const ENDPOINTS: &[(&str, &str, &str, &str)] = &[
 pub(super) async fn answer(asked: &Asked, path: &[&str]) -> Result<Reply, Trouble> {
     let get = asked.method == Method::GET;
     match path {
-        [] | ["brokers" | "nodes" | "metrics" | "prometheus" | "topic-tree"]
-        | ["subscriptions" | "clients", ..] if get => look(asked, path).await,
+        []
+        | ["brokers" | "nodes" | "metrics" | "prometheus" | "topic-tree"]
+        | ["subscriptions" | "clients", ..]
+            if get =>
+        {
+            look(asked, path).await
+        }
         ["bridges"] | ["bridges", _] if get => look(asked, path).await,
         ["clients", id] if asked.method == Method::DELETE => kick(asked, id).await,
         ["mqtt", "publish"] if asked.method == Method::POST => publish(asked).await,
@@ -90,16 +129,18 @@ pub(super) async fn answer(asked: &Asked, path: &[&str]) -> Result<Reply, Troubl
 /// What NanoMQ has and this server has not, with what there is instead.
 fn elsewhere(path: &[&str]) -> Trouble {
     let why = match path {
-        ["mqtt", "subscribe" | "subscribe_batch" | "unsubscribe" | "unsubscribe_batch"] => {
-            "not here: /api/v5/clients/CLIENT/subscribe and unsubscribe do this"
-        }
+        [
+            "mqtt",
+            "subscribe" | "subscribe_batch" | "unsubscribe" | "unsubscribe_batch",
+        ] => "not here: /api/v5/clients/CLIENT/subscribe and unsubscribe do this",
         ["reload" | "config_update" | "configuration", ..] => {
             "settings are in a file; SIGHUP has certificates and accounts read again"
         }
         ["bridges", ..] => "bridges are configured in the settings (`[[bridges]]`)",
         ["ctrl", ..] => "the server is stopped by a signal (SIGTERM)",
         ["rules", ..] => "there is no rule engine",
-        [] | ["brokers" | "nodes" | "metrics" | "prometheus" | "topic-tree"]
+        []
+        | ["brokers" | "nodes" | "metrics" | "prometheus" | "topic-tree"]
         | ["subscriptions" | "clients", ..]
         | ["mqtt", "publish" | "publish_batch"] => return Trouble::Method,
         _ => return Trouble::NoPath,
@@ -117,13 +158,15 @@ async fn look(asked: &Asked, path: &[&str]) -> Result<Reply, Trouble> {
             let process = asked.api.figures().process;
             // NanoMQ has text here.
             let memory = process.resident_bytes.to_string();
-            Ok(Reply::json(&json!({"code": 0, "metrics": [], "memory": memory})))
+            Ok(Reply::json(
+                &json!({"code": 0, "metrics": [], "memory": memory}),
+            ))
         }
         ["prometheus"] => Ok(prometheus(asked)),
         ["topic-tree"] => Ok(data(tree(asked))),
         ["bridges"] => {
             let bridges = asked.api.facts().bridges;
-            let all: Vec<Value> = bridges.iter().map(|status| bridge(status)).collect();
+            let all: Vec<Value> = bridges.iter().map(bridge).collect();
             Ok(data(json!({"bridge": {"nodes": all}})))
         }
         ["bridges", name] => {
@@ -237,17 +280,23 @@ fn clients(asked: &Asked, user: Option<&str>) -> Result<Reply, Trouble> {
             && user.is_none_or(|user| view.username.as_deref() == Some(user))
             && connected.is_none_or(|wanted| wanted == there.is_some())
             && clean.is_none_or(|clean| there.is_some_and(|there| there.clean_start == clean))
-            && version.is_none_or(|number| view.version.is_some_and(|v| usize::from(level(v)) == number))
+            && version.is_none_or(|number| {
+                view.version
+                    .is_some_and(|v| usize::from(level(v)) == number)
+            })
             && name.is_none_or(|name| name == "MQTT" || name == "MQIsdp")
     };
-    let (views, count) = asked.api.tenant.page_of_sessions(wanted, page.skip(), page.size);
+    let (views, count) = asked
+        .api
+        .tenant
+        .page_of_sessions(wanted, page.skip(), page.size);
     Ok(list(views.iter().map(client).collect(), page, count))
 }
 
 fn list(all: Vec<Value>, page: Page, count: usize) -> Reply {
     Reply::json(&json!({
         "code": 0,
-        "data": all,
+        "data": Value::Array(all),
         "meta": {
             "page": page.number, "limit": page.size, "count": count, "hasnext": page.has_next(count),
         },
@@ -319,20 +368,60 @@ fn prometheus(asked: &Asked) -> Reply {
     let mut gauge = |name: &str, help: &str, value| {
         page.add(&format!("nanomq_{name}"), Kind::Gauge, help, "", value);
     };
-    gauge("connections_count", "Clients connected.", figures.connected());
-    gauge("connections_max", "Most clients that were connected at a time.", figures.connected_max);
+    gauge(
+        "connections_count",
+        "Clients connected.",
+        figures.connected(),
+    );
+    gauge(
+        "connections_max",
+        "Most clients that were connected at a time.",
+        figures.connected_max,
+    );
     gauge("sessions_count", "Sessions.", figures.census.sessions());
-    gauge("sessions_max", "Sessions that there may be.", limits.sessions_max as u64);
-    gauge("topics_count", "Filters that are subscribed to.", figures.topics);
-    gauge("subscribers_count", "Subscriptions.", figures.census.subscriptions);
-    gauge("memory_usage", "Resident bytes.", figures.process.resident_bytes);
-    gauge("memory_usage_max", "The most that it ever was.", figures.process.resident_bytes_max);
+    gauge(
+        "sessions_max",
+        "Sessions that there may be.",
+        limits.sessions_max as u64,
+    );
+    gauge(
+        "topics_count",
+        "Filters that are subscribed to.",
+        figures.topics,
+    );
+    gauge(
+        "subscribers_count",
+        "Subscriptions.",
+        figures.census.subscriptions,
+    );
+    gauge(
+        "memory_usage",
+        "Resident bytes.",
+        figures.process.resident_bytes,
+    );
+    gauge(
+        "memory_usage_max",
+        "The most that it ever was.",
+        figures.process.resident_bytes_max,
+    );
     let mut counter = |name: &str, help: &str, value| {
         page.add(&format!("nanomq_{name}"), Kind::Counter, help, "", value);
     };
-    counter("messages_received", "Messages from clients.", figures.traffic.received());
-    counter("messages_sent", "Messages to clients.", figures.traffic.sent());
-    counter("messages_dropped", "Messages that clients did not get.", figures.dropped);
+    counter(
+        "messages_received",
+        "Messages from clients.",
+        figures.traffic.received(),
+    );
+    counter(
+        "messages_sent",
+        "Messages to clients.",
+        figures.traffic.sent(),
+    );
+    counter(
+        "messages_dropped",
+        "Messages that clients did not get.",
+        figures.dropped,
+    );
     Reply::metrics(page.text())
 }
 
@@ -340,9 +429,9 @@ async fn kick(asked: &Asked, id: &str) -> Result<Reply, Trouble> {
     asked.changes().await?;
     match asked.api.tenant.kick(id, false) {
         Kicked::Disconnected | Kicked::Forgotten => Ok(done()),
-        Kicked::Unknown | Kicked::Away => {
-            Err(Trouble::Missing(format!("the client {id} is not connected")))
-        }
+        Kicked::Unknown | Kicked::Away => Err(Trouble::Missing(format!(
+            "the client {id} is not connected"
+        ))),
     }
 }
 
@@ -355,9 +444,17 @@ struct Entry {
 
 impl Entry {
     fn read(object: &Map<String, Value>) -> Result<Self, Trouble> {
-        let mut topics: Vec<String> = text(object, "topic")?.into_iter().map(str::to_owned).collect();
+        let mut topics: Vec<String> = text(object, "topic")?
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
         let listed = text(object, "topics")?.unwrap_or_default().split(',');
-        topics.extend(listed.map(str::trim).filter(|topic| !topic.is_empty()).map(str::to_owned));
+        topics.extend(
+            listed
+                .map(str::trim)
+                .filter(|topic| !topic.is_empty())
+                .map(str::to_owned),
+        );
         if topics.is_empty() {
             return Err(Trouble::Absent("topic"));
         }
@@ -380,7 +477,10 @@ async fn publish(asked: &Asked) -> Result<Reply, Trouble> {
             topic,
             ..entry.publication.clone()
         };
-        asked.api.publish(&caller, &entry.client_id, publication).await?;
+        asked
+            .api
+            .publish(&caller, &entry.client_id, publication)
+            .await?;
     }
     Ok(done())
 }
@@ -389,10 +489,14 @@ async fn publish_batch(asked: &Asked) -> Result<Reply, Trouble> {
     let caller = asked.caller().await?;
     let list = asked.list()?;
     if list.len() > BULK_MAX {
-        return Err(Trouble::Bad(format!("at most {BULK_MAX} messages at a time")));
+        return Err(Trouble::Bad(format!(
+            "at most {BULK_MAX} messages at a time"
+        )));
     }
     // All of them are read before one is sent.
-    let entries = list.into_iter().map(|entry| Entry::read(&as_object(entry)?));
+    let entries = list
+        .into_iter()
+        .map(|entry| Entry::read(&as_object(entry)?));
     let entries: Vec<Entry> = entries.collect::<Result<_, Trouble>>()?;
     let mut outcomes = Vec::new();
     for entry in entries {
@@ -401,7 +505,10 @@ async fn publish_batch(asked: &Asked) -> Result<Reply, Trouble> {
                 topic: topic.clone(),
                 ..entry.publication.clone()
             };
-            let sent = asked.api.publish(&caller, &entry.client_id, publication).await;
+            let sent = asked
+                .api
+                .publish(&caller, &entry.client_id, publication)
+                .await;
             outcomes.push(match sent {
                 Ok(_) => json!({"topic": topic, "code": 0}),
                 Err(error) => {
@@ -424,7 +531,8 @@ mod tests {
 
     #[test]
     fn a_message_goes_to_one_topic_or_to_several() {
-        let read = topics(&json!({"topics": "a, b,,c", "topic": "d", "clientid": "x", "payload": ""}));
+        let read =
+            topics(&json!({"topics": "a, b,,c", "topic": "d", "clientid": "x", "payload": ""}));
         assert_eq!(read.unwrap(), ["d", "a", "b", "c"]);
         for wrong in [
             json!({"clientid": "x", "payload": ""}),

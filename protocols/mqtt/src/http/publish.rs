@@ -97,7 +97,8 @@ impl Api {
             let why = format!("a packet has at most {} bytes", limits.packet_bytes_max);
             return refuse(ReasonCode::PacketTooLarge, why);
         }
-        let levels = Subject::parse_mqtt(&publication.topic).map(|topic| topic.as_ref().tokens().count());
+        let levels =
+            Subject::parse_mqtt(&publication.topic).map(|topic| topic.as_ref().tokens().count());
         if !levels.is_ok_and(|levels| levels <= limits.topic_levels_max) {
             let why = format!("{:?} is no topic name", publication.topic);
             return refuse(ReasonCode::TopicNameInvalid, why);
@@ -157,13 +158,13 @@ pub(super) fn described(
     };
     match object.get("properties") {
         None | Some(Value::Null) => Ok(publication),
-        Some(properties) => with_properties(publication, as_object(properties.clone())?),
+        Some(properties) => with_properties(publication, &as_object(properties.clone())?),
     }
 }
 
 fn with_properties(
     publication: Publication,
-    properties: Map<String, Value>,
+    properties: &Map<String, Value>,
 ) -> Result<Publication, Trouble> {
     let known = [
         "payload_format_indicator",
@@ -177,9 +178,9 @@ fn with_properties(
         // A subscription identifier is the subscriber's, whatever a publisher says (MQTT 5.0, 3.3.4).
         return Err(Trouble::Bad(format!("{other} is no property of a message")));
     }
-    let expiry_s = number(&properties, "message_expiry_interval")?.map(u32::try_from);
+    let expiry_s = number(properties, "message_expiry_interval")?.map(u32::try_from);
     let wrong = |_| Trouble::Bad("message_expiry_interval has 32 bits".to_owned());
-    let utf8 = match number(&properties, "payload_format_indicator")? {
+    let utf8 = match number(properties, "payload_format_indicator")? {
         None => None,
         Some(0) => Some(false),
         Some(1) => Some(true),
@@ -188,7 +189,7 @@ fn with_properties(
             return Err(Trouble::Bad(why));
         }
     };
-    let owned = |name| Ok::<_, Trouble>(text(&properties, name)?.map(str::to_owned));
+    let owned = |name| Ok::<_, Trouble>(text(properties, name)?.map(str::to_owned));
     Ok(Publication {
         payload_is_utf8: utf8,
         expiry_s: expiry_s.transpose().map_err(wrong)?,
@@ -207,7 +208,9 @@ fn with_properties(
 pub(super) fn user_properties(value: Option<&Value>) -> Result<Vec<(String, String)>, Trouble> {
     let pairs = |object: &Map<String, Value>| -> Vec<(String, String)> {
         let pair = |(key, value): (&String, &Value)| {
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let value = value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned);
             (key.clone(), value)
         };
         object.iter().map(pair).collect()
@@ -233,13 +236,13 @@ mod tests {
 
     use super::*;
 
-    fn read(value: Value) -> Result<Publication, Trouble> {
+    fn read(value: &Value) -> Result<Publication, Trouble> {
         described(value.as_object().unwrap(), "encoding")
     }
 
     #[test]
     fn a_message_is_read_with_all_that_it_says() {
-        let read = read(json!({
+        let read = read(&json!({
             "payload": "aGk=", "encoding": "base64", "qos": 2, "retain": true,
             "properties": {
                 "payload_format_indicator": 1, "message_expiry_interval": 60, "response_topic": "r",
@@ -256,7 +259,10 @@ mod tests {
             content_type: Some("t".to_owned()),
             response_topic: Some("r".to_owned()),
             correlation_data: Some("c".into()),
-            user: vec![("a".to_owned(), "b".to_owned()), ("n".to_owned(), "1".to_owned())],
+            user: vec![
+                ("a".to_owned(), "b".to_owned()),
+                ("n".to_owned(), "1".to_owned()),
+            ],
         };
         let read = read.unwrap();
         assert_eq!(format!("{read:?}"), format!("{expected:?}"));
@@ -275,7 +281,7 @@ mod tests {
             json!({"properties": {"user_properties": "a"}}),
             json!({"properties": []}),
         ] {
-            assert!(read(wrong.clone()).is_err(), "{wrong}");
+            assert!(read(&wrong).is_err(), "{wrong}");
         }
     }
 }

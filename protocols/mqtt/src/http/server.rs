@@ -46,10 +46,9 @@ fn system(path: &[&str]) -> System {
         ["api", "v5", ..] | ["status"] => System::Emqx,
         ["api", "v4", ..] => System::NanoMq,
         ["api", "v1", "systree" | "listeners" | "version"] => System::Mosquitto,
-        ["api", "v1" | "v2", ..]
-        | ["restmqtt", ..]
-        | ["metrics" | "status.json"]
-        | ["health", ..] => System::VerneMq,
+        ["api", "v1" | "v2", ..] | ["restmqtt" | "health", ..] | ["metrics" | "status.json"] => {
+            System::VerneMq
+        }
         _ => System::Index,
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn refuse(trouble: &Trouble) -> Reply {
 }
 
 fn table(rows: Vec<Value>) -> Reply {
-    Reply::json(&json!({"type": "table", "table": rows}))
+    Reply::json(&json!({"type": "table", "table": Value::Array(rows)}))
 }
 
 fn done() -> Reply {
@@ -57,7 +57,9 @@ pub(super) async fn answer(asked: &Asked, path: &[&str]) -> Result<Reply, Troubl
             Method::POST | Method::PUT => publish(asked).await,
             _ => Err(Trouble::Method),
         },
-        ["metrics" | "status.json"] | ["health", ..] | ["api", "v1", ..]
+        ["metrics" | "status.json"]
+        | ["health", ..]
+        | ["api", "v1", ..]
         | ["api", "v2", "client" | "disconnect"] => Err(Trouble::Method),
         _ => {
             asked.caller().await?;
@@ -69,7 +71,12 @@ pub(super) async fn answer(asked: &Asked, path: &[&str]) -> Result<Reply, Troubl
 /// A parameter of a command, with `-` or `_`, with two dashes in front or none.
 fn parameter<'a>(asked: &'a Asked, name: &str) -> Option<&'a str> {
     let dashed = name.replace('_', "-");
-    let names = [name.to_owned(), format!("--{name}"), dashed.clone(), format!("--{dashed}")];
+    let names = [
+        name.to_owned(),
+        format!("--{name}"),
+        dashed.clone(),
+        format!("--{dashed}"),
+    ];
     names.iter().find_map(|name| asked.query.get(name))
 }
 
@@ -94,7 +101,9 @@ async fn admin(asked: &Asked, command: &[&str]) -> Result<Reply, Trouble> {
         }
         ["cluster" | "cluster_show"] | ["cluster", "show" | "status"] => {
             asked.looks().await?;
-            Ok(table(vec![json!({"Node": asked.api.node(), "Running": true})]))
+            Ok(table(vec![
+                json!({"Node": asked.api.node(), "Running": true}),
+            ]))
         }
         ["listener" | "listeners", "show"] => {
             asked.looks().await?;
@@ -110,7 +119,11 @@ async fn admin(asked: &Asked, command: &[&str]) -> Result<Reply, Trouble> {
             asked.looks().await?;
             let rows = series(asked).into_iter();
             let rows = rows.map(|(kind, name, _, value)| {
-                let kind = if kind == Kind::Gauge { "gauge" } else { "counter" };
+                let kind = if kind == Kind::Gauge {
+                    "gauge"
+                } else {
+                    "counter"
+                };
                 json!({"type": kind, "metric": name, "value": value})
             });
             Ok(table(rows.collect()))
@@ -138,20 +151,44 @@ fn fields(view: &SessionView) -> Vec<(&'static str, Value)> {
         ("peer_port", address.map(|a| a.port()).into()),
         ("user", view.username.as_deref().into()),
         ("protocol", view.version.map(level).into()),
-        ("clean_session", connected.map(|there| there.clean_start).into()),
+        (
+            "clean_session",
+            connected.map(|there| there.clean_start).into(),
+        ),
         ("waiting_acks", levels.in_flight.into()),
         ("online_messages", levels.queued.into()),
-        ("offline_messages", if connected.is_none() { levels.queued } else { 0 }.into()),
+        (
+            "offline_messages",
+            if connected.is_none() {
+                levels.queued
+            } else {
+                0
+            }
+            .into(),
+        ),
         ("num_sessions", 1.into()),
-        ("session_started_at", connected.map(|there| there.since.0).into()),
+        (
+            "session_started_at",
+            connected.map(|there| there.since.0).into(),
+        ),
     ]
 }
 
 /// Columns that `session show` has if it is not asked for others.
-const COLUMNS: [&str; 6] = ["client_id", "is_online", "mountpoint", "peer_host", "peer_port", "user"];
+const COLUMNS: [&str; 6] = [
+    "client_id",
+    "is_online",
+    "mountpoint",
+    "peer_host",
+    "peer_port",
+    "user",
+];
 
 fn sessions(asked: &Asked) -> Result<Reply, Trouble> {
-    let rows = asked.query.number("--limit")?.or(asked.query.number("limit")?);
+    let rows = asked
+        .query
+        .number("--limit")?
+        .or(asked.query.number("limit")?);
     let rows = rows.unwrap_or(ROWS.0);
     if rows == 0 || rows > ROWS.1 {
         return Err(Trouble::Bad(format!("limit is 1 to {}", ROWS.1)));
@@ -161,12 +198,17 @@ fn sessions(asked: &Asked) -> Result<Reply, Trouble> {
     // A flag wants a column, a value wants those that have it.
     let flags = asked.query.flags();
     if let Some(other) = flags.iter().find(|name| !known(name) && **name != "limit") {
-        return Err(Trouble::Bad(format!("{other} is no column of a session here")));
+        return Err(Trouble::Bad(format!(
+            "{other} is no column of a session here"
+        )));
     }
     let columns: Vec<&str> = if flags.is_empty() {
         COLUMNS.to_vec()
     } else {
-        none.iter().map(|(name, _)| *name).filter(|name| flags.contains(name)).collect()
+        none.iter()
+            .map(|(name, _)| *name)
+            .filter(|name| flags.contains(name))
+            .collect()
     };
     let wanted = |view: &SessionView| {
         fields(view).iter().all(|(name, value)| {
@@ -175,14 +217,20 @@ fn sessions(asked: &Asked) -> Result<Reply, Trouble> {
             };
             match value {
                 Value::String(text) => text == wanted,
-                other => other.to_string() == wanted,
+                Value::Bool(flag) => wanted.parse() == Ok(*flag),
+                Value::Number(number) => number.as_u64() == wanted.parse().ok(),
+                _ => false,
             }
         })
     };
     let (views, _) = asked.api.tenant.page_of_sessions(wanted, 0, rows);
     let row = |view: &SessionView| {
-        let wanted = fields(view).into_iter().filter(|(name, _)| columns.contains(name));
-        let row: Map<String, Value> = wanted.map(|(name, value)| (name.to_owned(), value)).collect();
+        let wanted = fields(view)
+            .into_iter()
+            .filter(|(name, _)| columns.contains(name));
+        let row: Map<String, Value> = wanted
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
         Value::Object(row)
     };
     Ok(table(views.iter().map(row).collect()))
@@ -191,7 +239,11 @@ fn sessions(asked: &Asked) -> Result<Reply, Trouble> {
 fn retained(asked: &Asked) -> Result<Reply, Trouble> {
     let filter = parameter(asked, "topic").map_or(Ok(Filter::everything()), Filter::parse_mqtt);
     let filter = filter.map_err(|error| Trouble::Bad(format!("topic: {error}")))?;
-    let rows = asked.query.number("--limit")?.unwrap_or(ROWS.0).clamp(1, ROWS.1);
+    let rows = asked
+        .query
+        .number("--limit")?
+        .unwrap_or(ROWS.0)
+        .clamp(1, ROWS.1);
     let page = Page {
         number: 1,
         size: rows,
@@ -214,7 +266,11 @@ fn listener(view: &super::views::ListenerView, address: &str) -> Value {
         (true, false) => "mqttws",
         (true, true) => "mqttwss",
     };
-    let host = view.fact.address.rsplit_once(':').map_or("", |(host, _)| host);
+    let host = view
+        .fact
+        .address
+        .rsplit_once(':')
+        .map_or("", |(host, _)| host);
     let mut row = json!({
         "type": kind, "status": "running", "port": view.fact.port(), "mountpoint": "",
         "active_conns": view.sockets.open, "all_conns": view.sockets.accepted,
@@ -249,24 +305,97 @@ fn series(asked: &Asked) -> Vec<(Kind, &'static str, &'static str, u64)> {
     let figures = asked.api.figures();
     let counters = asked.api.tenant.counters();
     let expired = counters.expired.load(Ordering::Relaxed);
-    let closed = figures.sockets.accepted.saturating_sub(figures.sockets.open);
+    let closed = figures
+        .sockets
+        .accepted
+        .saturating_sub(figures.sockets.open);
     let (counter, gauge) = (Kind::Counter, Kind::Gauge);
     vec![
-        (counter, "socket_open", "Connections accepted.", figures.sockets.accepted),
+        (
+            counter,
+            "socket_open",
+            "Connections accepted.",
+            figures.sockets.accepted,
+        ),
         (counter, "socket_close", "Connections ended.", closed),
-        (counter, "bytes_received", "Bytes received.", figures.sockets.bytes_in),
-        (counter, "bytes_sent", "Bytes sent.", figures.sockets.bytes_out),
-        (counter, "mqtt_publish_received", "PUBLISH received.", figures.traffic.received()),
-        (counter, "mqtt_publish_sent", "PUBLISH sent.", figures.traffic.sent()),
-        (counter, "mqtt_publish_auth_error", "PUBLISH not allowed.", figures.denied),
-        (counter, "queue_message_drop", "Messages that clients did not get.", figures.dropped),
-        (counter, "client_expired", "Sessions that ended while their clients were away.", expired),
-        (gauge, "queue_processes", "Sessions.", figures.census.sessions()),
-        (gauge, "active_mqtt_connections", "Clients connected.", figures.connected()),
-        (gauge, "router_subscriptions", "Subscriptions.", figures.census.subscriptions),
-        (gauge, "retain_messages", "Retained messages.", figures.retained),
-        (gauge, "vm_memory_total", "Resident bytes.", figures.process.resident_bytes),
-        (gauge, "system_wallclock", "Milliseconds since the start.", figures.uptime_ms),
+        (
+            counter,
+            "bytes_received",
+            "Bytes received.",
+            figures.sockets.bytes_in,
+        ),
+        (
+            counter,
+            "bytes_sent",
+            "Bytes sent.",
+            figures.sockets.bytes_out,
+        ),
+        (
+            counter,
+            "mqtt_publish_received",
+            "PUBLISH received.",
+            figures.traffic.received(),
+        ),
+        (
+            counter,
+            "mqtt_publish_sent",
+            "PUBLISH sent.",
+            figures.traffic.sent(),
+        ),
+        (
+            counter,
+            "mqtt_publish_auth_error",
+            "PUBLISH not allowed.",
+            figures.denied,
+        ),
+        (
+            counter,
+            "queue_message_drop",
+            "Messages that clients did not get.",
+            figures.dropped,
+        ),
+        (
+            counter,
+            "client_expired",
+            "Sessions that ended while their clients were away.",
+            expired,
+        ),
+        (
+            gauge,
+            "queue_processes",
+            "Sessions.",
+            figures.census.sessions(),
+        ),
+        (
+            gauge,
+            "active_mqtt_connections",
+            "Clients connected.",
+            figures.connected(),
+        ),
+        (
+            gauge,
+            "router_subscriptions",
+            "Subscriptions.",
+            figures.census.subscriptions,
+        ),
+        (
+            gauge,
+            "retain_messages",
+            "Retained messages.",
+            figures.retained,
+        ),
+        (
+            gauge,
+            "vm_memory_total",
+            "Resident bytes.",
+            figures.process.resident_bytes,
+        ),
+        (
+            gauge,
+            "system_wallclock",
+            "Milliseconds since the start.",
+            figures.uptime_ms,
+        ),
     ]
 }
 
@@ -291,7 +420,9 @@ async fn client_status(asked: &Asked) -> Result<Reply, Trouble> {
     let mut body = json!({"status": status});
     if switch(asked, "topics") {
         let views = asked.api.subscriptions_of(id);
-        let topics = views.iter().map(|view| (view.filter.to_string(), view.qos.bits().into()));
+        let topics = views
+            .iter()
+            .map(|view| (view.filter.to_string(), view.qos.bits().into()));
         body["topics"] = Value::Object(topics.collect());
     }
     Ok(Reply::json(&body))
@@ -353,7 +484,8 @@ impl Asking {
             None => Vec::new(),
             Some(text) => {
                 let read = serde_json::from_str::<Value>(text);
-                let read = read.map_err(|error| Trouble::Bad(format!("user_properties: {error}")))?;
+                let read =
+                    read.map_err(|error| Trouble::Bad(format!("user_properties: {error}")))?;
                 user_properties(Some(&read))?
             }
         };
@@ -394,6 +526,9 @@ async fn publish(asked: &Asked) -> Result<Reply, Trouble> {
         None => asked.caller().await?,
     };
     let client_id = &asking.client_id;
-    asked.api.publish(&caller, client_id, asking.publication).await?;
+    asked
+        .api
+        .publish(&caller, client_id, asking.publication)
+        .await?;
     Ok(Reply::json(&json!({"result": "ok"})))
 }

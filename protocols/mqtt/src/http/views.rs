@@ -83,7 +83,9 @@ pub(super) struct SubscriptionsWanted {
 impl SubscriptionsWanted {
     fn includes(&self, view: &SubscriptionView) -> bool {
         let plain = plain(&view.filter);
-        self.client.as_deref().is_none_or(|id| *view.client_id == *id)
+        self.client
+            .as_deref()
+            .is_none_or(|id| *view.client_id == *id)
             && self.qos.is_none_or(|qos| view.qos == qos)
             && self.filter.as_deref().is_none_or(|filter| plain == filter)
             && self
@@ -151,7 +153,11 @@ impl Rates {
             let first = self.at == Timestamp(0);
             self.rates = std::array::from_fn(|n| {
                 let (before, after) = (self.totals[n], totals[n]);
-                let more = if first { 0 } else { after.saturating_sub(before) };
+                let more = if first {
+                    0
+                } else {
+                    after.saturating_sub(before)
+                };
                 more * 1000 / ms
             });
             (self.at, self.totals) = (now, totals);
@@ -230,7 +236,10 @@ impl Api {
         let (counters, space) = (tenant.counters(), tenant.space());
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let by = |reason: &DropReason| {
-            (*reason, space.counters.dropped(*reason) + counters.dropped(*reason))
+            (
+                *reason,
+                space.counters.dropped(*reason) + counters.dropped(*reason),
+            )
         };
         let dropped_by: Vec<_> = DropReason::ALL.iter().map(by).collect();
         let host = tenant.sys().host();

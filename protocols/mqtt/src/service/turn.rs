@@ -252,7 +252,11 @@ pub(crate) fn welcomed(conn: &Arc<Connection<Mqtt>>) {
 }
 
 /// Brings subscriptions to the router and to the streams. No lock may be held.
-pub(crate) fn subscribe(service: &Mqtt, conn: &Arc<Connection<Mqtt>>, mut subscribing: Subscribing) {
+pub(crate) fn subscribe(
+    service: &Mqtt,
+    conn: &Arc<Connection<Mqtt>>,
+    mut subscribing: Subscribing,
+) {
     if subscribing.shares() && !has_link(conn) {
         link::equip(conn, &service.tenant);
     }

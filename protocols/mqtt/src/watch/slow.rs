@@ -272,12 +272,10 @@ impl Hook for Table {
                     }
                 }
             }
-            Event::Session { client_id, change } => match change {
-                SessionChange::Discarded | SessionChange::Expired | SessionChange::Ended => {
-                    self.state.lock().gone(client_id);
-                }
-                _ => {}
-            },
+            Event::Session {
+                client_id,
+                change: SessionChange::Discarded | SessionChange::Expired | SessionChange::Ended,
+            } => self.state.lock().gone(client_id),
             _ => {}
         }
     }
@@ -300,7 +298,12 @@ mod tests {
         NonZeroU16::new(number).unwrap()
     }
 
-    fn takes(state: &mut State, client: &str, topic: &str, (published, sent, done): (u64, u64, u64)) {
+    fn takes(
+        state: &mut State,
+        client: &str,
+        topic: &str,
+        (published, sent, done): (u64, u64, u64),
+    ) {
         let client: Arc<str> = client.into();
         let flight = Flight {
             topic: topic.into(),
@@ -313,7 +316,9 @@ mod tests {
 
     fn names(state: &State) -> Vec<(String, u64)> {
         let views = state.top.iter();
-        views.map(|view| (view.client_id.to_string(), view.ms)).collect()
+        views
+            .map(|view| (view.client_id.to_string(), view.ms))
+            .collect()
     }
 
     #[test]
@@ -327,13 +332,20 @@ mod tests {
         takes(&mut state, "c", "t", (0, 0, 700));
         takes(&mut state, "a", "t", (0, 0, 500));
         takes(&mut state, "d", "t", (0, 0, 650));
-        assert_eq!(names(&state), [("c".to_owned(), 700), ("d".to_owned(), 650)]);
+        assert_eq!(
+            names(&state),
+            [("c".to_owned(), 700), ("d".to_owned(), 650)]
+        );
         assert_eq!(state.in_flight, 0);
     }
 
     #[test]
     fn the_span_says_what_counts() {
-        for (span, ms) in [(Span::Whole, 3000), (Span::Internal, 1000), (Span::Response, 2000)] {
+        for (span, ms) in [
+            (Span::Whole, 3000),
+            (Span::Internal, 1000),
+            (Span::Response, 2000),
+        ] {
             let mut state = state(SlowConfig {
                 span,
                 ..SlowConfig::default()

@@ -186,7 +186,10 @@ impl TopicMetrics {
     #[must_use]
     pub fn list(&self) -> Vec<TopicView> {
         let table = self.table.0.lock();
-        table.iter().map(|(topic, watched)| watched.view(topic)).collect()
+        table
+            .iter()
+            .map(|(topic, watched)| watched.view(topic))
+            .collect()
     }
 
     /// One of them.
@@ -227,7 +230,9 @@ impl Hook for Table {
     }
 
     fn deliver(&self, _client: &ClientInfo, message: &SharedMessage) -> Verdict<Message> {
-        self.change(message, |counts| count(&mut counts.sent, qos(message.quality)));
+        self.change(message, |counts| {
+            count(&mut counts.sent, qos(message.quality));
+        });
         Verdict::Continue
     }
 
@@ -304,7 +309,9 @@ mod tests {
             let event = published(topic, reason);
             hooks.whole().tell(Points::PUBLISHED, || event);
         }
-        hooks.whole().tell(Points::TICK, || Event::Tick(Timestamp(2000)));
+        hooks
+            .whole()
+            .tell(Points::TICK, || Event::Tick(Timestamp(2000)));
         let view = metrics.get("a").unwrap();
         assert_eq!(view.counts.received, [2, 0, 0]);
         assert_eq!(view.counts.dropped, 1);

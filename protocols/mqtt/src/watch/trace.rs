@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use super::Switch;
 use crate::codec::Packet;
-use crate::hooks::{ClientInfo, Connecting, ConnectChange, Event, Hook, Hooks, Points, Verdict};
+use crate::hooks::{ClientInfo, ConnectChange, Connecting, Event, Hook, Hooks, Points, Verdict};
 use crate::message::qos;
 
 /// Traces that there may be, running or not.
@@ -57,7 +57,9 @@ impl Subject {
         let wrong = || TraceError::Subject(format!("{kind} {value:?}"));
         match kind {
             "client" if !value.is_empty() => Ok(Subject::Client(value.to_owned())),
-            "topic" => Filter::parse_mqtt(value).map(Subject::Topic).map_err(|_| wrong()),
+            "topic" => Filter::parse_mqtt(value)
+                .map(Subject::Topic)
+                .map_err(|_| wrong()),
             "address" => value.parse().map(Subject::Address).map_err(|_| wrong()),
             _ => Err(wrong()),
         }
@@ -383,7 +385,10 @@ impl Traces {
         self.switch();
         let now = self.table.clock.now();
         let traces = self.table.traces.lock();
-        traces.iter().map(|(name, trace)| trace.view(name, now)).collect()
+        traces
+            .iter()
+            .map(|(name, trace)| trace.view(name, now))
+            .collect()
     }
 
     /// Lines of one from a position on, 0 being its beginning: as many whole ones as fit into `max` bytes, one at least
@@ -399,7 +404,9 @@ impl Traces {
         let now = self.table.clock.now();
         let wanted = {
             let traces = self.table.traces.lock();
-            traces.values().any(|trace| trace.status(now) != Status::Stopped)
+            traces
+                .values()
+                .any(|trace| trace.status(now) != Status::Stopped)
         };
         self.switch.set(wanted, || Arc::clone(&self.table));
     }
@@ -460,7 +467,11 @@ impl Table {
         let topic = Some(message.subject.as_ref());
         self.note(actor, topic, |payload, line| {
             let (topic, qos) = (message.subject.as_str(), qos(message.quality).bits());
-            let _ = write!(line, "{verb} topic={topic:?} qos={qos} retain={}", message.retain);
+            let _ = write!(
+                line,
+                "{verb} topic={topic:?} qos={qos} retain={}",
+                message.retain
+            );
             payload.show(&message.payload, line);
         });
     }
@@ -694,10 +705,18 @@ mod tests {
     fn what_cannot_be_followed_is_refused() {
         let (traces, hooks, _) = traces();
         let client = || Subject::new("client", "c").unwrap();
-        for (kind, value) in [("client", ""), ("topic", "a/#/b"), ("address", "here"), ("x", "y")] {
+        for (kind, value) in [
+            ("client", ""),
+            ("topic", "a/#/b"),
+            ("address", "here"),
+            ("x", "y"),
+        ] {
             assert!(Subject::new(kind, value).is_err(), "{kind}");
         }
-        assert!(matches!(traces.begin(spec("a b", client())), Err(TraceError::Name(_))));
+        assert!(matches!(
+            traces.begin(spec("a b", client())),
+            Err(TraceError::Name(_))
+        ));
         let late = TraceSpec {
             end: Some(Timestamp(999)),
             ..spec("t", client())
@@ -706,10 +725,16 @@ mod tests {
         for n in 0..TRACES_MAX {
             traces.begin(spec(&n.to_string(), client())).unwrap();
         }
-        assert!(matches!(traces.begin(spec("1", client())), Err(TraceError::Exists(_))));
+        assert!(matches!(
+            traces.begin(spec("1", client())),
+            Err(TraceError::Exists(_))
+        ));
         assert_eq!(traces.begin(spec("more", client())), Err(TraceError::Full));
         for n in 0..TRACES_MAX {
-            assert_eq!(traces.stop(&n.to_string()).map(|view| view.status), Some(Status::Stopped));
+            assert_eq!(
+                traces.stop(&n.to_string()).map(|view| view.status),
+                Some(Status::Stopped)
+            );
         }
         assert!(hooks.is_empty());
     }

@@ -26,7 +26,8 @@ fn who(kind: &str, value: &str) -> Result<Who, Trouble> {
         "username" => "user",
         "peerhost" | "peerhost_net" => "address",
         "clientid_re" | "username_re" => {
-            let why = format!("bans by {kind} are not supported: name clients and users as they are");
+            let why =
+                format!("bans by {kind} are not supported: name clients and users as they are");
             return Err(Trouble::Unsupported(why));
         }
         _ => return Err(Trouble::Bad(format!("as: {kind:?}"))),

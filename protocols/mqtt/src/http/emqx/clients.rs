@@ -33,11 +33,16 @@ pub(super) async fn answer(asked: &Asked, path: &[&str]) -> Answered {
         [id, "keepalive"] if asked.method == Method::PUT => keep_alive(asked, id).await,
         [_, "mqueue_messages" | "inflight_messages"] if get => {
             asked.looks().await.and(Err(Trouble::Unsupported(
-                "what waits for a client is counted (mqueue_len, inflight_cnt), not shown".to_owned(),
+                "what waits for a client is counted (mqueue_len, inflight_cnt), not shown"
+                    .to_owned(),
             )))
         }
-        [] | [_] | [_, "subscriptions" | "keepalive"]
-        | [_, "subscribe" | "unsubscribe"]
+        []
+        | [_]
+        | [
+            _,
+            "subscriptions" | "keepalive" | "subscribe" | "unsubscribe",
+        ]
         | [_, "subscribe" | "unsubscribe", "bulk"] => return no_method(asked).await,
         _ => return None,
     })
@@ -68,7 +73,10 @@ fn client(asked: &Asked, view: &SessionView) -> Value {
     let mut put = |name: &str, value: Value| fields.insert(name.to_owned(), value);
     if let Some(connected) = &view.connected {
         put("connected_at", rfc3339(connected.since).into());
-        put("ip_address", connected.address.map(|a| a.ip().to_string()).into());
+        put(
+            "ip_address",
+            connected.address.map(|a| a.ip().to_string()).into(),
+        );
         put("port", connected.address.map(|a| a.port()).into());
         put("listener", (&*connected.listener).into());
         put("keepalive", connected.keep_alive_s.into());
@@ -113,7 +121,10 @@ async fn list(asked: &Asked) -> Result<Reply, Trouble> {
     let clean = query.get("clean_start").map(|text| text == "true");
     let version = query.number("proto_ver")?;
     let address = query.get("ip_address");
-    let (from, to) = (time(asked, "gte_connected_at")?, time(asked, "lte_connected_at")?);
+    let (from, to) = (
+        time(asked, "gte_connected_at")?,
+        time(asked, "lte_connected_at")?,
+    );
     let node = asked.api.node();
     if query.get("node").is_some_and(|other| other != node) {
         return Ok(paged(Vec::new(), page, 0));
@@ -127,7 +138,10 @@ async fn list(asked: &Asked) -> Result<Reply, Trouble> {
             && like_user.is_none_or(|part| user.contains(part))
             && connected.is_none_or(|wanted| wanted == there.is_some())
             && clean.is_none_or(|clean| there.is_some_and(|there| there.clean_start == clean))
-            && version.is_none_or(|number| view.version.is_some_and(|v| usize::from(level(v)) == number))
+            && version.is_none_or(|number| {
+                view.version
+                    .is_some_and(|v| usize::from(level(v)) == number)
+            })
             && address.is_none_or(|text| {
                 let of = there.and_then(|there| there.address);
                 of.is_some_and(|of| of.ip().to_string() == text)
@@ -135,7 +149,10 @@ async fn list(asked: &Asked) -> Result<Reply, Trouble> {
             && from.is_none_or(|from| there.is_some_and(|there| there.since >= from))
             && to.is_none_or(|to| there.is_some_and(|there| there.since <= to))
     };
-    let (views, count) = asked.api.tenant.page_of_sessions(wanted, page.skip(), page.size);
+    let (views, count) = asked
+        .api
+        .tenant
+        .page_of_sessions(wanted, page.skip(), page.size);
     let data = views.iter().map(|view| client(asked, view)).collect();
     Ok(paged(data, page, count))
 }
@@ -161,7 +178,9 @@ async fn kick_all(asked: &Asked) -> Result<Reply, Trouble> {
     let list = asked.list()?;
     let ids: Option<Vec<&str>> = list.iter().map(Value::as_str).collect();
     let ids = ids.filter(|ids| ids.len() <= BULK_MAX).ok_or_else(|| {
-        Trouble::Bad(format!("a list of {BULK_MAX} client identifiers at most is expected"))
+        Trouble::Bad(format!(
+            "a list of {BULK_MAX} client identifiers at most is expected"
+        ))
     })?;
     for id in ids {
         // Those that are not there are as wished.
@@ -200,7 +219,11 @@ fn gone(id: &str) -> impl Fn(NotConnected) -> Trouble {
 
 /// Entries of a body: one, or a list.
 fn entries(asked: &Asked, bulk: bool) -> Result<Vec<Map<String, Value>>, Trouble> {
-    let list = if bulk { asked.list()? } else { vec![asked.json()?] };
+    let list = if bulk {
+        asked.list()?
+    } else {
+        vec![asked.json()?]
+    };
     if list.len() > BULK_MAX {
         return Err(Trouble::Bad(format!("at most {BULK_MAX} at a time")));
     }
@@ -232,7 +255,11 @@ async fn subscribe(asked: &Asked, id: &str, bulk: bool) -> Result<Reply, Trouble
         })
     });
     let wanted: Vec<Subscription<'_>> = wanted.collect::<Result<_, Trouble>>()?;
-    let granted = asked.api.tenant.subscribe_for(id, &wanted).map_err(gone(id))?;
+    let granted = asked
+        .api
+        .tenant
+        .subscribe_for(id, &wanted)
+        .map_err(gone(id))?;
     let refused = wanted.iter().zip(&granted).find_map(|(one, granted)| {
         let reason = granted.err()?;
         Some(Trouble::Bad(format!("{}: {reason:?}", one.filter)))
@@ -267,8 +294,16 @@ async fn unsubscribe(asked: &Asked, id: &str, bulk: bool) -> Result<Reply, Troub
     let entries = entries(asked, bulk)?;
     let filters = entries.iter().map(|entry| needed(entry, "topic"));
     let filters: Vec<&str> = filters.collect::<Result<_, Trouble>>()?;
-    let reasons = asked.api.tenant.unsubscribe_for(id, &filters).map_err(gone(id))?;
-    if !bulk && reasons.iter().any(|reason| *reason != crate::codec::ReasonCode::Success) {
+    let reasons = asked
+        .api
+        .tenant
+        .unsubscribe_for(id, &filters)
+        .map_err(gone(id))?;
+    if !bulk
+        && reasons
+            .iter()
+            .any(|reason| *reason != crate::codec::ReasonCode::Success)
+    {
         let why = format!("the client is not subscribed to {}", filters.concat());
         return Err(Trouble::Missing(why));
     }
@@ -281,7 +316,11 @@ async fn keep_alive(asked: &Asked, id: &str) -> Result<Reply, Trouble> {
     let seconds = number(&body, "interval")?.ok_or(Trouble::Absent("interval"))?;
     let seconds = u16::try_from(seconds);
     let seconds = seconds.map_err(|_| Trouble::Bad("interval is 0 to 65535".to_owned()))?;
-    asked.api.tenant.set_keep_alive(id, seconds).map_err(gone(id))?;
+    asked
+        .api
+        .tenant
+        .set_keep_alive(id, seconds)
+        .map_err(gone(id))?;
     one(asked, id).await
 }
 
@@ -327,7 +366,9 @@ async fn topics(asked: &Asked) -> Result<Reply, Trouble> {
     let topics = asked.api.topics();
     let wanted = asked.query.get("topic");
     let node = asked.api.node();
-    let names = topics.keys().filter(|name| wanted.is_none_or(|wanted| *name == wanted));
+    let names = topics
+        .keys()
+        .filter(|name| wanted.is_none_or(|wanted| *name == wanted));
     let all = names.map(|name| json!({"topic": name, "node": node}));
     Ok(super::cut(all.collect(), page))
 }

@@ -45,14 +45,19 @@ fn by_node(asked: &Asked, mut figures: Map<String, Value>) -> Reply {
 
 fn named(figures: impl IntoIterator<Item = (&'static str, u64)>) -> Map<String, Value> {
     let entries = figures.into_iter();
-    entries.map(|(name, value)| (name.to_owned(), value.into())).collect()
+    entries
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect()
 }
 
 /// Totals since the start, by EMQX's names. Those that are not counted here are not there.
 fn totals(figures: &Figures) -> Vec<(&'static str, u64)> {
     let traffic = &figures.traffic;
     let by = |wanted: DropReason| {
-        let found = figures.dropped_by.iter().find(|(reason, _)| *reason == wanted);
+        let found = figures
+            .dropped_by
+            .iter()
+            .find(|(reason, _)| *reason == wanted);
         found.map_or(0, |(_, count)| *count)
     };
     let ([in0, in1, in2], [out0, out1, out2]) = (traffic.messages_in, traffic.messages_out);
@@ -140,7 +145,11 @@ fn prometheus(asked: &Asked, figures: &Figures) -> Reply {
     for (name, value) in totals(figures) {
         add(name, Kind::Counter, value);
     }
-    add("vm_used_memory", Kind::Gauge, figures.process.resident_bytes);
+    add(
+        "vm_used_memory",
+        Kind::Gauge,
+        figures.process.resident_bytes,
+    );
     add("cluster_nodes_running", Kind::Gauge, 1);
     Reply::metrics(page.text())
 }

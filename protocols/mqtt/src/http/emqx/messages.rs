@@ -95,7 +95,9 @@ async fn publish_bulk(asked: &Asked) -> Result<Reply, Trouble> {
     let caller = asked.caller().await?;
     let list = asked.list()?;
     if list.len() > BULK_MAX {
-        return Err(Trouble::Bad(format!("at most {BULK_MAX} messages at a time")));
+        return Err(Trouble::Bad(format!(
+            "at most {BULK_MAX} messages at a time"
+        )));
     }
     // All of them are read before one is sent.
     let entries = list.into_iter().map(|entry| read(&as_object(entry)?));
@@ -128,19 +130,23 @@ pub(super) async fn mqtt(asked: &Asked, path: &[&str]) -> Answered {
             }))
         }),
         ["delayed", "messages", ..] => asked.looks().await.and(Err(Trouble::Unsupported(
-            "delayed messages are in the stream $mqtt/delayed: `longtail browse` shows them".to_owned(),
+            "delayed messages are in the stream $mqtt/delayed: `longtail browse` shows them"
+                .to_owned(),
         ))),
         ["topic_rewrite"] if get => rewrites(asked).await,
         ["auto_subscribe"] if get => auto_subscriptions(asked).await,
-        ["retainer"] | ["delayed"] | ["topic_rewrite" | "auto_subscribe"]
+        ["retainer" | "delayed" | "topic_rewrite" | "auto_subscribe"]
             if asked.method == Method::PUT =>
         {
             asked.changes().await.and(Err(Trouble::Unsupported(
                 "this is set in the file of settings (`[mqtt]`)".to_owned(),
             )))
         }
-        ["retainer", "messages"] | ["retainer", "message", _] | ["retainer" | "delayed"]
-        | ["topic_rewrite" | "auto_subscribe"] => return no_method(asked).await,
+        ["retainer", "messages"]
+        | ["retainer", "message", _]
+        | ["retainer" | "delayed" | "topic_rewrite" | "auto_subscribe"] => {
+            return no_method(asked).await;
+        }
         _ => return None,
     })
 }
@@ -276,7 +282,10 @@ mod tests {
         };
         assert_eq!(sent(false), (200, json!({"id": "1"})));
         let (status, body) = sent(true);
-        assert_eq!((status, &body["message"]), (202, &json!("no_matching_subscribers")));
+        assert_eq!(
+            (status, &body["message"]),
+            (202, &json!("no_matching_subscribers"))
+        );
         let refused = |reason| {
             let why = String::new();
             outcome(&Err(NotSent { reason, why })).0

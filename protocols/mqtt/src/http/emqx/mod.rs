@@ -24,7 +24,7 @@ fn page(asked: &Asked) -> Result<Page, Trouble> {
 /// A page.
 fn paged(data: Vec<Value>, page: Page, count: usize) -> Reply {
     Reply::json(&json!({
-        "data": data,
+        "data": Value::Array(data),
         "meta": {
             "page": page.number,
             "limit": page.size,
@@ -75,7 +75,9 @@ pub(super) fn status(asked: &Asked) -> Result<Reply, Trouble> {
         return Err(Trouble::Method);
     }
     let node = asked.api.node();
-    Ok(Reply::text(format!("Node {node} is started\nemqx is running")))
+    Ok(Reply::text(format!(
+        "Node {node} is started\nemqx is running"
+    )))
 }
 
 /// What EMQX has and this server has not, with what there is instead.
@@ -83,27 +85,63 @@ const ABSENT: &[(&str, &str)] = &[
     ("rules", "there is no rule engine"),
     ("rule_test", "there is no rule engine"),
     ("rule_events", "there is no rule engine"),
-    ("actions", "there are no actions; `[[bridges]]` carry messages to other brokers"),
-    ("sources", "there are no sources; `[[bridges]]` carry messages from other brokers"),
-    ("connectors", "there are no connectors; `[[bridges]]` connect to other brokers"),
-    ("bridges", "bridges are configured in the settings (`[[bridges]]`)"),
-    ("authentication", "accounts are configured in the settings (`[[accounts]]`, `[mqtt.http_auth]`)"),
-    ("authorization", "permissions are configured in the settings (`[[accounts]]`, `[mqtt.http_auth]`)"),
-    ("api_key", "API keys are the names and passwords of accounts (`[[accounts]]`)"),
+    (
+        "actions",
+        "there are no actions; `[[bridges]]` carry messages to other brokers",
+    ),
+    (
+        "sources",
+        "there are no sources; `[[bridges]]` carry messages from other brokers",
+    ),
+    (
+        "connectors",
+        "there are no connectors; `[[bridges]]` connect to other brokers",
+    ),
+    (
+        "bridges",
+        "bridges are configured in the settings (`[[bridges]]`)",
+    ),
+    (
+        "authentication",
+        "accounts are configured in the settings (`[[accounts]]`, `[mqtt.http_auth]`)",
+    ),
+    (
+        "authorization",
+        "permissions are configured in the settings (`[[accounts]]`, `[mqtt.http_auth]`)",
+    ),
+    (
+        "api_key",
+        "API keys are the names and passwords of accounts (`[[accounts]]`)",
+    ),
     ("users", "users are accounts (`[[accounts]]`)"),
-    ("exhooks", "there is no gRPC hook; a program that embeds the server has hooks"),
+    (
+        "exhooks",
+        "there is no gRPC hook; a program that embeds the server has hooks",
+    ),
     ("gateways", "there are no gateways"),
     ("message_queues", "there are no queues of EMQX"),
     ("streams", "there are no streams of EMQX"),
-    ("alarms", "there are no alarms; /metrics of the admin service says how the server is"),
+    (
+        "alarms",
+        "there are no alarms; /metrics of the admin service says how the server is",
+    ),
     ("configs", "settings are in the file of settings"),
-    ("plugins", "there are no plugins; a program that embeds the server has hooks"),
+    (
+        "plugins",
+        "there are no plugins; a program that embeds the server has hooks",
+    ),
     ("schema_registry", "there is no schema registry"),
-    ("data", "there is no export; the data directory can be copied"),
+    (
+        "data",
+        "there is no export; the data directory can be copied",
+    ),
     ("ds", "there is no cluster"),
     ("load_rebalance", "there is no cluster"),
     ("node_eviction", "there is no cluster"),
-    ("monitor", "there is no history of figures; /prometheus/stats can be recorded"),
+    (
+        "monitor",
+        "there is no history of figures; /prometheus/stats can be recorded",
+    ),
 ];
 
 /// Answers what is behind `/api/v5`.

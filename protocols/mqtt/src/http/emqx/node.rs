@@ -9,8 +9,10 @@ use crate::http::request::{Asked, Reply, Trouble};
 use crate::http::views::ListenerView;
 
 pub(super) async fn answer(asked: &Asked, path: &[&str]) -> Answered {
-    let known = matches!(path, ["nodes" | "cluster" | "listeners"] | ["nodes" | "listeners", _])
-        || matches!(path, ["nodes", _, "metrics" | "stats"]);
+    let known = matches!(
+        path,
+        ["nodes" | "cluster" | "listeners"] | ["nodes" | "listeners", _]
+    ) || matches!(path, ["nodes", _, "metrics" | "stats"]);
     if !known {
         return None;
     }

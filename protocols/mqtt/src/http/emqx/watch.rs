@@ -31,7 +31,9 @@ pub(super) async fn trace(asked: &Asked, path: &[&str]) -> Answered {
         [name, "download"] if get => download(asked, name).await,
         [name, "log"] if get => log(asked, name).await,
         [name, "log_detail"] if get => log_detail(asked, name).await,
-        [] | [_] | [_, "stop" | "download" | "log" | "log_detail"] => return no_method(asked).await,
+        [] | [_] | [_, "stop" | "download" | "log" | "log_detail"] => {
+            return no_method(asked).await;
+        }
         _ => return None,
     })
 }
@@ -41,7 +43,9 @@ fn no_trace(name: &str) -> Trouble {
 }
 
 fn trace_view(asked: &Asked, view: &TraceView) -> Value {
-    let kind = KINDS.iter().find(|(_, ours, _)| *ours == view.subject.kind());
+    let kind = KINDS
+        .iter()
+        .find(|(_, ours, _)| *ours == view.subject.kind());
     let (kind, field) = kind.map_or(("", ""), |(name, _, field)| (name, field));
     let mut shown = json!({
         "name": view.name,
@@ -70,17 +74,16 @@ async fn begin(asked: &Asked) -> Result<Reply, Trouble> {
     let kind = needed(&body, "type")?;
     let known = KINDS.iter().find(|(name, _, _)| *name == kind);
     let (_, ours, field) = known.ok_or_else(|| Trouble::Bad(format!("type: {kind:?}")))?;
-    let value = match text(&body, field)? {
-        Some(value) => value,
-        None => return Err(Trouble::Absent(field)),
-    };
+    let value = needed(&body, field)?;
     if let Some(other) = text(&body, "formatter")?.filter(|other| *other != "text") {
         return Err(Trouble::Unsupported(format!("lines are text, not {other}")));
     }
     let time = |name: &'static str| match body.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let text = value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned);
             let wrong = || Trouble::Bad(format!("{name}: {text:?} is no time"));
             parse(&text).map(Some).ok_or_else(wrong)
         }
@@ -97,9 +100,7 @@ async fn begin(asked: &Asked) -> Result<Reply, Trouble> {
     match asked.api.tenant.watch().traces.begin(spec) {
         Ok(view) => Ok(Reply::json(&trace_view(asked, &view))),
         Err(error @ TraceError::Exists(_)) => Err(Trouble::Exists(error.to_string())),
-        Err(error @ TraceError::Full) => {
-            Ok(failed(400, "EXCEED_LIMIT", &error.to_string()))
-        }
+        Err(error @ TraceError::Full) => Ok(failed(400, "EXCEED_LIMIT", &error.to_string())),
         Err(error) => Ok(failed(400, "INVALID_PARAMS", &error.to_string())),
     }
 }
@@ -132,14 +133,24 @@ async fn stop(asked: &Asked, name: &str) -> Result<Reply, Trouble> {
 async fn download(asked: &Asked, name: &str) -> Result<Reply, Trouble> {
     asked.looks().await?;
     let part = asked.api.tenant.watch().traces.read(name, 0, BYTES_MAX);
-    part.map(|part| Reply::text(part.text)).ok_or_else(|| no_trace(name))
+    part.map(|part| Reply::text(part.text))
+        .ok_or_else(|| no_trace(name))
 }
 
 async fn log(asked: &Asked, name: &str) -> Result<Reply, Trouble> {
     asked.looks().await?;
     let position = asked.query.number("position")?.unwrap_or(0);
-    let bytes = asked.query.number("bytes")?.unwrap_or(LOG_BYTES).min(BYTES_MAX);
-    let part = asked.api.tenant.watch().traces.read(name, position as u64, bytes);
+    let bytes = asked
+        .query
+        .number("bytes")?
+        .unwrap_or(LOG_BYTES)
+        .min(BYTES_MAX);
+    let part = asked
+        .api
+        .tenant
+        .watch()
+        .traces
+        .read(name, position as u64, bytes);
     let part = part.ok_or_else(|| no_trace(name))?;
     Ok(Reply::json(&json!({
         "meta": {"position": part.position, "bytes": part.text.len()},
@@ -182,7 +193,10 @@ async fn slow_list(asked: &Asked) -> Result<Reply, Trouble> {
     asked.looks().await?;
     let page = page(asked)?;
     let views = asked.api.tenant.watch().slow.list();
-    Ok(cut(views.iter().map(|view| slow_view(asked, view)).collect(), page))
+    Ok(cut(
+        views.iter().map(|view| slow_view(asked, view)).collect(),
+        page,
+    ))
 }
 
 async fn slow_clear(asked: &Asked) -> Result<Reply, Trouble> {
@@ -203,7 +217,9 @@ fn settings(config: &SlowConfig) -> Value {
 
 async fn slow_settings(asked: &Asked) -> Result<Reply, Trouble> {
     asked.looks().await?;
-    Ok(Reply::json(&settings(&asked.api.tenant.watch().slow.config())))
+    Ok(Reply::json(&settings(
+        &asked.api.tenant.watch().slow.config(),
+    )))
 }
 
 /// A time as EMQX writes it: `500ms`, `10s`, `5m`, `1h`, or a number of milliseconds.
@@ -214,7 +230,9 @@ fn duration(body: &Map<String, Value>, name: &'static str) -> Result<Option<u64>
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
     };
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (digits, unit) = text.split_at(end);
     let number: u64 = digits.parse().map_err(|_| wrong())?;
     let factor = match unit {
@@ -233,7 +251,9 @@ async fn slow_configure(asked: &Asked) -> Result<Reply, Trouble> {
     let slow = &asked.api.tenant.watch().slow;
     let old = slow.config();
     let top = number(&body, "top_k_num")?.unwrap_or(old.top as u64);
-    let top = usize::try_from(top).ok().filter(|top| (1..=TOP_MAX).contains(top));
+    let top = usize::try_from(top)
+        .ok()
+        .filter(|top| (1..=TOP_MAX).contains(top));
     let span = match text(&body, "stats_type")? {
         None => old.span,
         Some(name) => {
@@ -314,7 +334,12 @@ async fn topic_one(asked: &Asked, topic: &str) -> Result<Reply, Trouble> {
 async fn watch(asked: &Asked) -> Result<Reply, Trouble> {
     asked.changes().await?;
     let body = asked.object()?;
-    let watched = asked.api.tenant.watch().topics.watch(needed(&body, "topic")?);
+    let watched = asked
+        .api
+        .tenant
+        .watch()
+        .topics
+        .watch(needed(&body, "topic")?);
     Ok(match watched {
         Ok(view) => Reply::json(&topic_view(&view)),
         Err(error @ TopicError::Full) => failed(409, "EXCEED_LIMIT", &error.to_string()),
