@@ -234,6 +234,9 @@ fn settings(
     settings
 }
 
+/// Rounds of a scenario that lasts until a server is filled and emptied: with a slow one, minutes each.
+const FILLS_MAX: u32 = 2;
+
 /// All rounds of one task on all subjects in turn.
 fn rows<P: Protocol>(
     runner: &mut Runner<'_, P>,
@@ -250,13 +253,16 @@ fn rows<P: Protocol>(
         .collect::<Result<Vec<_>, BenchError>>()?;
     let mut all = |task: &Task| -> Result<Vec<Row>, BenchError> {
         let mut rounds: Vec<Vec<Outcome>> = vec![Vec::new(); live.len()];
-        for round in 1..=run.rounds {
+        let count = match task.settings.scenario.has_length() {
+            true => run.rounds,
+            false => run.rounds.min(FILLS_MAX),
+        };
+        for round in 1..=count {
             for ((subject, live), outcomes) in subjects.iter().zip(&live).zip(&mut rounds) {
                 let label = format!(
-                    "{place} {} {}, round {round}/{}",
+                    "{place} {} {}, round {round}/{count}",
                     subject.name,
                     task.settings.label(),
-                    run.rounds
                 );
                 runner.progress.begin(label);
                 outcomes.push(runner.run(&live.target, &task.settings)?);

@@ -18,6 +18,10 @@ pub(crate) enum Role {
     Drain,
     /// Receives what others publish, without asking for each message.
     Subscribe(Interest),
+    /// Publishes requests and receives their replies, each of which answers one.
+    Request,
+    /// Receives requests and publishes a reply to each.
+    Respond,
     /// Comes back to the session that it left and receives what was kept for it meanwhile.
     Resume,
     /// Comes back only to discard the session that it left.
@@ -98,7 +102,8 @@ pub(crate) struct Load {
     pub(crate) window: i64,
     /// Subscribers that get each message; 1 also for workers.
     pub(crate) audience: u32,
-    /// Bindings of each queue at the topic exchange that messages go through, where the protocol has such; 0: none.
+    /// Bindings of each queue at the topic exchange that messages go through, where the protocol has such; otherwise
+    /// subscriptions of each subscriber besides the one that it hears something of. 0: none.
     pub(crate) bindings: u32,
     /// What is promised about the messages.
     pub(crate) promise: Promise,
@@ -125,7 +130,7 @@ pub(crate) struct Seat {
     pub(crate) queue: u32,
     /// Subscribers that get each message.
     pub(crate) audience: u32,
-    /// Bindings of the queue at a topic exchange; 0: there is none.
+    /// Bindings of the queue at a topic exchange, or subscriptions besides; 0: there are none.
     pub(crate) bindings: u32,
     /// What is promised about the messages.
     pub(crate) promise: Promise,
@@ -193,7 +198,10 @@ impl Load {
 impl Role {
     /// Whether it publishes: then an open loop's rate and a count apply.
     pub(crate) fn is_publisher(self) -> bool {
-        matches!(self, Role::Put | Role::Cycle | Role::Produce)
+        matches!(
+            self,
+            Role::Put | Role::Cycle | Role::Produce | Role::Request
+        )
     }
 }
 

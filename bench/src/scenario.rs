@@ -43,6 +43,8 @@ pub(crate) enum Scenario {
     WorkQueue,
     /// As one-to-one, through a topic exchange with many bindings.
     Topic,
+    /// Pairs: one asks, the other answers.
+    RequestReply,
     /// Sessions go offline, messages are published to them, the sessions come back and get them all.
     Offline,
 }
@@ -68,7 +70,8 @@ pub(crate) struct Settings {
     pub(crate) queues: u32,
     /// Messages in flight (times subscribers that get each). None: four bursts a publisher, but one for a fan-out.
     pub(crate) window: Option<u32>,
-    /// Bindings of the topic exchange of [`Scenario::Topic`], all queues together.
+    /// Bindings of the topic exchange of [`Scenario::Topic`], or subscriptions that nothing is published to, all
+    /// subscribers together.
     pub(crate) bindings: u32,
     /// What is promised about messages; None where the protocol leaves no choice.
     pub(crate) promise: Option<Promise>,
@@ -110,6 +113,10 @@ impl Settings {
         } else {
             String::new()
         };
+        let aside = match (self.scenario, self.bindings) {
+            (Scenario::Topic, _) | (_, 0) => String::new(),
+            (_, aside) => format!(", {} aside", plural(aside, "subscription")),
+        };
         let who = match self.scenario {
             Scenario::Put | Scenario::Cycle | Scenario::Publish => {
                 plural(self.connections, "connection") + &depth
@@ -117,7 +124,7 @@ impl Settings {
             Scenario::Split => format!("{producers} producers{depth}, {workers} workers"),
             Scenario::Backlog => format!("{} {}s", self.jobs, self.item()),
             Scenario::Idle => return format!("idle, {}", plural(self.connections, "connection")),
-            Scenario::OneToOne => plural(producers, "pair") + &depth,
+            Scenario::OneToOne | Scenario::RequestReply => plural(producers, "pair") + &depth,
             Scenario::WorkQueue => {
                 let publishers = plural(producers, "publisher");
                 format!("{publishers}{depth}, {}", plural(workers, "consumer"))
@@ -153,7 +160,7 @@ impl Settings {
             _ => format!(", {rate:.2}/s"),
         });
         let name = self.scenario.name();
-        format!("{name}{promise}, {who}, {bytes} B{rate}")
+        format!("{name}{promise}, {who}{aside}, {bytes} B{rate}")
     }
 
     /// What a backlog is made of.
@@ -173,7 +180,7 @@ impl Settings {
             }
             Scenario::Idle => u64::from(self.connections),
             Scenario::Split | Scenario::Shared | Scenario::WorkQueue => producers + workers,
-            Scenario::OneToOne | Scenario::Topic => producers * 2,
+            Scenario::OneToOne | Scenario::Topic | Scenario::RequestReply => producers * 2,
             Scenario::FanIn => producers + 1,
             Scenario::FanOut => workers + 1,
             Scenario::Offline => producers.max(workers),
@@ -208,6 +215,11 @@ impl Settings {
                 let role = Role::Subscribe(Interest::Queue);
                 both(producers, role, producers, producers)
             }
+            Scenario::RequestReply => {
+                let mut roles = vec![Role::Request; producers as usize];
+                roles.resize(2 * producers as usize, Role::Respond);
+                (roles, producers)
+            }
             Scenario::WorkQueue => both(producers, Role::Subscribe(Interest::Queue), workers, 1),
             Scenario::FanIn => both(producers, Role::Subscribe(Interest::Every), 1, producers),
             Scenario::FanOut => both(1, Role::Subscribe(Interest::Queue), workers, 1),
@@ -218,6 +230,9 @@ impl Settings {
     fn load(&self, roles: Vec<Role>, queues: u32, stop: Stop) -> Load {
         let audience = self.audience();
         let publishers = roles.iter().filter(|role| role.is_publisher()).count();
+        let subscribers = (roles.iter())
+            .filter(|role| matches!(role, Role::Subscribe(_)))
+            .count();
         let bursts = match self.scenario {
             Scenario::FanOut => 1,
             _ => BURSTS_IN_FLIGHT * publishers as i64,
@@ -234,8 +249,8 @@ impl Settings {
             threads: self.threads,
             window: window * i64::from(audience),
             audience,
-            bindings: match self.scenario {
-                Scenario::Topic => self.bindings.div_ceil(queues.max(1)),
+            bindings: match u32::try_from(subscribers) {
+                Ok(subscribers) if subscribers > 0 => self.bindings.div_ceil(subscribers),
                 _ => 0,
             },
             promise: self.promise.unwrap_or_default(),
@@ -256,6 +271,11 @@ impl Settings {
 }
 
 impl Scenario {
+    /// Whether it runs for a time that is given, and not until something is done.
+    pub(crate) fn has_length(self) -> bool {
+        !matches!(self, Scenario::Backlog | Scenario::Idle | Scenario::Offline)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Scenario::Put => "put",
@@ -270,6 +290,7 @@ impl Scenario {
             Scenario::Shared => "shared",
             Scenario::WorkQueue => "work queue",
             Scenario::Topic => "topic",
+            Scenario::RequestReply => "request-reply",
             Scenario::Offline => "offline",
         }
     }

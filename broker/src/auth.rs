@@ -3,7 +3,8 @@
 //! An operator's document ([`AuthDocument`]) lists spaces with their quotas and accounts with their passwords,
 //! certificate names and rules. A checked document is a [`Directory`]; the [`Authenticator`] holds the current one and
 //! answers logins. A login yields [`Grants`]: the account's rules for the chosen space, placeholders filled in,
-//! compiled once and from then on asked without locks or allocation.
+//! compiled once and from then on asked without locks or allocation. Accounts of a [`RoleBook`] have rules in an order in
+//! place of these.
 //!
 //! Protocols translate their operations to four actions on subjects: publish, consume, configure (declare, bind,
 //! delete named things) and manage (administration). Closed by default: without accounts only peers on this machine
@@ -12,8 +13,10 @@
 mod account;
 mod authenticator;
 mod names;
+mod ordered;
 mod password;
 mod permission;
+mod roles;
 mod roster;
 mod scram;
 mod space;
@@ -27,11 +30,13 @@ pub use account::{
 };
 pub use authenticator::{AuthError, Authenticator, Credentials, Login, LoginRequest, Peer};
 pub use names::{NamePattern, NameRules, NotAnExpression, SUBJECTS, TopicPattern, TopicRule};
+pub use ordered::{Defaults, Operation, OrderedRule, Target};
 pub use password::{PasswordCost, PasswordError, PasswordHash, RabbitAlgorithm, ScramVerifier};
 pub use permission::{
     Action, CachedGrants, Effect, Grants, Identity, IdentityError, Pattern, PatternError, Rule,
     Verdict,
 };
+pub use roles::{Member, RoleBook};
 pub use roster::{Changed, Roster, RosterError};
 pub use scram::{ScramError, ScramExchange};
 pub use space::{QuotaExceeded, Quotas, Resource, Space, Usage};

@@ -5,10 +5,12 @@
 
 import base64
 import http.client
+import http.server
 import json
 import pathlib
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -651,6 +653,62 @@ def accounts_decide_who_may_look_change_and_publish(t):
     bearer.do(401, "GET", "/api/v5/clients")
     of("boss").do(204, "DELETE", "/api/v5/clients/c")
     c.expect("DISCONNECT", code=0x98)
+
+
+class Door(http.server.BaseHTTPRequestHandler):
+    """A server that says who is let in, as EMQX asks it."""
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        user, password = asked["username"], asked["password"]
+        if user == "broken":
+            self.send_response(500)
+            self.end_headers()
+            return
+        answer = {"result": "allow" if password == "right" else "deny"}
+        if user == "limited":
+            answer["acl"] = [
+                {"permission": "deny", "action": "publish", "topic": "door/${clientid}/secret"},
+                {"permission": "allow", "action": "all", "topic": "door/${clientid}/#"},
+            ]
+        if user == "stranger":
+            answer = {"result": "ignore"}
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@case("http authentication")
+def a_server_of_http_decides_about_logins(t):
+    door = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Door)
+    threading.Thread(target=door.serve_forever, daemon=True).start()
+    t.defer(door.server_close)
+    t.defer(door.shutdown)
+    with tempfile.NamedTemporaryFile("w", suffix=".toml", delete=False) as config:
+        url = f"http://127.0.0.1:{door.server_address[1]}/auth"
+        config.write(f'[[mqtt.http_auth]]\nstyle = "emqx"\nurl = "{url}"\n')
+    t.defer(lambda: pathlib.Path(config.name).unlink(missing_ok=True))
+    server = OwnServer(t, "--config", config.name)
+
+    def client(user, password=b"right", code=0):
+        return wire.Client(t, client="c1", username=user, password=password, code=code, address=server.address)
+
+    client("anybody", b"wrong", code=0x86)
+    client("broken", code=0x88)
+    client("stranger", code=0x87)
+    c = client("anybody")
+    equal(c.publish("any/thing", b"x", qos=1), 0x10)
+    c = client("limited")
+    equal(c.subscribe("door/c1/#", "door/#", "door/c2/x"), [0, 0x87, 0x87])
+    equal(c.publish("door/c2/x", b"x", qos=1), 0x87)
+    equal(c.publish("door/c1/secret", b"x", qos=1), 0x87)
+    to_itself(c, "door/c1/open", b"x")
+    c.take(topic="door/c1/open")
 
 
 @case("browsers")

@@ -301,7 +301,8 @@ pub enum Command {
         /// The group; `""` is the default one.
         group: GroupName,
     },
-    /// Takes it away again. Reply: `Done`.
+    /// Takes it away again. Reply: `Done`. A consumer that draws from no group and holds nothing is forgotten, with its
+    /// credit and priority.
     Unsubscribe {
         /// The session's consumer.
         consumer: ConsumerTag,

@@ -48,6 +48,9 @@ pub enum StartError {
     /// A listener for MQTT where the MQTT service was not started.
     #[error("mqtt: the service was not started")]
     NoMqtt,
+    /// The file of dynamic security.
+    #[error("mqtt: dynamic security: {0}")]
+    DynamicSecurity(#[from] longtail_mqtt::control::dynamic::OpenError),
     /// The bridges to other MQTT brokers.
     #[error(transparent)]
     Bridges(#[from] longtail_mqtt::bridge::StartError),
@@ -98,6 +101,7 @@ pub struct Builder {
     pub(crate) mqtt_inside: bool,
     pub(crate) mqtt_sites: Vec<SocketAddr>,
     pub(crate) mqtt_bridges: Vec<longtail_mqtt::bridge::BridgeConfig>,
+    pub(crate) mqtt_dynamic_security: Option<PathBuf>,
     pub(crate) accounts: bool,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -120,6 +124,7 @@ impl Default for Builder {
             mqtt_inside: false,
             mqtt_sites: Vec::new(),
             mqtt_bridges: Vec::new(),
+            mqtt_dynamic_security: None,
             accounts: false,
             clock: Arc::new(SystemClock::new()),
         }
@@ -320,6 +325,15 @@ impl Builder {
     pub fn mqtt_bridge(mut self, config: longtail_mqtt::bridge::BridgeConfig) -> Self {
         self.mqtt_bridges.push(config);
         self
+    }
+
+    /// Has the clients, groups and roles of a file of Mosquitto's dynamic security as accounts, and lets them be
+    /// administered by messages; the broker rewrites the file. Clients have to prove who they are then, at the listeners
+    /// whose admission asks the authenticator that was given to [`Builder::accounts`]. Starts the MQTT service.
+    #[must_use]
+    pub fn mqtt_dynamic_security(mut self, file: impl Into<PathBuf>) -> Self {
+        self.mqtt_dynamic_security = Some(file.into());
+        self.with_accounts()
     }
 
     /// Says that clients have to prove who they are, so that listeners may be bound beyond this machine.

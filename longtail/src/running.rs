@@ -16,6 +16,7 @@ use longtail_engine::runtime::{Clock, Shards};
 use longtail_engine::{Numbering, StreamName};
 use longtail_model::{Lsn, ShardId, Timestamp};
 use longtail_mqtt::bridge::{self, Bridges};
+use longtail_mqtt::control::{self, dynamic::DynamicSecurity};
 use longtail_mqtt::hooks::Scope;
 use longtail_mqtt::http;
 use longtail_mqtt::{Hook, Mqtt};
@@ -99,10 +100,18 @@ impl Longtail {
             addresses: Vec::new(),
             exposure,
         };
+        let space = Arc::clone(&builder.mqtt.space);
+        // Before anybody can come in.
+        let dynamic = match &builder.mqtt_dynamic_security {
+            None => None,
+            Some(file) => {
+                let roster = Arc::clone(&running.roster);
+                Some(Arc::new(DynamicSecurity::open(file, &space, roster)?))
+            }
+        };
         // Before anybody can publish: what they do is kept for the bridges.
         if !builder.mqtt_bridges.is_empty() {
-            let space = &builder.mqtt.space;
-            let bridges = Bridges::start(&running.broker, space, builder.mqtt_bridges)?;
+            let bridges = Bridges::start(&running.broker, &space, builder.mqtt_bridges)?;
             running.bridges = Some(bridges);
         }
         if !builder.beanstalk_listeners.is_empty() {
@@ -123,9 +132,11 @@ impl Longtail {
             || !builder.mqtt_listeners.is_empty()
             || !builder.mqtt_hooks.is_empty()
             || !builder.mqtt_sites.is_empty()
+            || dynamic.is_some()
         {
             mqtt_sites = running.bind_mqtt_sites(builder.mqtt_sites)?;
-            running.start_mqtt(builder.mqtt, builder.mqtt_listeners, builder.mqtt_hooks)?;
+            let (listeners, hooks) = (builder.mqtt_listeners, builder.mqtt_hooks);
+            running.start_mqtt(builder.mqtt, listeners, hooks, dynamic)?;
         }
         let sites = running.name_amqp_sites(sites)?;
         running.serve_mqtt_sites(mqtt_sites)?;
@@ -320,6 +331,7 @@ impl Longtail {
         config: longtail_mqtt::Config,
         listeners: Vec<MqttListener>,
         hooks: Vec<(Arc<dyn Hook>, i32, Scope)>,
+        dynamic: Option<Arc<DynamicSecurity>>,
     ) -> Result<(), StartError> {
         let rights = match listeners.first() {
             Some(listener) => Arc::clone(&listener.admission),
@@ -330,10 +342,19 @@ impl Longtail {
         for (hook, priority, scope) in hooks {
             tenant.hooks().add(hook, priority, scope);
         }
+        if let Some(dynamic) = dynamic {
+            tenant.set_dynamic_security(dynamic);
+        }
+        let mut facts = Vec::new();
         for listener in listeners {
             let open = self.listen_mqtt(&tenant, listener)?;
+            facts.push(control::Listener {
+                protocol: open.protocol,
+                address: open.address.clone(),
+            });
             self.addresses.push(open);
         }
+        tenant.set_listeners(facts);
         let judge = Arc::downgrade(&tenant);
         self.roster.watch(Box::new(move || {
             if let Some(tenant) = judge.upgrade() {

@@ -157,7 +157,7 @@ enum Task {
         #[arg(long, default_value_t = 3)]
         rounds: u32,
         /// Measured time of a round, in milliseconds; half of it again is warm-up.
-        #[arg(long, default_value_t = 1000)]
+        #[arg(long, default_value_t = 600)]
         milliseconds: u64,
         /// Where the report goes.
         #[arg(long, default_value = "docs/benchmarks")]

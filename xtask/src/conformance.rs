@@ -47,6 +47,8 @@ enum Runtime {
     Rust,
     /// The system's Python, which drives Mosquitto's command line clients.
     MosquittoClients,
+    /// The same with `mosquitto_ctrl`, which comes with Mosquitto itself.
+    MosquittoCtrl,
 }
 
 /// Where the suites find their server.
@@ -213,6 +215,13 @@ impl Suite {
             }
             Runtime::MosquittoClients => Ok(debian::program("mosquitto_sub", "mosquitto-clients")?
                 .map(|()| process::command("python3", &[&entry]))),
+            Runtime::MosquittoCtrl => {
+                let clients = debian::program("mosquitto_sub", "mosquitto-clients")?;
+                let ctrl = debian::program("mosquitto_ctrl", "mosquitto")?;
+                Ok(clients
+                    .and(ctrl)
+                    .map(|()| process::command("python3", &[&entry])))
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::scenario::{Dialect, Scenario, Settings};
 /// Scenarios of queues and exchanges.
 const SCENARIOS: &[Scenario] = &[
     Scenario::OneToOne,
+    Scenario::RequestReply,
     Scenario::WorkQueue,
     Scenario::FanOut,
     Scenario::Topic,
@@ -76,7 +77,7 @@ pub(crate) struct AmqpLoadArgs {
     /// Connections of idle, with two channels each, and of the publishers of backlog. Default: 1,000 and 4.
     #[arg(long, short, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) connections: Option<u32>,
-    /// Publishers (pairs, for one-to-one and topic). Default: 16, and 1 for fan-out.
+    /// Publishers (pairs, for one-to-one, request-reply and topic). Default: 16, and 1 for fan-out.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) publishers: Option<u32>,
     /// Consumers of fan-out and of a work queue. Default: 100, 1.
@@ -130,7 +131,10 @@ impl AmqpLoadArgs {
             threads: self.run.threads,
             queues: 1,
             window: self.window,
-            bindings: self.bindings,
+            bindings: match scenario {
+                Scenario::Topic => self.bindings,
+                _ => 0,
+            },
             promise: Some(promise),
             dialect: Dialect::Confirms,
         }

@@ -13,6 +13,7 @@ use crate::scenario::{Dialect, Scenario, Settings};
 const SCENARIOS: &[Scenario] = &[
     Scenario::Publish,
     Scenario::OneToOne,
+    Scenario::RequestReply,
     Scenario::FanIn,
     Scenario::FanOut,
     Scenario::Shared,
@@ -76,12 +77,16 @@ pub(crate) struct MqttLoadArgs {
     /// Connections of publish and idle. Default: 16, and 1,000 for idle.
     #[arg(long, short, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) connections: Option<u32>,
-    /// Publishers (pairs, for one-to-one). Default: 16, and 100 for fan-in.
+    /// Publishers (pairs, for one-to-one and request-reply). Default: 16, and 100 for fan-in.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) publishers: Option<u32>,
     /// Subscribers of fan-out, members of shared, sessions of offline. Default: 1,000, 16, 100.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) subscribers: Option<u32>,
+    /// Subscriptions with a wildcard that nothing is published to, all subscribers together: what finding the one
+    /// that hears costs.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000_000))]
+    pub(crate) aside: u32,
     /// Publishes in one write. Default: 1.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65_535))]
     pub(crate) depth: Option<u32>,
@@ -126,7 +131,7 @@ impl MqttLoadArgs {
             threads: self.run.threads,
             queues: 1,
             window: self.window,
-            bindings: 0,
+            bindings: self.aside,
             dialect: Dialect::Qos,
             promise: Some(Promise {
                 assurance: match qos {

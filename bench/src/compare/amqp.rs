@@ -92,11 +92,12 @@ const PERSISTENT: Promise = Promise {
 };
 
 /// Scenario, publishers, depth and promise of the loads that are run without waiting for the disk.
-const STANDARD: [(Scenario, u32, u32, Promise); 8] = [
+const STANDARD: [(Scenario, u32, u32, Promise); 9] = [
     (Scenario::OneToOne, 1, 64, TRANSIENT),
     (Scenario::OneToOne, 16, 1, TRANSIENT),
     (Scenario::OneToOne, 16, 1, CONFIRMED),
     (Scenario::OneToOne, 16, 16, CONFIRMED),
+    (Scenario::RequestReply, 16, 1, TRANSIENT),
     (Scenario::WorkQueue, 16, 16, TRANSIENT),
     (Scenario::WorkQueue, 16, 16, CONFIRMED),
     (Scenario::FanOut, 1, 16, CONFIRMED),

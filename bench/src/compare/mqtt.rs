@@ -85,7 +85,7 @@ fn one(load: &MqttLoadArgs, scenario: Scenario) -> Vec<Settings> {
 }
 
 /// Scenario, depth and QoS of the loads that are run without waiting for the disk.
-const STANDARD: [(Scenario, u32, u8); 14] = [
+const STANDARD: [(Scenario, u32, u8); 15] = [
     (Scenario::Publish, 32, 0),
     (Scenario::Publish, 32, 1),
     (Scenario::Publish, 32, 2),
@@ -94,6 +94,7 @@ const STANDARD: [(Scenario, u32, u8); 14] = [
     (Scenario::OneToOne, 16, 0),
     (Scenario::OneToOne, 16, 1),
     (Scenario::OneToOne, 16, 2),
+    (Scenario::RequestReply, 1, 1),
     (Scenario::FanIn, 4, 0),
     (Scenario::FanIn, 4, 1),
     (Scenario::FanOut, 1, 0),

@@ -227,7 +227,16 @@ impl Session for BeanstalkSession {
     fn next(&mut self, now_ns: u64, stopping: bool, flow: &Flow) -> Next {
         match (self.role, self.burst) {
             // Jobs come only to those who ask for them.
-            (Role::Idle | Role::Subscribe(_) | Role::Resume | Role::Forget, _) => Next::Done,
+            // Nobody is sent what was not asked for.
+            (
+                Role::Idle
+                | Role::Subscribe(_)
+                | Role::Request
+                | Role::Respond
+                | Role::Resume
+                | Role::Forget,
+                _,
+            ) => Next::Done,
             (Role::Put | Role::Produce, _) => self.put(now_ns, stopping, flow),
             (Role::Cycle, Burst::Put(_)) if self.accepted > 0 => self.reserve(self.accepted),
             (_, Burst::Reserve(_)) if self.held > 0 => self.delete(),

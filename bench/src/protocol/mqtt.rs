@@ -31,6 +31,8 @@ const COMMANDS: &[&str] = &["publish", "connect"];
 
 /// How long a server may take to close a connection that said DISCONNECT.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// Filters of one SUBSCRIBE: brokers limit its size.
+const FILTERS_MAX: usize = 100;
 /// Name of the group of shared subscriptions.
 const GROUP: &str = "bench";
 
@@ -82,23 +84,23 @@ impl Protocol for Mqtt {
                 seat.depth
             )));
         }
-        let interest = match seat.role {
-            Role::Subscribe(interest) => interest,
-            Role::Idle => Interest::Queue,
+        let filter = match seat.role {
+            Role::Subscribe(Interest::Queue) | Role::Idle | Role::Respond => session.topic.clone(),
+            Role::Subscribe(Interest::Every) => format!("{}/#", seat.queue_prefix),
+            Role::Subscribe(Interest::Shared) => format!("$share/{GROUP}/{}", session.topic),
+            Role::Request => session.reply_topic.clone(),
             _ => return Ok(session),
         };
-        let filter = match interest {
-            Interest::Queue => session.topic.clone(),
-            Interest::Every => format!("{}/#", seat.queue_prefix),
-            Interest::Shared => format!("$share/{GROUP}/{}", session.topic),
-        };
-        send(
-            stream,
-            &frames::subscribe(self.version, &filter, session.qos),
-        )?;
-        let (header, body) = read_packet(stream, seat.connection)?;
-        parse::suback(header, &body, session.qos)
-            .map_err(|reply| unexpected("subscribe", reply))?;
+        let aside = (0..seat.bindings)
+            .map(|number| format!("{}/aside/{}/{number}/+", seat.queue_prefix, seat.connection));
+        let filters: Vec<String> = std::iter::once(filter).chain(aside).collect();
+        for filters in filters.chunks(FILTERS_MAX) {
+            let subscribe = frames::subscribe(self.version, filters, session.qos);
+            send(stream, &subscribe)?;
+            let (header, body) = read_packet(stream, seat.connection)?;
+            parse::suback(header, &body, filters.len(), session.qos)
+                .map_err(|reply| unexpected("subscribe", reply))?;
+        }
         Ok(session)
     }
 

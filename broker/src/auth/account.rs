@@ -6,8 +6,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::names::{NameRules, TopicRule};
+use super::ordered::{Defaults, OrderedRule};
 use super::password::PasswordHash;
 use super::permission::Rule;
+use super::roles::{ANONYMOUS, RoleBook, Roles};
 use super::space::{Quotas, Space};
 use super::token::{TokenIssuer, Tokens};
 
@@ -39,6 +41,9 @@ pub struct Account {
     /// Names (common name or subject alternative names) of client certificates that are this account.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<String>,
+    /// The only client identifier that its clients may have; they have one then. Left out: any, or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
     /// Words for other tools, such as the roles of AMQP's management.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
@@ -77,6 +82,7 @@ impl Account {
             name: name.to_owned(),
             password: None,
             certificates: Vec::new(),
+            client_id: None,
             tags: Vec::new(),
             enabled: true,
             permissions: Vec::new(),
@@ -181,6 +187,8 @@ pub struct Directory {
     tokens: Vec<Tokens>,
     /// The settings name no account: peers on this machine that do not say who they are may do everything.
     open: bool,
+    /// Of accounts whose rights come from roles.
+    roles: Option<Roles>,
 }
 
 impl Default for Directory {
@@ -194,6 +202,7 @@ impl Default for Directory {
             anonymous: None,
             tokens: Vec::new(),
             open: true,
+            roles: None,
         }
     }
 }
@@ -275,6 +284,39 @@ impl Directory {
             }
         }
         self
+    }
+
+    /// Adds the accounts of a book of roles; what is there already stays as it is. A server with one is not open.
+    pub(super) fn with_roles(mut self, book: &RoleBook) -> Self {
+        self.open = false;
+        let (mut roles, accounts) = book.split();
+        for account in accounts {
+            let name = account.name.clone();
+            if self.accounts.contains_key(name.as_str()) {
+                tracing::warn!(
+                    account = name,
+                    "the settings have an account that has roles too"
+                );
+                roles.forget(&name);
+            } else if let Err(error) = self.add(account) {
+                tracing::error!(%error, account = name, "an account with roles is left out");
+                roles.forget(&name);
+            }
+        }
+        if self.anonymous.is_none() && book.anonymous.is_some() {
+            self.anonymous = self.account(ANONYMOUS).cloned();
+        }
+        self.roles = Some(roles);
+        self
+    }
+
+    /// The rules of an account whose rights come from roles, in their order, and what holds without one.
+    pub(super) fn roles_of(
+        &self,
+        account: &str,
+    ) -> Option<(impl Iterator<Item = &OrderedRule>, Defaults)> {
+        let roles = self.roles.as_ref()?;
+        Some((roles.of(account)?, roles.defaults))
     }
 
     fn listed(&self, name: &str, by: impl Fn() -> String) -> Result<Arc<Account>, DirectoryError> {

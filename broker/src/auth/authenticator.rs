@@ -10,8 +10,10 @@ use rand::Rng;
 
 use super::account::{Account, Directory};
 use super::names::NameGrants;
+use super::ordered::OrderedGrants;
 use super::password::Key;
 use super::permission::{Grants, Identity, IdentityError};
+use super::roles::ANONYMOUS;
 use super::scram::{ScramError, ScramExchange};
 use super::space::Quotas;
 use super::throttle::{LoginThrottle, ThrottleLimits};
@@ -423,6 +425,10 @@ fn login(
     space: &str,
     client_id: &str,
 ) -> Result<Login, AuthError> {
+    let only = account.client_id.as_deref();
+    if only.is_some_and(|only| only != client_id) {
+        return Err(AuthError::BadCredentials);
+    }
     let permissions = account
         .permissions
         .iter()
@@ -449,7 +455,15 @@ fn login(
         &identity,
         space,
     );
-    let grants = grants.with_names(names);
+    let mut grants = grants.with_names(names);
+    if let Some((rules, defaults)) = directory.roles_of(&account.name) {
+        let identity = Identity {
+            // Nobody has this name.
+            account: if name == ANONYMOUS { "" } else { name },
+            client_id,
+        };
+        grants = grants.with_ordered(OrderedGrants::compile(rules, defaults, &identity)?);
+    }
     Ok(Login {
         account: Some(Arc::clone(account)),
         name: Arc::from(name),

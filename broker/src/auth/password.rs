@@ -161,6 +161,12 @@ impl PasswordHash {
         PasswordHash(Kind::Scram(Box::new(verifier)))
     }
 
+    /// A hash that Mosquitto can read (PBKDF2, `$7$`), with a random salt. Blocks for as long as a login does.
+    #[must_use]
+    pub fn create_mosquitto(password: &[u8]) -> Self {
+        PasswordHash(Kind::Mosquitto(Box::new(MosquittoHash::create(password))))
+    }
+
     /// A hash as RabbitMQ would make it, with a random salt.
     #[must_use]
     pub fn create_rabbit(algorithm: RabbitAlgorithm, password: &[u8]) -> Self {

@@ -12,6 +12,7 @@ use longtail_model::{Filter, FilterToken, Subject, SubjectError, SubjectRef};
 use serde::{Deserialize, Serialize};
 
 use super::names::NameGrants;
+use super::ordered::{Defaults, Operation, OrderedGrants, OrderedRule};
 
 /// What a client wants to do with a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -112,6 +113,18 @@ impl Pattern {
         Ok(Pattern(filter))
     }
 
+    /// One whose percent signs are known to be in their places.
+    pub(super) fn of_filter(filter: Filter) -> Self {
+        Pattern(filter)
+    }
+
+    /// Whether it needs a name that the client does not have.
+    pub(super) fn names_nobody(&self, identity: &Identity<'_>) -> bool {
+        let needs =
+            |name: &str, placeholder| name.is_empty() && self.0.as_str().contains(placeholder);
+        needs(identity.account, "%u") || needs(identity.client_id, "%c")
+    }
+
     /// Fills in the placeholders.
     ///
     /// # Errors
@@ -196,6 +209,8 @@ pub struct Grants {
     actions: [ActionGrants; Action::COUNT],
     /// Rules by regular expressions over names, beside the others.
     names: Option<Arc<NameGrants>>,
+    /// Rules in an order, before all others.
+    ordered: Option<Arc<OrderedGrants>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -218,7 +233,27 @@ impl Grants {
         Grants {
             actions: std::array::from_fn(|_| all.clone()),
             names: None,
+            ordered: None,
         }
+    }
+
+    /// With rules in an order, which are asked before all others.
+    /// What rules in an order grant, and nothing beside.
+    ///
+    /// # Errors
+    /// [`IdentityError`] if a rule needs a name that is unfit.
+    pub fn in_order(
+        rules: &[OrderedRule],
+        defaults: Defaults,
+        identity: &Identity<'_>,
+    ) -> Result<Self, IdentityError> {
+        let ordered = OrderedGrants::compile(rules, defaults, identity)?;
+        Ok(Grants::default().with_ordered(ordered))
+    }
+
+    pub(super) fn with_ordered(mut self, ordered: OrderedGrants) -> Self {
+        self.ordered = Some(Arc::new(ordered));
+        self
     }
 
     /// With rules by regular expressions over names: what they allow is allowed too, unless a rule denies it.
@@ -251,9 +286,16 @@ impl Grants {
         Ok(grants)
     }
 
-    /// Whether `action` on `subject` is allowed. Allocates nothing, but with topic rules.
+    /// Whether `action` on `subject` is allowed: to consume, of what was subscribed to. Allocates nothing, but with topic
+    /// rules.
     #[must_use]
     pub fn allows(&self, action: Action, subject: SubjectRef<'_>) -> bool {
+        let ordered = self.ordered.as_ref().zip(operation_of(action));
+        let decided =
+            ordered.and_then(|(ordered, operation)| ordered.of_subject(operation, subject));
+        if let Some(effect) = decided {
+            return effect == Effect::Allow;
+        }
         let named = |names: &NameGrants| names.allows_subject(action, subject);
         self.allows_or(action, subject, named)
     }
@@ -269,6 +311,11 @@ impl Grants {
     pub fn allows_as(&self, action: Action, subject: &str, name: &str) -> bool {
         let named = |names: &NameGrants| names.allows_name(action, name);
         match Subject::from_dotted(subject) {
+            // A thing with a name is subscribed to and read in one.
+            Ok(subject) if self.ordered.is_some() && action == Action::Consume => {
+                self.allows_filter(action, &Filter::literal(subject.as_ref()))
+            }
+            Ok(subject) if self.ordered.is_some() => self.allows(action, subject.as_ref()),
             Ok(subject) => self.allows_or(action, subject.as_ref(), named),
             // What is no subject, no rule but one for everything is about.
             Err(_) => self.actions[action as usize].all || self.names.as_deref().is_some_and(named),
@@ -299,6 +346,39 @@ impl Grants {
     /// each do not add up. Allocates nothing.
     #[must_use]
     pub fn judge(&self, action: Action, filter: &Filter) -> Verdict {
+        let Some(ordered) = &self.ordered else {
+            return self.judge_unordered(action, filter);
+        };
+        let others = || self.judge_unordered(action, filter);
+        match action {
+            Action::Publish => ordered.all_of(Operation::Publish, filter).or(others),
+            Action::Manage => ordered.all_of(Operation::Manage, filter).or(others),
+            Action::Configure => others(),
+            Action::Consume => {
+                let subscribed = match ordered.of_filter(Operation::Subscribe, filter) {
+                    Some(Effect::Allow) => Verdict::Allowed,
+                    Some(Effect::Deny) => Verdict::Denied,
+                    None => others(),
+                };
+                // The messages are asked about by themselves.
+                let had = ordered.all_of(Operation::Receive, filter).or(|| subscribed);
+                match (subscribed, had) {
+                    (Verdict::Allowed, Verdict::Screened | Verdict::Denied) => Verdict::Screened,
+                    (subscribed, _) => subscribed,
+                }
+            }
+        }
+    }
+
+    /// Whether a subscription to `filter` may be ended by its client.
+    #[must_use]
+    pub fn may_unsubscribe(&self, filter: &Filter) -> bool {
+        let ordered = self.ordered.as_deref();
+        let decided = ordered.and_then(|ordered| ordered.of_filter(Operation::Unsubscribe, filter));
+        decided != Some(Effect::Deny)
+    }
+
+    fn judge_unordered(&self, action: Action, filter: &Filter) -> Verdict {
         let grants = &self.actions[action as usize];
         if grants.all {
             return Verdict::Allowed;
@@ -322,8 +402,21 @@ impl Grants {
     }
 
     fn is_trivial(&self, action: Action) -> bool {
+        if self.ordered.is_some() {
+            return false;
+        }
         let grants = &self.actions[action as usize];
         grants.all || grants.allow.is_empty() && self.names.is_none()
+    }
+}
+
+/// What an action on a subject is among rules in an order; they do not know all of them.
+fn operation_of(action: Action) -> Option<Operation> {
+    match action {
+        Action::Publish => Some(Operation::Publish),
+        Action::Consume => Some(Operation::Receive),
+        Action::Manage => Some(Operation::Manage),
+        Action::Configure => None,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! settings ──▶ AuthDocument ──┐
-//!                             ├──▶ Directory ──▶ Authenticator
+//! role book ──────────────────┼──▶ Directory ──▶ Authenticator
 //! catalog ──▶ account/NAME ───┤
 //!             space/NAME   ───┘
 //! ```
@@ -21,6 +21,7 @@ use super::account::{Account, AuthDocument, Directory, DirectoryError, SpacePerm
 use super::authenticator::{Authenticator, GUEST};
 use super::names::NameRules;
 use super::password::{PasswordHash, RabbitAlgorithm};
+use super::roles::RoleBook;
 use super::space::{Quotas, Space};
 use crate::broker::{Broker, BrokerError};
 use crate::catalog::Write;
@@ -40,6 +41,9 @@ pub enum RosterError {
         /// Its name.
         name: String,
     },
+    /// It belongs to a book of roles.
+    #[error("the account {0:?} has roles, and is changed where these are")]
+    HasRoles(String),
     /// There is none of this name.
     #[error("there is no {what} {name:?}")]
     Unknown {
@@ -70,6 +74,9 @@ pub struct Roster {
     broker: Arc<Broker>,
     authenticator: Arc<Authenticator>,
     configured: Mutex<AuthDocument>,
+    roles: Mutex<Option<Arc<RoleBook>>>,
+    /// Held while a directory is made and put in place of the last.
+    merging: Mutex<()>,
     /// One change at a time.
     writer: tokio::sync::Mutex<()>,
     changed: Mutex<Vec<Changed>>,
@@ -94,6 +101,8 @@ impl Roster {
             broker,
             authenticator,
             configured: Mutex::new(AuthDocument::default()),
+            roles: Mutex::default(),
+            merging: Mutex::default(),
             writer: tokio::sync::Mutex::default(),
             changed: Mutex::default(),
         };
@@ -123,6 +132,7 @@ impl Roster {
     /// # Errors
     /// What is wrong with them; everything stays as it was then.
     pub fn reconfigure(&self, configured: AuthDocument) -> Result<(), DirectoryError> {
+        let one = self.merging.lock();
         let directory = self.merged(&configured)?;
         *self.configured.lock() = configured;
         for (name, quotas) in directory.spaces().filter_map(|name| directory.space(name)) {
@@ -131,7 +141,28 @@ impl Roster {
             }
         }
         self.authenticator.replace(directory);
+        drop(one);
         self.tell();
+        Ok(())
+    }
+
+    /// Has the accounts of this book, in place of those of an earlier one. Its owner keeps it; it is forgotten when the
+    /// process ends.
+    ///
+    /// # Errors
+    /// None that the settings did not have before.
+    pub fn set_roles(&self, book: Arc<RoleBook>) -> Result<(), DirectoryError> {
+        *self.roles.lock() = Some(book);
+        self.merge()?;
+        self.tell();
+        Ok(())
+    }
+
+    /// Replaces the directory with what there is by now.
+    fn merge(&self) -> Result<(), DirectoryError> {
+        let _one = self.merging.lock();
+        let configured = self.configured.lock().clone();
+        self.authenticator.replace(self.merged(&configured)?);
         Ok(())
     }
 
@@ -140,6 +171,10 @@ impl Roster {
         let (mut spaces, accounts) = (self.stored::<Space>(SPACE), self.stored(ACCOUNT));
         let listed = |name: &str| configured.spaces.iter().any(|known| known.name == name);
         spaces.retain(|space| !listed(&space.name));
+        let directory = match &*self.roles.lock() {
+            Some(book) => directory.with_roles(book),
+            None => directory,
+        };
         Ok(directory.with_stored(spaces, accounts))
     }
 
@@ -171,8 +206,7 @@ impl Roster {
             expected: None,
         };
         self.broker.catalog().put_all(vec![write]).await?;
-        let configured = self.configured.lock().clone();
-        self.authenticator.replace(self.merged(&configured)?);
+        self.merge()?;
         self.tell();
         Ok(())
     }
@@ -201,6 +235,10 @@ impl Roster {
                 what: "the account",
                 name: name.to_owned(),
             });
+        }
+        let book = self.roles.lock();
+        if book.as_ref().is_some_and(|book| book.has(name)) {
+            return Err(RosterError::HasRoles(name.to_owned()));
         }
         Ok(())
     }

@@ -255,6 +255,7 @@ impl Shard {
                     self.lose_source(key, consumer, stream, Some(at), fx);
                 }
             }
+            self.sessions[key].forget_idle();
         }
         if let Some(lists) = self
             .streams

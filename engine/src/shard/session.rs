@@ -45,7 +45,10 @@ pub(crate) enum Blocked {
     },
 }
 
-/// A consumer within a session.
+/// The tag under which a session holds what it has taken by number.
+pub(crate) const TAKEN_BY_NUMBER: ConsumerTag = ConsumerTag(0);
+
+/// A consumer within a session: from its first subscription until it draws from nothing and holds nothing.
 pub(crate) struct Consumer {
     pub(crate) tag: ConsumerTag,
     /// Streams, and the group's place in each.
@@ -76,6 +79,11 @@ impl Consumer {
             Credit::Add(left) => left > 0,
             Credit::Level(level) => self.held < level,
         }
+    }
+
+    /// Whether it draws from nothing and holds nothing: the session then knows it no more.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.sources.is_empty() && self.held == 0
     }
 }
 
@@ -124,6 +132,11 @@ impl Session {
         self.consumers
             .iter_mut()
             .find(|consumer| consumer.tag == tag)
+    }
+
+    /// Clients make a consumer for each subscription: those that are over must not stay until the session ends.
+    pub(crate) fn forget_idle(&mut self) {
+        self.consumers.retain(|consumer| !consumer.is_idle());
     }
 
     /// Whether this consumer is the one whose take blocks the session.
@@ -364,8 +377,12 @@ impl Shard {
         }
     }
 
-    fn held_under(&self, key: SessionKey, tag: ConsumerTag) -> u32 {
+    /// What was taken by its number, which is always under the same tag, before there was a consumer of that tag.
+    fn taken_before(&self, key: SessionKey, tag: ConsumerTag) -> u32 {
         let mut held = 0;
+        if tag != TAKEN_BY_NUMBER {
+            return held;
+        }
         let mut next = self.sessions[key].first_hold;
         while let Some(hold) = next.and_then(|hold| self.holds.get(hold)) {
             next = hold.next;
@@ -432,8 +449,7 @@ impl Shard {
         {
             Some(at) => at,
             None => {
-                // What was taken by its number under this tag, before there was a consumer.
-                let held = self.held_under(key, tag);
+                let held = self.taken_before(key, tag);
                 let state = &mut self.sessions[key];
                 state.consumers.push(Consumer {
                     tag,
@@ -496,6 +512,7 @@ impl Shard {
             self.leave_rule(stream, place, key, tag, fx);
             self.tidy_group(stream, place);
         }
+        self.sessions[key].forget_idle();
         now_reply(Reply::Done)
     }
 }

@@ -361,6 +361,7 @@ impl Shard {
                     self.lose_source(key, at, stream, None, fx);
                 }
             }
+            self.sessions[key].forget_idle();
         }
         if let Some(state) = self.streams.get_mut(&stream) {
             state.defined = false;

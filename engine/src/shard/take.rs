@@ -6,7 +6,7 @@
 
 use longtail_model::{ConsumerTag, IndexId, Lsn, Seq, StreamId, Timestamp};
 
-use super::session::{Blocked, Consumer, Session};
+use super::session::{Blocked, Consumer, Session, TAKEN_BY_NUMBER};
 use super::timers::{RECHECK_MS, Timer};
 use super::{Found, Head, Outcome, Rule, Shard, now_reply};
 use crate::command::{Credit, Handle, Token, Wait};
@@ -28,20 +28,11 @@ impl Shard {
             Some(state) => (state.id, state.interrupted),
             None => return,
         };
-        let Some(at) = self.sessions[key]
-            .consumers
-            .iter()
-            .position(|consumer| consumer.tag == tag)
-        else {
-            return fx.emit(
-                id,
-                Gate::OPEN,
-                Effect::Reply(token, Reply::Refused(Refusal::UnknownLink)),
-            );
-        };
-        if self.sessions[key].consumers[at].sources.is_empty() {
+        let consumers = &self.sessions[key].consumers;
+        let draws = |consumer: &Consumer| consumer.tag == tag && !consumer.sources.is_empty();
+        let Some(at) = consumers.iter().position(draws) else {
             return fx.emit(id, Gate::OPEN, Effect::Reply(token, Reply::NotFound));
-        }
+        };
         let best = match self.best(key, at) {
             Err(_) if self.mend_pages() => self.best(key, at),
             best => best,
@@ -355,7 +346,7 @@ impl Shard {
         match self.locate(found)? {
             None | Some(Place::Held(_)) => now_reply(Reply::NotFound),
             Some(place) => {
-                let (gate, delivery) = self.hold(key, ConsumerTag(0), found, place)?;
+                let (gate, delivery) = self.hold(key, TAKEN_BY_NUMBER, found, place)?;
                 self.delivered += 1;
                 Ok((gate, Reply::Delivered(delivery)))
             }
@@ -541,12 +532,13 @@ impl Shard {
                 }
             }
         }
-        if let Some(consumer) = self
-            .sessions
-            .get_mut(held.session)
-            .and_then(|state| state.consumer_mut(held.consumer))
+        if let Some(state) = self.sessions.get_mut(held.session)
+            && let Some(consumer) = state.consumer_mut(held.consumer)
         {
             consumer.held = consumer.held.saturating_sub(1);
+            if consumer.is_idle() {
+                state.forget_idle();
+            }
         }
         if let Some((stream, at)) = self.group_at(held.group) {
             let domain = self.domain(stream, at);

@@ -11,8 +11,8 @@
 //! connections share; its registry knows which client has which session, the seat of each is where the router delivers
 //! to. `durable` is what outlives the process. [`access`] says who is let in, [`message`] how a message of MQTT is one of
 //! the broker's. [`census`] is what an operator sees and does, [`sys`] what the server says of itself.
-//! [`bridge`] connects to other brokers, [`http`] has the HTTP APIs that their tools know, [`watch`] is what an operator
-//! follows while clients go on, [`behalf`] what it does for them.
+//! [`bridge`] connects to other brokers, [`control`] administers the server by messages, [`http`] has the HTTP APIs that
+//! other brokers' tools know, [`http_auth`] asks a server of HTTP who a client is, [`watch`] is what an operator follows while clients go on, [`behalf`] what it does for them.
 
 pub mod access;
 pub mod bans;
@@ -23,12 +23,14 @@ pub mod client;
 pub mod codec;
 pub mod config;
 pub mod consumer;
+pub mod control;
 pub mod counters;
 mod delayed;
 mod durable;
 pub mod exclusive;
 pub mod hooks;
 pub mod http;
+pub mod http_auth;
 mod local;
 pub mod message;
 mod publish;

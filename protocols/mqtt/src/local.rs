@@ -24,6 +24,7 @@ use longtail_model::{DollarRule, Filter, Subject};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::{MessageProperties, Qos, ReasonCode, TopicFilter, UserPropertiesBuf, Version};
+use crate::control::is_control;
 use crate::hooks::{Access, ClientInfo, Hooked, Outcome, Permission, Points, is_inside};
 use crate::message::{Published, incoming};
 use crate::publish::{Outgoing, Whom, publish};
@@ -261,7 +262,7 @@ impl LocalClient {
     fn message(&self, publication: &Publication) -> Result<SharedMessage, LocalError> {
         let topic = || LocalError::Topic(publication.topic.clone());
         let subject = Subject::parse_mqtt(&publication.topic).map_err(|_| topic())?;
-        if publication.topic.starts_with("$share/") {
+        if publication.topic.starts_with("$share/") || is_control(&publication.topic) {
             return Err(topic());
         }
         let mut user = UserPropertiesBuf::new();

@@ -18,6 +18,7 @@ use crate::access::Admission;
 use crate::bans::Bans;
 use crate::codec::ReasonCode;
 use crate::config::{Config, Limits};
+use crate::control::Control;
 use crate::counters::Counters;
 use crate::delayed::Delayed;
 use crate::durable::Durable;
@@ -55,6 +56,7 @@ pub struct Tenant {
     watch: Watch,
     sys: Sys,
     log_lines: LogLines,
+    control: Control,
     timekeeper: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -115,6 +117,7 @@ impl Tenant {
             bans,
             hooks,
             log_lines: LogLines::default(),
+            control: Control::default(),
             timekeeper: Mutex::new(None),
         });
         tenant.registry.restore(restored, &tenant);
@@ -299,6 +302,10 @@ impl Tenant {
 
     pub(crate) fn log_lines(&self) -> &LogLines {
         &self.log_lines
+    }
+
+    pub(crate) fn control(&self) -> &Control {
+        &self.control
     }
 
     pub(crate) fn bans(&self) -> &Bans {

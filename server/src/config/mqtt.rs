@@ -7,6 +7,7 @@ use longtail_mqtt::codec::{Qos, RetainHandling, SubscriptionOptions, TopicFilter
 use longtail_mqtt::config::{
     AutoSubscription, FastPublisher, Overlap, QueuePolicy, ShareStrategy, Shares, Versions,
 };
+use longtail_mqtt::http_auth::HttpAuthConfig;
 use longtail_mqtt::rewrite::{Rewrite, RewriteError};
 use longtail_mqtt::template::Template;
 use longtail_mqtt::{Config, Limits, Profile};
@@ -58,10 +59,14 @@ pub(crate) struct MqttSettings {
     pub(crate) flapping_connects_max: u32,
     pub(crate) flapping_window_ms: u64,
     pub(crate) flapping_ban_ms: u64,
+    /// Empty: none.
+    pub(crate) dynamic_security_file: String,
     #[serde(default)]
     pub(crate) rewrites: Vec<MqttRewrite>,
     #[serde(default)]
     pub(crate) auto_subscriptions: Vec<MqttAutoSubscription>,
+    #[serde(default)]
+    pub(crate) http_auth: Vec<HttpAuthConfig>,
 }
 
 /// One of `mqtt.rewrites`.

@@ -55,7 +55,7 @@ pub(super) fn check(
     }
 
     // Closed by default: nobody may reach a server from outside that asks nobody who they are.
-    let accounts = !settings.accounts.is_empty();
+    let accounts = settings.has_accounts();
     for (protocol, listeners) in &settings.listeners {
         for listener in listeners
             .iter()
@@ -149,7 +149,7 @@ fn mqtt_listeners(
                 wrong("`mqtt` is for listeners of MQTT".to_owned());
                 continue;
             }
-            if mqtt.anonymous.is_some() && settings.accounts.is_empty() {
+            if mqtt.anonymous.is_some() && !settings.has_accounts() {
                 wrong("mqtt.anonymous names an account, and there are none".to_owned());
             }
             if mqtt.anonymous.is_some() && listener.account.is_some() {
@@ -182,7 +182,7 @@ fn tenants(
             );
         }
     }
-    let any_account = !directory.has_no_accounts();
+    let any_account = !directory.has_no_accounts() || settings.has_accounts();
     for (protocol, listeners) in &settings.listeners {
         for listener in listeners {
             let path = format!("listeners.{protocol}");

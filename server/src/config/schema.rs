@@ -567,6 +567,20 @@ pub(crate) const KEYS: &[Key] = &[
         "Time for which a client that connects too often is banned.",
     ),
     key(
+        "mqtt.dynamic_security_file",
+        Kind::Text,
+        Some("\"\""),
+        "File of clients, groups and roles in the form of Mosquitto's dynamic security, which `mosquitto_ctrl dynsec init` \
+         makes and the server rewrites: they are accounts, and are changed by messages to $CONTROL/dynamic-security/v1; \
+         empty: none.",
+    ),
+    key(
+        "mqtt.http_auth",
+        Kind::Documents,
+        None,
+        "Servers of HTTP that are asked who a client is, one after the other; docs/mqtt.md has their keys.",
+    ),
+    key(
         "mqtt.rewrites",
         Kind::Documents,
         None,

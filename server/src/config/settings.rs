@@ -216,6 +216,11 @@ impl Settings {
         }
     }
 
+    /// Whether clients have to say who they are.
+    pub(crate) fn has_accounts(&self) -> bool {
+        !self.accounts.is_empty() || !self.mqtt.dynamic_security_file.is_empty()
+    }
+
     /// Accounts and spaces, checked by the broker's own rules.
     ///
     /// # Errors

@@ -113,6 +113,9 @@ const PLUGINS: &[&str] = &[
     "auth_plugin",
 ];
 
+/// How the file of the plug-in that is built in here is called, on any system.
+const DYNAMIC_SECURITY: &str = "mosquitto_dynamic_security";
+
 /// What has been read so far.
 #[derive(Default)]
 struct Reader {
@@ -126,6 +129,10 @@ struct Reader {
     anonymous: Option<bool>,
     /// Options of accounts are about the listener above them.
     per_listener: bool,
+    /// The last plug-in is dynamic security, which is built in here.
+    is_dynamic: bool,
+    /// And is there at all.
+    has_dynamic: bool,
 }
 
 /// Reads a configuration with all files it names.
@@ -195,11 +202,19 @@ impl Reader {
             "persistence" if line.value == "false" => self.out.set("durability", "memory"),
             "persistence" => {}
             "persistence_location" => self.out.set("data", line.value.as_str()),
+            keyword if PLUGINS.contains(&keyword) && line.value.contains(DYNAMIC_SECURITY) => {
+                (self.is_dynamic, self.has_dynamic) = (true, true);
+            }
+            "plugin_opt_config_file" if self.is_dynamic => {
+                self.out
+                    .set("mqtt.dynamic_security_file", line.value.as_str());
+            }
             keyword
                 if PLUGINS.contains(&keyword)
                     || keyword.starts_with("plugin_opt_")
                     || keyword.starts_with("auth_opt_") =>
             {
+                self.is_dynamic &= !PLUGINS.contains(&keyword);
                 self.note(
                     line,
                     "plug-ins do not run here; embed the broker to use hooks",
@@ -267,7 +282,7 @@ impl Reader {
         let anonymous = self.anonymous.unwrap_or(local_only);
         let here = |listener: &Listener| listener.anonymous.unwrap_or(anonymous);
         self.access.anonymous = anonymous || self.listeners.iter().any(here);
-        if self.access.anonymous {
+        if self.access.anonymous || self.has_dynamic {
             for listener in &mut self.listeners {
                 if !listener.anonymous.unwrap_or(anonymous) {
                     listener.tell("anonymous", "");
@@ -276,6 +291,9 @@ impl Reader {
         }
         let wants_accounts =
             self.access.password_file.is_some() || self.access.acl_file.is_some() || !local_only;
+        // Its clients, and its group of those without a name, are all there are.
+        let wants_accounts =
+            wants_accounts && !(self.has_dynamic && self.access.password_file.is_none());
         if wants_accounts {
             accounts::import(&self.access, &mut self.out)?;
         }

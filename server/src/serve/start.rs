@@ -10,6 +10,8 @@ use longtail_broker::BrokerConfig;
 use longtail_broker::auth::{Authenticator, Directory, Quotas, ThrottleLimits};
 use longtail_edge::Address;
 use longtail_engine::runtime::{Clock, SystemClock};
+use longtail_mqtt::hooks::Scope;
+use longtail_mqtt::http_auth::{HttpAuth, HttpAuthConfig, HttpAuthError, Rights};
 use parking_lot::Mutex;
 
 use super::admin::AdminService;
@@ -66,6 +68,7 @@ impl StartError {
                 | longtail::StartError::Exposed(_),
             )
             | StartError::Admin { .. } => Exit::Bind,
+            StartError::Start(longtail::StartError::DynamicSecurity(_)) => Exit::Usage,
             StartError::Start(_) => Exit::Failure,
             StartError::Listener { .. }
             | StartError::Accounts(_)
@@ -170,6 +173,13 @@ fn builder(
         .beanstalk_config(beanstalk)
         .amqp_config(settings.amqp.config())
         .mqtt_config(mqtt.clone());
+    for (at, auth) in settings.mqtt.http_auth.iter().enumerate() {
+        let last = settings.mqtt.http_auth.len() - 1 == at && settings.accounts.is_empty();
+        let hook = http_auth(auth, settings, authenticator, last);
+        let hook = hook.map_err(|error| wrong("mqtt.http_auth", error.to_string()))?;
+        let priority = i32::try_from(at).unwrap_or(i32::MAX);
+        builder = builder.mqtt_hook(Arc::new(hook), priority, Scope::Everywhere);
+    }
     for bridge in settings.bridge_configs().map_err(StartError::Bridges)? {
         builder = builder.mqtt_bridge(bridge);
     }
@@ -182,6 +192,9 @@ fn builder(
     }
     if authenticator.may_listen_publicly() {
         builder = builder.with_accounts();
+    }
+    if !settings.mqtt.dynamic_security_file.is_empty() {
+        builder = builder.mqtt_dynamic_security(&settings.mqtt.dynamic_security_file);
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     for (protocol, listeners) in &settings.listeners {
@@ -254,6 +267,26 @@ fn builder(
         }
     }
     Ok(builder)
+}
+
+/// A server of HTTP that is asked who a client of MQTT is.
+fn http_auth(
+    config: &HttpAuthConfig,
+    settings: &Settings,
+    authenticator: &Arc<Authenticator>,
+    is_last: bool,
+) -> Result<HttpAuth, HttpAuthError> {
+    let (space, asked) = (settings.mqtt.space.clone(), Arc::clone(authenticator));
+    let rights: Rights = Arc::new(move |account, client_id| {
+        let login = asked.grants(account, &space, client_id);
+        login.ok().map(|login| login.grants)
+    });
+    HttpAuth::new(
+        config.clone(),
+        rights,
+        Arc::new(SystemClock::new()),
+        is_last,
+    )
 }
 
 /// What each space may use.

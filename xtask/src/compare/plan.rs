@@ -251,6 +251,16 @@ fn curves() -> Vec<Section> {
             ),
         ),
         curve(
+            "mqtt-subscriptions",
+            "MQTT: deliveries a second by other subscriptions, 16 pairs, QoS 1",
+            "mqtt",
+            "subscriptions",
+            points(
+                &[1_000, 10_000, 100_000],
+                "--durability memory --scenario one-to-one --qos 1 --aside {}",
+            ),
+        ),
+        curve(
             "mqtt-pairs",
             "MQTT: deliveries a second by pairs with a topic each, QoS 1",
             "mqtt",
@@ -268,6 +278,16 @@ fn curves() -> Vec<Section> {
             points(
                 &[1, 4, 16, 64, 256],
                 "--durability memory --scenario one-to-one --depth 16 --publishers {}",
+            ),
+        ),
+        curve(
+            "amqp-bindings",
+            "AMQP: deliveries a second by bindings of a topic exchange, 16 pairs, confirmed, 16 deep",
+            "amqp",
+            "bindings",
+            points(
+                &[100, 1_000, 10_000],
+                "--durability memory --scenario topic --depth 16 --bindings {}",
             ),
         ),
         curve(

@@ -36,6 +36,8 @@ pub(crate) struct AmqpSession {
     confirmed: bool,
     route: Route,
     publishes: Publishes,
+    /// What answers a request.
+    reply: Publishes,
     budget: Option<u64>,
     burst: Burst,
     /// What makes a consumer.
@@ -64,6 +66,7 @@ impl AmqpSession {
                 fenced: !confirmed && seat.role == Role::Put,
             },
             publishes: Publishes::default(),
+            reply: Publishes::default(),
             budget: seat.budget,
             burst: Burst::Nothing,
             consume: Vec::new(),
@@ -75,6 +78,13 @@ impl AmqpSession {
         };
         if seat.role.is_publisher() {
             session.publishes = Publishes::new(&session.route, seat.depth);
+        }
+        if seat.role == Role::Respond {
+            let route = Route {
+                keys: vec![session.reply_queue()],
+                ..session.route.clone()
+            };
+            session.reply = Publishes::new(&route, 1);
         }
         let consume = frames::consume(&session.queue(), confirmed);
         session.consume = if confirmed {
@@ -108,6 +118,22 @@ impl AmqpSession {
                     all.push((frames::qos(), id::QOS_OK));
                 }
                 all.push((frames::consume(&queue, self.confirmed), id::CONSUME_OK));
+            }
+            Role::Request | Role::Respond => {
+                let life = Life {
+                    durable: false,
+                    auto_delete: true,
+                };
+                let hears = if self.seat.role == Role::Request {
+                    self.reply_queue()
+                } else {
+                    queue
+                };
+                all.push(self.declare(&hears, life));
+                if self.confirmed {
+                    all.push((frames::qos(), id::QOS_OK));
+                }
+                all.push((frames::consume(&hears, self.confirmed), id::CONSUME_OK));
             }
             Role::Forget => all.push((frames::queue_delete(&queue), id::QUEUE_DELETE_OK)),
             Role::Resume | Role::Cycle | Role::Work | Role::Drain => {}
@@ -162,6 +188,11 @@ impl AmqpSession {
         }
     }
 
+    /// Where the answers to requests go.
+    fn reply_queue(&self) -> String {
+        format!("{}.reply", self.queue())
+    }
+
     fn publish(&mut self, now_ns: u64, stopping: bool, flow: &Flow) -> Next {
         let depth = self.seat.depth;
         let count = self.budget.map_or(depth, |left| {
@@ -181,7 +212,7 @@ impl AmqpSession {
         }
         self.publishes.stamp(now_ns);
         self.burst = Burst::Publish(count);
-        if self.confirmed || self.route.fenced {
+        if self.confirmed || self.route.fenced || self.seat.role == Role::Request {
             Next::Burst {
                 command: PUBLISH,
                 count,
@@ -204,7 +235,9 @@ impl AmqpSession {
         };
         let tag = parse::acknowledged(payload);
         match (parse::method(payload), publishing, tag) {
-            (Some(id::DELIVER), None, _) => {
+            (Some(id::DELIVER), _, _)
+                if publishing.is_none() || self.seat.role == Role::Request =>
+            {
                 let tag = parse::delivery_tag(payload);
                 self.content = Some(Content {
                     tag: tag.ok_or_else(|| self.wrong(payload))?,
@@ -212,7 +245,11 @@ impl AmqpSession {
                 });
             }
             (Some(id::ACK), Some(_), Some((tag, multiple))) if self.confirmed => {
-                replies.done += self.confirms.confirm(tag, multiple);
+                let confirmed = self.confirms.confirm(tag, multiple);
+                // A request is answered by its reply.
+                if self.seat.role != Role::Request {
+                    replies.done += confirmed;
+                }
             }
             (Some(id::NACK), Some(_), Some((tag, multiple))) if self.confirmed => {
                 for _ in 0..self.confirms.confirm(tag, multiple) {
@@ -274,9 +311,15 @@ impl AmqpSession {
         let Some(content) = self.content.take() else {
             return;
         };
-        replies.received += 1;
-        replies.sent_ns.extend(content.sent_ns);
-        flow.leave(1);
+        match self.seat.role {
+            Role::Request => replies.done += 1,
+            Role::Respond => replies.reactions.extend_from_slice(self.reply.bytes()),
+            _ => {
+                replies.received += 1;
+                replies.sent_ns.extend(content.sent_ns);
+                flow.leave(1);
+            }
+        }
         if self.confirmed {
             self.unacknowledged = content.tag;
         }
@@ -360,7 +403,7 @@ fn routing(seat: &Seat) -> (String, Vec<String>) {
 impl Session for AmqpSession {
     fn next(&mut self, now_ns: u64, stopping: bool, flow: &Flow) -> Next {
         match self.seat.role {
-            Role::Put | Role::Produce => self.publish(now_ns, stopping, flow),
+            Role::Put | Role::Produce | Role::Request => self.publish(now_ns, stopping, flow),
             Role::Resume if self.burst == Burst::Nothing => {
                 self.burst = Burst::Consume;
                 Next::Burst {
@@ -368,7 +411,7 @@ impl Session for AmqpSession {
                     count: 1,
                 }
             }
-            Role::Resume | Role::Subscribe(_) => Next::Listen,
+            Role::Resume | Role::Subscribe(_) | Role::Respond => Next::Listen,
             // Nobody asks for messages one by one.
             Role::Idle | Role::Forget | Role::Cycle | Role::Work | Role::Drain => Next::Done,
         }

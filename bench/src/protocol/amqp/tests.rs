@@ -240,3 +240,26 @@ fn methods(mut bytes: &[u8]) -> (Vec<parse::Id>, Vec<u8>) {
     }
     (all, last)
 }
+
+#[test]
+fn a_reply_answers_a_request_and_a_confirm_does_not() {
+    let flow = Flow::new(8, 1);
+    let mut asks = session(Role::Request, Assurance::AtLeast);
+    let mut answers = session(Role::Respond, Assurance::AtLeast);
+    let requests = Next::Burst {
+        command: PUBLISH,
+        count: 2,
+    };
+    assert_eq!(asks.next(1, false, &flow), requests);
+    assert_eq!(answers.next(1, false, &flow), Next::Listen);
+    let heard = feed(&mut answers, &delivery(1, &[b"12345678x"]), 7, &flow).expect("a request");
+    assert_eq!((heard.done, heard.received), (0, 0));
+    let key = memchr::memmem::find(&heard.reactions, b"\x09b.7.reply");
+    assert!(key.is_some(), "{:02x?}", heard.reactions);
+    let confirm = acknowledgement(id::ACK, 2, true);
+    let none = feed(&mut asks, &confirm, 4, &flow).expect("a confirm");
+    assert_eq!(none.done, 0);
+    let replies = [delivery(1, &[b"xxxxxxxxx"]), delivery(2, &[b"xxxxxxxxx"])].concat();
+    let got = feed(&mut asks, &replies, 5, &flow).expect("replies");
+    assert_eq!((got.done, got.received), (2, 0));
+}

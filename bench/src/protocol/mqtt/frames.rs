@@ -38,14 +38,16 @@ pub(super) fn connect(version: Version, client: &str, persistent: bool) -> Vec<u
     packet(kind::CONNECT << 4, &body)
 }
 
-/// A SUBSCRIBE of one filter.
-pub(super) fn subscribe(version: Version, filter: &str, qos: u8) -> Vec<u8> {
+/// A SUBSCRIBE.
+pub(super) fn subscribe(version: Version, filters: &[String], qos: u8) -> Vec<u8> {
     let mut body = vec![0, 1];
     if version == Version::V5 {
         body.push(0);
     }
-    text(&mut body, filter);
-    body.push(qos);
+    for filter in filters {
+        text(&mut body, filter);
+        body.push(qos);
+    }
     packet(kind::SUBSCRIBE << 4 | 2, &body)
 }
 
@@ -57,6 +59,10 @@ pub(super) struct Publishes {
     body_at: usize,
     body_bytes: usize,
     count: u32,
+    /// Where the packet id is in each, if it has one.
+    id_at: Option<usize>,
+    /// The last id that [`next`](Self::next) has used.
+    last_id: u16,
 }
 
 impl Publishes {
@@ -99,7 +105,20 @@ impl Publishes {
             body_at: each - body_bytes,
             body_bytes,
             count,
+            id_at: (qos > 0).then_some(id_at),
+            last_id: 0,
         }
+    }
+
+    /// The only one, under an id of its own.
+    pub(super) fn next(&mut self) -> &[u8] {
+        if let Some(at) = self.id_at {
+            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
+            if let Some(place) = self.bytes.get_mut(at..at + 2) {
+                place.copy_from_slice(&self.last_id.to_be_bytes());
+            }
+        }
+        &self.bytes
     }
 
     /// Everything to be sent.
@@ -134,7 +153,7 @@ fn text(into: &mut Vec<u8>, text: &str) {
 }
 
 /// The fixed header and what follows it.
-fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+pub(super) fn packet(first: u8, body: &[u8]) -> Vec<u8> {
     let mut all = vec![first];
     let mut left = body.len();
     loop {

@@ -169,15 +169,19 @@ fn long(value: &[u8]) -> Option<usize> {
         .map(|two| 2 + usize::from(u16::from_be_bytes(*two)))
 }
 
-/// Accepts a SUBACK that grants `qos` to one filter; otherwise says what it says.
-pub(super) fn suback(header: Header, body: &[u8], qos: u8) -> Result<(), String> {
-    match (header.first >> 4, body.last()) {
-        (kind::SUBACK, Some(&granted)) if granted == qos => Ok(()),
-        (kind::SUBACK, Some(&granted)) if granted < 3 => {
-            Err(format!("granted QoS {granted} instead of {qos}"))
-        }
-        (kind::SUBACK, Some(&code)) => Err(format!("refused with code {code:#04x}")),
-        _ => Err(describe(header, body)),
+/// Accepts a SUBACK that grants `qos` to so many filters; otherwise says what it says.
+pub(super) fn suback(header: Header, body: &[u8], filters: usize, qos: u8) -> Result<(), String> {
+    let codes = body
+        .len()
+        .checked_sub(filters)
+        .and_then(|at| body.get(at..));
+    let (kind::SUBACK, Some(codes)) = (header.first >> 4, codes) else {
+        return Err(describe(header, body));
+    };
+    match codes.iter().find(|&&code| code != qos) {
+        None => Ok(()),
+        Some(granted @ ..3) => Err(format!("granted QoS {granted} instead of {qos}")),
+        Some(code) => Err(format!("refused with code {code:#04x}")),
     }
 }
 

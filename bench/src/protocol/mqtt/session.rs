@@ -31,11 +31,15 @@ pub(crate) struct MqttSession {
     role: Role,
     pub(super) qos: u8,
     pub(super) topic: String,
+    /// Where the answers to requests go.
+    pub(super) reply_topic: String,
     depth: u32,
     body_bytes: usize,
     audience: u32,
     budget: Option<u64>,
     publishes: Publishes,
+    /// What answers a request.
+    reply: Publishes,
     pub(super) connect: Vec<u8>,
     burst: Burst,
     incoming: Option<Incoming>,
@@ -52,18 +56,21 @@ impl MqttSession {
         };
         let side = if seat.role.is_publisher() { 'p' } else { 's' };
         let client = format!("{}-{side}{}", seat.queue_prefix, seat.connection);
+        let topic = format!("{}/{}", seat.queue_prefix, seat.queue);
         let outlives = matches!(seat.role, Role::Subscribe(_) | Role::Resume | Role::Idle);
         let persistent = seat.promise.persistent && outlives;
         let mut session = MqttSession {
             version,
             role: seat.role,
             qos,
-            topic: format!("{}/{}", seat.queue_prefix, seat.queue),
+            reply_topic: format!("{topic}/reply"),
+            topic,
             depth: seat.depth,
             body_bytes: seat.body_bytes,
             audience: seat.audience,
             budget: seat.budget,
             publishes: Publishes::default(),
+            reply: Publishes::default(),
             connect: frames::connect(version, &client, persistent),
             burst: Burst::Nothing,
             incoming: None,
@@ -72,12 +79,21 @@ impl MqttSession {
         if seat.role.is_publisher() {
             session.encode(seat.depth);
         }
+        if seat.role == Role::Respond {
+            let (topic, bytes) = (&session.reply_topic, seat.body_bytes);
+            session.reply = Publishes::new(version, topic, qos, bytes, 1, false);
+        }
         session
     }
 
     /// Whether bursts end with a PINGREQ.
     fn is_fenced(&self) -> bool {
         self.qos == 0 && self.role == Role::Put
+    }
+
+    /// Whether it both publishes and receives.
+    fn is_of_a_pair(&self) -> bool {
+        matches!(self.role, Role::Request | Role::Respond)
     }
 
     fn encode(&mut self, count: u32) {
@@ -108,7 +124,7 @@ impl MqttSession {
         }
         self.publishes.stamp(now_ns);
         self.burst = Burst::Publish(count);
-        if self.qos == 0 && !self.is_fenced() {
+        if self.qos == 0 && !self.is_fenced() && self.role != Role::Request {
             return Next::Send;
         }
         Next::Burst {
@@ -120,7 +136,10 @@ impl MqttSession {
     /// The start of a PUBLISH: everything before the body, and the time in it. The bytes used; None while they are not
     /// all there.
     fn on_publish(&mut self, header: Header, rest: &[u8]) -> Result<Option<usize>, BenchError> {
-        if !matches!(self.role, Role::Subscribe(_) | Role::Resume) {
+        if !matches!(
+            self.role,
+            Role::Subscribe(_) | Role::Resume | Role::Request | Role::Respond
+        ) {
             return Err(unexpected("subscribe", "a message for nobody".to_owned()));
         }
         let qos = (header.first >> 1) & 3;
@@ -176,15 +195,17 @@ impl MqttSession {
             (kind::PUBREC, Some(name)) if publishing && self.qos == 2 => {
                 self.on_refused(name, replies, flow);
             }
+            // Its reply answers a request, and nothing answers a reply.
+            (kind::PUBACK | kind::PUBCOMP, None) if self.is_of_a_pair() => {}
             (kind::PUBACK, None) if publishing && self.qos == 1 => replies.done += 1,
-            (kind::PUBREC, None) if publishing && self.qos == 2 => {
+            (kind::PUBREC, None) if (publishing || self.is_of_a_pair()) && self.qos == 2 => {
                 let [high, low] = id.ok_or_else(what)?;
                 replies
                     .reactions
                     .extend_from_slice(&[kind::PUBREL << 4 | 2, 2, high, low]);
             }
             (kind::PUBCOMP, None) if publishing && self.qos == 2 => replies.done += 1,
-            (kind::PUBREL, None) if !self.role.is_publisher() => {
+            (kind::PUBREL, None) if !self.role.is_publisher() || self.is_of_a_pair() => {
                 let [high, low] = id.ok_or_else(what)?;
                 replies
                     .reactions
@@ -216,6 +237,28 @@ impl MqttSession {
         }
     }
 
+    /// A message is complete.
+    fn on_message(&mut self, message: Incoming, replies: &mut Replies, flow: &Flow) {
+        match self.role {
+            Role::Request => replies.done += 1,
+            Role::Respond => replies.reactions.extend_from_slice(self.reply.next()),
+            _ => {
+                replies.received += 1;
+                replies.sent_ns.extend(message.sent_ns);
+                flow.leave(1);
+            }
+        }
+        let [high, low] = message.id;
+        let answer = match message.qos {
+            0 => return,
+            1 => kind::PUBACK,
+            _ => kind::PUBREC,
+        };
+        replies
+            .reactions
+            .extend_from_slice(&[answer << 4, 2, high, low]);
+    }
+
     fn command(&self) -> &'static str {
         match self.burst {
             Burst::Nothing => "subscribe",
@@ -228,7 +271,7 @@ impl MqttSession {
 impl Session for MqttSession {
     fn next(&mut self, now_ns: u64, stopping: bool, flow: &Flow) -> Next {
         match self.role {
-            Role::Put | Role::Produce => self.publish(now_ns, stopping, flow),
+            Role::Put | Role::Produce | Role::Request => self.publish(now_ns, stopping, flow),
             Role::Resume if self.burst == Burst::Nothing => {
                 self.burst = Burst::Connect;
                 Next::Burst {
@@ -236,7 +279,7 @@ impl Session for MqttSession {
                     count: 1,
                 }
             }
-            Role::Resume | Role::Subscribe(_) => Next::Listen,
+            Role::Resume | Role::Subscribe(_) | Role::Respond => Next::Listen,
             // Nobody asks for messages one by one.
             Role::Idle | Role::Forget | Role::Cycle | Role::Work | Role::Drain => Next::Done,
         }
@@ -266,7 +309,7 @@ impl Session for MqttSession {
                     return Ok(used);
                 }
                 if let Some(message) = self.incoming.take() {
-                    on_message(message, replies, flow);
+                    self.on_message(message, replies, flow);
                 }
             }
             let rest = input.get(used..).unwrap_or_default();
@@ -290,20 +333,4 @@ impl Session for MqttSession {
             }
         }
     }
-}
-
-/// A message is complete.
-fn on_message(message: Incoming, replies: &mut Replies, flow: &Flow) {
-    replies.received += 1;
-    replies.sent_ns.extend(message.sent_ns);
-    flow.leave(1);
-    let [high, low] = message.id;
-    let answer = match message.qos {
-        0 => return,
-        1 => kind::PUBACK,
-        _ => kind::PUBREC,
-    };
-    replies
-        .reactions
-        .extend_from_slice(&[answer << 4, 2, high, low]);
 }

@@ -1,6 +1,7 @@
 //! The answering half: acknowledges everything, and passes publishes on as they came, packet id and QoS included.
 
 use super::Version;
+use super::frames::packet;
 use super::parse::{body_at, kind, varint};
 use crate::null::Relay;
 use crate::protocol::Sink;
@@ -74,23 +75,26 @@ impl MqttSink {
     }
 
     fn subscribe(&self, id: [u8; 2], body: &[u8], out: &mut Vec<u8>, relay: &mut Relay) {
-        let properties = usize::from(self.version == Version::V5);
-        let (Some(filter), Some(&qos)) = (
-            body.get(4 + properties..body.len().saturating_sub(1)),
-            body.last(),
-        ) else {
-            return;
+        let properties: &[u8] = match self.version {
+            Version::V3 => &[],
+            Version::V5 => &[0],
         };
-        let mut parts = filter.splitn(3, |&byte| byte == b'/');
-        match (parts.next(), parts.next(), parts.next()) {
-            (Some(b"$share"), Some(group), Some(topic)) => relay.join(topic, Some(group)),
-            _ => relay.join(filter, None),
+        let mut answer = [&id, properties].concat();
+        let mut rest = body.get(answer.len()..).unwrap_or_default();
+        while let Some((length, after)) = rest.split_first_chunk()
+            && let Some((filter, after)) =
+                after.split_at_checked(usize::from(u16::from_be_bytes(*length)))
+            && let Some((&qos, after)) = after.split_first()
+        {
+            let mut parts = filter.splitn(3, |&byte| byte == b'/');
+            match (parts.next(), parts.next(), parts.next()) {
+                (Some(b"$share"), Some(group), Some(topic)) => relay.join(topic, Some(group)),
+                _ => relay.join(filter, None),
+            }
+            answer.push(qos);
+            rest = after;
         }
-        let [high, low] = id;
-        match self.version {
-            Version::V3 => out.extend_from_slice(&[kind::SUBACK << 4, 3, high, low, qos]),
-            Version::V5 => out.extend_from_slice(&[kind::SUBACK << 4, 4, high, low, 0, qos]),
-        }
+        out.extend_from_slice(&packet(kind::SUBACK << 4, &answer));
     }
 
     fn publish(

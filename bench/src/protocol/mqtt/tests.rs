@@ -41,12 +41,12 @@ fn packets_have_the_bytes_of_the_standard() {
         b"\x10\x14\0\x04MQTT\x05\0\x8c\xa0\x05\x11\0\0\x0e\x10\0\x02ab"
     );
     assert_eq!(
-        frames::subscribe(Version::V3, "a/#", 1),
+        frames::subscribe(Version::V3, &["a/#".to_owned()], 1),
         b"\x82\x08\0\x01\0\x03a/#\x01"
     );
     assert_eq!(
-        frames::subscribe(Version::V5, "a/#", 2),
-        b"\x82\x09\0\x01\0\0\x03a/#\x02"
+        frames::subscribe(Version::V5, &["a/#".to_owned(), "b".to_owned()], 2),
+        b"\x82\x0d\0\x01\0\0\x03a/#\x02\0\x01b\x02"
     );
 }
 
@@ -127,14 +127,14 @@ fn handshakes_are_accepted_or_quoted() {
         Err("refused with code 0x05".to_owned())
     );
     let (header, body) = packet(0x90, &[0, 1, 0]);
-    assert_eq!(suback(header, body, 0), Ok(()));
+    assert_eq!(suback(header, body, 1, 0), Ok(()));
     assert_eq!(
-        suback(header, body, 1),
+        suback(header, body, 1, 1),
         Err("granted QoS 0 instead of 1".to_owned())
     );
     let (header, body) = packet(0x90, &[0, 1, 0x80]);
     assert_eq!(
-        suback(header, body, 1),
+        suback(header, body, 1, 1),
         Err("refused with code 0x80".to_owned())
     );
     assert_eq!(acknowledgement(&[1, 2]), (Some([1, 2]), None));
@@ -340,10 +340,14 @@ fn a_budget_ends_with_a_short_burst() {
 #[test]
 fn the_sink_answers_every_packet_whatever_the_pieces() {
     let mut packets = frames::connect(Version::V3, "c", false);
-    packets.extend(frames::subscribe(Version::V3, "t", 1));
+    packets.extend(frames::subscribe(
+        Version::V3,
+        &["t".to_owned(), "u".to_owned()],
+        1,
+    ));
     packets.extend_from_slice(b"\x32\x06\0\x01t\0\x05x\x34\x06\0\x01t\0\x06x\x62\x02\0\x06\xc0\0");
     packets.extend_from_slice(b"\x50\x02\0\x07\x40\x02\0\x08");
-    let answers = b"\x20\x02\0\0\x90\x03\0\x01\x01\x40\x02\0\x05\x50\x02\0\x06\x70\x02\0\x06\xd0\0\x62\x02\0\x07";
+    let answers = b"\x20\x02\0\0\x90\x04\0\x01\x01\x01\x40\x02\0\x05\x50\x02\0\x06\x70\x02\0\x06\xd0\0\x62\x02\0\x07";
     for piece in 1..=packets.len() {
         let (mut sink, mut relay) = (MqttSink::default(), Relay::default());
         let (mut tail, mut out) = (Vec::new(), Vec::new());
@@ -354,4 +358,36 @@ fn the_sink_answers_every_packet_whatever_the_pieces() {
         }
         assert_eq!(out, answers, "pieces of {piece}");
     }
+}
+
+#[test]
+fn a_reply_answers_a_request_and_an_acknowledgement_does_not() {
+    let flow = Flow::new(8, 1);
+    let mut asks = session(Role::Request, Assurance::AtLeast);
+    let mut answers = session(Role::Respond, Assurance::AtLeast);
+    assert_eq!(
+        asks.next(1, false, &flow),
+        Next::Burst {
+            command: PUBLISH,
+            count: 2
+        }
+    );
+    assert_eq!(answers.next(1, false, &flow), Next::Listen);
+    let heard = feed(&mut answers, asks.outgoing(), 7, &flow).expect("requests");
+    assert_eq!((heard.done, heard.received), (0, 0));
+    // Each is answered under an id of its own, and acknowledged.
+    let reply = |id: u8| {
+        let mut bytes = b"\x32\x16\0\x09b/7/reply\0".to_vec();
+        bytes.push(id);
+        bytes.extend_from_slice(b"xxxxxxxxx");
+        bytes.extend_from_slice(&[0x40, 2, 0, id]);
+        bytes
+    };
+    assert_eq!(heard.reactions, [reply(1), reply(2)].concat());
+    let acknowledged = [0x40, 2, 0, 1];
+    let none = feed(&mut asks, &acknowledged, 4, &flow).expect("an acknowledgement");
+    assert_eq!(none.done, 0);
+    let replies = [reply(1), reply(2)].concat();
+    let got = feed(&mut asks, &replies, 5, &flow).expect("replies");
+    assert_eq!((got.done, got.received), (2, 0));
 }

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use base64ct::{Base64, Encoding};
+use rand::Rng;
 use sha2::{Digest, Sha512};
 use subtle::ConstantTimeEq;
 
@@ -23,6 +24,22 @@ pub(super) struct MosquittoHash {
 impl MosquittoHash {
     /// The most iterations a stored hash may ask for: about a second.
     pub(super) const ITERATIONS_MAX: u32 = 1_000_000;
+
+    /// Iterations of a hash that is made here, some ten milliseconds; Mosquitto itself makes them with 101 to 1,000.
+    const ITERATIONS: u32 = 20_000;
+
+    /// Hashes a password with a random salt. Blocks.
+    pub(super) fn create(password: &[u8]) -> Self {
+        let mut salt = vec![0; 12];
+        rand::rng().fill_bytes(&mut salt);
+        let mut hash = vec![0; 64];
+        pbkdf2::pbkdf2_hmac::<Sha512>(password, &salt, Self::ITERATIONS, &mut hash);
+        MosquittoHash {
+            iterations: Some(Self::ITERATIONS),
+            salt,
+            hash,
+        }
+    }
 
     pub(super) fn is_one(text: &str) -> bool {
         text.starts_with("$6$") || text.starts_with("$7$")

@@ -54,6 +54,15 @@ impl Bench {
         assert_eq!(self.ask(session, subscribe), Some(Reply::Done));
     }
 
+    fn unsubscribe(&mut self, session: SessionId) {
+        let unsubscribe = Command::Unsubscribe {
+            consumer: ME,
+            link: Link(0),
+            group: "".into(),
+        };
+        assert_eq!(self.ask(session, unsubscribe), Some(Reply::Done));
+    }
+
     fn credit(&mut self, session: SessionId, level: u32) {
         let credit = Command::Credit {
             consumer: ME,
@@ -295,4 +304,38 @@ fn with_no_time_to_live_a_message_is_for_those_who_wait() {
     bench.publish(me, 0, "3");
     assert_eq!(bench.pushes(me), [(2, 0)]);
     assert_eq!(bench.ready(me, "q"), 0);
+}
+
+#[test]
+fn a_consumer_is_forgotten_when_it_draws_from_nothing_and_holds_nothing() {
+    let mut b = Bench::new();
+    let session = b.opener("orders", queue());
+    let known = |b: &Bench| {
+        b.shard.sessions[b.shard.session_by[&session]]
+            .consumers
+            .len()
+    };
+    for _ in 0..3 {
+        b.subscribe(session);
+        b.credit(session, 1);
+        assert_eq!(known(&b), 1);
+        b.unsubscribe(session);
+        assert_eq!(known(&b), 0);
+    }
+    // Its credit went with it: a new one of the same tag begins with none.
+    b.publish(session, 0, "one");
+    b.subscribe(session);
+    assert_eq!(b.pushes(session), []);
+    b.credit(session, 1);
+    assert_eq!(b.pushes(session), [(1, 0)]);
+    b.unsubscribe(session);
+    assert_eq!(known(&b), 1, "what it holds counts against its level");
+    b.release(session, 1, false);
+    assert_eq!(known(&b), 0);
+    let take = Command::Take {
+        consumer: ME,
+        wait: Wait::No,
+        deadline_margin_ms: 0,
+    };
+    assert_eq!(b.ask(session, take), Some(Reply::NotFound));
 }

@@ -228,6 +228,7 @@ impl Model {
                 told,
             );
         }
+        self.forget_idle(key);
     }
 
     pub(super) fn define_group(

@@ -25,12 +25,10 @@ impl Model {
         let reply = |model: &Model, reply: Reply, told: &mut Told| {
             model.tell(key, Effect::Reply(token, reply), told);
         };
-        let Some(at) = self.consumer(key, tag) else {
-            return reply(self, Reply::Refused(Refusal::UnknownLink), told);
-        };
-        if self.sessions[key].consumers[at].sources.is_empty() {
+        let draws = |at: &usize| !self.sessions[key].consumers[*at].sources.is_empty();
+        let Some(at) = self.consumer(key, tag).filter(draws) else {
             return reply(self, Reply::NotFound, told);
-        }
+        };
         if let Some(best) = self.best(key, at) {
             let taken = self.hold(key, tag, best);
             return reply(self, Reply::Delivered(taken), told);
@@ -171,6 +169,7 @@ impl Model {
     pub(super) fn let_go(&mut self, hold: u64) -> Option<(Hold, At)> {
         let hold = self.holds.remove(&hold)?;
         self.stop_timer(hold.timer);
+        self.forget_idle(hold.session);
         let at = hold.at();
         Some((hold, at))
     }
@@ -396,7 +395,20 @@ impl Model {
         if waited {
             self.start_queueing(key, at);
         }
+        self.forget_idle(key);
         Ok(Reply::Done)
+    }
+
+    /// A consumer lasts as long as it draws from something or holds something.
+    pub(super) fn forget_idle(&mut self, key: usize) {
+        let holds = &self.holds;
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        session.consumers.retain(|consumer| {
+            let mine = |hold: &Hold| hold.session == key && hold.consumer == consumer.tag;
+            !consumer.sources.is_empty() || holds.values().any(mine)
+        });
     }
 
     pub(super) fn settle(

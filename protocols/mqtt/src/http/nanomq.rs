@@ -11,7 +11,7 @@ use super::clock::plain as plain_time;
 use super::prometheus::{Exposition, Kind};
 use super::publish::{BULK_MAX, described};
 use super::request::{Asked, Reply, Trouble, as_object, needed, text};
-use super::views::{Page, SubscriptionsWanted, level, span};
+use super::views::{Page, SubscriptionsWanted, level, protocol_name, span};
 use crate::bridge;
 use crate::census::{Kicked, SessionView};
 use crate::codec::Qos;
@@ -192,7 +192,7 @@ async fn look(asked: &Asked, path: &[&str]) -> Result<Reply, Trouble> {
             let all = views.iter().map(|view| {
                 json!({"clientid": &*view.client_id, "topic": &*view.filter, "qos": view.qos.bits()})
             });
-            Ok(data(all.collect::<Vec<_>>().into()))
+            Ok(data(all.collect::<Vec<_>>()))
         }
         _ => Err(Trouble::NoPath),
     }
@@ -202,7 +202,7 @@ fn endpoints() -> Reply {
     let all = ENDPOINTS.iter().map(|(path, name, method, descr)| {
         json!({"path": path, "name": name, "method": method, "descr": descr})
     });
-    data(all.collect::<Vec<_>>().into())
+    data(all.collect::<Vec<_>>())
 }
 
 fn broker(asked: &Asked) -> Value {
@@ -251,7 +251,7 @@ fn client(view: &SessionView) -> Value {
         "connected": connected.is_some(),
         "conn_state": if connected.is_some() { "connected" } else { "disconnected" },
         "clean_start": connected.is_some_and(|there| there.clean_start),
-        "proto_name": if view.version.is_some_and(|v| level(v) == 3) { "MQIsdp" } else { "MQTT" },
+        "proto_name": protocol_name(view),
         "proto_ver": view.version.map(level),
         "recv_msg": connected.map_or(0, |there| there.received),
     })
@@ -284,7 +284,7 @@ fn clients(asked: &Asked, user: Option<&str>) -> Result<Reply, Trouble> {
                 view.version
                     .is_some_and(|v| usize::from(level(v)) == number)
             })
-            && name.is_none_or(|name| name == "MQTT" || name == "MQIsdp")
+            && name.is_none_or(|name| name == protocol_name(view))
     };
     let (views, count) = asked
         .api
@@ -518,7 +518,7 @@ async fn publish_batch(asked: &Asked) -> Result<Reply, Trouble> {
             });
         }
     }
-    Ok(data(outcomes.into()))
+    Ok(data(outcomes))
 }
 
 #[cfg(test)]

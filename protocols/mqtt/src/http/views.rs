@@ -10,7 +10,7 @@ use longtail_model::{DollarRule, Filter, Timestamp};
 
 use super::request::{Asked, Trouble};
 use super::{Api, ListenerFact};
-use crate::census::{Census, SubscriptionView};
+use crate::census::{Census, SessionView, SubscriptionView};
 use crate::codec::{Qos, TopicFilter, Version};
 use crate::counters::Traffic;
 use crate::sys::{Process, Sockets};
@@ -109,6 +109,14 @@ pub(super) const fn level(version: Version) -> u8 {
         Version::V31 => 3,
         Version::V311 => 4,
         Version::V5 => 5,
+    }
+}
+
+/// What the client's version is called in CONNECT.
+pub(super) fn protocol_name(view: &SessionView) -> &'static str {
+    match view.version {
+        Some(Version::V31) => "MQIsdp",
+        _ => "MQTT",
     }
 }
 

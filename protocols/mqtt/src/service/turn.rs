@@ -9,6 +9,7 @@ use longtail_edge::Connection;
 
 use super::Mqtt;
 use crate::codec::ReasonCode;
+use crate::control::{self, is_control};
 use crate::durable::link;
 use crate::hooks;
 use crate::publish::{Outgoing, Released, Waiter, Whom, publish, publish_run, release};
@@ -91,6 +92,11 @@ impl<'t> Turn<'t> {
             self.publish();
         }
         match action {
+            Action::Publish { message, ticket } if is_control(message.subject.as_str()) => {
+                self.publish();
+                self.tell();
+                control::take(self.conn, &self.service.tenant, &message, ticket);
+            }
             Action::Publish { message, ticket } => self.gather(message, ticket),
             Action::Store {
                 message,

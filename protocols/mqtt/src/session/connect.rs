@@ -18,6 +18,7 @@ use crate::codec::{
     Connack, ConnackProperties, Connect, Packet, Qos, ReasonCode, ReturnCode, Version,
 };
 use crate::config::{Limits, LongKeepAlive};
+use crate::control::is_control;
 use crate::delayed;
 use crate::hooks::{Event, Points};
 use crate::message::{Published, Will, incoming, is_as_it_says};
@@ -244,10 +245,8 @@ impl Session {
                 message.subject = Subject::parse_mqtt(&topic).map_err(|_| NO_WILL)?;
             }
         }
-        if !self
-            .grants
-            .allows(Right::Publish, judged(&will.message.subject))
-        {
+        let aim = judged(&will.message.subject);
+        if is_control(aim.as_str()) || !self.grants.allows(Right::Publish, aim) {
             return Err(Refused::new(
                 ReasonCode::NotAuthorized,
                 "the topic of the will is not allowed",

@@ -231,7 +231,8 @@ pub(crate) struct Feed {
     is_ready: bool,
     /// It has become ready, and the client is to be heard again.
     may_go_on: bool,
-    has_credit: bool,
+    /// How many messages may be under way, once it has been said.
+    credit: Option<u32>,
     /// Messages that wait until their mark is durable.
     publishing: usize,
     /// Answers that have to come before SUBACK.
@@ -310,7 +311,7 @@ impl Feed {
             resuming: 0,
             is_ready: false,
             may_go_on: false,
-            has_credit: false,
+            credit: None,
             publishing: 0,
             joining: 0,
             failed: Vec::new(),
@@ -496,6 +497,17 @@ impl Feed {
                 group,
             },
         );
+        // A consumer that draws from nothing is forgotten, and its credit with it.
+        self.say_credit();
+    }
+
+    fn say_credit(&mut self) {
+        if let Some(window) = self.credit {
+            self.tell(Command::Credit {
+                consumer: CONSUMER,
+                credit: Credit::Level(window),
+            });
+        }
     }
 
     /// Draws from the stream of a filter again, and looks for what was under way.
@@ -761,14 +773,11 @@ impl Session {
         if let Some(feed) = self.feed.as_deref_mut()
             && is_open
             && feed.is_ready
-            && !feed.has_credit
+            && feed.credit.is_none()
             && !feed.groups.is_empty()
         {
-            feed.has_credit = true;
-            feed.tell(Command::Credit {
-                consumer: CONSUMER,
-                credit: Credit::Level(window),
-            });
+            feed.credit = Some(window);
+            feed.say_credit();
         }
     }
 

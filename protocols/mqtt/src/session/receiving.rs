@@ -18,6 +18,7 @@ use super::rate::{Bucket, Spent};
 use super::{Action, Broken, Cx, Outbox, Session};
 use crate::codec::{Ack, MessageProperties, Packet, PacketId, Publish, Qos, ReasonCode};
 use crate::config::{DeniedPublish, Enforcement, Limits, Qos2Routing};
+use crate::control;
 use crate::delayed;
 use crate::durable::incoming::Entry;
 use crate::hooks::{Access, Outcome, Permission, Points};
@@ -399,8 +400,17 @@ impl Session {
             qos: publish.qos,
             retain: publish.retain,
         });
+        let right = if control::is_control(aim.as_str()) {
+            // A request comes when it comes.
+            if aim.as_str() != subject.as_str() {
+                return Some(ReasonCode::NotAuthorized);
+            }
+            Right::Manage
+        } else {
+            Right::Publish
+        };
         let may = match permission {
-            Permission::Next => self.grants.allows(Right::Publish, aim),
+            Permission::Next => self.grants.allows(right, aim),
             decided => decided == Permission::Allow,
         };
         (!may || is_reserved(aim.as_str())).then_some(ReasonCode::NotAuthorized)
@@ -479,7 +489,9 @@ impl Session {
         out: &mut impl Outbox,
     ) -> Result<(), Broken> {
         // What outlives the process is kept as it came, so that it is not shown twice.
-        if cx.limits.qos2_routing == Qos2Routing::AtPublish && !self.is_lasting() {
+        let at_publish = cx.limits.qos2_routing == Qos2Routing::AtPublish && !self.is_lasting();
+        // Nobody is shown a request.
+        if at_publish || control::is_control(message.subject.as_str()) {
             self.keep(id, None);
             let ticket = self.owe(Kind::Pubrec, id, None, false);
             self.receiving.unacknowledged += usize::from(!counted);

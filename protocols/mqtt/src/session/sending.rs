@@ -11,6 +11,7 @@ use longtail_model::{DollarRule, Filter, FilterToken, SubjectRef};
 use super::frame::{self, Style, Unsent};
 use super::outbound::{Acked, Again, Copy, Ids, QueueLimits};
 use super::rare::Rare;
+use super::subscribing::Held;
 use super::{Broken, Cx, Outbox, Session, State, Tag};
 use crate::codec::{Ack, Packet, PacketId, Qos, ReasonCode};
 use crate::config::{Limits, Overlap};
@@ -114,6 +115,26 @@ impl Session {
             self.tell_dropped(message, reason);
         }
         delivery
+    }
+
+    /// A message that is for this client and nobody else, at QoS 0, if it has subscribed to its topic.
+    pub(crate) fn tell_alone(
+        &mut self,
+        message: &SharedMessage,
+        cx: &Cx<'_>,
+        out: &mut impl Outbox,
+    ) {
+        let subject = SubjectRef::from(&message.subject);
+        let wants = |held: &&Held| held.filter.matches_with(subject, DollarRule::Hide);
+        let held = self.state.subscriptions.values().find(wants);
+        let options = held.map(|held| LiveOptions {
+            not_assured: false,
+            ..held.options
+        });
+        if let Some(options) = options {
+            // What becomes of it is counted.
+            let _delivery = self.deliver(message, &[options], cx, out);
+        }
     }
 
     fn offer(

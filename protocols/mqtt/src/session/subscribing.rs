@@ -459,6 +459,10 @@ impl Session {
                     }
                 }
             }
+            let held = self.state.subscriptions.get(text);
+            if held.is_some_and(|held| !self.grants.grants().may_unsubscribe(&held.filter)) {
+                return ReasonCode::NotAuthorized;
+            }
             if self.replays.is_there() {
                 self.replays.retain(|replay| !replay.is_of(text));
             }

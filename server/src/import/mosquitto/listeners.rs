@@ -196,4 +196,8 @@ fn versions(levels: &str) -> Option<Vec<Value>> {
 pub(super) fn by_protocol(listeners: Vec<Listener>) -> BTreeMap<&'static str, Vec<Value>> {
     let mut protocols: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for listener in listeners {
-        let (protocol, table) = li
+        let (protocol, table) = listener.finish();
+        protocols.entry(protocol).or_default().push(table);
+    }
+    protocols
+}

@@ -242,3 +242,20 @@ fn connections_become_bridges() {
         config.unwrap().check().unwrap();
     }
 }
+
+#[test]
+fn the_plug_in_of_dynamic_security_is_built_in() {
+    let imported = imported(
+        "listener 1883\nallow_anonymous false\nplugin /usr/lib/mosquitto_dynamic_security.so\n\
+         plugin_opt_config_file /etc/mosquitto/dynamic-security.json\nplugin /usr/lib/other.so\nplugin_opt_config_file x\n",
+    );
+    let settings = &imported.settings;
+    assert_eq!(
+        at(settings, "mqtt.dynamic_security_file"),
+        Some(&"/etc/mosquitto/dynamic-security.json".into())
+    );
+    assert_eq!(at(settings, "accounts"), None);
+    let anonymous = at(settings, "listeners.mqtt.0.mqtt.anonymous");
+    assert_eq!(anonymous, Some(&"".into()), "they are not let in");
+    assert_eq!(notes(&imported).len(), 2, "of the other one");
+}

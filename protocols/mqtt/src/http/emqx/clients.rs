@@ -10,7 +10,7 @@ use crate::census::{Kicked, SessionView, SubscriptionView};
 use crate::codec::{Qos, RetainHandling, Subscription, SubscriptionOptions};
 use crate::http::clock::{parse, rfc3339};
 use crate::http::request::{Asked, Reply, Trouble, as_object, needed, number};
-use crate::http::views::{SubscriptionsWanted, level};
+use crate::http::views::{SubscriptionsWanted, level, protocol_name};
 
 /// Clients, subscriptions or filters in one request at most.
 const BULK_MAX: usize = 1000;
@@ -59,7 +59,7 @@ fn client(asked: &Asked, view: &SessionView) -> Value {
         "username": view.username.as_deref(),
         "node": asked.api.node(),
         "connected": view.connected.is_some(),
-        "proto_name": if view.version.is_some_and(|v| level(v) == 3) { "MQIsdp" } else { "MQTT" },
+        "proto_name": protocol_name(view),
         "proto_ver": view.version.map(level),
         "subscriptions_cnt": levels.subscriptions,
         "inflight_cnt": levels.in_flight,
