@@ -22,6 +22,7 @@ import urllib.request
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import pika  # noqa: E402
+from api import Api, api, quoted  # noqa: E402
 from harness import suite  # noqa: E402
 from harness.server import OwnServer, _free_port  # noqa: E402
 from harness.suite import Skip, case, equal  # noqa: E402
@@ -38,58 +39,6 @@ PATIENCE = 10
 
 #: The script of RabbitMQ, as a package ships it.
 ADMIN = pathlib.Path(importlib.util.find_spec("rabbitmqadmin").origin).parent / "upstream" / "rabbitmqadmin.py"
-
-
-class Api:
-    """Requests to the API of a server."""
-
-    def __init__(self, address, user="guest", password="guest"):
-        self.address = address
-        self.user = user
-        self.password = password
-
-    def ask(self, method, path, body=None, **headers):
-        """Status, headers and the decoded body."""
-        request = urllib.request.Request(f"http://{self.address}/api{path}", method=method)
-        if self.user is not None:
-            pair = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
-            request.add_header("Authorization", f"Basic {pair}")
-        for name, value in headers.items():
-            request.add_header(name.replace("_", "-"), value)
-        data = None
-        if body is not None:
-            request.add_header("Content-Type", "application/json")
-            data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        try:
-            with urllib.request.urlopen(request, data, timeout=PATIENCE) as answer:
-                status, got, text = answer.status, answer.headers, answer.read()
-        except urllib.error.HTTPError as error:
-            status, got, text = error.code, error.headers, error.read()
-        if "json" in (got.get("Content-Type") or ""):
-            return status, got, json.loads(text)
-        return status, got, text
-
-    def get(self, path):
-        """The body of a GET that succeeds."""
-        status, _, body = self.ask("GET", path)
-        equal(status, 200, f"GET {path}: {body}")
-        return body
-
-    def do(self, expected, method, path, body=None, **headers):
-        """A request that is answered with this status; its body."""
-        status, _, answer = self.ask(method, path, body, **headers)
-        equal(status, expected, f"{method} {path}: {answer}")
-        return answer
-
-
-def api(t, *who):
-    """The server's API."""
-    return Api(t.websocket, *who)
-
-
-def quoted(name):
-    """A segment of a path."""
-    return urllib.parse.quote(name, safe="")
 
 
 def eventually(look, what):

@@ -12,7 +12,7 @@ import time
 from harness.suite import Skip
 
 #: Seconds until a started server has to accept connections, and until a stopped one has to be gone.
-START_LIMIT = 20.0
+START_LIMIT = 60.0
 
 
 class OwnServer:
@@ -23,10 +23,10 @@ class OwnServer:
     clean end only, is asked to end. `more` are words that only this one is started with.
     """
 
-    def __init__(self, t, *more):
-        if not t.start:
+    def __init__(self, t, *more, start=None):
+        if not (start or t.start):
             raise Skip("needs --start, to start a server of its own")
-        self._start = t.start
+        self._start = start or t.start
         self._more = more
         self._home = pathlib.Path(tempfile.mkdtemp(prefix="longtail-conformance-"))
         t.defer(lambda: shutil.rmtree(self._home, ignore_errors=True))
@@ -36,6 +36,11 @@ class OwnServer:
         self.address = ("127.0.0.1", _free_port())
         self._websocket = _free_port()
         self.run()
+
+    @property
+    def websocket(self):
+        """host:port of its second listener."""
+        return f"127.0.0.1:{self._websocket}"
 
     def run(self):
         """Starts it and waits until it accepts connections."""
@@ -72,6 +77,9 @@ class OwnServer:
         if self._process and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+        sweep = [self._filled(word) for word in self._start.get("sweep", [])]
+        if sweep:
+            subprocess.run(sweep, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
     def _filled(self, text):
         values = {"port": self.address[1], "ws": self._websocket, "data": self._home / "data"}

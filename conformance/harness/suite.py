@@ -77,6 +77,7 @@ class Context:
         self.websocket = options.websocket
         self.beside = options.beside
         self.start = options.start
+        self.peer = options.peer
         self._name = name
         self._cleanups = []
 
@@ -150,6 +151,7 @@ def main():
     parser.add_argument("--websocket", help="host:port where the server speaks WebSocket")
     parser.add_argument("--beside", help="host:port where the server speaks the suite's second protocol")
     parser.add_argument("--start", type=json.loads, help="how to start such a server, for cases that end it: JSON")
+    parser.add_argument("--peer", type=json.loads, help="how to start the original as the other side: JSON")
     parser.add_argument("--list", action="store_true", help="print what each case covers")
     parser.add_argument("only", nargs="*", help="names of cases to run")
     options = parser.parse_args()

@@ -13,6 +13,7 @@
 
 mod accept;
 mod address;
+mod backoff;
 mod bind;
 mod cidr;
 mod close;
@@ -41,6 +42,7 @@ mod websocket;
 mod worker;
 
 pub use address::{Address, BadAddress, Endpoint};
+pub use backoff::Backoff;
 pub use cidr::{BadCidr, Cidr};
 pub use close::CloseReason;
 pub use config::{EdgeConfig, ListenerConfig, ProxyConfig};

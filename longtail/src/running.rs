@@ -81,6 +81,12 @@ impl Longtail {
             (Arc::new(authenticator), AuthDocument::default())
         });
         let roster = Roster::open(Arc::clone(&broker), authenticator, document)?;
+        if let Some(list) = builder.access_list {
+            roster.set_access(Some(Arc::new(list)))?;
+        }
+        if let Some(rules) = builder.login_rules {
+            roster.set_logins(Some(Arc::new(rules)))?;
+        }
         let edge = Edge::start(builder.edge, RunShards(broker.shards()))?;
         let exposure = Exposure::new(if builder.accounts {
             Accounts::Configured
@@ -141,6 +147,9 @@ impl Longtail {
         let sites = running.name_amqp_sites(sites)?;
         running.serve_mqtt_sites(mqtt_sites)?;
         running.serve_amqp_sites(sites)?;
+        if let Some(management) = &running.management {
+            management.start_links();
+        }
         Ok(running)
     }
 
@@ -167,7 +176,7 @@ impl Longtail {
         let management = Management::new(
             Arc::clone(&tenant),
             Arc::clone(&self.roster),
-            management::Door::new(inside, tickets),
+            management::Door::new(inside, tickets, &tenant),
             management::Facts {
                 host: host_name(),
                 listeners: Vec::new(),
@@ -470,6 +479,13 @@ impl Longtail {
         Ok(())
     }
 
+    /// What links to other brokers have taken and not given away goes back, while there is somebody to take it.
+    fn stop_links(&self) {
+        if let Some(management) = &self.management {
+            management.stop_links();
+        }
+    }
+
     /// The broker behind the listeners.
     #[must_use]
     pub fn broker(&self) -> &Arc<Broker> {
@@ -541,6 +557,7 @@ impl Longtail {
 
     /// Accepts no more connections and lets those there are finish for at most `within`; then cuts them. Blocks.
     pub fn drain(&self, within: Duration) -> DrainReport {
+        self.stop_links();
         self.edge.drain(within)
     }
 
@@ -560,6 +577,7 @@ impl Longtail {
 
 impl Drop for Longtail {
     fn drop(&mut self) {
+        self.stop_links();
         self.edge.drain(Duration::ZERO);
         self.close();
     }

@@ -1,7 +1,8 @@
 //! Conformance: unmodified client libraries, and raw sockets, drive a real server.
 //!
 //! `conformance/suites.json` lists the suites. A suite is a program that takes `--target`, `--flavour`, `--pid`,
-//! `--beside`, `--websocket` and `--start` (the last three where the suite or its protocol has them) and prints one line a case and the totals last.
+//! `--beside`, `--websocket`, `--peer` and `--start` (the last four where the suite or its protocol has them) and prints
+//! one line a case and the totals last.
 //! Each gets a server of its own. What the suites need is installed into `.cache/`, by exact version.
 
 mod install;
@@ -26,12 +27,25 @@ pub(crate) struct Suite {
     protocol: String,
     /// A second listener that it needs, of another protocol.
     beside: Option<String>,
+    /// It looks into the server by the management API of AMQP, which is where the second address is.
+    #[serde(default)]
+    managed: bool,
+    /// It needs the original as another server, and starts it itself.
+    #[serde(default)]
+    peer: Option<Peer>,
     /// What runs it.
     runtime: Runtime,
     /// The program, below `conformance/`, or the name of a binary of `conformance/rust`.
     entry: String,
     /// What it covers, for people.
     pub(crate) covers: String,
+}
+
+/// An original that a suite starts beside the server.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Peer {
+    Rabbitmq,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -134,10 +148,11 @@ impl Suite {
 
     /// How Longtail is started for it.
     fn longtail(&self) -> ServerCommand {
-        match self.name.as_str() {
-            "amqp-management" => return ServerCommand::longtail_managed(),
-            "mqtt-http" => return ServerCommand::longtail_beside("mqtt", "mqtt-http"),
-            _ => {}
+        if self.managed {
+            return ServerCommand::longtail_managed();
+        }
+        if self.name == "mqtt-http" {
+            return ServerCommand::longtail_beside("mqtt", "mqtt-http");
         }
         match (self.protocol.as_str(), &self.beside) {
             ("mqtt", _) => ServerCommand::longtail_mqtt(None),
@@ -177,6 +192,14 @@ impl Suite {
                 Some(server)
             }
         };
+        match self.peer {
+            None => {}
+            Some(Peer::Rabbitmq) => match rabbitmq()? {
+                Ok(peer) => drop(command.args(["--peer", &peer.to_json()?])),
+                // Its cases say that they skip; this says why.
+                Err(why) => println!("{}: no RabbitMQ as the other side: {why}", self.name),
+            },
+        }
         command.args(["--flavour", flavour.unwrap_or(self.flavour())]);
         let mut tally = None;
         let ok = process::run_observed(&mut command, |line| tally = Tally::of_suite(line))?;

@@ -15,6 +15,7 @@
 //! other brokers' tools know, [`http_auth`] asks a server of HTTP who a client is, [`watch`] is what an operator follows while clients go on, [`behalf`] what it does for them.
 
 pub mod access;
+pub mod acl;
 pub mod bans;
 pub mod behalf;
 pub mod bridge;
@@ -44,6 +45,7 @@ pub mod sys;
 pub mod template;
 pub mod tenant;
 mod timers;
+mod usage;
 pub mod watch;
 
 pub use access::{Accounts, Admission, AdmitAll, Admitted, Denied, Exchange, Login, Step};

@@ -7,10 +7,13 @@ use longtail_broker::stable_hash;
 use serde_json::{Value, json};
 
 use super::exchanges::real_name;
-use super::http::{self, Asked, Failed, Reply};
-use super::{Management, json as convert, page};
+use super::fields;
+use super::http::{Asked, Failed, Reply};
+use super::{Management, page};
 use crate::codec::{Method, Table};
 use crate::graph::{Binding, Destination, Graph};
+use crate::json as convert;
+use crate::percent;
 
 /// A binding with its source and key.
 type Whole = (Arc<str>, Arc<str>, Binding);
@@ -214,7 +217,7 @@ async fn one(
     // A client may have decoded the key that it was given.
     let is_it = |(_, key, binding): &Whole| {
         let known = properties_key(key, &binding.arguments);
-        known == props || longtail_web::decode(&known) == props
+        known == props || percent::decode(&known) == props
     };
     found.into_iter().find(is_it).ok_or_else(Failed::missing)
 }
@@ -237,8 +240,8 @@ pub(super) async fn bind(
     ends: Ends<'_>,
 ) -> Result<Reply, Failed> {
     let object = asked.object()?;
-    let key = http::text(&object, "routing_key")?.unwrap_or_default();
-    let arguments = http::table(&object, "arguments")?;
+    let key = fields::text(&object, "routing_key")?.unwrap_or_default();
+    let arguments = fields::table(&object, "arguments")?;
     let arguments = convert::to_table(&arguments)
         .map_err(|error| Failed::bad(format!("arguments: {error}")))?;
     there(m, asked, vhost, ends).await?;
@@ -246,8 +249,8 @@ pub(super) async fn bind(
     let props = properties_key(key, arguments.as_table().as_bytes());
     Ok(Reply::Created(Some(format!(
         "{}/{}",
-        longtail_web::encode(ends.2),
-        longtail_web::encode(&props)
+        percent::encode(ends.2),
+        percent::encode(&props)
     ))))
 }
 

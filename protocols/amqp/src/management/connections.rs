@@ -9,8 +9,9 @@ use serde_json::{Map, Value, json};
 
 use super::http::{Asked, Failed, Reply};
 use super::rates::{self, Thing};
-use super::{Management, json as convert, page};
+use super::{Management, page};
 use crate::census::Seen;
+use crate::json as convert;
 use crate::session::{ChannelState, ConsumerState, Counts, given_name};
 
 /// Names of the counts, as RabbitMQ has them.

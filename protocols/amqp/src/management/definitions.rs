@@ -10,12 +10,12 @@ use serde_json::{Map, Value, json};
 
 use super::bindings::made;
 use super::direct::Direct;
-use super::http::{self, Asked, Failed, Reply};
-use super::{
-    Management, json as convert, parameters, permissions, policies, queues, users, vhosts,
-};
+use super::fields;
+use super::http::{Asked, Failed, Reply};
+use super::{Management, parameters, permissions, policies, queues, users, vhosts};
 use crate::codec::Method;
 use crate::graph::Destination;
+use crate::json as convert;
 
 /// What an import did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -164,10 +164,10 @@ fn cluster(m: &Management, vhosts: &[(Arc<str>, Arc<str>)], document: &mut Map<S
         let metadata = vhosts::metadata(m, space);
         json!({
             "name": **vhost, "description": metadata.description, "tags": metadata.tags,
-            "default_queue_type": "classic",
+            "default_queue_type": metadata.queue_type().unwrap_or_default().name(),
             "metadata": {
                 "description": metadata.description, "tags": metadata.tags,
-                "default_queue_type": "classic",
+                "default_queue_type": metadata.queue_type().unwrap_or_default().name(),
             },
             "limits": [],
         })
@@ -193,7 +193,7 @@ pub(super) async fn import(
         m.enter(asked, vhost)?;
     }
     let text = body(asked)?;
-    let imported = m.import(&text, vhost).await;
+    let imported = m.import_as(&text, vhost, parameters::author(asked)).await;
     imported.map_err(|error| Failed::bad(error.to_string()))?;
     Ok(Reply::Done)
 }
@@ -257,6 +257,16 @@ impl Management {
     /// # Errors
     /// When it is no file of definitions. Single entries that cannot be had are skipped.
     pub async fn import(&self, text: &[u8], vhost: Option<&str>) -> Result<Import, ImportError> {
+        self.import_as(text, vhost, None).await
+    }
+
+    /// The same for a user, by whom shovels will be; `None`: they may do everything.
+    async fn import_as(
+        &self,
+        text: &[u8],
+        vhost: Option<&str>,
+        user: Option<String>,
+    ) -> Result<Import, ImportError> {
         let document: Value =
             serde_json::from_slice(text).map_err(|error| ImportError(error.to_string()))?;
         let Value::Object(document) = document else {
@@ -288,7 +298,7 @@ impl Management {
                 if let Some(vhost) = vhost {
                     entry.insert("vhost".to_owned(), vhost.into());
                 }
-                match self.define(kind, &entry, &mut direct).await {
+                match self.define(kind, &entry, &user, &mut direct).await {
                     Ok(()) => import.done += 1,
                     Err(failed) => {
                         let why = format!("{}: {}", named(kind, &entry), failed.reason);
@@ -305,10 +315,11 @@ impl Management {
         &self,
         kind: &str,
         entry: &Map<String, Value>,
+        user: &Option<String>,
         direct: &mut Option<(String, Direct)>,
     ) -> Result<(), Failed> {
         let needed = |key: &str| {
-            let found = http::text(entry, key)?;
+            let found = fields::text(entry, key)?;
             found.ok_or_else(|| Failed::bad(format!("{key} is missing")))
         };
         match kind {
@@ -329,7 +340,8 @@ impl Management {
                 let space = self.tenant.space_of(name);
                 if let Some(Value::Object(limits)) = entry.get("limits") {
                     let value = Value::Object(limits.clone());
-                    parameters::set(self, &space, ("vhost-limits", "limits"), &value).await?;
+                    let limits = ("vhost-limits", "limits");
+                    parameters::set(self, &space, limits, &value, None).await?;
                 }
                 return Ok(());
             }
@@ -355,7 +367,7 @@ impl Management {
             "parameters" => {
                 let value = entry.get("value").unwrap_or(&Value::Null);
                 let which = (needed("component")?, needed("name")?);
-                parameters::set(self, &space, which, value).await?;
+                parameters::set(self, &space, which, value, user.clone()).await?;
             }
             "policies" => {
                 let policy = policies::read(needed("name")?, entry)?;
@@ -374,12 +386,12 @@ impl Management {
         entry: &Map<String, Value>,
         direct: &mut Option<(String, Direct)>,
     ) -> Result<(), Failed> {
-        let text = |key: &str| http::text(entry, key).map(Option::unwrap_or_default);
-        let flag = |key: &str| http::flag(entry, key).map(Option::unwrap_or_default);
-        let mut arguments = http::table(entry, "arguments")?;
+        let text = |key: &str| fields::text(entry, key).map(Option::unwrap_or_default);
+        let flag = |key: &str| fields::flag(entry, key).map(Option::unwrap_or_default);
+        let mut arguments = fields::table(entry, "arguments")?;
         let (name, source) = (text("name")?, text("source")?);
         if kind == "queues"
-            && let Some(of) = http::text(entry, "type")?.filter(|of| *of != "classic")
+            && let Some(of) = fields::text(entry, "type")?.filter(|of| *of != "classic")
         {
             arguments.entry("x-queue-type").or_insert_with(|| of.into());
         }
@@ -429,8 +441,8 @@ impl Management {
         };
         let is_open = direct.as_ref().is_some_and(|(open, _)| open == vhost);
         if !is_open {
-            let grants = Arc::new(Grants::full());
-            let opened = self.door.open("definitions", vhost, grants).await;
+            let grants = Grants::everything();
+            let opened = Direct::open(&self.door, "definitions", vhost, grants).await;
             *direct = Some((vhost.to_owned(), opened.map_err(Failed::from)?));
         }
         let Some((_, open)) = direct else {

@@ -6,11 +6,13 @@ use base64ct::{Base64, Encoding};
 use serde_json::{Value, json};
 
 use super::direct::Published;
-use super::http::{self, Asked, Failed, Reply};
-use super::json::OwnedProperties;
-use super::{Management, json as convert, page};
+use super::fields;
+use super::http::{Asked, Failed, Reply};
+use super::{Management, page};
 use crate::codec::Method;
 use crate::graph::ExchangeConfig;
+use crate::json as convert;
+use crate::json::OwnedProperties;
 use crate::policy::Subject;
 
 /// What the default exchange is called where a name cannot be empty.
@@ -99,8 +101,10 @@ pub(super) async fn declare(
     name: &str,
 ) -> Result<Reply, Failed> {
     let object = asked.object()?;
-    let arguments = http::table(&object, "arguments")?;
-    let kind = http::text(&object, "type")?.unwrap_or("direct").to_owned();
+    let arguments = fields::table(&object, "arguments")?;
+    let kind = fields::text(&object, "type")?
+        .unwrap_or("direct")
+        .to_owned();
     let arguments = convert::to_table(&arguments)
         .map_err(|error| Failed::bad(format!("arguments: {error}")))?;
     let topology = m.topology(asked, vhost).await?;
@@ -111,9 +115,9 @@ pub(super) async fn declare(
         exchange: real_name(name),
         kind: &kind,
         passive: false,
-        durable: http::flag(&object, "durable")?.unwrap_or(true),
-        auto_delete: http::flag(&object, "auto_delete")?.unwrap_or(false),
-        internal: http::flag(&object, "internal")?.unwrap_or(false),
+        durable: fields::flag(&object, "durable")?.unwrap_or(true),
+        auto_delete: fields::flag(&object, "auto_delete")?.unwrap_or(false),
+        internal: fields::flag(&object, "internal")?.unwrap_or(false),
         no_wait: false,
         arguments: arguments.as_table(),
     };
@@ -150,20 +154,20 @@ pub(super) async fn publish(
     known(m, asked, vhost, name).await?;
     let object = asked.object()?;
     let needed = |field: &str| {
-        http::text(&object, field)?.ok_or_else(|| Failed {
+        fields::text(&object, field)?.ok_or_else(|| Failed {
             error: "key_missing",
             ..Failed::bad(field)
         })
     };
     let (key, payload) = (needed("routing_key")?, needed("payload")?);
-    let body = match http::text(&object, "payload_encoding")? {
+    let body = match fields::text(&object, "payload_encoding")? {
         None | Some("string") => payload.as_bytes().to_vec(),
         Some("base64") => {
             Base64::decode_vec(payload).map_err(|_| Failed::bad("the payload is not in base64"))?
         }
         Some(other) => return Err(Failed::bad(format!("unknown payload_encoding '{other}'"))),
     };
-    let properties = OwnedProperties::read(http::table(&object, "properties")?);
+    let properties = OwnedProperties::read(fields::table(&object, "properties")?);
     let properties = properties.map_err(Failed::bad)?;
     let mut direct = m.direct(asked, vhost).await?;
     let published = direct

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use longtail_broker::auth::{Account, AccountLimits, Quotas, RosterError};
 use serde_json::{Map, Value, json};
 
-use super::http::{self, Asked, Failed, Reply};
+use super::fields;
+use super::http::{Asked, Failed, Reply};
 use super::{Management, page, users, vhosts};
 use crate::vhost::Vhost;
 
@@ -44,7 +45,7 @@ pub(super) fn of_account(account: &Account) -> Map<String, Value> {
 pub(super) fn read(limits: &Map<String, Value>) -> Result<AccountLimits, Failed> {
     let mut read = AccountLimits::default();
     for name in limits.keys() {
-        let value = limit(http::integer(limits, name)?, name)?;
+        let value = limit(fields::integer(limits, name)?, name)?;
         match name.as_str() {
             CONNECTIONS => read.connections_max = value,
             CHANNELS => read.channels_max = value,
@@ -108,7 +109,7 @@ pub(super) async fn set(
 }
 
 fn value(asked: &Asked) -> Result<Option<i64>, Failed> {
-    let value = http::integer(&asked.object()?, "value")?;
+    let value = fields::integer(&asked.object()?, "value")?;
     value.map(Some).ok_or_else(|| Failed {
         error: "key_missing",
         ..Failed::bad("value")
@@ -121,8 +122,7 @@ pub(super) async fn set_of_vhost(
     vhost: &str,
     name: &str,
 ) -> Result<Reply, Failed> {
-    asked.caller.administers()?;
-    let space = m.enter(asked, vhost)?;
+    let space = m.administer(asked, vhost)?;
     set(m, &space, name, value(asked)?).await?;
     Ok(Reply::Done)
 }
@@ -133,8 +133,7 @@ pub(super) async fn clear_of_vhost(
     vhost: &str,
     name: &str,
 ) -> Result<Reply, Failed> {
-    asked.caller.administers()?;
-    let space = m.enter(asked, vhost)?;
+    let space = m.administer(asked, vhost)?;
     set(m, &space, name, None).await?;
     Ok(Reply::Done)
 }

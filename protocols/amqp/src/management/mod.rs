@@ -19,9 +19,10 @@ mod connections;
 mod definitions;
 mod direct;
 mod exchanges;
+mod federation;
+mod fields;
 mod health;
 mod http;
-mod json;
 mod limits;
 mod metrics;
 mod overview;
@@ -33,24 +34,31 @@ mod queues;
 mod rates;
 mod routes;
 mod server;
+mod shovels;
 mod users;
 mod vhosts;
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use longtail_broker::auth::Roster;
 use parking_lot::Mutex;
 
+pub use crate::link::{Door, Tickets};
 pub use definitions::{Import, ImportError};
-pub use direct::{Direct, Door, Fetched, Published, Tickets};
+use direct::Direct;
 pub use server::{Site, serve};
 
 use self::access::Verified;
 use self::http::{Asked, Failed};
 use self::rates::Rates;
+use crate::federation::Federation;
+use crate::link::Reach;
+use crate::parameter::Parameters;
+use crate::shovel::Shovels;
 use crate::tenant::Tenant;
 use crate::topology::Topology;
+use crate::transfer::Thread;
 
 /// What the API says of the server.
 #[derive(Clone, Debug)]
@@ -81,20 +89,63 @@ type Named = (Arc<str>, Arc<str>);
 pub struct Management {
     tenant: Arc<Tenant>,
     roster: Arc<Roster>,
-    door: Door,
+    door: Arc<Door>,
     facts: Mutex<Facts>,
     started: SystemTime,
     verified: Verified,
     rates: Rates,
     /// One import or one deletion of a vhost at a time.
     large: tokio::sync::Mutex<()>,
+    links: Links,
 }
+
+/// What goes on between this broker and others.
+struct Links {
+    parameters: Arc<Parameters>,
+    shovels: Arc<Shovels>,
+    federation: Arc<Federation>,
+    thread: Arc<Thread>,
+}
+
+impl Links {
+    fn new(reach: Reach) -> Self {
+        let parameters = Arc::new(Parameters::load(Arc::clone(reach.tenant.broker())));
+        let (reach, thread) = (Arc::new(reach), Arc::new(Thread::default()));
+        let given = || {
+            (
+                Arc::clone(&reach),
+                Arc::clone(&parameters),
+                Arc::clone(&thread),
+            )
+        };
+        let (reach_of, parameters_of, thread_of) = given();
+        let shovels = Shovels::new(reach_of, parameters_of, thread_of);
+        let (reach_of, parameters_of, thread_of) = given();
+        let federation = Federation::new(reach_of, parameters_of, thread_of);
+        Links {
+            parameters,
+            shovels,
+            federation,
+            thread,
+        }
+    }
+}
+
+/// How long links may take to end.
+const LINKS_END_WITHIN: Duration = Duration::from_secs(3);
 
 impl Management {
     /// Manages what `tenant` has, for the accounts of `roster`, with changes by way of `door`.
     #[must_use]
     pub fn new(tenant: Arc<Tenant>, roster: Arc<Roster>, door: Door, facts: Facts) -> Arc<Self> {
+        let door = Arc::new(door);
+        let reach = Reach {
+            door: Arc::clone(&door),
+            roster: Arc::clone(&roster),
+            tenant: Arc::clone(&tenant),
+        };
         Arc::new(Management {
+            links: Links::new(reach),
             tenant,
             roster,
             door,
@@ -104,6 +155,30 @@ impl Management {
             rates: Rates::default(),
             large: tokio::sync::Mutex::default(),
         })
+    }
+
+    /// Starts shovels and the links of federations.
+    pub fn start_links(&self) {
+        let cluster = parameters::name_of_cluster(self);
+        self.links.shovels.start_all(&cluster);
+        self.links.federation.start(&cluster);
+    }
+
+    /// Ends them, after a moment for what is under way. Blocks.
+    pub fn stop_links(&self) {
+        let Links {
+            shovels,
+            federation,
+            thread,
+            ..
+        } = &self.links;
+        shovels.stop_all();
+        federation.stop_all();
+        let end = Instant::now() + LINKS_END_WITHIN;
+        while !(shovels.are_ended() && federation.are_ended()) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        thread.stop();
     }
 
     /// The listeners are known now.
@@ -141,6 +216,15 @@ impl Management {
         }
         asked.caller.enters(&self.roster, &space)?;
         Ok(space)
+    }
+
+    /// The space behind a vhost that an administrator names.
+    ///
+    /// # Errors
+    /// 401 for anybody else, or as [`Management::enter`].
+    fn administer(&self, asked: &Asked, vhost: &str) -> Result<Arc<str>, Failed> {
+        asked.caller.administers()?;
+        self.enter(asked, vhost)
     }
 
     /// What is declared in a vhost that somebody names.
@@ -193,7 +277,7 @@ impl Management {
         let grants = asked.caller.grants(&self.roster, &space);
         let grants =
             grants.ok_or_else(|| Failed::denied("User not authorised to access virtual host"))?;
-        let opened = self.door.open(&asked.caller.name, vhost, grants).await;
+        let opened = Direct::open(&self.door, &asked.caller.name, vhost, grants).await;
         opened.map_err(Failed::from)
     }
 }

@@ -1,6 +1,7 @@
 //! Lists as clients ask for them: sorted, cut to columns, filtered by name, in pages.
 
 use std::cmp::Ordering;
+use std::time::SystemTime;
 
 use longtail_web::Query;
 use regex::RegexBuilder;
@@ -158,6 +159,25 @@ fn put(object: &mut Map<String, Value>, path: &[&str], value: Value) {
     }
 }
 
+/// A moment as RabbitMQ writes it, in UTC: `2026-11-26 8:05:00`.
+pub(super) fn moment(at: SystemTime) -> String {
+    let since = at
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    // Days since 1 March of the year 0, in eras of 400 years (Hinnant's algorithm).
+    let day = days + 719_468;
+    let (era, of_era) = (day / 146_097, day % 146_097);
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year}-{month:02}-{day:02} {hour}:{minute:02}:{second:02}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,5 +237,13 @@ mod tests {
             assert_eq!(asked(wrong).unwrap_err().status, 400, "{wrong}");
         }
         assert!(asked("page=1&name=(&use_regex=true").is_err());
+    }
+
+    #[test]
+    fn moments_are_those_of_the_calendar() {
+        let at = |seconds| moment(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds));
+        assert_eq!(at(0), "1970-01-01 0:00:00");
+        assert_eq!(at(951_782_400), "2000-02-29 0:00:00");
+        assert_eq!(at(1_795_680_303), "2026-11-26 8:05:03");
     }
 }

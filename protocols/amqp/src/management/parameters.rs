@@ -1,8 +1,8 @@
 //! `/parameters` and `/global-parameters`.
 //!
-//! Parameters belong to components. Those that this server has are shown as RabbitMQ shows them: operator policies and
-//! the limits of vhosts. A parameter of another component (a shovel, an upstream of a federation) is refused, as RabbitMQ
-//! refuses it without the plugin.
+//! Parameters belong to components: shovels, upstreams of federations and sets of them; operator policies and the limits
+//! of vhosts are shown as such too. A parameter of another component is refused, as RabbitMQ refuses it without the
+//! plugin.
 
 use std::sync::Arc;
 
@@ -10,6 +10,9 @@ use serde_json::{Map, Value, json};
 
 use super::http::{Asked, Failed, Reply};
 use super::{Management, limits, page, policies, vhosts};
+use crate::federation::{Upstream, parse_set};
+use crate::parameter::check::Invalid;
+use crate::parameter::{self, Parameter, ParameterError, SHOVEL, UPSTREAM};
 
 const OPERATOR_POLICY: &str = "operator_policy";
 const VHOST_LIMITS: &str = "vhost-limits";
@@ -48,7 +51,91 @@ pub(super) fn of_space(m: &Management, vhost: &str, space: &str) -> Vec<Value> {
             "component": VHOST_LIMITS, "vhost": vhost, "name": LIMITS, "value": limits,
         }));
     }
+    for component in parameter::COMPONENTS {
+        let known = m.links.parameters.list(component, Some(space));
+        all.extend(known.iter().map(|known| {
+            json!({
+                "component": component, "vhost": vhost, "name": known.name, "value": known.value,
+            })
+        }));
+    }
     all
+}
+
+/// Who sets a parameter; `None`: this machine's guest, or a file of definitions.
+pub(super) fn author(asked: &Asked) -> Option<String> {
+    (!asked.caller.is_guest()).then(|| asked.caller.name.to_string())
+}
+
+impl From<Invalid> for Failed {
+    fn from(invalid: Invalid) -> Self {
+        Failed::bad(invalid.to_string())
+    }
+}
+
+impl From<ParameterError> for Failed {
+    fn from(error: ParameterError) -> Self {
+        match error {
+            ParameterError::Full => Failed::bad(error.to_string()),
+            error => Failed::internal(error.to_string()),
+        }
+    }
+}
+
+/// Sets a parameter that is kept as one, and has it take effect. `true`: it is new.
+async fn keep(m: &Management, parameter: Parameter) -> Result<bool, Failed> {
+    let Parameter {
+        component,
+        name,
+        value,
+        user,
+        ..
+    } = &parameter;
+    match component.as_str() {
+        SHOVEL => m.links.shovels.check(name, value, user.as_deref())?,
+        UPSTREAM => drop(Upstream::parse(name, value)?),
+        _ => drop(parse_set(name, value)?),
+    }
+    let is_new = m.links.parameters.put(parameter.clone()).await?;
+    let cluster = name_of_cluster(m);
+    match parameter.component.as_str() {
+        SHOVEL => m.links.shovels.start(&parameter, &cluster),
+        _ => m.links.federation.start(&cluster),
+    }
+    Ok(is_new)
+}
+
+/// Removes a parameter that is kept as one, and has it take effect.
+pub(super) async fn discard(
+    m: &Management,
+    space: &str,
+    (component, name): (&str, &str),
+) -> Result<Reply, Failed> {
+    if !m.links.parameters.remove(component, space, name).await? {
+        return Err(Failed::missing());
+    }
+    if component == SHOVEL {
+        m.links.shovels.stop(space, name).await;
+    }
+    Ok(Reply::Done)
+}
+
+/// A vhost is gone, and what was set in it.
+pub(super) async fn forget(m: &Management, space: &str) -> Result<(), Failed> {
+    for component in parameter::COMPONENTS {
+        for known in m.links.parameters.list(component, Some(space)) {
+            discard(m, space, (component, &known.name)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Whoever makes policies sets what is kept here, only administrators the rest.
+fn may_set(m: &Management, asked: &Asked, space: &str, component: &str) -> Result<(), Failed> {
+    if parameter::COMPONENTS.contains(&component) {
+        return asked.caller.makes_policies(&m.roster, space);
+    }
+    asked.caller.administers()
 }
 
 pub(super) fn list(m: &Arc<Management>, asked: &Asked, scope: &[&str]) -> Result<Reply, Failed> {
@@ -80,7 +167,20 @@ pub(super) async fn set(
     space: &Arc<str>,
     (component, name): (&str, &str),
     value: &Value,
+    user: Option<String>,
 ) -> Result<bool, Failed> {
+    if parameter::COMPONENTS.contains(&component) {
+        let (component, name) = (component.to_owned(), name.to_owned());
+        let (space, value) = (space.to_string(), value.clone());
+        let parameter = Parameter {
+            component,
+            space,
+            name,
+            value,
+            user,
+        };
+        return keep(m, parameter).await;
+    }
     let object = value
         .as_object()
         .ok_or_else(|| Failed::bad("value must be an object"))?;
@@ -110,13 +210,13 @@ pub(super) async fn put(
     name: &str,
 ) -> Result<Reply, Failed> {
     let space = m.enter(asked, vhost)?;
-    asked.caller.administers()?;
+    may_set(m, asked, &space, component)?;
     let object = asked.object()?;
     let value = object.get("value").ok_or_else(|| Failed {
         error: "key_missing",
         ..Failed::bad("value")
     })?;
-    set(m, &space, (component, name), value)
+    set(m, &space, (component, name), value, author(asked))
         .await
         .map(Reply::put)
 }
@@ -129,8 +229,9 @@ pub(super) async fn delete(
     name: &str,
 ) -> Result<Reply, Failed> {
     let space = m.enter(asked, vhost)?;
-    asked.caller.administers()?;
+    may_set(m, asked, &space, component)?;
     match component {
+        kept if parameter::COMPONENTS.contains(&kept) => discard(m, &space, (kept, name)).await,
         OPERATOR_POLICY => policies::delete(m, asked, (vhost, name), true).await,
         VHOST_LIMITS if name == LIMITS && !limits::of_space(m, &space).is_empty() => {
             for name in limits::of_space(m, &space).keys() {

@@ -8,7 +8,8 @@ use longtail_broker::auth::{
 use longtail_model::Filter;
 use serde_json::{Map, Value, json};
 
-use super::http::{self, Asked, Failed, Reply};
+use super::fields;
+use super::http::{Asked, Failed, Reply};
 use super::{Management, page, users};
 
 /// What an account may do in a space, as expressions. Of one whose rules are about subjects and not about names: whether
@@ -194,7 +195,7 @@ pub(super) async fn grant(
     object: &Map<String, Value>,
 ) -> Result<bool, Failed> {
     let pattern = |name: &str| {
-        let text = http::text(object, name)?.ok_or_else(|| Failed {
+        let text = fields::text(object, name)?.ok_or_else(|| Failed {
             error: "key_missing",
             ..Failed::bad(name)
         })?;
@@ -219,8 +220,7 @@ pub(super) async fn put(
     vhost: &str,
     user: &str,
 ) -> Result<Reply, Failed> {
-    asked.caller.administers()?;
-    let space = m.enter(asked, vhost)?;
+    let space = m.administer(asked, vhost)?;
     grant(m, &space, user, &asked.object()?)
         .await
         .map(Reply::put)
@@ -232,8 +232,7 @@ pub(super) async fn clear(
     vhost: &str,
     user: &str,
 ) -> Result<Reply, Failed> {
-    asked.caller.administers()?;
-    let space = m.enter(asked, vhost)?;
+    let space = m.administer(asked, vhost)?;
     if picked(m, asked, Some(vhost), Some(user))?.is_empty() {
         return Err(Failed::missing());
     }
@@ -252,7 +251,7 @@ pub(super) async fn grant_topic(
     object: &Map<String, Value>,
 ) -> Result<bool, Failed> {
     let needed = |name: &str| {
-        http::text(object, name)?.ok_or_else(|| Failed {
+        fields::text(object, name)?.ok_or_else(|| Failed {
             error: "key_missing",
             ..Failed::bad(name)
         })
@@ -283,8 +282,7 @@ pub(super) async fn put_topic(
     vhost: &str,
     user: &str,
 ) -> Result<Reply, Failed> {
-    asked.caller.administers()?;
-    let space = m.enter(asked, vhost)?;
+    let space = m.administer(asked, vhost)?;
     grant_topic(m, &space, user, &asked.object()?)
         .await
         .map(Reply::put)
@@ -297,8 +295,7 @@ pub(super) async fn clear_topics(
     user: &str,
     exchange: Option<&str>,
 ) -> Result<Reply, Failed> {
-    asked.caller.administers()?;
-    let space = m.enter(asked, vhost)?;
+    let space = m.administer(asked, vhost)?;
     let of_user = picked(m, asked, Some(vhost), Some(user))?;
     let is_it = |rule: &TopicRule| exchange.is_none_or(|exchange| rule.exchange == exchange);
     if !of_user.iter().any(|(_, of)| of.topics.iter().any(is_it)) {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::http::{self, Asked, Failed, Reply};
+use super::fields;
+use super::http::{Asked, Failed, Reply};
 use super::{Management, page};
 use crate::policy::{ApplyTo, Policy, PolicyError};
 
@@ -63,11 +64,11 @@ pub(super) fn read(name: &str, object: &Map<String, Value>) -> Result<Policy, Fa
         error: "key_missing",
         ..Failed::bad(field)
     };
-    let pattern = http::text(object, "pattern")?.ok_or_else(|| missing("pattern"))?;
+    let pattern = fields::text(object, "pattern")?.ok_or_else(|| missing("pattern"))?;
     if !object.contains_key("definition") {
         return Err(missing("definition"));
     }
-    let apply_to = match http::text(object, "apply-to")?.or(http::text(object, "apply_to")?) {
+    let apply_to = match fields::text(object, "apply-to")?.or(fields::text(object, "apply_to")?) {
         None => ApplyTo::All,
         Some(word) => ApplyTo::of(word).ok_or_else(|| {
             Failed::bad(format!("Validation failed\n\napply-to: unknown '{word}'\n"))
@@ -76,8 +77,8 @@ pub(super) fn read(name: &str, object: &Map<String, Value>) -> Result<Policy, Fa
     Ok(Policy {
         name: name.to_owned(),
         pattern: pattern.to_owned(),
-        definition: http::table(object, "definition")?,
-        priority: http::integer(object, "priority")?.unwrap_or(0),
+        definition: fields::table(object, "definition")?,
+        priority: fields::integer(object, "priority")?.unwrap_or(0),
         apply_to,
     })
 }

@@ -8,11 +8,13 @@ use longtail_engine::StreamInfo;
 use serde_json::{Map, Value, json};
 
 use super::connections::{consumers_by_queue, owners};
-use super::direct::Fetched;
-use super::http::{self, Asked, Failed, Reply};
+use super::fields;
+use super::http::{Asked, Failed, Reply};
 use super::rates::{self, Thing};
-use super::{Management, json as convert, page};
+use super::{Management, page};
 use crate::codec::{Method, Table};
+use crate::json as convert;
+use crate::link::Delivery;
 use crate::policy::Subject;
 use crate::queue::Queue;
 
@@ -120,14 +122,20 @@ fn shown(
         return Value::Object(object);
     };
     let thing = Thing::Queue(Arc::clone(space), Arc::clone(&queue.name));
-    let total = info.ready + info.held + info.delayed;
+    // Nobody takes anything out of a stream: all of it is there for everybody.
+    let ready = if queue.is_stream() {
+        info.messages
+    } else {
+        info.ready
+    };
+    let total = ready + info.held + info.delayed;
     let counters = [info.appended, info.removed];
     let rates = m.rates.look(thing, m.now_ms(), &counters);
     let mut stats = Map::new();
     rates::put(&mut stats, &["publish", "ack"], &counters, &rates);
     for (name, number) in [
         ("messages", total),
-        ("messages_ready", info.ready),
+        ("messages_ready", ready),
         ("messages_unacknowledged", info.held),
     ] {
         object.insert(name.to_owned(), number.into());
@@ -144,7 +152,7 @@ fn shown(
         "messages_persistent": if durable { total } else { 0 },
         "messages_ram": if durable { 0 } else { total },
         "message_bytes": info.bytes,
-        "message_bytes_ready": share(info.ready),
+        "message_bytes_ready": share(ready),
         "message_bytes_unacknowledged": share(info.held),
         "message_bytes_persistent": if durable { info.bytes } else { 0 },
         "message_bytes_ram": if durable { 0 } else { info.bytes },
@@ -251,10 +259,10 @@ pub(super) async fn declare(
     name: &str,
 ) -> Result<Reply, Failed> {
     let object = asked.object()?;
-    let mut arguments = http::table(&object, "arguments")?;
-    let durable = http::flag(&object, "durable")?.unwrap_or(true);
-    let auto_delete = http::flag(&object, "auto_delete")?.unwrap_or(false);
-    if let Some(kind) = http::text(&object, "queue_type")?.or(http::text(&object, "type")?) {
+    let mut arguments = fields::table(&object, "arguments")?;
+    let durable = fields::flag(&object, "durable")?.unwrap_or(true);
+    let auto_delete = fields::flag(&object, "auto_delete")?.unwrap_or(false);
+    if let Some(kind) = fields::text(&object, "queue_type")?.or(fields::text(&object, "type")?) {
         arguments
             .entry("x-queue-type")
             .or_insert_with(|| kind.into());
@@ -322,7 +330,7 @@ pub(super) async fn action(
     name: &str,
 ) -> Result<Reply, Failed> {
     known(m, asked, vhost, name).await?;
-    match http::text(&asked.object()?, "action")? {
+    match fields::text(&asked.object()?, "action")? {
         Some("sync" | "cancel_sync") => Ok(Reply::Done),
         other => Err(Failed::bad(format!(
             "unknown action {}",
@@ -347,30 +355,30 @@ pub(super) async fn get(
     name: &str,
 ) -> Result<Reply, Failed> {
     let object = asked.object()?;
-    let count = http::integer(&object, "count")?.unwrap_or(1);
+    let count = fields::integer(&object, "count")?.unwrap_or(1);
     let count = u64::try_from(count)
         .ok()
         .filter(|count| (1..=GET_MAX).contains(count))
         .ok_or_else(|| Failed::bad(format!("count must be 1 to {GET_MAX}")))?;
-    let mode = http::text(&object, "ackmode")?.or(http::text(&object, "ack_mode")?);
+    let mode = fields::text(&object, "ackmode")?.or(fields::text(&object, "ack_mode")?);
     let mode = match mode {
         Some("ack_requeue_false" | "get") => AckMode::Ack,
         Some("ack_requeue_true" | "peek") => AckMode::AckRequeue,
         Some("reject_requeue_false") => AckMode::Reject,
         Some("reject_requeue_true") => AckMode::RejectRequeue,
         // As before RabbitMQ 3.7.
-        None => match http::flag(&object, "requeue")? {
+        None => match fields::flag(&object, "requeue")? {
             Some(true) => AckMode::AckRequeue,
             _ => AckMode::Ack,
         },
         Some(other) => return Err(Failed::bad(format!("unknown ackmode '{other}'"))),
     };
-    let base64 = match http::text(&object, "encoding")? {
+    let base64 = match fields::text(&object, "encoding")? {
         None | Some("auto") => false,
         Some("base64") => true,
         Some(other) => return Err(Failed::bad(format!("unknown encoding '{other}'"))),
     };
-    let truncate = http::integer(&object, "truncate")?;
+    let truncate = fields::integer(&object, "truncate")?;
     let truncate = truncate.and_then(|bytes| usize::try_from(bytes).ok());
     known(m, asked, vhost, name).await?;
     let mut direct = m.direct(asked, vhost).await?;
@@ -407,7 +415,7 @@ pub(super) async fn get(
     Ok(Reply::Json(Value::Array(messages.collect())))
 }
 
-fn message(fetched: &Fetched, base64: bool, truncate: Option<usize>) -> Value {
+fn message(fetched: &Delivery, base64: bool, truncate: Option<usize>) -> Value {
     let body = &fetched.body;
     let shown = body.get(..truncate.unwrap_or(body.len())).unwrap_or(body);
     let text = std::str::from_utf8(shown).ok().filter(|_| !base64);
@@ -419,8 +427,8 @@ fn message(fetched: &Fetched, base64: bool, truncate: Option<usize>) -> Value {
         "payload_bytes": body.len(),
         "redelivered": fetched.redelivered,
         "exchange": fetched.exchange,
-        "routing_key": fetched.routing_key,
-        "message_count": fetched.message_count,
+        "routing_key": fetched.key,
+        "message_count": fetched.behind,
         "properties": convert::from_properties(&fetched.properties),
         "payload": payload,
         "payload_encoding": encoding,

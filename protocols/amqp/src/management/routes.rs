@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::http::{Asked, Failed, Reply};
 use super::{
-    Management, bindings, connections, definitions, exchanges, health, limits, overview,
-    parameters, permissions, policies, queues, users, vhosts,
+    Management, bindings, connections, definitions, exchanges, federation, health, limits,
+    overview, parameters, permissions, policies, queues, shovels, users, vhosts,
 };
 
 /// Carries out a request for the path under `/api/`; `None`: there is nothing, or not with this method.
@@ -183,6 +183,23 @@ pub(super) async fn dispatch(
         ("DELETE", ["parameters", component, vhost, name]) => {
             parameters::delete(m, a, component, vhost, name).await
         }
+        (verb, ["shovels", rest @ ..]) => match (verb, rest) {
+            ("GET", []) => shovels::list(m, a, None),
+            ("GET", [vhost]) => shovels::list(m, a, Some(vhost)),
+            ("GET", [vhost, name] | ["vhost", vhost, name]) => shovels::show(m, a, vhost, name),
+            ("DELETE", [vhost, name] | ["vhost", vhost, name]) => {
+                shovels::delete(m, a, vhost, name).await
+            }
+            ("DELETE" | "PUT" | "POST", ["vhost", vhost, name, "restart"]) => {
+                shovels::restart(m, a, vhost, name)
+            }
+            _ => return None,
+        },
+        ("GET", ["federation-links"]) => federation::list(m, a, None, None),
+        ("GET", ["federation-links", vhost]) => federation::list(m, a, Some(vhost), None),
+        ("GET", ["federation-links", vhost, state]) => {
+            federation::list(m, a, Some(vhost), Some(state))
+        }
         ("GET", ["global-parameters"]) => parameters::globals(m, a),
         ("GET", ["global-parameters", name]) => parameters::global(m, a, name),
         ("PUT", ["global-parameters", name]) => parameters::set_global(m, a, name).await,
@@ -199,10 +216,8 @@ pub(super) async fn dispatch(
 fn is_always_empty(path: &[&str]) -> bool {
     matches!(
         path,
-        [
-            "extensions" | "deprecated-features" | "traces" | "shovels" | "federation-links",
-            ..
-        ] | ["stream", "connections" | "publishers" | "consumers", ..]
+        ["extensions" | "deprecated-features" | "traces", ..]
+            | ["stream", "connections" | "publishers" | "consumers", ..]
             | ["connections", _, "sessions"]
     )
 }
@@ -233,6 +248,8 @@ pub(super) fn exists(path: &[&str]) -> bool {
         "parameters",
         "global-parameters",
         "definitions",
+        "shovels",
+        "federation-links",
     ];
     path.first().is_some_and(|root| ROOTS.contains(root)) && path.len() <= 4
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use longtail_broker::auth::{Account, PasswordHash, RabbitAlgorithm};
 use serde_json::{Map, Value, json};
 
-use super::http::{self, Asked, Failed, Reply};
+use super::fields;
+use super::http::{Asked, Failed, Reply};
 use super::{Management, limits, page, vhosts};
 
 /// What the hash of an account that RabbitMQ could not have is called.
@@ -67,19 +68,19 @@ pub(super) fn show(m: &Arc<Management>, asked: &Asked, name: &str) -> Result<Rep
 
 /// What a request says of the password; `None`: nothing.
 fn password(object: &Map<String, Value>) -> Result<Option<Option<PasswordHash>>, Failed> {
-    let algorithm = match http::text(object, "hashing_algorithm")? {
+    let algorithm = match fields::text(object, "hashing_algorithm")? {
         None => RabbitAlgorithm::Sha256,
         Some(name) => RabbitAlgorithm::of(name)
             .ok_or_else(|| Failed::bad(format!("unknown hashing_algorithm '{name}'")))?,
     };
-    if let Some(password) = http::text(object, "password")? {
+    if let Some(password) = fields::text(object, "password")? {
         if password.is_empty() {
             return Err(Failed::bad("the password is empty"));
         }
         let hash = PasswordHash::create_rabbit(algorithm, password.as_bytes());
         return Ok(Some(Some(hash)));
     }
-    match http::text(object, "password_hash")? {
+    match fields::text(object, "password_hash")? {
         None => Ok(None),
         // Nobody logs in with a password.
         Some("") => Ok(Some(None)),

@@ -7,9 +7,11 @@ use longtail_broker::auth::{NameRules, Quotas, RosterError, SpacePermissions};
 use longtail_broker::catalog::Write;
 use serde_json::{Map, Value, json};
 
-use super::http::{self, Asked, Failed, Reply};
+use super::fields;
+use super::http::{Asked, Failed, Reply};
 use super::rates::{self, Thing};
-use super::{Management, overview, page};
+use super::{Management, overview, page, parameters};
+use crate::queue::QueueType;
 use crate::vhost::Vhost;
 
 /// Most tags of a vhost.
@@ -40,7 +42,7 @@ pub(super) async fn set_metadata(m: &Management, space: &str, vhost: &Vhost) -> 
     let write = write.map_err(|error| Failed::internal(error.to_string()))?;
     self::write(m, write.name, write.body).await?;
     let topology = m.topology_of(&space.into()).await?;
-    topology.limit_queues(vhost.queues_max);
+    topology.govern(vhost);
     Ok(())
 }
 
@@ -84,9 +86,10 @@ async fn shown(m: &Management, vhost: &Arc<str>, space: &Arc<str>) -> Result<Val
         "name": **vhost,
         "description": known.description,
         "tags": known.tags,
-        "default_queue_type": "classic",
+        "default_queue_type": known.queue_type().unwrap_or_default().name(),
         "metadata": {
-            "description": known.description, "tags": known.tags, "default_queue_type": "classic",
+            "description": known.description, "tags": known.tags,
+            "default_queue_type": known.queue_type().unwrap_or_default().name(),
         },
         "tracing": false,
         "protected_from_deletion": known.protected_from_deletion,
@@ -155,17 +158,19 @@ pub(super) async fn make(
     name: &str,
     object: &Map<String, Value>,
 ) -> Result<bool, Failed> {
-    if http::flag(object, "tracing")? == Some(true) {
+    if fields::flag(object, "tracing")? == Some(true) {
         return Err(Failed::bad("tracing is not supported yet"));
     }
-    match http::text(object, "default_queue_type")? {
-        None | Some("" | "undefined" | "classic") => {}
+    let queue_type = match fields::text(object, "default_queue_type")? {
+        None => None,
+        Some("" | "undefined") => Some(None),
+        Some(kind) if QueueType::of(kind).is_some() => Some(Some(kind.to_owned())),
         Some(kind) => {
             return Err(Failed::bad(format!(
-                "default_queue_type '{kind}' is not supported yet"
+                "Unsupported default queue type: '{kind}'"
             )));
         }
-    }
+    };
     let space = m.tenant.space_of(name);
     let known = m.roster.directory().space(&space).is_some();
     if !known {
@@ -173,11 +178,12 @@ pub(super) async fn make(
     }
     let before = metadata(m, &space);
     let metadata = Vhost {
-        description: http::text(object, "description")?
+        description: fields::text(object, "description")?
             .map_or(before.description.clone(), str::to_owned),
         tags: tags(object)?.unwrap_or_else(|| before.tags.clone()),
-        protected_from_deletion: http::flag(object, "protected_from_deletion")?
+        protected_from_deletion: fields::flag(object, "protected_from_deletion")?
             .unwrap_or(before.protected_from_deletion),
+        default_queue_type: queue_type.unwrap_or_else(|| before.default_queue_type.clone()),
         queues_max: before.queues_max,
     };
     if metadata != before {
@@ -216,8 +222,7 @@ pub(super) async fn delete(
     asked: &Asked,
     name: &str,
 ) -> Result<Reply, Failed> {
-    asked.caller.administers()?;
-    let space = m.enter(asked, name)?;
+    let space = m.administer(asked, name)?;
     if metadata(m, &space).protected_from_deletion {
         return Err(Failed {
             status: 412,
@@ -243,6 +248,7 @@ pub(super) async fn delete(
                 .map_err(|error| Failed::internal(error.to_string()))?;
         }
     }
+    parameters::forget(m, &space).await?;
     let catalog = m.tenant.broker().catalog();
     let mut writes = Vec::new();
     for kind in ["queue", "exchange", "binding"] {
@@ -264,8 +270,7 @@ pub(super) async fn delete(
 
 /// A vhost is always started.
 pub(super) fn start(m: &Arc<Management>, asked: &Asked, name: &str) -> Result<Reply, Failed> {
-    asked.caller.administers()?;
-    m.enter(asked, name)?;
+    m.administer(asked, name)?;
     Ok(Reply::Done)
 }
 
@@ -275,8 +280,7 @@ pub(super) async fn protect(
     name: &str,
     protected: bool,
 ) -> Result<Reply, Failed> {
-    asked.caller.administers()?;
-    let space = m.enter(asked, name)?;
+    let space = m.administer(asked, name)?;
     let metadata = Vhost {
         protected_from_deletion: protected,
         ..metadata(m, &space)

@@ -22,7 +22,6 @@ mod link;
 #[cfg(test)]
 mod link_tests;
 mod map;
-mod retry;
 mod runner;
 mod socket;
 mod status;

@@ -17,6 +17,7 @@ use longtail_broker::retained::RetainedCursor;
 use longtail_broker::router::Chance;
 use longtail_broker::stored::Stored;
 use longtail_broker::{Broker, BrokerError, Space, stable_hash};
+use longtail_edge::Backoff;
 use longtail_engine::Refusal;
 use longtail_model::{DollarRule, GroupId, Seq, Subject, Timestamp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,7 +30,6 @@ use super::link::{
     Dialect, Event, Fate, Incoming, Link, LinkError, LinkSettings, Outgoing, Receipt,
 };
 use super::map::{Mapped, TopicMap};
-use super::retry::Backoff;
 use super::socket::{self, Socket};
 use super::status::Status;
 use crate::codec::{Qos, Version};

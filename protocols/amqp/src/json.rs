@@ -6,7 +6,7 @@ use serde_json::{Map, Number, Value as Json};
 use crate::codec::{Array, ArrayBuf, EncodeError, Properties, Table, TableBuf, Value};
 
 /// A table as an object. Of keys that are there twice, the last counts.
-pub(super) fn from_table(table: &Table<'_>) -> Json {
+pub(crate) fn from_table(table: &Table<'_>) -> Json {
     let entries = table.iter();
     Json::Object(
         entries
@@ -16,7 +16,7 @@ pub(super) fn from_table(table: &Table<'_>) -> Json {
 }
 
 /// The bytes of a table as an object.
-pub(super) fn from_bytes(bytes: &[u8]) -> Json {
+pub(crate) fn from_bytes(bytes: &[u8]) -> Json {
     from_table(&Table::decode(bytes).unwrap_or_default())
 }
 
@@ -52,7 +52,7 @@ fn float(number: f64) -> Json {
 ///
 /// # Errors
 /// When something has no form on the wire.
-pub(super) fn to_table(object: &Map<String, Json>) -> Result<TableBuf, EncodeError> {
+pub(crate) fn to_table(object: &Map<String, Json>) -> Result<TableBuf, EncodeError> {
     let mut table = TableBuf::default();
     for (key, value) in object {
         with_value(value, &mut |value| table.put(key, value))?;
@@ -87,7 +87,7 @@ fn with_value(
 }
 
 /// Properties as an object: what is absent is left out.
-pub(super) fn from_properties(octets: &[u8]) -> Json {
+pub(crate) fn from_properties(octets: &[u8]) -> Json {
     let properties = Properties::decode(octets).unwrap_or_default();
     let mut object = Map::new();
     for (name, value) in [
@@ -123,7 +123,7 @@ pub(super) fn from_properties(octets: &[u8]) -> Json {
 
 /// Properties that a request names.
 #[derive(Clone, Debug, Default)]
-pub(super) struct OwnedProperties {
+pub(crate) struct OwnedProperties {
     texts: Map<String, Json>,
     headers: Option<TableBuf>,
 }
@@ -133,7 +133,7 @@ impl OwnedProperties {
     ///
     /// # Errors
     /// What is wrong with it, in words.
-    pub(super) fn read(mut object: Map<String, Json>) -> Result<Self, String> {
+    pub(crate) fn read(mut object: Map<String, Json>) -> Result<Self, String> {
         let headers = match object.remove("headers") {
             None | Some(Json::Null) => None,
             Some(Json::Object(headers)) => {
@@ -163,7 +163,7 @@ impl OwnedProperties {
     }
 
     /// As the codec has them.
-    pub(super) fn borrow(&self) -> Properties<'_> {
+    pub(crate) fn borrow(&self) -> Properties<'_> {
         let text = |name: &str| self.texts.get(name).and_then(Json::as_str);
         let octet = |name: &str| {
             let number = self.texts.get(name).and_then(Json::as_u64);

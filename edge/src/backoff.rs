@@ -1,15 +1,18 @@
-//! When to try again.
+//! When to connect again, for whoever connects to others.
 
-/// The pauses between attempts: each up to twice the one before, with jitter, so that many bridges do not come back at
+/// The pauses between attempts: each up to twice the one before, with jitter, so that many links do not come back at
 /// the same moment.
-pub(super) struct Backoff {
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
     base_ms: u64,
     max_ms: u64,
     attempts: u32,
 }
 
 impl Backoff {
-    pub(super) const fn new(base_ms: u64, max_ms: u64) -> Self {
+    /// Pauses from `base_ms` to `max_ms` milliseconds.
+    #[must_use]
+    pub const fn new(base_ms: u64, max_ms: u64) -> Self {
         Backoff {
             base_ms,
             max_ms,
@@ -18,12 +21,12 @@ impl Backoff {
     }
 
     /// A connection stood.
-    pub(super) const fn reset(&mut self) {
+    pub const fn reset(&mut self) {
         self.attempts = 0;
     }
 
     /// Milliseconds until the next attempt, at least the base. `random` is any number.
-    pub(super) fn next(&mut self, random: u64) -> u64 {
+    pub fn next(&mut self, random: u64) -> u64 {
         let doubled = self.base_ms.saturating_mul(1 << self.attempts.min(20));
         self.attempts = self.attempts.saturating_add(1);
         let most = doubled.saturating_mul(2).min(self.max_ms.max(self.base_ms));

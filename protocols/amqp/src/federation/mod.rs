@@ -1,0 +1,447 @@
+//! Federation: exchanges and queues of this broker that are joined with those of others, upstream.
+//!
+//! ```text
+//! parameters (upstreams, sets) ─┐
+//! policies ─────────────────────┼─▶ watch ─▶ links: exchange, queue ─▶ transfer
+//! topology (what is declared) ──┘
+//! ```
+//!
+//! A policy says which exchanges and queues are federated with which upstreams; each such pair is a link. While there
+//! are upstreams, `watch` looks a few times a second whether anything has changed: links come and go, bindings are
+//! mirrored, queues begin and cease to pull. `config` has what parameters say, `trail` what messages and bindings carry
+//! so that none goes in a circle.
+
+mod config;
+mod exchange;
+mod queue;
+mod trail;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use longtail_engine::StreamName;
+use parking_lot::Mutex;
+use serde_json::{Map, Value};
+use tokio::sync::watch;
+
+pub(crate) use config::{Upstream, parse_set};
+use exchange::{Bindings, ExchangeLink};
+use queue::QueueLink;
+use trail::Place;
+
+use crate::codec::Table;
+use crate::graph::Graph;
+use crate::link::{LinkError, Reach};
+use crate::parameter::{Parameters, UPSTREAM};
+use crate::policy::Subject;
+use crate::queue::QueueType;
+use crate::topology::Topology;
+use crate::transfer::{self, Snapshot, Status, Thread};
+
+/// Time between two looks.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What a link is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Exchange,
+    Queue,
+}
+
+/// Space, what it is of, and the name of the upstream.
+type Key = (Arc<str>, Kind, String, String);
+
+/// What a link is made from: another one is another link.
+#[derive(Clone, Debug, PartialEq)]
+enum Spec {
+    Exchange(exchange::Declared, Arc<Upstream>),
+    Queue(queue::Declared, Arc<Upstream>),
+}
+
+impl Spec {
+    fn upstream(&self) -> &Arc<Upstream> {
+        match self {
+            Spec::Exchange(_, upstream) | Spec::Queue(_, upstream) => upstream,
+        }
+    }
+
+    /// What it is called upstream.
+    fn theirs(&self) -> &str {
+        match self {
+            Spec::Exchange(own, upstream) => upstream.exchange.as_deref().unwrap_or(&own.name),
+            Spec::Queue(own, upstream) => upstream.queue.as_deref().unwrap_or(&own.name),
+        }
+    }
+}
+
+/// What a link is told while it runs.
+enum Wishes {
+    Bindings(watch::Sender<Arc<Bindings>>),
+    Pulls(watch::Sender<bool>),
+}
+
+struct Running {
+    spec: Spec,
+    status: Arc<Status>,
+    /// Says goodbye; `true`: with what it has made upstream.
+    stop: watch::Sender<bool>,
+    cleans_up: watch::Sender<bool>,
+    wishes: Wishes,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// A link as an operator sees it.
+pub(crate) struct Shown {
+    pub(crate) space: Arc<str>,
+    pub(crate) kind: Kind,
+    pub(crate) name: String,
+    pub(crate) upstream: String,
+    pub(crate) theirs: String,
+    pub(crate) now: Snapshot,
+}
+
+/// All links.
+pub(crate) struct Federation {
+    reach: Arc<Reach>,
+    parameters: Arc<Parameters>,
+    thread: Arc<Thread>,
+    running: Mutex<BTreeMap<Key, Running>>,
+    /// What each space looked like when its links were last put right.
+    seen: Mutex<HashMap<Arc<str>, Stamp>>,
+    watches: Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+/// Moves when links may have to.
+type Stamp = (u64, u64, u64);
+
+impl Federation {
+    pub(crate) fn new(
+        reach: Arc<Reach>,
+        parameters: Arc<Parameters>,
+        thread: Arc<Thread>,
+    ) -> Arc<Self> {
+        Arc::new(Federation {
+            reach,
+            parameters,
+            thread,
+            running: Mutex::default(),
+            seen: Mutex::default(),
+            watches: Mutex::default(),
+        })
+    }
+
+    /// Looks from now on, if there is an upstream.
+    pub(crate) fn start(self: &Arc<Self>, cluster: &str) {
+        let mut watches = self.watches.lock();
+        if watches.is_some() || self.parameters.list(UPSTREAM, None).is_empty() {
+            return;
+        }
+        let (federation, cluster) = (Arc::downgrade(self), cluster.to_owned());
+        match self.thread.spawn(watch_all(federation, cluster)) {
+            Ok(task) => *watches = Some(task),
+            Err(error) => tracing::error!(%error, "federation cannot be started"),
+        }
+    }
+
+    /// Ends all links; what they have made upstream stays.
+    pub(crate) fn stop_all(&self) {
+        if let Some(task) = self.watches.lock().take() {
+            task.abort();
+        }
+        for running in self.running.lock().values() {
+            // One without a receiver has ended.
+            let _ = running.stop.send(true);
+        }
+    }
+
+    /// Whether all links have ended.
+    pub(crate) fn are_ended(&self) -> bool {
+        self.running
+            .lock()
+            .values()
+            .all(|running| running.task.is_finished())
+    }
+
+    /// The links of a space, or all.
+    pub(crate) fn list(&self, space: Option<&str>) -> Vec<Shown> {
+        let running = self.running.lock();
+        let wanted = running
+            .iter()
+            .filter(|((of, ..), _)| space.is_none_or(|space| **of == *space));
+        let shown = wanted.map(|((space, kind, name, upstream), running)| Shown {
+            space: Arc::clone(space),
+            kind: *kind,
+            name: name.clone(),
+            upstream: upstream.clone(),
+            theirs: running.spec.theirs().to_owned(),
+            now: running.status.now(),
+        });
+        shown.collect()
+    }
+
+    /// One look.
+    async fn look(self: &Arc<Self>, cluster: &str) {
+        let tenant = &self.reach.tenant;
+        let mut spaces: Vec<Arc<str>> = self
+            .parameters
+            .list(UPSTREAM, None)
+            .iter()
+            .map(|parameter| Arc::from(parameter.space.as_str()))
+            .collect();
+        spaces.extend(self.seen.lock().keys().cloned());
+        spaces.sort();
+        spaces.dedup();
+        for space in spaces {
+            if self.reach.roster.directory().space(&space).is_none() {
+                self.seen.lock().remove(&space);
+                self.keep(&space, &BTreeMap::new());
+                continue;
+            }
+            let topology = match tenant.topology(&space).await {
+                Ok(topology) => topology,
+                Err(error) => {
+                    tracing::error!(%space, %error, "a space cannot be federated");
+                    continue;
+                }
+            };
+            let (policies, parameters) = (tenant.policies().version(), self.parameters.version());
+            let stamp = (topology.generation(), policies, parameters);
+            if self.seen.lock().get(&space) != Some(&stamp) {
+                self.put_right(&topology, cluster);
+                self.seen.lock().insert(Arc::clone(&space), stamp);
+            }
+            self.pull(&topology).await;
+        }
+    }
+
+    /// Starts and ends links of a space, and tells those of exchanges which bindings there are.
+    fn put_right(self: &Arc<Self>, topology: &Topology, cluster: &str) {
+        let space = topology.space();
+        let vhost = self.reach.tenant.vhost_of(space);
+        let wanted = self.wanted(&topology.graph(), space, &vhost);
+        self.keep(space, &wanted);
+        let here = Place {
+            cluster: cluster.to_owned(),
+            vhost: vhost.to_string(),
+        };
+        let mut running = self.running.lock();
+        for (key, (spec, bindings)) in wanted {
+            match running.get(&key).map(|known| &known.wishes) {
+                Some(Wishes::Bindings(told)) => {
+                    told.send_if_modified(|known| {
+                        let changed = **known != bindings;
+                        if changed {
+                            *known = Arc::new(bindings);
+                        }
+                        changed
+                    });
+                }
+                Some(Wishes::Pulls(_)) => {}
+                None => match self.begin(spec, bindings, &here) {
+                    Ok(started) => drop(running.insert(key, started)),
+                    Err(error) => tracing::error!(%error, "a link cannot be started"),
+                },
+            }
+        }
+    }
+
+    /// Ends the links of a space that are not wanted so any more.
+    fn keep(&self, space: &Arc<str>, wanted: &BTreeMap<Key, (Spec, Bindings)>) {
+        let mut running = self.running.lock();
+        running.retain(|key, known| {
+            let stays =
+                key.0 != *space || wanted.get(key).is_some_and(|(spec, _)| *spec == known.spec);
+            if !stays {
+                // One that is wanted otherwise goes on with what there is upstream.
+                let gone = !wanted.contains_key(key) && known.spec.upstream().cleans_up;
+                let _ = known.cleans_up.send(gone);
+                let _ = known.stop.send(true);
+            }
+            stays
+        });
+    }
+
+    /// All links of a space that there should be, with the bindings of those of exchanges.
+    fn wanted(
+        &self,
+        graph: &Graph,
+        space: &Arc<str>,
+        vhost: &str,
+    ) -> BTreeMap<Key, (Spec, Bindings)> {
+        let mut wanted = BTreeMap::new();
+        let policies = self.reach.tenant.policies();
+        let chosen = |definition: &Map<String, Value>| {
+            config::chosen(&self.parameters, space, vhost, definition)
+        };
+        for (name, known) in graph.exchanges() {
+            if known.config.internal {
+                continue;
+            }
+            for upstream in chosen(&policies.effective(space, Subject::Exchange(name))) {
+                let own = exchange::Declared {
+                    name: name.to_string(),
+                    kind: known.config.type_name().to_owned(),
+                    durable: known.config.durable,
+                    auto_delete: known.config.auto_delete,
+                    arguments: Arc::clone(&known.config.arguments),
+                };
+                let bindings = known.bindings();
+                let bindings = bindings
+                    .map(|(key, binding)| (Arc::clone(key), Arc::clone(&binding.arguments)));
+                let key = key(space, Kind::Exchange, name, &upstream);
+                wanted.insert(key, (Spec::Exchange(own, upstream), bindings.collect()));
+            }
+        }
+        for known in graph.queues() {
+            let kind = known.config.parsed.kind;
+            if known.config.owner.is_some()
+                || !matches!(kind, QueueType::Classic | QueueType::Quorum)
+            {
+                continue;
+            }
+            for upstream in
+                chosen(&policies.effective(space, Subject::Queue(&known.name, kind.name())))
+            {
+                let own = queue::Declared {
+                    name: known.name.to_string(),
+                    durable: known.config.durable,
+                    auto_delete: known.config.auto_delete,
+                    arguments: Arc::clone(&known.config.arguments),
+                };
+                let key = key(space, Kind::Queue, &known.name, &upstream);
+                wanted.insert(key, (Spec::Queue(own, upstream), Bindings::new()));
+            }
+        }
+        wanted
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        spec: Spec,
+        bindings: Bindings,
+        here: &Place,
+    ) -> std::io::Result<Running> {
+        let status = Arc::new(Status::default());
+        let (stop, stopped) = watch::channel(false);
+        let (cleans_up, cleaning) = watch::channel(false);
+        let clock = Arc::clone(self.reach.door.clock());
+        let nowhere = || Place {
+            cluster: String::new(),
+            vhost: String::new(),
+        };
+        let (reach, of, here) = (Arc::clone(&self.reach), Arc::clone(&status), here.clone());
+        let (wishes, task) = match &spec {
+            Spec::Exchange(own, upstream) => {
+                let (told, wished) = watch::channel(Arc::new(bindings));
+                let link = || ExchangeLink {
+                    reach: Arc::clone(&reach),
+                    status: Arc::clone(&of),
+                    upstream: Arc::clone(upstream),
+                    exchange: own.clone(),
+                    here: here.clone(),
+                    attempts: 0,
+                    plain: false,
+                    bound: Bindings::new(),
+                    inner: String::new(),
+                    there: nowhere(),
+                    uri: String::new(),
+                };
+                let (runs, mut cleans) = (link(), link());
+                let task = self.thread.spawn(async move {
+                    transfer::run(runs, clock, of, wished, stopped).await;
+                    if *cleaning.borrow() {
+                        tidied(cleans.clean_up().await);
+                    }
+                })?;
+                (Wishes::Bindings(told), task)
+            }
+            Spec::Queue(own, upstream) => {
+                let (told, wished) = watch::channel(false);
+                let link = QueueLink {
+                    reach,
+                    status: Arc::clone(&of),
+                    upstream: Arc::clone(upstream),
+                    queue: own.clone(),
+                    here,
+                    attempts: 0,
+                    pulls: false,
+                    there: nowhere(),
+                    uri: String::new(),
+                };
+                let task = self.thread.spawn(async move {
+                    transfer::run(link, clock, of, wished, stopped).await;
+                })?;
+                (Wishes::Pulls(told), task)
+            }
+        };
+        Ok(Running {
+            spec,
+            status,
+            stop,
+            cleans_up,
+            wishes,
+            task,
+        })
+    }
+
+    /// Tells the links of queues whether anybody waits here.
+    async fn pull(&self, topology: &Topology) {
+        let queues: Vec<Key> = {
+            let running = self.running.lock();
+            let of_space = running.keys().filter(|key| key.0 == *topology.space());
+            of_space
+                .filter(|key| key.1 == Kind::Queue)
+                .cloned()
+                .collect()
+        };
+        for key in queues {
+            let queue = topology.graph().queue(&key.2).cloned();
+            let consumers = queue.is_some_and(|queue| queue.local_consumers() > 0);
+            let pulls = consumers && {
+                let stream = StreamName::new(Arc::clone(&key.0), key.2.as_str());
+                let found = self.reach.tenant.broker().find(&stream).await;
+                found.is_ok_and(|found| {
+                    found.is_some_and(|(_, info)| info.ready == 0 && info.waiting > 0)
+                })
+            };
+            if let Some(Wishes::Pulls(told)) =
+                self.running.lock().get(&key).map(|known| &known.wishes)
+            {
+                told.send_if_modified(|known| std::mem::replace(known, pulls) != pulls);
+            }
+        }
+    }
+}
+
+fn key(space: &Arc<str>, kind: Kind, name: &str, upstream: &Upstream) -> Key {
+    (
+        Arc::clone(space),
+        kind,
+        name.to_owned(),
+        upstream.name.clone(),
+    )
+}
+
+fn tidied(outcome: Result<(), LinkError>) {
+    if let Err(error) = outcome {
+        tracing::warn!(%error, "what a link has made upstream stays there");
+    }
+}
+
+async fn watch_all(federation: Weak<Federation>, cluster: String) {
+    loop {
+        let Some(known) = federation.upgrade() else {
+            return;
+        };
+        known.look(&cluster).await;
+        drop(known);
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Whether a consumer with these arguments is a link of somebody's federation.
+pub(crate) fn is_link(arguments: &Table<'_>) -> bool {
+    let purpose = arguments.get("x-internal-purpose");
+    purpose.and_then(|value| value.as_str()) == Some("federation")
+}

@@ -1,0 +1,67 @@
+//! `/federation-links`: what the links of federated exchanges and queues are doing.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::http::{Asked, Failed, Reply};
+use super::{Management, page};
+use crate::federation::{Kind, Shown};
+use crate::transfer::State;
+
+fn state(link: &Shown) -> &'static str {
+    match link.now.state {
+        State::Running => "running",
+        State::Starting => "starting",
+        State::Failed => "error",
+        State::Terminated => "shutdown",
+    }
+}
+
+fn shown(m: &Management, link: &Shown) -> Value {
+    let (kind, upstream) = match link.kind {
+        Kind::Exchange => ("exchange", "upstream_exchange"),
+        Kind::Queue => ("queue", "upstream_queue"),
+    };
+    let mut shown = json!({
+        "node": m.node(),
+        "vhost": *m.tenant.vhost_of(&link.space),
+        "upstream": link.upstream,
+        "id": format!("{kind}/{}/{}", link.name, link.upstream),
+        "type": kind,
+        "status": state(link),
+        "uri": link.now.source,
+        "local_connection": format!("federation ({})", link.upstream),
+        "timestamp": page::moment(link.now.since),
+        "forwarded": link.now.forwarded,
+        "pending": link.now.pending,
+    });
+    if let Value::Object(object) = &mut shown {
+        object.insert(kind.to_owned(), link.name.as_str().into());
+        object.insert(upstream.to_owned(), link.theirs.as_str().into());
+        if let Some(error) = &link.now.error {
+            object.insert("error".to_owned(), error.as_str().into());
+        }
+    }
+    shown
+}
+
+/// `wanted`: only those in this state; `down` are all that do not run.
+pub(super) fn list(
+    m: &Arc<Management>,
+    asked: &Asked,
+    vhost: Option<&str>,
+    wanted: Option<&str>,
+) -> Result<Reply, Failed> {
+    let vhosts = m.of(asked, vhost)?;
+    let all = m.links.federation.list(None);
+    let seen = all
+        .iter()
+        .filter(|link| vhosts.iter().any(|(_, space)| *space == link.space));
+    let items = seen.filter(|link| match wanted {
+        None => true,
+        Some("down") => link.now.state != State::Running,
+        Some(wanted) => state(link) == wanted,
+    });
+    page::list(items.map(|link| shown(m, link)).collect(), &asked.query).map(Reply::Json)
+}
