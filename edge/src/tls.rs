@@ -36,6 +36,10 @@ pub struct TlsConfig {
     /// is still valid. Only the client's own certificate is looked up, not those of intermediate authorities.
     #[serde(default)]
     pub client_revocations: Option<PathBuf>,
+    /// File with an OCSP response for the certificate, in DER (default none). It is stapled to the handshakes of clients
+    /// that ask for it (RFC 6066, 8). It is sent as it is: whoever renews it replaces the file.
+    #[serde(default)]
+    pub ocsp_response: Option<PathBuf>,
     /// Protocols offered by ALPN, the preferred first (default none: whatever the client asks for is ignored).
     #[serde(default)]
     pub alpn: Vec<String>,
@@ -95,6 +99,20 @@ pub enum TlsError {
         path: PathBuf,
         /// What is wrong with them.
         source: VerifierBuilderError,
+    },
+    /// The OCSP response cannot be read.
+    #[error("cannot read the OCSP response {}: {source}", .path.display())]
+    Ocsp {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: std::io::Error,
+    },
+    /// The file is no OCSP response in DER.
+    #[error("{} is no OCSP response in DER", .path.display())]
+    NoOcspResponse {
+        /// The file.
+        path: PathBuf,
     },
     /// Certificate and key do not fit, or are of an unknown kind.
     #[error("certificate and key cannot be used: {0}")]
@@ -176,6 +194,7 @@ fn stamps(settings: &TlsConfig) -> Vec<Stamp> {
         Some(&settings.key),
         settings.client_authorities.as_ref(),
         settings.client_revocations.as_ref(),
+        settings.ocsp_response.as_ref(),
     ];
     let stamp = |path: &PathBuf| {
         let metadata = std::fs::metadata(path).ok()?;
@@ -235,7 +254,13 @@ fn load(settings: &TlsConfig) -> Result<ServerConfig, TlsError> {
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut config = builder.with_single_cert(certificates, key)?;
+    let mut config = match &settings.ocsp_response {
+        None => builder.with_single_cert(certificates, key)?,
+        Some(path) => {
+            let response = read_ocsp_response(path)?;
+            builder.with_single_cert_with_ocsp(certificates, key, response)?
+        }
+    };
     config.alpn_protocols = settings
         .alpn
         .iter()
@@ -259,6 +284,25 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
         });
     }
     Ok(certificates)
+}
+
+/// Longest OCSP response, in bytes: that of a handshake message (RFC 8446, 4).
+const OCSP_MAX: usize = (1 << 24) - 1;
+
+fn read_ocsp_response(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let response = std::fs::read(path).map_err(|source| TlsError::Ocsp {
+        path: path.to_owned(),
+        source,
+    })?;
+    // A SEQUENCE whose first element is the status, an ENUMERATED (RFC 6960, 4.2.1): what is text, or empty, is none.
+    let begins = response.first() == Some(&0x30) && response.len() <= OCSP_MAX;
+    let status = response.iter().skip(2).take(5).any(|&byte| byte == 0x0a);
+    if begins && status {
+        return Ok(response);
+    }
+    Err(TlsError::NoOcspResponse {
+        path: path.to_owned(),
+    })
 }
 
 fn read_revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {

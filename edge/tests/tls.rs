@@ -113,6 +113,7 @@ fn install(dir: &Path, authority: &Authority) -> TlsConfig {
         client_authorities: None,
         client_revocations: None,
         alpn: Vec::new(),
+        ocsp_response: None,
     }
 }
 
@@ -450,4 +451,91 @@ fn settings_that_cannot_work_are_errors_that_say_why() {
         ..good
     };
     assert!(matches!(error(unfit), TlsError::Unusable(_)));
+}
+
+/// Remembers what is stapled, and believes everybody.
+#[derive(Debug, Default)]
+struct Stapled(std::sync::Mutex<Vec<u8>>);
+
+impl rustls::client::danger::ServerCertVerifier for Stapled {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        _now: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        *self.0.lock().unwrap() = ocsp_response.to_vec();
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::ring::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+/// What a client that asks is stapled.
+fn stapled(address: SocketAddr) -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = Arc::new(Stapled::default());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(verifier.clone())
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut client = StreamOwned::new(connection, connect(address));
+    exchange(&mut client, b"x\n", b"x\n");
+    let seen = verifier.0.lock().unwrap().clone();
+    seen
+}
+
+#[test]
+fn the_ocsp_response_is_stapled_and_read_again_with_the_certificates() {
+    // A response that says "try later": all that has no signature.
+    let later = [0x30, 0x03, 0x0a, 0x01, 0x03];
+    let dir = tempfile::tempdir().unwrap();
+    let edge = start();
+    let path = dir.path().join("ocsp.der");
+    std::fs::write(&path, later).unwrap();
+    let tls = TlsConfig {
+        ocsp_response: Some(path.clone()),
+        ..install(dir.path(), &Authority::new("authority"))
+    };
+    let address = listen_with(&edge, LineEcho, |config| config.tls = Some(tls));
+    assert_eq!(stapled(address), later);
+    let busy = [0x30, 0x03, 0x0a, 0x01, 0x02];
+    std::fs::write(&path, busy).unwrap();
+    edge.reload_tls().unwrap();
+    assert_eq!(stapled(address), busy);
+    std::fs::write(&path, "-----BEGIN SOMETHING-----").unwrap();
+    let failed = edge.reload_tls().unwrap_err();
+    assert!(
+        matches!(failed[..], [(0, TlsError::NoOcspResponse { .. })]),
+        "{failed:?}"
+    );
+    assert_eq!(stapled(address), busy, "the last that could be used");
 }

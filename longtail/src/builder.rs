@@ -40,7 +40,7 @@ pub enum StartError {
     #[error("amqp: {0}")]
     Amqp(BrokerError),
     /// The thread of the management API.
-    #[error("amqp-management: cannot start a thread: {0}")]
+    #[error("the HTTP APIs: cannot start a thread: {0}")]
     Management(std::io::Error),
     /// A thread beside the MQTT service.
     #[error("mqtt: cannot start a thread: {0}")]
@@ -99,6 +99,7 @@ pub struct Builder {
     pub(crate) mqtt_listeners: Vec<MqttListener>,
     pub(crate) mqtt_hooks: Vec<(Arc<dyn Hook>, i32, Scope)>,
     pub(crate) mqtt_inside: bool,
+    pub(crate) mqtt_sites: Vec<SocketAddr>,
     pub(crate) mqtt_bridges: Vec<longtail_mqtt::bridge::BridgeConfig>,
     pub(crate) mqtt_dynamic_security: Option<PathBuf>,
     pub(crate) access_list: Option<AccessList>,
@@ -123,6 +124,7 @@ impl Default for Builder {
             mqtt_listeners: Vec::new(),
             mqtt_hooks: Vec::new(),
             mqtt_inside: false,
+            mqtt_sites: Vec::new(),
             mqtt_bridges: Vec::new(),
             mqtt_dynamic_security: None,
             access_list: None,
@@ -326,6 +328,14 @@ impl Builder {
     #[must_use]
     pub fn mqtt_in_process(mut self) -> Self {
         self.mqtt_inside = true;
+        self
+    }
+
+    /// Answers the HTTP APIs of other MQTT brokers at an address; see [`longtail_mqtt::http`]. Its users are those of
+    /// [`Builder::accounts`].
+    #[must_use]
+    pub fn mqtt_site(mut self, address: SocketAddr) -> Self {
+        self.mqtt_sites.push(address);
         self
     }
 

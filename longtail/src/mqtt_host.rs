@@ -33,6 +33,24 @@ impl Host for EdgeHost {
         sockets
     }
 
+    fn listeners(&self) -> Vec<(String, Sockets)> {
+        let Some(edge) = self.0.upgrade() else {
+            return Vec::new();
+        };
+        let metrics = edge.metrics().into_iter();
+        let of_mqtt = metrics.filter(|listener| listener.protocol == "mqtt");
+        let sockets = of_mqtt.map(|listener| {
+            let sockets = Sockets {
+                open: listener.open as u64,
+                accepted: listener.accepted,
+                bytes_in: listener.bytes_in,
+                bytes_out: listener.bytes_out,
+            };
+            (listener.address, sockets)
+        });
+        sockets.collect()
+    }
+
     fn process(&self) -> Option<Process> {
         process(&fs::read_to_string("/proc/self/status").ok()?)
     }

@@ -18,11 +18,15 @@ use longtail_model::{Lsn, ShardId, Timestamp};
 use longtail_mqtt::bridge::{self, Bridges};
 use longtail_mqtt::control::{self, dynamic::DynamicSecurity};
 use longtail_mqtt::hooks::Scope;
+use longtail_mqtt::http;
 use longtail_mqtt::{Hook, Mqtt};
 use parking_lot::Mutex;
 
 use crate::builder::{Builder, MqttListener, StartError};
 use crate::mqtt_host::EdgeHost;
+
+/// What a listener of the HTTP APIs of MQTT is called.
+const MQTT_HTTP: &str = "mqtt-http";
 
 /// How long [`Longtail::shut_down`] lets clients finish.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -35,7 +39,8 @@ pub struct Longtail {
     roster: Arc<Roster>,
     amqp: Option<Arc<longtail_amqp::Tenant>>,
     management: Option<Arc<Management>>,
-    web: Mutex<Option<management::Server>>,
+    /// The HTTP APIs that answer.
+    web: Mutex<Vec<longtail_web::Server>>,
     mqtt: Option<Arc<longtail_mqtt::Tenant>>,
     bridges: Option<Bridges>,
     addresses: Vec<ListeningOn>,
@@ -128,14 +133,19 @@ impl Longtail {
             sites = running.bind_amqp_sites(builder.amqp_sites)?;
             running.listen_amqp(builder.amqp_listeners)?;
         }
+        let mut mqtt_sites = Vec::new();
         if builder.mqtt_inside
             || !builder.mqtt_listeners.is_empty()
             || !builder.mqtt_hooks.is_empty()
+            || !builder.mqtt_sites.is_empty()
             || dynamic.is_some()
         {
+            mqtt_sites = running.bind_mqtt_sites(builder.mqtt_sites)?;
             let (listeners, hooks) = (builder.mqtt_listeners, builder.mqtt_hooks);
             running.start_mqtt(builder.mqtt, listeners, hooks, dynamic)?;
         }
+        let sites = running.name_amqp_sites(sites)?;
+        running.serve_mqtt_sites(mqtt_sites)?;
         running.serve_amqp_sites(sites)?;
         if let Some(management) = &running.management {
             management.start_links();
@@ -233,19 +243,75 @@ impl Longtail {
         sites.into_iter().map(bind).collect()
     }
 
-    /// Last of all, so that the API knows what else listens.
+    fn bind_mqtt_sites(&self, sites: Vec<SocketAddr>) -> Result<Vec<TcpListener>, StartError> {
+        let bind = |address: SocketAddr| {
+            self.exposure.check(&Address::Tcp(address))?;
+            TcpListener::bind(address).map_err(|source| StartError::Site {
+                protocol: MQTT_HTTP,
+                address,
+                source,
+            })
+        };
+        sites.into_iter().map(bind).collect()
+    }
+
+    fn name_amqp_sites(
+        &mut self,
+        sockets: Vec<(Site, TcpListener)>,
+    ) -> Result<Vec<(Site, TcpListener)>, StartError> {
+        for (site, socket) in &sockets {
+            self.name_site(protocol_of(*site), socket)?;
+        }
+        Ok(sockets)
+    }
+
+    fn name_site(
+        &mut self,
+        protocol: &'static str,
+        socket: &TcpListener,
+    ) -> Result<(), StartError> {
+        let local = socket.local_addr().map_err(StartError::Management)?;
+        self.addresses.push(ListeningOn {
+            protocol,
+            address: local.to_string(),
+            tls: false,
+        });
+        Ok(())
+    }
+
+    /// When everything listens, so that the APIs know what else does.
+    fn serve_mqtt_sites(&mut self, sockets: Vec<TcpListener>) -> Result<(), StartError> {
+        let Some(tenant) = &self.mqtt else {
+            return Ok(());
+        };
+        let tenant = Arc::clone(tenant);
+        if sockets.is_empty() {
+            return Ok(());
+        }
+        for socket in &sockets {
+            self.name_site(MQTT_HTTP, socket)?;
+        }
+        let fact = |on: &ListeningOn| http::ListenerFact {
+            protocol: on.protocol,
+            address: on.address.clone(),
+            tls: on.tls,
+        };
+        let facts = http::Facts {
+            host: host_name(),
+            listeners: self.addresses.iter().map(fact).collect(),
+            bridges: self.bridges().to_vec(),
+        };
+        let api = http::Api::new(tenant, Arc::clone(self.roster.authenticator()), facts);
+        let server = http::serve(&api, sockets).map_err(StartError::Management)?;
+        self.web.lock().push(server);
+        Ok(())
+    }
+
+    /// As [`Longtail::serve_mqtt_sites`].
     fn serve_amqp_sites(&mut self, sockets: Vec<(Site, TcpListener)>) -> Result<(), StartError> {
         let Some(management) = &self.management else {
             return Ok(());
         };
-        for (site, socket) in &sockets {
-            let local = socket.local_addr().map_err(StartError::Management)?;
-            self.addresses.push(ListeningOn {
-                protocol: protocol_of(*site),
-                address: local.to_string(),
-                tls: false,
-            });
-        }
         let fact = |on: &ListeningOn| {
             let address: Option<SocketAddr> = on.address.parse().ok();
             ListenerFact {
@@ -262,8 +328,9 @@ impl Longtail {
         };
         management.set_listeners(self.addresses.iter().map(fact).collect());
         if !sockets.is_empty() {
-            let server = management::Server::start(management, sockets);
-            *self.web.lock() = Some(server.map_err(StartError::Management)?);
+            let server = management::serve(management, sockets);
+            let server = server.map_err(StartError::Management)?;
+            self.web.lock().push(server);
         }
         Ok(())
     }
@@ -496,8 +563,8 @@ impl Longtail {
 
     /// Makes everything durable and stops the shards. Connections that are left get no more answers.
     pub fn close(&self) {
-        // It answers on its own thread, which ends when its socket does.
-        drop(self.web.lock().take());
+        // They answer on threads of their own, which end when their sockets do.
+        self.web.lock().clear();
         if let Some(bridges) = &self.bridges {
             bridges.stop();
         }

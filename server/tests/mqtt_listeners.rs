@@ -10,7 +10,7 @@ use support::mqtt::{Mqtt, connect, packet, publish, subscribe};
 use support::{Server, longtail};
 
 /// One plain listener, and nothing else but the admin service.
-const BARE: &str = "[listeners]\namqp = []\namqp-management = []\namqp-metrics = []\nbeanstalk = []\nmqtt-ws = []\n[[listeners.mqtt]]\naddress = \"127.0.0.1:0\"\n";
+const BARE: &str = "[listeners]\namqp = []\namqp-management = []\namqp-metrics = []\nbeanstalk = []\nmqtt-http = []\nmqtt-ws = []\n[[listeners.mqtt]]\naddress = \"127.0.0.1:0\"\n";
 
 /// CONNECT of 3.1.1.
 fn connect_v3(client_id: &str) -> Vec<u8> {

@@ -151,6 +151,9 @@ impl Suite {
         if self.managed {
             return ServerCommand::longtail_managed();
         }
+        if self.name == "mqtt-http" {
+            return ServerCommand::longtail_beside("mqtt", "mqtt-http");
+        }
         match (self.protocol.as_str(), &self.beside) {
             ("mqtt", _) => ServerCommand::longtail_mqtt(None),
             (protocol, None) => ServerCommand::longtail(protocol, None),

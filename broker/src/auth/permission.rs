@@ -12,7 +12,7 @@ use longtail_model::{Filter, FilterToken, Subject, SubjectError, SubjectRef};
 use serde::{Deserialize, Serialize};
 
 use super::names::NameGrants;
-use super::ordered::{Operation, OrderedGrants};
+use super::ordered::{Defaults, Operation, OrderedGrants, OrderedRule};
 
 /// What a client wants to do with a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -252,6 +252,19 @@ impl Grants {
     }
 
     /// With rules in an order, which are asked before all others.
+    /// What rules in an order grant, and nothing beside.
+    ///
+    /// # Errors
+    /// [`IdentityError`] if a rule needs a name that is unfit.
+    pub fn in_order(
+        rules: &[OrderedRule],
+        defaults: Defaults,
+        identity: &Identity<'_>,
+    ) -> Result<Self, IdentityError> {
+        let ordered = OrderedGrants::compile(rules, defaults, identity)?;
+        Ok(Grants::default().with_ordered(ordered))
+    }
+
     pub(super) fn with_ordered(mut self, ordered: OrderedGrants) -> Self {
         self.ordered = Some(Arc::new(ordered));
         self

@@ -28,7 +28,6 @@ mod letters;
 mod link;
 pub mod management;
 pub(crate) mod parameter;
-pub(crate) mod percent;
 pub mod policy;
 pub mod queue;
 pub(crate) mod replies;
@@ -42,6 +41,8 @@ pub mod tenant;
 pub mod topology;
 pub(crate) mod transfer;
 pub mod vhost;
+
+pub(crate) use longtail_web::query as percent;
 
 pub use access::{Accounts, Admission, AdmitAll, Admitted, Denied, Login};
 pub use census::{SeatLimits, Standing};

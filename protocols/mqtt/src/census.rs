@@ -4,10 +4,12 @@
 //! one session at a time, for as long as it takes to read some numbers.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use longtail_edge::CloseReason;
+use longtail_edge::{CloseReason, Endpoint};
 use longtail_engine::StreamName;
 use longtail_engine::config::GroupName;
 use longtail_model::{ShardId, Timestamp};
@@ -55,12 +57,14 @@ impl Census {
 }
 
 /// One session.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionView {
     /// Its client's identifier.
     pub client_id: Arc<str>,
     /// Its client's account; of a session that is away, the one that it was left with.
     pub account: Option<Arc<str>>,
+    /// The name that its client gave, if it is there, or its account.
+    pub username: Option<Arc<str>>,
     /// The version its client speaks, or spoke.
     pub version: Option<Version>,
     /// Where its client is, if it is there.
@@ -78,6 +82,24 @@ pub struct ConnectedView {
     pub connection: u64,
     /// The other end.
     pub peer: String,
+    /// The other end's address; none of a Unix socket.
+    pub address: Option<SocketAddr>,
+    /// The listener, by the address that it was given.
+    pub listener: Arc<str>,
+    /// When the client was let in.
+    pub since: Timestamp,
+    /// The client wanted a new session.
+    pub clean_start: bool,
+    /// The client says that it is a broker.
+    pub bridge: bool,
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Bytes sent.
+    pub bytes_out: u64,
+    /// Messages received.
+    pub received: u64,
+    /// Messages sent.
+    pub sent: u64,
     /// Seconds that the session will outlive it; `u32::MAX`: for ever.
     pub expiry_s: u32,
     /// Seconds after which something has to come from the client; 0: no matter.
@@ -97,16 +119,23 @@ pub struct SubscriptionView {
     pub qos: Qos,
     /// Not what the client has published itself.
     pub no_local: bool,
+    /// Whether retained messages come marked as such as long as they are published so.
+    pub retain_as_published: bool,
+    /// Its identifier, of MQTT 5.0.
+    pub id: Option<NonZeroU32>,
 }
 
 impl SubscriptionView {
     fn new(client_id: &Arc<str>, filter: &str, held: &Held) -> Self {
+        let tag = Tag::unpack(held.options.tag);
         SubscriptionView {
             client_id: Arc::clone(client_id),
             filter: filter.into(),
             share: held.group.clone(),
-            qos: Tag::unpack(held.options.tag).qos,
+            qos: tag.qos,
             no_local: held.options.no_local,
+            retain_as_published: tag.retain_as_published,
+            id: tag.id,
         }
     }
 }
@@ -182,6 +211,51 @@ impl Tenant {
         let names = self.names(wanted, limit);
         let views = names.iter().map(|client_id| self.find_session(client_id));
         views.flatten().collect()
+    }
+
+    /// A page of the sessions that `wanted` is for, in the order of their identifiers, and how many there are in all.
+    /// Holds no more names than come before the end of the page.
+    #[must_use]
+    pub fn page_of_sessions(
+        &self,
+        wanted: impl Fn(&SessionView) -> bool,
+        skip: usize,
+        limit: usize,
+    ) -> (Vec<SessionView>, usize) {
+        let end = skip.saturating_add(limit);
+        let mut count = 0;
+        let mut names: BTreeMap<Arc<str>, ()> = BTreeMap::new();
+        self.registry().for_each(|client_id, seen| {
+            if view(client_id, seen).is_some_and(|view| wanted(&view)) {
+                count += 1;
+                names.insert(Arc::clone(client_id), ());
+                if names.len() > end {
+                    names.pop_last();
+                }
+            }
+        });
+        let page = names.keys().skip(skip);
+        let views = page.filter_map(|client_id| self.find_session(client_id));
+        (views.collect(), count)
+    }
+
+    /// Looks at every subscription, in the order of clients and filters.
+    pub fn look_at_subscriptions(&self, mut look: impl FnMut(SubscriptionView)) {
+        let mut after: Option<(Arc<str>, Box<str>)> = None;
+        loop {
+            let last = after
+                .as_ref()
+                .map(|(client, filter)| (&**client, &**filter));
+            let found = self.find_subscriptions(None, "", last, SUBSCRIPTIONS_STEP);
+            let is_over = found.len() < SUBSCRIPTIONS_STEP;
+            after = found
+                .last()
+                .map(|last| (Arc::clone(&last.client_id), last.filter.clone()));
+            found.into_iter().for_each(&mut look);
+            if is_over {
+                return;
+            }
+        }
     }
 
     /// The session of one client.
@@ -343,22 +417,43 @@ impl Tenant {
 /// Sessions whose subscriptions are looked at together.
 const SESSIONS_STEP: usize = 1000;
 
+/// Subscriptions that are held at a time while all are looked at.
+const SUBSCRIPTIONS_STEP: usize = 1000;
+
 /// `None`: its connection ends just now.
 fn view(client_id: &Arc<str>, seen: &Seen<'_>) -> Option<SessionView> {
     match seen {
         Seen::Connected(conn) => {
-            let view = |session: &Session| SessionView {
-                client_id: Arc::clone(client_id),
-                account: session.account().cloned(),
-                version: Some(session.hello().version),
-                connected: Some(ConnectedView {
+            let view = |session: &Session| {
+                let (hello, info) = (session.hello(), session.hooked().client());
+                let (received, sent) = session.tally().messages();
+                let connected = ConnectedView {
                     connection: conn.id().0,
                     peer: conn.peer().to_string(),
-                    expiry_s: session.hello().expiry_s,
-                    keep_alive_s: session.hello().keep_alive_s,
-                }),
-                expires: None,
-                levels: session.levels(),
+                    address: match conn.peer() {
+                        Endpoint::Tcp(address) => Some(*address),
+                        Endpoint::Unix(_) => None,
+                    },
+                    listener: info.map(|info| info.listener()).unwrap_or_default(),
+                    since: info.map_or(Timestamp(0), |info| info.since),
+                    clean_start: hello.clean_start,
+                    bridge: hello.bridge,
+                    bytes_in: conn.bytes_in(),
+                    bytes_out: conn.bytes_out(),
+                    received,
+                    sent,
+                    expiry_s: hello.expiry_s,
+                    keep_alive_s: hello.keep_alive_s,
+                };
+                SessionView {
+                    client_id: Arc::clone(client_id),
+                    account: session.account().cloned(),
+                    username: hello.username.as_ref().or(session.account()).cloned(),
+                    version: Some(hello.version),
+                    connected: Some(connected),
+                    expires: None,
+                    levels: session.levels(),
+                }
             };
             conn.with(|client, _| {
                 client
@@ -371,6 +466,7 @@ fn view(client_id: &Arc<str>, seen: &Seen<'_>) -> Option<SessionView> {
         Seen::Away(membership, expires) => Some(membership.look(|state| SessionView {
             client_id: Arc::clone(client_id),
             account: state.about().and_then(|about| about.account.clone()),
+            username: state.about().and_then(|about| about.account.clone()),
             version: state.about().map(|about| about.version),
             connected: None,
             expires: *expires,

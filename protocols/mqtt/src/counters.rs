@@ -84,7 +84,7 @@ impl Counters {
 
     /// Adds what a session has counted since it was last asked.
     pub(crate) fn take_over(&self, tally: &Tally) {
-        let counts = tally.0.take().into_counts();
+        let counts = tally.hand_over().into_counts();
         for (total, count) in self.handed_over.iter().zip(counts) {
             if count > 0 {
                 total.fetch_add(count, Ordering::Relaxed);
@@ -178,13 +178,29 @@ impl Traffic {
 
 /// What one session has counted since it was last asked.
 #[derive(Debug, Default)]
-pub struct Tally(Cell<Traffic>);
+pub struct Tally {
+    now: Cell<Traffic>,
+    /// Messages received and sent that it has handed over.
+    before: Cell<(u64, u64)>,
+}
 
 impl Tally {
     fn change(&self, change: impl FnOnce(&mut Traffic)) {
-        let mut traffic = self.0.get();
+        let mut traffic = self.now.get();
         change(&mut traffic);
-        self.0.set(traffic);
+        self.now.set(traffic);
+    }
+
+    fn hand_over(&self) -> Traffic {
+        self.before.set(self.messages());
+        self.now.take()
+    }
+
+    /// Messages that the client has sent and was sent, since it connected.
+    #[must_use]
+    pub fn messages(&self) -> (u64, u64) {
+        let ((received, sent), now) = (self.before.get(), self.now.get());
+        (received + now.received(), sent + now.sent())
     }
 
     /// A packet has come.
@@ -238,6 +254,12 @@ impl Drops {
         }
     }
 
+    /// How many were dropped.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().map(|count| u64::from(*count)).sum()
+    }
+
     /// How many were dropped for this reason.
     #[must_use]
     pub fn by(&self, reason: DropReason) -> u64 {
@@ -258,6 +280,7 @@ mod tests {
         tally.packet_out();
         counters.take_over(&tally);
         counters.take_over(&tally);
+        assert_eq!(tally.messages(), (1, 1));
         let expected = Traffic {
             packets_in: 1,
             packets_out: 2,

@@ -77,6 +77,8 @@ pub struct Publication {
     pub retain: bool,
     /// Seconds that it is worth something; `None`: for ever.
     pub expiry_s: Option<u32>,
+    /// Whether the payload says that it is text; `None`: it says nothing.
+    pub payload_is_utf8: Option<bool>,
     /// Content type.
     pub content_type: Option<String>,
     /// Topic for an answer.
@@ -138,6 +140,17 @@ impl LocalClient {
         Self::with(tenant, info, None, origin, None)
     }
 
+    /// One that may do what `grants` say, in the name of an account.
+    pub(crate) fn of(
+        tenant: &Arc<Tenant>,
+        client_id: &str,
+        account: Option<Arc<str>>,
+        grants: Arc<Grants>,
+    ) -> Self {
+        let (tenant, origin) = (Arc::clone(tenant), Tenant::origin(client_id));
+        Self::with(tenant, client_id.into(), account, origin, Some(grants))
+    }
+
     fn with(
         tenant: Arc<Tenant>,
         id: Arc<str>,
@@ -146,7 +159,7 @@ impl LocalClient {
         grants: Option<Arc<Grants>>,
     ) -> Self {
         let chain = tenant.hooks().chain(&LISTENER.into());
-        let info = ClientInfo::new(id, account, None, Version::V5, chain);
+        let info = ClientInfo::new(id, account, None, Version::V5, tenant.now(), chain);
         LocalClient {
             hooked: Hooked::new(Arc::clone(&info)),
             tenant,
@@ -258,6 +271,7 @@ impl LocalClient {
             user.push(key, value).map_err(long)?;
         }
         let properties = MessageProperties {
+            payload_is_utf8: publication.payload_is_utf8,
             expiry_s: publication.expiry_s,
             content_type: publication.content_type.as_deref(),
             response_topic: publication.response_topic.as_deref(),

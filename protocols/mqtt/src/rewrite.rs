@@ -90,6 +90,34 @@ impl Rewrite {
         })
     }
 
+    /// What it is for: `publish`, `subscribe` or `all`.
+    #[must_use]
+    pub fn on(&self) -> &'static str {
+        match self.on {
+            RewriteOn::Publish => "publish",
+            RewriteOn::Subscribe => "subscribe",
+            RewriteOn::All => "all",
+        }
+    }
+
+    /// What is looked at at all.
+    #[must_use]
+    pub fn filter(&self) -> &str {
+        &self.filter
+    }
+
+    /// Its regular expression.
+    #[must_use]
+    pub fn regex(&self) -> &str {
+        self.regex.as_str()
+    }
+
+    /// What a topic becomes.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        self.target.as_str()
+    }
+
     fn apply(&self, topic: &str, names: &Names<'_>) -> Option<String> {
         if !covers(&self.filter, topic) {
             return None;

@@ -31,8 +31,8 @@ use crate::session::{Action, Cx, Goodbye, Next, Outbox, Session};
 use crate::tenant::{Deadline, Tenant};
 use turn::Turn;
 
-pub(crate) use login::{end_login, end_of_life};
-pub(crate) use turn::welcomed;
+pub(crate) use login::{end_login, end_of_life, keep_alive};
+pub(crate) use turn::{subscribe, unsubscribe, welcomed};
 
 thread_local! {
     /// Lists of actions that are not in use, so that an idle connection has none.

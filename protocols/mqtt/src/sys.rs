@@ -31,6 +31,11 @@ pub trait Host: Send + Sync + 'static {
 
     /// The process, where the system says something about it.
     fn process(&self) -> Option<Process>;
+
+    /// The sockets of each listener, by its address.
+    fn listeners(&self) -> Vec<(String, Sockets)> {
+        Vec::new()
+    }
 }
 
 /// The sockets of all listeners of the service. All but `open` count since the start.
@@ -183,6 +188,21 @@ impl Sys {
     pub(crate) fn set_host(&self, host: Arc<dyn Host>) {
         // Only the first is heard.
         let _ = self.host.set(host);
+    }
+
+    /// What the process and its sockets say.
+    pub(crate) fn host(&self) -> Option<&Arc<dyn Host>> {
+        self.host.get()
+    }
+
+    /// When the service was started.
+    pub(crate) fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    /// What `$SYS` says now, by topics below `$SYS/broker/`, but for averages.
+    pub(crate) fn values(&self, tenant: &Tenant) -> Vec<(String, String)> {
+        self.look(tenant, tenant.now()).values()
     }
 
     /// What new subscribers are shown.

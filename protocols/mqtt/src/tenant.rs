@@ -34,6 +34,7 @@ use crate::session::{Cx, judged};
 use crate::sys::log::LogLines;
 use crate::sys::{Host, Sys};
 use crate::timers::{Timers, Waited};
+use crate::watch::Watch;
 
 /// Sessions, wills and counters of one space.
 pub struct Tenant {
@@ -52,6 +53,7 @@ pub struct Tenant {
     delayed: Delayed,
     bans: Bans,
     hooks: Arc<Hooks>,
+    watch: Watch,
     sys: Sys,
     log_lines: LogLines,
     control: Control,
@@ -96,7 +98,9 @@ impl Tenant {
         let delayed = delayed.map_err(std::io::Error::other)?;
         let bans = Bans::open(broker, &space, config.flapping).map_err(std::io::Error::other)?;
         let (clock, shards) = (broker.clock(), broker.shards());
+        let hooks = Arc::<Hooks>::default();
         let tenant = Arc::new(Tenant {
+            watch: Watch::new(&hooks, &clock),
             coarse_ms: AtomicU64::new(clock.now().0),
             sys: Sys::new(config.sys_interval_s, clock.now()),
             config,
@@ -111,7 +115,7 @@ impl Tenant {
             exclusive: Exclusive::default(),
             delayed,
             bans,
-            hooks: Arc::default(),
+            hooks,
             log_lines: LogLines::default(),
             control: Control::default(),
             timekeeper: Mutex::new(None),
@@ -286,6 +290,12 @@ impl Tenant {
         &self.hooks
     }
 
+    /// What an operator follows while clients go on.
+    #[must_use]
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
     pub(crate) fn exclusive(&self) -> &Exclusive {
         &self.exclusive
     }
@@ -304,6 +314,10 @@ impl Tenant {
 
     pub(crate) fn delayed(&self) -> &Delayed {
         &self.delayed
+    }
+
+    pub(crate) fn sys(&self) -> &Sys {
+        &self.sys
     }
 
     pub(crate) fn streams(&self) -> &Streams {

@@ -181,6 +181,12 @@ fn listeners(path: &str, value: Value) -> Result<Value, String> {
 }
 
 fn listener(at: &str, table: Table) -> Result<Table, String> {
+    let of_tls = table.get("tls").and_then(Value::as_table);
+    if table.contains_key("psk_file") || of_tls.is_some_and(|tls| tls.contains_key("psk_file")) {
+        return Err(format!(
+            "`{at}`: TLS with pre-shared keys is not spoken: the TLS library has no such key exchange; use certificates"
+        ));
+    }
     let table = known(at, table, LISTENER_KEYS)?;
     match table.get("address") {
         Some(Value::String(address)) => {

@@ -33,7 +33,7 @@ pub(crate) use layer::{Overrides, Sources};
 pub(crate) use render::{default_document, effective_document};
 pub(crate) use schema::{
     ADMIN, AMQP, AMQP_MANAGEMENT, AMQP_METRICS, AMQP_TLS, AMQP_WEBSOCKET, AMQP_WEBSOCKET_TLS,
-    BEANSTALK, MQTT, MQTT_TLS, MQTT_WEBSOCKET, MQTT_WEBSOCKET_TLS,
+    BEANSTALK, MQTT, MQTT_HTTP, MQTT_TLS, MQTT_WEBSOCKET, MQTT_WEBSOCKET_TLS,
 };
 pub(crate) use settings::{LogFormat, LoggingSettings, Settings};
 

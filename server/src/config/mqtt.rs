@@ -9,6 +9,7 @@ use longtail_mqtt::codec::{Qos, RetainHandling, SubscriptionOptions, TopicFilter
 use longtail_mqtt::config::{
     AutoSubscription, FastPublisher, Overlap, QueuePolicy, ShareStrategy, Shares, Versions,
 };
+use longtail_mqtt::http_auth::HttpAuthConfig;
 use longtail_mqtt::rewrite::{Rewrite, RewriteError};
 use longtail_mqtt::template::Template;
 use longtail_mqtt::{Config, Limits, Profile};
@@ -109,6 +110,8 @@ pub(crate) struct MqttSettings {
     pub(crate) rewrites: Vec<MqttRewrite>,
     #[serde(default)]
     pub(crate) auto_subscriptions: Vec<MqttAutoSubscription>,
+    #[serde(default)]
+    pub(crate) http_auth: Vec<HttpAuthConfig>,
 }
 
 /// One of `mqtt.rewrites`.

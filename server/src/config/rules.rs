@@ -13,8 +13,8 @@ use super::error::Problem;
 use super::mqtt::share_strategy;
 use super::origin::Origin;
 use super::schema::{
-    AMQP, AMQP_MANAGEMENT, AMQP_METRICS, AMQP_TLS, AMQP_WEBSOCKET, AMQP_WEBSOCKET_TLS, BEANSTALK,
-    MQTT_TLS, MQTT_WEBSOCKET_TLS,
+    AMQP, AMQP_TLS, AMQP_WEBSOCKET, AMQP_WEBSOCKET_TLS, BEANSTALK, MQTT_TLS, MQTT_WEBSOCKET_TLS,
+    WEB,
 };
 use super::settings::Settings;
 
@@ -116,7 +116,7 @@ fn web_listeners(
     origin: &impl Fn(&str) -> Origin,
     problems: &mut Vec<Problem>,
 ) {
-    for protocol in [AMQP_MANAGEMENT, AMQP_METRICS] {
+    for protocol in WEB {
         for listener in settings.listeners.get(protocol).into_iter().flatten() {
             let edge = &listener.edge;
             let why = if matches!(listener.address, ListenAddress::Unix(_)) {
@@ -157,10 +157,9 @@ fn mqtt_listeners(
                 AMQP_TLS,
                 AMQP_WEBSOCKET,
                 AMQP_WEBSOCKET_TLS,
-                AMQP_MANAGEMENT,
-                AMQP_METRICS,
             ];
-            if others.contains(&protocol.as_str()) {
+            let protocol = protocol.as_str();
+            if others.contains(&protocol) || WEB.contains(&protocol) {
                 wrong("`mqtt` is for listeners of MQTT".to_owned());
                 continue;
             }
@@ -281,7 +280,7 @@ fn sizes(settings: &Settings, origin: &impl Fn(&str) -> Origin, problems: &mut V
     let service = settings.mqtt.config().map(|config| config.limits);
     // What is wrong with it is said elsewhere.
     let service = service.unwrap_or_default();
-    let speaks = |protocol: &str| ![AMQP_MANAGEMENT, AMQP_METRICS].contains(&protocol);
+    let speaks = |protocol: &str| !WEB.contains(&protocol);
     for (protocol, listeners) in settings.listeners.iter().filter(|(name, _)| speaks(name)) {
         for listener in listeners {
             let (path, edge) = (format!("listeners.{protocol}"), &listener.edge);

@@ -75,6 +75,7 @@ pub(crate) const PROTOCOLS: &[(&str, Option<&str>)] = &[
     (MQTT_TLS, None),
     (MQTT_WEBSOCKET, Some("127.0.0.1:8083")),
     (MQTT_WEBSOCKET_TLS, None),
+    (MQTT_HTTP, Some("127.0.0.1:18083")),
 ];
 
 /// beanstalkd's protocol.
@@ -109,6 +110,12 @@ pub(crate) const MQTT_WEBSOCKET: &str = "mqtt-ws";
 
 /// The same over TLS.
 pub(crate) const MQTT_WEBSOCKET_TLS: &str = "mqtt-wss";
+
+/// The HTTP APIs of other MQTT brokers.
+pub(crate) const MQTT_HTTP: &str = "mqtt-http";
+
+/// Listeners that answer HTTP: they have an address and nothing else.
+pub(crate) const WEB: [&str; 3] = [AMQP_MANAGEMENT, AMQP_METRICS, MQTT_HTTP];
 
 /// Name of the admin service in `--listen`.
 pub(crate) const ADMIN: &str = "admin";
@@ -593,6 +600,12 @@ pub(crate) const KEYS: &[Key] = &[
          empty: none.",
     ),
     key(
+        "mqtt.http_auth",
+        Kind::Documents,
+        None,
+        "Servers of HTTP that are asked who a client is, one after the other; docs/mqtt.md has their keys.",
+    ),
+    key(
         "mqtt.ledger_file",
         Kind::Text,
         Some("\"\""),
@@ -946,6 +959,12 @@ const TLS_KEYS: &[Key] = &[
         None,
         "PEM file with their revocation lists: revoked certificates are refused, and those without a valid list. Read again \
          likewise.",
+    ),
+    key(
+        "ocsp_response",
+        Kind::Path,
+        None,
+        "File with an OCSP response for the certificate, in DER, that is stapled for clients that ask. Read again likewise.",
     ),
     key(
         "alpn",

@@ -292,7 +292,7 @@ fn listen_flags_replace_what_was_configured() {
     assert!(
         text.contains(
             "unknown protocol `nats`: this build speaks beanstalk, amqp, amqps, amqp-ws, amqp-wss, amqp-management, amqp-metrics, mqtt, mqtts, \
-             mqtt-ws, mqtt-wss"
+             mqtt-ws, mqtt-wss, mqtt-http"
         ),
         "{text}"
     );

@@ -6,7 +6,9 @@ use longtail_model::Durability;
 use tracing::info;
 
 use super::lifecycle::Listening;
-use crate::config::{ADMIN, AMQP_MANAGEMENT, AMQP_METRICS, ListenAddress, LogFormat, Settings};
+use crate::config::{
+    ADMIN, AMQP_MANAGEMENT, AMQP_METRICS, ListenAddress, LogFormat, MQTT_HTTP, Settings,
+};
 
 /// Prints the banner for people, or one event for machines.
 pub(super) fn announce(settings: &Settings, listening: &[Listening]) {
@@ -49,6 +51,7 @@ fn text(settings: &Settings, listening: &[Listening]) -> String {
                 )
             }
             (AMQP_MANAGEMENT, _) => format!("http://{}  (/api)", listener.address),
+            (MQTT_HTTP, _) => format!("http://{}  (/api/v4 /api/v5 /metrics)", listener.address),
             (AMQP_METRICS, _) => format!("http://{}  (/metrics)", listener.address),
             (_, true) => format!("{} (TLS)", listener.address),
             (_, false) => listener.address.to_string(),

@@ -10,6 +10,8 @@ use longtail_broker::BrokerConfig;
 use longtail_broker::auth::{Authenticator, Directory, Quotas, ThrottleLimits};
 use longtail_edge::Address;
 use longtail_engine::runtime::{Clock, SystemClock};
+use longtail_mqtt::hooks::Scope;
+use longtail_mqtt::http_auth::{HttpAuth, HttpAuthConfig, HttpAuthError, Rights};
 use parking_lot::Mutex;
 
 use super::admin::AdminService;
@@ -18,7 +20,7 @@ use super::backend::Backend;
 use super::lifecycle::{Listening, Running};
 use crate::config::{
     AMQP, AMQP_MANAGEMENT, AMQP_METRICS, AMQP_TLS, AMQP_WEBSOCKET, AMQP_WEBSOCKET_TLS, BEANSTALK,
-    MQTT, MQTT_TLS, MQTT_WEBSOCKET, MQTT_WEBSOCKET_TLS, Settings, Sources, load,
+    MQTT, MQTT_HTTP, MQTT_TLS, MQTT_WEBSOCKET, MQTT_WEBSOCKET_TLS, Settings, Sources, load,
 };
 use crate::exit_codes::Exit;
 
@@ -171,6 +173,13 @@ fn builder(
         .beanstalk_config(beanstalk)
         .amqp_config(settings.amqp.config())
         .mqtt_config(mqtt.clone());
+    for (at, auth) in settings.mqtt.http_auth.iter().enumerate() {
+        let last = settings.mqtt.http_auth.len() - 1 == at && settings.accounts.is_empty();
+        let hook = http_auth(auth, settings, authenticator, last);
+        let hook = hook.map_err(|error| wrong("mqtt.http_auth", error.to_string()))?;
+        let priority = i32::try_from(at).unwrap_or(i32::MAX);
+        builder = builder.mqtt_hook(Arc::new(hook), priority, Scope::Everywhere);
+    }
     for bridge in settings.bridge_configs().map_err(StartError::Bridges)? {
         builder = builder.mqtt_bridge(bridge);
     }
@@ -219,18 +228,17 @@ fn builder(
                     }
                     builder = builder.amqp_listener(edge, Arc::new(accounts));
                 }
-                AMQP_MANAGEMENT | AMQP_METRICS => {
+                AMQP_MANAGEMENT | AMQP_METRICS | MQTT_HTTP => {
                     let Address::Tcp(address) = listener.edge.address else {
                         let why = "it listens on TCP only".to_owned();
                         let protocol = protocol.clone();
                         return Err(StartError::Listener { protocol, why });
                     };
-                    let site = if protocol == AMQP_MANAGEMENT {
-                        Site::Api
-                    } else {
-                        Site::Metrics
+                    builder = match protocol.as_str() {
+                        AMQP_MANAGEMENT => builder.amqp_site(Site::Api, address),
+                        AMQP_METRICS => builder.amqp_site(Site::Metrics, address),
+                        _ => builder.mqtt_site(address),
                     };
-                    builder = builder.amqp_site(site, address);
                 }
                 MQTT | MQTT_TLS | MQTT_WEBSOCKET | MQTT_WEBSOCKET_TLS => {
                     let accounts = longtail_mqtt::Accounts {
@@ -265,6 +273,26 @@ fn builder(
         }
     }
     Ok(builder)
+}
+
+/// A server of HTTP that is asked who a client of MQTT is.
+fn http_auth(
+    config: &HttpAuthConfig,
+    settings: &Settings,
+    authenticator: &Arc<Authenticator>,
+    is_last: bool,
+) -> Result<HttpAuth, HttpAuthError> {
+    let (space, asked) = (settings.mqtt.space.clone(), Arc::clone(authenticator));
+    let rights: Rights = Arc::new(move |account, client_id| {
+        let login = asked.grants(account, &space, client_id);
+        login.ok().map(|login| login.grants)
+    });
+    HttpAuth::new(
+        config.clone(),
+        rights,
+        Arc::new(SystemClock::new()),
+        is_last,
+    )
 }
 
 /// What each space may use.

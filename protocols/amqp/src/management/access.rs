@@ -1,16 +1,13 @@
 //! Who asks, and what they may look at and change.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use base64ct::{Base64, Encoding};
 use longtail_broker::auth::{
-    Account, AuthError, Credentials, Directory, Grants, LoginRequest, Peer, Roster,
+    Account, AuthError, Credentials as Proof, Directory, Grants, LoginRequest, Peer, Roster,
 };
 use longtail_model::Timestamp;
-use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
+use longtail_web::{Credentials, Remembered};
 
 use super::http::Failed;
 
@@ -148,59 +145,9 @@ impl Caller {
 
 /// Who has proved lately who it is, so that not every request costs a password hash. Holds as long as the directory.
 #[derive(Default)]
-pub(super) struct Verified(Mutex<Known>);
-
-#[derive(Default)]
-struct Known {
-    directory: Option<Arc<Directory>>,
-    callers: HashMap<[u8; 32], Caller>,
-}
-
-/// Callers that are remembered.
-const VERIFIED_MAX: usize = 1000;
-
-/// The user and the password of a header `Authorization: Basic`.
-pub(super) fn basic(header: &str) -> Option<(String, Vec<u8>)> {
-    let (scheme, encoded) = header.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let decoded = Base64::decode_vec(encoded.trim()).ok()?;
-    let colon = decoded.iter().position(|&byte| byte == b':')?;
-    let (user, password) = decoded.split_at_checked(colon)?;
-    let user = std::str::from_utf8(user).ok()?.to_owned();
-    Some((user, password.get(1..)?.to_vec()))
-}
+pub(super) struct Verified(Remembered<Directory, Caller>);
 
 impl Verified {
-    fn find(&self, directory: &Arc<Directory>, key: &[u8; 32]) -> Option<Caller> {
-        let mut known = self.0.lock();
-        let same = known
-            .directory
-            .as_ref()
-            .is_some_and(|known| Arc::ptr_eq(known, directory));
-        if !same {
-            known.callers.clear();
-            known.directory = Some(Arc::clone(directory));
-            return None;
-        }
-        known.callers.get(key).cloned()
-    }
-
-    fn remember(&self, directory: &Arc<Directory>, key: [u8; 32], caller: &Caller) {
-        let mut known = self.0.lock();
-        let same = known
-            .directory
-            .as_ref()
-            .is_some_and(|known| Arc::ptr_eq(known, directory));
-        if same {
-            if known.callers.len() >= VERIFIED_MAX {
-                known.callers.clear();
-            }
-            known.callers.insert(key, caller.clone());
-        }
-    }
-
     /// Checks who asks. May take tens of milliseconds, on another thread.
     ///
     /// # Errors
@@ -208,24 +155,16 @@ impl Verified {
     pub(super) async fn caller(
         &self,
         roster: &Arc<Roster>,
-        authorization: Option<&str>,
+        shown: Credentials,
         peer: Option<IpAddr>,
         now: Timestamp,
     ) -> Result<Caller, Failed> {
-        let Some((user, password)) = authorization.and_then(basic) else {
+        let directory = roster.directory();
+        let key = shown.key(peer);
+        let Credentials::Basic { user, password } = shown else {
             return Err(Failed::login());
         };
-        let directory = roster.directory();
-        let origin = peer.map_or("unix".to_owned(), |peer| peer.to_string());
-        let key: [u8; 32] = Sha256::new()
-            .chain_update((user.len() as u64).to_le_bytes())
-            .chain_update(user.as_bytes())
-            .chain_update(&password)
-            .chain_update([0])
-            .chain_update(origin.as_bytes())
-            .finalize()
-            .into();
-        if let Some(caller) = self.find(&directory, &key) {
+        if let Some(caller) = self.0.find(&directory, &key) {
             return Ok(caller);
         }
         let asked = Arc::clone(roster);
@@ -236,7 +175,7 @@ impl Verified {
         if caller.role == Role::None {
             return Err(Failed::denied("User can only log in via AMQP clients"));
         }
-        self.remember(&directory, key, &caller);
+        self.0.remember(&directory, key, &caller);
         Ok(caller)
     }
 }
@@ -250,7 +189,7 @@ fn check(
 ) -> Result<Caller, Failed> {
     let directory = roster.directory();
     let request = |space| LoginRequest {
-        credentials: Credentials::Password { user, password },
+        credentials: Proof::Password { user, password },
         peer,
         space,
         client_id: "",
@@ -291,16 +230,5 @@ mod tests {
             Role::Monitoring
         );
         assert_eq!(role(&["administrator", "policymaker"]), Role::Administrator);
-    }
-
-    #[test]
-    fn basic_credentials_are_read_whatever_the_password_has() {
-        assert_eq!(
-            basic("Basic Z3Vlc3Q6YTpi"),
-            Some(("guest".to_owned(), b"a:b".to_vec()))
-        );
-        for wrong in ["Bearer Z3Vlc3Q6YTpi", "Basic", "Basic !!", "Basic Z3Vlc3Q="] {
-            assert_eq!(basic(wrong), None, "{wrong}");
-        }
     }
 }

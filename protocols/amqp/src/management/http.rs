@@ -12,12 +12,12 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use longtail_web::{Credentials, NoNumber, Query, decode, is_loopback, is_of_another_site};
+
 use super::Management;
 use super::access::Caller;
-use super::query::Query;
 use crate::codec::ReplyCode;
 use crate::exception::Exception;
-use crate::percent;
 
 /// Largest body of a request, in bytes: a file of definitions.
 const BODY_MAX: usize = 64 << 20;
@@ -112,6 +112,12 @@ impl Failed {
             error: "internal_server_error",
             reason: reason.into(),
         }
+    }
+}
+
+impl From<NoNumber> for Failed {
+    fn from(error: NoNumber) -> Self {
+        Failed::bad(error.to_string())
     }
 }
 
@@ -255,15 +261,7 @@ async fn respond(
     if parts.method == Method::OPTIONS {
         return Ok(Reply::Done);
     }
-    let header = |name: header::HeaderName| {
-        let value = parts.headers.get(name);
-        value.and_then(|value| value.to_str().ok())
-    };
-    // A page of another site that somebody on this machine looks at is not let in by way of its browser.
-    let host = header(header::HOST);
-    if let Some(origin) = header(header::ORIGIN)
-        && origin.split_once("://").map(|(_, origin)| origin) != host
-    {
+    if is_of_another_site(&parts.headers) {
         return Err(Failed {
             status: 403,
             error: "forbidden",
@@ -274,11 +272,13 @@ async fn respond(
         .verified
         .caller(
             &management.roster,
-            header(header::AUTHORIZATION),
+            Credentials::of(&parts.headers),
             Some(peer),
             management.tenant.broker().clock().now(),
         )
         .await?;
+    let host = parts.headers.get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok());
     if caller.is_guest() && !host.is_none_or(is_loopback) {
         return Err(Failed::login());
     }
@@ -297,7 +297,7 @@ async fn respond(
         headers: parts.headers,
         body,
     };
-    let segments: Vec<String> = path.split('/').map(percent::decode).collect();
+    let segments: Vec<String> = path.split('/').map(decode).collect();
     let mut segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     // A slash at the end says nothing, but where an empty name is meant.
     let names_exchange = matches!(segments.as_slice(), ["exchanges", _, ""]);
@@ -309,18 +309,6 @@ async fn respond(
         None if super::routes::exists(&segments) => Err(Failed::method()),
         None => Err(Failed::missing()),
     }
-}
-
-/// Whether a `Host` header names this machine.
-fn is_loopback(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(rest),
-        None => host.split(':').next().unwrap_or(host),
-    };
-    name.eq_ignore_ascii_case("localhost")
-        || name
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
 }
 
 const INDEX: &str = "The management API of AMQP is under /api, as RabbitMQ has it. docs/amqp-management.md lists the paths.\n";
@@ -346,11 +334,5 @@ mod tests {
             status(ReplyCode::AccessRefused, "queue name 'amq.x' contains"),
             400
         );
-    }
-
-    #[test]
-    fn only_names_of_this_machine_are_loopback() {
-        assert!(is_loopback("localhost:15672") && is_loopback("[::1]:15672"));
-        assert!(!is_loopback("evil.example") && !is_loopback("localhost.evil.example:1"));
     }
 }

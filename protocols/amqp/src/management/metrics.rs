@@ -10,9 +10,9 @@ use std::sync::atomic::Ordering;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use longtail_web::Query;
 
 use super::http::Failed;
-use super::query::Query;
 use super::{Management, overview, parameters, queues};
 use crate::session::ChannelState;
 

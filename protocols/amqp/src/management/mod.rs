@@ -9,7 +9,7 @@
 //! PUT, DELETE of users, vhosts, permissions, policies ──▶ roster, policies ──▶ catalog ──▶ live connections and queues
 //! ```
 //!
-//! [`serve`](Server::start) runs on a thread of its own, so that a long list holds up no message. Nothing here is on the
+//! [`serve`] runs a thread of its own, so that a long list holds up no message. Nothing here is on the
 //! way of a message: figures are read from the shards and from the connections when somebody asks, rates come from the
 //! differences between looks (`rates`).
 
@@ -30,7 +30,6 @@ mod page;
 mod parameters;
 mod permissions;
 mod policies;
-mod query;
 mod queues;
 mod rates;
 mod routes;
@@ -48,7 +47,7 @@ use parking_lot::Mutex;
 pub use crate::link::{Door, Tickets};
 pub use definitions::{Import, ImportError};
 use direct::Direct;
-pub use server::{Server, Site};
+pub use server::{Site, serve};
 
 use self::access::Verified;
 use self::http::{Asked, Failed};

@@ -3,11 +3,11 @@
 use std::cmp::Ordering;
 use std::time::SystemTime;
 
+use longtail_web::Query;
 use regex::RegexBuilder;
 use serde_json::{Map, Value, json};
 
 use super::http::Failed;
-use super::query::Query;
 
 /// Entries of a page that does not say how many.
 const PAGE_SIZE: usize = 100;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use longtail_broker::message::{Message, SharedMessage};
 use longtail_edge::Endpoint;
+use longtail_model::Timestamp;
 
 use super::verdict::{Outcome, Permission, Subscribing, Verdict};
 use super::{Access, Chain, Event, Points, RetainedChange};
@@ -20,6 +21,8 @@ pub struct ClientInfo {
     pub remote: Option<Endpoint>,
     /// The version it speaks.
     pub version: Version,
+    /// When it was let in.
+    pub since: Timestamp,
     chain: Arc<Chain>,
 }
 
@@ -93,6 +96,7 @@ impl ClientInfo {
         account: Option<Arc<str>>,
         remote: Option<Endpoint>,
         version: Version,
+        since: Timestamp,
         chain: Arc<Chain>,
     ) -> Arc<Self> {
         Arc::new(ClientInfo {
@@ -100,6 +104,7 @@ impl ClientInfo {
             account,
             remote,
             version,
+            since,
             chain,
         })
     }

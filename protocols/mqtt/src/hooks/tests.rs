@@ -7,6 +7,8 @@ use bytes::Bytes;
 use longtail_broker::message::{Message, SharedMessage};
 use longtail_model::Subject;
 
+use longtail_model::Timestamp;
+
 use super::*;
 use crate::codec::ReasonCode;
 
@@ -39,7 +41,7 @@ const fn on() -> Verdict<Message> {
 
 fn client(hooks: &Hooks, listener: &str) -> Arc<ClientInfo> {
     let chain = hooks.chain(&listener.into());
-    ClientInfo::new("c".into(), None, None, Version::V5, chain)
+    ClientInfo::new("c".into(), None, None, Version::V5, Timestamp(0), chain)
 }
 
 fn message() -> SharedMessage {

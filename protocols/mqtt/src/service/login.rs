@@ -243,6 +243,7 @@ impl Mqtt {
                 account.clone(),
                 Some(conn.peer().clone()),
                 session.hello().version,
+                tenant.now(),
                 Arc::clone(&self.chain),
             ));
             if let Some((account, max)) = account.as_ref().zip(limits.subscriptions_max) {
@@ -362,7 +363,7 @@ pub(crate) fn end_of_life(conn: &Arc<Connection<Mqtt>>) {
 }
 
 /// How long a client may be silent. The edge notes arrivals up to a sweep too early: nobody is to lose by that.
-fn keep_alive(seconds: u16, percent: u32) -> Option<Duration> {
+pub(crate) fn keep_alive(seconds: u16, percent: u32) -> Option<Duration> {
     let allowed = Duration::from_millis(u64::from(seconds) * u64::from(percent) * 10);
     (seconds > 0).then(|| allowed + KEEP_ALIVE_SLACK)
 }

@@ -135,7 +135,7 @@ impl<'t> Turn<'t> {
             }
             Action::Unsubscribe(unsubscribing) => {
                 self.tell();
-                self.unsubscribe(*unsubscribing);
+                unsubscribe(self.service, self.conn, *unsubscribing);
             }
             Action::Ping => {
                 self.tell();
@@ -243,26 +243,6 @@ impl<'t> Turn<'t> {
             self.service.tenant.streams().send(outgoing);
         }
     }
-
-    fn unsubscribe(&self, unsubscribing: Unsubscribing) {
-        let Some(membership) = membership(self.conn) else {
-            return;
-        };
-        if has_link(self.conn) {
-            link::unsubscribe(self.conn, &self.service.tenant, &membership, unsubscribing);
-            return;
-        }
-        let router = &self.service.tenant.space().router;
-        for (_, held) in &unsubscribing.ended {
-            router.unsubscribe(&held.filter, membership.target(), held.group.as_deref());
-        }
-        self.conn.with(|client, out| {
-            if let Some(session) = &mut client.session {
-                session.unsubscribed(unsubscribing, out);
-            }
-        });
-        self.conn.resume();
-    }
 }
 
 fn membership(conn: &Connection<Mqtt>) -> Option<Membership> {
@@ -286,8 +266,12 @@ pub(crate) fn welcomed(conn: &Arc<Connection<Mqtt>>) {
     }
 }
 
-/// Brings subscriptions to the router and to the streams.
-fn subscribe(service: &Mqtt, conn: &Arc<Connection<Mqtt>>, mut subscribing: Subscribing) {
+/// Brings subscriptions to the router and to the streams. No lock may be held.
+pub(crate) fn subscribe(
+    service: &Mqtt,
+    conn: &Arc<Connection<Mqtt>>,
+    mut subscribing: Subscribing,
+) {
     if subscribing.shares() && !has_link(conn) {
         link::equip(conn, &service.tenant);
     }
@@ -317,6 +301,31 @@ fn subscribe(service: &Mqtt, conn: &Arc<Connection<Mqtt>>, mut subscribing: Subs
                 session.was_refused(wanted, &cx);
             }
             session.subscribed(subscribing, &cx, out);
+        }
+    });
+    conn.resume();
+}
+
+/// Takes subscriptions from the router and from the streams. No lock may be held.
+pub(crate) fn unsubscribe(
+    service: &Mqtt,
+    conn: &Arc<Connection<Mqtt>>,
+    unsubscribing: Unsubscribing,
+) {
+    let Some(membership) = membership(conn) else {
+        return;
+    };
+    if has_link(conn) {
+        link::unsubscribe(conn, &service.tenant, &membership, unsubscribing);
+        return;
+    }
+    let router = &service.tenant.space().router;
+    for (_, held) in &unsubscribing.ended {
+        router.unsubscribe(&held.filter, membership.target(), held.group.as_deref());
+    }
+    conn.with(|client, out| {
+        if let Some(session) = &mut client.session {
+            session.unsubscribed(unsubscribing, out);
         }
     });
     conn.resume();

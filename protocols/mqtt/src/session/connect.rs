@@ -34,6 +34,8 @@ pub struct Hello {
     pub client_id: Arc<str>,
     /// Whether it was made.
     pub assigned: bool,
+    /// The name that it gave.
+    pub username: Option<Arc<str>>,
     /// It wants a new session.
     pub clean_start: bool,
     /// Seconds in which something has to come from it; 0: no matter.
@@ -172,6 +174,7 @@ impl Session {
             bridge: connect.bridge,
             client_id,
             assigned,
+            username: connect.username.map(Arc::from),
             clean_start: connect.clean_start,
             keep_alive_s,
             keep_alive_lowered,
@@ -215,6 +218,10 @@ impl Session {
     ) -> Result<(), Refused> {
         self.grants = CachedGrants::new(grants);
         self.origin = origin;
+        if account.is_some() && account == self.hello.username {
+            // Most have one name: it need not be kept twice.
+            self.hello.username.clone_from(&account);
+        }
         self.account = account;
         self.settle_in(limits)?;
         self.settle_will(limits)?;

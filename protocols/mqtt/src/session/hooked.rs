@@ -48,6 +48,11 @@ impl Session {
         }
     }
 
+    /// From now on something has to come from the client within this time; it is not told.
+    pub(crate) fn set_keep_alive(&mut self, seconds: u16) {
+        self.hello.keep_alive_s = seconds;
+    }
+
     /// Tells the client to go, if its version can say it.
     pub(crate) fn disconnect(
         &mut self,

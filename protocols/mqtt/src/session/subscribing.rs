@@ -132,10 +132,18 @@ pub(crate) fn routed(
 /// An UNSUBSCRIBE on its way through the router.
 #[derive(Debug)]
 pub struct Unsubscribing {
-    packet_id: PacketId,
+    /// `None`: the client has not asked for it, and is not answered.
+    packet_id: Option<PacketId>,
     /// What ends, by its text.
     pub(crate) ended: Vec<(Box<str>, Held)>,
     reasons: Vec<ReasonCode>,
+}
+
+impl Unsubscribing {
+    /// What becomes of each filter.
+    pub(crate) fn reasons(&self) -> &[ReasonCode] {
+        &self.reasons
+    }
 }
 
 impl Session {
@@ -416,9 +424,51 @@ impl Session {
         cx: &Cx<'_>,
         actions: &mut Vec<Action>,
     ) -> Result<(), Broken> {
+        let packet_id = Some(unsubscribe.packet_id);
+        let (unsubscribing, expelled) = self.unsubscribing(packet_id, &unsubscribe.filters, cx);
+        // Behind those that have ended already.
+        actions.push(Action::Unsubscribe(Box::new(unsubscribing)));
+        match expelled {
+            Some(reason) => Err(Broken(reason, BY_A_HOOK)),
+            None => Ok(()),
+        }
+    }
+
+    /// An operator subscribes the client, as it could itself. `None`: it is not in, or still waits for what it is
+    /// subscribed to by itself.
+    pub(crate) fn subscribe_for(
+        &mut self,
+        asked: &[Subscription<'_>],
+        cx: &Cx<'_>,
+    ) -> Option<Subscribing> {
+        if !self.is_open() || self.awaits_its_own() {
+            return None;
+        }
+        Some(self.subscribing(None, None, asked, std::iter::empty(), cx))
+    }
+
+    /// An operator ends subscriptions of the client. `None`: it is not in.
+    pub(crate) fn unsubscribe_for(
+        &mut self,
+        filters: &[&str],
+        cx: &Cx<'_>,
+    ) -> Option<Unsubscribing> {
+        if !self.is_open() {
+            return None;
+        }
+        Some(self.unsubscribing(None, filters, cx).0)
+    }
+
+    /// What ends, and the reason for which a hook wants the client to go.
+    fn unsubscribing(
+        &mut self,
+        packet_id: Option<PacketId>,
+        filters: &[&str],
+        cx: &Cx<'_>,
+    ) -> (Unsubscribing, Option<ReasonCode>) {
         let mut ended = Vec::new();
         let mut expelled = None;
-        let reasons = unsubscribe.filters.iter().map(|text| {
+        let reasons = filters.iter().map(|text| {
             let mut text: &str = text;
             let changed;
             if let Some(client) = self.hooked.wants(Points::UNSUBSCRIBE) {
@@ -462,25 +512,21 @@ impl Session {
         });
         let reasons = reasons.collect();
         self.count_share();
-        // Behind those that have ended already.
-        actions.push(Action::Unsubscribe(Box::new(Unsubscribing {
-            packet_id: unsubscribe.packet_id,
+        let unsubscribing = Unsubscribing {
+            packet_id,
             ended,
             reasons,
-        })));
-        match expelled {
-            Some(reason) => Err(Broken(reason, BY_A_HOOK)),
-            None => Ok(()),
-        }
+        };
+        (unsubscribing, expelled)
     }
 
     /// The router has forgotten the subscriptions.
     pub fn unsubscribed(&mut self, unsubscribing: Unsubscribing, out: &mut impl Outbox) {
-        if !self.is_open() {
+        let Some(packet_id) = unsubscribing.packet_id.filter(|_| self.is_open()) else {
             return;
-        }
+        };
         let unsuback = Packet::Unsuback(Unsuback {
-            packet_id: unsubscribing.packet_id,
+            packet_id,
             properties: AckProperties::default(),
             reasons: unsubscribing.reasons,
         });

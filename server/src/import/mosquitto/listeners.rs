@@ -60,7 +60,11 @@ impl Listener {
                 "false",
             ) => {}
             ("protocol", "websockets") => self.websockets = true,
-            ("protocol", _) => return Taken::But("only mqtt and websockets are carried over"),
+            ("protocol", _) => {
+                return Taken::But(
+                    "only mqtt and websockets are carried over; for http_api there is [[listeners.mqtt-http]]",
+                );
+            }
             ("bind_address", _) => self.host = Some(value.to_owned()),
             ("max_connections", _) => {
                 // -1 is no limit: ours stays.
@@ -126,7 +130,9 @@ impl Listener {
             ("capath", _) => {
                 return Taken::But("put the authorities into one file: `tls.client_authorities`");
             }
-            ("psk_file" | "psk_hint", _) => return Taken::But("TLS needs certificates here"),
+            ("psk_file" | "psk_hint", _) => {
+                return Taken::But("TLS with pre-shared keys is not spoken: use certificates");
+            }
             (
                 "ciphers" | "ciphers_tls1.3" | "tls_version" | "dhparamfile" | "tls_engine"
                 | "tls_keyform",
