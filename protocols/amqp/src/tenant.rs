@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use crate::census::Census;
 use crate::config::Config;
 use crate::exception::Exception;
+use crate::letters::Lettered;
 use crate::policy::Policies;
 use crate::streams::Streams;
 use crate::topology::{self, Topology};
@@ -29,6 +30,7 @@ pub struct Tenant {
     counters: Counters,
     census: Census,
     policies: Arc<Policies>,
+    lettered: Arc<Lettered>,
     /// Of connections.
     numbers: AtomicU64,
 }
@@ -58,6 +60,7 @@ impl Tenant {
             topologies: tokio::sync::Mutex::default(),
             counters: Counters::default(),
             census: Census::default(),
+            lettered: Arc::default(),
             policies: Arc::new(Policies::load(Arc::clone(&broker))),
             numbers: AtomicU64::new(0),
             broker,
@@ -106,6 +109,11 @@ impl Tenant {
     #[must_use]
     pub fn census(&self) -> &Census {
         &self.census
+    }
+
+    /// Dead letters so far, of all spaces, those that are gone too.
+    pub(crate) fn lettered(&self) -> &Lettered {
+        &self.lettered
     }
 
     /// What operators have set for queues and exchanges by name.
@@ -199,6 +207,7 @@ impl Tenant {
             Arc::clone(space),
             Arc::clone(&self.policies),
             self.config.subjects_exchange.as_deref().map(Arc::from),
+            Arc::clone(&self.lettered),
         )
         .await?;
         match self.runtime.get().cloned().or(Handle::try_current().ok()) {

@@ -20,6 +20,7 @@ use smallvec::SmallVec;
 use crate::codec::{Properties, Table, Value};
 use crate::exception::Exception;
 use crate::queue::Queue;
+use crate::tally::{self, Tallies};
 pub use dedup::{Dedup, Key as DedupKey, Repeated, Seen};
 use headers::headers_match;
 pub(crate) use kind::COMPARED;
@@ -149,7 +150,11 @@ pub struct Exchange {
     seen: Option<Seen>,
     /// Where messages wait for their time.
     waiting: Option<Waiting>,
+    tallies: ExchangeTallies,
 }
+
+/// What went through an exchange.
+pub(crate) type ExchangeTallies = Arc<Tallies<{ tally::exchange::COUNT }>>;
 
 /// The stream of an exchange whose messages wait for their time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,6 +185,7 @@ impl Exchange {
             topics: Topics::default(),
             candidates: Vec::new(),
             waiting: None,
+            tallies: Arc::default(),
         }
     }
 
@@ -276,6 +282,8 @@ pub struct Graph {
     generation: u64,
     /// The exchange that is the subjects of the space.
     shared: Option<Arc<str>>,
+    /// Of the default exchange.
+    tallies: ExchangeTallies,
 }
 
 /// What routing depends on.
@@ -336,6 +344,14 @@ impl Graph {
     #[must_use]
     pub fn exchange(&self, name: &str) -> Option<&Exchange> {
         self.exchanges.get(name)
+    }
+
+    /// What went through an exchange; the empty name is the default one's.
+    pub(crate) fn tallies(&self, exchange: &str) -> Option<&ExchangeTallies> {
+        if exchange.is_empty() {
+            return Some(&self.tallies);
+        }
+        self.exchanges.get(exchange).map(|known| &known.tallies)
     }
 
     /// All exchanges.

@@ -31,7 +31,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use crate::codec::ReplyCode;
 use crate::exception::{Exception, locked, no_queue, precondition, refused};
 use crate::graph::{ExchangeConfig, Graph, Kind};
-use crate::letters::Letters;
+use crate::letters::{Lettered, Letters};
 use crate::policy::{Policies, Subject};
 use crate::queue::{Queue, QueueArguments, QueueSettings};
 use crate::replies::Replies;
@@ -113,8 +113,9 @@ impl Topology {
         space: Arc<str>,
         policies: Arc<Policies>,
         shared: Option<Arc<str>>,
+        lettered: Arc<Lettered>,
     ) -> Result<Arc<Self>, BrokerError> {
-        let letters = Arc::new(Letters::new(&broker, Arc::clone(&space)));
+        let letters = Arc::new(Letters::new(&broker, Arc::clone(&space), lettered));
         let queues_max = Vhost::of(broker.catalog(), &space).queues_max;
         let mut graph = Graph::sharing(shared.clone());
         for &(name, kind) in PREDECLARED {
