@@ -96,28 +96,51 @@ pub trait Subscriber: Send + Sync {
 
 /// A live subscriber as the router knows it. Cloning shares it.
 #[derive(Clone)]
-pub struct LiveHandle(Arc<Live>);
+pub struct LiveHandle(Arc<Live<dyn Subscriber>>);
 
-struct Live {
+/// A subscriber with what the router knows of it, in one piece of memory: on its way to a thousand of them a message
+/// waits for little else than for what each of them lies in.
+pub struct Live<S: ?Sized> {
     id: LiveId,
     origin: Origin,
     /// The burst that has noted this subscriber for a flush. Only that burst writes its own number here, so a burst
     /// that reads it knows; others may overwrite it, which costs a flush too many at most.
     burst: AtomicU64,
-    sink: Box<dyn Subscriber>,
+    sink: S,
+}
+
+impl<S: Subscriber + 'static> Live<S> {
+    /// A subscriber that publishes as `origin` itself.
+    pub fn new(origin: Origin, sink: S) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Arc::new(Live {
+            id: LiveId(NEXT.fetch_add(1, Ordering::Relaxed)),
+            origin,
+            burst: AtomicU64::new(0),
+            sink,
+        })
+    }
+
+    /// The subscriber.
+    pub fn sink(&self) -> &S {
+        &self.sink
+    }
+
+    /// Its key in the router.
+    pub fn target(&self) -> Target {
+        Target::Live(self.id)
+    }
+
+    /// What the router is given of it.
+    pub fn handle(self: &Arc<Self>) -> LiveHandle {
+        LiveHandle(Arc::<Self>::clone(self))
+    }
 }
 
 impl LiveHandle {
     /// A subscriber that publishes as `origin` itself.
-    pub fn new(origin: Origin, sink: Box<dyn Subscriber>) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let id = LiveId(NEXT.fetch_add(1, Ordering::Relaxed));
-        LiveHandle(Arc::new(Live {
-            id,
-            origin,
-            burst: AtomicU64::new(0),
-            sink,
-        }))
+    pub fn new(origin: Origin, sink: impl Subscriber + 'static) -> Self {
+        Live::new(origin, sink).handle()
     }
 
     /// Its id in the router.
@@ -209,6 +232,7 @@ pub struct Burst<'c> {
     counters: &'c EphemeralCounters,
     id: u64,
     pending: Vec<LiveHandle>,
+    is_last: bool,
     published: u64,
     deliveries: Deliveries,
 }
@@ -224,9 +248,17 @@ impl<'c> Burst<'c> {
             counters,
             id: next_burst(),
             pending: Vec::new(),
+            is_last: false,
             published: 0,
             deliveries: Deliveries::default(),
         }
+    }
+
+    /// Only one more message or run is published before the next flush. If it is all of the burst, each subscriber is
+    /// flushed when it has been given it, and not after all the others have: what that takes is still in the
+    /// processor's cache then.
+    pub fn is_last(&mut self) {
+        self.is_last = self.pending.is_empty();
     }
 
     /// Offers the messages of `run` to the live subscribers among `routes`. Says whether anybody wanted them; `None`
@@ -234,6 +266,7 @@ impl<'c> Burst<'c> {
     /// streams or groups among the routes.
     pub fn publish_run(&mut self, routes: &SpaceRoutes, run: &Run<'_>) -> Option<bool> {
         if !routes.leading().is_empty() || !routes.groups().is_empty() {
+            self.is_last = false;
             return None;
         }
         let [first, ..] = run.messages() else {
@@ -336,7 +369,9 @@ impl<'c> Burst<'c> {
 
     /// Notes a subscriber that has something to write.
     fn will_flush(&mut self, handle: &LiveHandle) {
-        if handle.0.burst.load(Ordering::Relaxed) != self.id {
+        if self.is_last {
+            handle.0.sink.flush();
+        } else if handle.0.burst.load(Ordering::Relaxed) != self.id {
             handle.0.burst.store(self.id, Ordering::Relaxed);
             self.pending.push(handle.clone());
             if self.pending.len() >= Self::PENDING_MAX {
@@ -359,6 +394,7 @@ impl<'c> Burst<'c> {
         for handle in self.pending.drain(..) {
             handle.0.sink.flush();
         }
+        self.is_last = false;
         self.id = next_burst();
         self.counters
             .published

@@ -378,7 +378,7 @@ impl Broker {
             state: Mutex::default(),
             capacity: capacity.max(1),
         });
-        let handle = LiveHandle::new(Origin(0), Box::new(Follower(Arc::clone(&queue))));
+        let handle = LiveHandle::new(Origin(0), Follower(Arc::clone(&queue)));
         let subscription = Subscription::new(handle.options(LiveOptions::default()));
         space
             .router

@@ -306,5 +306,47 @@ def an_exchange_routes_a_message_once(t):
     equal(bodies(channel, queue, 1), [b"later"])
 
 
+def died(channel, exchange, key, headers=None, count=1):
+    """Has messages die that go to an exchange with this key."""
+    arguments = {"x-dead-letter-exchange": exchange, "x-dead-letter-routing-key": key}
+    source = channel.queue_declare("", exclusive=True, arguments=arguments).method.queue
+    for number in range(count):
+        channel.basic_publish("", source, str(number), pika.BasicProperties(headers=headers))
+    for _ in range(count):
+        channel.basic_nack(channel.basic_get(source)[0].delivery_tag, requeue=False)
+
+
+@case("x-delayed-message dead letters")
+def a_dead_letter_waits_in_a_delayed_exchange(t):
+    channel = connect(t)
+    channel.confirm_delivery()
+    exchange = exchange_of(t, channel, "x-delayed-message", x_delayed_type="direct")
+    queue = channel.queue_declare("", exclusive=True).method.queue
+    channel.queue_bind(queue, exchange, "k")
+    died(channel, exchange, "k", {"x-delay": 500})
+    time.sleep(0.2)
+    equal(channel.basic_get(queue)[0], None, "nothing before its time")
+    until = time.monotonic() + PATIENCE
+    got = (None, None, None)
+    while got[0] is None and time.monotonic() < until:
+        got = channel.basic_get(queue, auto_ack=True)
+    equal(got[2], b"0")
+    equal(got[1].headers["x-death"][0]["reason"], "rejected")
+    equal("x-delay" in got[1].headers, False)
+
+
+@case("x-message-deduplication dead letters")
+def a_dead_letter_that_came_before_comes_no_more(t):
+    channel = connect(t)
+    channel.confirm_delivery()
+    exchange = t.unique()
+    arguments = {"x-message-deduplication": True, "x-cache-size": 10}
+    channel.exchange_declare(exchange, "fanout", auto_delete=True, arguments=arguments)
+    queue = channel.queue_declare("", exclusive=True).method.queue
+    channel.queue_bind(queue, exchange)
+    died(channel, exchange, "k", {"x-deduplication-header": "same"}, count=3)
+    equal(len(bodies(channel, queue, 1)), 1)
+
+
 if __name__ == "__main__":
     suite.run()

@@ -284,5 +284,28 @@ def a_transaction_is_shown_when_it_is_committed(t):
     client.nothing()
 
 
+@case("amqp mqtt dead letters")
+def dead_letters_reach_subscribers_through_the_exchange(t):
+    channel, client = channel_of(t), Mqtt(t)
+    root = t.unique().replace("-", "_")
+    client.subscribe(f"{root}/dead", 1)
+    arguments = {
+        "x-dead-letter-exchange": "amq.topic",
+        "x-dead-letter-routing-key": f"{root}.dead",
+        "x-message-ttl": 50,
+    }
+    channel.queue_declare("", exclusive=True, arguments=arguments)
+    source = channel.queue_declare("", exclusive=True, arguments=arguments).method.queue
+    beside = bound(channel, f"{root}.dead")
+    channel.basic_publish("", source, b"gone", pika.BasicProperties(delivery_mode=2, content_type="text/plain"))
+    message = client.next()
+    equal((message.topic, message.payload, message.qos), (f"{root}/dead", b"gone", 1))
+    equal(message.properties.ContentType, "text/plain")
+    client.nothing()
+    method, properties, body = get(channel, beside)
+    equal((method.exchange, body), ("amq.topic", b"gone"))
+    equal(properties.headers["x-death"][0]["reason"], "expired")
+
+
 if __name__ == "__main__":
     suite.run()

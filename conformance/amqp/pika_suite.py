@@ -9,6 +9,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import pika  # noqa: E402
 from harness import suite  # noqa: E402
+from harness.server import OwnServer  # noqa: E402
 from harness.suite import case, equal  # noqa: E402
 from pika.exceptions import (  # noqa: E402
     ChannelClosedByBroker,
@@ -521,6 +522,41 @@ def a_transaction_moves_messages(t):
         equal(other.queue_declare(target, passive=True).method.message_count, 10 if commit else 0)
     equal(bodies(other, target, 10), [b"%d" % number for number in range(10)])
     equal(bodies(other, source, 0), [])
+
+
+@case("connection.blocked connection.unblocked", "last")
+def publishers_are_told_that_they_are_blocked(t):
+    server = OwnServer(t, "--set", "amqp.disk_free_bytes_min=9000000000000000000")
+    host, port = server.address
+    parameters = pika.ConnectionParameters(host, port, blocked_connection_timeout=2, heartbeat=5)
+    connection = pika.BlockingConnection(parameters)
+    why = []
+    connection.add_on_connection_blocked_callback(lambda _, method: why.append(method.method.reason))
+    channel = connection.channel()
+    queue = channel.queue_declare("", exclusive=True).method.queue
+    # Whoever does not publish is not held back.
+    time.sleep(1.5)
+    equal(channel.queue_declare(queue, passive=True).method.message_count, 0)
+    channel.basic_publish("", queue, b"x")
+    try:
+        connection.process_data_events(10)
+        connection.process_data_events(10)
+    except pika.exceptions.ConnectionBlockedTimeout:
+        pass
+    else:
+        raise AssertionError("it is not blocked")
+    equal(why, ["low on disk"])
+    other = pika.BlockingConnection(pika.ConnectionParameters(host, port))
+    other.channel().queue_declare("", exclusive=True)
+    other.close()
+
+
+@case("connection.update-secret")
+def a_secret_is_renewed(t):
+    connection = connect(t)
+    channel = connection.channel()
+    connection.update_secret("guest", "it is time")
+    channel.queue_declare("", exclusive=True)
 
 
 if __name__ == "__main__":

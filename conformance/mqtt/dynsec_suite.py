@@ -302,7 +302,7 @@ def restart(t):
     equal(mode == 0 or t.flavour == "mosquitto", True, f"others may read the file: {mode:o}")
 
 
-@case("messages: answers go to who has asked", "waits")
+@case("messages: answers go to who has asked", "waits", (OLDER, "2.0 tells whoever may subscribe"))
 def answers_are_private(t):
     server = Server(t)
     ask = server.asks()

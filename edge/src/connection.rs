@@ -159,6 +159,22 @@ impl<P: Protocol> Connection<P> {
         }
     }
 
+    /// As [`flush_soon`](Self::flush_soon), for who has nothing more for this connection in this tick: within
+    /// [`Protocol::submit`] of the only connection that takes part in it the outbox is written at once, while all that
+    /// takes is in the processor's cache. With others there may be more to come from them.
+    pub fn flush_last(self: &Arc<Self>) {
+        let written = with_local(|local| {
+            let now = local.is_alone() && !self.core.flush_listed.load(Ordering::Acquire);
+            if now {
+                self.flush();
+            }
+            now
+        });
+        if written != Some(true) {
+            self.flush_soon();
+        }
+    }
+
     /// Ends a [`crate::Then::Pause`]: the owner shows the unconsumed input again and goes on reading. From any thread.
     pub fn resume(&self) {
         self.core.signal(signal::RESUME);

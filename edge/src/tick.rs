@@ -45,6 +45,8 @@ pub(crate) struct Local {
     pub(crate) scratch: RefCell<Vec<u8>>,
     enlisted: RefCell<Vec<Arc<dyn Member>>>,
     to_flush: RefCell<Vec<Arc<dyn Member>>>,
+    /// The connection that submits is the only one of this tick.
+    is_alone: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -55,6 +57,7 @@ thread_local! {
             scratch: RefCell::new(Vec::new()),
             enlisted: RefCell::new(Vec::new()),
             to_flush: RefCell::new(Vec::new()),
+            is_alone: Cell::new(false),
             waker: RefCell::new(None),
         }
     };
@@ -103,6 +106,11 @@ impl Local {
         self.wake_tick();
     }
 
+    /// Whether nobody else has a part in the work that is submitted now.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.is_alone.get()
+    }
+
     fn wake_tick(&self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -138,9 +146,11 @@ fn poll_tick(
     members.clear();
     std::mem::swap(members, &mut local.enlisted.borrow_mut());
     if !members.is_empty() {
+        local.is_alone.set(members.len() == 1);
         for member in &*members {
             contain("a protocol's submit", || Arc::clone(member).submit());
         }
+        local.is_alone.set(false);
         contain("the tick's hook", || hook.run(worker));
         for member in members.drain(..) {
             member.flush();

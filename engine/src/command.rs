@@ -521,6 +521,14 @@ pub enum Command {
         /// With nothing to read, wait this long for something.
         wait: Wait,
     },
+    /// Looks for the number from which [`Command::Read`] gives what `start` says, found by halving, not by reading on.
+    /// Reply: `Located`, or `NotFound`.
+    Locate {
+        /// The stream.
+        name: StreamName,
+        /// From where.
+        start: Start,
+    },
     /// Writes or, with no body, removes a document of the catalog, durably. Reply: `Done`.
     PutDocument {
         /// Its name, 1 to 1024 bytes.

@@ -170,6 +170,8 @@ pub enum Reply {
         /// Where to read on.
         next: Seq,
     },
+    /// The number from which to read.
+    Located(Seq),
     /// See [`MessageInfo`].
     MessageInfo(Box<MessageInfo>),
     /// See [`StreamInfo`].

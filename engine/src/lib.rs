@@ -27,6 +27,7 @@ mod event;
 mod intern;
 mod open;
 mod rare;
+mod runs;
 mod shard;
 mod stream;
 mod table;

@@ -326,6 +326,8 @@ pub(crate) enum Place {
     Ready(u64),
     /// Ready because the cursor has not come to it yet.
     Ahead,
+    /// Likewise, and known to be the first of those.
+    Head,
     /// Listed as delayed until then.
     Delayed(Timestamp),
     /// Set aside, under this ticket.
@@ -637,6 +639,7 @@ impl Group {
                     self.lists.make().passed.insert(seq.0);
                 }
             }
+            Place::Head => self.pop_head(0, seq),
             Place::Delayed(_) | Place::Parked(_) | Place::Held(_) => {}
         }
     }
@@ -661,7 +664,7 @@ impl Group {
     /// Removes a message from whichever list it is in. Holds are the caller's.
     pub(crate) fn forget(&mut self, place: Place, seq: Seq) {
         match place {
-            Place::Ready(_) | Place::Ahead => self.remove_ready(place, seq),
+            Place::Ready(_) | Place::Ahead | Place::Head => self.remove_ready(place, seq),
             Place::Delayed(_) | Place::Parked(_) | Place::Held(_) => self.take_aside(place, seq),
         }
         self.take_meta(seq);
@@ -679,7 +682,7 @@ impl Group {
             Place::Parked(ticket) => {
                 lists.parked.remove(ticket, seq.0);
             }
-            Place::Ready(_) | Place::Ahead | Place::Held(_) => {}
+            Place::Ready(_) | Place::Ahead | Place::Head | Place::Held(_) => {}
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use longtail_amqp::management::{ImportError, Site};
 use longtail_beanstalk::{Admission, AdmitAll};
-use longtail_broker::auth::{AuthDocument, Authenticator, DirectoryError};
+use longtail_broker::auth::{AccessList, AuthDocument, Authenticator, DirectoryError, LoginRules};
 use longtail_broker::{Broker, BrokerConfig, BrokerError};
 use longtail_edge::{Address, EdgeConfig, Exposed, ListenError, ListenerConfig};
 use longtail_engine::runtime::{Clock, SystemClock};
@@ -101,6 +101,8 @@ pub struct Builder {
     pub(crate) mqtt_inside: bool,
     pub(crate) mqtt_bridges: Vec<longtail_mqtt::bridge::BridgeConfig>,
     pub(crate) mqtt_dynamic_security: Option<PathBuf>,
+    pub(crate) access_list: Option<AccessList>,
+    pub(crate) login_rules: Option<LoginRules>,
     pub(crate) accounts: bool,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -123,6 +125,8 @@ impl Default for Builder {
             mqtt_inside: false,
             mqtt_bridges: Vec::new(),
             mqtt_dynamic_security: None,
+            access_list: None,
+            login_rules: None,
             accounts: false,
             clock: Arc::new(SystemClock::new()),
         }
@@ -245,6 +249,21 @@ impl Builder {
     pub fn accounts(mut self, authenticator: Arc<Authenticator>, document: AuthDocument) -> Self {
         self.roster = Some((authenticator, document));
         self
+    }
+
+    /// Has a list of rules stand before those of all accounts, for whoever asks the authenticator that was given to
+    /// [`Builder::accounts`].
+    #[must_use]
+    pub fn access_list(mut self, list: AccessList) -> Self {
+        self.access_list = Some(list);
+        self
+    }
+
+    /// Lets in whom rules let in, beside the accounts; likewise.
+    #[must_use]
+    pub fn login_rules(mut self, rules: LoginRules) -> Self {
+        self.login_rules = Some(rules);
+        self.with_accounts()
     }
 
     /// Settings of the MQTT service.

@@ -76,6 +76,12 @@ impl Longtail {
             (Arc::new(authenticator), AuthDocument::default())
         });
         let roster = Roster::open(Arc::clone(&broker), authenticator, document)?;
+        if let Some(list) = builder.access_list {
+            roster.set_access(Some(Arc::new(list)))?;
+        }
+        if let Some(rules) = builder.login_rules {
+            roster.set_logins(Some(Arc::new(rules)))?;
+        }
         let edge = Edge::start(builder.edge, RunShards(broker.shards()))?;
         let exposure = Exposure::new(if builder.accounts {
             Accounts::Configured

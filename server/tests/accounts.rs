@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -249,4 +249,83 @@ fn a_certificate_is_the_account_of_an_mqtt_client_that_gives_no_name() {
     assert_eq!(server.get("/api/v1/sessions/c")["account"], "pump");
     let (_, reason) = log_in("stranger.example");
     assert_eq!(reason, 0x86, "no account goes by that name");
+}
+
+/// A client of AMQP 0-9-1 that has only frames of methods.
+struct Amqp(StreamOwned<ClientConnection, TcpStream>);
+
+impl Amqp {
+    fn send(&mut self, channel: u16, (class, method): (u16, u16), arguments: &[u8]) {
+        let mut frame = vec![1];
+        frame.extend(channel.to_be_bytes());
+        frame.extend(u32::try_from(arguments.len() + 4).unwrap().to_be_bytes());
+        frame.extend(class.to_be_bytes());
+        frame.extend(method.to_be_bytes());
+        frame.extend(arguments);
+        frame.push(0xCE);
+        self.0.write_all(&frame).unwrap();
+    }
+
+    /// The next method with its arguments; `None`: the connection is over.
+    fn next(&mut self) -> Option<((u16, u16), Vec<u8>)> {
+        let mut head = [0; 7];
+        self.0.read_exact(&mut head).ok()?;
+        let len = u32::from_be_bytes([head[3], head[4], head[5], head[6]]);
+        let mut payload = vec![0; len as usize + 1];
+        self.0.read_exact(&mut payload).ok()?;
+        let number = |at: usize| u16::from_be_bytes([payload[at], payload[at + 1]]);
+        let id = (number(0), number(2));
+        Some((id, payload[4..len as usize].to_vec()))
+    }
+
+    /// Logs in by certificate: what comes for that, after `connection.start`, whose arguments these are.
+    fn log_in(&mut self) -> (Vec<u8>, Option<(u16, u16)>) {
+        self.0.write_all(b"AMQP\0\0\x09\x01").unwrap();
+        let (id, start) = self.next().unwrap();
+        assert_eq!(id, (10, 10));
+        self.send(0, (10, 11), b"\0\0\0\0\x08EXTERNAL\0\0\0\0\x05en_US");
+        (start, self.next().map(|(id, _)| id))
+    }
+}
+
+#[test]
+fn a_certificate_is_the_account_of_an_amqp_client() {
+    let (dir, authority) = certified();
+    let text = r##"
+        [[accounts]]
+        name = "pump"
+        certificates = ["pump.example"]
+        permissions = [{ space = "default", rules = [{ actions = ["configure"], subject = "own" }] }]
+        [[listeners.beanstalk]]
+        address = "127.0.0.1:0"
+        account = "pump"
+        [[listeners.amqps]]
+        address = "127.0.0.1:0"
+        [listeners.amqps.tls]
+        certificate = "cert.pem"
+        key = "key.pem"
+        client_certificates = "required"
+        client_authorities = "clients.pem"
+    "##;
+    std::fs::write(dir.path().join("longtail.toml"), text).unwrap();
+    let server = configured(dir.path());
+    let address = server.address_with_tls("amqps");
+    let mut pump = Amqp(authority.connect(&address, "pump.example"));
+    let (start, tune) = pump.log_in();
+    assert!(start.windows(8).any(|part| part == b"EXTERNAL"));
+    assert_eq!(tune, Some((10, 30)));
+    pump.send(0, (10, 31), &[0, 10, 0, 0, 0x10, 0, 0, 0]);
+    pump.send(0, (10, 40), b"\x01/\0\0");
+    assert_eq!(pump.next().unwrap().0, (10, 41));
+    pump.send(1, (20, 10), b"\0");
+    assert_eq!(pump.next().unwrap().0, (20, 11));
+    pump.send(1, (50, 10), b"\0\0\x03own\0\0\0\0\0");
+    assert_eq!(pump.next().unwrap().0, (50, 11));
+    pump.send(1, (50, 10), b"\0\0\x05other\0\0\0\0\0");
+    let (id, close) = pump.next().unwrap();
+    assert_eq!(id, (20, 40));
+    let text = String::from_utf8_lossy(&close);
+    assert!(text.contains("refused for user 'pump"), "{text}");
+    let mut stranger = Amqp(authority.connect(&address, "stranger.example"));
+    assert_eq!(stranger.log_in().1, None, "no account goes by that name");
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::access_list::AccessList;
+use super::login_rules::LoginRules;
 use super::names::{NameRules, TopicRule};
 use super::ordered::{Defaults, OrderedRule};
 use super::password::PasswordHash;
@@ -53,7 +55,7 @@ pub struct Account {
     /// The spaces it may use, and its rules there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub permissions: Vec<SpacePermissions>,
-    /// What all its clients together may use of AMQP.
+    /// What all its clients together may use of AMQP, and likewise of MQTT.
     #[serde(default)]
     pub limits: AccountLimits,
 }
@@ -65,9 +67,12 @@ pub struct AccountLimits {
     /// Connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections_max: Option<u64>,
-    /// Channels.
+    /// Channels of AMQP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channels_max: Option<u64>,
+    /// Subscriptions of MQTT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subscriptions_max: Option<u64>,
 }
 
 fn enabled() -> bool {
@@ -189,6 +194,10 @@ pub struct Directory {
     open: bool,
     /// Of accounts whose rights come from roles.
     roles: Option<Roles>,
+    /// What stands before the rules of all accounts.
+    access: Option<Arc<AccessList>>,
+    /// Who is let in beside the accounts.
+    logins: Option<Arc<LoginRules>>,
 }
 
 impl Default for Directory {
@@ -203,6 +212,8 @@ impl Default for Directory {
             tokens: Vec::new(),
             open: true,
             roles: None,
+            access: None,
+            logins: None,
         }
     }
 }
@@ -308,6 +319,29 @@ impl Directory {
         }
         self.roles = Some(roles);
         self
+    }
+
+    /// With rules that stand before those of all accounts.
+    pub(super) fn with_access(mut self, list: Option<Arc<AccessList>>) -> Self {
+        self.access = list;
+        self
+    }
+
+    /// With rules about who is let in beside the accounts.
+    pub(super) fn with_logins(mut self, rules: Option<Arc<LoginRules>>) -> Self {
+        self.open &= rules.is_none();
+        self.logins = rules;
+        self
+    }
+
+    pub(super) fn logins(&self) -> Option<&LoginRules> {
+        self.logins.as_deref()
+    }
+
+    /// The rules that stand before those of all accounts of a space.
+    pub(super) fn access(&self, space: &str) -> Option<&AccessList> {
+        let list = self.access.as_deref();
+        list.filter(|list| list.space == space)
     }
 
     /// The rules of an account whose rights come from roles, in their order, and what holds without one.

@@ -8,9 +8,10 @@ use longtail_model::Timestamp;
 use parking_lot::{Condvar, Mutex};
 use rand::Rng;
 
+use super::access_list::Asking;
 use super::account::{Account, Directory};
 use super::names::NameGrants;
-use super::ordered::OrderedGrants;
+use super::ordered::{Defaults, OrderedGrants};
 use super::password::Key;
 use super::permission::{Grants, Identity, IdentityError};
 use super::roles::ANONYMOUS;
@@ -69,6 +70,34 @@ pub struct LoginRequest<'a> {
     pub space: &'a str,
     /// The client id, empty where the protocol has none.
     pub client_id: &'a str,
+}
+
+impl LoginRequest<'_> {
+    fn session(&self) -> Wanted<'_> {
+        Wanted {
+            space: self.space,
+            client_id: self.client_id,
+            peer: Some(self.peer),
+        }
+    }
+}
+
+/// What a client wants to work with, and from where.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    space: &'a str,
+    client_id: &'a str,
+    peer: Option<Peer>,
+}
+
+impl<'a> Wanted<'a> {
+    fn asking(&self, account: &'a str) -> Asking<'a> {
+        Asking {
+            account,
+            client_id: self.client_id,
+            peer: self.peer,
+        }
+    }
 }
 
 /// A client that was let in.
@@ -207,13 +236,7 @@ impl Authenticator {
             {
                 match by_token(&directory, user, password, now) {
                     Some((account, name, expires)) => {
-                        let mut login = login(
-                            &directory,
-                            &account,
-                            &name,
-                            request.space,
-                            request.client_id,
-                        )?;
+                        let mut login = login(&directory, &account, &name, &request.session())?;
                         login.expires = Some(expires);
                         return Ok(login);
                     }
@@ -230,17 +253,14 @@ impl Authenticator {
             Credentials::Anonymous => directory.anonymous().filter(|a| a.enabled).cloned(),
         };
         match account {
-            Some(account) => login(
-                &directory,
-                &account,
-                &account.name,
-                request.space,
-                request.client_id,
-            ),
-            None => {
-                self.failed(request.peer, now);
-                Err(AuthError::BadCredentials)
-            }
+            Some(account) => login(&directory, &account, &account.name, &request.session()),
+            None => match visitor(&directory, request) {
+                Some(account) => login(&directory, &account, &account.name, &request.session()),
+                None => {
+                    self.failed(request.peer, now);
+                    Err(AuthError::BadCredentials)
+                }
+            },
         }
     }
 
@@ -282,7 +302,7 @@ impl Authenticator {
             Ok((account, proof)) => {
                 let directory = self.directory.load_full();
                 let name = &account.name;
-                let login = login(&directory, &account, name, request.space, request.client_id)?;
+                let login = login(&directory, &account, name, &request.session())?;
                 Ok((login, proof))
             }
             Err(ScramError::BadCredentials) => {
@@ -316,10 +336,36 @@ impl Authenticator {
     /// # Errors
     /// [`AuthError::BadCredentials`] if the account is gone or disabled, otherwise as [`Authenticator::authenticate`].
     pub fn grants(&self, account: &str, space: &str, client_id: &str) -> Result<Login, AuthError> {
+        self.grants_from(account, space, client_id, None)
+    }
+
+    /// As [`Authenticator::grants`], for a client of which it may be known where it comes from.
+    ///
+    /// # Errors
+    /// As [`Authenticator::grants`].
+    pub fn grants_from(
+        &self,
+        account: &str,
+        space: &str,
+        client_id: &str,
+        peer: Option<Peer>,
+    ) -> Result<Login, AuthError> {
         let directory = self.directory.load_full();
-        let account = directory.account(account).filter(|account| account.enabled);
-        let account = account.ok_or(AuthError::BadCredentials)?;
-        login(&directory, account, &account.name, space, client_id)
+        let session = Wanted {
+            space,
+            client_id,
+            peer,
+        };
+        let account = match (directory.account(account), directory.logins()) {
+            (Some(account), _) => Some(Arc::clone(account)).filter(|account| account.enabled),
+            // One that such rules have let in.
+            (None, Some(rules)) if rules.may_admit(&session.asking(account)) => {
+                Some(Arc::new(rules.account(account)))
+            }
+            (None, _) => None,
+        };
+        let account = &account.ok_or(AuthError::BadCredentials)?;
+        login(&directory, account, &account.name, &session)
     }
 
     fn by_password(
@@ -344,6 +390,21 @@ impl Authenticator {
             .ok_or(AuthError::Busy)?;
         Ok(account.filter(|_| right).cloned())
     }
+}
+
+/// Whom rules beside the accounts let in; they are about names that no account has.
+fn visitor(directory: &Directory, request: &LoginRequest<'_>) -> Option<Arc<Account>> {
+    let rules = directory.logins()?;
+    let (user, password) = match request.credentials {
+        Credentials::Password { user, password } => (user, password),
+        Credentials::Anonymous => ("", &[][..]),
+        Credentials::Certificate { .. } => return None,
+    };
+    if rules.space != request.space || directory.account(user).is_some() {
+        return None;
+    }
+    let admitted = rules.admit(&request.session().asking(user), password);
+    admitted.then(|| Arc::new(rules.account(user)))
 }
 
 /// The name and the password of whoever comes from this machine to a server whose settings have no accounts.
@@ -378,7 +439,18 @@ fn open_login(directory: &Directory, request: &LoginRequest<'_>) -> Result<Login
             space: request.space.to_owned(),
         });
     };
-    let grants = Arc::new(Grants::full());
+    let mut grants = Grants::everything();
+    if let Some(list) = directory.access(request.space) {
+        let account = match request.credentials {
+            Credentials::Password { user, .. } => user,
+            Credentials::Certificate { .. } | Credentials::Anonymous => "",
+        };
+        let asking = request.session().asking(account);
+        let rules = list.rules_for(&asking);
+        let defaults = list.defaults(Defaults::default());
+        let ordered = OrderedGrants::compile(rules, defaults, &asking.identity())?;
+        grants = Arc::new(Grants::full().with_ordered(ordered));
+    }
     Ok(Login {
         account: None,
         name: Arc::from(""),
@@ -422,9 +494,11 @@ fn login(
     directory: &Directory,
     account: &Arc<Account>,
     name: &str,
-    space: &str,
-    client_id: &str,
+    wanted: &Wanted<'_>,
 ) -> Result<Login, AuthError> {
+    let Wanted {
+        space, client_id, ..
+    } = *wanted;
     let only = account.client_id.as_deref();
     if only.is_some_and(|only| only != client_id) {
         return Err(AuthError::BadCredentials);
@@ -456,13 +530,21 @@ fn login(
         space,
     );
     let mut grants = grants.with_names(names);
-    if let Some((rules, defaults)) = directory.roles_of(&account.name) {
-        let identity = Identity {
-            // Nobody has this name.
-            account: if name == ANONYMOUS { "" } else { name },
-            client_id,
-        };
-        grants = grants.with_ordered(OrderedGrants::compile(rules, defaults, &identity)?);
+    let roles = directory.roles_of(&account.name);
+    let list = directory.access(space);
+    if roles.is_some() || list.is_some() {
+        // Nobody has this name.
+        let asking = wanted.asking(if name == ANONYMOUS { "" } else { name });
+        let (own, defaults) = roles.unzip();
+        let defaults = defaults.unwrap_or_default();
+        let defaults = list.map_or(defaults, |list| list.defaults(defaults));
+        let listed = list.map(|list| list.rules_for(&asking));
+        let rules = listed
+            .into_iter()
+            .flatten()
+            .chain(own.into_iter().flatten());
+        let ordered = OrderedGrants::compile(rules, defaults, &asking.identity())?;
+        grants = grants.with_ordered(ordered);
     }
     Ok(Login {
         account: Some(Arc::clone(account)),

@@ -68,7 +68,7 @@ pub struct NotAnExpression {
     pub why: String,
 }
 
-fn compile(text: &str) -> Result<Regex, NotAnExpression> {
+pub(super) fn compile(text: &str) -> Result<Regex, NotAnExpression> {
     // As in RabbitMQ, an empty expression is no expression that matches everything.
     let expression = if text.is_empty() { "^$" } else { text };
     RegexBuilder::new(expression)

@@ -48,6 +48,8 @@ pub enum Target {
     Literal(String),
     /// Every filter that has wildcards, and no subject.
     Wildcards,
+    /// All of them, those that begin with `$` too.
+    Everything,
 }
 
 impl Target {
@@ -60,9 +62,16 @@ impl Target {
             "%c" | "%u" => level.to_owned(),
             other => other.replace('%', "%%"),
         });
-        let text = levels.collect::<Vec<_>>().join("/");
-        // Percent signs are all in their places.
-        let filter = Filter::parse_mqtt(&text)?;
+        Target::template(&levels.collect::<Vec<_>>().join("/"))
+    }
+
+    /// A filter of MQTT in which `%c` and `%u` stand for the client's identifier and account wherever they are, and `%%`
+    /// for a percent sign.
+    ///
+    /// # Errors
+    /// If it is no filter.
+    pub fn template(filter: &str) -> Result<Self, SubjectError> {
+        let filter = Filter::parse_mqtt(filter)?;
         Ok(Target::Pattern(Pattern::of_filter(filter)))
     }
 }
@@ -107,6 +116,7 @@ enum Compiled {
     Pattern(Filter),
     Literal(Box<str>),
     Wildcards,
+    Everything,
 }
 
 /// What rules in an order make of all subjects of a filter.
@@ -169,6 +179,7 @@ impl OrderedGrants {
                 Target::Pattern(pattern) => Compiled::Pattern(pattern.expand(identity)?),
                 Target::Literal(text) => Compiled::Literal(text.as_str().into()),
                 Target::Wildcards => Compiled::Wildcards,
+                Target::Everything => Compiled::Everything,
             };
             for operation in &rule.operations {
                 grants.lists[*operation as usize].push((rule.effect, target.clone()));
@@ -226,13 +237,14 @@ impl Compiled {
             Compiled::Pattern(filter) => filter.matches_with(subject, DollarRule::Hide),
             Compiled::Literal(text) => **text == *subject.as_str(),
             Compiled::Wildcards => false,
+            Compiled::Everything => true,
         }
     }
 
     fn against(&self, filter: &Filter) -> Relation {
         match self {
             Compiled::Wildcards if filter.is_literal() => Relation::Apart,
-            Compiled::Wildcards => Relation::Covers,
+            Compiled::Wildcards | Compiled::Everything => Relation::Covers,
             Compiled::Literal(text) if **text == *filter.as_str() => Relation::Covers,
             Compiled::Literal(text) => {
                 let subject = SubjectRef::new(text).is_ok_and(|subject| filter.matches(subject));

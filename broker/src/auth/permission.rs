@@ -6,7 +6,7 @@
 //! know no exception for `$` subjects: `#` is everything.
 
 use std::hash::BuildHasher;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use longtail_model::{Filter, FilterToken, Subject, SubjectError, SubjectRef};
 use serde::{Deserialize, Serialize};
@@ -237,6 +237,20 @@ impl Grants {
         }
     }
 
+    /// As [`Grants::full`], the same for everybody: the clients of an open server have none of their own.
+    #[must_use]
+    pub fn everything() -> Arc<Self> {
+        static FULL: LazyLock<Arc<Grants>> = LazyLock::new(|| Arc::new(Grants::full()));
+        Arc::clone(&FULL)
+    }
+
+    /// As [`Grants::default`], the same for everybody.
+    #[must_use]
+    pub fn nothing() -> Arc<Self> {
+        static NONE: LazyLock<Arc<Grants>> = LazyLock::new(Arc::default);
+        Arc::clone(&NONE)
+    }
+
     /// With rules in an order, which are asked before all others.
     pub(super) fn with_ordered(mut self, ordered: OrderedGrants) -> Self {
         self.ordered = Some(Arc::new(ordered));
@@ -412,8 +426,14 @@ fn operation_of(action: Action) -> Option<Operation> {
 #[derive(Debug)]
 pub struct CachedGrants {
     grants: Arc<Grants>,
+    /// Most clients need none.
+    memory: Option<Box<Memory>>,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
     hasher: foldhash::fast::RandomState,
-    slots: Vec<Decision>,
+    slots: [Decision; CachedGrants::SLOTS],
 }
 
 #[derive(Clone, Debug, Default)]
@@ -434,8 +454,7 @@ impl CachedGrants {
     pub fn new(grants: Arc<Grants>) -> Self {
         CachedGrants {
             grants,
-            hasher: foldhash::fast::RandomState::default(),
-            slots: Vec::new(),
+            memory: None,
         }
     }
 
@@ -465,11 +484,9 @@ impl CachedGrants {
     }
 
     fn remembered(&mut self, action: Action, text: &str, ask: impl FnOnce() -> bool) -> bool {
-        if self.slots.is_empty() {
-            self.slots.resize(Self::SLOTS, Decision::default());
-        }
-        let hash = self.hasher.hash_one((action, text));
-        let slot = &mut self.slots[hash as usize % Self::SLOTS];
+        let Memory { hasher, slots } = &mut **self.memory.get_or_insert_default();
+        let hash = hasher.hash_one((action, text));
+        let slot = &mut slots[hash as usize % Self::SLOTS];
         if slot.action != Some(action) || slot.subject != text {
             slot.allowed = ask();
             slot.action = Some(action);

@@ -17,8 +17,10 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::access_list::AccessList;
 use super::account::{Account, AuthDocument, Directory, DirectoryError, SpacePermissions};
 use super::authenticator::{Authenticator, GUEST};
+use super::login_rules::LoginRules;
 use super::names::NameRules;
 use super::password::{PasswordHash, RabbitAlgorithm};
 use super::roles::RoleBook;
@@ -75,6 +77,8 @@ pub struct Roster {
     authenticator: Arc<Authenticator>,
     configured: Mutex<AuthDocument>,
     roles: Mutex<Option<Arc<RoleBook>>>,
+    access: Mutex<Option<Arc<AccessList>>>,
+    logins: Mutex<Option<Arc<LoginRules>>>,
     /// Held while a directory is made and put in place of the last.
     merging: Mutex<()>,
     /// One change at a time.
@@ -102,6 +106,8 @@ impl Roster {
             authenticator,
             configured: Mutex::new(AuthDocument::default()),
             roles: Mutex::default(),
+            access: Mutex::default(),
+            logins: Mutex::default(),
             merging: Mutex::default(),
             writer: tokio::sync::Mutex::default(),
             changed: Mutex::default(),
@@ -158,6 +164,28 @@ impl Roster {
         Ok(())
     }
 
+    /// Has this list, or none, stand before the rules of all accounts, in place of an earlier one.
+    ///
+    /// # Errors
+    /// None that the settings did not have before.
+    pub fn set_access(&self, list: Option<Arc<AccessList>>) -> Result<(), DirectoryError> {
+        *self.access.lock() = list;
+        self.merge()?;
+        self.tell();
+        Ok(())
+    }
+
+    /// Lets in whom these rules let in beside the accounts, in place of earlier ones. Whoever is in stays.
+    ///
+    /// # Errors
+    /// None that the settings did not have before.
+    pub fn set_logins(&self, rules: Option<Arc<LoginRules>>) -> Result<(), DirectoryError> {
+        *self.logins.lock() = rules;
+        self.merge()?;
+        self.tell();
+        Ok(())
+    }
+
     /// Replaces the directory with what there is by now.
     fn merge(&self) -> Result<(), DirectoryError> {
         let _one = self.merging.lock();
@@ -175,6 +203,9 @@ impl Roster {
             Some(book) => directory.with_roles(book),
             None => directory,
         };
+        let directory = directory
+            .with_access(self.access.lock().clone())
+            .with_logins(self.logins.lock().clone());
         Ok(directory.with_stored(spaces, accounts))
     }
 

@@ -65,7 +65,7 @@ impl House {
         origin: u64,
         subscriptions: &[(&str, LiveOptions)],
     ) -> LiveHandle {
-        let handle = LiveHandle::new(Origin(origin), Box::new(outbox.clone()));
+        let handle = LiveHandle::new(Origin(origin), outbox.clone());
         for (filter, options) in subscriptions {
             let subscription = Subscription::new(handle.options(*options));
             self.router
@@ -125,6 +125,27 @@ fn a_burst_delivers_in_order_and_flushes_each_subscriber_once() {
         (house.counters.published(), house.counters.delivered()),
         (5, 5)
     );
+}
+
+#[test]
+fn all_of_a_burst_in_one_publish_is_flushed_subscriber_by_subscriber() {
+    let house = House::new();
+    let (a, b) = (Outbox::new(9), Outbox::new(9));
+    house.subscriber(&a, 1, &[("x", tag(0))]);
+    house.subscriber(&b, 2, &[("x", tag(0)), ("y", tag(0))]);
+    let flushes = || (a.0.lock().flushes, b.0.lock().flushes);
+    let mut burst = Burst::new(&house.counters);
+    burst.is_last();
+    house.publish(&mut burst, message("x"));
+    assert_eq!(flushes(), (1, 1), "at once");
+    burst.flush();
+    assert_eq!(flushes(), (1, 1), "and not again");
+    house.publish(&mut burst, message("y"));
+    burst.is_last();
+    house.publish(&mut burst, message("x"));
+    assert_eq!(flushes(), (1, 1), "there was one before");
+    burst.flush();
+    assert_eq!(flushes(), (2, 2), "each once");
 }
 
 #[test]

@@ -143,7 +143,7 @@ impl Shard {
         at: usize,
         seq: Seq,
     ) -> Result<Option<Place>, Refusal> {
-        let hold = self.hold_by.get(&(self.domain(stream, at), seq.0)).copied();
+        let hold = self.hold_by.get(self.domain(stream, at), seq.0);
         self.locate(Found {
             stream,
             at,
@@ -438,7 +438,7 @@ impl Shard {
             return false;
         };
         let held = |(at, group): (usize, &Group)| {
-            group.held > 0 && self.hold_by.contains_key(&(self.domain(stream, at), seq.0))
+            group.held > 0 && self.hold_by.contains(self.domain(stream, at), seq.0)
         };
         state.groups.iter().enumerate().any(held)
     }

@@ -58,11 +58,11 @@ impl Shard {
         Ok((gate, Reply::Done))
     }
 
-    /// The number from which a group with this start delivers.
+    /// The number from which a group, or a reader, with this start gets messages.
     ///
     /// # Errors
     /// When an index page cannot be read.
-    fn start_of(&mut self, stream: StreamId, start: Start) -> Result<Seq, Refusal> {
+    pub(crate) fn start_of(&mut self, stream: StreamId, start: Start) -> Result<Seq, Refusal> {
         let Some(state) = self.streams.get(&stream) else {
             return Ok(Seq::FIRST);
         };
@@ -92,7 +92,9 @@ impl Shard {
                         high = middle;
                     }
                 }
-                low
+                // Numbers that are gone may lie in between.
+                let found = self.next_of_stream(stream, low)?;
+                found.map_or(last.next(), |(seq, _)| seq)
             }
         })
     }

@@ -115,7 +115,7 @@ impl Shard {
             position,
         };
         match place {
-            Place::Ready(_) | Place::Ahead => {}
+            Place::Ready(_) | Place::Ahead | Place::Head => {}
             Place::Delayed(due) => {
                 info.state = MessageState::Delayed;
                 info.due = Some(due);

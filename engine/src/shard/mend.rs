@@ -139,7 +139,7 @@ impl Shard {
         state.groups.iter().enumerate().any(|(at, group)| {
             let held = || {
                 let domain = self.domain(found.stream, at);
-                self.hold_by.contains_key(&(domain, seq.0))
+                self.hold_by.contains(domain, seq.0)
             };
             !group.deleted
                 && !self.unplaced.contains(&(group.id, seq))

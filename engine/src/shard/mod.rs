@@ -48,6 +48,7 @@ use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
 use crate::event::Targets;
 use crate::intern::Interned;
 use crate::message::Message;
+use crate::runs::Runs;
 use crate::stream::{FixedHash, Group, Hold, HoldKey, Place, SessionKey, Stream};
 use crate::structures::index::PagedIndex;
 use crate::structures::wheel::TimerWheel;
@@ -134,7 +135,7 @@ pub struct Shard {
     references: HashMap<Lsn, u32, FixedHash>,
     holds: Slab<Hold>,
     /// Holds by numbering domain (the shared index, or the group) and sequence number.
-    hold_by: HashMap<(u64, u64), HoldKey, FixedHash>,
+    hold_by: Runs,
     sessions: Slab<Session>,
     session_by: HashMap<SessionId, SessionKey, FixedHash>,
     /// Sessions whose backlog can go on.
@@ -199,7 +200,7 @@ impl Shard {
             next_id: 1,
             references: HashMap::default(),
             holds: Slab::new(),
-            hold_by: HashMap::default(),
+            hold_by: Runs::default(),
             sessions: Slab::new(),
             session_by: HashMap::default(),
             runnable: VecDeque::new(),
@@ -416,6 +417,7 @@ impl Shard {
             } => {
                 return self.read(key, token, &name, from, max, max_bytes, wait, fx);
             }
+            Command::Locate { name, start } => self.start_in(&name, start),
             Command::PutDocument { name, body } => self.put_document(&name, body.as_deref()),
             Command::DescribeMessage { message } => self.describe_message(key, message),
             Command::DescribeStream { name } => self.describe_stream(&name),
@@ -457,8 +459,8 @@ impl Shard {
             // Settled within the same batch: nothing left to remember.
             let Some(hold) = self
                 .hold_by
-                .get(&(domain, seq.0))
-                .and_then(|&key| self.holds.get(key))
+                .get(domain, seq.0)
+                .and_then(|key| self.holds.get(key))
             else {
                 continue;
             };
@@ -616,7 +618,7 @@ impl Shard {
                     return Ok(None);
                 };
                 let index = via.index;
-                if let Some(&hold) = self.hold_by.get(&(domain, seq.0)) {
+                if let Some(hold) = self.hold_by.get(domain, seq.0) {
                     return Ok(self.holds.get(hold).map(|held| Found {
                         stream: held.stream,
                         at: 0,
@@ -644,7 +646,7 @@ impl Shard {
 
     /// The hold that a group has on a message; a shared number may be held through another stream's group.
     fn hold_in(&self, group: GroupId, stream: StreamId, at: usize, seq: Seq) -> Option<HoldKey> {
-        let hold = *self.hold_by.get(&(self.domain(stream, at), seq.0))?;
+        let hold = self.hold_by.get(self.domain(stream, at), seq.0)?;
         (self.holds.get(hold)?.group == group).then_some(hold)
     }
 

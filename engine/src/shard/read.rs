@@ -2,11 +2,11 @@
 
 use longtail_model::{Lsn, Seq, StreamId};
 
-use super::Shard;
 use super::logs::Logs;
 use super::session::Blocked;
 use super::timers::Timer;
-use crate::command::{Token, Wait};
+use super::{Outcome, Shard, now_reply};
+use crate::command::{Start, Token, Wait};
 use crate::config::StreamName;
 use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
 use crate::stream::SessionKey;
@@ -73,6 +73,15 @@ impl Shard {
         if let Some(state) = self.streams.get_mut(&stream) {
             state.extra.make().readers.push(key);
         }
+    }
+
+    /// The number from which a reader finds what `start` says.
+    pub(crate) fn start_in(&mut self, name: &StreamName, start: Start) -> Outcome {
+        let Some(&stream) = self.names.get(name) else {
+            return now_reply(Reply::NotFound);
+        };
+        let from = self.start_of(stream, start)?;
+        now_reply(Reply::Located(from))
     }
 
     /// What is there from `from` on, where to read on, and whether the search was cut short.

@@ -59,8 +59,8 @@ impl Shard {
             .enumerate()
             .filter(|(_, group)| group.held > 0);
         let mut holders: Vec<_> = holding
-            .filter_map(|(at, _)| self.hold_by.get(&(self.domain(stream, at), seq.0)))
-            .filter_map(|&hold| self.holds.get(hold))
+            .filter_map(|(at, _)| self.hold_by.get(self.domain(stream, at), seq.0))
+            .filter_map(|hold| self.holds.get(hold))
             .map(|held| (held.session, held.consumer))
             .collect();
         holders.sort_unstable();

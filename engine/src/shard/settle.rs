@@ -106,7 +106,7 @@ impl Shard {
             }
             Handle::Shared(link, seq) => {
                 let stream = self.target(key, Target::Link(link))?;
-                self.hold_by.get(&(self.domain(stream, 0), seq.0)).copied()
+                self.hold_by.get(self.domain(stream, 0), seq.0)
             }
         };
         Ok(hold.filter(|&hold| self.holds.get(hold).is_some_and(|held| held.session == key)))

@@ -353,7 +353,7 @@ impl Shard {
         }
     }
 
-    /// Hands the head of a group to a consumer.
+    /// Hands the head of a group, which is `seq`, to a consumer.
     fn deliver(
         &mut self,
         key: SessionKey,
@@ -375,13 +375,16 @@ impl Shard {
             self.leave_lane(stream, at, seq);
             return self.hand_over(key, tag, found, Place::Ready(0));
         }
-        let index = self.indexes.get(&state.index).ok_or_else(nothing)?;
-        let (ready, head) = group.head(index, &self.logs)?.ok_or_else(nothing)?;
-        debug_assert_eq!(head, seq);
-        let place = if group.lists.ready.first() == Some((ready, head.0)) {
-            Place::Ready(ready)
-        } else {
-            Place::Ahead
+        debug_assert_eq!(
+            self.indexes
+                .get(&state.index)
+                .and_then(|index| group.head(index, &self.logs).ok().flatten())
+                .map(|(_, head)| head),
+            Some(seq)
+        );
+        let place = match group.lists.ready.first() {
+            Some((ready, first)) if first == seq.0 => Place::Ready(ready),
+            _ => Place::Head,
         };
         self.hand_over(key, tag, found, place)
     }
@@ -428,7 +431,7 @@ impl Shard {
             Place::Ready(ready) if group.lists.ready.first() == Some((ready, seq.0)) => {
                 group.pop_head(ready, seq);
             }
-            Place::Ready(_) | Place::Ahead => {
+            Place::Ready(_) | Place::Ahead | Place::Head => {
                 let index = self.indexes.get(&state.index);
                 if place == Place::Ahead && group.head_is_ahead(seq, index, &self.logs) {
                     group.pop_head(0, seq);
@@ -485,7 +488,7 @@ impl Shard {
         }
         self.sessions[key].last_hold = Some(hold);
         self.count_held(key, tag);
-        self.hold_by.insert((domain, seq.0), hold);
+        self.hold_by.insert(domain, seq.0, hold);
         self.taken.push((group_id, seq));
         let delivery = Delivery {
             consumer: tag,
@@ -542,7 +545,7 @@ impl Shard {
         }
         if let Some((stream, at)) = self.group_at(held.group) {
             let domain = self.domain(stream, at);
-            self.hold_by.remove(&(domain, held.seq.0));
+            self.hold_by.remove(domain, held.seq.0);
             if let Some(group) = self.group_mut(stream, at) {
                 group.held -= 1;
                 group.held_bytes = group.held_bytes.saturating_sub(held.bytes);

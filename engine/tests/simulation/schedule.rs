@@ -607,8 +607,23 @@ impl Plan {
         (!own.is_empty()).then(|| *self.world.random.pick(&own))
     }
 
+    fn start(&mut self) -> Start {
+        match self.world.random.below(6) {
+            0 | 1 => Start::First,
+            5 => Start::Backlog,
+            2 => Start::Next,
+            3 => Start::Last,
+            _ if self.world.random.chance(50) => Start::At(Seq(self.world.random.below(15))),
+            _ => Start::Since(Timestamp(
+                self.world
+                    .now
+                    .saturating_sub(self.world.random.below(10_000)),
+            )),
+        }
+    }
+
     fn random_command(&mut self, session: SessionId) -> Command {
-        match self.world.random.below(1140) {
+        match self.world.random.below(1155) {
             0..280 => {
                 let to = self.target(session);
                 let also = if self.world.random.chance(12) {
@@ -736,20 +751,7 @@ impl Plan {
             }
             912..935 => {
                 let group = self.group();
-                let start = match self.world.random.below(6) {
-                    0 | 1 => Start::First,
-                    5 => Start::Backlog,
-                    2 => Start::Next,
-                    3 => Start::Last,
-                    _ if self.world.random.chance(50) => {
-                        Start::At(Seq(self.world.random.below(15)))
-                    }
-                    _ => Start::Since(Timestamp(
-                        self.world
-                            .now
-                            .saturating_sub(self.world.random.below(10_000)),
-                    )),
-                };
+                let start = self.start();
                 let mut config = GroupConfig {
                     start,
                     ..GroupConfig::default()
@@ -812,6 +814,10 @@ impl Plan {
                 Command::Remove { stream, seq }
             }
             1065..1080 => self.redefine(),
+            1140.. => Command::Locate {
+                name: self.new_name(),
+                start: self.start(),
+            },
             1080..1095 => Command::Prefer {
                 consumer: self.any_tag(session),
                 priority: *self.world.random.pick(&[i32::MIN, -1, 0, 5, i32::MAX]),

@@ -7,6 +7,7 @@ use longtail_broker::auth::{
 };
 use longtail_edge::{Endpoint, TlsIdentity};
 use longtail_engine::runtime::Clock;
+use longtail_model::Timestamp;
 
 use crate::census::{SeatLimits, Standing};
 
@@ -25,6 +26,33 @@ pub struct Login<'a> {
     pub identity: Option<&'a TlsIdentity>,
     /// Clients connected to the vhost, this one not counted.
     pub connections: u64,
+}
+
+/// A client that is let in.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    /// What it may do.
+    pub grants: Arc<Grants>,
+    /// When what it has shown ends, and the connection with it; `None`: never.
+    pub expires: Option<Timestamp>,
+}
+
+impl Admitted {
+    /// For ever.
+    #[must_use]
+    pub fn with(grants: Arc<Grants>) -> Self {
+        Admitted {
+            grants,
+            expires: None,
+        }
+    }
+
+    fn by(granted: Granted) -> Self {
+        Admitted {
+            grants: granted.grants,
+            expires: granted.expires,
+        }
+    }
 }
 
 /// Why a client is not let in.
@@ -49,13 +77,21 @@ pub trait Admission: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Denied::Login`].
-    fn verify(&self, login: &Login<'_>) -> Result<Option<Arc<Grants>>, Denied>;
+    fn verify(&self, login: &Login<'_>) -> Result<Option<Admitted>, Denied>;
 
     /// What the client may do in the vhost that it has named.
     ///
     /// # Errors
     /// When it is not let in.
-    fn admit(&self, login: &Login<'_>) -> Result<Arc<Grants>, Denied>;
+    fn admit(&self, login: &Login<'_>) -> Result<Admitted, Denied>;
+
+    /// The same for a client that is in already and shows another secret.
+    ///
+    /// # Errors
+    /// When it would not be let in with that.
+    fn renew(&self, login: &Login<'_>) -> Result<Admitted, Denied> {
+        self.admit(login)
+    }
 
     /// Whether messages of a client may say that somebody else has published them.
     fn impersonates(&self, login: &Login<'_>) -> bool {
@@ -81,12 +117,12 @@ pub trait Admission: Send + Sync + 'static {
 pub struct AdmitAll;
 
 impl Admission for AdmitAll {
-    fn verify(&self, _login: &Login<'_>) -> Result<Option<Arc<Grants>>, Denied> {
-        Ok(Some(Arc::new(Grants::full())))
+    fn verify(&self, login: &Login<'_>) -> Result<Option<Admitted>, Denied> {
+        self.admit(login).map(Some)
     }
 
-    fn admit(&self, _login: &Login<'_>) -> Result<Arc<Grants>, Denied> {
-        Ok(Arc::new(Grants::full()))
+    fn admit(&self, _login: &Login<'_>) -> Result<Admitted, Denied> {
+        Ok(Admitted::with(Grants::everything()))
     }
 }
 
@@ -126,13 +162,20 @@ impl Accounts {
     }
 }
 
+fn denied(error: &AuthError) -> Denied {
+    match error {
+        AuthError::NoAccess { .. } => Denied::Vhost(error.to_string()),
+        _ => Denied::Login(error.to_string()),
+    }
+}
+
 impl Admission for Accounts {
-    fn verify(&self, login: &Login<'_>) -> Result<Option<Arc<Grants>>, Denied> {
+    fn verify(&self, login: &Login<'_>) -> Result<Option<Admitted>, Denied> {
         match self.granted(login, login.space) {
             // One that has no room is told so when it names its vhost.
             Ok(granted) => {
                 let room = granted.quotas.admit_connection(login.connections);
-                Ok(room.is_ok().then_some(granted.grants))
+                Ok(room.is_ok().then(|| Admitted::by(granted)))
             }
             // Who it is, is proved; which vhosts are its own is asked when it names one.
             Err(AuthError::NoAccess { .. }) => Ok(None),
@@ -140,16 +183,20 @@ impl Admission for Accounts {
         }
     }
 
-    fn admit(&self, login: &Login<'_>) -> Result<Arc<Grants>, Denied> {
+    fn admit(&self, login: &Login<'_>) -> Result<Admitted, Denied> {
         let granted = self
             .granted(login, login.space)
-            .map_err(|error| match error {
-                AuthError::NoAccess { .. } => Denied::Vhost(error.to_string()),
-                _ => Denied::Login(error.to_string()),
-            })?;
+            .map_err(|error| denied(&error))?;
         let room = granted.quotas.admit_connection(login.connections);
         room.map_err(|full| Denied::Full(full.to_string()))?;
-        Ok(granted.grants)
+        Ok(Admitted::by(granted))
+    }
+
+    fn renew(&self, login: &Login<'_>) -> Result<Admitted, Denied> {
+        let granted = self
+            .granted(login, login.space)
+            .map_err(|error| denied(&error))?;
+        Ok(Admitted::by(granted))
     }
 
     fn limits(&self, user: &str, space: &str) -> SeatLimits {

@@ -266,7 +266,19 @@ impl Census {
         ended
     }
 
-    /// Everybody's rights are looked up once more. Whoever is nobody any more is told so and goes.
+    /// Nothing is short any more: those that were blocked may publish.
+    pub(crate) fn unblock(&self) {
+        for (_, _, _, conn) in self.live() {
+            let was = conn.with(|client, out| client.session_mut().unblock(out));
+            if let Some(Some(heartbeat)) = was {
+                conn.set_idle_timeout(crate::service::silence(heartbeat));
+                conn.resume();
+                conn.flush_soon();
+            }
+        }
+    }
+
+    /// Looks up once more what each connected client may do.
     pub(crate) fn judge_again(&self) {
         for (_, _, _, conn) in self.live() {
             let known = conn.with(|client, _| {

@@ -27,6 +27,11 @@ pub struct Config {
     pub subjects_exchange: Option<String>,
     /// The version of RabbitMQ that the management API says it has (default `3.13.7`).
     pub management_version: String,
+    /// Bytes that have to be free on the disk of the log (default 50 MB; 0: any number): while there are less, clients
+    /// that publish are blocked.
+    pub disk_free_bytes_min: u64,
+    /// Percent of the machine's memory that the process may have (default 60; 0: any), with the same effect.
+    pub memory_percent_max: u8,
     /// Milliseconds that a client has from connecting to `connection.open` (default 10,000).
     pub handshake_timeout_ms: u64,
     /// Publishes of one channel that may be on their way to the log (default 4,096). Beyond that, nothing more is read
@@ -60,6 +65,8 @@ impl Default for Config {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             subjects_exchange: Some("amq.topic".to_owned()),
             management_version: "3.13.7".to_owned(),
+            disk_free_bytes_min: 50_000_000,
+            memory_percent_max: 60,
             handshake_timeout_ms: 10_000,
             outstanding_max: 4096,
             outstanding_bytes_max: 8 * 1024 * 1024,

@@ -16,6 +16,7 @@
 //! [`management`] changes things here, and `shovel` and `federation` carry messages between brokers (`transfer`). `docs/amqp.md` says what a client may rely on.
 
 pub mod access;
+pub mod alarms;
 pub mod census;
 pub mod codec;
 pub mod config;
@@ -43,7 +44,7 @@ pub mod topology;
 pub(crate) mod transfer;
 pub mod vhost;
 
-pub use access::{Accounts, Admission, AdmitAll, Denied, Login};
+pub use access::{Accounts, Admission, AdmitAll, Admitted, Denied, Login};
 pub use census::{SeatLimits, Standing};
 pub use config::Config;
 pub use service::Amqp;

@@ -52,6 +52,9 @@ pub(crate) trait Mailbox: Send + Sync {
 
     /// Says that what a channel has shared is safe, or was refused somewhere.
     fn shared(&self, at: Place, told: Told, refused: bool);
+
+    /// Says to a consumer that the stream that it reads is gone.
+    fn queue_gone(&self, at: Place, consumer: u32);
 }
 
 /// A channel and which incarnation of it.
@@ -150,6 +153,8 @@ mod tests {
         }
 
         fn shared(&self, _at: Place, _told: Told, _refused: bool) {}
+
+        fn queue_gone(&self, _at: Place, _consumer: u32) {}
     }
 
     #[test]

@@ -14,7 +14,7 @@ use longtail_edge::{
 };
 use longtail_engine::runtime::{Shards, Sink, run_once_deep};
 use longtail_engine::{Effect, Message};
-use longtail_model::ShardId;
+use longtail_model::{ShardId, Timestamp};
 use tokio::runtime::Handle;
 
 use crate::access::{Admission, Denied, Login};
@@ -23,7 +23,7 @@ use crate::codec::{HEARTBEAT, ReplyCode};
 use crate::config::Config;
 use crate::exception::Exception;
 use crate::replies::{Mailbox, Place, Reply};
-use crate::session::{Action, After, Ended, Op, Session};
+use crate::session::{Action, After, Ended, Op, Origin, Session};
 use crate::streams::Outgoing;
 use crate::subjects::Told;
 use crate::tenant::Tenant;
@@ -139,6 +139,9 @@ impl Protocol for Amqp {
             .identity()
             .and_then(|known| known.names().into_iter().next());
         session.introduce(self.frame_max, certified);
+        if self.inside {
+            session.is_of_this_process();
+        }
         Ok(Client { session, runtime })
     }
 
@@ -232,10 +235,11 @@ fn act(conn: &Arc<Conn>) -> bool {
         return false;
     };
     let mut outgoing = Outgoing::new();
+    let mut queued = false;
     for action in actions {
-        carry_out(conn, action, &runtime, &mut outgoing);
+        queued |= carry_out(conn, action, &runtime, &mut outgoing);
     }
-    let queued = !outgoing.is_empty();
+    queued |= !outgoing.is_empty();
     conn.protocol().tenant.streams().send(&mut outgoing);
     if after.resume {
         conn.resume();
@@ -243,7 +247,8 @@ fn act(conn: &Arc<Conn>) -> bool {
     queued
 }
 
-fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut Outgoing) {
+/// `true`: something was queued at a shard.
+fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut Outgoing) -> bool {
     let service = conn.protocol();
     let shards = service.tenant.shards();
     match action {
@@ -251,6 +256,13 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut 
         Action::Heartbeat(seconds) => heartbeat(conn, seconds, runtime),
         Action::Admit => admit(conn, runtime),
         Action::OpenChannel(number) => open_channel(conn, number),
+        Action::Attach {
+            channel,
+            incarnation,
+            consumer,
+            shard,
+        } => return attach_reader(conn, (channel, incarnation), consumer, shard),
+        Action::DetachReader(ended) => detach(&**shards, ended),
         Action::Detach(ended) => {
             detach(&**shards, ended);
             uncount(conn);
@@ -266,6 +278,8 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut 
                 runtime.spawn(async move { told(topology.delete_unused(&queue).await) });
             }
         }
+        Action::Blocked => conn.set_idle_timeout(None),
+        Action::Renew => renew(conn, runtime),
         Action::Watch => watch(conn, runtime),
         Action::Lay(laying) => {
             if let Some(topology) = topology(conn) {
@@ -296,6 +310,7 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut 
             });
         }
     }
+    false
 }
 
 /// Channels have ended: they count for their user no more.
@@ -424,6 +439,8 @@ fn admit(conn: &Arc<Conn>, runtime: &Handle) {
                 }
             },
         };
+        let expires = (admitted.as_ref().ok()).and_then(|(admitted, _)| admitted.expires);
+        ends_at(&conn, expires, &runtime_of_task);
         let standing = service.admission.now(&user, &space);
         let has_account = matches!(standing, Standing::Granted(_));
         let impersonates = |login: &Login<'_>| service.admission.impersonates(login);
@@ -436,13 +453,58 @@ fn admit(conn: &Arc<Conn>, runtime: &Handle) {
     });
 }
 
+/// The client is told to go at this time, unless it shows another secret before.
+fn ends_at(conn: &Arc<Conn>, at: Option<Timestamp>, runtime: &Handle) {
+    let secret = conn.with(|client, _| client.session.next_secret());
+    let Some((secret, at)) = secret.zip(at) else {
+        return;
+    };
+    let now = conn.protocol().tenant.now();
+    let conn: Weak<Conn> = Arc::downgrade(conn);
+    runtime.spawn(async move {
+        tokio::time::sleep(Duration::from_millis(at.millis_since(now))).await;
+        let Some(conn) = conn.upgrade() else { return };
+        if conn.with(|client, out| client.session.expire(secret, out)) == Some(true) {
+            conn.close(CloseReason::Kicked);
+            conn.flush_soon();
+        }
+    });
+}
+
+/// Asks whether the client would be let in with the secret that it shows now.
+fn renew(conn: &Arc<Conn>, runtime: &Handle) {
+    let (conn, runtime_of_task) = (Arc::clone(conn), runtime.clone());
+    runtime.spawn_blocking(move || {
+        let service = Arc::clone(conn.protocol());
+        let vhost = conn.with(|client, _| Arc::clone(&client.session.asker().vhost));
+        let Some(vhost) = vhost else { return };
+        let space = service.tenant.space_of(&vhost);
+        let renewed = with_login(&conn, &space, |login| service.admission.renew(login));
+        let Some(renewed) = renewed else { return };
+        if let Err(denied) = &renewed {
+            tracing::info!(peer = ?conn.peer(), %denied, "a new secret is refused");
+        }
+        let renewed = renewed.ok();
+        if let Some(admitted) = &renewed {
+            ends_at(&conn, admitted.expires, &runtime_of_task);
+        }
+        let grants = renewed.map(|admitted| admitted.grants);
+        answer(&conn, |session, out| session.renewed(grants, out));
+    });
+}
+
+/// How long a client may say nothing that has so many seconds between its heartbeats; `None`: for ever.
+pub(crate) fn silence(heartbeat_s: u16) -> Option<Duration> {
+    let interval = Duration::from_secs(heartbeat_s.into());
+    (heartbeat_s > 0).then(|| interval * 2 + SILENCE_SLACK)
+}
+
 fn heartbeat(conn: &Arc<Conn>, seconds: u16, runtime: &Handle) {
+    conn.set_idle_timeout(silence(seconds));
     if seconds == 0 {
-        conn.set_idle_timeout(None);
         return;
     }
     let interval = Duration::from_secs(seconds.into());
-    conn.set_idle_timeout(Some(interval * 2 + SILENCE_SLACK));
     let (conn, mut sent): (Weak<Conn>, u64) = (Arc::downgrade(conn), conn.bytes_out());
     runtime.spawn(async move {
         loop {
@@ -521,7 +583,7 @@ fn open_channel(conn: &Arc<Conn>, number: u16) {
     let attach = |shard: u16| {
         let effects = Effects {
             conn: Arc::clone(conn),
-            at: (number, incarnation, usize::from(shard)),
+            at: (number, incarnation, Origin::Shard(shard.into())),
             touched: AtomicBool::new(false),
         };
         (
@@ -544,6 +606,30 @@ fn open_channel(conn: &Arc<Conn>, number: u16) {
         detach(&**shards, sessions);
     }
     settle(conn);
+}
+
+/// A consumer of a stream has a session of its own: while it waits for something to read, nothing else of that goes on.
+fn attach_reader(conn: &Arc<Conn>, at: (u16, u32), consumer: u32, shard: ShardId) -> bool {
+    let shards = conn.protocol().tenant.shards();
+    let effects = Effects {
+        conn: Arc::clone(conn),
+        at: (at.0, at.1, Origin::Reader(consumer)),
+        touched: AtomicBool::new(false),
+    };
+    let session = shards.attach(shard, Arc::new(effects));
+    let attached = conn.with(|client, out| {
+        client
+            .session
+            .attached(at, consumer, (shard, session))
+            .then(|| client.session.send(&**shards, out))
+    });
+    match attached.flatten() {
+        Some(queued) => queued,
+        None => {
+            shards.detach(shard, session);
+            false
+        }
+    }
 }
 
 fn change(conn: &Arc<Conn>, op: Op, runtime: &Handle) {
@@ -569,6 +655,14 @@ impl Mailbox for Inbox {
         }
     }
 
+    fn queue_gone(&self, at: Place, consumer: u32) {
+        if let Some(conn) = self.0.upgrade() {
+            conn.with(|client, out| client.session.queue_gone(at, consumer, out));
+            act_and_run(&conn);
+            conn.flush_soon();
+        }
+    }
+
     fn shared(&self, at: Place, told: Told, refused: bool) {
         let Some(conn) = self.0.upgrade() else { return };
         let tenant = Arc::clone(&conn.protocol().tenant);
@@ -588,11 +682,11 @@ impl Mailbox for Inbox {
     }
 }
 
-/// Where a shard's effects for one channel go.
+/// Where a shard's effects for one channel, or one consumer of it, go.
 struct Effects {
     conn: Arc<Conn>,
-    /// Channel, its incarnation, the number of the shard.
-    at: (u16, u32, usize),
+    /// Channel, its incarnation, and whose effects these are.
+    at: (u16, u32, Origin),
     /// Something was said since the last flush.
     touched: AtomicBool,
 }

@@ -85,6 +85,8 @@ impl Store {
 struct Manner {
     shard: ShardId,
     priority: Priority,
+    /// How long it may stay; a stream keeps it whatever it says itself.
+    expires_ms: Option<u64>,
 }
 
 /// The records of a message in these queues, but for those that have had it. What they note of it goes to `noted`.
@@ -104,6 +106,7 @@ pub(crate) fn in_queues(
         let manner = Manner {
             shard: queue.shard,
             priority: queue.priority(parcel.priority),
+            expires_ms: parcel.expiration_ms.filter(|_| !queue.is_stream()),
         };
         if let Some((_, store)) = stores.iter_mut().find(|(known, _)| *known == manner) {
             store.also.push(queue.stream);
@@ -119,7 +122,7 @@ pub(crate) fn in_queues(
             lays: lays(queue).into_iter().collect(),
             message: NewMessage {
                 priority: manner.priority,
-                expires_ms: parcel.expiration_ms,
+                expires_ms: manner.expires_ms,
                 headers: headers.clone(),
                 payload: parcel.body.clone(),
                 ..NewMessage::default()

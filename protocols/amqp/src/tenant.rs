@@ -10,6 +10,7 @@ use longtail_engine::runtime::Shards;
 use longtail_model::Timestamp;
 use tokio::runtime::Handle;
 
+use crate::alarms::{self, Alarms, Machine, Short};
 use crate::census::Census;
 use crate::config::Config;
 use crate::exception::Exception;
@@ -31,6 +32,7 @@ pub struct Tenant {
     census: Census,
     policies: Arc<Policies>,
     lettered: Arc<Lettered>,
+    alarms: Alarms,
     /// Of connections.
     numbers: AtomicU64,
 }
@@ -62,6 +64,7 @@ impl Tenant {
             census: Census::default(),
             lettered: Arc::default(),
             policies: Arc::new(Policies::load(Arc::clone(&broker))),
+            alarms: Alarms::default(),
             numbers: AtomicU64::new(0),
             broker,
         })
@@ -83,9 +86,31 @@ impl Tenant {
     }
 
     /// What goes on beside connections runs here from now on: on a runtime that lasts as long as the service.
-    pub fn live_on(&self, runtime: &Handle) {
+    pub fn live_on(self: &Arc<Self>, runtime: &Handle) {
         // Only the first counts.
-        let _ = self.runtime.set(runtime.clone());
+        if self.runtime.set(runtime.clone()).is_ok() {
+            alarms::watch(self, runtime);
+        }
+    }
+
+    /// What is short.
+    #[must_use]
+    pub fn alarms(&self) -> &Alarms {
+        &self.alarms
+    }
+
+    /// What the machine has.
+    #[must_use]
+    pub fn machine(&self) -> Machine {
+        Machine::look(self.broker.config().data.as_deref())
+    }
+
+    /// Looks whether something is short, and lets publishers go on when nothing is any more. May wait.
+    pub(crate) fn look(&self) {
+        let short = Short::of(&self.machine(), &self.config);
+        if self.alarms.note(short) {
+            self.census.unblock();
+        }
     }
 
     /// The settings.

@@ -4,6 +4,8 @@ use longtail_broker::Catalog;
 use longtail_broker::catalog::Write;
 use serde::{Deserialize, Serialize};
 
+use crate::queue::QueueType;
+
 /// What is said of a vhost.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -14,12 +16,21 @@ pub struct Vhost {
     pub tags: Vec<String>,
     /// It is not deleted before this is taken back.
     pub protected_from_deletion: bool,
+    /// What a queue is that does not say its type: `classic`, `quorum` or `stream`. `None`: `classic`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_queue_type: Option<String>,
     /// Queues that may be declared. `None`: any number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queues_max: Option<u64>,
 }
 
 impl Vhost {
+    /// The type of a queue that says none; `None`: nothing is said.
+    #[must_use]
+    pub fn queue_type(&self) -> Option<QueueType> {
+        self.default_queue_type.as_deref().and_then(QueueType::of)
+    }
+
     /// The name of a space's document.
     #[must_use]
     pub fn document(space: &str) -> String {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use longtail_broker::auth::{
-    AuthError, Authenticator, Credentials, Grants, Login as Granted, LoginRequest, Peer,
-    ScramExchange,
+    AccountLimits, AuthError, Authenticator, Credentials, Grants, Login as Granted, LoginRequest,
+    Peer, ScramExchange,
 };
 use longtail_edge::{Endpoint, TlsIdentity};
 use longtail_engine::runtime::Clock;
@@ -39,6 +39,8 @@ pub struct Admitted {
     pub account: Option<Arc<str>>,
     /// When what it has shown ends: it is disconnected then (0x87). `None`: never.
     pub expires: Option<Timestamp>,
+    /// What it may use together with the others of its account.
+    pub limits: AccountLimits,
 }
 
 /// How far an exchange of the enhanced authentication is (MQTT 5.0, 4.12).
@@ -103,8 +105,9 @@ pub trait Admission: Send + Sync + 'static {
         Err(Denied::unknown_method(method))
     }
 
-    /// What a client that was let in may do now; `None`: nothing any more.
-    fn now(&self, account: &str, client_id: &str) -> Option<Arc<Grants>>;
+    /// What a client that was let in may do now; `None`: nothing any more. Where it comes from is not known of one that
+    /// is away.
+    fn now(&self, account: &str, client_id: &str, from: Option<&Endpoint>) -> Option<Arc<Grants>>;
 }
 
 /// Lets everybody in who reaches the listener, and allows everything.
@@ -114,14 +117,15 @@ pub struct AdmitAll;
 impl Admission for AdmitAll {
     fn admit(&self, _login: &Login<'_>) -> Result<Admitted, Denied> {
         Ok(Admitted {
-            grants: Arc::new(Grants::full()),
+            grants: Grants::everything(),
             account: None,
             expires: None,
+            limits: AccountLimits::default(),
         })
     }
 
-    fn now(&self, _account: &str, _client_id: &str) -> Option<Arc<Grants>> {
-        Some(Arc::new(Grants::full()))
+    fn now(&self, _: &str, _: &str, _: Option<&Endpoint>) -> Option<Arc<Grants>> {
+        Some(Grants::everything())
     }
 }
 
@@ -143,6 +147,12 @@ pub struct Accounts {
 }
 
 impl Accounts {
+    fn grants(&self, account: &str, login: &Login<'_>) -> Result<Granted, AuthError> {
+        let from = Some(peer(login.remote));
+        self.authenticator
+            .grants_from(account, &self.space, login.client_id, from)
+    }
+
     fn request<'a>(&'a self, login: &Login<'a>, names: &'a [String]) -> LoginRequest<'a> {
         let credentials = match login.username {
             Some(user) => Credentials::Password {
@@ -154,7 +164,7 @@ impl Accounts {
         };
         LoginRequest {
             credentials,
-            peer: peer(login),
+            peer: peer(login.remote),
             space: &self.space,
             client_id: login.client_id,
         }
@@ -164,9 +174,7 @@ impl Accounts {
 impl Admission for Accounts {
     fn admit(&self, login: &Login<'_>) -> Result<Admitted, Denied> {
         let granted = match &self.account {
-            Some(account) => self
-                .authenticator
-                .grants(account, &self.space, login.client_id),
+            Some(account) => self.grants(account, login),
             None => {
                 let names = login.identity.map(TlsIdentity::names).unwrap_or_default();
                 let request = self.request(login, &names);
@@ -174,10 +182,7 @@ impl Admission for Accounts {
                     (Some(account), Credentials::Anonymous) if account.is_empty() => {
                         Err(AuthError::BadCredentials)
                     }
-                    (Some(account), Credentials::Anonymous) => {
-                        self.authenticator
-                            .grants(account, &self.space, login.client_id)
-                    }
+                    (Some(account), Credentials::Anonymous) => self.grants(account, login),
                     _ => self.authenticator.authenticate(&request, self.clock.now()),
                 }
             }
@@ -194,7 +199,7 @@ impl Admission for Accounts {
         }
         let begun = self
             .authenticator
-            .begin_scram(data, peer(login), self.clock.now());
+            .begin_scram(data, peer(login.remote), self.clock.now());
         let (exchange, answer) = begun.map_err(|error| denied(&error))?;
         let scram = Scram {
             accounts: self.clone(),
@@ -209,10 +214,11 @@ impl Admission for Accounts {
             && !self.authenticator.directory().has_no_accounts()
     }
 
-    fn now(&self, account: &str, client_id: &str) -> Option<Arc<Grants>> {
+    fn now(&self, account: &str, client_id: &str, from: Option<&Endpoint>) -> Option<Arc<Grants>> {
+        let from = from.map(peer);
         let login = self
             .authenticator
-            .grants(account, &self.space, client_id)
+            .grants_from(account, &self.space, client_id, from)
             .ok()?;
         Some(login.grants)
     }
@@ -240,8 +246,8 @@ impl Exchange for Scram {
     }
 }
 
-fn peer(login: &Login<'_>) -> Peer {
-    match login.remote {
+fn peer(remote: &Endpoint) -> Peer {
+    match remote {
         Endpoint::Tcp(address) => Peer::Address(address.ip()),
         Endpoint::Unix(_) => Peer::Unix,
     }
@@ -261,6 +267,11 @@ fn admitted(login: &Login<'_>, granted: &Granted) -> Result<Admitted, Denied> {
             .map(|account| account.name.as_str().into()),
         grants: Arc::clone(&granted.grants),
         expires: granted.expires,
+        limits: granted
+            .account
+            .as_ref()
+            .map(|account| account.limits)
+            .unwrap_or_default(),
     })
 }
 

@@ -370,8 +370,8 @@ fn view(client_id: &Arc<str>, seen: &Seen<'_>) -> Option<SessionView> {
         }
         Seen::Away(membership, expires) => Some(membership.look(|state| SessionView {
             client_id: Arc::clone(client_id),
-            account: state.about().account.clone(),
-            version: state.about().version,
+            account: state.about().and_then(|about| about.account.clone()),
+            version: state.about().map(|about| about.version),
             connected: None,
             expires: *expires,
             levels: state.levels(),

@@ -170,7 +170,7 @@ impl Client {
         if let Some(earlier) = seating.earlier {
             self.link = Link::Earlier(earlier);
         }
-        cx.counters.client_came();
+        cx.counters.client_came(session.account());
         if !session.is_lasting() {
             session.welcome(cx, out);
             return Some(Accepted::In);

@@ -319,6 +319,13 @@ pub struct Limits {
     pub unknown_release_is_told: bool,
     /// Denied publishes of clients that cannot be told.
     pub denied_publish: DeniedPublish,
+    /// Whether a publish or a subscription that is not allowed ends the connection (0x87), however its client could be
+    /// told.
+    pub denied_disconnects: bool,
+    /// Whether messages are sent at the QoS of the subscription, also if they were published at a lower one.
+    pub upgrade_qos: bool,
+    /// What client identifiers have to begin with, one of these; others are refused (0x87). Empty: with anything.
+    pub client_id_prefixes: Arc<[Box<str>]>,
     /// Whether the will of a connection is published when another one of the same client takes a session over that
     /// lives on.
     pub will_at_takeover: bool,
@@ -405,6 +412,9 @@ impl Default for Limits {
             bad_password_is_not_authorized: false,
             unknown_release_is_told: false,
             denied_publish: DeniedPublish::default(),
+            denied_disconnects: false,
+            upgrade_qos: false,
+            client_id_prefixes: Arc::new([]),
             will_at_takeover: true,
             server_reference: "".into(),
             response_information: "".into(),

@@ -5,11 +5,13 @@
 //! ([`census`](crate::census)) and at their end.
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use longtail_broker::ephemeral::DropReason;
 
 use crate::codec::Qos;
+use crate::usage::Usage;
 
 /// Totals since the start, and a few levels.
 #[derive(Debug, Default)]
@@ -34,6 +36,7 @@ pub struct Counters {
     pub held_up: AtomicU64,
     /// Wills published.
     pub wills: AtomicU64,
+    usage: Usage,
     dropped: [AtomicU64; DropReason::ALL.len()],
     handed_over: [AtomicU64; Traffic::COUNTS],
 }
@@ -57,10 +60,26 @@ impl Counters {
     }
 
     /// A client is in.
-    pub(crate) fn client_came(&self) {
+    pub(crate) fn client_came(&self, account: Option<&Arc<str>>) {
+        if let Some(account) = account {
+            self.usage.came(account);
+        }
         let connected = self.connected.fetch_add(1, Ordering::Relaxed) + 1;
         self.connected_max.fetch_max(connected, Ordering::Relaxed);
         self.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A client has gone.
+    pub(crate) fn client_gone(&self, account: Option<&Arc<str>>) {
+        self.connected.fetch_sub(1, Ordering::Relaxed);
+        if let Some(account) = account {
+            self.usage.gone(account);
+        }
+    }
+
+    /// What each account uses.
+    pub(crate) fn usage(&self) -> &Usage {
+        &self.usage
     }
 
     /// Adds what a session has counted since it was last asked.

@@ -14,6 +14,7 @@
 //! [`bridge`] connects to other brokers, [`control`] administers the server by messages.
 
 pub mod access;
+pub mod acl;
 pub mod bans;
 pub mod bridge;
 pub mod census;
@@ -40,6 +41,7 @@ pub mod sys;
 pub mod template;
 pub mod tenant;
 mod timers;
+mod usage;
 
 pub use access::{Accounts, Admission, AdmitAll, Admitted, Denied, Exchange, Login, Step};
 pub use config::{Config, Limits, Profile};

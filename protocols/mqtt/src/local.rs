@@ -161,7 +161,7 @@ impl LocalClient {
     /// # Errors
     /// When there is no such account.
     pub fn as_account(&self, account: &str) -> Result<Self, LocalError> {
-        let grants = self.tenant.rights().now(account, &self.info.id);
+        let grants = self.tenant.rights().now(account, &self.info.id, None);
         let grants = grants.ok_or_else(|| LocalError::Account(account.to_owned()))?;
         let (tenant, id) = (Arc::clone(&self.tenant), Arc::clone(&self.info.id));
         let account = Some(account.into());
@@ -360,7 +360,7 @@ impl LocalClient {
             screen: screen.filter(|_| verdict == Verdict::Screened),
             dropped: AtomicU64::new(0),
         });
-        let handle = LiveHandle::new(self.origin, Box::new(Shared(Arc::clone(&sink))));
+        let handle = LiveHandle::new(self.origin, Shared(Arc::clone(&sink)));
         let subscription = Subscription {
             options: handle.options(LiveOptions::default()),
             dollar: DollarRule::Hide,

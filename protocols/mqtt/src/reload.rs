@@ -36,7 +36,10 @@ impl Tenant {
             return;
         };
         let service = conn.protocol();
-        let Some(grants) = service.admission().now(&account, &client_id) else {
+        let Some(grants) = service
+            .admission()
+            .now(&account, &client_id, Some(conn.peer()))
+        else {
             tracing::info!(client = %client_id, %account, "its account is gone");
             end_login(conn);
             return;

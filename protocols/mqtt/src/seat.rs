@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use longtail_broker::ephemeral::{
-    Deliveries, Delivery, DropReason, LiveHandle, LiveOptions, Run, Subscriber, Target,
+    Deliveries, Delivery, DropReason, Live, LiveOptions, Run, Subscriber, Target,
 };
 use longtail_broker::message::{Origin, SharedMessage};
 use longtail_broker::router::SubscribeError;
@@ -21,10 +21,7 @@ pub(crate) type Conn = Connection<Mqtt>;
 
 /// A session's place in the router.
 #[derive(Clone)]
-pub(crate) struct Membership {
-    handle: LiveHandle,
-    seat: Arc<Seat>,
-}
+pub(crate) struct Membership(Arc<Live<Seat>>);
 
 /// Where the session is.
 struct Seat {
@@ -47,8 +44,6 @@ enum Place {
     Away(Box<State>),
 }
 
-struct Sink(Arc<Seat>);
-
 impl Membership {
     /// For a session that ends with its connection.
     pub(crate) fn bound(tenant: Arc<Tenant>, origin: Origin, conn: Arc<Conn>) -> Self {
@@ -68,15 +63,15 @@ impl Membership {
     /// Brings the router up to date with a session that came or went: without a connection it has no live subscriptions,
     /// so that thousands of them cost a publisher nothing. No lock may be held.
     pub(crate) fn route(&self) {
-        let _one = self.seat.routing.lock();
+        let _one = self.seat().routing.lock();
         let listed = |state: &State| -> Vec<(Filter, Option<Arc<str>>, LiveOptions)> {
             let held = state.subscriptions.values();
             held.map(|held| (held.filter.clone(), held.group.clone(), held.options))
                 .collect()
         };
-        let conn = match &*self.seat.place.lock() {
+        let conn = match &*self.seat().place.lock() {
             Place::Connected(conn, _) => Ok(Arc::clone(conn)),
-            Place::Bound => match &self.seat.bound {
+            Place::Bound => match &self.seat().bound {
                 Some(conn) => Ok(Arc::clone(conn)),
                 None => return,
             },
@@ -91,9 +86,9 @@ impl Membership {
             Err(gone) => (gone, Vec::new()),
         };
         let target = self.target();
-        let shares = &self.seat.tenant.limits().shares;
-        let over = self.seat.gone.load(Ordering::Acquire);
-        self.seat.tenant.space().router.update(|router| {
+        let shares = &self.seat().tenant.limits().shares;
+        let over = self.seat().gone.load(Ordering::Acquire);
+        self.seat().tenant.space().router.update(|router| {
             for (filter, group, _) in &gone {
                 router.unsubscribe(filter, target, group.as_deref());
             }
@@ -102,7 +97,8 @@ impl Membership {
                     router.unsubscribe(filter, target, group.as_deref());
                     continue;
                 }
-                let subscription = routed(group.as_ref(), shares, self.handle.options(*options));
+                let subscription =
+                    routed(group.as_ref(), shares, self.0.handle().options(*options));
                 if let Err(error) = router.subscribe(filter, target, subscription) {
                     tracing::warn!(%error, "a subscription is not restored");
                 }
@@ -111,27 +107,28 @@ impl Membership {
     }
 
     fn new(tenant: Arc<Tenant>, origin: Origin, bound: Option<Arc<Conn>>, place: Place) -> Self {
-        let seat = Arc::new(Seat {
+        let seat = Seat {
             bound,
             place: Mutex::new(place),
             tenant,
             gone: AtomicBool::new(false),
             routing: Mutex::new(()),
-        });
-        Membership {
-            handle: LiveHandle::new(origin, Box::new(Sink(Arc::clone(&seat)))),
-            seat,
-        }
+        };
+        Membership(Live::new(origin, seat))
+    }
+
+    fn seat(&self) -> &Seat {
+        self.0.sink()
     }
 
     /// Adds a subscription to the router.
     pub(crate) fn subscribe(&self, wanted: &Wanted) -> Result<(), SubscribeError> {
-        let router = &self.seat.tenant.space().router;
-        let shares = &self.seat.tenant.limits().shares;
-        let options = self.handle.options(wanted.options);
+        let router = &self.seat().tenant.space().router;
+        let shares = &self.seat().tenant.limits().shares;
+        let options = self.0.handle().options(wanted.options);
         let subscription = wanted.subscription(shares, options);
-        router.subscribe(&wanted.filter, self.handle.target(), subscription)?;
-        if self.seat.gone.load(Ordering::Acquire) {
+        router.subscribe(&wanted.filter, self.0.target(), subscription)?;
+        if self.seat().gone.load(Ordering::Acquire) {
             // The session ended meanwhile, and whoever ended it may have been here before.
             router.unsubscribe(&wanted.filter, self.target(), wanted.group.as_deref());
         }
@@ -143,7 +140,7 @@ impl Membership {
         if refused.is_empty() {
             return;
         }
-        self.seat.tenant.space().router.update(|router| {
+        self.seat().tenant.space().router.update(|router| {
             for wanted in refused {
                 router.unsubscribe(&wanted.filter, self.target(), wanted.group.as_deref());
             }
@@ -151,16 +148,16 @@ impl Membership {
     }
 
     pub(crate) fn target(&self) -> Target {
-        self.handle.target()
+        self.0.target()
     }
 
     /// The session is over: nothing of it stays in the router.
     pub(crate) fn discard(&self, state: &State) {
-        self.seat.gone.store(true, Ordering::Release);
+        self.seat().gone.store(true, Ordering::Release);
         if state.subscriptions.is_empty() {
             return;
         }
-        self.seat.tenant.space().router.update(|router| {
+        self.seat().tenant.space().router.update(|router| {
             for held in state.subscriptions.values() {
                 router.unsubscribe(&held.filter, self.target(), held.group.as_deref());
             }
@@ -169,7 +166,7 @@ impl Membership {
 
     /// The session stays while its client is away. `state` is what its connection left; what has come since is added.
     pub(crate) fn put_away(&self, state: State) {
-        let mut place = self.seat.place.lock();
+        let mut place = self.seat().place.lock();
         let mut state = Box::new(state);
         if let Place::Connected(_, Some(missed)) = &mut *place {
             state.append(std::mem::take(&mut **missed));
@@ -185,7 +182,7 @@ impl Membership {
         left: Option<State>,
         seated: impl FnOnce(State) -> Option<State>,
     ) -> bool {
-        let mut place = self.seat.place.lock();
+        let mut place = self.seat().place.lock();
         let state = match (&mut *place, left) {
             (Place::Connected(_, missed), left) => {
                 let mut state = left.unwrap_or_default();
@@ -220,7 +217,7 @@ impl Membership {
 
     /// Looks at the session while it is away, or at what has come since its connection ended.
     pub(crate) fn look<R>(&self, look: impl FnOnce(&State) -> R) -> R {
-        match &*self.seat.place.lock() {
+        match &*self.seat().place.lock() {
             Place::Connected(_, Some(state)) | Place::Away(state) => look(state),
             Place::Connected(_, None) | Place::Bound => look(&State::default()),
         }
@@ -228,7 +225,7 @@ impl Membership {
 
     /// What is away.
     pub(crate) fn take_away(&self) -> State {
-        match &mut *self.seat.place.lock() {
+        match &mut *self.seat().place.lock() {
             Place::Connected(_, Some(state)) | Place::Away(state) => std::mem::take(&mut **state),
             Place::Connected(_, None) | Place::Bound => State::default(),
         }
@@ -252,17 +249,16 @@ fn deliver_to<R>(conn: &Arc<Conn>, work: impl FnOnce(&mut Session, &mut Out) -> 
     Some(result)
 }
 
-impl Subscriber for Sink {
+impl Subscriber for Seat {
     fn deliver(&self, message: &SharedMessage, options: &[LiveOptions]) -> Delivery {
-        let seat = &*self.0;
-        let cx = seat.tenant.cx_at(message.published);
+        let cx = self.tenant.cx_at(message.published);
         let deliver =
             |session: &mut Session, out: &mut Out| session.deliver(message, options, &cx, out);
-        if let Some(conn) = &seat.bound {
+        if let Some(conn) = &self.bound {
             let closed = Delivery::Dropped(DropReason::Closed);
             return deliver_to(conn, deliver).unwrap_or(closed);
         }
-        match &mut *seat.place.lock() {
+        match &mut *self.place.lock() {
             Place::Connected(conn, missed) => deliver_to(conn, deliver)
                 .unwrap_or_else(|| missed.get_or_insert_default().keep(message, options, &cx)),
             Place::Away(state) => state.keep(message, options, &cx),
@@ -271,22 +267,21 @@ impl Subscriber for Sink {
     }
 
     fn deliver_run(&self, run: &Run<'_>, options: &[LiveOptions], deliveries: &mut Deliveries) {
-        let seat = &*self.0;
         let [.., last] = run.messages() else { return };
-        let cx = seat.tenant.cx_at(last.published);
+        let cx = self.tenant.cx_at(last.published);
         let mut deliver = |conn: &Arc<Conn>| {
             deliver_to(conn, |session, out| {
                 session.deliver_run(run, options, &cx, out, deliveries);
             })
         };
-        if let Some(conn) = &seat.bound {
+        if let Some(conn) = &self.bound {
             if deliver(conn).is_none() {
                 let closed = Delivery::Dropped(DropReason::Closed);
                 deliveries.add(closed, run.messages().len() as u64);
             }
             return;
         }
-        let place = &mut *seat.place.lock();
+        let place = &mut *self.place.lock();
         let state = match place {
             Place::Connected(conn, missed) => {
                 if deliver(conn).is_some() {
@@ -303,14 +298,14 @@ impl Subscriber for Sink {
     }
 
     fn flush(&self) {
-        if let Some(conn) = &self.0.bound {
-            conn.flush_soon();
+        if let Some(conn) = &self.bound {
+            conn.flush_last();
             return;
         }
-        let conn = match &*self.0.place.lock() {
+        let conn = match &*self.place.lock() {
             Place::Connected(conn, _) => Arc::clone(conn),
             Place::Bound | Place::Away(_) => return,
         };
-        conn.flush_soon();
+        conn.flush_last();
     }
 }

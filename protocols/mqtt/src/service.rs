@@ -274,7 +274,7 @@ impl Protocol for Mqtt {
         let Some((epoch, _)) = client.seat else {
             return;
         };
-        tenant.counters().connected.fetch_sub(1, Ordering::Relaxed);
+        tenant.counters().client_gone(session.account());
         let silent = matches!(why, CloseReason::Draining | CloseReason::Shutdown);
         let client_id = Arc::clone(session.client_id());
         let left = session.leave();

@@ -373,7 +373,7 @@ impl Tenant {
             None => true,
             Some(account) => self
                 .rights
-                .now(account, client_id)
+                .now(account, client_id, None)
                 .is_some_and(|grants| grants.allows(Right::Publish, subject)),
         };
         if !may {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use longtail_broker::auth::{AccessList, Effect, LoginRules};
+use longtail_mqtt::acl;
 use longtail_mqtt::bans::Flapping;
 use longtail_mqtt::codec::{Qos, RetainHandling, SubscriptionOptions, TopicFilter, Version};
 use longtail_mqtt::config::{
@@ -13,6 +15,40 @@ use longtail_mqtt::{Config, Limits, Profile};
 use serde::Deserialize;
 
 use super::suggest::hint;
+
+/// `$base` with what `$from` says of the limits that the service and each of its listeners may set.
+macro_rules! overlaid {
+    ($from:expr, $base:expr) => {{
+        let (from, base) = ($from, $base);
+        let versions = from.versions.as_deref().map(versions).transpose();
+        versions.map(|versions| Limits {
+            versions: versions.unwrap_or(base.versions),
+            packet_bytes_max: from.packet_bytes_max.unwrap_or(base.packet_bytes_max),
+            receive_max: from.receive_max.unwrap_or(base.receive_max),
+            publish_rate_max: from.publish_rate_max.unwrap_or(base.publish_rate_max),
+            fast_publisher: from.fast_publisher.map_or(base.fast_publisher, Into::into),
+            server_reference: (from.server_reference.as_deref())
+                .map_or_else(|| base.server_reference.clone(), Into::into),
+            window: from.window.unwrap_or(base.window),
+            topic_aliases_in: from.topic_aliases_in.unwrap_or(base.topic_aliases_in),
+            topic_aliases_out: from.topic_aliases_out.unwrap_or(base.topic_aliases_out),
+            keep_alive_max_s: from.keep_alive_max_s.unwrap_or(base.keep_alive_max_s),
+            connect_timeout_ms: from.connect_timeout_ms.unwrap_or(base.connect_timeout_ms),
+            session_expiry_max_s: (from.session_expiry_max_s).unwrap_or(base.session_expiry_max_s),
+            qos_max: (from.qos_max.and_then(Qos::from_bits)).unwrap_or(base.qos_max),
+            retain_available: from.retain_available.unwrap_or(base.retain_available),
+            wildcards_available: from.wildcards_available.unwrap_or(base.wildcards_available),
+            shared_available: from.shared_available.unwrap_or(base.shared_available),
+            subscription_ids_available: (from.subscription_ids_available)
+                .unwrap_or(base.subscription_ids_available),
+            empty_client_id: from.empty_client_id.unwrap_or(base.empty_client_id),
+            client_id_prefix: (from.client_id_prefix.as_deref())
+                .map_or_else(|| base.client_id_prefix.clone(), Into::into),
+            topic_levels_max: from.topic_levels_max.unwrap_or(base.topic_levels_max),
+            ..base
+        })
+    }};
+}
 
 /// `mqtt.*`; what is absent is as the profile says.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -47,7 +83,9 @@ pub(crate) struct MqttSettings {
     pub(crate) subscription_ids_available: Option<bool>,
     pub(crate) empty_client_id: Option<bool>,
     pub(crate) client_id_prefix: Option<String>,
+    pub(crate) client_id_prefixes: Vec<String>,
     pub(crate) topic_levels_max: Option<usize>,
+    pub(crate) upgrade_qos: bool,
     pub(crate) will_at_takeover: Option<bool>,
     pub(crate) sys_interval_s: u32,
     pub(crate) versions: Option<Vec<String>>,
@@ -60,6 +98,13 @@ pub(crate) struct MqttSettings {
     pub(crate) flapping_ban_ms: u64,
     /// Empty: none.
     pub(crate) dynamic_security_file: String,
+    /// Empty: none.
+    pub(crate) ledger_file: String,
+    /// Empty: none.
+    pub(crate) acl_file: String,
+    pub(crate) acl_format: String,
+    pub(crate) acl_no_match: String,
+    pub(crate) acl_deny_action: String,
     #[serde(default)]
     pub(crate) rewrites: Vec<MqttRewrite>,
     #[serde(default)]
@@ -134,45 +179,10 @@ impl MqttListener {
     pub(crate) fn limits(&self, base: &Limits) -> Result<Limits, String> {
         let mount_point = self.mount_point.as_deref().filter(|text| !text.is_empty());
         let mount_point = mount_point.map(Template::prefix).transpose();
-        let versions = self.versions.as_deref().map(versions).transpose()?;
-        let base = base.clone();
         Ok(Limits {
-            versions: versions.unwrap_or(base.versions),
             mount_point: mount_point.map_err(|error| format!("mount_point: {error}"))?,
             connection_max_ms: self.connection_max_ms.unwrap_or(base.connection_max_ms),
-            packet_bytes_max: self.packet_bytes_max.unwrap_or(base.packet_bytes_max),
-            receive_max: self.receive_max.unwrap_or(base.receive_max),
-            publish_rate_max: self.publish_rate_max.unwrap_or(base.publish_rate_max),
-            fast_publisher: self.fast_publisher.map_or(base.fast_publisher, Into::into),
-            server_reference: self
-                .server_reference
-                .as_deref()
-                .map_or(base.server_reference.clone(), Into::into),
-            window: self.window.unwrap_or(base.window),
-            topic_aliases_in: self.topic_aliases_in.unwrap_or(base.topic_aliases_in),
-            topic_aliases_out: self.topic_aliases_out.unwrap_or(base.topic_aliases_out),
-            keep_alive_max_s: self.keep_alive_max_s.unwrap_or(base.keep_alive_max_s),
-            connect_timeout_ms: self.connect_timeout_ms.unwrap_or(base.connect_timeout_ms),
-            session_expiry_max_s: self
-                .session_expiry_max_s
-                .unwrap_or(base.session_expiry_max_s),
-            qos_max: self
-                .qos_max
-                .and_then(Qos::from_bits)
-                .unwrap_or(base.qos_max),
-            retain_available: self.retain_available.unwrap_or(base.retain_available),
-            wildcards_available: self.wildcards_available.unwrap_or(base.wildcards_available),
-            shared_available: self.shared_available.unwrap_or(base.shared_available),
-            subscription_ids_available: self
-                .subscription_ids_available
-                .unwrap_or(base.subscription_ids_available),
-            empty_client_id: self.empty_client_id.unwrap_or(base.empty_client_id),
-            client_id_prefix: self
-                .client_id_prefix
-                .as_deref()
-                .map_or(base.client_id_prefix.clone(), Into::into),
-            topic_levels_max: self.topic_levels_max.unwrap_or(base.topic_levels_max),
-            ..base
+            ..overlaid!(self, base.clone())?
         })
     }
 }
@@ -302,7 +312,7 @@ impl MqttSettings {
     /// What is wrong with versions, rewrites or subscriptions, with the setting's name.
     pub(crate) fn config(&self) -> Result<Config, (&'static str, String)> {
         let base = self.profile().limits();
-        let versions = self.versions.as_deref().map(versions).transpose();
+        let base = overlaid!(self, base).map_err(|why| ("mqtt.versions", why))?;
         let numbered = |at: usize, why: String| format!("number {}: {why}", at + 1);
         let rules = self.rewrites.iter().enumerate();
         let rules = rules.map(|(at, rule)| rule.rule().map_err(|why| numbered(at, why)));
@@ -319,22 +329,6 @@ impl MqttSettings {
                 ban_ms: self.flapping_ban_ms,
             },
             limits: Limits {
-                packet_bytes_max: self.packet_bytes_max.unwrap_or(base.packet_bytes_max),
-                receive_max: self.receive_max.unwrap_or(base.receive_max),
-                publish_rate_max: self.publish_rate_max.unwrap_or(base.publish_rate_max),
-                fast_publisher: self.fast_publisher.map_or(base.fast_publisher, Into::into),
-                server_reference: self
-                    .server_reference
-                    .as_deref()
-                    .map_or(base.server_reference.clone(), Into::into),
-                window: self.window.unwrap_or(base.window),
-                topic_aliases_in: self.topic_aliases_in.unwrap_or(base.topic_aliases_in),
-                topic_aliases_out: self.topic_aliases_out.unwrap_or(base.topic_aliases_out),
-                keep_alive_max_s: self.keep_alive_max_s.unwrap_or(base.keep_alive_max_s),
-                connect_timeout_ms: self.connect_timeout_ms.unwrap_or(base.connect_timeout_ms),
-                session_expiry_max_s: self
-                    .session_expiry_max_s
-                    .unwrap_or(base.session_expiry_max_s),
                 session_expiry_v3_s: self.session_expiry_v3_s.unwrap_or(base.session_expiry_v3_s),
                 sessions_max: self.sessions_max.unwrap_or(base.sessions_max),
                 queue_messages: self.queue_messages.unwrap_or(base.queue_messages),
@@ -359,26 +353,14 @@ impl MqttSettings {
                         .collect(),
                 }),
                 subscriptions_max: self.subscriptions_max.unwrap_or(base.subscriptions_max),
-                qos_max: self
-                    .qos_max
-                    .and_then(Qos::from_bits)
-                    .unwrap_or(base.qos_max),
-                retain_available: self.retain_available.unwrap_or(base.retain_available),
-                wildcards_available: self.wildcards_available.unwrap_or(base.wildcards_available),
-                shared_available: self.shared_available.unwrap_or(base.shared_available),
-                subscription_ids_available: self
-                    .subscription_ids_available
-                    .unwrap_or(base.subscription_ids_available),
-                empty_client_id: self.empty_client_id.unwrap_or(base.empty_client_id),
-                client_id_prefix: self
-                    .client_id_prefix
-                    .as_deref()
-                    .map_or(base.client_id_prefix.clone(), Into::into),
-                topic_levels_max: self.topic_levels_max.unwrap_or(base.topic_levels_max),
+                client_id_prefixes: self
+                    .client_id_prefixes
+                    .iter()
+                    .map(|prefix| prefix.as_str().into())
+                    .collect(),
+                upgrade_qos: self.upgrade_qos,
+                denied_disconnects: self.acl_deny_action == "disconnect",
                 will_at_takeover: self.will_at_takeover.unwrap_or(base.will_at_takeover),
-                versions: versions
-                    .map_err(|why| ("mqtt.versions", why))?
-                    .unwrap_or(base.versions),
                 payload_format_checked: self.payload_format_checked,
                 message_expiry_max_s: self
                     .message_expiry_max_s
@@ -390,6 +372,51 @@ impl MqttSettings {
                 ..base
             },
         })
+    }
+
+    /// The access list, read from its file; none if there is no file.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub(crate) fn access_list(&self) -> Result<Option<AccessList>, String> {
+        if self.acl_file.is_empty() {
+            return Ok(None);
+        }
+        let named =
+            |why: &dyn std::fmt::Display| format!("mqtt.acl_file: {}: {why}", self.acl_file);
+        let text = std::fs::read_to_string(&self.acl_file).map_err(|error| named(&error))?;
+        let format = match self.acl_format.as_str() {
+            "nanomq" => acl::Format::Nanomq,
+            _ => acl::Format::Emqx,
+        };
+        let otherwise = match self.acl_no_match.as_str() {
+            "allow" => Some(Effect::Allow),
+            "deny" => Some(Effect::Deny),
+            _ => None,
+        };
+        let list = acl::parse(format, &text, &self.space, otherwise);
+        list.map(Some).map_err(|error| named(&error))
+    }
+
+    /// Whom Mochi's ledger lets in, and what for, read from its file; nothing if there is no file.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub(crate) fn ledger(&self) -> Result<Option<(LoginRules, AccessList)>, String> {
+        if self.ledger_file.is_empty() {
+            return Ok(None);
+        }
+        if !self.acl_file.is_empty() {
+            return Err(
+                "mqtt.ledger_file: a ledger has an access list of its own: leave mqtt.acl_file out"
+                    .to_owned(),
+            );
+        }
+        let named =
+            |why: &dyn std::fmt::Display| format!("mqtt.ledger_file: {}: {why}", self.ledger_file);
+        let text = std::fs::read_to_string(&self.ledger_file).map_err(|error| named(&error))?;
+        let read = acl::ledger::parse(&text, &self.space);
+        read.map(Some).map_err(|error| named(&error))
     }
 
     fn profile(&self) -> Profile {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use longtail_broker::auth::Directory;
 use longtail_edge::ClientCertificates;
 use longtail_mqtt::Limits;
+use longtail_mqtt::control::dynamic::DynamicSecurity;
 use toml::Value;
 
 use super::address::ListenAddress;
@@ -48,6 +49,19 @@ pub(super) fn check(
 
     if let Err(why) = settings.bridge_configs() {
         problems.push(Problem::new(origin("bridges"), why));
+    }
+    if let Err(why) = settings.mqtt.access_list() {
+        problems.push(Problem::new(origin("mqtt.acl_file"), why));
+    }
+    if let Err(why) = settings.mqtt.ledger() {
+        problems.push(Problem::new(origin("mqtt.ledger_file"), why));
+    }
+    let dynamic = &settings.mqtt.dynamic_security_file;
+    if !dynamic.is_empty()
+        && let Err(error) = DynamicSecurity::check(dynamic.as_ref())
+    {
+        let why = format!("mqtt.dynamic_security_file: {error}");
+        problems.push(Problem::new(origin("mqtt.dynamic_security_file"), why));
     }
     match settings.mqtt.config() {
         Ok(config) => mqtt_listeners(settings, &config.limits, &origin, &mut problems),

@@ -294,6 +294,18 @@ pub(crate) const KEYS: &[Key] = &[
         "How long a consumer may hold a message that neither it nor its queue says how long: it is cancelled then. 0: for ever.",
     ),
     key(
+        "amqp.disk_free_bytes_min",
+        Kind::Bytes(0, i64::MAX),
+        Some("50000000"),
+        "While less is free on the disk of the log, clients that publish are blocked. 0: they never are.",
+    ),
+    key(
+        "amqp.memory_percent_max",
+        Kind::Number(0, 100),
+        Some("60"),
+        "While the process has more of the machine's memory, clients that publish are blocked. 0: they never are.",
+    ),
+    key(
         "amqp.product",
         Kind::Text,
         Some("\"Longtail\""),
@@ -494,6 +506,19 @@ pub(crate) const KEYS: &[Key] = &[
         "What given identifiers begin with. auto-.",
     ),
     key(
+        "mqtt.client_id_prefixes",
+        Kind::Texts,
+        Some("[]"),
+        "What client identifiers have to begin with, one of these; others are refused (0x87). Empty: with anything.",
+    ),
+    key(
+        "mqtt.upgrade_qos",
+        Kind::Switch,
+        Some("false"),
+        "Whether messages are sent at the QoS of the subscription, also those that were published at a lower one. What was \
+         published at QoS 0 is kept for nobody who is away all the same.",
+    ),
+    key(
         "mqtt.topic_levels_max",
         Kind::Number(1, 128),
         None,
@@ -566,6 +591,39 @@ pub(crate) const KEYS: &[Key] = &[
         "File of clients, groups and roles in the form of Mosquitto's dynamic security, which `mosquitto_ctrl dynsec init` \
          makes and the server rewrites: they are accounts, and are changed by messages to $CONTROL/dynamic-security/v1; \
          empty: none.",
+    ),
+    key(
+        "mqtt.ledger_file",
+        Kind::Text,
+        Some("\"\""),
+        "Mochi's ledger (YAML or JSON): who is let in beside the accounts, and an access list; read again at SIGHUP; empty: \
+         none.",
+    ),
+    key(
+        "mqtt.acl_file",
+        Kind::Text,
+        Some("\"\""),
+        "Access list whose rules stand before those of all accounts, the first that fits decides; read again at SIGHUP; \
+         empty: none.",
+    ),
+    key(
+        "mqtt.acl_format",
+        Kind::Choice(&["emqx", "nanomq"]),
+        Some("\"emqx\""),
+        "Format of that file: EMQX's acl.conf, or NanoMQ's nanomq_acl.conf.",
+    ),
+    key(
+        "mqtt.acl_no_match",
+        Kind::Choice(&["account", "allow", "deny"]),
+        Some("\"account\""),
+        "What holds where no rule of the list fits: what the client's account may do, or the same for everybody.",
+    ),
+    key(
+        "mqtt.acl_deny_action",
+        Kind::Choice(&["ignore", "disconnect"]),
+        Some("\"ignore\""),
+        "What a publish or subscription that is not allowed, by the list or otherwise, means beside its answer: nothing, or \
+         the end of the connection (0x87).",
     ),
     key(
         "mqtt.rewrites",

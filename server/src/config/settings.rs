@@ -119,6 +119,8 @@ pub(crate) struct AmqpSettings {
     pub(crate) channels_max: u16,
     pub(crate) heartbeat_s: u16,
     pub(crate) consumer_timeout_ms: u64,
+    pub(crate) disk_free_bytes_min: u64,
+    pub(crate) memory_percent_max: u8,
     pub(crate) product: String,
     pub(crate) subjects_exchange: String,
     pub(crate) management_version: String,
@@ -136,6 +138,8 @@ impl AmqpSettings {
             channel_max: self.channels_max,
             heartbeat_s: self.heartbeat_s,
             consumer_timeout_ms: self.consumer_timeout_ms,
+            disk_free_bytes_min: self.disk_free_bytes_min,
+            memory_percent_max: self.memory_percent_max,
             product: self.product.clone(),
             subjects_exchange: Some(self.subjects_exchange.clone()).filter(|name| !name.is_empty()),
             management_version: self.management_version.clone(),
@@ -218,7 +222,9 @@ impl Settings {
 
     /// Whether clients have to say who they are.
     pub(crate) fn has_accounts(&self) -> bool {
-        !self.accounts.is_empty() || !self.mqtt.dynamic_security_file.is_empty()
+        !self.accounts.is_empty()
+            || !self.mqtt.dynamic_security_file.is_empty()
+            || !self.mqtt.ledger_file.is_empty()
     }
 
     /// Accounts and spaces, checked by the broker's own rules.

@@ -98,10 +98,9 @@ const GLOBAL: &[(&str, Becomes)] = &[
         "memory_limit",
         Becomes::Not("use `limits.memory_bytes`, which bounds the connections' memory"),
     ),
-    (
-        "upgrade_outgoing_qos",
-        Becomes::Not("a message is never sent at a higher QoS than it was published with"),
-    ),
+    ("upgrade_outgoing_qos", Becomes::Switch("mqtt.upgrade_qos")),
+    // What has expired is forgotten within a second.
+    ("retain_expiry_interval", Becomes::Settled),
 ];
 
 /// Options that name plug-ins.
@@ -199,6 +198,10 @@ impl Reader {
                 self.note(line, "accounts are the server's, at all listeners");
             }
             "password_file" | "acl_file" => self.access_file(line),
+            "clientid_prefixes" => {
+                let prefixes = Value::Array(vec![line.value.as_str().into()]);
+                self.out.set("mqtt.client_id_prefixes", prefixes);
+            }
             "persistence" if line.value == "false" => self.out.set("durability", "memory"),
             "persistence" => {}
             "persistence_location" => self.out.set("data", line.value.as_str()),

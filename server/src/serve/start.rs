@@ -66,12 +66,12 @@ impl StartError {
                 | longtail::StartError::Exposed(_),
             )
             | StartError::Admin { .. } => Exit::Bind,
-            StartError::Start(longtail::StartError::DynamicSecurity(_)) => Exit::Usage,
-            StartError::Start(_) => Exit::Failure,
-            StartError::Listener { .. }
+            StartError::Start(longtail::StartError::DynamicSecurity(_))
+            | StartError::Listener { .. }
             | StartError::Accounts(_)
             | StartError::Bridges(_)
             | StartError::Mqtt(_) => Exit::Usage,
+            StartError::Start(_) => Exit::Failure,
         }
     }
 }
@@ -183,6 +183,12 @@ fn builder(
     }
     if authenticator.may_listen_publicly() {
         builder = builder.with_accounts();
+    }
+    if let Some(list) = settings.mqtt.access_list().map_err(StartError::Mqtt)? {
+        builder = builder.access_list(list);
+    }
+    if let Some((logins, list)) = settings.mqtt.ledger().map_err(StartError::Mqtt)? {
+        builder = builder.login_rules(logins).access_list(list);
     }
     if !settings.mqtt.dynamic_security_file.is_empty() {
         builder = builder.mqtt_dynamic_security(&settings.mqtt.dynamic_security_file);
@@ -334,9 +340,19 @@ impl Running for Server {
     fn reload_accounts(&self) -> Result<(), String> {
         let loaded = load(&self.sources).map_err(|error| error.to_string())?;
         let document = loaded.settings.auth_document()?;
+        let ledger = loaded.settings.mqtt.ledger()?;
+        let (logins, list) = match ledger {
+            Some((logins, list)) => (Some(Arc::new(logins)), Some(list)),
+            None => (None, loaded.settings.mqtt.access_list()?),
+        };
         let roster = self.longtail.roster();
         roster
             .reconfigure(document)
-            .map_err(|error| error.to_string())
+            .map_err(|error| error.to_string())?;
+        let list = list.map(Arc::new);
+        roster
+            .set_logins(logins)
+            .map_err(|error| error.to_string())?;
+        roster.set_access(list).map_err(|error| error.to_string())
     }
 }

@@ -513,6 +513,7 @@ impl Model {
                 config,
             } => self.define_group(&stream, &group, &config),
             Command::DeleteGroup { stream, group } => self.delete_group(&stream, &group, told),
+            Command::Locate { name, start } => Ok(self.locate(&name, start)),
             Command::PutDocument { name, body } => {
                 match body {
                     Some(body) => self.kept.documents.insert(name, body.to_vec()),

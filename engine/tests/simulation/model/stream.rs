@@ -231,6 +231,31 @@ impl Model {
         self.forget_idle(key);
     }
 
+    pub(super) fn locate(&self, stream: &StreamName, start: Start) -> Reply {
+        match self.find(stream) {
+            Some(stream) => Reply::Located(Seq(self.start_of(stream, start))),
+            None => Reply::NotFound,
+        }
+    }
+
+    /// The number from which a group or a reader gets messages.
+    fn start_of(&self, stream: u64, start: Start) -> u64 {
+        let state = &self.kept.streams[&stream];
+        let last = self.kept.spaces[&state.space].given;
+        match start {
+            Start::First => 1,
+            Start::Last => last.max(1),
+            Start::Backlog if state.groups.is_empty() => 1,
+            Start::Next | Start::Backlog => last + 1,
+            Start::At(seq) => seq.0.max(1),
+            Start::Since(when) => state
+                .messages
+                .iter()
+                .find(|(_, m)| m.created >= when.0)
+                .map_or(last + 1, |(seq, _)| *seq),
+        }
+    }
+
     pub(super) fn define_group(
         &mut self,
         stream: &StreamName,
@@ -251,19 +276,7 @@ impl Model {
                 Err(Refusal::Exists)
             };
         }
-        let last = self.kept.spaces[&state.space].given;
-        let from = match config.start {
-            Start::First => 1,
-            Start::Last => last.max(1),
-            Start::Backlog if state.groups.is_empty() => 1,
-            Start::Next | Start::Backlog => last + 1,
-            Start::At(seq) => seq.0.max(1),
-            Start::Since(when) => state
-                .messages
-                .iter()
-                .find(|(_, m)| m.created >= when.0)
-                .map_or(last + 1, |(seq, _)| *seq),
-        };
+        let from = self.start_of(stream, config.start);
         self.set_defined(stream);
         let id = self.take_id();
         let mut group = Self::new_group(id, name, config.clone(), from);

@@ -1,7 +1,10 @@
-use longtail_model::{ShardId, StreamId};
+use std::collections::{BTreeMap, HashSet};
+
+use longtail_model::{ShardId, StreamId, Timestamp};
 
 use super::*;
-use crate::codec::TableBuf;
+use crate::codec::{Properties, Table, TableBuf, Value};
+use crate::exception::Exception;
 use crate::queue::{QueueArguments, QueueConfig, QueueSettings};
 
 fn arguments(pairs: &[(&str, Value<'_>)]) -> Arc<[u8]> {

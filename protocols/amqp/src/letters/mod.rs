@@ -11,6 +11,8 @@
 //! publication, in one frame; what goes elsewhere is settled once it is stored there. So a crash loses nothing, and only
 //! between shards it may repeat something. A chain of dead letters is one step after the other: nothing recurses.
 //!
+//! What comes through the exchange that is the subjects of the space goes to whoever is not AMQP, too.
+//!
 //! An exchange that is not there, and queues that refuse a letter, end its way: it is dropped, as in RabbitMQ.
 
 mod death;
@@ -19,12 +21,13 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use longtail_broker::client::{Client, OwnedMessage, Pushed};
+use longtail_broker::message::Message as Shown;
 use longtail_broker::{Broker, BrokerError};
 use longtail_engine::command::{Settle, Step, Transaction};
 use longtail_engine::config::{GroupConfig, StreamConfig, StreamName};
 use longtail_engine::headers;
 use longtail_engine::{Command, Delivery, Handle, NewMessage, Reply, Target};
-use longtail_model::{ConsumerTag, GroupId, Link, Seq, ShardId, StreamId, Timestamp};
+use longtail_model::{ConsumerTag, GroupId, Link, Seq, ShardId, StreamId, Subject, Timestamp};
 use tokio::runtime::Handle as Runtime;
 
 use crate::codec::Properties;
@@ -33,6 +36,7 @@ use crate::queue::{DEAD_LETTERS, DeadLetter, Queue};
 use crate::session::Laying;
 use crate::session::content::Envelope;
 use crate::store::{self, Parcel, in_queues, in_waiting};
+use crate::subjects::to_message;
 use crate::tally::Tallies;
 use crate::topology::Topology;
 use death::Death;
@@ -73,6 +77,30 @@ fn stream_config() -> StreamConfig {
 
 /// A letter for some queues of a shard that want it alike.
 type Part = (ShardId, Vec<StreamId>, NewMessage);
+
+/// Where a letter goes.
+#[derive(Default)]
+struct Way {
+    parts: Vec<Part>,
+    /// What it is for whoever is not AMQP.
+    shared: Vec<Shown>,
+}
+
+impl Way {
+    /// Shows it to whoever is not AMQP, and yields what is to be published. No lock may be held.
+    fn publishes(self, topology: &Topology) -> Vec<(ShardId, Command)> {
+        let of_part = |(shard, streams, message): Part| Some((shard, publish(&streams, message)?));
+        let mut all: Vec<_> = self.parts.into_iter().filter_map(of_part).collect();
+        if let Some(subjects) = topology.subjects() {
+            let now = topology.now();
+            for message in self.shared {
+                let stored = subjects.share(&Arc::new(message), now).into_iter();
+                all.extend(stored.map(|publish| (publish.shard, publish.command)));
+            }
+        }
+        all
+    }
+}
 
 impl Letters {
     /// Sessions at every shard of a broker, without carriers yet.
@@ -160,17 +188,15 @@ impl Letters {
         let (group, seq) = (delivery.group, delivery.seq);
         // One that cannot be read, or that nobody knows of, goes no further.
         let way = message.and_then(|message| self.way_of(topology, message));
-        let stores = way.unwrap_or_default();
-        let here = stores.iter().all(|(shard, ..)| *shard == client.shard());
-        if here && !stores.is_empty() {
-            return Self::carry_here(client, (group, seq), stores);
+        let way = way.unwrap_or_default();
+        let here = way.parts.iter().all(|(shard, ..)| *shard == client.shard());
+        if here && way.shared.is_empty() && !way.parts.is_empty() {
+            return Self::carry_here(client, (group, seq), way.parts);
         }
-        let mut calls = Vec::with_capacity(stores.len());
-        for (shard, streams, message) in stores {
-            if let (Some(other), Some(publish)) = (self.client(shard), publish(&streams, message)) {
-                calls.push(other.call(publish));
-            }
-        }
+        let publishes = way.publishes(topology).into_iter();
+        let calls =
+            publishes.filter_map(|(shard, publish)| Some(self.client(shard)?.call(publish)));
+        let calls: Vec<_> = calls.collect();
         let client = Arc::clone(client);
         if calls.is_empty() {
             drop(client.call(ack(group, seq)));
@@ -237,18 +263,16 @@ impl Letters {
             self.lettered.count(Reason::MaxLength as usize);
             let record = (&*laying.headers, &[][..], &laying.body);
             let died = (&*queue.name, Reason::MaxLength, now.0);
-            for (shard, streams, message) in way_on(topology, record, died, to).unwrap_or_default()
-            {
-                if let (Some(client), Some(publish)) =
-                    (self.client(shard), publish(&streams, message))
-                {
+            let way = way_on(topology, record, died, to).unwrap_or_default();
+            for (shard, publish) in way.publishes(topology) {
+                if let Some(client) = self.client(shard) {
                     drop(client.call(publish));
                 }
             }
         }
     }
 
-    fn way_of(&self, topology: &Topology, message: &OwnedMessage) -> Option<Vec<Part>> {
+    fn way_of(&self, topology: &Topology, message: &OwnedMessage) -> Option<Way> {
         let (mut queue, mut reason, mut time, mut note) = (None, None, None, None);
         for (name, value) in headers::iter(&message.headers) {
             // The last one counts.
@@ -274,7 +298,7 @@ fn way_on(
     (encoded, subject, payload): (&[u8], &[u8], &Bytes),
     (queue, reason, time_ms): (&str, Reason, u64),
     to: &DeadLetter,
-) -> Option<Vec<Part>> {
+) -> Option<Way> {
     let envelope = Envelope::of_headers(encoded, subject);
     let properties = Properties::decode(envelope.properties).ok()?;
     let death = Death {
@@ -317,13 +341,16 @@ fn way_on(
     };
     let stores = in_queues(&routed.queues, &parcel, &mut Vec::new());
     let waiting = in_waiting(&routed.waiting, routed.delay_ms, &parcel);
-    Some(
-        stores
-            .into_iter()
-            .chain(waiting)
-            .map(store::Store::into_parts)
-            .collect(),
-    )
+    let parts = stores.into_iter().chain(waiting);
+    let shown = routed.shared.iter().filter_map(|key| {
+        let subject = Subject::parse_amqp(key).ok()?;
+        let wanted = topology.subjects()?.is_wanted(subject.as_ref());
+        wanted.then(|| to_message(key, &properties, payload, now))?
+    });
+    Some(Way {
+        shared: shown.collect(),
+        parts: parts.map(store::Store::into_parts).collect(),
+    })
 }
 
 fn publish(streams: &[StreamId], message: NewMessage) -> Option<Command> {

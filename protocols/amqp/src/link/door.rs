@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::net::UnixStream;
 
 use super::{Link, LinkError, Settings};
-use crate::access::{Admission, Denied, Login};
+use crate::access::{Admission, Admitted, Denied, Login};
 use crate::service::Amqp;
 use crate::tenant::Tenant;
 use crate::topology::fresh_name;
@@ -49,12 +49,12 @@ impl Tickets {
 }
 
 impl Admission for Tickets {
-    fn verify(&self, login: &Login<'_>) -> Result<Option<Arc<Grants>>, Denied> {
+    fn verify(&self, login: &Login<'_>) -> Result<Option<Admitted>, Denied> {
         self.find(login).map(|_| None)
     }
 
-    fn admit(&self, login: &Login<'_>) -> Result<Arc<Grants>, Denied> {
-        self.find(login).map(|ticket| ticket.grants)
+    fn admit(&self, login: &Login<'_>) -> Result<Admitted, Denied> {
+        self.find(login).map(|ticket| Admitted::with(ticket.grants))
     }
 
     fn impersonates(&self, login: &Login<'_>) -> bool {

@@ -164,10 +164,10 @@ fn cluster(m: &Management, vhosts: &[(Arc<str>, Arc<str>)], document: &mut Map<S
         let metadata = vhosts::metadata(m, space);
         json!({
             "name": **vhost, "description": metadata.description, "tags": metadata.tags,
-            "default_queue_type": "classic",
+            "default_queue_type": metadata.queue_type().unwrap_or_default().name(),
             "metadata": {
                 "description": metadata.description, "tags": metadata.tags,
-                "default_queue_type": "classic",
+                "default_queue_type": metadata.queue_type().unwrap_or_default().name(),
             },
             "limits": [],
         })
@@ -441,7 +441,7 @@ impl Management {
         };
         let is_open = direct.as_ref().is_some_and(|(open, _)| open == vhost);
         if !is_open {
-            let grants = Arc::new(Grants::full());
+            let grants = Grants::everything();
             let opened = Direct::open(&self.door, "definitions", vhost, grants).await;
             *direct = Some((vhost.to_owned(), opened.map_err(Failed::from)?));
         }

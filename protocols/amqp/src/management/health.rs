@@ -67,13 +67,14 @@ pub(super) fn node(m: &Management) -> Result<Reply, Failed> {
 
 pub(super) fn check(m: &Arc<Management>, check: &[&str]) -> Result<Reply, Failed> {
     match check {
-        [
-            "alarms"
-            | "local-alarms"
-            | "is-in-service"
-            | "ready-to-serve-clients"
-            | "virtual-hosts",
-        ] => is_well(m),
+        ["alarms" | "local-alarms"] => {
+            let alarms = m.tenant.alarms();
+            match alarms.are_raised() {
+                true => Err(failed(alarms.short().reason())),
+                false => is_well(m),
+            }
+        }
+        ["is-in-service" | "ready-to-serve-clients" | "virtual-hosts"] => is_well(m),
         // There is one node, and it answers.
         [
             "node-is-quorum-critical"

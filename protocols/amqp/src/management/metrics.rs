@@ -345,7 +345,8 @@ async fn aggregated(m: &Management, endpoint: &str) -> Result<Page, Failed> {
 
 fn process(m: &Management, page: &mut Page) {
     let process = overview::process(m);
-    let trouble = u64::from(m.tenant.broker().trouble().is_some());
+    let trouble = m.tenant.broker().trouble().is_some();
+    let short = m.tenant.alarms().short();
     for (name, help, value) in [
         (
             "process_open_fds",
@@ -374,8 +375,13 @@ fn process(m: &Management, page: &mut Page) {
         ),
         (
             "alarms_free_disk_space_watermark",
-            "Is 1 if the log takes no messages, for want of space or for another reason",
-            trouble,
+            "Is 1 if too little disk is free, or the log takes no messages",
+            u64::from(short.disk || trouble),
+        ),
+        (
+            "alarms_memory_used_watermark",
+            "Is 1 if the process has more memory than it may",
+            u64::from(short.memory),
         ),
     ] {
         page.gauge(&format!("rabbitmq_{name}"), help, &[], value);

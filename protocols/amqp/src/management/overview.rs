@@ -9,6 +9,7 @@ use super::connections::{COUNTS, numbers};
 use super::http::{Asked, Failed, Reply};
 use super::rates::{self, Thing};
 use super::{Management, page, queues};
+use crate::alarms::memory_limit;
 use crate::graph::Kind;
 
 /// Nothing: a list of what this server has none of.
@@ -177,6 +178,7 @@ fn management_port(facts: &super::Facts) -> String {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Process {
     pub(super) resident_bytes: u64,
+    /// That it may have.
     pub(super) memory_bytes: u64,
     pub(super) open_files: u64,
     pub(super) files_max: u64,
@@ -184,13 +186,7 @@ pub(super) struct Process {
 }
 
 pub(super) fn process(m: &Management) -> Process {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kib = |text: &str, name: &str| -> u64 {
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        number.unwrap_or(0_u64) * 1024
-    };
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let machine = m.tenant.machine();
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let files_max = limits
         .lines()
@@ -198,20 +194,12 @@ pub(super) fn process(m: &Management) -> Process {
         .and_then(|line| line.split_whitespace().next()?.parse().ok());
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     Process {
-        resident_bytes: kib(&status, "VmRSS:"),
-        memory_bytes: kib(&meminfo, "MemTotal:"),
+        resident_bytes: machine.resident.unwrap_or(0),
+        memory_bytes: (memory_limit(&machine, m.tenant.config()).or(machine.memory)).unwrap_or(0),
         open_files: open as u64,
         files_max: files_max.unwrap_or(0),
-        disk_free_bytes: disk_free(m),
+        disk_free_bytes: machine.disk_free.unwrap_or(0),
     }
-}
-
-fn disk_free(m: &Management) -> u64 {
-    let config = m.tenant.broker().config();
-    let Some(dir) = config.data.as_deref() else {
-        return 0;
-    };
-    rustix::fs::statvfs(dir).map_or(0, |found| found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 fn described(m: &Management) -> Value {
@@ -219,6 +207,7 @@ fn described(m: &Management) -> Value {
     let uptime = m.started.elapsed().map_or(0, |up| up.as_millis());
     let connections = m.tenant.counters().connections.load(Ordering::Relaxed);
     let trouble = m.tenant.broker().trouble();
+    let short = m.tenant.alarms().short();
     json!({
         "name": m.node(),
         "type": "disc",
@@ -238,11 +227,11 @@ fn described(m: &Management) -> Value {
         "proc_total": 1_048_576,
         "mem_used": process.resident_bytes,
         "mem_limit": process.memory_bytes,
-        "mem_alarm": false,
+        "mem_alarm": short.memory,
         "mem_calculation_strategy": "rss",
         "disk_free": process.disk_free_bytes,
-        "disk_free_limit": 50_000_000,
-        "disk_free_alarm": trouble.is_some(),
+        "disk_free_limit": m.tenant.config().disk_free_bytes_min,
+        "disk_free_alarm": short.disk || trouble.is_some(),
         "partitions": [],
         "exchange_types": [],
         "auth_mechanisms": [

@@ -122,14 +122,20 @@ fn shown(
         return Value::Object(object);
     };
     let thing = Thing::Queue(Arc::clone(space), Arc::clone(&queue.name));
-    let total = info.ready + info.held + info.delayed;
+    // Nobody takes anything out of a stream: all of it is there for everybody.
+    let ready = if queue.is_stream() {
+        info.messages
+    } else {
+        info.ready
+    };
+    let total = ready + info.held + info.delayed;
     let counters = counters(queue, info);
     let rates = m.rates.look(thing, m.now_ms(), &counters);
     let mut stats = Map::new();
     rates::put(&mut stats, COUNTS, &counters, &rates);
     for (name, number) in [
         ("messages", total),
-        ("messages_ready", info.ready),
+        ("messages_ready", ready),
         ("messages_unacknowledged", info.held),
     ] {
         object.insert(name.to_owned(), number.into());
@@ -146,7 +152,7 @@ fn shown(
         "messages_persistent": if durable { total } else { 0 },
         "messages_ram": if durable { 0 } else { total },
         "message_bytes": info.bytes,
-        "message_bytes_ready": share(info.ready),
+        "message_bytes_ready": share(ready),
         "message_bytes_unacknowledged": share(info.held),
         "message_bytes_persistent": if durable { info.bytes } else { 0 },
         "message_bytes_ram": if durable { 0 } else { info.bytes },

@@ -11,6 +11,7 @@ use super::fields;
 use super::http::{Asked, Failed, Reply};
 use super::rates::{self, Thing};
 use super::{Management, overview, page, parameters};
+use crate::queue::QueueType;
 use crate::vhost::Vhost;
 
 /// Most tags of a vhost.
@@ -41,7 +42,7 @@ pub(super) async fn set_metadata(m: &Management, space: &str, vhost: &Vhost) -> 
     let write = write.map_err(|error| Failed::internal(error.to_string()))?;
     self::write(m, write.name, write.body).await?;
     let topology = m.topology_of(&space.into()).await?;
-    topology.limit_queues(vhost.queues_max);
+    topology.govern(vhost);
     Ok(())
 }
 
@@ -85,9 +86,10 @@ async fn shown(m: &Management, vhost: &Arc<str>, space: &Arc<str>) -> Result<Val
         "name": **vhost,
         "description": known.description,
         "tags": known.tags,
-        "default_queue_type": "classic",
+        "default_queue_type": known.queue_type().unwrap_or_default().name(),
         "metadata": {
-            "description": known.description, "tags": known.tags, "default_queue_type": "classic",
+            "description": known.description, "tags": known.tags,
+            "default_queue_type": known.queue_type().unwrap_or_default().name(),
         },
         "tracing": false,
         "protected_from_deletion": known.protected_from_deletion,
@@ -159,14 +161,16 @@ pub(super) async fn make(
     if fields::flag(object, "tracing")? == Some(true) {
         return Err(Failed::bad("tracing is not supported yet"));
     }
-    match fields::text(object, "default_queue_type")? {
-        None | Some("" | "undefined" | "classic") => {}
+    let queue_type = match fields::text(object, "default_queue_type")? {
+        None => None,
+        Some("" | "undefined") => Some(None),
+        Some(kind) if QueueType::of(kind).is_some() => Some(Some(kind.to_owned())),
         Some(kind) => {
             return Err(Failed::bad(format!(
-                "default_queue_type '{kind}' is not supported yet"
+                "Unsupported default queue type: '{kind}'"
             )));
         }
-    }
+    };
     let space = m.tenant.space_of(name);
     let known = m.roster.directory().space(&space).is_some();
     if !known {
@@ -179,6 +183,7 @@ pub(super) async fn make(
         tags: tags(object)?.unwrap_or_else(|| before.tags.clone()),
         protected_from_deletion: fields::flag(object, "protected_from_deletion")?
             .unwrap_or(before.protected_from_deletion),
+        default_queue_type: queue_type.unwrap_or_else(|| before.default_queue_type.clone()),
         queues_max: before.queues_max,
     };
     if metadata != before {

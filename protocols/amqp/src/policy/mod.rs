@@ -14,7 +14,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::queue::{Overflow, QueueRules, RetryOn};
+use crate::queue::{Overflow, QueueRules, RetryOn, age_ms};
 pub use settings::Invalid;
 pub use store::{POLICIES_MAX, Policies, PolicyError};
 
@@ -119,6 +119,7 @@ impl Policy {
             expires_ms: positive("expires"),
             max_length: positive("max-length"),
             max_length_bytes: positive("max-length-bytes"),
+            max_age_ms: text("max-age").and_then(age_ms),
             overflow: text("overflow").and_then(Overflow::of),
             dead_letter_exchange: text("dead-letter-exchange").map(Arc::from),
             dead_letter_routing_key: text("dead-letter-routing-key").map(Arc::from),

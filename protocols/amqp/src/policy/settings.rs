@@ -3,6 +3,7 @@
 use regex::{Regex, RegexBuilder};
 
 use super::Policy;
+use crate::queue::age_ms;
 
 /// A policy is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -176,7 +177,7 @@ impl Policy {
                     }
                 }
                 Form::Age => {
-                    if !value.as_str().is_some_and(is_age) {
+                    if value.as_str().and_then(age_ms).is_none() {
                         return wrong("a number and one of Y M D h m s are expected".to_owned());
                     }
                 }
@@ -204,14 +205,6 @@ impl Policy {
         }
         Ok(())
     }
-}
-
-fn is_age(text: &str) -> bool {
-    let mut chars = text.chars();
-    let unit = chars.next_back();
-    unit.is_some_and(|unit| "YMDhms".contains(unit))
-        && !chars.as_str().is_empty()
-        && chars.all(|digit| digit.is_ascii_digit())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The arguments of `queue.declare`: which there are, what they may be, and which two declarations have to agree on.
 
 use super::rules::{Overflow, QueueRules, RetryOn};
+use super::stream;
 use crate::codec::{Table, Value};
 use crate::exception::{Exception, precondition};
 
@@ -12,6 +13,8 @@ pub enum QueueType {
     Classic,
     /// `quorum`: on one machine a durable queue that counts failed deliveries and bounds them.
     Quorum,
+    /// `stream`: a log that its consumers read, each at a place of its own.
+    Stream,
 }
 
 impl QueueType {
@@ -21,6 +24,23 @@ impl QueueType {
         match self {
             QueueType::Classic => "classic",
             QueueType::Quorum => "quorum",
+            QueueType::Stream => "stream",
+        }
+    }
+
+    /// By the name that clients use.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        let all = [QueueType::Classic, QueueType::Quorum, QueueType::Stream];
+        all.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// The name that texts have.
+    pub(crate) const fn module(self) -> &'static str {
+        match self {
+            QueueType::Classic => "rabbit_classic_queue",
+            QueueType::Quorum => "rabbit_quorum_queue",
+            QueueType::Stream => "rabbit_stream_queue",
         }
     }
 }
@@ -63,15 +83,13 @@ pub(super) const COMPARED: &[&str] = &[
     "x-consumer-timeout",
     "x-queue-mode",
     "x-queue-version",
+    stream::MAX_AGE,
+    stream::SEGMENT_BYTES,
+    stream::FILTER_BYTES,
 ];
 
 /// Arguments that mean something that is not built: a queue that has one is refused, not declared without it.
-const NOT_YET: &[&str] = &[
-    "x-max-age",
-    "x-name-prefix",
-    "x-stream-max-segment-size-bytes",
-    "x-stream-filter-size-bytes",
-];
+const NOT_YET: &[&str] = &["x-name-prefix"];
 
 /// Longest time to live: ten years, as in RabbitMQ.
 const TIME_MAX_MS: i64 = 315_360_000_000;
@@ -93,6 +111,12 @@ impl QueueArguments {
         let mut parsed = QueueArguments::default();
         for (key, value) in arguments.iter() {
             parsed.read(key, &value).map_err(|why| invalid(key, why))?;
+        }
+        if let Some(key) = stream::foreign(arguments, parsed.kind == QueueType::Stream) {
+            return Err(precondition(format!(
+                "invalid arg '{key}' for queue '{queue}' in vhost '{vhost}' of queue type {}",
+                parsed.kind.module()
+            )));
         }
         let rules = &parsed.rules;
         if rules.dead_letter_routing_key.is_some() && rules.dead_letter_exchange.is_none() {
@@ -169,13 +193,10 @@ impl QueueArguments {
                 self.single_active = single;
             }
             "x-queue-type" => {
-                self.kind = match value.as_str() {
-                    Some("classic") => QueueType::Classic,
-                    Some("quorum") => QueueType::Quorum,
-                    Some("stream") => return Err("'stream' is not supported yet"),
-                    _ => return Err("unknown queue type"),
-                };
+                let kind = value.as_str().and_then(QueueType::of);
+                self.kind = kind.ok_or("unknown queue type")?;
             }
+            stream::MAX_AGE => rules.max_age_ms = Some(stream::max_age(value)?),
             _ if NOT_YET.contains(&key) => return Err("not supported yet"),
             _ => check_without_effect(key, value)?,
         }
@@ -202,6 +223,14 @@ fn check_without_effect(key: &str, value: &Value<'_>) -> Result<(), &'static str
                 _ => Err("a number from 1 on is expected"),
             }
         }
+        stream::SEGMENT_BYTES => match value.as_i64() {
+            Some(0..=stream::SEGMENT_MAX) => Ok(()),
+            _ => Err("a number of bytes of at most 3000000000 is expected"),
+        },
+        stream::FILTER_BYTES => match value.as_i64() {
+            Some(16..=255) => Ok(()),
+            _ => Err("a number from 16 to 255 is expected"),
+        },
         "x-max-in-memory-length" | "x-max-in-memory-bytes" => count(value).map(|_| ()),
         "x-consumer-disconnected-timeout" => time(value, 0).map(|_| ()),
         _ => Ok(()),

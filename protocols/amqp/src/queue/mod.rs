@@ -10,6 +10,7 @@
 mod arguments;
 mod rules;
 mod settings;
+mod stream;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -21,12 +22,14 @@ use parking_lot::{Mutex, RwLock};
 use crate::codec::{Table, Value};
 use crate::exception::{Exception, precondition};
 use crate::graph::{Dedup, DedupKey, Repeated, Seen};
+use crate::replies::{Mailbox, Place};
 use crate::tally::{self, Tallies};
 use arguments::COMPARED;
 pub(crate) use arguments::time;
 pub use arguments::{QueueArguments, QueueType};
 pub use rules::{Overflow, QueueRules, RetryOn};
 pub use settings::{DEAD_LETTERS, DeadLetter, QueueSettings, Retry};
+pub(crate) use stream::age_ms;
 
 /// How a queue was declared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,15 +90,16 @@ pub(crate) fn same_arguments(
         if !same {
             return Err(precondition(format!(
                 "inequivalent arg '{key}' for {what}: received {} but current is {}",
-                described(received.as_ref()),
-                described(current.as_ref())
+                described(received.as_ref(), current.is_some()),
+                described(current.as_ref(), received.is_some())
             )));
         }
     }
     Ok(())
 }
 
-fn described(value: Option<&Value<'_>>) -> String {
+/// A value as a text has it: with its type only where the other declaration has none.
+fn described(value: Option<&Value<'_>>, beside_another: bool) -> String {
     let Some(value) = value else {
         return "none".to_owned();
     };
@@ -106,7 +110,10 @@ fn described(value: Option<&Value<'_>>) -> String {
             .as_i64()
             .map_or_else(|| format!("{value:?}"), |number| number.to_string()),
     };
-    format!("the value '{text}' of type '{}'", value.type_name())
+    match beside_another {
+        true => format!("'{text}'"),
+        false => format!("the value '{text}' of type '{}'", value.type_name()),
+    }
 }
 
 /// A queue that exists.
@@ -131,6 +138,32 @@ pub struct Queue {
     tallies: Arc<Tallies<{ tally::queue::COUNT }>>,
     /// What came before, where that is not taken again.
     seen: Option<Seen>,
+    /// Who reads it, if it is a stream: no group of it knows them.
+    readers: Mutex<Vec<Reading>>,
+}
+
+/// A consumer of a stream.
+#[derive(Clone)]
+pub(crate) struct Reading {
+    pub(crate) mailbox: Arc<dyn Mailbox>,
+    pub(crate) at: Place,
+    pub(crate) consumer: u32,
+}
+
+impl Reading {
+    fn is(&self, other: &Reading) -> bool {
+        Arc::ptr_eq(&self.mailbox, &other.mailbox)
+            && (self.at, self.consumer) == (other.at, other.consumer)
+    }
+}
+
+impl std::fmt::Debug for Reading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Reading")
+            .field(&self.at)
+            .field(&self.consumer)
+            .finish()
+    }
 }
 
 fn lays_refused(settings: &QueueSettings) -> bool {
@@ -181,6 +214,7 @@ impl Queue {
             shard,
             stream,
             config,
+            readers: Mutex::default(),
             usage: Mutex::new(Usage {
                 used: Some(Instant::now()),
                 ..Usage::default()
@@ -202,6 +236,31 @@ impl Queue {
     pub fn forget(&self, key: DedupKey) {
         if let Some(seen) = &self.seen {
             seen.forget(key);
+        }
+    }
+
+    /// Whether it is a stream: consumers read it and take nothing out.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        self.config.parsed.kind == QueueType::Stream
+    }
+
+    /// Somebody reads it, and wants to know when it goes.
+    pub(crate) fn add_reader(&self, reader: Reading) {
+        self.readers.lock().push(reader);
+    }
+
+    /// He does not read it any more.
+    pub(crate) fn remove_reader(&self, reader: &Reading) {
+        self.readers.lock().retain(|known| !known.is(reader));
+    }
+
+    /// It is gone. No lock is held.
+    pub(crate) fn tell_readers(&self) {
+        // They take themselves off the list: it must not be locked meanwhile.
+        let readers = std::mem::take(&mut *self.readers.lock());
+        for reader in readers {
+            reader.mailbox.queue_gone(reader.at, reader.consumer);
         }
     }
 
@@ -386,6 +445,10 @@ mod tests {
             "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': received none but \
              current is the value '1000' of type 'long'"
         );
+        let other = config(&[("x-message-ttl", Value::I64(2000))]).unwrap();
+        let error = current.check(&other, "q", "/").unwrap_err().reply_text();
+        let expected = "received '2000' but current is '1000'";
+        assert!(error.ends_with(expected), "{error}");
         let transient = QueueConfig {
             durable: false,
             ..current.clone()

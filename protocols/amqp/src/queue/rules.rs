@@ -66,6 +66,8 @@ pub struct QueueRules {
     pub max_length: Option<u64>,
     /// `max-length-bytes`.
     pub max_length_bytes: Option<u64>,
+    /// `max-age`, of a stream.
+    pub max_age_ms: Option<u64>,
     /// `overflow`.
     pub overflow: Option<Overflow>,
     /// `dead-letter-exchange`; empty is the default exchange.
@@ -96,6 +98,7 @@ impl QueueRules {
             expires_ms: lower(self.expires_ms, other.expires_ms),
             max_length: lower(self.max_length, other.max_length),
             max_length_bytes: lower(self.max_length_bytes, other.max_length_bytes),
+            max_age_ms: lower(self.max_age_ms, other.max_age_ms),
             overflow: self.overflow.or(other.overflow),
             dead_letter_exchange: (self.dead_letter_exchange.as_ref())
                 .or(other.dead_letter_exchange.as_ref())

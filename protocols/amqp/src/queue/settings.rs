@@ -130,6 +130,8 @@ pub struct QueueSettings {
     pub max_length: Option<u64>,
     /// Bytes of ready messages.
     pub max_length_bytes: Option<u64>,
+    /// How old a message of a stream gets.
+    pub max_age_ms: Option<u64>,
     /// What happens beyond these.
     pub overflow: Overflow,
     /// Where dead letters go; `None`: nowhere.
@@ -154,6 +156,16 @@ impl QueueSettings {
     ) -> Self {
         let none = QueueRules::default();
         let policies = operator.unwrap_or(&none).over(policy.unwrap_or(&none));
+        if arguments.kind == QueueType::Stream {
+            // Nothing else means anything to a stream, and what a policy says goes before its arguments.
+            let own = &arguments.rules;
+            return QueueSettings {
+                kind: QueueType::Stream,
+                max_length_bytes: policies.max_length_bytes.or(own.max_length_bytes),
+                max_age_ms: policies.max_age_ms.or(own.max_age_ms),
+                ..QueueSettings::default()
+            };
+        }
         let rules = arguments.rules.over(&policies);
         let quorum = arguments.kind == QueueType::Quorum;
         let delivery_limit = match rules.delivery_limit {
@@ -182,6 +194,7 @@ impl QueueSettings {
             expires_ms: rules.expires_ms,
             max_length: rules.max_length,
             max_length_bytes: rules.max_length_bytes,
+            max_age_ms: None,
             overflow,
             dead_letter: rules.dead_letter_exchange.map(|exchange| DeadLetter {
                 exchange,
@@ -199,6 +212,18 @@ impl QueueSettings {
     /// What the stream of a queue is made of.
     #[must_use]
     pub fn stream(&self, durable: bool) -> StreamConfig {
+        if self.kind == QueueType::Stream {
+            return StreamConfig {
+                keep: Keep::UntilLimit,
+                limits: Limits {
+                    max_bytes: self.max_length_bytes.unwrap_or(0),
+                    max_age_ms: self.max_age_ms.unwrap_or(0),
+                    ..Limits::default()
+                },
+                overflow: Full::DropOldest,
+                ..StreamConfig::default()
+            };
+        }
         // No message fits into nothing: what nobody takes at once is dropped.
         let nothing = self.max_length == Some(0) || self.max_length_bytes == Some(0);
         let full = match self.overflow {

@@ -185,6 +185,7 @@ impl Session {
                 Phase::Header | Phase::Start => "starting",
                 Phase::Tune => "tuning",
                 Phase::Open => "opening",
+                Phase::Running if self.is_blocked => "blocked",
                 Phase::Running => "running",
                 Phase::Over => "closing",
             },

@@ -3,112 +3,27 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use longtail_broker::auth::Action as Right;
 use longtail_edge::Out;
 use longtail_engine::runtime::Shards;
-use longtail_engine::{Command, Delivery, Effect, Handle, Message, QUIET, Reply, Settle, Token};
-use longtail_model::{GroupId, Seq, SessionId, ShardId};
+use longtail_engine::{Delivery, Effect, Message, QUIET, Reply};
+use longtail_model::{GroupId, SessionId, ShardId};
 
 use super::confirms::Confirms;
 use super::consuming::{Consumer, is_stored};
 use super::delivering::Kept;
-use super::publishing::{Counting, Laying, Publishing};
+use super::publishing::{Counting, Publishing};
 use super::replying::ReplyConsumer;
 use super::routing::Remembered;
 use super::transacting::Staged;
 use super::unacked::Unacked;
-use super::{Action, Counts, Ended, Op, Outcome, Request, Shared, say, unexpected_frame};
-use crate::codec::{Method, ReplyCode, Table};
+pub(super) use super::way::{Pending, Way};
+use super::{Action, Counts, Ended, Origin, Shared, say, unexpected_frame};
+use crate::codec::{Method, ReplyCode};
 use crate::exception::{Exception, not_implemented, precondition};
-use crate::graph::{ALTERNATE, Destination, Kind, Noted};
 use crate::queue::Queue;
 use crate::replies::{is_address, is_pseudo_queue};
 use crate::store::forget;
 use crate::tenant::Tenant;
-use crate::topology::{Bind, DeclareExchange, DeclareQueue};
-
-/// The way to one shard.
-#[derive(Debug)]
-pub(super) struct Way {
-    pub(super) shard: ShardId,
-    session: SessionId,
-    next: Token,
-    pending: VecDeque<Pending>,
-    commands: Vec<(Token, Command)>,
-}
-
-impl Way {
-    pub(super) fn ask(&mut self, command: Command, pending: Pending) {
-        self.commands.push((self.next, command));
-        self.next += 1;
-        self.pending.push_back(pending);
-    }
-
-    /// Asks for something that nobody waits for: no answer comes.
-    pub(super) fn tell(&mut self, command: Command) {
-        self.commands.push((QUIET, command));
-    }
-
-    /// Is done with a message. Of a group, those that follow each other are one command.
-    pub(super) fn ack(&mut self, group: GroupId, seq: Seq) {
-        match self.commands.last_mut() {
-            Some((
-                QUIET,
-                Command::AckAll {
-                    group: same,
-                    messages,
-                },
-            )) if *same == group => messages.push(seq),
-            Some((QUIET, command @ Command::Settle { .. })) => {
-                if let &mut Command::Settle {
-                    message: Handle::Group(same, first),
-                    how: Settle::Ack,
-                } = command
-                    && same == group
-                {
-                    let messages = vec![first, seq];
-                    *command = Command::AckAll { group, messages };
-                } else {
-                    self.ack_one(group, seq);
-                }
-            }
-            _ => self.ack_one(group, seq),
-        }
-    }
-
-    fn ack_one(&mut self, group: GroupId, seq: Seq) {
-        let settle = Command::Settle {
-            message: Handle::Group(group, seq),
-            how: Settle::Ack,
-        };
-        self.tell(settle);
-    }
-}
-
-/// What an answer of a shard answers.
-#[derive(Debug)]
-pub(super) enum Pending {
-    /// A publish: its number in confirm mode (0: none) and the octets of its body.
-    Published {
-        number: u64,
-        bytes: u64,
-        /// What was noted of it, to be forgotten if it is refused.
-        noted: Option<Arc<[Noted]>>,
-        laying: Option<Box<Laying>>,
-    },
-    /// A shard's part of a transaction.
-    Committed(ShardId),
-    /// The link of a consumer.
-    Opened { consumer: u32 },
-    /// A consumer.
-    Subscribed { consumer: u32, no_wait: bool },
-    /// The end of a consumer.
-    Unsubscribed { tag: Arc<str>, no_wait: bool },
-    /// The queue of a `basic.get`.
-    Counted,
-    /// A `basic.get`.
-    Fetched { no_ack: bool, queue: Arc<Queue> },
-}
 
 /// One channel.
 #[derive(Debug)]
@@ -147,9 +62,11 @@ pub(super) struct Channel {
     /// Messages ready in the queue of the `basic.get` under way.
     pub(super) ready: u64,
     /// What `""` means as the name of a queue.
-    last_queue: Arc<str>,
+    pub(super) last_queue: Arc<str>,
     /// What an operator sees.
     pub(super) counts: Counts,
+    /// Consumers that read streams.
+    pub(super) readers: u32,
     /// What was delivered without wanting acknowledgements and is not settled yet, because the client does not read.
     pub(super) unsettled: Vec<(usize, Delivery)>,
 }
@@ -159,13 +76,7 @@ impl Channel {
     pub(super) const PUBLISH: (u16, u16) = (60, 40);
 
     pub(super) fn new(number: u16, incarnation: u32, sessions: &[(ShardId, SessionId)]) -> Self {
-        let way = |&(shard, session): &(ShardId, SessionId)| Way {
-            shard,
-            session,
-            next: 0,
-            pending: VecDeque::new(),
-            commands: Vec::new(),
-        };
+        let way = |&(shard, session): &(ShardId, SessionId)| Way::new(shard, session);
         Channel {
             number,
             incarnation,
@@ -192,6 +103,7 @@ impl Channel {
             ready: 0,
             last_queue: Arc::default(),
             counts: Counts::default(),
+            readers: 0,
             unsettled: Vec::new(),
         }
     }
@@ -207,7 +119,11 @@ impl Channel {
     /// The channel is over: what is to be detached from the shards.
     pub(super) fn end(mut self: Box<Self>, shared: &mut Shared) -> Ended {
         shared.retired.add(&self.counts());
-        for consumer in std::mem::take(&mut self.consumers).into_values() {
+        let mut ended: Ended = self.ways.iter().map(Way::end).collect();
+        for (number, mut consumer) in std::mem::take(&mut self.consumers) {
+            if let Some(reader) = consumer.reader.take() {
+                ended.extend(self.stop_reading(number, &consumer.queue, &reader, shared));
+            }
             if consumer.queue.leave() {
                 shared.actions.push(Action::DeleteUnused(consumer.queue));
             }
@@ -218,21 +134,16 @@ impl Channel {
             .outstanding_bytes
             .saturating_sub(self.outstanding_bytes);
         shared.wake = true;
-        self.ways
-            .iter()
-            .map(|way| (way.shard, way.session))
-            .collect()
+        ended
     }
 
     /// Queues commands at the shards.
     pub(super) fn send(&mut self, shards: &dyn Shards) -> bool {
         let mut queued = false;
         for way in &mut self.ways {
-            if !way.commands.is_empty() {
-                shards.enqueue(way.shard, way.session, &mut way.commands);
-                queued = true;
-            }
+            queued |= way.send(shards);
         }
+        queued |= self.read_on(shards);
         queued
     }
 
@@ -256,24 +167,6 @@ impl Channel {
             ));
         }
         Ok(Arc::clone(&self.last_queue))
-    }
-
-    fn ask_topology(
-        &self,
-        method: &Method<'_>,
-        no_wait: bool,
-        request: Request,
-        shared: &mut Shared,
-    ) {
-        shared.busy = true;
-        let op = Op {
-            channel: self.number,
-            incarnation: self.incarnation,
-            no_wait,
-            id: method.id(),
-            request,
-        };
-        shared.actions.push(Action::Topology(Box::new(op)));
     }
 
     pub(super) fn method(
@@ -355,218 +248,9 @@ impl Channel {
         }
     }
 
-    fn topology_method(
-        &mut self,
-        method: &Method<'_>,
-        shared: &mut Shared,
-    ) -> Result<(), Exception> {
-        let (no_wait, request) = match *method {
-            Method::QueueDeclare {
-                queue,
-                passive,
-                durable,
-                exclusive,
-                auto_delete,
-                no_wait,
-                arguments,
-                ..
-            } => {
-                let name = if passive {
-                    self.queue_name(queue)?.to_string()
-                } else {
-                    queue.to_owned()
-                };
-                if !passive && !name.is_empty() {
-                    shared.check(Right::Configure, "queue", &name)?;
-                    let queue = ("queue", name.as_str());
-                    may_lead_to(queue, "x-dead-letter-exchange", &arguments, shared)?;
-                }
-                let declare = DeclareQueue {
-                    name,
-                    passive,
-                    durable,
-                    exclusive,
-                    auto_delete,
-                    arguments: arguments.as_bytes().into(),
-                };
-                (no_wait, Request::DeclareQueue(declare))
-            }
-            Method::QueueBind {
-                queue,
-                exchange,
-                routing_key,
-                no_wait,
-                arguments,
-                ..
-            } => {
-                let bind = self.bind_queue((queue, exchange, routing_key), &arguments, shared)?;
-                (no_wait, Request::Bind(bind))
-            }
-            Method::QueueUnbind {
-                queue,
-                exchange,
-                routing_key,
-                arguments,
-                ..
-            } => {
-                let bind = self.bind_queue((queue, exchange, routing_key), &arguments, shared)?;
-                (false, Request::Unbind(bind))
-            }
-            Method::QueuePurge { queue, no_wait, .. } => {
-                let name = self.queue_name(queue)?;
-                shared.check(Right::Consume, "queue", &name)?;
-                (no_wait, Request::Purge(name.to_string()))
-            }
-            Method::QueueDelete {
-                queue,
-                if_unused,
-                if_empty,
-                no_wait,
-                ..
-            } => {
-                let name = self.queue_name(queue)?.to_string();
-                shared.check(Right::Configure, "queue", &name)?;
-                let request = Request::DeleteQueue {
-                    name,
-                    if_unused,
-                    if_empty,
-                };
-                (no_wait, request)
-            }
-            Method::ExchangeDeclare {
-                exchange,
-                kind,
-                passive,
-                durable,
-                auto_delete,
-                internal,
-                no_wait,
-                arguments,
-                ..
-            } => {
-                if !passive {
-                    shared.check(Right::Configure, "exchange", exchange)?;
-                    may_lead_to(("exchange", exchange), ALTERNATE, &arguments, shared)?;
-                }
-                let declare = DeclareExchange {
-                    name: exchange.to_owned(),
-                    kind: kind.to_owned(),
-                    passive,
-                    durable,
-                    auto_delete,
-                    internal,
-                    arguments: arguments.as_bytes().into(),
-                };
-                (no_wait, Request::DeclareExchange(declare))
-            }
-            Method::ExchangeDelete {
-                exchange,
-                if_unused,
-                no_wait,
-                ..
-            } => {
-                shared.check(Right::Configure, "exchange", exchange)?;
-                let name = exchange.to_owned();
-                (no_wait, Request::DeleteExchange { name, if_unused })
-            }
-            Method::ExchangeBind {
-                destination,
-                source,
-                routing_key,
-                no_wait,
-                arguments,
-                ..
-            } => {
-                let bind = bind_exchange((destination, source, routing_key), &arguments, shared)?;
-                (no_wait, Request::Bind(bind))
-            }
-            Method::ExchangeUnbind {
-                destination,
-                source,
-                routing_key,
-                no_wait,
-                arguments,
-                ..
-            } => {
-                let bind = bind_exchange((destination, source, routing_key), &arguments, shared)?;
-                (no_wait, Request::Unbind(bind))
-            }
-            _ => {
-                return Err(Exception::new(
-                    ReplyCode::CommandInvalid,
-                    "this method is the server's, or of channel 0",
-                ));
-            }
-        };
-        self.ask_topology(method, no_wait, request, shared);
-        Ok(())
-    }
-
-    fn bind_queue(
-        &self,
-        (queue, source, key): (&str, &str, &str),
-        arguments: &Table<'_>,
-        shared: &mut Shared,
-    ) -> Result<Bind, Exception> {
-        let name = self.queue_name(queue)?;
-        // Both empty: the queue's name is the key too.
-        let key = if queue.is_empty() && key.is_empty() {
-            name.to_string()
-        } else {
-            key.to_owned()
-        };
-        shared.check(Right::Publish, "queue", &name)?;
-        may_bind_to(source, key.as_str(), shared)?;
-        Ok(Bind {
-            source: source.to_owned(),
-            destination: Destination::Queue(name),
-            key,
-            arguments: arguments.as_bytes().into(),
-        })
-    }
-
-    /// Something about the topology is done.
-    pub(super) fn completed(&mut self, op: &Op, outcome: &Outcome, out: &mut Out) {
-        let count = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
-        if let Outcome::Queue(declared) = outcome {
-            self.last_queue = Arc::clone(&declared.name);
-        }
-        if op.no_wait {
-            return;
-        }
-        let answer = match (&op.request, outcome) {
-            (_, Outcome::Queue(declared)) => Method::QueueDeclareOk {
-                queue: &declared.name,
-                message_count: count(declared.messages),
-                consumer_count: declared.consumers,
-            },
-            (Request::Purge(_), Outcome::Count(messages)) => Method::QueuePurgeOk {
-                message_count: count(*messages),
-            },
-            (_, Outcome::Count(messages)) => Method::QueueDeleteOk {
-                message_count: count(*messages),
-            },
-            (Request::DeclareExchange(_), _) => Method::ExchangeDeclareOk {},
-            (Request::DeleteExchange { .. }, _) => Method::ExchangeDeleteOk {},
-            (Request::Bind(bind), _) => match bind.destination {
-                Destination::Queue(_) => Method::QueueBindOk {},
-                Destination::Exchange(_) => Method::ExchangeBindOk {},
-            },
-            (Request::Unbind(bind), _) => match bind.destination {
-                Destination::Queue(_) => Method::QueueUnbindOk {},
-                Destination::Exchange(_) => Method::ExchangeUnbindOk {},
-            },
-            (request, outcome) => {
-                tracing::error!(?request, ?outcome, "an outcome that does not fit");
-                return;
-            }
-        };
-        say(&answer, self.number, out);
-    }
-
     pub(super) fn effect(
         &mut self,
-        at: usize,
+        origin: Origin,
         effect: &Effect,
         messages: &[Option<Message<'_>>],
         shared: &mut Shared,
@@ -574,6 +258,15 @@ impl Channel {
         out: &mut Out,
     ) -> Result<(), Exception> {
         let message = messages.first().and_then(Option::as_ref);
+        let at = match origin {
+            Origin::Shard(at) => at,
+            Origin::Reader(consumer) => {
+                return match effect {
+                    Effect::Reply(_, reply) => self.read(consumer, reply, messages, shared, out),
+                    _ => Ok(()),
+                };
+            }
+        };
         match effect {
             Effect::Push(delivery) => self.pushed(at, delivery, message, shared, out),
             Effect::Cancelled { consumer, .. } => {
@@ -583,10 +276,7 @@ impl Channel {
             // Refused, but nobody waits for it.
             Effect::Reply(QUIET, _) => Ok(()),
             Effect::Reply(_, reply) => {
-                let pending = self
-                    .ways
-                    .get_mut(at)
-                    .and_then(|way| way.pending.pop_front());
+                let pending = self.ways.get_mut(at).and_then(Way::answered);
                 match pending {
                     Some(pending) => self.reply(at, pending, reply, message, (shared, tenant), out),
                     None => Err(internal("the shard answered what nobody asked")),
@@ -636,6 +326,7 @@ impl Channel {
                 }
                 Ok(())
             }
+            Pending::Located | Pending::Read => Err(internal("nobody reads here")),
             Pending::Counted => {
                 self.ready = match reply {
                     Reply::StreamInfo(info) => info.ready,
@@ -648,51 +339,6 @@ impl Channel {
             }
         }
     }
-}
-
-/// Reads from the source, and from a topic exchange with this key.
-fn may_bind_to(source: &str, key: &str, shared: &mut Shared) -> Result<(), Exception> {
-    shared.check(Right::Consume, "exchange", source)?;
-    let topology = Arc::clone(shared.topology()?);
-    let graph = topology.graph();
-    let kind = graph.exchange(source).map(|known| known.config.kind);
-    if kind == Some(Kind::Topic) {
-        shared.check_topic(Right::Consume, source, key)?;
-    }
-    drop(graph);
-    if topology.shares(source) {
-        shared.check_subject(Right::Consume, source, key)?;
-    }
-    Ok(())
-}
-
-/// What messages go on to by way of an argument is written to, and what has the argument is read from.
-fn may_lead_to(
-    what: (&str, &str),
-    argument: &str,
-    arguments: &Table<'_>,
-    shared: &mut Shared,
-) -> Result<(), Exception> {
-    if let Some(target) = arguments.get(argument).and_then(|value| value.as_str()) {
-        shared.check(Right::Consume, what.0, what.1)?;
-        shared.check(Right::Publish, "exchange", target)?;
-    }
-    Ok(())
-}
-
-fn bind_exchange(
-    (destination, source, key): (&str, &str, &str),
-    arguments: &Table<'_>,
-    shared: &mut Shared,
-) -> Result<Bind, Exception> {
-    shared.check(Right::Publish, "exchange", destination)?;
-    may_bind_to(source, key, shared)?;
-    Ok(Bind {
-        source: source.to_owned(),
-        destination: Destination::Exchange(destination.into()),
-        key: key.to_owned(),
-        arguments: arguments.as_bytes().into(),
-    })
 }
 
 pub(super) fn internal(text: &str) -> Exception {

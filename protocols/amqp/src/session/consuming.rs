@@ -12,6 +12,7 @@ use longtail_engine::{Command, Dispatch, Refusal, Reply, Target, Wait};
 use longtail_model::{ConsumerTag, Link};
 
 use super::channel::{Channel, Pending, internal};
+use super::reading::Reader;
 use super::{Action, ConsumerState, Shared, say};
 use crate::codec::{Method, ReplyCode, Table};
 use crate::exception::{Exception, no_queue, not_implemented, precondition, refused};
@@ -38,6 +39,8 @@ pub(super) struct Consumer {
     pub(super) largest: usize,
     /// It is there: pushes may come.
     pub(super) ready: bool,
+    /// How it reads, if its queue is a stream.
+    pub(super) reader: Option<Box<Reader>>,
     /// It is a link of another broker: kept for as long as it is there.
     pub(super) _seat: Option<LinkSeat>,
     /// What it was given.
@@ -53,11 +56,6 @@ struct Asked {
 impl Asked {
     fn parse(arguments: &Table<'_>) -> Result<Self, Exception> {
         let invalid = |key: &str, why: &str| precondition(format!("invalid arg '{key}': {why}"));
-        if arguments.get("x-stream-offset").is_some() {
-            return Err(not_implemented(
-                "consumer argument 'x-stream-offset' is not supported yet",
-            ));
-        }
         let priority = arguments.get("x-priority").map(|value| {
             let priority = value.as_i64().and_then(|n| i32::try_from(n).ok());
             priority.ok_or_else(|| invalid("x-priority", "a number of 32 bits is expected"))
@@ -120,8 +118,12 @@ impl Channel {
         let queue = self.source(queue, shared)?;
         let asked = Asked::parse(&arguments)?;
         let settings = queue.settings();
-        // A quorum queue has consumers for itself only by being of one at a time.
-        let exclusive = exclusive && settings.kind != QueueType::Quorum;
+        let reader = match queue.is_stream() {
+            true => Some(self.reader(&queue, (no_ack, no_wait), &arguments, shared)?),
+            false => None,
+        };
+        // A quorum queue has consumers for itself only by being of one at a time; a stream has any number.
+        let exclusive = exclusive && settings.kind == QueueType::Classic;
         let tag: Arc<str> = if consumer_tag.is_empty() {
             fresh_name("amq.ctag-").into()
         } else {
@@ -148,9 +150,15 @@ impl Channel {
         self.tags.insert(Arc::clone(&tag), consumer);
         let of_all = Some(shared.consumer_timeout_ms).filter(|&ms| ms > 0);
         let timeout_ms = asked.timeout_ms.or(settings.consumer_timeout_ms);
-        let timeout_ms = timeout_ms.or(of_all).filter(|_| !no_ack);
+        let timeout_ms = timeout_ms
+            .or(of_all)
+            .filter(|_| !no_ack && reader.is_none());
         if timeout_ms.is_some() {
             shared.watch();
+        }
+        let is_read = reader.is_some();
+        if is_read {
+            self.begin_reading(consumer, &queue, shared);
         }
         self.consumers.insert(
             consumer,
@@ -166,8 +174,13 @@ impl Channel {
                 level: 0,
                 largest: 0,
                 ready: false,
+                reader: reader.map(Box::new),
             },
         );
+        shared.busy = true;
+        if is_read {
+            return Ok(());
+        }
         let way = self
             .ways
             .get_mut(at)
@@ -198,7 +211,6 @@ impl Channel {
             let consumer = ConsumerTag(consumer);
             way.tell(Command::Prefer { consumer, priority });
         }
-        shared.busy = true;
         Ok(())
     }
 
@@ -254,13 +266,23 @@ impl Channel {
         self.cancel_replies(tag);
         let number = self.tags.remove(tag);
         let consumer = number.and_then(|number| Some((number, self.consumers.remove(&number)?)));
-        let Some((number, consumer)) = consumer else {
+        let Some((number, mut consumer)) = consumer else {
             if !no_wait {
                 let consumer_tag = tag;
                 say(&Method::BasicCancelOk { consumer_tag }, self.number(), out);
             }
             return;
         };
+        if let Some(reader) = consumer.reader.take() {
+            let ended = self.stop_reading(number, &consumer.queue, &reader, shared);
+            shared.actions.push(Action::DetachReader(ended));
+            consumer.queue.leave();
+            if !no_wait {
+                let consumer_tag = tag;
+                say(&Method::BasicCancelOk { consumer_tag }, self.number(), out);
+            }
+            return;
+        }
         self.return_kept(number);
         if let Some(way) = self.ways.get_mut(usize::from(consumer.queue.shard.0)) {
             let unsubscribe = Command::Unsubscribe {
@@ -280,9 +302,13 @@ impl Channel {
 
     /// The queue is gone.
     pub(super) fn cancelled(&mut self, number: u32, shared: &mut Shared, out: &mut Out) {
-        let Some(consumer) = self.consumers.remove(&number) else {
+        let Some(mut consumer) = self.consumers.remove(&number) else {
             return;
         };
+        if let Some(reader) = consumer.reader.take() {
+            let ended = self.stop_reading(number, &consumer.queue, &reader, shared);
+            shared.actions.push(Action::DetachReader(ended));
+        }
         self.tags.remove(&consumer.tag);
         self.forget_kept(number);
         consumer.queue.leave();
@@ -302,6 +328,12 @@ impl Channel {
         shared: &mut Shared,
     ) -> Result<(), Exception> {
         let queue = self.source(queue, shared)?;
+        if queue.is_stream() {
+            return Err(not_implemented(format!(
+                "basic.get not supported by stream queues queue '{}' in vhost '{}'",
+                queue.name, shared.asker.vhost
+            )));
+        }
         if queue.is_consumed_exclusively() {
             return Err(in_exclusive_use(&queue.name, &shared.asker.vhost));
         }
@@ -357,7 +389,7 @@ pub(super) fn the_group() -> GroupName {
     GroupName::default()
 }
 
-fn space_of(shared: &Shared) -> Result<Arc<str>, Exception> {
+pub(super) fn space_of(shared: &Shared) -> Result<Arc<str>, Exception> {
     Ok(Arc::clone(shared.topology()?.space()))
 }
 

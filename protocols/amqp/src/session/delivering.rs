@@ -26,7 +26,7 @@ use crate::queue::Queue;
 use crate::tally;
 
 /// Octets that are pushed ahead of a client.
-const WINDOW_BYTES: usize = 512 * 1024;
+pub(super) const WINDOW_BYTES: usize = 512 * 1024;
 
 /// Messages that are pushed ahead of a client at most, and before any was seen.
 const WINDOW_MAX: u32 = 1024;
@@ -77,7 +77,7 @@ impl Consumer {
         (too_little || too_much).then_some(wanted)
     }
 
-    fn saw(&mut self, bytes: usize) {
+    pub(super) fn saw(&mut self, bytes: usize) {
         // One large message is forgotten after some dozens of small ones.
         self.largest = bytes.max(self.largest - self.largest / 32).max(1);
     }
@@ -120,6 +120,10 @@ impl Channel {
         let Some(consumer) = self.consumers.get_mut(&number) else {
             return;
         };
+        if consumer.reader.is_some() {
+            // It reads on when the channel's commands are handed over.
+            return;
+        }
         let share = share.filter(|_| !consumer.no_ack);
         let at = usize::from(consumer.queue.shard.0);
         if consumer.ready
@@ -153,7 +157,9 @@ impl Channel {
         let kept = u32::try_from(self.kept.len()).unwrap_or(u32::MAX);
         let taken = self.shared_held.saturating_add(kept);
         let left = self.shared_prefetch.saturating_sub(taken);
-        let sharing = self.consumers.values().filter(|one| !one.no_ack).count();
+        let consumers = self.consumers.values();
+        let sharing = consumers.filter(|one| !one.no_ack && one.reader.is_none());
+        let sharing = sharing.count();
         let sharing = u32::try_from(sharing).unwrap_or(u32::MAX).max(1);
         match left {
             0 => 0,
@@ -309,6 +315,7 @@ impl Channel {
             }
             self.ack_delivery(at, &delivery);
         }
+        self.readers_have_room();
         self.feed_all();
     }
 
@@ -389,6 +396,7 @@ fn delivered(tag: u64, at: usize, delivery: &Delivery, consumer: u32, now: Times
         consumer,
         deliveries: delivery.redeliveries.saturating_add(1),
         at: now,
+        is_read: false,
     }
 }
 
@@ -481,6 +489,7 @@ mod tests {
             largest: 0,
             _seat: None,
             ready: true,
+            reader: None,
         }
     }
 

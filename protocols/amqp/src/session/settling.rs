@@ -22,6 +22,9 @@ impl Channel {
 
     pub(super) fn settle(&mut self, delivered: &Delivered, how: Settle) {
         self.counts.ack += u64::from(how == Settle::Ack);
+        if delivered.is_read {
+            return;
+        }
         let how = self.with_retry(delivered, how);
         if let Some(way) = self.ways.get_mut(usize::from(delivered.shard)) {
             if how == Settle::Ack {
@@ -35,7 +38,7 @@ impl Channel {
 
     /// A delivery is no longer its consumer's, which may have another.
     pub(super) fn is_settled(&mut self, delivered: &Delivered) {
-        if delivered.consumer > 0 {
+        if delivered.consumer > 0 && !delivered.is_read {
             self.shared_held = self.shared_held.saturating_sub(1);
         }
         if let Some(consumer) = self.consumers.get_mut(&delivered.consumer) {

@@ -6,6 +6,7 @@ use longtail_broker::auth::{CachedGrants, Grants};
 use longtail_edge::{CloseReason, Out};
 
 use super::{Action, Phase, Session, Slot, channel_error, say};
+use crate::access::Admitted;
 use crate::codec::{Decoder, Level, Method, ReplyCode, Table, TableBuf, Value};
 use crate::config::Config;
 use crate::exception::Exception;
@@ -21,6 +22,7 @@ const CAPABILITIES: &[&str] = &[
     "authentication_failure_close",
     "per_consumer_qos",
     "direct_reply_to",
+    "connection.blocked",
 ];
 
 /// SASL mechanisms.
@@ -154,10 +156,20 @@ impl Session {
                 self.shared.actions.push(Action::Admit);
                 Ok(())
             }
-            (Phase::Running, Method::ConnectionUpdateSecret { .. }) => Err(Exception::new(
-                ReplyCode::NotAllowed,
-                "this login has no secret that could be renewed",
-            )),
+            (Phase::Running, Method::ConnectionUpdateSecret { .. })
+                if self.shared.credentials.external =>
+            {
+                Err(Exception::new(
+                    ReplyCode::NotAllowed,
+                    "this login has no secret that could be renewed",
+                ))
+            }
+            (Phase::Running, Method::ConnectionUpdateSecret { new_secret, .. }) => {
+                self.shared.credentials.password = new_secret.to_vec();
+                self.shared.busy = true;
+                self.shared.actions.push(Action::Renew);
+                Ok(())
+            }
             (Phase::Running, _) if method.id().0 != 10 => Err(channel_error(
                 "only methods of class connection are expected on channel 0",
             )),
@@ -182,6 +194,7 @@ impl Session {
         if let Some(Value::Table(capabilities)) = properties.get("capabilities") {
             let has = |key| capabilities.get(key) == Some(Value::Bool(true));
             self.shared.capabilities.consumer_cancel_notify = has("consumer_cancel_notify");
+            self.shared.capabilities.connection_blocked = has("connection.blocked");
             self.shared.capabilities.authentication_failure_close =
                 has("authentication_failure_close");
         }
@@ -273,7 +286,7 @@ impl Session {
     /// The client is let into its vhost, or not. `Some`: that ends the connection.
     pub(crate) fn admitted(
         &mut self,
-        admitted: Result<(Arc<Grants>, Arc<Topology>), Exception>,
+        admitted: Result<(Admitted, Arc<Topology>), Exception>,
         out: &mut Out,
     ) -> Option<CloseReason> {
         self.shared.answered();
@@ -281,8 +294,8 @@ impl Session {
             return None;
         }
         match admitted {
-            Ok((grants, topology)) => {
-                self.shared.grants = CachedGrants::new(grants);
+            Ok((admitted, topology)) => {
+                self.shared.grants = CachedGrants::new(admitted.grants);
                 self.shared.topology = Some(topology);
                 self.shared.credentials.password = Vec::new();
                 self.phase = Phase::Running;
@@ -291,6 +304,42 @@ impl Session {
             }
             Err(exception) => self.fail(0, &exception.about((10, 40)), out),
         }
+    }
+
+    /// Another secret is right, or not. `Some`: that ends the connection.
+    pub(crate) fn renewed(
+        &mut self,
+        admitted: Option<Arc<Grants>>,
+        out: &mut Out,
+    ) -> Option<CloseReason> {
+        self.shared.answered();
+        self.shared.credentials.password = Vec::new();
+        if self.phase != Phase::Running {
+            return None;
+        }
+        let Some(grants) = admitted else {
+            let text = "New secret was refused by one of the backends";
+            let refused = Exception::new(ReplyCode::NotAllowed, text).about((10, 70));
+            return self.fail(0, &refused, out);
+        };
+        self.set_grants(grants);
+        say(&Method::ConnectionUpdateSecretOk {}, 0, out);
+        None
+    }
+
+    /// The number of the secret that the client has shown last.
+    pub(crate) fn next_secret(&mut self) -> u32 {
+        self.shared.secrets += 1;
+        self.shared.secrets
+    }
+
+    /// The time of a secret is over. `true`: the client has shown no other, and is told to go.
+    pub(crate) fn expire(&mut self, secret: u32, out: &mut Out) -> bool {
+        let is_last = self.shared.secrets == secret && self.phase != Phase::Over;
+        if is_last {
+            self.evict("what the client has logged in with has expired", out);
+        }
+        is_last
     }
 
     /// The goodbye is answered.
@@ -316,12 +365,12 @@ impl Session {
     }
 
     /// What the client may do in the vhost `/`, if that is known.
-    pub(crate) fn known_grants(&self) -> Option<Arc<Grants>> {
+    pub(crate) fn known_grants(&self) -> Option<Admitted> {
         self.shared.known.clone()
     }
 
-    pub(crate) fn remember_grants(&mut self, grants: Option<Arc<Grants>>) {
-        self.shared.known = grants;
+    pub(crate) fn remember_grants(&mut self, known: Option<Admitted>) {
+        self.shared.known = known;
     }
 
     pub(crate) fn credentials(&self) -> &super::Credentials {

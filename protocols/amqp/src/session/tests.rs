@@ -1,9 +1,12 @@
 //! A session without sockets and tasks: bytes in, bytes and actions out.
 
+use longtail_broker::client::block_on;
 use longtail_broker::{Broker, BrokerConfig};
 
 use super::*;
-use crate::codec::{Table, Value};
+use crate::access::Admitted;
+use crate::alarms::Short;
+use crate::codec::{Table, TableBuf, Value};
 
 struct Nobody;
 
@@ -11,6 +14,8 @@ impl Mailbox for Nobody {
     fn deliver(&self, _at: Place, _reply: &Reply) {}
 
     fn shared(&self, _at: Place, _told: Told, _refused: bool) {}
+
+    fn queue_gone(&self, _at: Place, _consumer: u32) {}
 }
 
 struct Talk {
@@ -163,4 +168,147 @@ fn inside_websocket_frames_are_small() {
         heartbeat: 0,
     });
     assert!(matches!(then.then, Then::Close(_)), "{then:?}");
+}
+
+/// A client in the vhost `/` with one channel that is attached to nothing.
+fn running(capabilities: &[&str]) -> Talk {
+    let mut talk = Talk::new();
+    talk.hear(b"AMQP\0\0\x09\x01");
+    let (mut table, mut properties) = (TableBuf::default(), TableBuf::default());
+    for capability in capabilities {
+        table.put(capability, Value::Bool(true)).unwrap();
+    }
+    let capabilities = Value::Table(table.as_table());
+    properties.put("capabilities", capabilities).unwrap();
+    talk.say(&Method::ConnectionStartOk {
+        client_properties: properties.as_table(),
+        mechanism: "PLAIN",
+        response: b"\0guest\0guest",
+        locale: "en_US",
+    });
+    let config = Config::default();
+    assert_eq!(talk.session.verified(true, &config, &mut talk.out), None);
+    talk.say(&Method::ConnectionTuneOk {
+        channel_max: 10,
+        frame_max: 4096,
+        heartbeat: 7,
+    });
+    talk.say(&Method::ConnectionOpen {
+        virtual_host: "/",
+        reserved_1: "",
+        reserved_2: false,
+    });
+    let topology = block_on(talk.tenant.topology(&"default".into())).unwrap();
+    let admitted = Admitted::with(Arc::new(Grants::full()));
+    let admitted = Ok((admitted, topology));
+    assert_eq!(talk.session.admitted(admitted, &mut talk.out), None);
+    let mut open = Vec::new();
+    let method = Method::ChannelOpen { reserved_1: "" };
+    method.encode(1, &mut open).unwrap();
+    talk.hear(&open);
+    assert!(talk.session.channel_opened(1, 1, &[], &mut talk.out));
+    talk.session.take_actions();
+    talk.written();
+    talk
+}
+
+fn publish() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let method = Method::BasicPublish {
+        ticket: 0,
+        exchange: "",
+        routing_key: "q",
+        mandatory: false,
+        immediate: false,
+    };
+    method.encode(1, &mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn who_publishes_while_something_is_short_is_told_and_waits() {
+    let short = Short {
+        disk: true,
+        memory: false,
+    };
+    let mut talk = running(&["connection.blocked"]);
+    talk.tenant.alarms().note(short);
+    // Only publishing waits.
+    talk.hear(&crate::codec::HEARTBEAT);
+    assert!(talk.written().is_empty());
+    assert_eq!(talk.hear(&publish()), Input::pause(0));
+    let actions = talk.session.take_actions();
+    assert!(matches!(actions[..], [Action::Blocked]), "{actions:?}");
+    let told = talk.written();
+    let reason = "low on disk";
+    assert_eq!(method(&told), Method::ConnectionBlocked { reason });
+    assert_eq!(talk.session.about().state, "blocked");
+    assert_eq!(talk.hear(&publish()), Input::pause(0));
+    assert!(talk.written().is_empty(), "told once");
+    assert!(talk.tenant.alarms().note(Short::default()));
+    assert_eq!(talk.session.unblock(&mut talk.out), Some(7));
+    let told = talk.written();
+    assert_eq!(method(&told), Method::ConnectionUnblocked {});
+    assert_eq!(talk.session.unblock(&mut talk.out), None);
+    let all = publish();
+    assert_eq!(talk.hear(&all), Input::read(all.len()));
+}
+
+#[test]
+fn who_does_not_understand_that_it_is_blocked_only_waits() {
+    let mut talk = running(&[]);
+    talk.tenant.alarms().note(Short {
+        disk: false,
+        memory: true,
+    });
+    assert_eq!(talk.hear(&publish()), Input::pause(0));
+    assert_eq!(talk.session.unblock(&mut talk.out), Some(7));
+    assert!(talk.written().is_empty());
+    talk.session.is_of_this_process();
+    let all = publish();
+    assert_eq!(talk.hear(&all), Input::read(all.len()));
+}
+
+#[test]
+fn a_secret_that_is_renewed_lasts_as_long_as_it_says() {
+    let mut talk = running(&[]);
+    let first = talk.session.next_secret();
+    let renew = Method::ConnectionUpdateSecret {
+        new_secret: b"new",
+        reason: "it is time",
+    };
+    assert_eq!(talk.say(&renew).then, Then::Pause);
+    let actions = talk.session.take_actions();
+    assert!(matches!(actions[..], [Action::Renew]), "{actions:?}");
+    assert_eq!(talk.session.credentials().password, b"new");
+    let second = talk.session.next_secret();
+    let grants = Some(Arc::new(Grants::full()));
+    assert_eq!(talk.session.renewed(grants, &mut talk.out), None);
+    let told = talk.written();
+    assert_eq!(method(&told), Method::ConnectionUpdateSecretOk {});
+    assert!(talk.session.credentials().password.is_empty());
+    assert!(!talk.session.expire(first, &mut talk.out));
+    assert!(talk.written().is_empty());
+    assert!(talk.session.expire(second, &mut talk.out));
+    let told = talk.written();
+    let Method::ConnectionClose { reply_code, .. } = method(&told) else {
+        panic!("{told:?}");
+    };
+    assert_eq!(reply_code, 320);
+    assert!(!talk.session.expire(second, &mut talk.out), "it has gone");
+}
+
+#[test]
+fn a_secret_that_is_refused_ends_the_connection() {
+    let mut talk = running(&[]);
+    talk.say(&Method::ConnectionUpdateSecret {
+        new_secret: b"odd",
+        reason: "",
+    });
+    assert!(talk.session.renewed(None, &mut talk.out).is_some());
+    let told = talk.written();
+    let Method::ConnectionClose { reply_code, .. } = method(&told) else {
+        panic!("{told:?}");
+    };
+    assert_eq!(reply_code, 530);
 }

@@ -240,6 +240,10 @@ impl Channel {
             }
         }
         for (delivered, how) in staged.settlements {
+            if delivered.is_read {
+                commit.settled.push(delivered);
+                continue;
+            }
             let part = commit.parts.entry(ShardId(delivered.shard)).or_default();
             part.steps.push(Step::Settle {
                 message: Handle::Group(delivered.group, delivered.seq),

@@ -18,6 +18,8 @@ pub(super) struct Delivered {
     pub(super) deliveries: u32,
     /// When, as far as anybody wants to know.
     pub(super) at: Timestamp,
+    /// Read from a stream: there is no group in which it would have to be settled.
+    pub(super) is_read: bool,
 }
 
 /// Deliveries by ascending tag. Most are settled from the front; one that stays behind costs nothing but itself.
@@ -163,6 +165,7 @@ mod tests {
             consumer: u32::from(tag.is_multiple_of(2)),
             deliveries: 1,
             at: Timestamp(tag),
+            is_read: false,
         }
     }
 

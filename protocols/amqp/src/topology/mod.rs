@@ -33,7 +33,7 @@ use crate::exception::{Exception, locked, no_queue, precondition, refused};
 use crate::graph::{ExchangeConfig, Graph, Kind};
 use crate::letters::{Lettered, Letters};
 use crate::policy::{Policies, Subject};
-use crate::queue::{Queue, QueueArguments, QueueSettings};
+use crate::queue::{Queue, QueueArguments, QueueSettings, QueueType};
 use crate::replies::Replies;
 use crate::streams::Streams;
 use crate::subjects::Subjects;
@@ -87,6 +87,8 @@ pub struct Topology {
     policies: Arc<Policies>,
     /// Queues that may be declared; `u64::MAX`: any number.
     queues_max: AtomicU64,
+    /// Of queues that do not say theirs.
+    queue_type: RwLock<Option<QueueType>>,
     /// That of the graph, to be read without its lock.
     generation: AtomicU64,
     /// One change at a time.
@@ -116,7 +118,7 @@ impl Topology {
         lettered: Arc<Lettered>,
     ) -> Result<Arc<Self>, BrokerError> {
         let letters = Arc::new(Letters::new(&broker, Arc::clone(&space), lettered));
-        let queues_max = Vhost::of(broker.catalog(), &space).queues_max;
+        let vhost = Vhost::of(broker.catalog(), &space);
         let mut graph = Graph::sharing(shared.clone());
         for &(name, kind) in PREDECLARED {
             graph.add_exchange(name.into(), ExchangeConfig::predeclared(kind));
@@ -174,7 +176,8 @@ impl Topology {
             letters,
             expiring: Arc::default(),
             policies,
-            queues_max: AtomicU64::new(queues_max.unwrap_or(u64::MAX)),
+            queues_max: AtomicU64::new(vhost.queues_max.unwrap_or(u64::MAX)),
+            queue_type: RwLock::new(vhost.queue_type()),
             space,
             broker,
             writer: tokio::sync::Mutex::new(()),
@@ -198,10 +201,11 @@ impl Topology {
         &self.space
     }
 
-    /// How many queues may be declared from now on. Those that are there stay.
-    pub fn limit_queues(&self, most: Option<u64>) {
-        self.queues_max
-            .store(most.unwrap_or(u64::MAX), Ordering::Relaxed);
+    /// What is said of the vhost has changed.
+    pub fn govern(&self, vhost: &Vhost) {
+        let most = vhost.queues_max.unwrap_or(u64::MAX);
+        self.queues_max.store(most, Ordering::Relaxed);
+        *self.queue_type.write() = vhost.queue_type();
     }
 
     /// Who carries dead letters.

@@ -13,8 +13,8 @@ use longtail_model::{ShardId, StreamId};
 use super::{
     Answer, Asker, INTERNAL, RESERVED, Topology, documents, fresh_name, internal, reserved,
 };
-use crate::codec::Table;
-use crate::exception::{locked, no_queue, precondition, refused};
+use crate::codec::{Table, TableBuf, Value};
+use crate::exception::{locked, no_queue, not_implemented, precondition, refused};
 use crate::letters::Letters;
 use crate::queue::{Queue, QueueArguments, QueueConfig, QueueSettings, QueueType};
 
@@ -35,6 +35,33 @@ pub struct DeclareQueue {
     pub arguments: Arc<[u8]>,
 }
 
+impl DeclareQueue {
+    /// A queue that says no type has this one, if what else is said allows it.
+    fn be_by_default(&mut self, kind: QueueType) {
+        let arguments = Table::decode(&self.arguments).unwrap_or_default();
+        // One that says nothing is classic anyhow.
+        let may_be = kind != QueueType::Classic
+            && self.durable
+            && !self.exclusive
+            && !self.auto_delete
+            && !self.name.is_empty();
+        if !may_be || arguments.get(QUEUE_TYPE).is_some() {
+            return;
+        }
+        let mut all = TableBuf::default();
+        let said = all.put(QUEUE_TYPE, Value::LongString(kind.name().as_bytes()));
+        let rest: Result<Vec<()>, _> = (arguments.iter())
+            .map(|(key, value)| all.put(key, value))
+            .collect();
+        if said.is_ok() && rest.is_ok() {
+            self.arguments = all.as_table().as_bytes().into();
+        }
+    }
+}
+
+/// The argument that says the type of a queue.
+const QUEUE_TYPE: &str = "x-queue-type";
+
 /// What a queue has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Declared {
@@ -51,13 +78,26 @@ impl Topology {
     ///
     /// # Errors
     /// What the client has done wrong, or what the shard refuses.
-    pub async fn declare_queue(&self, asker: &Asker, declare: DeclareQueue) -> Answer<Declared> {
+    pub async fn declare_queue(
+        &self,
+        asker: &Asker,
+        mut declare: DeclareQueue,
+    ) -> Answer<Declared> {
         let _writer = self.writer.lock().await;
         let name: Arc<str> = if declare.name.is_empty() && !declare.passive {
             fresh_name("amq.gen-").into()
         } else {
             declare.name.replace(['\r', '\n'], "").into()
         };
+        let by_default = *self.queue_type.read();
+        if let Some(kind) = by_default.filter(|_| !declare.passive) {
+            // One that is there already stays what it is, and whoever says no type does not mind.
+            let known = self
+                .graph()
+                .queue(&name)
+                .map(|queue| queue.config.parsed.kind);
+            declare.be_by_default(known.unwrap_or(kind));
+        }
         if self.graph().queue(&name).is_some() {
             let queue = self.queue(&name, asker)?;
             queue.touch();
@@ -165,7 +205,11 @@ impl Topology {
 
     async fn ready(&self, queue: &Queue) -> Answer<u64> {
         let found = self.broker.find(&self.stream(&queue.name)).await;
-        Ok(found.map_err(internal)?.map_or(0, |(_, info)| info.ready))
+        let all = queue.is_stream();
+        Ok((found.map_err(internal)?).map_or(0, |(_, info)| match all {
+            true => info.messages,
+            false => info.ready,
+        }))
     }
 
     /// `queue.delete`: how many messages were ready. A queue that is not there is no error.
@@ -233,6 +277,7 @@ impl Topology {
                 return Err(internal(error));
             }
         }
+        queue.tell_readers();
         let removed = self.change(|graph| graph.remove_queue(&queue.name));
         let mut writes = Vec::new();
         if queue.config.durable {
@@ -249,6 +294,12 @@ impl Topology {
     /// What the client has done wrong, or what the shard refuses.
     pub async fn purge(&self, asker: &Asker, name: &str) -> Answer<u64> {
         let queue = self.queue(name, asker)?;
+        if queue.is_stream() {
+            return Err(not_implemented(format!(
+                "queue.purge not supported by stream queues queue '{name}' in vhost '{}'",
+                asker.vhost
+            )));
+        }
         let stream = self.stream(&queue.name);
         let purge = Command::Purge {
             stream: stream.clone(),
@@ -269,12 +320,17 @@ impl Topology {
 fn queue_config(asker: &Asker, declare: &DeclareQueue, name: &str) -> Answer<QueueConfig> {
     let arguments = Table::decode(&declare.arguments).unwrap_or_default();
     let parsed = QueueArguments::parse(&arguments, name, &asker.vhost)?;
-    if parsed.kind == QueueType::Quorum {
+    if parsed.kind != QueueType::Classic {
+        if declare.name.is_empty() {
+            return Err(precondition(format!(
+                "Cannot declare a server-named queue for type {}",
+                parsed.kind.module()
+            )));
+        }
         let odd = [
-            ("non-durable", !declare.durable),
-            ("exclusive-owner", declare.exclusive),
             ("auto-delete", declare.auto_delete),
-            ("server-named", declare.name.is_empty()),
+            ("exclusive-owner", declare.exclusive),
+            ("non-durable", !declare.durable),
         ];
         if let Some((what, _)) = odd.into_iter().find(|(_, is)| *is) {
             return Err(precondition(format!(

@@ -97,7 +97,7 @@ pub(super) async fn open(
         }
     }
     let (sender, live) = mpsc::channel(LIVE_MAX);
-    let handle = LiveHandle::new(origin, Box::new(Tap(sender)));
+    let handle = LiveHandle::new(origin, Tap(sender));
     let backlog = Backlog {
         client,
         live,

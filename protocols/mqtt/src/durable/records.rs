@@ -439,6 +439,7 @@ mod tests {
             qos: Qos::ExactlyOnce,
             retain_as_published: true,
             screened: false,
+            upgraded: false,
             id: std::num::NonZeroU32::new(268_435_455),
         };
         let held = Held {

@@ -37,21 +37,36 @@ impl fmt::Debug for ClientInfo {
 
 /// The hooks of a session; none before its client is let in, and in tests of the session alone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Hooked(Option<Arc<ClientInfo>>);
+pub(crate) struct Hooked(Option<Asked>);
+
+/// Who is asked about whom. What the hooks want is known without a look at the client.
+#[derive(Clone)]
+struct Asked {
+    chain: Arc<Chain>,
+    client: Arc<ClientInfo>,
+}
+
+impl fmt::Debug for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.client.fmt(f)
+    }
+}
 
 impl Hooked {
     pub(crate) fn new(client: Arc<ClientInfo>) -> Self {
-        Hooked(Some(client))
+        let chain = Arc::clone(&client.chain);
+        Hooked(Some(Asked { chain, client }))
     }
 
     pub(crate) fn client(&self) -> Option<&Arc<ClientInfo>> {
-        self.0.as_ref()
+        self.0.as_ref().map(|asked| &asked.client)
     }
 
     /// The client, if anybody wants to be asked at one of these points.
     #[inline]
     pub(crate) fn wants(&self, points: Points) -> Option<&Arc<ClientInfo>> {
-        self.0.as_ref().filter(|client| client.chain.wants(points))
+        let asked = self.0.as_ref()?;
+        asked.chain.wants(points).then_some(&asked.client)
     }
 
     /// Tells an event, if anybody wants to know.

@@ -50,6 +50,7 @@ pub(crate) fn login(service: &Mqtt, conn: &Arc<Connection<Mqtt>>, mut demand: De
                     grants,
                     account,
                     expires: None,
+                    limits: longtail_broker::auth::AccountLimits::default(),
                 };
                 service.decided(&conn, &client_id, Ok(admitted));
             }

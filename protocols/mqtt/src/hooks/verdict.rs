@@ -88,7 +88,7 @@ impl Decision {
     pub fn admit_all() -> Self {
         Decision::Admit {
             account: None,
-            grants: Arc::new(Grants::full()),
+            grants: Grants::everything(),
         }
     }
 }

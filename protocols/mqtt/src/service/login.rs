@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use longtail_broker::auth::AccountLimits;
 use longtail_edge::{CloseReason, Connection};
 use longtail_model::Timestamp;
 
@@ -92,6 +93,7 @@ impl Mqtt {
             grants,
             account,
             expires,
+            limits: _,
         } = admitted;
         let is_same = conn.with(|client, out| {
             let session = client.session.as_mut()?;
@@ -206,6 +208,7 @@ impl Mqtt {
             grants,
             account,
             expires,
+            limits,
         } = match admitted {
             Ok(admitted) => admitted,
             Err(denied) => {
@@ -219,6 +222,13 @@ impl Mqtt {
             }
         };
         if account.is_some() && self.keeps_out(conn, account.as_deref()) {
+            return;
+        }
+        if let Some(account) = &account
+            && !self.has_room(account, client_id, &limits)
+        {
+            tracing::info!(client = %client_id, %account, "its account has as many connections as it may");
+            self.refuse(conn, ReasonCode::QuotaExceeded);
             return;
         }
         if let Some(ban) = tenant.bans().count_connect(client_id, tenant.now()) {
@@ -235,6 +245,9 @@ impl Mqtt {
                 session.hello().version,
                 Arc::clone(&self.chain),
             ));
+            if let Some((account, max)) = account.as_ref().zip(limits.subscriptions_max) {
+                session.set_share(tenant.counters().usage().share(account, max));
+            }
             let authorized = session.authorize(grants, account, origin, &self.limits);
             let hello = session.hello();
             let claim = Claim {
@@ -265,6 +278,23 @@ impl Mqtt {
             self.begin_life(conn);
         }
         after.carry_out(tenant);
+    }
+
+    /// Whether one more client of an account may come in. One that takes the place of its own connection does not count
+    /// twice.
+    fn has_room(&self, account: &str, client_id: &str, limits: &AccountLimits) -> bool {
+        let Some(max) = limits.connections_max else {
+            return true;
+        };
+        let tenant = &self.tenant;
+        let own = tenant.registry().connection(client_id);
+        let is_its = own.and_then(|conn| {
+            let known = conn.with(|client, _| client.session()?.account().cloned());
+            known.flatten()
+        });
+        let own = u64::from(is_its.is_some_and(|own| *own == *account));
+        let used = tenant.counters().usage().connections(account);
+        used.saturating_sub(own) < max
     }
 
     /// The connection is let in, and may last this long.

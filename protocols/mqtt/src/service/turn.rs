@@ -80,6 +80,7 @@ impl<'t> Turn<'t> {
 
     /// Publishes and acknowledges what is left.
     pub(super) fn end(mut self) {
+        self.burst_ends();
         self.publish();
         self.tell();
         self.store();
@@ -174,6 +175,14 @@ impl<'t> Turn<'t> {
         }
         self.lists.run.push(message);
         self.lists.tickets.push(ticket);
+    }
+
+    /// What was gathered is the last that is published. What is to be acknowledged is not written before the
+    /// acknowledgement: that would wait for a thousand writes.
+    fn burst_ends(&mut self) {
+        if let [None, ..] = self.lists.tickets[..] {
+            self.burst.is_last();
+        }
     }
 
     /// Publishes what was gathered.

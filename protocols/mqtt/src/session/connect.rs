@@ -151,6 +151,14 @@ impl Session {
         } else {
             connect.client_id.into()
         };
+        let mut prefixes = limits.client_id_prefixes.iter();
+        let fits = prefixes.any(|prefix| client_id.starts_with(&**prefix));
+        if !limits.client_id_prefixes.is_empty() && !fits {
+            return Err(Refused::new(
+                ReasonCode::NotAuthorized,
+                "a client identifier that begins otherwise than it has to",
+            ));
+        }
         let will = will(connect, limits, now)?;
         let (keep_alive_s, keep_alive_lowered) = keep_alive(connect, limits)?;
         let asked = match version {
@@ -261,7 +269,7 @@ impl Session {
         cx: &Cx<'_>,
     ) -> Vec<(Box<str>, Held)> {
         let hello = &self.hello;
-        self.window = usize::from(hello.receive_max.min(cx.limits.window)).max(1);
+        self.window = hello.receive_max.min(cx.limits.window).max(1);
         self.aliases = AliasTable::new(hello.alias_max.min(cx.limits.topic_aliases_out));
         self.present = resumed.is_some();
         self.state = resumed.unwrap_or_default();

@@ -768,7 +768,7 @@ impl Session {
 
     /// Asks for messages, once everything that was under way is taken up and the client has its CONNACK.
     pub(super) fn give_credit(&mut self) {
-        let window = u32::try_from(self.window).unwrap_or(u32::MAX);
+        let window = u32::from(self.window);
         let is_open = self.is_open();
         if let Some(feed) = self.feed.as_deref_mut()
             && is_open

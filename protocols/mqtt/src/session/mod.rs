@@ -51,6 +51,7 @@ use crate::durable::incoming::Entry;
 use crate::exclusive::Exclusive;
 use crate::hooks::{self, Hooked};
 use crate::message::Will;
+use crate::usage::Share;
 
 pub use connect::{Demand, Hello, Refused};
 pub(crate) use place::judged;
@@ -184,16 +185,16 @@ pub struct State {
     /// Messages that the client did not get.
     drops: Drops,
     /// Whose it was when its connection ended.
-    about: About,
+    about: Option<Box<About>>,
 }
 
 /// What an operator wants to know of a session whose client is away.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct About {
     /// The client's account, where there are accounts.
     pub(crate) account: Option<Arc<str>>,
     /// The version it spoke.
-    pub(crate) version: Option<Version>,
+    pub(crate) version: Version,
 }
 
 impl State {
@@ -256,7 +257,7 @@ pub struct Session {
     /// Of a client that publishes.
     receiving: Rare<Receiving>,
     /// Messages that may be in flight to the client.
-    window: usize,
+    window: u16,
     aliases: Option<Box<AliasTable>>,
     replays: Rare<VecDeque<Replay>>,
     state: State,
@@ -266,6 +267,8 @@ pub struct Session {
     /// The client has to go as soon as somebody looks.
     expelled: Option<ReasonCode>,
     hooked: Hooked,
+    /// Of a client whose account may have so many subscriptions and no more.
+    share: Option<Box<Share>>,
     /// Where its topics are, if not where they say.
     place: Option<Box<Place>>,
 }
@@ -315,8 +318,8 @@ impl State {
         }
     }
 
-    pub(crate) fn about(&self) -> &About {
-        &self.about
+    pub(crate) fn about(&self) -> Option<&About> {
+        self.about.as_deref()
     }
 
     /// Counts messages that were accepted for the session and not sent after all.
@@ -334,7 +337,7 @@ impl Session {
         Session {
             phase: Phase::Greeting,
             origin: Origin::default(),
-            grants: CachedGrants::new(Arc::new(Grants::default())),
+            grants: CachedGrants::new(Grants::nothing()),
             account: None,
             proving: None,
             tally,
@@ -348,6 +351,7 @@ impl Session {
             feed: None,
             expelled: None,
             hooked: Hooked::default(),
+            share: None,
             place: None,
             hello,
         }
@@ -559,10 +563,10 @@ impl Session {
         self.phase = Phase::Over;
         self.feed = None;
         self.state.outbound.forget_streams();
-        self.state.about = About {
+        self.state.about = Some(Box::new(About {
             account: self.account.clone(),
-            version: Some(self.version()),
-        };
+            version: self.version(),
+        }));
         Left {
             expiry_s: self.hello.expiry_s,
             state: std::mem::take(&mut self.state),

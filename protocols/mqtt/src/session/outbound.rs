@@ -244,14 +244,14 @@ impl Outbound {
     }
 
     /// Whether a new message may be sent past the queue.
-    pub(super) fn is_clear(&self, window: usize) -> bool {
+    pub(super) fn is_clear(&self, window: u16) -> bool {
         let rest = self.rest.as_ref();
         let nobody_waits = rest.is_none_or(|rest| rest.queue.is_empty() && rest.again.is_empty());
         !self.waits && nobody_waits && self.has_slot(window)
     }
 
-    fn has_slot(&self, window: usize) -> bool {
-        self.taken < window && self.flights.len() < usize::from(u16::MAX)
+    fn has_slot(&self, window: u16) -> bool {
+        self.taken < usize::from(window) && self.flights.len() < usize::from(u16::MAX)
     }
 
     /// Whether nothing at all is under way, so that no acknowledgement will come.
@@ -312,7 +312,7 @@ impl Outbound {
     }
 
     /// The next message that waits, if the window has room for it.
-    pub(super) fn next(&mut self, window: usize) -> Option<Copy> {
+    pub(super) fn next(&mut self, window: u16) -> Option<Copy> {
         if self.waits || !self.has_slot(window) {
             return None;
         }
@@ -407,7 +407,7 @@ impl Outbound {
     }
 
     /// The next to be sent again, if the window has room for it.
-    pub(super) fn next_again(&mut self, window: usize) -> Option<Again> {
+    pub(super) fn next_again(&mut self, window: u16) -> Option<Again> {
         if self.waits {
             return None;
         }
@@ -422,7 +422,7 @@ impl Outbound {
                 rest.again.pop_front();
                 return Some(Again::Release(id));
             }
-            if self.taken >= window {
+            if self.taken >= usize::from(window) {
                 return None;
             }
             flight.waits = false;
@@ -684,10 +684,10 @@ mod tests {
     fn every_id_can_be_in_flight_and_then_none_is_free() {
         let mut out = Outbound::default();
         for _ in 0..u16::MAX {
-            assert!(out.is_clear(100_000));
+            assert!(out.is_clear(u16::MAX));
             send(&mut out, Qos::AtLeastOnce);
         }
-        assert!(!out.is_clear(100_000));
+        assert!(!out.is_clear(u16::MAX));
         assert_eq!(out.in_flight(), 65_535);
     }
 

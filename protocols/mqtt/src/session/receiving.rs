@@ -430,6 +430,9 @@ impl Session {
             .denied
             .fetch_add(u64::from(is_denied), std::sync::atomic::Ordering::Relaxed);
         let told = self.version().is_v5() && publish.qos != Qos::AtMostOnce;
+        if reason == ReasonCode::NotAuthorized && cx.limits.denied_disconnects {
+            return Err(Broken(reason, "a publish that is not allowed"));
+        }
         if is_denied && !told && cx.limits.denied_publish == DeniedPublish::Disconnect {
             return Err(Broken(reason, "a publish that is not allowed"));
         }

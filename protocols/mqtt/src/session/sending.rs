@@ -587,6 +587,9 @@ const WRONG_ACK: Broken = Broken(
 );
 
 fn wanted_qos(message: &SharedMessage, tag: Tag) -> Qos {
+    if tag.upgraded {
+        return tag.qos;
+    }
     message::qos(message.quality).min(tag.qos)
 }
 

@@ -22,6 +22,7 @@ use crate::codec::{
 };
 use crate::config::Shares;
 use crate::hooks::{Access, Event, Outcome, Permission, Points};
+use crate::usage::Share;
 
 /// A subscription of a session.
 #[derive(Clone, Debug)]
@@ -149,7 +150,16 @@ impl Session {
         let asked = &subscribe.subscriptions;
         let packet_id = Some(subscribe.packet_id);
         let subscribing = self.subscribing(packet_id, id, asked, decided, cx);
+        let is_denied =
+            |wanted: &Result<Wanted, _>| matches!(wanted, Err(ReasonCode::NotAuthorized));
+        let denied = subscribing.wanted.iter().any(is_denied);
         actions.push(Action::Subscribe(Box::new(subscribing)));
+        if denied && cx.limits.denied_disconnects {
+            return Err(Broken(
+                ReasonCode::NotAuthorized,
+                "a subscription that is not allowed",
+            ));
+        }
         Ok(())
     }
 
@@ -181,6 +191,7 @@ impl Session {
         mut decided: impl Iterator<Item = Asked>,
         cx: &Cx<'_>,
     ) -> Subscribing {
+        self.count_share();
         let wanted = asked.iter().map(|asked| {
             let changed = decided.next().unwrap_or(Ok(None))?;
             let subscription = &match &changed {
@@ -216,6 +227,7 @@ impl Session {
                 self.count(&wanted.text);
             }
             let is_new = old.is_none();
+            self.count_share();
             wanted.replays = wanted.group.is_none()
                 && match handling {
                     RetainHandling::Always => true,
@@ -229,6 +241,18 @@ impl Session {
             packet_id,
             wanted,
             asked: asked.iter().map(|asked| asked.options.qos).collect(),
+        }
+    }
+
+    /// The client's subscriptions count among those of its account.
+    pub(crate) fn set_share(&mut self, share: Share) {
+        self.share = Some(Box::new(share));
+    }
+
+    /// Brings the account's count up to date.
+    fn count_share(&mut self) {
+        if let Some(share) = &mut self.share {
+            share.has(self.state.subscriptions.len());
         }
     }
 
@@ -265,7 +289,9 @@ impl Session {
             return Err(ReasonCode::NotAuthorized);
         }
         let subscriptions = &self.state.subscriptions;
-        if subscriptions.len() >= limits.subscriptions_max && !subscriptions.contains_key(text) {
+        let is_full = subscriptions.len() >= limits.subscriptions_max
+            || self.share.as_ref().is_some_and(|share| !share.has_room());
+        if is_full && !subscriptions.contains_key(text) {
             return Err(ReasonCode::QuotaExceeded);
         }
         if parsed.exclusive && !cx.exclusive.claim(filter.as_str(), self.client_id()) {
@@ -277,6 +303,7 @@ impl Session {
             qos: granted,
             retain_as_published: options.retain_as_published,
             screened: verdict == Verdict::Screened,
+            upgraded: limits.upgrade_qos,
             id: None,
         };
         let wanted = Wanted {
@@ -434,6 +461,7 @@ impl Session {
             }
         });
         let reasons = reasons.collect();
+        self.count_share();
         // Behind those that have ended already.
         actions.push(Action::Unsubscribe(Box::new(Unsubscribing {
             packet_id: unsubscribe.packet_id,

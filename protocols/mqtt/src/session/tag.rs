@@ -13,12 +13,15 @@ pub struct Tag {
     pub retain_as_published: bool,
     /// Whether each message has to be asked about: some of what the filter matches is not allowed.
     pub screened: bool,
+    /// Whether what was published at a lower QoS is sent at this one all the same.
+    pub upgraded: bool,
     /// Its identifier.
     pub id: Option<NonZeroU32>,
 }
 
 const RETAIN: u64 = 1 << 2;
 const SCREENED: u64 = 1 << 3;
+const UPGRADED: u64 = 1 << 4;
 const ID_SHIFT: u32 = 32;
 
 impl Tag {
@@ -29,6 +32,7 @@ impl Tag {
         u64::from(self.qos.bits())
             | flag(self.retain_as_published, RETAIN)
             | flag(self.screened, SCREENED)
+            | flag(self.upgraded, UPGRADED)
             | u64::from(self.id.map_or(0, NonZeroU32::get)) << ID_SHIFT
     }
 
@@ -39,6 +43,7 @@ impl Tag {
             qos: Qos::from_bits((packed & 3) as u8).unwrap_or_default(),
             retain_as_published: packed & RETAIN != 0,
             screened: packed & SCREENED != 0,
+            upgraded: packed & UPGRADED != 0,
             id: NonZeroU32::new((packed >> ID_SHIFT) as u32),
         }
     }
@@ -51,12 +56,13 @@ mod tests {
     #[test]
     fn a_tag_comes_back() {
         for qos in [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce] {
-            for bits in 0..4 {
+            for bits in 0..8 {
                 for id in [0, 1, 268_435_455] {
                     let tag = Tag {
                         qos,
                         retain_as_published: bits & 1 != 0,
                         screened: bits & 2 != 0,
+                        upgraded: bits & 4 != 0,
                         id: NonZeroU32::new(id),
                     };
                     assert_eq!(Tag::unpack(tag.pack()), tag);

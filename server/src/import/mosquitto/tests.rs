@@ -259,3 +259,17 @@ fn the_plug_in_of_dynamic_security_is_built_in() {
     assert_eq!(anonymous, Some(&"".into()), "they are not let in");
     assert_eq!(notes(&imported).len(), 2, "of the other one");
 }
+
+#[test]
+fn options_that_say_the_same_here() {
+    let imported = imported(
+        "clientid_prefixes secure-\nupgrade_outgoing_qos true\nretain_expiry_interval 5\n",
+    );
+    let settings = &imported.settings;
+    assert_eq!(
+        at(settings, "mqtt.client_id_prefixes.0"),
+        Some(&"secure-".into())
+    );
+    assert_eq!(at(settings, "mqtt.upgrade_qos"), Some(&true.into()));
+    assert!(notes(&imported).is_empty());
+}

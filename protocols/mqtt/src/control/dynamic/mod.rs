@@ -94,6 +94,18 @@ impl DynamicSecurity {
         })
     }
 
+    /// Whether a file can be opened.
+    ///
+    /// # Errors
+    /// When it is not there or cannot be used.
+    pub fn check(path: &Path) -> Result<(), OpenError> {
+        let read = Document::read(path);
+        read.map(|_| ()).map_err(|source| OpenError::File {
+            path: path.display().to_string(),
+            source,
+        })
+    }
+
     /// Carries out a request. Blocks: it hashes passwords and writes the file.
     pub(super) fn run(&self, payload: &[u8], connected: HashMap<Arc<str>, Vec<String>>) -> Ran {
         let mut current = self.document.lock();

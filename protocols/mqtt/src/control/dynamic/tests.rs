@@ -35,7 +35,9 @@ impl Bench {
     }
 
     fn run(&self, command: Value) -> (Value, Vec<String>) {
-        let payload = json!({ "commands": [command] }).to_string();
+        let commands = Value::Array(vec![command]);
+        let payload =
+            Value::Object(Map::from_iter([("commands".to_owned(), commands)])).to_string();
         let ran = self.dynamic.run(payload.as_bytes(), HashMap::new());
         let reply: Value = serde_json::from_slice(&ran.reply).unwrap();
         (reply["responses"][0].clone(), ran.kicked)

@@ -1,0 +1,128 @@
+//! A channel's way to one shard: the commands that wait to be handed over, and what the answers to come belong to.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use longtail_engine::runtime::Shards;
+use longtail_engine::{Command, Handle, QUIET, Settle, Token};
+use longtail_model::{GroupId, Seq, SessionId, ShardId};
+
+use super::publishing::Laying;
+use crate::graph::Noted;
+use crate::queue::Queue;
+
+/// The way to one shard.
+#[derive(Debug)]
+pub(super) struct Way {
+    pub(super) shard: ShardId,
+    session: SessionId,
+    next: Token,
+    pending: VecDeque<Pending>,
+    commands: Vec<(Token, Command)>,
+}
+
+impl Way {
+    pub(super) fn new(shard: ShardId, session: SessionId) -> Self {
+        Way {
+            shard,
+            session,
+            next: 0,
+            pending: VecDeque::new(),
+            commands: Vec::new(),
+        }
+    }
+
+    /// What is to be detached when the channel ends.
+    pub(super) fn end(&self) -> (ShardId, SessionId) {
+        (self.shard, self.session)
+    }
+
+    /// Queues what waits at the shard; `false`: there was nothing.
+    pub(super) fn send(&mut self, shards: &dyn Shards) -> bool {
+        if self.commands.is_empty() {
+            return false;
+        }
+        shards.enqueue(self.shard, self.session, &mut self.commands);
+        true
+    }
+
+    /// What the next answer belongs to.
+    pub(super) fn answered(&mut self) -> Option<Pending> {
+        self.pending.pop_front()
+    }
+
+    pub(super) fn ask(&mut self, command: Command, pending: Pending) {
+        self.commands.push((self.next, command));
+        self.next += 1;
+        self.pending.push_back(pending);
+    }
+
+    /// Asks for something that nobody waits for: no answer comes.
+    pub(super) fn tell(&mut self, command: Command) {
+        self.commands.push((QUIET, command));
+    }
+
+    /// Is done with a message. Of a group, those that follow each other are one command.
+    pub(super) fn ack(&mut self, group: GroupId, seq: Seq) {
+        match self.commands.last_mut() {
+            Some((
+                QUIET,
+                Command::AckAll {
+                    group: same,
+                    messages,
+                },
+            )) if *same == group => messages.push(seq),
+            Some((QUIET, command @ Command::Settle { .. })) => {
+                if let &mut Command::Settle {
+                    message: Handle::Group(same, first),
+                    how: Settle::Ack,
+                } = command
+                    && same == group
+                {
+                    let messages = vec![first, seq];
+                    *command = Command::AckAll { group, messages };
+                } else {
+                    self.ack_one(group, seq);
+                }
+            }
+            _ => self.ack_one(group, seq),
+        }
+    }
+
+    fn ack_one(&mut self, group: GroupId, seq: Seq) {
+        let settle = Command::Settle {
+            message: Handle::Group(group, seq),
+            how: Settle::Ack,
+        };
+        self.tell(settle);
+    }
+}
+
+/// What an answer of a shard answers.
+#[derive(Debug)]
+pub(super) enum Pending {
+    /// A publish: its number in confirm mode (0: none) and the octets of its body.
+    Published {
+        number: u64,
+        bytes: u64,
+        /// What was noted of it, to be forgotten if it is refused.
+        noted: Option<Arc<[Noted]>>,
+        laying: Option<Box<Laying>>,
+    },
+    /// A shard's part of a transaction.
+    Committed(ShardId),
+    /// The link of a consumer.
+    Opened { consumer: u32 },
+    /// A consumer.
+    Subscribed { consumer: u32, no_wait: bool },
+    /// The end of a consumer.
+    Unsubscribed { tag: Arc<str>, no_wait: bool },
+    /// The queue of a `basic.get`.
+    Counted,
+    /// Where a consumer of a stream begins.
+    Located,
+    /// What a consumer of a stream reads.
+    Read,
+    /// A `basic.get`.
+    Fetched { no_ack: bool, queue: Arc<Queue> },
+}

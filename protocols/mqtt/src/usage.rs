@@ -1,0 +1,111 @@
+//! What the clients of each account use together, for limits that are about accounts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+/// Connections and subscriptions, by account. Accounts without connections are not listed.
+#[derive(Debug, Default)]
+pub(crate) struct Usage(Mutex<HashMap<Arc<str>, Used>>);
+
+#[derive(Debug, Default)]
+struct Used {
+    connections: u64,
+    subscriptions: Arc<AtomicU64>,
+}
+
+impl Usage {
+    /// One more connection.
+    pub(crate) fn came(&self, account: &Arc<str>) {
+        let mut accounts = self.0.lock();
+        accounts.entry_ref(account).or_default().connections += 1;
+    }
+
+    /// One less.
+    pub(crate) fn gone(&self, account: &Arc<str>) {
+        let mut accounts = self.0.lock();
+        if let Some(used) = accounts.get_mut(account) {
+            used.connections = used.connections.saturating_sub(1);
+            if used.connections == 0 && Arc::strong_count(&used.subscriptions) == 1 {
+                accounts.remove(account);
+            }
+        }
+    }
+
+    /// Connections of an account.
+    pub(crate) fn connections(&self, account: &str) -> u64 {
+        let accounts = self.0.lock();
+        accounts.get(account).map_or(0, |used| used.connections)
+    }
+
+    /// What one client of an account, whose clients may have `max` subscriptions together, has a part of.
+    pub(crate) fn share(&self, account: &Arc<str>, max: u64) -> Share {
+        let mut accounts = self.0.lock();
+        Share {
+            all: Arc::clone(&accounts.entry_ref(account).or_default().subscriptions),
+            max,
+            own: 0,
+        }
+    }
+}
+
+/// A client's part of the subscriptions of its account.
+#[derive(Debug)]
+pub(crate) struct Share {
+    all: Arc<AtomicU64>,
+    max: u64,
+    own: u64,
+}
+
+impl Share {
+    /// It has so many now.
+    pub(crate) fn has(&mut self, own: usize) {
+        let own = own as u64;
+        if own >= self.own {
+            self.all.fetch_add(own - self.own, Ordering::Relaxed);
+        } else {
+            self.all.fetch_sub(self.own - own, Ordering::Relaxed);
+        }
+        self.own = own;
+    }
+
+    /// Whether there is room for one more.
+    pub(crate) fn has_room(&self) -> bool {
+        self.all.load(Ordering::Relaxed) < self.max
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.has(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clients_of_an_account_share_what_it_may_have() {
+        let usage = Usage::default();
+        let ann: Arc<str> = "ann".into();
+        usage.came(&ann);
+        usage.came(&ann);
+        assert_eq!((usage.connections("ann"), usage.connections("bob")), (2, 0));
+        let (mut first, mut second) = (usage.share(&ann, 3), usage.share(&ann, 3));
+        first.has(2);
+        second.has(1);
+        assert!(!first.has_room() && !second.has_room());
+        first.has(1);
+        assert!(second.has_room());
+        drop(second);
+        usage.gone(&ann);
+        assert_eq!(usage.connections("ann"), 1);
+        assert!(usage.share(&ann, 2).has_room());
+        drop(first);
+        usage.gone(&ann);
+        assert!(usage.0.lock().is_empty());
+    }
+}
