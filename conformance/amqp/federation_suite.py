@@ -100,6 +100,21 @@ def _arrives(there, here, exchange, key, queue):
     return False
 
 
+@case("trust-user-id")
+def who_has_published_a_message_is_told_only_where_that_is_trusted(t):
+    there, here = rabbitmq(t), under_test(t)
+    for trusted in (True, False):
+        exchange, _, _ = federated_exchange(t, there, here, "fanout", **{"trust-user-id": trusted})
+        queue = here.queue()
+        here.channel.queue_bind(queue, exchange)
+        eventually(lambda: _arrives(there, here, exchange, "", queue), "it runs")
+        there.publish("", b"mine", exchange, user_id="guest")
+        body = None
+        while body != b"mine":
+            _, properties, body = here.fetch(queue)
+        equal(properties.user_id, "guest" if trusted else None)
+
+
 @case("exchange bindings")
 def bindings_come_and_go_while_the_link_runs(t):
     there, here = rabbitmq(t), under_test(t)

@@ -868,6 +868,124 @@ def rabbitmqadmin_declares_lists_publishes_gets_and_deletes(t):
     equal(api(t).ask("GET", f"/vhosts/{at}")[0], 404)
 
 
+@case("message_stats")
+def queues_and_exchanges_count_what_went_through_them(t):
+    name, path = queue(t)
+    exchange = t.unique()
+    api(t).do(201, "PUT", f"/exchanges/%2F/{exchange}", {"type": "fanout", "durable": True})
+    t.defer(lambda: api(t).ask("DELETE", f"/exchanges/%2F/{exchange}"))
+    channel = connect(t).channel()
+    channel.queue_bind(name, exchange)
+    for _ in range(5):
+        channel.basic_publish(exchange, "", b"x")
+    eventually(lambda: api(t).get(path)["message_stats"]["publish"] == 5, "published")
+    first, _, _ = channel.basic_get(name)
+    channel.basic_nack(first.delivery_tag, requeue=True)
+    eventually(lambda: channel.queue_declare(name, passive=True).method.message_count == 5, "given back")
+    channel.basic_get(name, auto_ack=True)
+    got = []
+    tag = channel.basic_consume(name, lambda _c, method, _p, _b: got.append(method.delivery_tag))
+    while len(got) < 4:
+        channel.connection.process_data_events(0.1)
+    for delivery in got:
+        channel.basic_reject(delivery, requeue=False)
+    channel.basic_cancel(tag)
+    channel.basic_get(name)
+    stats = eventually(lambda: (s := api(t).get(path)["message_stats"]) and s["get_empty"] == 1 and s, "counted")
+    equal((stats["get"], stats["get_no_ack"], stats["deliver"], stats["deliver_no_ack"], stats["redeliver"]),
+          (1, 1, 4, 0, 1))
+    equal((stats["deliver_get"], stats["get_details"]["rate"] >= 0), (6, True))
+    counted = api(t).get(f"/exchanges/%2F/{exchange}")["message_stats"]
+    equal((counted["publish_in"], counted["publish_out"]), (5, 5))
+    channel.connection.close()
+    later = eventually(lambda: not api(t).get(path)["consumers"] and api(t).get(path)["message_stats"], "closed")
+    equal([later[key] for key in ("deliver", "get", "redeliver")], [4, 1, 1], "nothing goes back")
+    equal(api(t).get(f"/exchanges/%2F/{exchange}")["message_stats"]["publish_in"], 5)
+
+
+@case("prometheus dead letters")
+def dead_letters_are_counted_by_reason(t):
+    metrics = _free_port()
+    server = OwnServer(t, "--listen", f"amqp-metrics=127.0.0.1:{metrics}")
+    name = 'rabbitmq_global_messages_dead_lettered_expired_total{dead_letter_strategy="at_least_once"}'
+
+    def letters():
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=PATIENCE) as answer:
+                lines = answer.read().decode().splitlines()
+        except urllib.error.URLError:
+            return None
+        return [line.rsplit(" ", 1)[1] for line in lines if line.startswith(name)]
+
+    equal(eventually(letters, "the metrics are there"), ["0"])
+    connection = pika.BlockingConnection(pika.ConnectionParameters(*server.address))
+    channel = connection.channel()
+    channel.queue_declare("q", arguments={"x-message-ttl": 1, "x-dead-letter-exchange": "amq.fanout"})
+    channel.basic_publish("", "q", b"x")
+    eventually(lambda: letters() == ["1"], "it is counted")
+    channel.queue_delete("q")
+    connection.close()
+    equal(letters(), ["1"], "it stays counted")
+
+
+#: RabbitMQ's second command line client, where the harness has it.
+ADMIN_2 = os.environ.get("LONGTAIL_RABBITMQADMIN")
+
+
+def admin2(t, *words, vhost="/"):
+    """What it prints."""
+    if not ADMIN_2:
+        raise Skip("rabbitmqadmin 2 is not here")
+    host, port = t.websocket.split(":")
+    command = [ADMIN_2, "--host", host, "--port", port, "--username", "guest", "--password", "guest",
+               "--vhost", vhost, "--non-interactive", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    equal(done.returncode, 0, f"{words}: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+@case("rabbitmqadmin 2")
+def the_second_rabbitmqadmin_does_what_it_can(t):
+    at, name = t.unique(), t.unique()
+    admin2(t, "declare", "vhost", "--name", at)
+    t.defer(lambda: api(t).ask("DELETE", f"/vhosts/{at}"))
+    own = lambda *words: admin2(t, *words, vhost=at)  # noqa: E731
+    own("declare", "queue", "--name", "q", "--type", "classic", "--durable", "true")
+    own("declare", "exchange", "--name", "x", "--type", "topic")
+    own("declare", "binding", "--source", "x", "--destination-type", "queue", "--destination", "q",
+        "--routing-key", "a.#")
+    assert "routed" in own("publish", "message", "--exchange", "x", "--routing-key", "a.b", "--payload", "hello")
+    assert "hello" in own("get", "messages", "--queue", "q", "--count", "1")
+    for kind in ("queues", "exchanges", "bindings", "vhosts", "nodes", "users", "connections", "channels", "consumers",
+                 "policies", "permissions", "parameters"):
+        own("list", kind)
+    assert "q" in own("list", "queues") and "Longtail" in admin2(t, "show", "overview")
+    own("declare", "policy", "--name", "p", "--pattern", "^q", "--apply-to", "queues", "--priority", "1",
+        "--definition", '{"max-length": 5}')
+    assert "max-length" in own("list", "policies")
+    own("shovels", "declare_amqp091", "--name", "s", "--source-uri", f"amqp:///{at}", "--destination-uri",
+        f"amqp:///{at}", "--source-queue", "q", "--destination-queue", "q2")
+    assert "dynamic" in own("shovels", "list_all")
+    own("shovels", "delete", "--name", "s")
+    own("federation", "declare_upstream", "--name", "u", "--uri", "amqp://127.0.0.1:1")
+    assert "u" in own("federation", "list_all_upstreams")
+    own("federation", "list_all_links")
+    own("federation", "delete_upstream", "--name", "u")
+    admin2(t, "declare", "user", "--name", name, "--password", "p", "--tags", "management")
+    t.defer(lambda: api(t).ask("DELETE", f"/users/{name}"))
+    own("declare", "permissions", "--user", name, "--configure", ".*", "--read", ".*", "--write", ".*")
+    file = pathlib.Path(tempfile.mkdtemp(prefix="longtail-admin-")) / "definitions.json"
+    admin2(t, "definitions", "export", "--file", str(file))
+    assert at in file.read_text()
+    admin2(t, "definitions", "import", "--file", str(file))
+    admin2(t, "health_check", "local_alarms")
+    admin2(t, "health_check", "port_listener", "--port", str(t.port))
+    own("purge", "queue", "--name", "q")
+    own("delete", "queue", "--name", "q")
+    admin2(t, "delete", "vhost", "--name", at)
+    equal(api(t).ask("GET", f"/vhosts/{at}")[0], 404)
+
+
 @case("rabbitmqadmin close")
 def rabbitmqadmin_closes_a_connection(t):
     connection = connect(t, client_properties={"connection_name": "to-be-closed"})

@@ -33,6 +33,9 @@ pub(crate) struct Suite {
     /// It needs the original as another server, and starts it itself.
     #[serde(default)]
     peer: Option<Peer>,
+    /// It drives RabbitMQ's second command line client.
+    #[serde(default)]
+    rabbitmqadmin: bool,
     /// What runs it.
     runtime: Runtime,
     /// The program, below `conformance/`, or the name of a binary of `conformance/rust`.
@@ -226,7 +229,16 @@ impl Suite {
         match self.runtime {
             Runtime::Python => Ok(Ok(process::command("python3", &[&entry]))),
             Runtime::PythonClients => {
-                Ok(install::python()?.map(|python| process::command(python, &[&entry])))
+                let mut program =
+                    install::python()?.map(|python| process::command(python, &[&entry]));
+                if let (true, Ok(command)) = (self.rabbitmqadmin, &mut program) {
+                    match install::rabbitmqadmin()? {
+                        Ok(tool) => drop(command.env("LONGTAIL_RABBITMQADMIN", tool)),
+                        // Its cases say that they skip; this says why.
+                        Err(why) => println!("{}: {why}", self.name),
+                    }
+                }
+                Ok(program)
             }
             Runtime::Node => Ok(install::node()?.map(|modules| {
                 let mut command = process::command("node", &[&entry]);

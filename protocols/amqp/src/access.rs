@@ -93,6 +93,12 @@ pub trait Admission: Send + Sync + 'static {
         self.admit(login)
     }
 
+    /// Whether messages of a client may say that somebody else has published them.
+    fn impersonates(&self, login: &Login<'_>) -> bool {
+        let _ = login;
+        false
+    }
+
     /// How many there may be of the clients of a user in a space.
     fn limits(&self, user: &str, space: &str) -> SeatLimits {
         let _ = (user, space);

@@ -37,6 +37,7 @@ pub(crate) mod shovel;
 pub(crate) mod store;
 pub(crate) mod streams;
 pub(crate) mod subjects;
+pub(crate) mod tally;
 pub mod tenant;
 pub mod topology;
 pub(crate) mod transfer;

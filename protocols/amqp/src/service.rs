@@ -443,8 +443,11 @@ fn admit(conn: &Arc<Conn>, runtime: &Handle) {
         ends_at(&conn, expires, &runtime_of_task);
         let standing = service.admission.now(&user, &space);
         let has_account = matches!(standing, Standing::Granted(_));
+        let impersonates = |login: &Login<'_>| service.admission.impersonates(login);
+        let impersonates = with_login(&conn, &space, impersonates) == Some(true);
         answer(&conn, |session, out| {
             session.know_account(has_account);
+            session.may_impersonate(impersonates);
             session.admitted(admitted, out)
         });
     });

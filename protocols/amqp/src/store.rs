@@ -41,6 +41,11 @@ pub(crate) struct Store {
 }
 
 impl Store {
+    /// Queues that get it.
+    pub(crate) fn copies(&self) -> u64 {
+        1 + self.also.len() as u64
+    }
+
     /// What is to be laid if it is refused.
     pub(crate) fn laying(&self) -> Option<Laying> {
         (!self.lays.is_empty()).then(|| Laying {

@@ -14,6 +14,7 @@ use crate::alarms::{self, Alarms, Machine, Short};
 use crate::census::Census;
 use crate::config::Config;
 use crate::exception::Exception;
+use crate::letters::Lettered;
 use crate::policy::Policies;
 use crate::streams::Streams;
 use crate::topology::{self, Topology};
@@ -30,6 +31,7 @@ pub struct Tenant {
     counters: Counters,
     census: Census,
     policies: Arc<Policies>,
+    lettered: Arc<Lettered>,
     alarms: Alarms,
     /// Of connections.
     numbers: AtomicU64,
@@ -60,6 +62,7 @@ impl Tenant {
             topologies: tokio::sync::Mutex::default(),
             counters: Counters::default(),
             census: Census::default(),
+            lettered: Arc::default(),
             policies: Arc::new(Policies::load(Arc::clone(&broker))),
             alarms: Alarms::default(),
             numbers: AtomicU64::new(0),
@@ -131,6 +134,11 @@ impl Tenant {
     #[must_use]
     pub fn census(&self) -> &Census {
         &self.census
+    }
+
+    /// Dead letters so far, of all spaces, those that are gone too.
+    pub(crate) fn lettered(&self) -> &Lettered {
+        &self.lettered
     }
 
     /// What operators have set for queues and exchanges by name.
@@ -224,6 +232,7 @@ impl Tenant {
             Arc::clone(space),
             Arc::clone(&self.policies),
             self.config.subjects_exchange.as_deref().map(Arc::from),
+            Arc::clone(&self.lettered),
         )
         .await?;
         match self.runtime.get().cloned().or(Handle::try_current().ok()) {

@@ -83,6 +83,32 @@ pub(super) fn node() -> Result<Result<PathBuf, String>> {
     Ok(Ok(modules))
 }
 
+/// RabbitMQ's second command line client, which is no library that a program could be linked to.
+const RABBITMQADMIN: &str = "2.35.0";
+
+/// `rabbitmqadmin` of that version.
+///
+/// # Errors
+/// When cargo cannot be started.
+pub(super) fn rabbitmqadmin() -> Result<Result<PathBuf, String>> {
+    let root = workspace::cache().join(format!("rabbitmqadmin-{RABBITMQADMIN}"));
+    let program = root.join("bin/rabbitmqadmin");
+    if program.exists() {
+        return Ok(Ok(program));
+    }
+    let mut install = process::cargo(&["install", "rabbitmqadmin", "--version", RABBITMQADMIN]);
+    install
+        .args(["--locked", "--no-default-features", "--debug", "--root"])
+        .arg(&root);
+    Ok(if process::run(&mut install)? {
+        Ok(program)
+    } else {
+        Err(format!(
+            "cargo could not install rabbitmqadmin {RABBITMQADMIN}"
+        ))
+    })
+}
+
 /// A binary of `conformance/rust`.
 ///
 /// # Errors

@@ -31,6 +31,8 @@ pub(crate) struct Upstream {
     pub(crate) message_ttl_ms: Option<u64>,
     pub(crate) consumer_tag: Option<String>,
     pub(crate) queue_type: Option<&'static str>,
+    /// Whether a message keeps who has published it there.
+    pub(crate) trusts_user_id: bool,
     /// What was made there goes when the link does.
     pub(crate) cleans_up: bool,
 }
@@ -84,6 +86,7 @@ impl Upstream {
                 &["queue-type"],
                 &[("classic", "classic"), ("quorum", "quorum")],
             )?,
+            trusts_user_id: read.flag(&["trust-user-id"])?.unwrap_or(false),
             cleans_up: read
                 .word(
                     &["resource-cleanup-mode"],
@@ -91,12 +94,6 @@ impl Upstream {
                 )?
                 .unwrap_or(true),
         };
-        if read.flag(&["trust-user-id"])? == Some(true) {
-            return Err(Invalid(
-                "trust-user-id is not supported: who has published a message is not carried over"
-                    .to_owned(),
-            ));
-        }
         // A link has one channel and waits for no answer to a binding, whatever these say.
         read.flag(&["bind-nowait"])?;
         read.word(&["channel-use-mode"], &[("multiple", ()), ("single", ())])?;
@@ -233,7 +230,6 @@ mod tests {
             json!({}),
             json!({"uri": []}),
             json!({"uri": "amqp://h", "max-hops": 0}),
-            json!({"uri": "amqp://h", "trust-user-id": true}),
             json!({"uri": "amqp://h", "colour": 1}),
             json!({"uri": "amqp://h", "queue-type": "stream"}),
         ] {

@@ -12,8 +12,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use longtail_broker::auth::Grants;
-
 use super::config::Upstream;
 use super::trail::{self, Origin, Place};
 use crate::codec::{Method, Properties, Table, TableBuf, Value};
@@ -342,8 +340,7 @@ impl ExchangeLink {
 
 /// A channel of this broker that confirms, for what comes into a vhost.
 pub(super) async fn sink(reach: &Reach, vhost: &str, mode: AckMode) -> Result<Sink, LinkError> {
-    let grants = Arc::new(Grants::full());
-    let mut link = reach.door.open("federation", vhost, grants).await?;
+    let mut link = reach.door.open_for_relay("federation", vhost).await?;
     if mode == AckMode::OnConfirm {
         link.call(&Method::ConfirmSelect { no_wait: false }).await?;
     }
@@ -382,6 +379,7 @@ impl Plan for ExchangeLink {
             at: &self.there,
             of: ("exchange", self.upstream_exchange()),
             redelivered: delivery.redelivered,
+            trusts_user_id: self.upstream.trusts_user_id,
         };
         Ok(Some(Forward {
             exchange: self.exchange.name.clone(),

@@ -161,6 +161,7 @@ impl Plan for QueueLink {
             at: &self.there,
             of: ("queue", self.upstream_queue()),
             redelivered: delivery.redelivered,
+            trusts_user_id: self.upstream.trusts_user_id,
         };
         Ok(Some(Forward {
             exchange: String::new(),

@@ -50,9 +50,12 @@ pub(super) struct Origin<'a> {
     /// `exchange` or `queue`, and its name.
     pub(super) of: (&'a str, &'a str),
     pub(super) redelivered: bool,
+    /// Whether who has published it there is told here.
+    pub(super) trusts_user_id: bool,
 }
 
-/// Flags and values of a message that has come: with where from, and without who has published it there.
+/// Flags and values of a message that has come: with where from, and with who has published it there only if that is
+/// trusted.
 ///
 /// # Errors
 /// When it cannot be written down any more.
@@ -83,7 +86,7 @@ pub(super) fn received(
     written.put(RECEIVED_FROM, Value::Array(passed.as_array()))?;
     let properties = Properties {
         headers: Some(written.as_table()),
-        user_id: None,
+        user_id: properties.user_id.filter(|_| origin.trusts_user_id),
         ..*properties
     };
     let mut octets = Vec::new();
@@ -155,6 +158,7 @@ mod tests {
             at: &place(from),
             of: ("exchange", "x"),
             redelivered: false,
+            trusts_user_id: false,
         };
         received(properties, &origin).unwrap()
     }

@@ -13,6 +13,7 @@ use super::picking::{Candidate, pick};
 use super::topics::Topics;
 use crate::codec::Table;
 use crate::exception::Exception;
+use crate::tally::{self, Tallies};
 
 /// Where a binding leads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -135,7 +136,11 @@ pub struct Exchange {
     pub(super) seen: Option<Seen>,
     /// Where messages wait for their time.
     pub(super) waiting: Option<Waiting>,
+    pub(super) tallies: ExchangeTallies,
 }
+
+/// What went through an exchange.
+pub(crate) type ExchangeTallies = Arc<Tallies<{ tally::exchange::COUNT }>>;
 
 /// The stream of an exchange whose messages wait for their time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,6 +171,7 @@ impl Exchange {
             topics: Topics::default(),
             candidates: Vec::new(),
             waiting: None,
+            tallies: Arc::default(),
         }
     }
 

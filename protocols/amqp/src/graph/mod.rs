@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use crate::queue::Queue;
 pub use dedup::{Dedup, Key as DedupKey, Repeated, Seen};
+pub(crate) use exchange::ExchangeTallies;
 pub use exchange::{
     ALTERNATE, Binding, Destination, Exchange, ExchangeConfig, ExchangeFlags, Waiting,
 };
@@ -33,6 +34,8 @@ pub struct Graph {
     generation: u64,
     /// The exchange that is the subjects of the space.
     shared: Option<Arc<str>>,
+    /// Of the default exchange.
+    tallies: ExchangeTallies,
 }
 
 impl Graph {
@@ -55,6 +58,14 @@ impl Graph {
     #[must_use]
     pub fn exchange(&self, name: &str) -> Option<&Exchange> {
         self.exchanges.get(name)
+    }
+
+    /// What went through an exchange; the empty name is the default one's.
+    pub(crate) fn tallies(&self, exchange: &str) -> Option<&ExchangeTallies> {
+        if exchange.is_empty() {
+            return Some(&self.tallies);
+        }
+        self.exchanges.get(exchange).map(|known| &known.tallies)
     }
 
     /// All exchanges.

@@ -7,7 +7,7 @@ use crate::codec::{ArrayBuf, EncodeError, Properties, Table, TableBuf, Value};
 
 /// Why a message is a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reason {
+pub(crate) enum Reason {
     Rejected,
     Expired,
     MaxLength,
@@ -26,7 +26,16 @@ impl Reason {
         })
     }
 
-    pub(super) const fn name(self) -> &'static str {
+    /// All, by number, as they are counted.
+    pub(crate) const ALL: [Reason; 4] = [
+        Reason::Rejected,
+        Reason::Expired,
+        Reason::MaxLength,
+        Reason::DeliveryLimit,
+    ];
+
+    /// As RabbitMQ names it.
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Reason::Rejected => "rejected",
             Reason::Expired => "expired",

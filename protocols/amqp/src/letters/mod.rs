@@ -37,8 +37,13 @@ use crate::session::Laying;
 use crate::session::content::Envelope;
 use crate::store::{self, Parcel, in_queues, in_waiting};
 use crate::subjects::to_message;
+use crate::tally::Tallies;
 use crate::topology::Topology;
-use death::{Death, Reason};
+use death::Death;
+pub(crate) use death::Reason;
+
+/// Letters by reason, as [`Reason::ALL`] has them.
+pub(crate) type Lettered = Tallies<{ Reason::ALL.len() }>;
 
 /// Letters that a carrier has under way.
 const UNDER_WAY: u32 = 256;
@@ -51,6 +56,8 @@ pub(crate) struct Letters {
     space: Arc<str>,
     /// By number of the shard.
     clients: Vec<Arc<Client>>,
+    /// Those of all spaces.
+    lettered: Arc<Lettered>,
 }
 
 impl std::fmt::Debug for Letters {
@@ -97,9 +104,10 @@ impl Way {
 
 impl Letters {
     /// Sessions at every shard of a broker, without carriers yet.
-    pub(crate) fn new(broker: &Broker, space: Arc<str>) -> Self {
+    pub(crate) fn new(broker: &Broker, space: Arc<str>, lettered: Arc<Lettered>) -> Self {
         let count = broker.shards().count();
         Letters {
+            lettered,
             space,
             clients: (0..count)
                 .map(|shard| Arc::new(broker.client(ShardId(shard))))
@@ -252,6 +260,7 @@ impl Letters {
             let Some(to) = &settings.dead_letter else {
                 continue;
             };
+            self.lettered.count(Reason::MaxLength as usize);
             let record = (&*laying.headers, &[][..], &laying.body);
             let died = (&*queue.name, Reason::MaxLength, now.0);
             let way = way_on(topology, record, died, to).unwrap_or_default();
@@ -276,8 +285,10 @@ impl Letters {
             }
         }
         let queue = queue?.strip_prefix(&*self.space)?.strip_prefix('/')?;
+        let reason = reason?;
+        self.lettered.count(reason as usize);
         let record = (&*message.headers, &*message.subject, &message.payload);
-        way_on(topology, record, (queue, reason?, time?), &note?)
+        way_on(topology, record, (queue, reason, time?), &note?)
     }
 }
 

@@ -662,7 +662,7 @@ impl Client {
     }
 
     /// Says something that has none.
-    pub(crate) fn say(&mut self, method: &Method<'_>, out: &mut Vec<u8>) -> Result<()> {
+    pub(crate) fn say(method: &Method<'_>, out: &mut Vec<u8>) -> Result<()> {
         Ok(method.encode(CHANNEL, out)?)
     }
 
@@ -697,7 +697,7 @@ impl Client {
                 requeue: true,
             },
         };
-        self.say(&method, out)
+        Self::say(&method, out)
     }
 
     /// Publishes; the number by which it is confirmed, in a channel that confirms.

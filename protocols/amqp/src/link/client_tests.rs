@@ -110,7 +110,7 @@ fn delivery(tag: u64) -> Vec<u8> {
     bytes
 }
 
-fn unexpected(result: Result<usize, LinkError>) -> bool {
+fn unexpected(result: &Result<usize, LinkError>) -> bool {
     matches!(result, Err(LinkError::Unexpected(_)))
 }
 
@@ -150,10 +150,10 @@ fn more_than_was_asked_for_ends_the_connection() {
     side.client.allow(2);
     side.hears(&delivery(1)).unwrap();
     side.hears(&delivery(2)).unwrap();
-    assert!(unexpected(side.hears(&delivery(3))));
+    assert!(unexpected(&side.hears(&delivery(3))));
     let mut side = open();
     side.hears(&delivery(2)).unwrap();
-    assert!(unexpected(side.hears(&delivery(2))), "a tag twice");
+    assert!(unexpected(&side.hears(&delivery(2))), "a tag twice");
 }
 
 #[test]
@@ -164,11 +164,11 @@ fn what_makes_no_sense_ends_the_connection() {
         consumer_count: 0,
     };
     assert!(
-        unexpected(open().hears_method(1, &declared)),
+        unexpected(&open().hears_method(1, &declared)),
         "nobody has asked"
     );
     assert!(
-        unexpected(open().hears_method(7, &declared)),
+        unexpected(&open().hears_method(7, &declared)),
         "no such channel"
     );
     let ack = Method::BasicAck {
@@ -176,12 +176,12 @@ fn what_makes_no_sense_ends_the_connection() {
         multiple: false,
     };
     assert!(
-        unexpected(open().hears_method(1, &ack)),
+        unexpected(&open().hears_method(1, &ack)),
         "nothing was published"
     );
-    assert!(unexpected(greeted().hears_method(0, &TUNE)), "out of turn");
+    assert!(unexpected(&greeted().hears_method(0, &TUNE)), "out of turn");
     assert!(
-        unexpected(greeted().hears(b"AMQP\0\x01\0\0")),
+        unexpected(&greeted().hears(b"AMQP\0\x01\0\0")),
         "another protocol"
     );
     assert!(matches!(
@@ -225,7 +225,7 @@ fn answers_may_come_in_another_order_than_was_asked() {
         );
     }
     assert!(
-        unexpected(side.hears_method(1, &Method::BasicQosOk {})),
+        unexpected(&side.hears_method(1, &Method::BasicQosOk {})),
         "once only"
     );
 }

@@ -21,20 +21,27 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Passwords that are good once, for connections that this process is about to open.
 #[derive(Default)]
-pub struct Tickets(Mutex<HashMap<String, Arc<Grants>>>);
+pub struct Tickets(Mutex<HashMap<String, Ticket>>);
+
+#[derive(Clone)]
+struct Ticket {
+    grants: Arc<Grants>,
+    /// Its messages may be somebody else's.
+    impersonates: bool,
+}
 
 impl Tickets {
-    fn issue(&self, grants: Arc<Grants>) -> String {
-        let ticket = fresh_name("");
-        self.0.lock().insert(ticket.clone(), grants);
-        ticket
+    fn issue(&self, ticket: Ticket) -> String {
+        let name = fresh_name("");
+        self.0.lock().insert(name.clone(), ticket);
+        name
     }
 
     fn withdraw(&self, ticket: &str) {
         self.0.lock().remove(ticket);
     }
 
-    fn find(&self, login: &Login<'_>) -> Result<Arc<Grants>, Denied> {
+    fn find(&self, login: &Login<'_>) -> Result<Ticket, Denied> {
         let ticket = std::str::from_utf8(login.password).unwrap_or_default();
         let found = self.0.lock().get(ticket).cloned();
         found.ok_or_else(|| Denied::Login("no such ticket".to_owned()))
@@ -47,7 +54,11 @@ impl Admission for Tickets {
     }
 
     fn admit(&self, login: &Login<'_>) -> Result<Admitted, Denied> {
-        self.find(login).map(Admitted::with)
+        self.find(login).map(|ticket| Admitted::with(ticket.grants))
+    }
+
+    fn impersonates(&self, login: &Login<'_>) -> bool {
+        self.find(login).is_ok_and(|ticket| ticket.impersonates)
     }
 }
 
@@ -93,10 +104,31 @@ impl Door {
         vhost: &str,
         grants: Arc<Grants>,
     ) -> Result<Link, LinkError> {
+        let impersonates = false;
+        let ticket = Ticket {
+            grants,
+            impersonates,
+        };
+        self.open_with(user, vhost, ticket).await
+    }
+
+    /// Opens a connection that may do everything, and whose messages may be somebody else's.
+    ///
+    /// # Errors
+    /// What the service says.
+    pub(crate) async fn open_for_relay(&self, name: &str, vhost: &str) -> Result<Link, LinkError> {
+        let ticket = Ticket {
+            grants: Arc::new(Grants::full()),
+            impersonates: true,
+        };
+        self.open_with(name, vhost, ticket).await
+    }
+
+    async fn open_with(&self, user: &str, vhost: &str, ticket: Ticket) -> Result<Link, LinkError> {
         let stream = self.inside.connect()?;
         stream.set_nonblocking(true)?;
         let stream = UnixStream::from_std(stream)?;
-        let ticket = self.tickets.issue(grants);
+        let ticket = self.tickets.issue(ticket);
         let settings = Settings {
             user: user.to_owned(),
             password: ticket.clone(),

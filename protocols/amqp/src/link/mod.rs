@@ -228,7 +228,7 @@ impl Link {
     /// # Errors
     /// When it has no form on the wire.
     pub(crate) fn say(&mut self, method: &Method<'_>) -> Result<()> {
-        self.client.say(method, &mut self.out)
+        Client::say(method, &mut self.out)
     }
 
     /// Publishes; the number by which it is confirmed, in a channel that confirms.

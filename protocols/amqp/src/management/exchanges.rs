@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use base64ct::{Base64, Encoding};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::direct::Published;
 use super::fields;
 use super::http::{Asked, Failed, Reply};
+use super::rates::{self, Thing};
 use super::{Management, page};
 use crate::codec::Method;
-use crate::graph::ExchangeConfig;
+use crate::graph::{ExchangeConfig, Graph};
 use crate::json as convert;
 use crate::json::OwnedProperties;
 use crate::policy::Subject;
@@ -21,6 +22,27 @@ const DEFAULT: &str = "amq.default";
 /// The name that AMQP knows.
 pub(super) fn real_name(name: &str) -> &str {
     if name == DEFAULT { "" } else { name }
+}
+
+/// What is counted of an exchange.
+const COUNTS: &[&str] = &["publish_in", "publish_out"];
+
+/// With what went through it.
+fn with_stats(
+    m: &Management,
+    (space, graph): (&Arc<str>, &Graph),
+    name: &str,
+    mut shown: Value,
+) -> Value {
+    let sums = graph.tallies(name).map(|tallies| tallies.sums());
+    if let (Some(sums), Value::Object(shown)) = (sums, &mut shown) {
+        let thing = Thing::Exchange(Arc::clone(space), name.into());
+        let rates = m.rates.look(thing, m.now_ms(), &sums);
+        let mut stats = Map::new();
+        rates::put(&mut stats, COUNTS, &sums, &rates);
+        shown.insert("message_stats".to_owned(), stats.into());
+    }
+    shown
 }
 
 fn shown(
@@ -52,7 +74,15 @@ pub(super) async fn list(
     let mut items = Vec::new();
     for (vhost, space) in m.of(asked, vhost)? {
         let topology = m.topology_of(&space).await?;
-        items.push(shown(m, (&vhost, &space), "", None));
+        let stats = !asked.query.flag("disable_stats");
+        let entry = |name: &str, config: Option<&ExchangeConfig>| {
+            let shown = shown(m, (&vhost, &space), name, config);
+            match stats {
+                true => with_stats(m, (&space, &topology.graph()), name, shown),
+                false => shown,
+            }
+        };
+        items.push(entry("", None));
         let mut known: Vec<_> = topology
             .graph()
             .exchanges()
@@ -60,7 +90,7 @@ pub(super) async fn list(
             .collect();
         known.sort_by(|a, b| a.0.cmp(&b.0));
         for (name, config) in known {
-            items.push(shown(m, (&vhost, &space), &name, Some(&config)));
+            items.push(entry(&name, Some(&config)));
         }
     }
     page::list(items, &asked.query).map(Reply::Json)
@@ -91,6 +121,8 @@ pub(super) async fn show(
     let name = real_name(name);
     let (space, config) = known(m, asked, vhost, name).await?;
     let shown = shown(m, (vhost, &space), name, config.as_ref());
+    let topology = m.topology_of(&space).await?;
+    let shown = with_stats(m, (&space, &topology.graph()), name, shown);
     Ok(Reply::Json(page::one(shown, &asked.query)))
 }
 

@@ -14,6 +14,7 @@ use longtail_web::Query;
 
 use super::http::Failed;
 use super::{Management, overview, parameters, queues};
+use crate::letters::Reason;
 use crate::session::ChannelState;
 
 /// The text of the metrics so far.
@@ -315,6 +316,22 @@ async fn aggregated(m: &Management, endpoint: &str) -> Result<Page, Failed> {
     ] {
         let help = format!("Total number of {} over AMQP", name.replace('_', " "));
         page.counter(&format!("rabbitmq_global_{name}_total"), &help, amqp, value);
+    }
+    for (reason, letters) in Reason::ALL.iter().zip(m.tenant.lettered().sums()) {
+        let name = format!(
+            "rabbitmq_global_messages_dead_lettered_{}_total",
+            reason.name()
+        );
+        let help = format!(
+            "Total number of messages dead-lettered due to {}",
+            reason.name()
+        );
+        page.counter(
+            &name,
+            &help,
+            &[("dead_letter_strategy", "at_least_once")],
+            letters,
+        );
     }
     page.gauge(
         "rabbitmq_global_consumers",

@@ -129,10 +129,10 @@ fn shown(
         info.ready
     };
     let total = ready + info.held + info.delayed;
-    let counters = [info.appended, info.removed];
+    let counters = counters(queue, info);
     let rates = m.rates.look(thing, m.now_ms(), &counters);
     let mut stats = Map::new();
-    rates::put(&mut stats, &["publish", "ack"], &counters, &rates);
+    rates::put(&mut stats, COUNTS, &counters, &rates);
     for (name, number) in [
         ("messages", total),
         ("messages_ready", ready),
@@ -171,6 +171,42 @@ fn shown(
         object.extend(fields);
     }
     Value::Object(object)
+}
+
+/// What is counted of a queue.
+const COUNTS: &[&str] = &[
+    "publish",
+    "ack",
+    "deliver",
+    "deliver_no_ack",
+    "get",
+    "get_no_ack",
+    "get_empty",
+    "redeliver",
+    "deliver_get",
+];
+
+fn counters(queue: &Queue, info: &StreamInfo) -> [u64; COUNTS.len()] {
+    let [
+        deliver,
+        deliver_no_ack,
+        get,
+        get_no_ack,
+        get_empty,
+        redeliver,
+    ] = queue.tallies().sums();
+    let deliver_get = deliver + deliver_no_ack + get + get_no_ack;
+    [
+        info.appended,
+        info.removed,
+        deliver,
+        deliver_no_ack,
+        get,
+        get_no_ack,
+        get_empty,
+        redeliver,
+        deliver_get,
+    ]
 }
 
 /// Whether consumers keep up: some wait for messages, or there is nothing to wait for.

@@ -27,6 +27,8 @@ pub(super) enum Thing {
     Vhost(Arc<str>),
     /// A queue, by space and name.
     Queue(Arc<str>, Arc<str>),
+    /// An exchange, by space and name.
+    Exchange(Arc<str>, Arc<str>),
     /// A connection.
     Connection(u64),
     /// A channel.

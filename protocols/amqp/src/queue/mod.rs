@@ -23,6 +23,7 @@ use crate::codec::{Table, Value};
 use crate::exception::{Exception, precondition};
 use crate::graph::{Dedup, DedupKey, Repeated, Seen};
 use crate::replies::{Mailbox, Place};
+use crate::tally::{self, Tallies};
 use arguments::COMPARED;
 pub(crate) use arguments::time;
 pub use arguments::{QueueArguments, QueueType};
@@ -134,6 +135,7 @@ pub struct Queue {
     usage: Mutex<Usage>,
     /// Consumers that are links of other brokers.
     links: Arc<AtomicU32>,
+    tallies: Arc<Tallies<{ tally::queue::COUNT }>>,
     /// What came before, where that is not taken again.
     seen: Option<Seen>,
     /// Who reads it, if it is a stream: no group of it knows them.
@@ -206,6 +208,7 @@ impl Queue {
             lays_refused: AtomicBool::new(lays_refused(&settings)),
             has_retries: AtomicBool::new(settings.retry.is_some()),
             links: Arc::default(),
+            tallies: Arc::default(),
             settings: RwLock::new(Arc::new(settings)),
             name,
             shard,
@@ -271,6 +274,11 @@ impl Queue {
     #[must_use]
     pub fn consumers(&self) -> u32 {
         self.usage.lock().consumers
+    }
+
+    /// What was handed out of it.
+    pub(crate) fn tallies(&self) -> &Arc<Tallies<{ tally::queue::COUNT }>> {
+        &self.tallies
     }
 
     /// Consumers that are no links of other brokers.

@@ -78,6 +78,8 @@ pub(crate) struct Introduction {
     pub(super) heartbeat: u16,
     /// It is one of the accounts.
     has_account: bool,
+    /// Its messages may be somebody else's.
+    pub(super) impersonates: bool,
     /// Channels that count for the user.
     counted: u64,
 }
@@ -199,6 +201,10 @@ impl Session {
 
     pub(crate) fn know_account(&mut self, has_account: bool) {
         self.shared.introduction.has_account = has_account;
+    }
+
+    pub(crate) fn may_impersonate(&mut self, may: bool) {
+        self.shared.introduction.impersonates = may;
     }
 
     /// Whether the user is one of the accounts.

@@ -11,7 +11,7 @@ use longtail_model::{GroupId, SessionId, ShardId};
 use super::confirms::Confirms;
 use super::consuming::{Consumer, is_stored};
 use super::delivering::Kept;
-use super::publishing::Publishing;
+use super::publishing::{Counting, Publishing};
 use super::replying::ReplyConsumer;
 use super::routing::Remembered;
 use super::transacting::Staged;
@@ -51,6 +51,7 @@ pub(super) struct Channel {
     pub(super) confirms: Option<Confirms>,
     pub(super) publishing: Option<Publishing>,
     pub(super) remembered: Option<Remembered>,
+    pub(super) tally: Option<Counting>,
     /// In transaction mode: what waits for its commit.
     pub(super) staged: Option<Staged>,
     /// Who gets direct replies.
@@ -94,6 +95,7 @@ impl Channel {
             confirms: None,
             publishing: None,
             remembered: None,
+            tally: None,
             staged: None,
             reply_consumer: None,
             outstanding: 0,

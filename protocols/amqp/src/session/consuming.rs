@@ -19,6 +19,7 @@ use crate::exception::{Exception, no_queue, not_implemented, precondition, refus
 use crate::federation;
 use crate::queue::{LinkSeat, Queue, QueueType, time};
 use crate::replies::is_pseudo_queue;
+use crate::tally::{self, Tally};
 use crate::topology::fresh_name;
 
 /// A consumer of a channel.
@@ -42,6 +43,8 @@ pub(super) struct Consumer {
     pub(super) reader: Option<Box<Reader>>,
     /// It is a link of another broker: kept for as long as it is there.
     pub(super) _seat: Option<LinkSeat>,
+    /// What it was given.
+    pub(super) tally: Tally<{ tally::queue::COUNT }>,
 }
 
 /// What a client says of a consumer.
@@ -161,6 +164,7 @@ impl Channel {
             consumer,
             Consumer {
                 _seat: federation::is_link(&arguments).then(|| queue.seat_link()),
+                tally: queue.tallies().join(),
                 tag,
                 queue,
                 no_ack,

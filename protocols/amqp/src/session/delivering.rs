@@ -23,6 +23,7 @@ use super::{Shared, say};
 use crate::codec::{FRAME_OVERHEAD, Method, Properties, ReplyCode, TableBuf, Value, put_content};
 use crate::exception::{Exception, not_implemented};
 use crate::queue::Queue;
+use crate::tally;
 
 /// Octets that are pushed ahead of a client.
 pub(super) const WINDOW_BYTES: usize = 512 * 1024;
@@ -234,9 +235,12 @@ impl Channel {
             routing_key: &envelope.key,
         };
         write_content(&deliver, channel, &envelope, shown.body, shared, out);
-        self.counts.redeliver += u64::from(delivery.redeliveries > 0);
+        let again = u64::from(delivery.redeliveries > 0);
+        self.counts.redeliver += again;
+        consumer.tally.add(tally::queue::REDELIVER, again);
         if consumer.no_ack {
             self.counts.deliver_no_ack += 1;
+            consumer.tally.add(tally::queue::DELIVER_NO_ACK, 1);
             if out.is_over_soft_limit() {
                 out.ask_for_room();
                 self.unsettled.push((at, *delivery));
@@ -246,6 +250,7 @@ impl Channel {
             self.ack_delivery(at, delivery);
         } else {
             self.counts.deliver += 1;
+            consumer.tally.add(tally::queue::DELIVER, 1);
             self.shared_held += 1;
             if consumer.queue.has_retries() {
                 let queue = Arc::clone(&consumer.queue);
@@ -326,6 +331,7 @@ impl Channel {
         shared.answered();
         let Reply::Delivered(delivery) = reply else {
             self.counts.get_empty += 1;
+            queue.tallies().count(tally::queue::GET_EMPTY);
             say(
                 &Method::BasicGetEmpty { reserved_1: "" },
                 self.number(),
@@ -354,12 +360,17 @@ impl Channel {
             shared,
             out,
         );
-        self.counts.redeliver += u64::from(delivery.redeliveries > 0);
+        if delivery.redeliveries > 0 {
+            self.counts.redeliver += 1;
+            queue.tallies().count(tally::queue::REDELIVER);
+        }
         if no_ack {
             self.counts.get_no_ack += 1;
+            queue.tallies().count(tally::queue::GET_NO_ACK);
             self.ack_delivery(at, delivery);
         } else {
             self.counts.get += 1;
+            queue.tallies().count(tally::queue::GET);
             let tag = self.last_delivery;
             self.note_retries(delivery.group, queue);
             self.unacked
@@ -464,14 +475,12 @@ mod tests {
             arguments: Arc::default(),
             parsed: QueueArguments::default(),
         };
+        let at = (ShardId(0), StreamId(1));
+        let queue = Queue::new("q".into(), at, config, QueueSettings::default());
         Consumer {
+            tally: queue.tallies().join(),
             tag: "t".into(),
-            queue: Arc::new(Queue::new(
-                "q".into(),
-                (ShardId(0), StreamId(1)),
-                config,
-                QueueSettings::default(),
-            )),
+            queue: Arc::new(queue),
             no_ack: false,
             prefetch,
             timeout_ms: None,

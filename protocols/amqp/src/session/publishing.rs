@@ -17,7 +17,9 @@ use crate::exception::{Exception, no_exchange, not_implemented, precondition, re
 use crate::graph::{Kind, Noted};
 use crate::queue::Queue;
 use crate::replies::{Place, is_address};
+use crate::store::Store;
 use crate::subjects::{Share, Told};
+use crate::tally::{self, Tally};
 use crate::tenant::Tenant;
 
 /// Room that is made for a body before any of it is there.
@@ -64,6 +66,14 @@ impl Laying {
 struct Head {
     size: u64,
     properties: Bytes,
+}
+
+/// The exchange that was published to last, and what this channel counts for it.
+#[derive(Debug)]
+pub(super) struct Counting {
+    generation: u64,
+    exchange: Arc<str>,
+    tally: Tally<{ tally::exchange::COUNT }>,
 }
 
 impl Channel {
@@ -234,7 +244,11 @@ impl Channel {
         };
         let properties = Properties::decode(&head.properties)
             .map_err(|fault| Exception::from(fault).of_connection())?;
-        check(&properties, &shared.credentials.user)?;
+        let user = Some(shared.credentials.user.as_str());
+        check(
+            &properties,
+            user.filter(|_| !shared.introduction.impersonates),
+        )?;
         let rewritten = self.with_address(&properties)?;
         let publication = Publication {
             exchange,
@@ -259,7 +273,7 @@ impl Channel {
         shared: &mut Shared,
         out: &mut Out,
     ) -> Result<(), Exception> {
-        self.count(publication, &plan);
+        self.count(publication, &plan, shared);
         if !plan.is_wanted() && publication.mandatory {
             self.give_back(publication, &plan, shared, out);
         }
@@ -312,9 +326,40 @@ impl Channel {
         }));
     }
 
+    /// Counts a message for its exchange.
+    fn tally(&mut self, publication: &Publication, plan: &Plan, shared: &Shared) {
+        let Ok(topology) = shared.topology() else {
+            return;
+        };
+        let generation = topology.generation();
+        let known = self.tally.as_ref().is_some_and(|known| {
+            known.generation == generation && known.exchange == publication.exchange
+        });
+        if !known {
+            let graph = topology.graph();
+            let of = graph.tallies(&publication.exchange);
+            let before = self.tally.take().map(|known| known.tally);
+            self.tally = of.map(|of| Counting {
+                generation,
+                exchange: Arc::clone(&publication.exchange),
+                tally: before
+                    .filter(|tally| tally.is_of(of))
+                    .unwrap_or_else(|| of.join()),
+            });
+        }
+        if let Some(Counting { tally, .. }) = &mut self.tally {
+            tally.add(tally::exchange::IN, 1);
+            tally.add(
+                tally::exchange::OUT,
+                plan.stores.iter().map(Store::copies).sum(),
+            );
+        }
+    }
+
     /// Counts a message that goes where its plan says.
-    pub(super) fn count(&mut self, publication: &Publication, plan: &Plan) {
+    pub(super) fn count(&mut self, publication: &Publication, plan: &Plan, shared: &Shared) {
         self.counts.publish += 1;
+        self.tally(publication, plan, shared);
         match (plan.is_wanted(), publication.mandatory) {
             (true, _) => {}
             (false, true) => self.counts.return_unroutable += 1,

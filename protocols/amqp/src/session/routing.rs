@@ -255,12 +255,13 @@ impl Channel {
 /// Longest life of a message: ten years, as in RabbitMQ.
 const EXPIRATION_MAX_MS: u64 = 315_360_000_000;
 
-/// Checks what a client has written in its properties, before anything is done with the message.
+/// Checks what a client has written in its properties, before anything is done with the message. `user`: who has to have
+/// published it.
 ///
 /// # Errors
 /// `PRECONDITION_FAILED`.
-pub(super) fn check(properties: &Properties<'_>, user: &str) -> Result<(), Exception> {
-    if let Some(claimed) = properties.user_id
+pub(super) fn check(properties: &Properties<'_>, user: Option<&str>) -> Result<(), Exception> {
+    if let (Some(claimed), Some(user)) = (properties.user_id, user)
         && claimed != user
     {
         return Err(precondition(format!(

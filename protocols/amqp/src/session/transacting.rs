@@ -220,7 +220,7 @@ impl Channel {
         for publication in &staged.publications {
             // An exchange that is gone by now leads nowhere.
             let plan = self.plan(publication, shared)?.unwrap_or_default();
-            self.count(publication, &plan);
+            self.count(publication, &plan, shared);
             if !plan.is_wanted() && publication.mandatory {
                 self.give_back(publication, &plan, shared, out);
             }

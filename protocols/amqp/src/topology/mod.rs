@@ -31,7 +31,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use crate::codec::ReplyCode;
 use crate::exception::{Exception, locked, no_queue, precondition, refused};
 use crate::graph::{ExchangeConfig, Graph, Kind};
-use crate::letters::Letters;
+use crate::letters::{Lettered, Letters};
 use crate::policy::{Policies, Subject};
 use crate::queue::{Queue, QueueArguments, QueueSettings, QueueType};
 use crate::replies::Replies;
@@ -115,8 +115,9 @@ impl Topology {
         space: Arc<str>,
         policies: Arc<Policies>,
         shared: Option<Arc<str>>,
+        lettered: Arc<Lettered>,
     ) -> Result<Arc<Self>, BrokerError> {
-        let letters = Arc::new(Letters::new(&broker, Arc::clone(&space)));
+        let letters = Arc::new(Letters::new(&broker, Arc::clone(&space), lettered));
         let vhost = Vhost::of(broker.catalog(), &space);
         let mut graph = Graph::sharing(shared.clone());
         for &(name, kind) in PREDECLARED {

@@ -273,11 +273,13 @@ impl<'a, P: Plan> Haul<'a, P> {
             match event {
                 Event::Delivery(delivery) => {
                     // What is too much goes back when the connection ends.
-                    if self.flow.take() {
-                        self.send(&delivery)?;
-                        if self.is_full() {
-                            return Ok(());
-                        }
+                    let taken = self.flow.take();
+                    if !taken {
+                        continue;
+                    }
+                    self.send(&delivery)?;
+                    if self.is_full() {
+                        return Ok(());
                     }
                 }
                 Event::Cancelled => {
