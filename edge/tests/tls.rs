@@ -509,8 +509,7 @@ fn stapled(address: SocketAddr) -> Vec<u8> {
     let connection = ClientConnection::new(Arc::new(config), name).unwrap();
     let mut client = StreamOwned::new(connection, connect(address));
     exchange(&mut client, b"x\n", b"x\n");
-    let seen = verifier.0.lock().unwrap().clone();
-    seen
+    verifier.0.lock().unwrap().clone()
 }
 
 #[test]
