@@ -149,6 +149,7 @@ fn configured(dir: &Path) -> Server {
         .args(["--listen", "amqp=127.0.0.1:0"])
         .args(["--listen", "amqp-management=127.0.0.1:0"])
         .args(["--listen", "amqp-metrics=127.0.0.1:0"])
+        .args(["--listen", "mqtt-http=127.0.0.1:0"])
         .current_dir(dir)
         .env_remove("LONGTAIL_CONFIG")
         .stderr(Stdio::piped());

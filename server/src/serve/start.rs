@@ -314,9 +314,9 @@ impl Running for Server {
 
     async fn drain(&self) {
         self.backend.drain();
-        let edge = Arc::clone(self.longtail.edge());
+        let longtail = Arc::clone(&self.longtail);
         // A failed join means that the drain panicked: the connections are cut next.
-        let _ = tokio::task::spawn_blocking(move || edge.drain(DRAIN_MAX)).await;
+        let _ = tokio::task::spawn_blocking(move || longtail.drain(DRAIN_MAX)).await;
     }
 
     async fn stop(&self) -> io::Result<()> {

@@ -103,7 +103,7 @@ impl Reach {
     pub(crate) fn grants(&self, user: Option<&str>, space: &str) -> Option<Arc<Grants>> {
         self.roster.directory().space(space)?;
         match user {
-            None => Some(Arc::new(Grants::full())),
+            None => Some(Grants::everything()),
             Some(user) => {
                 let login = self.roster.authenticator().grants(user, space, "");
                 login.ok().map(|login| login.grants)
