@@ -261,6 +261,24 @@ def a_shovel_outlives_a_crash(t):
     equal([known["name"] for known in at.get("/shovels")], ["lasting"])
 
 
+@case("alarms")
+def a_broker_that_is_short_of_disk_is_sent_nothing(t):
+    there = rabbitmq(t)
+    own = OwnServer(t, "--set", "amqp.disk_free_bytes_min=9000000000000000000")
+    at = Api(own.websocket)
+    here = Broker(t, *own.address)
+    source, target = there.queue(), here.queue("target")
+    eventually(lambda: at.ask("GET", "/health/checks/alarms")[0] == 503, "the alarm is raised")
+    there.publish(source, b"waits")
+    shovel(t, {"src-uri": there.uri(), "src-queue": source, "dest-uri": HERE, "dest-queue": target}, at=at, name="held")
+    eventually(lambda: there.count(source) == 0, "it is under way")
+    found = at.get("/shovels/vhost/%2F/held")
+    equal((found["state"], found["blocked_status"], found["forwarded"]), ("running", "blocked", 0))
+    at.do(204, "DELETE", "/shovels/vhost/%2F/held")
+    eventually(lambda: there.count(source) == 1, "it goes back")
+    equal(here.count(target), 0)
+
+
 @case("predeclared")
 def a_queue_that_is_to_be_there_is_not_made(t):
     there, here = rabbitmq(t), under_test(t)

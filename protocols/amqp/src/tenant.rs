@@ -32,7 +32,7 @@ pub struct Tenant {
     census: Census,
     policies: Arc<Policies>,
     lettered: Arc<Lettered>,
-    alarms: Alarms,
+    alarms: Arc<Alarms>,
     /// Of connections.
     numbers: AtomicU64,
 }
@@ -64,7 +64,7 @@ impl Tenant {
             census: Census::default(),
             lettered: Arc::default(),
             policies: Arc::new(Policies::load(Arc::clone(&broker))),
-            alarms: Alarms::default(),
+            alarms: Arc::default(),
             numbers: AtomicU64::new(0),
             broker,
         })
@@ -95,7 +95,7 @@ impl Tenant {
 
     /// What is short.
     #[must_use]
-    pub fn alarms(&self) -> &Alarms {
+    pub fn alarms(&self) -> &Arc<Alarms> {
         &self.alarms
     }
 

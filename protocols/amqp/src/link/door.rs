@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 
 use super::{Link, LinkError, Settings};
 use crate::access::{Admission, Admitted, Denied, Login};
+use crate::alarms::Alarms;
 use crate::service::Amqp;
 use crate::tenant::Tenant;
 use crate::topology::fresh_name;
@@ -67,6 +68,7 @@ pub struct Door {
     inside: Inside<Amqp>,
     tickets: Arc<Tickets>,
     clock: Arc<dyn Clock>,
+    alarms: Arc<Alarms>,
     /// What every connection is.
     settings: Settings,
 }
@@ -80,6 +82,7 @@ impl Door {
             inside,
             tickets,
             clock: tenant.broker().clock(),
+            alarms: Arc::clone(tenant.alarms()),
             settings: Settings {
                 user: String::new(),
                 password: String::new(),
@@ -138,7 +141,7 @@ impl Door {
         let clock = Arc::clone(&self.clock);
         let opened = Link::open(Box::new(stream), settings, clock, PATIENCE).await;
         self.tickets.withdraw(&ticket);
-        opened
+        opened.map(|link| link.at_home(Arc::clone(&self.alarms)))
     }
 
     /// What this side says of itself, and how large messages may be.

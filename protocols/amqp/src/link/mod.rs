@@ -35,6 +35,7 @@ pub use door::{Door, Tickets};
 pub(crate) use reach::Reach;
 use socket::Socket;
 
+use crate::alarms::Alarms;
 use crate::codec::Method;
 
 /// Octets read at once.
@@ -56,6 +57,8 @@ pub(crate) struct Link {
     unflushed: bool,
     events: VecDeque<Event>,
     clock: Arc<dyn Clock>,
+    /// Of the broker that this process is, if that is the other side: nobody tells it what is short.
+    alarms: Option<Arc<Alarms>>,
 }
 
 type Result<T> = std::result::Result<T, LinkError>;
@@ -82,6 +85,7 @@ impl Link {
             unflushed: false,
             events: VecDeque::new(),
             clock,
+            alarms: None,
         };
         match tokio::time::timeout(within, link.opened()).await {
             Err(_) => Err(LinkError::Late(within.as_secs())),
@@ -109,6 +113,19 @@ impl Link {
     /// What the other side says of itself.
     pub(crate) fn peer(&self) -> &Peer {
         self.client.peer()
+    }
+
+    /// The other side is the broker of this process, whose alarms these are.
+    pub(crate) fn at_home(mut self, alarms: Arc<Alarms>) -> Self {
+        self.alarms = Some(alarms);
+        self
+    }
+
+    /// Whether the broker of this process, which is the other side, takes no messages now.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.alarms
+            .as_ref()
+            .is_some_and(|alarms| alarms.are_raised())
     }
 
     /// Octets that wait for the socket.

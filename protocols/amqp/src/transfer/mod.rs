@@ -36,6 +36,9 @@ use crate::link::{Delivery, Event, Link, LinkError};
 /// Octets that wait for a socket before nothing more is taken from the source.
 const OUT_SOFT: usize = 256 * 1024;
 
+/// How soon a transfer looks again whether the broker of this process takes messages.
+const BLOCKED_RECHECK_MS: u64 = 500;
+
 /// How long a transfer that is told to stop waits for what is under way.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -229,7 +232,10 @@ impl<'a, P: Plan> Haul<'a, P> {
             if leaving.is_some_and(|until| idle || now >= until) {
                 return Ok(End::Stopped);
             }
-            let due = leaving.unwrap_or(Timestamp::NEVER).min(self.flow.due());
+            let mut due = leaving.unwrap_or(Timestamp::NEVER).min(self.flow.due());
+            if self.sink_is_blocked() {
+                due = due.min(now.plus_millis(BLOCKED_RECHECK_MS));
+            }
             let wait = Duration::from_millis(due.0.saturating_sub(now.0).min(3_600_000));
             let reads = !self.is_full();
             tokio::select! {
@@ -251,8 +257,16 @@ impl<'a, P: Plan> Haul<'a, P> {
         }
     }
 
+    /// Whether the other side takes nothing, as it has said or as is known here.
+    fn sink_is_blocked(&self) -> bool {
+        match &self.ends.sink {
+            Sink::Amqp(link) => self.blocked || link.is_blocked(),
+            Sink::Http(_) => false,
+        }
+    }
+
     fn is_full(&self) -> bool {
-        self.blocked
+        self.sink_is_blocked()
             || match &self.ends.sink {
                 Sink::Amqp(link) => link.backlog() > OUT_SOFT,
                 Sink::Http(http) => http.is_full(),
@@ -348,7 +362,7 @@ impl<'a, P: Plan> Haul<'a, P> {
             known.pending = self.flow.pending();
             // What is on its way may have to come again.
             known.left = self.flow.left().map(|left| left + known.pending);
-            known.blocked = self.blocked;
+            known.blocked = self.sink_is_blocked();
         });
     }
 }
