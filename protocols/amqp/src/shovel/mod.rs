@@ -1,6 +1,6 @@
 //! Dynamic shovels: parameters of the component `shovel` that carry messages from one broker to another, or to HTTP.
 //!
-//! `config` reads and checks the parameter, `plan` does what it says as a [`transfer`](crate::transfer); here is who
+//! `config` reads and checks the parameter, `plan` does what it says as a [`transfer`]; here is who
 //! runs. A shovel starts when its parameter is set, starts anew when it is set again, and ends with it; one that has
 //! carried what it was to carry removes its parameter.
 

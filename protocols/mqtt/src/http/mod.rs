@@ -8,7 +8,7 @@
 //! ```
 //!
 //! All of them are answered at every listener: their paths do not clash. What they show is read from the service in one
-//! way ([`views`]), what they do is done in one way; each has its own names, pages, statuses and errors, and nothing
+//! way (`views`), what they do is done in one way; each has its own names, pages, statuses and errors, and nothing
 //! else. What the server does not have (rules, actions, a cluster to join) is answered with that API's own error.
 //!
 //! [`serve`] runs a thread of its own, so that a long list holds up no message.
