@@ -216,8 +216,8 @@ fn racing_writers_agree_with_what_a_crash_leaves() {
         let mine = *number;
         let done = Box::new(move |result: Result<(), Refusal>| {
             result.unwrap();
-            let before = acknowledged[at].fetch_max(mine, Ordering::SeqCst);
-            assert!(before < mine, "in order");
+            // Two threads may tell at the same time what was noted in order: the later number stands for both.
+            acknowledged[at].fetch_max(mine, Ordering::SeqCst);
         });
         // Every third change removes the value; the number is lost then, but not that it has gone.
         if mine % 3 == 0 {
