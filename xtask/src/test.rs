@@ -335,7 +335,7 @@ fn fuzz(scale: Scale) -> Result<Tally> {
     let mut total = libtest(&mut fuzz::engine_tests()?)?;
     total += fuzz::run(&fuzz::Settings {
         target: None,
-        seconds: scale.pick(30, 5),
+        seconds: scale.pick(15, 5),
         seed: Random::fresh_seed(),
         self_check: true,
     })?;
