@@ -40,6 +40,7 @@ mod tick;
 mod tls;
 mod websocket;
 mod worker;
+mod write;
 
 pub use address::{Address, BadAddress, Endpoint};
 pub use backoff::Backoff;
@@ -60,3 +61,4 @@ pub use table::ConnectionInfo;
 pub use tick::{NoTick, Tick};
 pub use tls::{ClientCertificates, TlsConfig, TlsError};
 pub use websocket::WebSocketConfig;
+pub use write::write_some;

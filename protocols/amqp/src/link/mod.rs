@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use longtail_edge::write_some;
 use longtail_engine::runtime::Clock;
 use longtail_model::Timestamp;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -169,7 +170,7 @@ impl Link {
                 self.input.advance(taken);
                 self.input.reserve(READ);
             }
-            written = write(writer, &mut self.out, &mut self.unflushed), if writes => written?,
+            written = write_some(writer, &mut self.out, &mut self.unflushed), if writes => written?,
             () = tokio::time::sleep(wait) => {}
         }
         let now = self.clock.now();
@@ -299,25 +300,4 @@ impl Link {
         // The connection is over either way.
         let _ = tokio::time::timeout(GOODBYE, last).await;
     }
-}
-
-/// Writes what the socket takes. May be dropped half-way.
-async fn write(
-    writer: &mut WriteHalf<Box<dyn Socket>>,
-    out: &mut Vec<u8>,
-    unflushed: &mut bool,
-) -> io::Result<()> {
-    if !out.is_empty() {
-        let taken = writer.write(out).await?;
-        if taken == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        out.drain(..taken);
-        *unflushed = true;
-    }
-    if out.is_empty() {
-        writer.flush().await?;
-        *unflushed = false;
-    }
-    Ok(())
 }

@@ -17,7 +17,7 @@ use longtail_broker::retained::RetainedCursor;
 use longtail_broker::router::Chance;
 use longtail_broker::stored::Stored;
 use longtail_broker::{Broker, BrokerError, Space, stable_hash};
-use longtail_edge::Backoff;
+use longtail_edge::{Backoff, write_some};
 use longtail_engine::Refusal;
 use longtail_model::{DollarRule, GroupId, Seq, Subject, Timestamp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -299,7 +299,7 @@ impl Runner {
                     input.advance(taken.map_err(Broken::Link)?);
                     input.reserve(READ);
                 }
-                written = write(&mut writer, &mut out, &mut unflushed), if !out.is_empty() || unflushed => {
+                written = write_some(&mut writer, &mut out, &mut unflushed), if !out.is_empty() || unflushed => {
                     written.map_err(Broken::Io)?;
                 }
                 Some((receipt, published)) = self.publishing.next() => self.published(receipt, published, &mut out)?,
@@ -596,27 +596,6 @@ enum Broken {
     Link(LinkError),
     Store(BrokerError),
     Backlog,
-}
-
-/// Writes what the socket takes. May be dropped half-way.
-async fn write(
-    writer: &mut (impl tokio::io::AsyncWrite + Unpin),
-    out: &mut Vec<u8>,
-    unflushed: &mut bool,
-) -> io::Result<()> {
-    if !out.is_empty() {
-        let taken = writer.write(out).await?;
-        if taken == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        out.drain(..taken);
-        *unflushed = true;
-    }
-    if out.is_empty() {
-        writer.flush().await?;
-        *unflushed = false;
-    }
-    Ok(())
 }
 
 /// What is tried, in order.
