@@ -5,10 +5,11 @@ use std::sync::Arc;
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use crate::link::Address;
+use super::trail::Place;
+use crate::link::{Address, Link, LinkError, Reach};
 use crate::parameter::check::{Invalid, Reader};
 use crate::parameter::{Parameters, UPSTREAM, UPSTREAM_SET};
-use crate::transfer::AckMode;
+use crate::transfer::{AckMode, in_turn};
 
 /// A broker to federate from.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +45,41 @@ const ALL: &str = "all";
 const TIME_MAX: u64 = 315_360_000_000;
 
 impl Upstream {
+    /// What the exchange of this name here is called there.
+    pub(super) fn exchange_of<'a>(&'a self, own: &'a str) -> &'a str {
+        self.exchange.as_deref().unwrap_or(own)
+    }
+
+    /// What the queue of this name here is called there.
+    pub(super) fn queue_of<'a>(&'a self, own: &'a str) -> &'a str {
+        self.queue.as_deref().unwrap_or(own)
+    }
+
+    /// The address that is tried after so many attempts.
+    pub(super) fn address(&self, attempts: usize) -> Option<&Address> {
+        in_turn(&self.addresses, attempts)
+    }
+
+    /// Where a link to it leads.
+    pub(super) fn place(&self, attempts: usize, link: &Link) -> Place {
+        let address = self.address(attempts);
+        Place {
+            cluster: link.peer().cluster_name.clone().unwrap_or_default(),
+            vhost: address.map_or_else(String::new, |address| address.vhost.clone()),
+        }
+    }
+
+    /// Connects to it.
+    ///
+    /// # Errors
+    /// What the other side says, or that there is none.
+    pub(super) async fn open(&self, attempts: usize, reach: &Reach) -> Result<Link, LinkError> {
+        let address = self.address(attempts);
+        let address = address.ok_or(LinkError::Unexpected("no address"))?;
+        let title = format!("Federation link (upstream: {})", self.name);
+        reach.open(address, None, &title).await
+    }
+
     /// Reads the value of the parameter `name`.
     ///
     /// # Errors

@@ -59,10 +59,7 @@ const UPSTREAM_TYPE: &str = "x-federation-upstream";
 impl ExchangeLink {
     /// The exchange upstream.
     pub(super) fn upstream_exchange(&self) -> &str {
-        self.upstream
-            .exchange
-            .as_deref()
-            .unwrap_or(&self.exchange.name)
+        self.upstream.exchange_of(&self.exchange.name)
     }
 
     /// The queue upstream, as RabbitMQ calls it.
@@ -85,14 +82,11 @@ impl ExchangeLink {
     }
 
     fn address(&self) -> Option<&Address> {
-        let all = &self.upstream.addresses;
-        all.get(self.attempts % all.len().max(1))
+        self.upstream.address(self.attempts)
     }
 
     async fn open(&self) -> Result<Link, LinkError> {
-        let address = self.address().ok_or(LinkError::Unexpected("no address"))?;
-        let title = format!("Federation link (upstream: {})", self.upstream.name);
-        self.reach.open(address, None, &title).await
+        self.upstream.open(self.attempts, &self.reach).await
     }
 
     fn declare<'a>(&'a self, exchange: &'a str, passive: bool) -> Method<'a> {
@@ -280,12 +274,7 @@ impl ExchangeLink {
             self.change(&mut link, binding, true)?;
         }
         self.bound = wanted.clone();
-        let cluster = link.peer().cluster_name.clone().unwrap_or_default();
-        let vhost = self
-            .address()
-            .map(|address| address.vhost.clone())
-            .unwrap_or_default();
-        self.there = Place { cluster, vhost };
+        self.there = self.upstream.place(self.attempts, &link);
         let no_ack = self.upstream.mode == AckMode::NoAck;
         if no_ack {
             link.allow(u32::MAX);

@@ -37,7 +37,7 @@ use crate::parameter::{Parameters, UPSTREAM};
 use crate::policy::Subject;
 use crate::queue::QueueType;
 use crate::topology::Topology;
-use crate::transfer::{self, Snapshot, Status, Thread};
+use crate::transfer::{self, Job, Snapshot, Status, Thread};
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(200);
@@ -69,8 +69,8 @@ impl Spec {
     /// What it is called upstream.
     fn theirs(&self) -> &str {
         match self {
-            Spec::Exchange(own, upstream) => upstream.exchange.as_deref().unwrap_or(&own.name),
-            Spec::Queue(own, upstream) => upstream.queue.as_deref().unwrap_or(&own.name),
+            Spec::Exchange(own, upstream) => upstream.exchange_of(&own.name),
+            Spec::Queue(own, upstream) => upstream.queue_of(&own.name),
         }
     }
 }
@@ -84,11 +84,10 @@ enum Wishes {
 struct Running {
     spec: Spec,
     status: Arc<Status>,
-    /// Says goodbye; `true`: with what it has made upstream.
-    stop: watch::Sender<bool>,
+    job: Job,
+    /// Whether what it has made upstream goes when it ends.
     cleans_up: watch::Sender<bool>,
     wishes: Wishes,
-    task: tokio::task::JoinHandle<()>,
 }
 
 /// A link as an operator sees it.
@@ -150,8 +149,7 @@ impl Federation {
             task.abort();
         }
         for running in self.running.lock().values() {
-            // One without a receiver has ended.
-            let _ = running.stop.send(true);
+            running.job.stop();
         }
     }
 
@@ -160,7 +158,7 @@ impl Federation {
         self.running
             .lock()
             .values()
-            .all(|running| running.task.is_finished())
+            .all(|running| running.job.is_ended())
     }
 
     /// The links of a space, or all.
@@ -256,7 +254,7 @@ impl Federation {
                 // One that is wanted otherwise goes on with what there is upstream.
                 let gone = !wanted.contains_key(key) && known.spec.upstream().cleans_up;
                 let _ = known.cleans_up.send(gone);
-                let _ = known.stop.send(true);
+                known.job.stop();
             }
             stays
         });
@@ -378,10 +376,9 @@ impl Federation {
         Ok(Running {
             spec,
             status,
-            stop,
+            job: Job::new(stop, task),
             cleans_up,
             wishes,
-            task,
         })
     }
 

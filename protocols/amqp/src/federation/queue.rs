@@ -39,7 +39,7 @@ const PRIORITY: i64 = -1;
 impl QueueLink {
     /// The queue upstream.
     pub(super) fn upstream_queue(&self) -> &str {
-        self.upstream.queue.as_deref().unwrap_or(&self.queue.name)
+        self.upstream.queue_of(&self.queue.name)
     }
 
     fn tag(&self) -> String {
@@ -54,8 +54,7 @@ impl QueueLink {
     }
 
     fn address(&self) -> Option<&Address> {
-        let all = &self.upstream.addresses;
-        all.get(self.attempts % all.len().max(1))
+        self.upstream.address(self.attempts)
     }
 
     fn declare(&self, passive: bool) -> Method<'_> {
@@ -72,14 +71,8 @@ impl QueueLink {
     }
 
     async fn source(&mut self, pulls: bool) -> Result<Link, LinkError> {
-        let address = self.address().ok_or(LinkError::Unexpected("no address"))?;
-        let title = format!("Federation link (upstream: {})", self.upstream.name);
-        let mut link = self.reach.open(address, None, &title).await?;
-        let cluster = link.peer().cluster_name.clone().unwrap_or_default();
-        self.there = Place {
-            cluster,
-            vhost: address.vhost.clone(),
-        };
+        let mut link = self.upstream.open(self.attempts, &self.reach).await?;
+        self.there = self.upstream.place(self.attempts, &link);
         match link.call(&self.declare(true)).await {
             Err(LinkError::Channel { code: 404, .. }) => {
                 link.reopen().await?;

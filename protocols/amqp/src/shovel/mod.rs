@@ -21,7 +21,7 @@ use plan::Shovel;
 use crate::link::Reach;
 use crate::parameter::check::Invalid;
 use crate::parameter::{Parameter, Parameters, SHOVEL};
-use crate::transfer::{self, Outcome, Snapshot, Status, Thread};
+use crate::transfer::{self, Job, Outcome, Snapshot, Status, Thread};
 
 /// Those that run.
 pub(crate) struct Shovels {
@@ -35,10 +35,9 @@ pub(crate) struct Shovels {
 struct Running {
     config: Arc<Config>,
     status: Arc<Status>,
-    stop: watch::Sender<bool>,
+    job: Job,
     /// Kept: whoever has no wish goes on.
     _wishes: watch::Sender<()>,
-    task: tokio::task::JoinHandle<()>,
 }
 
 /// A shovel as an operator sees it.
@@ -125,7 +124,7 @@ impl Shovels {
         let task = self.thread.spawn(async move {
             if let Some(before) = before {
                 // Two of a kind would carry each other's messages.
-                before.end().await;
+                before.job.end().await;
             }
             let run = transfer::run(shovel, clock, Arc::clone(&of), wished, stopped);
             if run.await == Outcome::Done {
@@ -135,9 +134,8 @@ impl Shovels {
         let started = Running {
             config,
             status,
-            stop,
+            job: Job::new(stop, task),
             _wishes: wishes,
-            task,
         };
         running.insert(key, started);
         Ok(())
@@ -152,15 +150,14 @@ impl Shovels {
         let Some(running) = running else {
             return false;
         };
-        running.end().await;
+        running.job.end().await;
         true
     }
 
     /// Stops all.
     pub(crate) fn stop_all(&self) {
         for running in self.running.lock().values() {
-            // One without a receiver has ended.
-            let _ = running.stop.send(true);
+            running.job.stop();
         }
     }
 
@@ -169,7 +166,7 @@ impl Shovels {
         self.running
             .lock()
             .values()
-            .all(|running| running.task.is_finished())
+            .all(|running| running.job.is_ended())
     }
 
     /// Those of a space, or of all, by space and name.
@@ -185,18 +182,6 @@ impl Shovels {
             now: running.status.now(),
         });
         shown.collect()
-    }
-}
-
-impl Running {
-    async fn end(self) {
-        // One without a receiver has ended.
-        let _ = self.stop.send(true);
-        if let Err(error) = self.task.await
-            && error.is_panic()
-        {
-            tracing::error!(%error, "a shovel has ended");
-        }
     }
 }
 

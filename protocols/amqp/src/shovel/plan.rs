@@ -9,7 +9,7 @@ use super::config::{Config, DeleteAfter, From, Target, To};
 use crate::codec::{ArrayBuf, Method, Properties, Table, TableBuf, Value};
 use crate::json::{self, OwnedProperties};
 use crate::link::{Address, Answer, Delivery, Link, LinkError, Reach};
-use crate::transfer::{AckMode, Ends, Forward, Http, Plan, Sink, Status};
+use crate::transfer::{AckMode, Ends, Forward, Http, Plan, Sink, Status, in_turn};
 
 /// Header with the shovels that a message has passed, the latest first.
 const SHOVELLED: &str = "x-shovelled";
@@ -304,11 +304,6 @@ impl Shovel {
     }
 }
 
-/// One of a list, each in its turn.
-fn turn<T>(list: &[T], attempt: usize) -> Option<&T> {
-    list.get(attempt % list.len().max(1))
-}
-
 impl Plan for Shovel {
     type Wish = ();
 
@@ -324,7 +319,7 @@ impl Plan for Shovel {
         self.attempts = self.attempts.wrapping_add(1);
         let none = LinkError::Unexpected("no address");
         let Some((source, target)) =
-            turn(&config.sources, attempt).zip(turn(&config.targets, attempt))
+            in_turn(&config.sources, attempt).zip(in_turn(&config.targets, attempt))
         else {
             return Err(none);
         };

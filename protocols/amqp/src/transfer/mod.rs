@@ -13,6 +13,7 @@
 
 mod flow;
 mod http;
+mod job;
 mod status;
 mod thread;
 
@@ -28,6 +29,7 @@ use tokio::sync::watch;
 pub(crate) use flow::AckMode;
 use flow::Flow;
 pub(crate) use http::{Http, HttpAddress};
+pub(crate) use job::Job;
 pub(crate) use status::{Snapshot, State, Status};
 pub(crate) use thread::Thread;
 
@@ -174,6 +176,11 @@ pub(crate) async fn run<P: Plan>(
             () = told(&mut stop) => return Outcome::Stopped,
         }
     }
+}
+
+/// Which of several addresses is tried after so many attempts.
+pub(crate) fn in_turn<T>(all: &[T], attempts: usize) -> Option<&T> {
+    all.get(attempts % all.len().max(1))
 }
 
 /// Until somebody says stop, or is gone.
