@@ -5,26 +5,19 @@ a run share.
 """
 
 import atexit
+import functools
 import time
 
 import pika
+from harness import suite
 from harness.server import OwnServer
 from harness.suite import Skip
 
 #: Seconds that anything may take.
 PATIENCE = 20
 
-
-def eventually(look, what):
-    """Looks until it is true."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        found = look()
-        if found:
-            return found
-        if time.monotonic() > end:
-            raise AssertionError(f"never: {what}")
-        time.sleep(0.05)
+#: Links connect, declare and bind before anything comes.
+eventually = functools.partial(suite.eventually, seconds=PATIENCE)
 
 
 class _Forever:

@@ -25,7 +25,7 @@ import pika  # noqa: E402
 from api import Api, api, quoted  # noqa: E402
 from harness import suite  # noqa: E402
 from harness.server import OwnServer, _free_port  # noqa: E402
-from harness.suite import Skip, case, equal  # noqa: E402
+from harness.suite import Skip, case, equal, eventually  # noqa: E402
 from pika.exceptions import (  # noqa: E402
     AMQPConnectionError,
     ChannelClosedByBroker,
@@ -39,18 +39,6 @@ PATIENCE = 10
 
 #: The script of RabbitMQ, as a package ships it.
 ADMIN = pathlib.Path(importlib.util.find_spec("rabbitmqadmin").origin).parent / "upstream" / "rabbitmqadmin.py"
-
-
-def eventually(look, what):
-    """Looks until it is true."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        found = look()
-        if found:
-            return found
-        if time.monotonic() > end:
-            raise AssertionError(f"never: {what}")
-        time.sleep(0.02)
 
 
 def connect(t, user="guest", password="guest", vhost="/", **options):

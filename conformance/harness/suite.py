@@ -31,6 +31,18 @@ class Skip(Exception):
     """Raised by a case that cannot run here; its text is the reason."""
 
 
+def eventually(look, what, seconds=10):
+    """Looks until it is true; what it then is."""
+    end = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        if time.monotonic() > end:
+            raise AssertionError(f"never: {what}")
+        time.sleep(0.02)
+
+
 class Case:
     """One registered case."""
 

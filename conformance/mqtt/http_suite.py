@@ -23,7 +23,7 @@ sys.path.insert(0, str(HERE))
 import wire  # noqa: E402
 from harness import suite  # noqa: E402
 from harness.server import OwnServer  # noqa: E402
-from harness.suite import case, equal  # noqa: E402
+from harness.suite import case, equal, eventually  # noqa: E402
 
 #: Seconds that anything may take.
 PATIENCE = 10
@@ -81,18 +81,6 @@ def api(t, **who):
 def quoted(name):
     """A segment of a path."""
     return urllib.parse.quote(name, safe="")
-
-
-def eventually(look, what):
-    """Looks until it is true."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        found = look()
-        if found:
-            return found
-        if time.monotonic() > end:
-            raise AssertionError(f"never: {what}")
-        time.sleep(0.02)
 
 
 def client(t, **options):

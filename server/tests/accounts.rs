@@ -167,6 +167,29 @@ fn certified() -> (tempfile::TempDir, Authority) {
     (dir, authority)
 }
 
+/// Settings in which the account of a certificate may do one thing, at a listener with TLS of one protocol.
+fn configure_pump(dir: &Path, protocol: &str, action: &str, subject: &str) {
+    let text = format!(
+        r#"
+        [[accounts]]
+        name = "pump"
+        certificates = ["pump.example"]
+        permissions = [{{ space = "default", rules = [{{ actions = ["{action}"], subject = "{subject}" }}] }}]
+        [[listeners.beanstalk]]
+        address = "127.0.0.1:0"
+        account = "pump"
+        [[listeners.{protocol}]]
+        address = "127.0.0.1:0"
+        [listeners.{protocol}.tls]
+        certificate = "cert.pem"
+        key = "key.pem"
+        client_certificates = "required"
+        client_authorities = "clients.pem"
+        "#
+    );
+    std::fs::write(dir.join("longtail.toml"), text).unwrap();
+}
+
 #[test]
 fn a_certificate_is_an_account() {
     let (dir, authority) = certified();
@@ -210,23 +233,7 @@ fn a_certificate_is_an_account() {
 #[test]
 fn a_certificate_is_the_account_of_an_mqtt_client_that_gives_no_name() {
     let (dir, authority) = certified();
-    let text = r##"
-        [[accounts]]
-        name = "pump"
-        certificates = ["pump.example"]
-        permissions = [{ space = "default", rules = [{ actions = ["publish"], subject = "%u/#" }] }]
-        [[listeners.beanstalk]]
-        address = "127.0.0.1:0"
-        account = "pump"
-        [[listeners.mqtts]]
-        address = "127.0.0.1:0"
-        [listeners.mqtts.tls]
-        certificate = "cert.pem"
-        key = "key.pem"
-        client_certificates = "required"
-        client_authorities = "clients.pem"
-    "##;
-    std::fs::write(dir.path().join("longtail.toml"), text).unwrap();
+    configure_pump(dir.path(), "mqtts", "publish", "%u/#");
     let server = configured(dir.path());
     let address = server.address_with_tls("mqtts");
     let log_in = |name: &str| {
@@ -292,23 +299,7 @@ impl Amqp {
 #[test]
 fn a_certificate_is_the_account_of_an_amqp_client() {
     let (dir, authority) = certified();
-    let text = r##"
-        [[accounts]]
-        name = "pump"
-        certificates = ["pump.example"]
-        permissions = [{ space = "default", rules = [{ actions = ["configure"], subject = "own" }] }]
-        [[listeners.beanstalk]]
-        address = "127.0.0.1:0"
-        account = "pump"
-        [[listeners.amqps]]
-        address = "127.0.0.1:0"
-        [listeners.amqps.tls]
-        certificate = "cert.pem"
-        key = "key.pem"
-        client_certificates = "required"
-        client_authorities = "clients.pem"
-    "##;
-    std::fs::write(dir.path().join("longtail.toml"), text).unwrap();
+    configure_pump(dir.path(), "amqps", "configure", "own");
     let server = configured(dir.path());
     let address = server.address_with_tls("amqps");
     let mut pump = Amqp(authority.connect(&address, "pump.example"));
