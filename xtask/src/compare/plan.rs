@@ -179,6 +179,24 @@ pub(super) fn sections(parts: Parts) -> Vec<Section> {
             ],
         },
         Section {
+            name: "amqp-quorum",
+            title: "AMQP 0-9-1, both in sync: quorum queues",
+            protocol: "amqp",
+            kind: Kind::Ratios,
+            loads: vec![Load::new(
+                "--durability sync --queue-type quorum --messages 200000",
+            )],
+        },
+        Section {
+            name: "amqp-streams",
+            title: "AMQP 0-9-1: streams, each consumer reads all",
+            protocol: "amqp",
+            kind: Kind::Ratios,
+            loads: vec![Load::new(
+                "--durability interval --queue-type stream --scenario fan-out --depth 16 --consumers 10 --body-bytes 16,1024",
+            )],
+        },
+        Section {
             name: "amqp-half",
             title: "AMQP 0-9-1 at half of what RabbitMQ can do",
             protocol: "amqp",
