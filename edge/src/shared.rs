@@ -164,12 +164,13 @@ impl ListenerShared {
 }
 
 /// A connection's place under the limits, given back when dropped.
+#[repr(C)]
 pub(crate) struct Slot {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) listener: Arc<ListenerShared>,
     pub(crate) worker: usize,
     /// If those are limited. Boxed: they rarely are.
     ip: Option<Box<IpAddr>>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) listener: Arc<ListenerShared>,
 }
 
 impl Slot {

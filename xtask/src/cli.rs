@@ -86,6 +86,9 @@ enum Task {
         /// The file of the graph; below target/profile when not given.
         #[arg(long)]
         out: Option<std::path::PathBuf>,
+        /// A server that was built with frame pointers, instead of building one.
+        #[arg(long)]
+        program: Option<std::path::PathBuf>,
         /// The load: flags of `longtail bench`, at least `--scenario`.
         #[arg(last = true, required = true)]
         load: Vec<String>,
@@ -147,7 +150,7 @@ enum Task {
         server_cmd: Option<String>,
     },
     /// Longtail beside the originals, measured and written down: docs/benchmarks/ with tables, charts and the raw figures.
-    /// Installs the originals. About 25 minutes for beanstalk and MQTT and 10 to 15 for AMQP; nothing else should use the
+    /// Installs the originals. Half an hour for all of them, most of it for MQTT and AMQP; nothing else should use the
     /// machine meanwhile.
     Compare {
         /// Whose originals; those of all protocols when none is given.
@@ -157,7 +160,7 @@ enum Task {
         #[arg(long, default_value_t = 3)]
         rounds: u32,
         /// Measured time of a round, in milliseconds; half of it again is warm-up.
-        #[arg(long, default_value_t = 600)]
+        #[arg(long, default_value_t = 500)]
         milliseconds: u64,
         /// Where the report goes.
         #[arg(long, default_value = "docs/benchmarks")]
@@ -268,9 +271,11 @@ impl Cli {
                 durability,
                 seconds,
                 out,
+                program,
                 load,
             } => {
                 let graph = profile::run(&profile::Settings {
+                    program,
                     protocol,
                     durability,
                     seconds,
