@@ -57,7 +57,7 @@ pub(super) fn octets(seen: &Seen) -> [u64; 2] {
 pub(super) const OCTETS: &[&str] = &["recv_oct", "send_oct"];
 
 fn message_stats(m: &Management, thing: Thing, counts: &Counts, ranges: &Ranges) -> Value {
-    let past = m.rates.look(thing, m.now_ms(), &numbers(counts), ranges);
+    let past = m.rates.look(&thing, m.now_ms(), &numbers(counts), ranges);
     let mut stats = Map::new();
     past.put_counts(&mut stats, COUNTS, 0, ranges.messages);
     Value::Object(stats)
@@ -91,7 +91,7 @@ fn connection(m: &Management, seen: &Seen, ranges: &Ranges) -> Value {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
     let thing = Thing::Connection(seen.number);
-    let past = m.rates.look(thing, m.now_ms(), &octets(seen), ranges);
+    let past = m.rates.look(&thing, m.now_ms(), &octets(seen), ranges);
     let mut object = Map::new();
     past.put_counts(&mut object, OCTETS, 0, ranges.data);
     let fields = json!({

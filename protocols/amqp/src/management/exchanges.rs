@@ -38,7 +38,7 @@ fn with_stats(
     let sums = graph.tallies(name).map(|tallies| tallies.sums());
     if let (Some(sums), Value::Object(shown)) = (sums, &mut shown) {
         let thing = Thing::Exchange(Arc::clone(space), name.into());
-        let past = m.rates.look(thing, m.now_ms(), &sums, ranges);
+        let past = m.rates.look(&thing, m.now_ms(), &sums, ranges);
         let mut stats = Map::new();
         past.put_counts(&mut stats, COUNTS, 0, ranges.messages);
         shown.insert("message_stats".to_owned(), stats.into());

@@ -159,7 +159,7 @@ pub(super) async fn overview(m: &Arc<Management>, asked: &Asked) -> Result<Reply
     let totals = m.tenant.census().totals();
     let everything = asked.caller.sees_everything();
     let numbers = numbers(m, &totals, &sums);
-    let past = m.rates.look(Thing::All, m.now_ms(), &numbers, &ranges);
+    let past = m.rates.look(&Thing::All, m.now_ms(), &numbers, &ranges);
     let (mut message_stats, mut churn_rates) = (Map::new(), Map::new());
     let counted = COUNTS.len() + CHURN.len();
     past.put_counts(&mut message_stats, COUNTS, 0, ranges.messages);
@@ -278,7 +278,7 @@ pub(super) fn node_numbers(m: &Management, process: &Process) -> [u64; 5] {
 fn described(m: &Management, ranges: &Ranges) -> Value {
     let process = process(m);
     let numbers = node_numbers(m, &process);
-    let past = m.rates.look(Thing::Node, m.now_ms(), &numbers, ranges);
+    let past = m.rates.look(&Thing::Node, m.now_ms(), &numbers, ranges);
     let mut object = Map::new();
     past.put_levels(&mut object, NODE, 0, ranges.node);
     let uptime = m.started.elapsed().map_or(0, |up| up.as_millis());

@@ -121,7 +121,7 @@ fn shown(
     let thing = Thing::Queue(Arc::clone(space), Arc::clone(&queue.name));
     let [total, ready, _] = lengths(queue, info);
     let numbers = numbers(queue, info);
-    let past = m.rates.look(thing, m.now_ms(), &numbers, ranges);
+    let past = m.rates.look(&thing, m.now_ms(), &numbers, ranges);
     let mut stats = Map::new();
     past.put_levels(&mut object, LENGTHS, 0, ranges.lengths);
     past.put_counts(&mut stats, COUNTS, LENGTHS.len(), ranges.messages);

@@ -192,15 +192,21 @@ pub(super) struct Asked {
 
 impl Rates {
     /// Somebody looks at numbers: how they change, and what they were before.
-    pub(super) fn look(&self, thing: Thing, now_ms: u64, numbers: &[u64], ranges: &Ranges) -> Past {
+    pub(super) fn look(
+        &self,
+        thing: &Thing,
+        now_ms: u64,
+        numbers: &[u64],
+        ranges: &Ranges,
+    ) -> Past {
         let mut tracks = self.0.lock();
         let Tracks { things, long, .. } = &mut *tracks;
-        if things.len() >= ASKED_MAX && !things.contains_key(&thing) {
+        if things.len() >= ASKED_MAX && !things.contains_key(thing) {
             return Past::nothing(numbers);
         }
         let track = things
             .entry(thing.clone())
-            .or_insert_with(|| Track::new(&thing, false));
+            .or_insert_with(|| Track::new(thing, false));
         track.asked_ms = now_ms;
         if ranges.is_any() && (track.is_long(now_ms) || *long < LONG_MAX) {
             if !track.is_long(now_ms) {
@@ -208,7 +214,7 @@ impl Rates {
             }
             track.long_ms = now_ms;
         }
-        track.fit(&thing, now_ms);
+        track.fit(thing, now_ms);
         if track.history.is_empty() {
             track.history.record(&Sample {
                 at_ms: now_ms,
@@ -224,20 +230,20 @@ impl Rates {
     }
 
     /// Takes a sample of a thing, if it is among those that are sampled.
-    pub(super) fn sample(&self, thing: Thing, at_ms: u64, numbers: &[u64]) {
+    pub(super) fn sample(&self, thing: &Thing, at_ms: u64, numbers: &[u64]) {
         let mut tracks = self.0.lock();
         let Tracks {
             things, standing, ..
         } = &mut *tracks;
-        if !things.contains_key(&thing) {
+        if !things.contains_key(thing) {
             if *standing >= STANDING_MAX {
                 return;
             }
             *standing += 1;
-            things.insert(thing.clone(), Track::new(&thing, true));
+            things.insert(thing.clone(), Track::new(thing, true));
         }
-        if let Some(track) = things.get_mut(&thing) {
-            track.fit(&thing, at_ms);
+        if let Some(track) = things.get_mut(thing) {
+            track.fit(thing, at_ms);
             track.history.record(&Sample {
                 at_ms,
                 numbers: numbers.into(),
@@ -403,7 +409,7 @@ mod tests {
 
     fn details(rates: &Rates, thing: Thing, now_ms: u64, number: u64, query: &str) -> Value {
         let ranges = Ranges::of(&Query::parse(query)).unwrap();
-        let past = rates.look(thing, now_ms, &[number], &ranges);
+        let past = rates.look(&thing, now_ms, &[number], &ranges);
         let mut object = Map::new();
         past.put_levels(&mut object, &["messages"], 0, ranges.lengths);
         assert_eq!(object["messages"], number);
@@ -414,7 +420,7 @@ mod tests {
     fn a_rate_is_that_of_the_last_interval_and_may_be_negative() {
         let rates = Rates::default();
         for (at, number) in [(0, 100), (5_000, 600), (10_000, 350)] {
-            rates.sample(queue(1), at, &[number]);
+            rates.sample(&queue(1), at, &[number]);
         }
         let rate = |now, number| details(&rates, queue(1), now, number, "")["rate"].clone();
         assert_eq!(rate(10_000, 350), -50.0);
@@ -423,7 +429,7 @@ mod tests {
         assert_eq!(details(&rates, queue(2), 20_000, 7, "")["rate"], 0.0);
         assert_eq!(details(&rates, queue(2), 22_000, 8, "")["rate"], 0.5);
         // What only grows has not shrunk.
-        let past = rates.look(queue(1), 16_000, &[1], &Ranges::default());
+        let past = rates.look(&queue(1), 16_000, &[1], &Ranges::default());
         let mut object = Map::new();
         past.put_counts(&mut object, &["publish"], 0, None);
         assert_eq!(object["publish_details"], json!({"rate": 0.0}));
@@ -433,7 +439,7 @@ mod tests {
     fn samples_are_there_for_who_asks_for_them() {
         let rates = Rates::default();
         for at in 0..5 {
-            rates.sample(Thing::All, at * 5_000, &[at * 10]);
+            rates.sample(&Thing::All, at * 5_000, &[at * 10]);
         }
         let found = details(
             &rates,
@@ -470,7 +476,7 @@ mod tests {
         let all = STANDING_MAX + 50;
         let mut round = |at_ms: u64| {
             for number in 0..all {
-                rates.sample(queue(number), at_ms, &[at_ms / 1000]);
+                rates.sample(&queue(number), at_ms, &[at_ms / 1000]);
             }
             rates.tidy(at_ms);
         };

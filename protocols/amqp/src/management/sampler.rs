@@ -59,27 +59,27 @@ async fn round(m: &Management, at_ms: u64, lengths: &mut Sums) -> Result<(), Fai
     }
     let totals = m.tenant.census().totals();
     let numbers = overview::numbers(m, &totals, lengths);
-    m.rates.sample(Thing::All, at_ms, &numbers);
+    m.rates.sample(&Thing::All, at_ms, &numbers);
     if asked.connections {
         let seen = m.tenant.census().all();
         for seen in &seen {
             let thing = Thing::Connection(seen.number);
-            m.rates.sample(thing, at_ms, &connections::octets(seen));
+            m.rates.sample(&thing, at_ms, &connections::octets(seen));
             for channel in &seen.state.channels {
                 let thing = Thing::Channel(seen.number, channel.number);
                 let numbers = connections::numbers(&channel.counts);
-                m.rates.sample(thing, at_ms, &numbers);
+                m.rates.sample(&thing, at_ms, &numbers);
             }
         }
         for (space, sums) in &of_spaces {
             let vhost = m.tenant.vhost_of(space);
             let numbers = vhosts::numbers(m, &vhost, sums, &seen);
-            m.rates.sample(Thing::Vhost(vhost), at_ms, &numbers);
+            m.rates.sample(&Thing::Vhost(vhost), at_ms, &numbers);
         }
     }
     if asked.node {
         let numbers = overview::node_numbers(m, &overview::process(m));
-        m.rates.sample(Thing::Node, at_ms, &numbers);
+        m.rates.sample(&Thing::Node, at_ms, &numbers);
     }
     Ok(())
 }
@@ -136,6 +136,6 @@ fn sample_exchanges(m: &Management, topology: &Topology, at_ms: u64) {
     };
     for (sums, name) in counted {
         m.rates
-            .sample(Thing::Exchange(Arc::clone(space), name), at_ms, &sums);
+            .sample(&Thing::Exchange(Arc::clone(space), name), at_ms, &sums);
     }
 }

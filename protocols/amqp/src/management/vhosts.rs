@@ -86,7 +86,7 @@ async fn shown(
     let sums = overview::sums(m, &of).await?;
     let numbers = numbers(m, vhost, &sums, seen);
     let thing = Thing::Vhost(Arc::clone(vhost));
-    let past = m.rates.look(thing, m.now_ms(), &numbers, ranges);
+    let past = m.rates.look(&thing, m.now_ms(), &numbers, ranges);
     let (mut object, mut message_stats) = (Map::new(), Map::new());
     let (lengths, counts) = (LENGTHS.len(), COUNTS.len());
     past.put_levels(&mut object, LENGTHS, 0, ranges.lengths);
