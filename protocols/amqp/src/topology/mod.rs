@@ -37,6 +37,7 @@ use crate::queue::{Queue, QueueArguments, QueueSettings, QueueType};
 use crate::replies::Replies;
 use crate::streams::Streams;
 use crate::subjects::Subjects;
+use crate::tenant::QueueChurn;
 use crate::vhost::Vhost;
 pub use bindings::Bind;
 use delayed::Releaser;
@@ -82,8 +83,13 @@ pub struct Topology {
     /// Who lets go what has waited, by exchange.
     releasers: parking_lot::Mutex<HashMap<Arc<str>, Releaser>>,
     letters: Arc<Letters>,
+    churn: Arc<QueueChurn>,
+    /// Is told of every change.
+    changed: Arc<tokio::sync::Notify>,
     /// A queue that expires has come.
     expiring: Arc<tokio::sync::Notify>,
+    /// A consumer of a stream whose place is kept has come further.
+    keeping: Arc<tokio::sync::Notify>,
     policies: Arc<Policies>,
     /// Queues that may be declared; `u64::MAX`: any number.
     queues_max: AtomicU64,
@@ -93,6 +99,16 @@ pub struct Topology {
     generation: AtomicU64,
     /// One change at a time.
     writer: tokio::sync::Mutex<()>,
+}
+
+/// What all spaces of a service have in common.
+pub(crate) struct Common {
+    /// Dead letters by reason.
+    pub(crate) lettered: Arc<Lettered>,
+    /// How queues came and went.
+    pub(crate) churn: Arc<QueueChurn>,
+    /// Is told of every change.
+    pub(crate) changed: Arc<tokio::sync::Notify>,
 }
 
 impl std::fmt::Debug for Topology {
@@ -115,9 +131,9 @@ impl Topology {
         space: Arc<str>,
         policies: Arc<Policies>,
         shared: Option<Arc<str>>,
-        lettered: Arc<Lettered>,
+        common: Common,
     ) -> Result<Arc<Self>, BrokerError> {
-        let letters = Arc::new(Letters::new(&broker, Arc::clone(&space), lettered));
+        let letters = Arc::new(Letters::new(&broker, Arc::clone(&space), common.lettered));
         let vhost = Vhost::of(broker.catalog(), &space);
         let mut graph = Graph::sharing(shared.clone());
         for &(name, kind) in PREDECLARED {
@@ -132,7 +148,10 @@ impl Topology {
                     let settings = effective(&policies, &space, &name, &config.parsed);
                     let at =
                         queues::provide(&broker, &letters, &stream, settings.stream(true)).await?;
-                    graph.add_queue(Arc::new(Queue::new(name, at, config, settings)));
+                    let offsets = documents::offsets(broker.catalog(), &space, &name);
+                    let queue = Queue::new(name, at, config, settings);
+                    queue.offsets().restore(offsets);
+                    graph.add_queue(Arc::new(queue));
                 }
                 Document::Binding(source, key, binding) => bindings.push((source, key, binding)),
             }
@@ -174,7 +193,10 @@ impl Topology {
             streams,
             releasers: parking_lot::Mutex::default(),
             letters,
+            churn: common.churn,
+            changed: common.changed,
             expiring: Arc::default(),
+            keeping: Arc::default(),
             policies,
             queues_max: AtomicU64::new(vhost.queues_max.unwrap_or(u64::MAX)),
             queue_type: RwLock::new(vhost.queue_type()),
@@ -228,6 +250,11 @@ impl Topology {
         (self.subjects.as_ref()).is_some_and(|subjects| subjects.exchange() == exchange)
     }
 
+    /// Is to be told when a consumer whose place is kept has come further.
+    pub(crate) fn keeping(&self) -> Arc<tokio::sync::Notify> {
+        Arc::clone(&self.keeping)
+    }
+
     /// The time.
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
@@ -248,6 +275,7 @@ impl Topology {
         let mut graph = self.graph.write();
         let result = change(&mut graph);
         self.generation.store(graph.generation(), Ordering::Release);
+        self.changed.notify_one();
         result
     }
 
