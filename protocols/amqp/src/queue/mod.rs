@@ -230,6 +230,12 @@ impl Queue {
         }
     }
 
+    /// Whether it notes what comes.
+    #[must_use]
+    pub fn notes(&self) -> bool {
+        self.seen.is_some()
+    }
+
     /// Notes a message that comes.
     ///
     /// # Errors
