@@ -107,7 +107,7 @@ async fn sample_queues(
             sums.add(&queue, &info);
             let thing = Thing::Queue(Arc::clone(space), Arc::clone(&queue.name));
             m.rates
-                .sample(thing, at_ms, &queues::numbers(&queue, &info));
+                .sample(&thing, at_ms, &queues::numbers(&queue, &info));
         }
     }
     Ok(sums)
