@@ -11,7 +11,7 @@ use super::{Action, Op, Outcome, Request, Shared, say};
 use crate::codec::{Method, ReplyCode, Table};
 use crate::exception::Exception;
 use crate::graph::{ALTERNATE, Destination, Kind};
-use crate::topology::{Bind, DeclareExchange, DeclareQueue};
+use crate::topology::{Bind, DeclareExchange, DeclareQueue, fresh_name};
 
 /// Whether the client wants no answer, and what it asks for.
 type Asked = (bool, Request);
@@ -71,18 +71,22 @@ impl Channel {
                 arguments,
                 ..
             } => {
+                let is_server_named = queue.is_empty() && !passive;
                 let name = if passive {
                     self.queue_name(queue)?.to_string()
+                } else if is_server_named {
+                    fresh_name("amq.gen-")
                 } else {
                     queue.to_owned()
                 };
-                if !passive && !name.is_empty() {
+                if !passive {
                     shared.check(Right::Configure, "queue", &name)?;
                     let queue = ("queue", name.as_str());
                     may_lead_to(queue, "x-dead-letter-exchange", &arguments, shared)?;
                 }
                 let declare = DeclareQueue {
                     name,
+                    is_server_named,
                     passive,
                     durable,
                     exclusive,

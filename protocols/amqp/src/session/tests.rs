@@ -1,5 +1,6 @@
 //! A session without sockets and tasks: bytes in, bytes and actions out.
 
+use longtail_broker::auth::{Action as Right, Identity, Pattern, Rule};
 use longtail_broker::client::block_on;
 use longtail_broker::{Broker, BrokerConfig};
 
@@ -170,8 +171,12 @@ fn inside_websocket_frames_are_small() {
     assert!(matches!(then.then, Then::Close(_)), "{then:?}");
 }
 
-/// A client in the vhost `/` with one channel that is attached to nothing.
+/// A client in the vhost `/` with one channel that is attached to nothing, who may do everything.
 fn running(capabilities: &[&str]) -> Talk {
+    running_with(Grants::full(), capabilities)
+}
+
+fn running_with(grants: Grants, capabilities: &[&str]) -> Talk {
     let mut talk = Talk::new();
     talk.hear(b"AMQP\0\0\x09\x01");
     let (mut table, mut properties) = (TableBuf::default(), TableBuf::default());
@@ -199,7 +204,7 @@ fn running(capabilities: &[&str]) -> Talk {
         reserved_2: false,
     });
     let topology = block_on(talk.tenant.topology(&"default".into())).unwrap();
-    let admitted = Admitted::with(Arc::new(Grants::full()));
+    let admitted = Admitted::with(Arc::new(grants));
     let admitted = Ok((admitted, topology));
     assert_eq!(talk.session.admitted(admitted, &mut talk.out), None);
     let mut open = Vec::new();
@@ -311,4 +316,62 @@ fn a_secret_that_is_refused_ends_the_connection() {
         panic!("{told:?}");
     };
     assert_eq!(reply_code, 530);
+}
+
+/// What an account may do that has the right to these things, by name.
+fn rights(granted: &[(Right, &str)]) -> Grants {
+    let rules = granted.iter().map(|(action, subject)| Rule {
+        actions: vec![*action],
+        effect: Default::default(),
+        subject: Pattern::new(subject).unwrap(),
+    });
+    let nobody = Identity {
+        account: "a",
+        client_id: "",
+    };
+    Grants::compile(&rules.collect::<Vec<_>>(), &nobody).unwrap()
+}
+
+/// What a client with these rights is answered who leaves the name of a queue to the server; `None`: it is declared.
+fn declare_unnamed(granted: &[(Right, &str)]) -> Option<u16> {
+    let mut talk = running_with(rights(granted), &[]);
+    let mut arguments = TableBuf::default();
+    let exchange = Value::LongString(b"letters");
+    arguments.put("x-dead-letter-exchange", exchange).unwrap();
+    let declare = Method::QueueDeclare {
+        ticket: 0,
+        queue: "",
+        passive: false,
+        durable: false,
+        exclusive: true,
+        auto_delete: false,
+        no_wait: false,
+        arguments: arguments.as_table(),
+    };
+    let mut bytes = Vec::new();
+    declare.encode(1, &mut bytes).unwrap();
+    talk.hear(&bytes);
+    let told = talk.written();
+    if told.is_empty() {
+        let actions = talk.session.take_actions();
+        assert!(matches!(actions[..], [Action::Topology(_)]), "{actions:?}");
+        return None;
+    }
+    let Method::ChannelClose { reply_code, .. } = method(&told) else {
+        panic!("{told:?}");
+    };
+    Some(reply_code)
+}
+
+#[test]
+fn a_queue_whose_name_is_left_to_the_server_needs_the_rights_of_any_other() {
+    let generated = [(Right::Configure, "amq/#"), (Right::Consume, "amq/#")];
+    assert_eq!(declare_unnamed(&[]), Some(403), "may not declare");
+    assert_eq!(
+        declare_unnamed(&generated),
+        Some(403),
+        "may not write to where its letters would go"
+    );
+    let all = [&generated[..], &[(Right::Publish, "letters")]].concat();
+    assert_eq!(declare_unnamed(&all), None);
 }

@@ -21,6 +21,7 @@ fn asker() -> Asker {
 async fn declare(topology: &Topology, name: &str) -> u64 {
     let declare = DeclareQueue {
         name: name.to_owned(),
+        is_server_named: false,
         passive: false,
         durable: true,
         exclusive: false,
