@@ -154,7 +154,6 @@ impl Bans {
             let _ = self.values.remove(&key, Box::new(|_| ()));
         }
         self.look_through();
-        self.connects.expire(now);
     }
 }
 

@@ -42,7 +42,14 @@ struct Count {
 /// Connects of the clients of a space.
 pub(super) struct Connects {
     flapping: Flapping,
-    counts: Mutex<HashMap<Arc<str>, Count, foldhash::fast::RandomState>>,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    clients: HashMap<Arc<str>, Count, foldhash::fast::RandomState>,
+    /// When those whose window was over were forgotten last.
+    tidied: Timestamp,
 }
 
 impl Connects {
@@ -64,18 +71,21 @@ impl Connects {
             return None;
         }
         let mut counts = self.counts.lock();
+        let Counts { clients, tidied } = &mut *counts;
         let is_over = |count: &Count| count.since.plus_millis(window_ms) <= now;
-        if counts.len() >= COUNTED_MAX && !counts.contains_key(client_id) {
-            counts.retain(|_, count| !is_over(count));
-            if counts.len() >= COUNTED_MAX {
-                return None;
-            }
+        // Once a window: who comes with a new identifier each time has nobody look through all of them.
+        if tidied.plus_millis(window_ms) <= now {
+            *tidied = now;
+            clients.retain(|_, count| !is_over(count));
+        }
+        if clients.len() >= COUNTED_MAX && !clients.contains_key(client_id) {
+            return None;
         }
         let fresh = Count {
             since: now,
             connects: 0,
         };
-        let count = counts.entry(Arc::clone(client_id)).or_insert(fresh);
+        let count = clients.entry(Arc::clone(client_id)).or_insert(fresh);
         if is_over(count) {
             *count = Count {
                 since: now,
@@ -86,20 +96,13 @@ impl Connects {
         if count.connects <= connects_max {
             return None;
         }
-        counts.remove(client_id);
+        clients.remove(client_id);
         Some(Ban {
             who: Who::Client(Arc::clone(client_id)),
             since: now,
             until: now.plus_millis(ban_ms),
             reason: format!("connected more than {connects_max} times in {window_ms} ms").into(),
         })
-    }
-
-    /// Forgets those whose window is over.
-    pub(super) fn expire(&self, now: Timestamp) {
-        let mut counts = self.counts.lock();
-        let window_ms = self.flapping.window_ms;
-        counts.retain(|_, count| now < count.since.plus_millis(window_ms));
     }
 }
 
@@ -127,5 +130,19 @@ mod tests {
             assert_eq!(connects.count(&id, NOW), None, "counted anew");
         }
         assert_eq!(connects.count(&id, NOW.plus_millis(1000)), None);
+    }
+
+    #[test]
+    fn clients_that_came_once_are_forgotten_without_anybody_being_banned() {
+        let connects = Connects::new(Flapping {
+            connects_max: 3,
+            window_ms: 1000,
+            ban_ms: 5000,
+        });
+        for (number, at) in [(0, 0), (1, 400), (2, 999), (3, 1000), (4, 2400)] {
+            let id: Arc<str> = format!("c{number}").into();
+            assert_eq!(connects.count(&id, NOW.plus_millis(at)), None);
+        }
+        assert_eq!(connects.counts.lock().clients.len(), 1, "the last one");
     }
 }
