@@ -27,6 +27,7 @@ use crate::tally::{self, Tallies};
 use arguments::COMPARED;
 pub(crate) use arguments::time;
 pub use arguments::{QueueArguments, QueueType};
+pub(crate) use rules::thousandths;
 pub use rules::{Overflow, QueueRules, RetryOn};
 pub use settings::{DEAD_LETTERS, DeadLetter, QueueSettings, Retry};
 pub(crate) use stream::age_ms;
