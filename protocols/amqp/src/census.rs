@@ -184,6 +184,14 @@ impl Census {
         }
     }
 
+    /// The user of a connection, once it is let in.
+    #[must_use]
+    pub fn user_of(&self, connection: u64) -> Option<Arc<str>> {
+        let connections = self.connections.lock();
+        let (_, user) = connections.get(&connection)?.seat.as_ref()?;
+        Some(Arc::clone(user))
+    }
+
     /// Connections of a vhost.
     #[must_use]
     pub fn connections_of(&self, vhost: &str) -> u64 {

@@ -3,7 +3,7 @@
 use longtail::Longtail;
 use longtail_admin::shapes::{ConnectionStatus, Listing};
 use longtail_admin::{AdminError, ErrorKind, Page};
-use longtail_edge::ConnectionId;
+use longtail_edge::{ConnectionId, ConnectionInfo};
 
 use super::{Answer, bad_cursor};
 
@@ -21,13 +21,29 @@ pub(super) fn list(longtail: &Longtail, page: &Page) -> Answer<Listing<Connectio
         .last()
         .filter(|_| more)
         .map(|connection| connection.id.to_string());
+    let of_mqtt = connections
+        .iter()
+        .filter(|connection| connection.protocol == "mqtt")
+        .map(|connection| connection.id.0);
+    let mqtt = longtail
+        .mqtt()
+        .map(|mqtt| mqtt.accounts_of(&of_mqtt.collect()));
+    let account = |connection: &ConnectionInfo| {
+        let number = connection.id.0;
+        match connection.protocol {
+            "mqtt" => mqtt.as_ref()?.get(&number).cloned(),
+            "amqp" => longtail.amqp()?.census().user_of(number),
+            // One listener of beanstalk has one account, or certificates; who is in is not asked again.
+            _ => None,
+        }
+    };
     let items = connections
         .into_iter()
         .map(|connection| ConnectionStatus {
+            account: account(&connection).map(|account| account.to_string()),
             id: connection.id.0,
             protocol: connection.protocol.to_owned(),
             peer: connection.peer,
-            account: None,
             age_ms: connection
                 .since
                 .elapsed()
