@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use longtail_broker::auth::{
     AccountLimits, AuthError, Authenticator, Credentials, Grants, Login as Granted, LoginRequest,
-    Peer, ScramExchange,
+    Peer, Principal, ScramExchange,
 };
 use longtail_edge::{Endpoint, TlsIdentity};
 use longtail_engine::runtime::Clock;
@@ -149,8 +149,12 @@ pub struct Accounts {
 impl Accounts {
     fn grants(&self, account: &str, login: &Login<'_>) -> Result<Granted, AuthError> {
         let from = Some(peer(login.remote));
-        self.authenticator
-            .grants_from(account, &self.space, login.client_id, from)
+        self.authenticator.grants_of(
+            &Principal::named(account),
+            &self.space,
+            login.client_id,
+            from,
+        )
     }
 
     fn request<'a>(&'a self, login: &Login<'a>, names: &'a [String]) -> LoginRequest<'a> {
@@ -218,7 +222,7 @@ impl Admission for Accounts {
         let from = from.map(peer);
         let login = self
             .authenticator
-            .grants_from(account, &self.space, client_id, from)
+            .grants_of(&Principal::named(account), &self.space, client_id, from)
             .ok()?;
         Some(login.grants)
     }

@@ -287,8 +287,8 @@ fn a_secret_that_is_renewed_lasts_as_long_as_it_says() {
     assert!(matches!(actions[..], [Action::Renew]), "{actions:?}");
     assert_eq!(talk.session.credentials().password, b"new");
     let second = talk.session.next_secret();
-    let grants = Some(Arc::new(Grants::full()));
-    assert_eq!(talk.session.renewed(grants, &mut talk.out), None);
+    let admitted = Some(Admitted::with(Grants::everything()));
+    assert_eq!(talk.session.renewed(admitted, &mut talk.out), None);
     let told = talk.written();
     assert_eq!(method(&told), Method::ConnectionUpdateSecretOk {});
     assert!(talk.session.credentials().password.is_empty());
