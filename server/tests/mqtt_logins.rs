@@ -292,3 +292,33 @@ fn whom_a_server_of_http_ignores_a_ledger_may_still_let_in() {
         assert_eq!((kind, body[1]), (0x20, reason), "{password}");
     }
 }
+
+#[test]
+fn clients_with_tokens_that_share_an_account_keep_their_names_when_accounts_are_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = serve(
+        dir.path(),
+        &format!(
+            "[[accounts]]\nname = \"device\"\npermissions = [{{ space = \"default\", rules = [\n\
+             {{ actions = [\"publish\", \"consume\"], subject = \"%u/#\" }}] }}]\n\
+             [[tokens]]\nname = \"idp\"\nalgorithm = \"HS256\"\nkey = \"{SECRET}\"\naccount = \"device\"\n"
+        ),
+    );
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let claims = serde_json::json!({ "sub": "pump", "exp": now.as_secs() + 600 });
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    let token = jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap();
+    let mut client = Mqtt::open(&server.mqtt());
+    client.send(&connect("c", &[], Some(("pump", &token))));
+    let (kind, body) = client.packet();
+    assert_eq!((kind, body[1]), (0x20, 0));
+    let may = |client: &mut Mqtt| ["pump/1", "device/1"].map(|topic| may_publish(client, topic));
+    assert_eq!(may(&mut client), [true, false]);
+    server.signal("-HUP");
+    let mut line = String::new();
+    while !line.contains("accounts and spaces read again") {
+        line.clear();
+        assert!(server.stderr.read_line(&mut line).unwrap() > 0);
+    }
+    assert_eq!(may(&mut client), [true, false], "as before");
+}

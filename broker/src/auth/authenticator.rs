@@ -129,7 +129,7 @@ pub struct Principal {
 impl Principal {
     /// The account of this name itself.
     #[must_use]
-    pub fn named(account: &str) -> Self {
+    pub fn named(account: impl Into<Arc<str>>) -> Self {
         let account: Arc<str> = account.into();
         Principal {
             name: Arc::clone(&account),
