@@ -231,7 +231,7 @@ impl Tenant {
             (Arc::clone(&self.broker), Arc::clone(&self.streams)),
             Arc::clone(space),
             Arc::clone(&self.policies),
-            self.config.subjects_exchange.as_deref().map(Arc::from),
+            &self.config,
             Arc::clone(&self.lettered),
         )
         .await?;

@@ -8,6 +8,7 @@ use super::*;
 use crate::access::Admitted;
 use crate::alarms::Short;
 use crate::codec::{Table, TableBuf, Value};
+use crate::topology::DeclareQueue;
 
 struct Nobody;
 
@@ -27,9 +28,13 @@ struct Talk {
 
 impl Talk {
     fn new() -> Self {
+        Talk::with(Config::default())
+    }
+
+    fn with(config: Config) -> Self {
         let broker = Broker::open(BrokerConfig::in_memory()).unwrap();
         Talk {
-            tenant: Tenant::new(Config::default(), broker),
+            tenant: Tenant::new(config, broker),
             session: Session::new(1, Arc::new(Nobody)),
             out: Out::new(1 << 20),
         }
@@ -173,11 +178,10 @@ fn inside_websocket_frames_are_small() {
 
 /// A client in the vhost `/` with one channel that is attached to nothing, who may do everything.
 fn running(capabilities: &[&str]) -> Talk {
-    running_with(Grants::full(), capabilities)
+    running_with(Talk::new(), Grants::full(), capabilities)
 }
 
-fn running_with(grants: Grants, capabilities: &[&str]) -> Talk {
-    let mut talk = Talk::new();
+fn running_with(mut talk: Talk, grants: Grants, capabilities: &[&str]) -> Talk {
     talk.hear(b"AMQP\0\0\x09\x01");
     let (mut table, mut properties) = (TableBuf::default(), TableBuf::default());
     for capability in capabilities {
@@ -334,7 +338,7 @@ fn rights(granted: &[(Right, &str)]) -> Grants {
 
 /// What a client with these rights is answered who leaves the name of a queue to the server; `None`: it is declared.
 fn declare_unnamed(granted: &[(Right, &str)]) -> Option<u16> {
-    let mut talk = running_with(rights(granted), &[]);
+    let mut talk = running_with(Talk::new(), rights(granted), &[]);
     let mut arguments = TableBuf::default();
     let exchange = Value::LongString(b"letters");
     arguments.put("x-dead-letter-exchange", exchange).unwrap();
@@ -374,4 +378,52 @@ fn a_queue_whose_name_is_left_to_the_server_needs_the_rights_of_any_other() {
     );
     let all = [&generated[..], &[(Right::Publish, "letters")]].concat();
     assert_eq!(declare_unnamed(&all), None);
+}
+
+/// What a client is told who consumes where a channel may have so many consumers.
+fn consume_beyond(consumers_max: usize) -> Vec<u8> {
+    let config = Config {
+        consumers_max,
+        ..Config::default()
+    };
+    let mut talk = running_with(Talk::with(config), Grants::full(), &[]);
+    let topology = block_on(talk.tenant.topology(&"default".into())).unwrap();
+    let asker = Asker {
+        connection: 1,
+        vhost: "/".into(),
+    };
+    let queue = DeclareQueue {
+        name: "q".to_owned(),
+        is_server_named: false,
+        passive: false,
+        durable: false,
+        exclusive: false,
+        auto_delete: false,
+        arguments: Arc::default(),
+    };
+    block_on(topology.declare_queue(&asker, queue)).unwrap();
+    let consume = Method::BasicConsume {
+        ticket: 0,
+        queue: "q",
+        consumer_tag: "a",
+        no_local: false,
+        no_ack: true,
+        exclusive: false,
+        no_wait: true,
+        arguments: Table::default(),
+    };
+    let mut bytes = Vec::new();
+    consume.encode(1, &mut bytes).unwrap();
+    talk.hear(&bytes);
+    talk.written()
+}
+
+#[test]
+fn a_channel_has_so_many_consumers_and_no_more() {
+    assert!(consume_beyond(1).is_empty());
+    let told = consume_beyond(0);
+    let Method::ConnectionClose { reply_code, .. } = method(&told) else {
+        panic!("{told:?}");
+    };
+    assert_eq!(reply_code, 530);
 }

@@ -29,6 +29,7 @@ use longtail_model::Timestamp;
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::codec::ReplyCode;
+use crate::config::Config;
 use crate::exception::{Exception, locked, no_queue, precondition, refused};
 use crate::graph::{ExchangeConfig, Graph, Kind};
 use crate::letters::{Lettered, Letters};
@@ -85,6 +86,8 @@ pub struct Topology {
     /// A queue that expires has come.
     expiring: Arc<tokio::sync::Notify>,
     policies: Arc<Policies>,
+    exchanges_max: usize,
+    bindings_max: usize,
     /// Queues that may be declared; `u64::MAX`: any number.
     queues_max: AtomicU64,
     /// Of queues that do not say theirs.
@@ -106,7 +109,7 @@ impl std::fmt::Debug for Topology {
 type Answer<T> = Result<T, Exception>;
 
 impl Topology {
-    /// What the catalog says of a space. `shared` names the exchange that is its subjects.
+    /// What the catalog says of a space.
     ///
     /// # Errors
     /// When a shard does not answer.
@@ -114,10 +117,11 @@ impl Topology {
         (broker, streams): (Arc<Broker>, Arc<Streams>),
         space: Arc<str>,
         policies: Arc<Policies>,
-        shared: Option<Arc<str>>,
+        config: &Config,
         lettered: Arc<Lettered>,
     ) -> Result<Arc<Self>, BrokerError> {
         let letters = Arc::new(Letters::new(&broker, Arc::clone(&space), lettered));
+        let shared: Option<Arc<str>> = config.subjects_exchange.as_deref().map(Arc::from);
         let vhost = Vhost::of(broker.catalog(), &space);
         let mut graph = Graph::sharing(shared.clone());
         for &(name, kind) in PREDECLARED {
@@ -176,6 +180,8 @@ impl Topology {
             letters,
             expiring: Arc::default(),
             policies,
+            exchanges_max: config.exchanges_max,
+            bindings_max: config.bindings_max,
             queues_max: AtomicU64::new(vhost.queues_max.unwrap_or(u64::MAX)),
             queue_type: RwLock::new(vhost.queue_type()),
             space,
