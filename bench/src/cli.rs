@@ -149,6 +149,7 @@ impl LoadArgs {
             depth: self.depth,
             body_bytes: self.body_bytes as usize,
             jobs: self.jobs,
+            keep: false,
             count: self.run.count,
             duration: self.run.duration,
             warm_up: self.run.warm_up,

@@ -148,7 +148,9 @@ fn subjects(
         let own = own.map_or_else(|| Longtail::current(protocol), Longtail::custom)?;
         subjects.push(Subject::started(Box::new(own)));
     }
-    subjects.extend(compared);
+    if !args.own_only {
+        subjects.extend(compared);
+    }
     Ok(subjects)
 }
 

@@ -5,6 +5,7 @@
 //! a burst counts as sent when it was due, however late its connection became free, so that a stalled server is charged
 //! for the commands it held up (no coordinated omission).
 
+mod alarm;
 mod connection;
 mod tally;
 
@@ -22,6 +23,7 @@ use rustix::event::epoll;
 use rustix::fd::OwnedFd;
 use rustix::time::Timespec;
 
+use alarm::{Alarm, timespec};
 use connection::Connection;
 use tally::Mark;
 
@@ -45,6 +47,7 @@ const SPIN_NS: u64 = 100_000;
 pub(crate) struct Driver<'a, S> {
     connections: Vec<Connection<S>>,
     epoll: OwnedFd,
+    alarm: Alarm,
     flow: &'a Flow,
     schedule: Schedule,
     counts: Counts,
@@ -91,6 +94,7 @@ impl<'a, S: Session> Driver<'a, S> {
         Ok(Driver {
             unfinished: connections.len(),
             connections,
+            alarm: Alarm::new(&epoll)?,
             epoll,
             flow,
             schedule,
@@ -125,7 +129,7 @@ impl<'a, S: Session> Driver<'a, S> {
         let mut last_mark = None;
         while self.unfinished > 0 && !self.flow.is_aborted() {
             events.clear();
-            let timeout = self.timeout();
+            let timeout = self.sleep()?;
             match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => {
@@ -204,22 +208,26 @@ impl<'a, S: Session> Driver<'a, S> {
         self.now_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
     }
 
-    fn timeout(&self) -> Timespec {
+    /// How long the epoll may wait. A burst that is due sooner wakes it by the alarm.
+    fn sleep(&mut self) -> Result<Timespec, BenchError> {
         let mut wait = TICK;
         if !self.free.is_empty() {
             wait = Duration::ZERO;
         } else if !self.parked.is_empty() {
             wait = PARKED_TICK;
         }
+        let mut alarm = None;
         if let Some(Reverse((due_ns, _))) = self.due.peek() {
             let left_ns = due_ns.saturating_sub(self.now_ns);
-            wait = wait.min(Duration::from_nanos(left_ns.saturating_sub(SPIN_NS)));
+            let left = Duration::from_nanos(left_ns.saturating_sub(SPIN_NS));
+            if left.is_zero() {
+                wait = left;
+            } else if left < wait {
+                alarm = Some(left);
+            }
         }
-        let wait_ns = i64::try_from(wait.as_nanos()).unwrap_or(i64::MAX);
-        Timespec {
-            tv_sec: wait_ns / 1_000_000_000,
-            tv_nsec: wait_ns % 1_000_000_000,
-        }
+        self.alarm.set(alarm)?;
+        Ok(timespec(wait))
     }
 
     /// Whether the thread may end although connections are unfinished, asked when no socket had anything to say: only

@@ -62,6 +62,8 @@ pub(crate) struct Settings {
     pub(crate) body_bytes: usize,
     /// Messages of a backlog.
     pub(crate) jobs: u64,
+    /// They stay where they are.
+    pub(crate) keep: bool,
     pub(crate) count: Option<u64>,
     pub(crate) duration: Duration,
     pub(crate) warm_up: Duration,

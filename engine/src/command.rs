@@ -140,6 +140,9 @@ pub enum Credit {
     /// New ones while it holds fewer than this. 0 pushes nothing more and leaves it what it holds; what was added
     /// before does not count any more.
     Level(u32),
+    /// So many from now on, whatever was said before, and each is settled as it is given: nothing of it is held, nothing
+    /// comes back, and no settlement is expected. What a consumer gets whose connection is gone is lost.
+    Away(u32),
 }
 
 /// Which of a stream's messages to look at.

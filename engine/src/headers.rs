@@ -4,11 +4,19 @@ use crate::structures::varint;
 
 /// Appends a header.
 pub fn put<N: AsRef<[u8]> + ?Sized>(headers: &mut Vec<u8>, name: &N, value: &[u8]) {
+    put_joined(headers, name, &[value]);
+}
+
+/// Appends a header whose value is these pieces, one behind the other.
+pub fn put_joined<N: AsRef<[u8]> + ?Sized>(headers: &mut Vec<u8>, name: &N, pieces: &[&[u8]]) {
     let name = name.as_ref();
     varint::put(headers, name.len() as u64);
     headers.extend_from_slice(name);
-    varint::put(headers, value.len() as u64);
-    headers.extend_from_slice(value);
+    let len: usize = pieces.iter().map(|piece| piece.len()).sum();
+    varint::put(headers, len as u64);
+    for piece in pieces {
+        headers.extend_from_slice(piece);
+    }
 }
 
 /// Bytes that a header takes.

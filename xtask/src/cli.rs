@@ -147,7 +147,7 @@ enum Task {
         server_cmd: Option<String>,
     },
     /// Longtail beside the originals, measured and written down: docs/benchmarks/ with tables, charts and the raw figures.
-    /// Installs the originals. About 25 minutes for beanstalk and MQTT and 10 to 15 for AMQP; nothing else should use the
+    /// Installs the originals. Half an hour for all of them, most of it for MQTT and AMQP; nothing else should use the
     /// machine meanwhile.
     Compare {
         /// Whose originals; those of all protocols when none is given.
@@ -157,7 +157,7 @@ enum Task {
         #[arg(long, default_value_t = 3)]
         rounds: u32,
         /// Measured time of a round, in milliseconds; half of it again is warm-up.
-        #[arg(long, default_value_t = 600)]
+        #[arg(long, default_value_t = 500)]
         milliseconds: u64,
         /// Where the report goes.
         #[arg(long, default_value = "docs/benchmarks")]

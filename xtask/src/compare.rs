@@ -3,10 +3,11 @@
 //! From a fresh machine to a report: `peers` makes sure that the originals are there; `plan` says which loads are run,
 //! as command lines of `longtail bench`, which starts the servers, alternates between them and measures; `lifecycle`
 //! measures what no load shows: time to start, to recover, memory when idle. `results` folds the rounds into ratios
-//! with their ranges; `tables`, `charts` and `readme` are views of the results, which are written as JSON as well.
+//! with their ranges; `agreement` says how far they are from those of the run before; `tables`, `charts` and `readme` are views of the results, which are written as JSON as well.
 //!
 //! A new peer is one entry of `peers` and its loads in `plan`; how it is started belongs to the load generator.
 
+mod agreement;
 mod charts;
 mod lifecycle;
 mod peers;
@@ -23,6 +24,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::{process, workspace};
+use agreement::{Agreement, Earlier};
 use peers::Peers;
 use results::{Report, Results, Section};
 
@@ -88,7 +90,8 @@ pub(crate) fn run(settings: &Settings) -> Result<bool> {
             begun.elapsed().as_secs()
         );
         let mut rows = Vec::new();
-        for load in &section.loads {
+        let here = |load: &&plan::Load| load.only.is_none_or(|peer| peers.is_there(peer));
+        for load in section.loads.iter().filter(here) {
             let json = scratch.path().join("report.json");
             let arguments = load.arguments(section, settings, &peers, &json);
             let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -117,6 +120,8 @@ pub(crate) fn run(settings: &Settings) -> Result<bool> {
         results.lifecycles = lifecycle::run(&peers, settings.kept, settings.data.as_deref())?;
     }
     results.seconds = begun.elapsed().as_secs();
+    results.agreement =
+        Earlier::read(&settings.out).and_then(|earlier| Agreement::between(&results, &earlier));
     fs::create_dir_all(&settings.out)
         .with_context(|| format!("creating {}", settings.out.display()))?;
     let write = |name: &str, text: &[u8]| {

@@ -92,6 +92,9 @@ pub(crate) struct AmqpLoadArgs {
     /// Messages of backlog.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) messages: u64,
+    /// Leave the messages of backlog where they are, on a server that is not started for this.
+    #[arg(long, conflicts_with = "compare")]
+    pub(crate) keep: bool,
     /// Messages in flight together. Default: four bursts a publisher, one burst for fan-out.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) window: Option<u32>,
@@ -124,6 +127,7 @@ impl AmqpLoadArgs {
             depth: self.depth.unwrap_or(depth),
             body_bytes: body_bytes as usize,
             jobs: self.messages,
+            keep: self.keep,
             count: self.run.count,
             duration: self.run.duration,
             warm_up: self.run.warm_up,

@@ -124,6 +124,7 @@ impl MqttLoadArgs {
             depth: self.depth.unwrap_or(1),
             body_bytes: body_bytes as usize,
             jobs: self.messages,
+            keep: false,
             count: self.run.count,
             duration: self.run.duration,
             warm_up: self.run.warm_up,

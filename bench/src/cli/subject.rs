@@ -18,6 +18,9 @@ pub(crate) struct SubjectArgs {
     /// With --compare: run the peers without Longtail.
     #[arg(long)]
     pub(crate) peer_only: bool,
+    /// With --compare: run Longtail without the peers, for what would take them too long.
+    #[arg(long, conflicts_with = "peer_only")]
+    pub(crate) own_only: bool,
     /// With --compare: the command that starts Longtail, with {data}, {port} and {durability} in it. Default: this
     /// program.
     #[arg(long, value_name = "COMMAND")]

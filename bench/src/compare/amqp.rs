@@ -28,10 +28,10 @@ pub(super) fn run(out: &mut dyn Write, args: &AmqpArgs) -> anyhow::Result<()> {
             return Err(BenchError::Usage(text.to_owned()).into());
         }
     }
-    let queue_type = match args.queue_type {
-        QueueType::Classic => "classic",
-        QueueType::Quorum => "quorum",
-    };
+    if args.queue_type == QueueType::Stream {
+        read_as_streams(&mut tasks)?;
+    }
+    let queue_type = args.queue_type.argument().unwrap_or("classic");
     let plan = Plan {
         tasks,
         data: data(args.subject.data.as_deref(), started),
@@ -73,6 +73,23 @@ fn tasks(load: &AmqpLoadArgs, durabilities: &[Durability]) -> Vec<Task> {
         None if durability == Some(Durability::Sync) => durable(load),
         None => standard(load),
     })
+}
+
+/// Loads whose consumers may read a stream; streams are always on the disk.
+fn read_as_streams(tasks: &mut [Task]) -> Result<(), BenchError> {
+    for task in tasks {
+        let settings = &mut task.settings;
+        let heard_by_all = matches!(settings.scenario, Scenario::OneToOne | Scenario::FanOut);
+        let confirmed = settings
+            .promise
+            .is_some_and(|promise| promise.assurance != Assurance::AtMost);
+        if !heard_by_all || !confirmed {
+            let text = "of a stream, only one-to-one and fan-out can be run, with confirms";
+            return Err(BenchError::Usage(text.to_owned()));
+        }
+        settings.promise = Some(PERSISTENT);
+    }
+    Ok(())
 }
 
 /// Transient messages, no confirms, no acknowledgements.
@@ -183,6 +200,22 @@ mod tests {
         let all = labels("", &[Durability::Sync]);
         let persistent = |label: &String| label.contains(" confirmed, persistent, ");
         assert!(all.iter().all(persistent), "{all:#?}");
+    }
+
+    #[test]
+    fn a_stream_is_read_by_all_and_stays() {
+        let streams = |flags: &str| {
+            let words = std::iter::once("bench").chain(flags.split_whitespace());
+            let program = Program::try_parse_from(words).expect("legal flags");
+            let mut tasks = tasks(&program.load, &[]);
+            read_as_streams(&mut tasks).map(|()| tasks[0].settings.label())
+        };
+        assert_eq!(
+            streams("--scenario fan-out --consumers 4 --body-bytes 16").unwrap(),
+            "fan-out confirmed, persistent, 4 subscribers, 16 B"
+        );
+        assert!(streams("--scenario fan-out --unconfirmed").is_err());
+        assert!(streams("--scenario work-queue").is_err());
     }
 
     #[test]

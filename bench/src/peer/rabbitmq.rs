@@ -107,6 +107,10 @@ impl Peer for RabbitMq {
             (Durability::Interval | Durability::Sync, QueueType::Classic) => Some(
                 "confirms a persistent message of a classic queue before it is synced to the disk",
             ),
+            (Durability::Sync, QueueType::Stream) => {
+                Some("confirms a message of a stream before it is synced to the disk")
+            }
+            (Durability::Interval, QueueType::Stream) => None,
         }
     }
 }

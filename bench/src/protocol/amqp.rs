@@ -6,7 +6,7 @@
 //! it. A consumer acknowledges all that one read has brought with one frame.
 //!
 //! How messages are routed follows from the load: a topic exchange when there are bindings, a fanout when each message
-//! has an audience, otherwise the default exchange.
+//! has an audience, otherwise the default exchange. An audience of a stream reads one queue.
 
 mod confirms;
 mod frames;
@@ -54,6 +54,19 @@ pub(crate) enum QueueType {
     Classic,
     /// Replicated in RabbitMQ; confirms wait for the disk.
     Quorum,
+    /// A log that each consumer reads from its end on.
+    Stream,
+}
+
+impl QueueType {
+    /// How clients call it; `None`: it is not said.
+    pub(crate) fn argument(self) -> Option<&'static str> {
+        match self {
+            QueueType::Classic => None,
+            QueueType::Quorum => Some("quorum"),
+            QueueType::Stream => Some("stream"),
+        }
+    }
 }
 
 impl Protocol for Amqp {

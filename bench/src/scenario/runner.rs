@@ -70,15 +70,16 @@ impl<P: Protocol> Runner<'_, P> {
         let filled = self.measure(target, &load)?;
         thread::sleep(SETTLE);
         let loaded = resident(target)?;
-        let drained = self.drain(target, &load)?;
-        thread::sleep(SETTLE);
-        let after = resident(target)?;
         let label = settings.label();
+        let mut loads = vec![(format!("{label}: fill"), filled)];
+        if !settings.keep {
+            let drained = self.drain(target, &load)?;
+            loads.push((format!("{label}: drain"), drained));
+            thread::sleep(SETTLE);
+        }
+        let after = resident(target)?;
         Ok(Outcome {
-            loads: vec![
-                (format!("{label}: fill"), filled),
-                (format!("{label}: drain"), drained),
-            ],
+            loads,
             footprint: footprint(settings.item(), settings.jobs, before, loaded, after),
         })
     }

@@ -10,6 +10,7 @@ pub(super) fn settings(scenario: Scenario) -> Settings {
         depth: 2,
         body_bytes: 64,
         jobs: 7,
+        keep: false,
         count: None,
         duration: Duration::from_secs(1),
         warm_up: Duration::ZERO,

@@ -196,7 +196,10 @@ impl Core {
                 continue;
             };
             if outlet.pending == 0 && self.shard.logs_ref().passed(gate) {
-                self.deliver(session, &effect);
+                if !mem::replace(&mut outlet.touched, true) {
+                    self.touched.push(session);
+                }
+                show(&mut self.shard, &*outlet.sink, &effect);
             } else {
                 self.waiting += usize::from(outlet.pending == 0);
                 outlet.pending += 1;
@@ -272,45 +275,10 @@ impl Core {
         let Some(outlet) = self.outlets.get_mut(&session) else {
             return;
         };
-        let sink = Arc::clone(&outlet.sink);
-        if !outlet.touched {
-            outlet.touched = true;
+        if !mem::replace(&mut outlet.touched, true) {
             self.touched.push(session);
         }
-        let shard = &mut self.shard;
-        let one = match effect {
-            Effect::Push(delivery) | Effect::Reply(_, Reply::Delivered(delivery)) => {
-                Some(delivery.position)
-            }
-            Effect::Reply(_, Reply::Peeked { position, .. }) => Some(*position),
-            Effect::Reply(_, Reply::Batch { messages, .. }) => {
-                let copies: Vec<_> = messages
-                    .iter()
-                    .map(|&(_, position)| {
-                        shard
-                            .with_message(position, |message| Copied::of(&message))
-                            .ok()
-                    })
-                    .collect();
-                let views: Vec<_> = copies
-                    .iter()
-                    .map(|copy| copy.as_ref().map(Copied::view))
-                    .collect();
-                return sink.deliver(effect, &views);
-            }
-            Effect::Reply(..) | Effect::Cancelled { .. } => None,
-        };
-        match one {
-            None => sink.deliver(effect, &[]),
-            Some(position) => {
-                let shown =
-                    shard.with_message(position, |message| sink.deliver(effect, &[Some(message)]));
-                if let Err(error) = shown {
-                    tracing::error!(%position, %error, "cannot read a message that is to be delivered");
-                    sink.deliver(effect, &[None]);
-                }
-            }
-        }
+        show(&mut self.shard, &*outlet.sink, effect);
     }
 
     pub(super) fn touched_sinks(&mut self) -> Vec<Arc<dyn Sink>> {
@@ -349,6 +317,43 @@ impl Core {
         }
         let log = self.shard.logs().durable()?;
         log.next_write(true).or_else(|| log.next_sync())
+    }
+}
+
+/// Gives an effect to its session, with the messages that it shows.
+fn show(shard: &mut Shard, sink: &dyn Sink, effect: &Effect) {
+    let one = match effect {
+        Effect::Push(delivery) | Effect::Reply(_, Reply::Delivered(delivery)) => {
+            Some(delivery.position)
+        }
+        Effect::Reply(_, Reply::Peeked { position, .. }) => Some(*position),
+        Effect::Reply(_, Reply::Batch { messages, .. }) => {
+            let copies: Vec<_> = messages
+                .iter()
+                .map(|&(_, position)| {
+                    shard
+                        .with_message(position, |message| Copied::of(&message))
+                        .ok()
+                })
+                .collect();
+            let views: Vec<_> = copies
+                .iter()
+                .map(|copy| copy.as_ref().map(Copied::view))
+                .collect();
+            return sink.deliver(effect, &views);
+        }
+        Effect::Reply(..) | Effect::Cancelled { .. } => None,
+    };
+    match one {
+        None => sink.deliver(effect, &[]),
+        Some(position) => {
+            let shown =
+                shard.with_message(position, |message| sink.deliver(effect, &[Some(message)]));
+            if let Err(error) = shown {
+                tracing::error!(%position, %error, "cannot read a message that is to be delivered");
+                sink.deliver(effect, &[None]);
+            }
+        }
     }
 }
 

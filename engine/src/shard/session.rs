@@ -76,7 +76,7 @@ impl Consumer {
     /// Whether it may be pushed one more message.
     pub(crate) fn has_room(&self) -> bool {
         match self.credit {
-            Credit::Add(left) => left > 0,
+            Credit::Add(left) | Credit::Away(left) => left > 0,
             Credit::Level(level) => self.held < level,
         }
     }

@@ -11,6 +11,7 @@ use super::timers::{RECHECK_MS, Timer};
 use super::{Found, Head, Outcome, Rule, Shard, now_reply};
 use crate::command::{Credit, Handle, Token, Wait};
 use crate::effect::{Delivery, Effect, Effects, Gate, Refusal, Reply};
+use crate::event;
 use crate::shard::logs::Logs;
 use crate::stream::{Hold, HoldKey, Meta, Place, SessionKey};
 
@@ -144,14 +145,100 @@ impl Shard {
         seq: Seq,
         fx: &mut dyn Effects,
     ) {
-        let tag = self.sessions[key].consumers[at].tag;
+        let consumer = &self.sessions[key].consumers[at];
+        let (tag, away) = (consumer.tag, matches!(consumer.credit, Credit::Away(_)));
+        let given = if away {
+            self.give_away(key, tag, stream, group, seq)
+        } else {
+            self.deliver(key, tag, stream, group, seq)
+        };
         // One that cannot be read was parked by `deliver` and reported: the consumer gets the next one.
-        if let Ok((gate, delivery)) = self.deliver(key, tag, stream, group, seq) {
-            if let Credit::Add(left) = &mut self.sessions[key].consumers[at].credit {
+        if let Ok((gate, delivery)) = given {
+            if let Credit::Add(left) | Credit::Away(left) =
+                &mut self.sessions[key].consumers[at].credit
+            {
                 *left = left.saturating_sub(1);
             }
             fx.emit(self.sessions[key].id, gate, Effect::Push(delivery));
         }
+    }
+
+    /// Hands the head of a group, which is `seq`, to a consumer, and is done with it. The same as [`Shard::deliver`] and
+    /// [`Shard::ack`] without a hold in between, but for what the log does not take as settled: that stays held.
+    fn give_away(
+        &mut self,
+        key: SessionKey,
+        tag: ConsumerTag,
+        stream: StreamId,
+        at: usize,
+        seq: Seq,
+    ) -> Result<(Gate, Delivery), Refusal> {
+        let nothing = || Refusal::Unsupported("nothing to deliver");
+        let state = self.streams.get(&stream).ok_or_else(nothing)?;
+        let group = state.groups.get(at).ok_or_else(nothing)?;
+        if group.lists.rule.is_some() {
+            return self.deliver_and_ack(key, tag, stream, at, seq);
+        }
+        let (level, id) = (state.level, group.id);
+        let place = match group.lists.ready.first() {
+            Some((ready, first)) if first == seq.0 => Place::Ready(ready),
+            _ => Place::Head,
+        };
+        let meta = group.meta(seq).copied().unwrap_or_default();
+        let found = Found {
+            stream,
+            at,
+            seq,
+            hold: None,
+        };
+        let position = self.position(stream, seq);
+        let position = position.and_then(|position| position.ok_or_else(nothing));
+        let read = position.and_then(|position| Ok((position, self.head(position)?)));
+        let (position, head) = match read {
+            Ok(read) => read,
+            Err(refusal) => {
+                self.set_aside_unreadable(found, place);
+                return Err(refusal);
+            }
+        };
+        self.scratch.clear();
+        event::put_settled(&mut self.scratch, id, seq, head.bytes);
+        if self.logs.control(level, &[&self.scratch]).is_err() {
+            return self.deliver(key, tag, stream, at, seq);
+        }
+        self.delivered += 1;
+        self.count_removed(stream);
+        self.apply_settled(found, Some(place), head.bytes);
+        self.drop_if_idle(stream);
+        let delivery = Delivery {
+            consumer: tag,
+            stream,
+            group: id,
+            seq,
+            position,
+            redeliveries: meta.counts.deliveries,
+            failures: meta.counts.failures,
+            mark: meta.mark,
+        };
+        let mut gate = Logs::gate_of(position, level);
+        gate.lsn = gate.lsn.max(meta.after);
+        Ok((gate, delivery))
+    }
+
+    fn deliver_and_ack(
+        &mut self,
+        key: SessionKey,
+        tag: ConsumerTag,
+        stream: StreamId,
+        at: usize,
+        seq: Seq,
+    ) -> Result<(Gate, Delivery), Refusal> {
+        let given = self.deliver(key, tag, stream, at, seq)?;
+        if let Some(hold) = self.sessions[key].last_hold {
+            // What the log refuses stays held.
+            let _ = self.ack(hold);
+        }
+        Ok(given)
     }
 
     /// Gives what is ready in a group to those who wait for it.

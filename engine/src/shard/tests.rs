@@ -537,6 +537,38 @@ fn a_level_counts_what_is_held_and_level_zero_stops_without_taking_anything_back
 }
 
 #[test]
+fn what_is_given_away_is_settled_and_counts_against_what_was_said_last() {
+    let mut b = Bench::new();
+    let (session, other) = (b.worker(&["a"]), b.worker(&["a"]));
+    let seqs: Vec<_> = (0..5).map(|_| b.put(other, 0, 0, 0)).collect();
+    let credit = |b: &mut Bench, credit| {
+        let consumer = ME;
+        let reply = b.ask(session, Command::Credit { consumer, credit });
+        assert_eq!(reply, Some(Reply::Done));
+        b.pushed()
+    };
+    let given: Vec<_> = seqs[..2].iter().map(|&seq| (session, seq)).collect();
+    assert_eq!(credit(&mut b, Credit::Away(2)), given);
+    for &seq in &seqs[..2] {
+        assert_eq!(b.settle(session, seq, Settle::Ack), Some(Reply::NotFound));
+    }
+    assert_eq!(credit(&mut b, Credit::Away(1)), [(session, seqs[2])]);
+    // One that holds something, and then loses its session: only that comes back.
+    assert_eq!(credit(&mut b, Credit::Level(1)), [(session, seqs[3])]);
+    b.shard.detach(b.now, session, &mut b.seen);
+    let consumer = ME;
+    let all = Credit::Level(9);
+    b.ask(
+        other,
+        Command::Credit {
+            consumer,
+            credit: all,
+        },
+    );
+    assert_eq!(b.pushed(), [(other, seqs[3]), (other, seqs[4])]);
+}
+
+#[test]
 fn who_waits_with_a_level_is_not_pushed_more_when_it_takes_by_number() {
     let mut b = Bench::new();
     let (session, producer) = (b.worker(&["a"]), b.worker(&["a"]));

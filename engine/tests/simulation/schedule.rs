@@ -661,10 +661,10 @@ impl Plan {
             },
             640..670 => Command::Credit {
                 consumer: self.any_tag(session),
-                credit: if self.world.random.chance(50) {
-                    Credit::Add(1 + self.world.random.below(4) as u32)
-                } else {
-                    Credit::Level(self.world.random.below(5) as u32)
+                credit: match self.world.random.below(5) {
+                    0 | 1 => Credit::Add(1 + self.world.random.below(4) as u32),
+                    2 | 3 => Credit::Level(self.world.random.below(5) as u32),
+                    _ => Credit::Away(self.world.random.below(5) as u32),
                 },
             },
             670..690 => Command::Extend {

@@ -228,19 +228,24 @@ fn act_and_run(conn: &Arc<Conn>) {
 fn act(conn: &Arc<Conn>) -> bool {
     let taken = conn.with(|client, _| {
         let after = client.session.after();
-        (after, client.session.take_actions(), client.runtime.clone())
+        let actions = after
+            .act
+            .then(|| (client.session.take_actions(), client.runtime.clone()));
+        (after.resume, actions)
     });
-    let Some((after, actions, runtime)) = taken else {
+    let Some((resume, actions)) = taken else {
         return false;
     };
-    let mut outgoing = Outgoing::new();
     let mut queued = false;
-    for action in actions {
-        queued |= carry_out(conn, action, &runtime, &mut outgoing);
+    if let Some((actions, runtime)) = actions {
+        let mut outgoing = Outgoing::new();
+        for action in actions {
+            queued |= carry_out(conn, action, &runtime, &mut outgoing);
+        }
+        queued |= !outgoing.is_empty();
+        conn.protocol().tenant.streams().send(&mut outgoing);
     }
-    queued |= !outgoing.is_empty();
-    conn.protocol().tenant.streams().send(&mut outgoing);
-    if after.resume {
+    if resume {
         conn.resume();
     }
     queued

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use longtail_engine::{Command, NewMessage, Step, Target};
 use longtail_model::{Priority, ShardId, StreamId, Timestamp};
+use smallvec::SmallVec;
 
 use crate::codec::Table;
 use crate::graph::{Graph, Noted, Repeated, Waiting};
@@ -22,6 +23,8 @@ pub(crate) struct Parcel<'a> {
     pub(crate) properties: &'a [u8],
     /// The same without what only the server is to see.
     pub(crate) shown: &'a [u8],
+    /// Exchange, key and properties as a record has them, where they are at hand and all of them are shown.
+    pub(crate) encoded: Option<&'a Bytes>,
     pub(crate) headers: Table<'a>,
     pub(crate) body: &'a Bytes,
     pub(crate) priority: Option<u8>,
@@ -95,8 +98,9 @@ pub(crate) fn in_queues(
     parcel: &Parcel<'_>,
     noted: &mut Vec<Noted>,
 ) -> Vec<Store> {
-    let mut stores: Vec<(Manner, Store)> = Vec::with_capacity(1);
-    let mut headers: Option<Bytes> = None;
+    let mut stores: Vec<Store> = Vec::with_capacity(1);
+    let mut manners: SmallVec<[Manner; 4]> = SmallVec::new();
+    let mut headers: Option<Bytes> = parcel.encoded.cloned();
     for queue in queues {
         match queue.note(&parcel.headers, parcel.now) {
             Err(Repeated) => continue,
@@ -108,7 +112,8 @@ pub(crate) fn in_queues(
             priority: queue.priority(parcel.priority),
             expires_ms: parcel.expiration_ms.filter(|_| !queue.is_stream()),
         };
-        if let Some((_, store)) = stores.iter_mut().find(|(known, _)| *known == manner) {
+        let known = manners.iter().position(|known| *known == manner);
+        if let Some(store) = known.and_then(|at| stores.get_mut(at)) {
             store.also.push(queue.stream);
             store.lays.extend(lays(queue));
             continue;
@@ -128,9 +133,10 @@ pub(crate) fn in_queues(
                 ..NewMessage::default()
             },
         };
-        stores.push((manner, store));
+        stores.push(store);
+        manners.push(manner);
     }
-    stores.into_iter().map(|(_, store)| store).collect()
+    stores
 }
 
 /// The queue, if what it refuses is a dead parcel.
@@ -151,7 +157,10 @@ pub(crate) fn in_waiting<'a>(
         lays: Vec::new(),
         message: NewMessage {
             delay_ms,
-            headers: content::encode(parcel.exchange, parcel.key, parcel.properties),
+            headers: match parcel.encoded {
+                Some(encoded) => encoded.clone(),
+                None => content::encode(parcel.exchange, parcel.key, parcel.properties),
+            },
             payload: parcel.body.clone(),
             ..NewMessage::default()
         },

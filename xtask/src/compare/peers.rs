@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use super::plan::OWN;
 use crate::{debian, process, workspace};
 
 /// The version of rumqttd that is built.
@@ -56,12 +57,27 @@ impl Peers {
         }
     }
 
-    /// The flags of `longtail bench` that name the peers of a protocol.
-    pub(super) fn flags(&self, protocol: &str) -> Vec<String> {
+    /// Whether there is this one.
+    pub(super) fn is_there(&self, peer: &str) -> bool {
+        let program = match peer {
+            "beanstalkd" => &self.beanstalkd,
+            "mosquitto" => &self.mosquitto,
+            "rumqttd" => &self.rumqttd,
+            "rabbitmq" => &self.rabbitmq,
+            _ => return peer == OWN,
+        };
+        program.is_some()
+    }
+
+    /// The flags of `longtail bench` that name the peers of a protocol; the one that is `only` wanted of them, or that
+    /// none is.
+    pub(super) fn flags(&self, protocol: &str, only: Option<&str>) -> Vec<String> {
         let mut names = Vec::new();
         let mut flags = Vec::new();
         let mut add = |name: &str, flag: &str, program: &Option<PathBuf>| {
-            if let Some(program) = program {
+            if let Some(program) = program
+                && only.is_none_or(|only| only == name || only == OWN)
+            {
                 names.push(name.to_owned());
                 flags.extend([flag.to_owned(), program.display().to_string()]);
             }
@@ -75,6 +91,9 @@ impl Peers {
             }
         }
         flags.extend(["--compare".to_owned(), names.join(",")]);
+        if only == Some(OWN) {
+            flags.push("--own-only".to_owned());
+        }
         flags
     }
 }

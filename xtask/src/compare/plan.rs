@@ -26,11 +26,16 @@ pub(super) enum Kind {
     Ceiling,
 }
 
+/// Longtail by itself: for what would take its peers an hour.
+pub(super) const OWN: &str = "longtail";
+
 /// One command line.
 #[derive(Clone, Debug)]
 pub(super) struct Load {
     /// Where on a curve it is.
     pub(super) at: Option<u64>,
+    /// The one server that it is run on beside Longtail, where not all do what it is about; [`OWN`] for none.
+    pub(super) only: Option<&'static str>,
     flags: Vec<String>,
 }
 
@@ -38,7 +43,16 @@ impl Load {
     fn new(flags: &str) -> Load {
         Load {
             at: None,
+            only: None,
             flags: flags.split_whitespace().map(str::to_owned).collect(),
+        }
+    }
+
+    /// The same beside one peer only, or none.
+    fn only(self, server: &'static str) -> Load {
+        Load {
+            only: Some(server),
+            ..self
         }
     }
 
@@ -58,13 +72,14 @@ impl Load {
             }
             (_, protocol) => {
                 arguments.push(protocol.to_owned());
-                arguments.extend(peers.flags(protocol));
+                arguments.extend(peers.flags(protocol, self.only));
             }
         }
         arguments.extend(self.flags.iter().cloned());
         // A curve has many points, and its shape is what matters.
         let (rounds, share) = match section.kind {
             Kind::Ratios => (settings.rounds, 1.0),
+            Kind::Curve(_) if self.only == Some(OWN) => (1, 0.5),
             Kind::Curve(_) | Kind::Ceiling => (settings.rounds.min(2), 0.5),
         };
         let ms = (settings.duration.as_secs_f64() * 1000.0 * share) as u64;
@@ -100,6 +115,17 @@ fn points(numbers: &[u64], flags: &str) -> Vec<Load> {
     numbers.iter().map(point).collect()
 }
 
+/// A curve over stored messages. The peers need minutes for the last point.
+fn up_to_ten_million(flags: &str) -> Vec<Load> {
+    let mut all = points(&[1_000, 10_000, 100_000, 1_000_000], flags);
+    all.extend(
+        points(&[10_000_000], flags)
+            .into_iter()
+            .map(|load| load.only(OWN)),
+    );
+    all
+}
+
 /// The sections of these parts of the report that are loads.
 pub(super) fn sections(parts: Parts) -> Vec<Section> {
     if parts == Parts::Starts {
@@ -111,14 +137,18 @@ pub(super) fn sections(parts: Parts) -> Vec<Section> {
             title: "beanstalkd: put, reserve, delete",
             protocol: "beanstalk",
             kind: Kind::Ratios,
-            loads: vec![Load::new("--footprint")],
+            loads: vec![Load::new("--durability memory,sync --footprint")],
         },
         Section {
             name: "mqtt",
             title: "MQTT, bodies of 256 bytes",
             protocol: "mqtt",
             kind: Kind::Ratios,
-            loads: vec![Load::new("--body-bytes 256")],
+            // rumqttd writes nothing to a disk.
+            loads: vec![
+                Load::new("--durability memory --body-bytes 256"),
+                Load::new("--durability sync --body-bytes 256").only("mosquitto"),
+            ],
         },
         Section {
             name: "mqtt-half",
@@ -135,11 +165,36 @@ pub(super) fn sections(parts: Parts) -> Vec<Section> {
             title: "AMQP 0-9-1",
             protocol: "amqp",
             kind: Kind::Ratios,
-            // Of the three sizes of the standard table, 16 KiB is mostly the kernel's copying.
+            // RabbitMQ takes six seconds to start for each row: the whole table at one of its three sizes.
             loads: vec![
-                Load::new("--durability memory --body-bytes 16,1024"),
+                Load::new(
+                    "--durability memory --scenario one-to-one --unconfirmed --publishers 1 --depth 64 \
+                     --body-bytes 16,16384",
+                ),
+                Load::new(
+                    "--durability memory --scenario one-to-one --depth 16 --body-bytes 16,16384",
+                ),
+                Load::new("--durability memory --body-bytes 1024"),
                 Load::new("--durability sync --messages 200000"),
             ],
+        },
+        Section {
+            name: "amqp-quorum",
+            title: "AMQP 0-9-1, both in sync: quorum queues",
+            protocol: "amqp",
+            kind: Kind::Ratios,
+            loads: vec![Load::new(
+                "--durability sync --queue-type quorum --messages 200000",
+            )],
+        },
+        Section {
+            name: "amqp-streams",
+            title: "AMQP 0-9-1: streams, each consumer reads all",
+            protocol: "amqp",
+            kind: Kind::Ratios,
+            loads: vec![Load::new(
+                "--durability interval --queue-type stream --scenario fan-out --depth 16 --consumers 10 --body-bytes 16,1024",
+            )],
         },
         Section {
             name: "amqp-half",
@@ -235,8 +290,7 @@ fn curves() -> Vec<Section> {
             "beanstalkd: jobs filled and drained a second by jobs stored, in memory",
             "beanstalk",
             "jobs",
-            points(
-                &[1_000, 10_000, 100_000, 1_000_000],
+            up_to_ten_million(
                 "--durability memory --scenario backlog --depth 32 --body-bytes 128 --jobs {}",
             ),
         ),
@@ -295,8 +349,7 @@ fn curves() -> Vec<Section> {
             "AMQP: messages filled and drained a second by messages stored, persistent",
             "amqp",
             "messages",
-            points(
-                &[10_000, 100_000, 1_000_000],
+            up_to_ten_million(
                 "--durability interval --scenario backlog --persistent --body-bytes 128 --messages {}",
             ),
         ),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::agreement::Agreement;
 use super::lifecycle::Lifecycle;
 use super::{Settings, plan};
 
@@ -17,6 +18,8 @@ pub(super) struct Results {
     pub(super) seconds: u64,
     pub(super) sections: Vec<Section>,
     pub(super) lifecycles: Vec<Lifecycle>,
+    /// How far it is from the run before it, where there was one on such a machine.
+    pub(super) agreement: Option<Agreement>,
     /// Tables of the log beside plain writes, as its own benchmark prints them.
     pub(super) log: Option<String>,
     /// Command lines that failed.
@@ -115,7 +118,7 @@ pub(super) struct Footprint {
 }
 
 /// A median and how far the rounds were from it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Spread {
     pub(super) low: f64,
     pub(super) median: f64,
@@ -254,6 +257,7 @@ impl Results {
             seconds: 0,
             sections: Vec::new(),
             log: None,
+            agreement: None,
             lifecycles: Vec::new(),
             failures: Vec::new(),
         }
@@ -299,6 +303,22 @@ impl Results {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+
+    impl Results {
+        /// Nothing yet, on this machine.
+        pub(in crate::compare) fn of(machine: &str) -> Results {
+            Results {
+                conditions: BTreeMap::from([("processors".to_owned(), machine.to_owned())]),
+                rounds: 2,
+                seconds: 0,
+                sections: Vec::new(),
+                log: None,
+                lifecycles: Vec::new(),
+                agreement: None,
+                failures: Vec::new(),
+            }
+        }
+    }
 
     /// A row of two servers with these rounds: commands a second, CPU us a command, p99.
     pub(in crate::compare) fn row(own: &[(f64, f64, f64)], peer: &[(f64, f64, f64)]) -> Row {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::agreement::Agreement;
 use super::charts;
 use super::lifecycle::Lifecycle;
 use super::results::{Ratio, Results, Row, Section, Spread, Subject};
@@ -59,6 +60,10 @@ pub(super) fn markdown(results: &Results) -> String {
     }
     if let Some(log) = &results.log {
         let _ = write!(out, "\n## The log beside plain writes\n\n{log}\n");
+    }
+    if let Some(agreement) = &results.agreement {
+        out.push_str("\n## Beside the run before\n\n");
+        out.push_str(&agreed(agreement));
     }
     let remarks = remarks(results);
     if !remarks.is_empty() {
@@ -158,38 +163,57 @@ fn footprints(section: &Section) -> String {
     out
 }
 
-/// What the generator reaches with a sink that answers everything at once, and how far that is above the fastest server.
+/// What the generator reaches with a sink that answers everything at once, and how far that is above the best peer and
+/// above Longtail.
 fn ceilings(section: &Section, results: &Results) -> String {
     let mut out = String::new();
-    line(
-        &mut out,
-        &["load", "sink k/s", "fastest server k/s", "sink ahead"],
-    );
-    line(&mut out, &["---"; 4]);
+    let heads = [
+        "load",
+        "sink k/s",
+        "best peer k/s",
+        "sink ahead",
+        "Longtail k/s",
+        "sink ahead",
+    ];
+    line(&mut out, &heads);
+    line(&mut out, &["---"; 6]);
     for row in section.rows.iter().filter(|row| row.is_measured()) {
         let Some(sink) = row.own().and_then(Subject::throughput) else {
             continue;
         };
-        let compared = results
+        let compared: Vec<&Row> = results
             .sections
             .iter()
             .filter(|section| !section.is_ceiling)
             .flat_map(|section| &section.rows)
-            .filter(|other| other.load == row.load && other.durability == row.durability);
-        let fastest = compared
-            .flat_map(|row| &row.subjects)
-            .filter_map(|subject| Some(subject.throughput()?.median))
-            .max_by(f64::total_cmp);
-        let ahead = fastest.map_or_else(dash, |fastest| {
-            format!("{}x", number(sink.median / fastest))
-        });
+            .filter(|other| other.load == row.load && other.durability == row.durability)
+            .collect();
+        let median = |subject: &Subject| Some(subject.throughput()?.median);
+        let peers = compared.iter().flat_map(|row| row.peers());
+        let best = peers.filter_map(median).max_by(f64::total_cmp);
+        let own = compared.iter().filter_map(|row| median(row.own()?));
+        let own = own.max_by(f64::total_cmp);
+        let shown = |rate: Option<f64>| {
+            rate.map_or_else(
+                || [dash(), dash()],
+                |rate| {
+                    [
+                        number(rate / 1000.0),
+                        format!("{}x", number(sink.median / rate)),
+                    ]
+                },
+            )
+        };
+        let ([peer, ahead_of_peer], [own, ahead_of_own]) = (shown(best), shown(own));
         line(
             &mut out,
             &[
                 &row.load,
                 &number(sink.median / 1000.0),
-                &fastest.map_or_else(dash, |fastest| number(fastest / 1000.0)),
-                &ahead,
+                &peer,
+                &ahead_of_peer,
+                &own,
+                &ahead_of_own,
             ],
         );
     }
@@ -217,7 +241,11 @@ fn curve(section: &Section, over: &str) -> String {
             row.at.map_or_else(dash, |at| at.to_string()),
             row.load.clone(),
         ];
-        for subject in &row.subjects {
+        for name in &names {
+            let Some(subject) = row.subjects.iter().find(|subject| subject.name == *name) else {
+                cells.extend((0..4).map(|_| dash()));
+                continue;
+            };
             let median = |spread: Option<Spread>, scale: f64| {
                 spread.map_or_else(dash, |spread| number(spread.median * scale))
             };
@@ -271,6 +299,41 @@ fn lifecycles(all: &[Lifecycle]) -> String {
          retained or queued messages of 128 bytes; ended as each is said to survive (`SIGKILL`; Mosquitto and RabbitMQ \
          write when they end, so `SIGTERM`).\n",
     );
+    out
+}
+
+/// How far the ratios are from those of another run.
+fn agreed(agreement: &Agreement) -> String {
+    let percent = |share: f64| format!("{:.0} %", share * 100.0);
+    let mut out = format!(
+        "Of {} ratios of throughput and processor time, half differ by at most {} from those of the run before this one, \
+         nine of ten by at most {}; the ranges of {} have nothing in common.\n",
+        agreement.compared,
+        percent(agreement.half_within),
+        percent(agreement.most_within),
+        agreement.apart.len()
+    );
+    if !agreement.apart.is_empty() {
+        out.push('\n');
+        line(
+            &mut out,
+            &[
+                "durability",
+                "load",
+                "ratio of",
+                "this run",
+                "the run before",
+            ],
+        );
+        line(&mut out, &["---"; 5]);
+    }
+    for apart in &agreement.apart {
+        let (now, earlier) = (shown(apart.now), shown(apart.earlier));
+        line(
+            &mut out,
+            &[&apart.durability, &apart.load, apart.what, &now, &earlier],
+        );
+    }
     out
 }
 

@@ -119,10 +119,10 @@ pub(super) fn queue_declare(name: &str, life: Life, queues: QueueType) -> Vec<u8
     short(&mut arguments, name);
     arguments.push(u8::from(life.durable) << 1 | u8::from(life.auto_delete) << 3);
     let mut table = Vec::new();
-    if queues == QueueType::Quorum {
+    if let Some(kind) = queues.argument() {
         short(&mut table, "x-queue-type");
         table.push(b'S');
-        long(&mut table, b"quorum");
+        long(&mut table, kind.as_bytes());
     }
     long(&mut arguments, &table);
     method(id::QUEUE_DECLARE, CHANNEL, &arguments)

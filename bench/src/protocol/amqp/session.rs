@@ -53,7 +53,7 @@ pub(crate) struct AmqpSession {
 impl AmqpSession {
     pub(super) fn new(seat: &Seat, frame_bytes: u32, queues: QueueType) -> Self {
         let confirmed = seat.promise.assurance != Assurance::AtMost;
-        let (exchange, keys) = routing(seat);
+        let (exchange, keys) = routing(seat, queues);
         let mut session = AmqpSession {
             queues,
             confirmed,
@@ -181,7 +181,8 @@ impl AmqpSession {
     /// The queue of this connection: of a fan-out, each subscriber has its own.
     fn queue(&self) -> String {
         let seat = &self.seat;
-        if seat.audience > 1 && seat.role == Role::Subscribe(Interest::Queue) {
+        let shared = self.queues == QueueType::Stream;
+        if seat.audience > 1 && seat.role == Role::Subscribe(Interest::Queue) && !shared {
             format!("{}.s{}", seat.queue_prefix, seat.connection)
         } else {
             format!("{}.{}", seat.queue_prefix, seat.queue)
@@ -387,13 +388,13 @@ impl AmqpSession {
 }
 
 /// The exchange that a load publishes to and binds to, and the keys.
-fn routing(seat: &Seat) -> (String, Vec<String>) {
+fn routing(seat: &Seat, queues: QueueType) -> (String, Vec<String>) {
     let prefix = &seat.queue_prefix;
     let queue = format!("{prefix}.{}", seat.queue);
     if seat.bindings > 0 {
         let key = |number: u32| format!("{queue}.{number:06}.x");
         (prefix.clone(), (0..seat.bindings).map(key).collect())
-    } else if seat.audience > 1 {
+    } else if seat.audience > 1 && queues != QueueType::Stream {
         (prefix.clone(), vec![String::new()])
     } else {
         (String::new(), vec![queue])

@@ -226,10 +226,15 @@ impl Model {
     fn push(&mut self, key: usize, at: usize, message: At, told: &mut Told) {
         let tag = self.sessions[key].consumers[at].tag;
         let taken = self.hold(key, tag, message);
-        if let Credit::Add(left) = &mut self.sessions[key].consumers[at].credit {
+        let credit = &mut self.sessions[key].consumers[at].credit;
+        let away = matches!(credit, Credit::Away(_));
+        if let Credit::Add(left) | Credit::Away(left) = credit {
             *left -= 1;
         }
         self.tell(key, Effect::Push(taken), told);
+        if away && let Some(hold) = self.taken.pop() {
+            self.ack(hold);
+        }
     }
 
     pub(super) fn dispatch(&mut self, stream: u64, group: u64, told: &mut Told) {
@@ -472,7 +477,7 @@ impl Model {
     fn has_room(&self, key: usize, at: usize) -> bool {
         let consumer = &self.sessions[key].consumers[at];
         match consumer.credit {
-            Credit::Add(left) => left > 0,
+            Credit::Add(left) | Credit::Away(left) => left > 0,
             Credit::Level(level) => {
                 let own = |hold: &&Hold| hold.session == key && hold.consumer == consumer.tag;
                 self.holds.values().filter(own).count() < level as usize

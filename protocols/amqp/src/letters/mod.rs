@@ -333,6 +333,7 @@ fn way_on(
         key: keys.first()?,
         properties: &letter.properties,
         shown: &letter.properties,
+        encoded: None,
         headers: properties.headers.unwrap_or_default(),
         body: payload,
         priority: properties.priority,

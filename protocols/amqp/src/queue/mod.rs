@@ -129,6 +129,8 @@ pub struct Queue {
     /// How it was declared.
     pub config: QueueConfig,
     settings: RwLock<Arc<QueueSettings>>,
+    /// Of a message; no policy changes it.
+    max_priority: u8,
     /// What it refuses to take is a dead letter.
     lays_refused: AtomicBool,
     /// What comes back may have to wait.
@@ -210,6 +212,7 @@ impl Queue {
             has_retries: AtomicBool::new(settings.retry.is_some()),
             links: Arc::default(),
             tallies: Arc::default(),
+            max_priority: settings.max_priority.unwrap_or(0),
             settings: RwLock::new(Arc::new(settings)),
             name,
             shard,
@@ -390,8 +393,7 @@ impl Queue {
     /// The priority of a message in this queue; more urgent ones have a lower number.
     #[must_use]
     pub fn priority(&self, priority: Option<u8>) -> Priority {
-        // No policy changes this.
-        let max = self.settings.read().max_priority.unwrap_or(0);
+        let max = self.max_priority;
         Priority(u32::from(u8::MAX - priority.unwrap_or(0).min(max)))
     }
 }

@@ -1,17 +1,18 @@
 //! A channel: methods in, commands out, and what the shards say of them.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use longtail_edge::Out;
 use longtail_engine::runtime::Shards;
-use longtail_engine::{Delivery, Effect, Message, QUIET, Reply};
+use longtail_engine::{Effect, Message, QUIET, Reply};
 use longtail_model::{GroupId, SessionId, ShardId};
 
 use super::confirms::Confirms;
 use super::consuming::{Consumer, is_stored};
 use super::delivering::Kept;
-use super::publishing::{Counting, Publishing};
+use super::publishing::{Counting, PublishedLast, Publishing};
 use super::replying::ReplyConsumer;
 use super::routing::Remembered;
 use super::transacting::Staged;
@@ -51,6 +52,7 @@ pub(super) struct Channel {
     pub(super) confirms: Option<Confirms>,
     pub(super) publishing: Option<Publishing>,
     pub(super) remembered: Option<Remembered>,
+    pub(super) published_last: Option<PublishedLast>,
     pub(super) tally: Option<Counting>,
     /// In transaction mode: what waits for its commit.
     pub(super) staged: Option<Staged>,
@@ -67,8 +69,6 @@ pub(super) struct Channel {
     pub(super) counts: Counts,
     /// Consumers that read streams.
     pub(super) readers: u32,
-    /// What was delivered without wanting acknowledgements and is not settled yet, because the client does not read.
-    pub(super) unsettled: Vec<(usize, Delivery)>,
 }
 
 impl Channel {
@@ -95,6 +95,7 @@ impl Channel {
             confirms: None,
             publishing: None,
             remembered: None,
+            published_last: None,
             tally: None,
             staged: None,
             reply_consumer: None,
@@ -104,7 +105,6 @@ impl Channel {
             last_queue: Arc::default(),
             counts: Counts::default(),
             readers: 0,
-            unsettled: Vec::new(),
         }
     }
 
@@ -313,13 +313,22 @@ impl Channel {
                 self.published((number, bytes), refused, shared, tenant.config());
                 Ok(())
             }
+            Pending::Sent { publishes, bytes } => {
+                self.done_with(publishes, bytes, shared, tenant.config());
+                Ok(())
+            }
             Pending::Committed(shard) => self.committed(shard, reply, shared, out),
             Pending::Opened { consumer } => self.opened(consumer, reply, shared),
             Pending::Subscribed { consumer, no_wait } => {
                 self.subscribed(consumer, no_wait, reply, shared, out)
             }
-            Pending::Unsubscribed { tag, no_wait } => {
+            Pending::Unsubscribed {
+                consumer,
+                tag,
+                no_wait,
+            } => {
                 shared.answered();
+                self.unsubscribed(consumer, shared);
                 if !no_wait {
                     let consumer_tag = &*tag;
                     say(&Method::BasicCancelOk { consumer_tag }, self.number, out);

@@ -9,10 +9,11 @@ use longtail_engine::command::Role;
 use longtail_engine::config::{GroupName, StreamName};
 use longtail_engine::effect::Cause;
 use longtail_engine::{Command, Dispatch, Refusal, Reply, Target, Wait};
-use longtail_model::{ConsumerTag, Link};
+use longtail_model::{ConsumerTag, Link, ShardId};
 
 use super::channel::{Channel, Pending, internal};
 use super::reading::Reader;
+use super::template::Template;
 use super::{Action, ConsumerState, Shared, say};
 use crate::codec::{Method, ReplyCode, Table};
 use crate::exception::{Exception, no_queue, not_implemented, precondition, refused};
@@ -35,8 +36,12 @@ pub(super) struct Consumer {
     pub(super) held: u32,
     /// What the shard was told last.
     pub(super) level: u32,
+    /// Of one that does not acknowledge: how many it may still be given of what the shard was told last.
+    pub(super) ahead: u32,
     /// Octets of the largest message seen lately.
     pub(super) largest: usize,
+    /// How its last message began.
+    pub(super) template: Template,
     /// It is there: pushes may come.
     pub(super) ready: bool,
     /// How it reads, if its queue is a stream.
@@ -181,7 +186,9 @@ impl Channel {
                 timeout_ms,
                 held: 0,
                 level: 0,
+                ahead: 0,
                 largest: 0,
+                template: Template::default(),
                 ready: false,
                 reader: reader.map(Box::new),
             },
@@ -274,6 +281,13 @@ impl Channel {
     pub(super) fn cancel(&mut self, tag: &str, no_wait: bool, shared: &mut Shared, out: &mut Out) {
         self.cancel_replies(tag);
         let number = self.tags.remove(tag);
+        let away = number.and_then(|number| Some((number, self.consumers.get_mut(&number)?)));
+        if let Some((number, consumer)) = away.filter(|(_, consumer)| consumer.no_ack) {
+            // What is on its way to it is settled and would be lost: it stays until the shard has let go of it.
+            consumer.ready = false;
+            let (tag, shard) = (Arc::clone(&consumer.tag), consumer.queue.shard);
+            return self.unsubscribe(number, shard, (tag, no_wait), shared);
+        }
         let consumer = number.and_then(|number| Some((number, self.consumers.remove(&number)?)));
         let Some((number, mut consumer)) = consumer else {
             if !no_wait {
@@ -293,18 +307,44 @@ impl Channel {
             return;
         }
         self.return_kept(number);
-        if let Some(way) = self.ways.get_mut(usize::from(consumer.queue.shard.0)) {
-            let unsubscribe = Command::Unsubscribe {
-                consumer: ConsumerTag(number),
-                link: Link(number),
-                group: the_group(),
-            };
-            let tag = Arc::clone(&consumer.tag);
-            way.ask(unsubscribe, Pending::Unsubscribed { tag, no_wait });
-            way.tell(Command::Close { link: Link(number) });
-            shared.busy = true;
-        }
+        let tag = Arc::clone(&consumer.tag);
+        self.unsubscribe(number, consumer.queue.shard, (tag, no_wait), shared);
         if consumer.queue.leave() {
+            shared.actions.push(Action::DeleteUnused(consumer.queue));
+        }
+    }
+
+    fn unsubscribe(
+        &mut self,
+        consumer: u32,
+        shard: ShardId,
+        (tag, no_wait): (Arc<str>, bool),
+        shared: &mut Shared,
+    ) {
+        let Some(way) = self.ways.get_mut(usize::from(shard.0)) else {
+            return;
+        };
+        let link = Link(consumer);
+        let unsubscribe = Command::Unsubscribe {
+            consumer: ConsumerTag(consumer),
+            link,
+            group: the_group(),
+        };
+        let pending = Pending::Unsubscribed {
+            consumer,
+            tag,
+            no_wait,
+        };
+        way.ask(unsubscribe, pending);
+        way.tell(Command::Close { link });
+        shared.busy = true;
+    }
+
+    /// A shard has let go of a consumer that the client has cancelled.
+    pub(super) fn unsubscribed(&mut self, consumer: u32, shared: &mut Shared) {
+        if let Some(consumer) = self.consumers.remove(&consumer)
+            && consumer.queue.leave()
+        {
             shared.actions.push(Action::DeleteUnused(consumer.queue));
         }
     }

@@ -10,6 +10,9 @@ use crate::codec::Properties;
 /// Name of the header.
 const NAME: &[u8] = b"amqp";
 
+/// Octets around exchange, key and properties: two lengths of short strings, the name, and two lengths of the header.
+const OVERHEAD: usize = 2 + NAME.len() + 1 + 5;
+
 /// What a delivery says of its message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Envelope<'a> {
@@ -21,15 +24,22 @@ pub(crate) struct Envelope<'a> {
 
 /// Encoded headers for the record. Exchange and key are short strings.
 pub(crate) fn encode(exchange: &str, key: &str, properties: &[u8]) -> Bytes {
-    let mut value = Vec::with_capacity(2 + exchange.len() + key.len() + properties.len());
-    for text in [exchange, key] {
-        value.push(u8::try_from(text.len()).unwrap_or(u8::MAX));
-        value.extend_from_slice(text.as_bytes());
-    }
-    value.extend_from_slice(properties);
-    let mut out = Vec::with_capacity(headers::len(NAME, &value));
-    headers::put(&mut out, NAME, &value);
+    let mut out = Vec::with_capacity(len(exchange, key, properties));
+    put(exchange, key, properties, &mut out);
     out.into()
+}
+
+/// Octets that [`put`] appends at most.
+pub(crate) fn len(exchange: &str, key: &str, properties: &[u8]) -> usize {
+    OVERHEAD + exchange.len() + key.len() + properties.len()
+}
+
+/// Appends encoded headers for the record; the properties are at their end.
+pub(crate) fn put(exchange: &str, key: &str, properties: &[u8], out: &mut Vec<u8>) {
+    let short = |text: &str| [u8::try_from(text.len()).unwrap_or(u8::MAX)];
+    let (before, between) = (short(exchange), short(key));
+    let (exchange, key) = (exchange.as_bytes(), key.as_bytes());
+    headers::put_joined(out, NAME, &[&before, exchange, &between, key, properties]);
 }
 
 impl<'a> Envelope<'a> {

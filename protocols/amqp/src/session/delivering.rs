@@ -2,7 +2,8 @@
 //!
 //! A consumer is fed against a level: how many messages it may hold. That is its prefetch or, when the client sets none
 //! or a large one, what it holds and a window above that, sized by the messages seen so far, so that a client that does
-//! not read has no more than [`WINDOW_BYTES`] or so waiting in its outbox.
+//! not read has no more than [`WINDOW_BYTES`] or so waiting in its outbox. One that does not acknowledge holds nothing:
+//! what it is given is settled by the shard as it is given, and it is allowed another window when half of one is used.
 //!
 //! A prefetch count that the consumers of a channel share is divided among them: each may have its share of what is
 //! left beyond what it holds, and what comes although nothing is left, because each had one on the way, is kept here
@@ -31,6 +32,9 @@ pub(super) const WINDOW_BYTES: usize = 512 * 1024;
 /// Messages that are pushed ahead of a client at most, and before any was seen.
 const WINDOW_MAX: u32 = 1024;
 const WINDOW_FIRST: u32 = 16;
+
+/// Octets of a content header in front of the properties.
+const CONTENT_HEADER: usize = 12;
 
 /// Octets of a content header in front of the properties, with those around the frame.
 const HEADER_OVERHEAD: usize = 14 + FRAME_OVERHEAD as usize;
@@ -75,6 +79,89 @@ impl Consumer {
         let too_little = ahead <= window / 2 && wanted > self.level;
         let too_much = ahead > window.saturating_mul(2);
         (too_little || too_much).then_some(wanted)
+    }
+
+    /// Writes a message whose record begins as the last one's did; `false`, and nothing is written: it does not.
+    fn write_again(
+        &self,
+        (channel, tag): (u16, u64),
+        delivery: &Delivery,
+        shown: Shown<'_>,
+        shared: &Shared,
+        out: &mut Out,
+    ) -> bool {
+        let body_max = match shared.frame_max.saturating_sub(FRAME_OVERHEAD) {
+            0 => usize::MAX,
+            most => most as usize,
+        };
+        // What counts its failures says so in its headers, and what another protocol has published may have its key
+        // elsewhere.
+        delivery.failures == 0
+            && shown.subject.is_empty()
+            && self.template.write(
+                (shown.headers, shown.body),
+                (channel, tag, delivery.redeliveries > 0),
+                body_max,
+                out.tail(),
+            )
+    }
+
+    fn write(
+        &mut self,
+        (channel, tag): (u16, u64),
+        delivery: &Delivery,
+        shown: Shown<'_>,
+        shared: &Shared,
+        out: &mut Out,
+    ) -> Result<(), Exception> {
+        let plain = Envelope::of_headers(shown.headers, shown.subject);
+        let counted = counted(&plain, delivery, &self.queue);
+        let envelope = plain.with(counted.as_deref());
+        check_header(&envelope, shared)?;
+        let deliver = Method::BasicDeliver {
+            consumer_tag: &self.tag,
+            delivery_tag: tag,
+            redelivered: delivery.redeliveries > 0,
+            exchange: envelope.exchange,
+            routing_key: &envelope.key,
+        };
+        let tail = out.tail();
+        let before = tail.len();
+        let written = deliver.encode(channel, tail).and_then(|()| {
+            let method = tail.len() - before;
+            put_content(
+                channel,
+                envelope.properties,
+                shown.body,
+                shared.frame_max,
+                tail,
+            )?;
+            Ok(method)
+        });
+        let method = match written {
+            Ok(method) => method,
+            Err(error) => {
+                tail.truncate(before);
+                tracing::error!(%error, "a message cannot be written");
+                return Ok(());
+            }
+        };
+        if counted.is_none() && shown.subject.is_empty() {
+            let header = CONTENT_HEADER + envelope.properties.len() + FRAME_OVERHEAD as usize;
+            let front = method + header;
+            if let Some(frames) = tail.get(before..before + front) {
+                self.template.keep(shown.headers, frames, method, &self.tag);
+            }
+        }
+        Ok(())
+    }
+
+    /// Of one that does not acknowledge: what is to be told to the shard, if it is worth it.
+    fn new_allowance(&self) -> Option<u32> {
+        let window = self.window();
+        let too_little = self.ahead <= window / 2;
+        let too_much = self.ahead > window.saturating_mul(2);
+        (too_little || too_much).then_some(window)
     }
 
     pub(super) fn saw(&mut self, bytes: usize) {
@@ -124,8 +211,20 @@ impl Channel {
             // It reads on when the channel's commands are handed over.
             return;
         }
-        let share = share.filter(|_| !consumer.no_ack);
         let at = usize::from(consumer.queue.shard.0);
+        if consumer.no_ack {
+            if consumer.ready
+                && let Some(allowance) = consumer.new_allowance()
+                && let Some(way) = self.ways.get_mut(at)
+            {
+                consumer.ahead = allowance;
+                way.tell(Command::Credit {
+                    consumer: ConsumerTag(number),
+                    credit: Credit::Away(allowance),
+                });
+            }
+            return;
+        }
         if consumer.ready
             && let Some(level) = consumer.new_level(share)
             && let Some(way) = self.ways.get_mut(at)
@@ -186,7 +285,11 @@ impl Channel {
             return Ok(());
         };
         let message = message.ok_or_else(|| internal("a message cannot be read"))?;
-        consumer.held += 1;
+        if consumer.no_ack {
+            consumer.ahead = consumer.ahead.saturating_sub(1);
+        } else {
+            consumer.held += 1;
+        }
         consumer.saw(message.payload.len() + message.headers.len());
         if !consumer.no_ack && (!self.kept.is_empty() || !self.has_shared_room()) {
             self.kept.push_back(Kept {
@@ -221,33 +324,17 @@ impl Channel {
         let Some(consumer) = self.consumers.get_mut(&number) else {
             return Ok(());
         };
-        let plain = Envelope::of_headers(shown.headers, shown.subject);
-        let counted = counted(&plain, delivery, &consumer.queue);
-        let envelope = plain.with(counted.as_deref());
-        check_header(&envelope, shared)?;
-        self.last_delivery += 1;
-        let tag = self.last_delivery;
-        let deliver = Method::BasicDeliver {
-            consumer_tag: &consumer.tag,
-            delivery_tag: tag,
-            redelivered: delivery.redeliveries > 0,
-            exchange: envelope.exchange,
-            routing_key: &envelope.key,
-        };
-        write_content(&deliver, channel, &envelope, shown.body, shared, out);
+        let tag = self.last_delivery + 1;
+        if !consumer.write_again((channel, tag), delivery, shown, shared, out) {
+            consumer.write((channel, tag), delivery, shown, shared, out)?;
+        }
+        self.last_delivery = tag;
         let again = u64::from(delivery.redeliveries > 0);
         self.counts.redeliver += again;
         consumer.tally.add(tally::queue::REDELIVER, again);
         if consumer.no_ack {
             self.counts.deliver_no_ack += 1;
             consumer.tally.add(tally::queue::DELIVER_NO_ACK, 1);
-            if out.is_over_soft_limit() {
-                out.ask_for_room();
-                self.unsettled.push((at, *delivery));
-                return Ok(());
-            }
-            consumer.held -= 1;
-            self.ack_delivery(at, delivery);
         } else {
             self.counts.deliver += 1;
             consumer.tally.add(tally::queue::DELIVER, 1);
@@ -258,12 +345,12 @@ impl Channel {
             }
             let given = delivered(tag, at, delivery, number, shared.now);
             self.unacked.push(given);
-            if out.is_over_soft_limit() {
-                out.ask_for_room();
-                return Ok(());
-            }
         }
-        self.feed(number);
+        if out.is_over_soft_limit() {
+            out.ask_for_room();
+        } else {
+            self.feed(number);
+        }
         Ok(())
     }
 
@@ -309,12 +396,6 @@ impl Channel {
 
     /// The client reads again.
     pub(super) fn has_room(&mut self) {
-        for (at, delivery) in std::mem::take(&mut self.unsettled) {
-            if let Some(consumer) = self.consumers.get_mut(&delivery.consumer.0) {
-                consumer.held = consumer.held.saturating_sub(1);
-            }
-            self.ack_delivery(at, &delivery);
-        }
         self.readers_have_room();
         self.feed_all();
     }
@@ -466,6 +547,7 @@ mod tests {
 
     use super::*;
     use crate::queue::{QueueArguments, QueueConfig, QueueSettings};
+    use crate::session::template::Template;
 
     fn consumer(prefetch: u32) -> Consumer {
         let config = QueueConfig {
@@ -486,7 +568,9 @@ mod tests {
             timeout_ms: None,
             held: 0,
             level: 0,
+            ahead: 0,
             largest: 0,
+            template: Template::default(),
             _seat: None,
             ready: true,
             reader: None,
@@ -533,6 +617,24 @@ mod tests {
         consumer.level = 1;
         assert_eq!(consumer.new_level(Some(0)), None);
         assert_eq!(consumer.new_level(Some(2)), Some(3));
+    }
+
+    #[test]
+    fn one_that_does_not_acknowledge_is_allowed_more_when_half_of_that_is_used() {
+        let mut consumer = consumer(0);
+        assert_eq!(consumer.new_allowance(), Some(WINDOW_FIRST));
+        consumer.saw(100);
+        consumer.ahead = WINDOW_MAX / 2 + 1;
+        assert_eq!(consumer.new_allowance(), None);
+        consumer.ahead -= 1;
+        assert_eq!(consumer.new_allowance(), Some(WINDOW_MAX));
+        consumer.ahead = WINDOW_MAX;
+        consumer.saw(4 * WINDOW_BYTES);
+        assert_eq!(
+            consumer.new_allowance(),
+            Some(1),
+            "what was allowed is too much"
+        );
     }
 
     #[test]

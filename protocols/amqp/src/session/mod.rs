@@ -27,6 +27,7 @@ mod settling;
 mod shared;
 mod slots;
 mod start;
+mod template;
 #[cfg(test)]
 mod tests;
 mod timeouts;
@@ -34,9 +35,9 @@ mod transacting;
 mod unacked;
 mod way;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use longtail_broker::auth::{CachedGrants, Grants};
 use longtail_edge::{CloseReason, Input, Out, Then};
 use longtail_engine::runtime::Shards;
@@ -266,6 +267,9 @@ impl Session {
             FrameKind::Heartbeat if frame.channel == 0 => Ok(()),
             FrameKind::Heartbeat => Err(unexpected_frame("heartbeat frame on a channel")),
             FrameKind::Method => {
+                if self.publishes_again(frame) {
+                    return Ok(());
+                }
                 let id = Method::id_of(frame.payload);
                 let method = Method::decode(frame.payload)
                     .map_err(|fault| Exception::from(fault).about(id).of_connection())?;
@@ -274,7 +278,13 @@ impl Session {
                 } else {
                     self.channel_method(frame.channel, &method, out)
                 };
-                outcome.map_err(|exception| exception.about(id))
+                outcome.map_err(|exception| exception.about(id))?;
+                if id == Channel::PUBLISH
+                    && let Some(Slot::Open(channel)) = self.channels.get_mut(&frame.channel)
+                {
+                    channel.note_publish(frame.payload, &self.shared);
+                }
+                Ok(())
             }
             FrameKind::Header | FrameKind::Body => match self.channels.get_mut(&frame.channel) {
                 Some(Slot::Open(channel)) => {
@@ -294,12 +304,25 @@ impl Session {
         }
     }
 
+    /// Whether a method is the `basic.publish` that the channel has seen last, octet for octet: then that is done.
+    fn publishes_again(&mut self, frame: &Frame<'_>) -> bool {
+        let Some(Slot::Open(channel)) = self.channels.get_mut(&frame.channel) else {
+            return false;
+        };
+        let again = channel.publish_again(frame.payload, &self.shared);
+        if again {
+            touch(&mut self.touched, frame.channel);
+        }
+        again
+    }
+
     /// What the client may do has changed.
     pub(crate) fn set_grants(&mut self, grants: Arc<Grants>) {
         self.shared.grants = CachedGrants::new(grants);
         for slot in self.channels.values_mut() {
             if let Slot::Open(channel) = slot {
                 channel.remembered = None;
+                channel.published_last = None;
             }
         }
     }
@@ -428,7 +451,8 @@ impl Session {
         }
         touch(&mut self.touched, number);
         if self.shared.timed {
-            self.shared.now = tenant.now();
+            let asked = &mut self.shared.asked;
+            self.shared.now = *asked.get_or_insert_with(|| tenant.now());
         }
         let outcome = channel.effect(origin, effect, messages, &mut self.shared, tenant, out);
         outcome
@@ -473,6 +497,7 @@ impl Session {
 
     /// Hands commands over and gives the confirms that can be given.
     pub(crate) fn send(&mut self, shards: &dyn Shards, out: &mut Out) -> bool {
+        self.shared.asked = None;
         let mut queued = false;
         let mut touched = std::mem::take(&mut self.touched);
         for number in touched.drain(..) {

@@ -10,8 +10,8 @@ use longtail_engine::{Cause, Refusal, Reply};
 
 use super::channel::{Channel, Pending, internal};
 use super::routing::{Plan, Publication, check};
-use super::{Action, Shared, say, unexpected_frame};
-use crate::codec::{ContentHeader, Method, Properties, ReplyCode, put_content};
+use super::{Action, Shared, content, say, unexpected_frame};
+use crate::codec::{ContentHeader, Method, ReplyCode, put_content};
 use crate::config::Config;
 use crate::exception::{Exception, no_exchange, not_implemented, precondition, refused};
 use crate::graph::{Kind, Noted};
@@ -22,7 +22,8 @@ use crate::subjects::{Share, Told};
 use crate::tally::{self, Tally};
 use crate::tenant::Tenant;
 
-/// Room that is made for a body before any of it is there.
+/// Room that is made for a body when its header comes, and when its first octets are there.
+const BODY_CAPACITY_FIRST: usize = 16 * 1024;
 const BODY_CAPACITY_MAX: usize = 1024 * 1024;
 
 /// A publish whose content is still coming.
@@ -32,7 +33,19 @@ pub(super) struct Publishing {
     key: Arc<str>,
     mandatory: bool,
     header: Option<Head>,
-    body: Vec<u8>,
+    /// What the record's headers are, and behind them what there is of the body.
+    content: Vec<u8>,
+}
+
+/// The last `basic.publish`: the next one mostly says the same.
+#[derive(Debug)]
+pub(super) struct PublishedLast {
+    /// Of the topology that it was looked up in.
+    generation: u64,
+    payload: Vec<u8>,
+    exchange: Arc<str>,
+    key: Arc<str>,
+    mandatory: bool,
 }
 
 /// A message that is a dead letter if one of these queues refuses it.
@@ -62,10 +75,14 @@ impl Laying {
     }
 }
 
-#[derive(Debug)]
+/// What a content header has said.
+#[derive(Clone, Copy, Debug)]
 struct Head {
+    /// Octets of the body in all.
     size: u64,
-    properties: Bytes,
+    /// Where in the content the properties begin, and the body.
+    properties: usize,
+    body: usize,
 }
 
 /// The exchange that was published to last, and what this channel counts for it.
@@ -109,9 +126,51 @@ impl Channel {
             key,
             mandatory,
             header: None,
-            body: Vec::new(),
+            content: Vec::new(),
         });
         Ok(())
+    }
+
+    /// Begins a publish if it says, octet for octet, what the last one said; `false`: it does not.
+    pub(super) fn publish_again(&mut self, payload: &[u8], shared: &Shared) -> bool {
+        let Some(last) = &self.published_last else {
+            return false;
+        };
+        let generation = shared.topology().map_or(0, |known| known.generation());
+        if last.payload != payload || last.generation != generation || self.publishing.is_some() {
+            return false;
+        }
+        self.publishing = Some(Publishing {
+            exchange: Arc::clone(&last.exchange),
+            key: Arc::clone(&last.key),
+            mandatory: last.mandatory,
+            header: None,
+            content: Vec::new(),
+        });
+        true
+    }
+
+    /// Remembers the publish that has begun, with the payload of its method.
+    pub(super) fn note_publish(&mut self, payload: &[u8], shared: &Shared) {
+        let Ok(topology) = shared.topology() else {
+            return;
+        };
+        let Some(publishing) = &self.publishing else {
+            return;
+        };
+        let mut kept = match self.published_last.take() {
+            Some(last) => last.payload,
+            None => Vec::with_capacity(payload.len()),
+        };
+        kept.clear();
+        kept.extend_from_slice(payload);
+        self.published_last = Some(PublishedLast {
+            generation: topology.generation(),
+            payload: kept,
+            exchange: Arc::clone(&publishing.exchange),
+            key: Arc::clone(&publishing.key),
+            mandatory: publishing.mandatory,
+        });
     }
 
     fn may_publish(exchange: &str, key: &str, shared: &mut Shared) -> Result<(), Exception> {
@@ -173,14 +232,20 @@ impl Channel {
                 header.body_size
             )));
         }
-        Properties::decode(header.properties)
-            .map_err(|fault| Exception::from(fault).of_connection())?;
+        let Publishing { exchange, key, .. } = &*publishing;
+        let first = usize::try_from(header.body_size).unwrap_or(usize::MAX);
+        let first = first.min(BODY_CAPACITY_FIRST);
+        let room = content::len(exchange, key, header.properties) + first;
+        let mut content = Vec::with_capacity(room);
+        content::put(exchange, key, header.properties, &mut content);
         publishing.header = Some(Head {
             size: header.body_size,
-            properties: Bytes::copy_from_slice(header.properties),
+            properties: content.len() - header.properties.len(),
+            body: content.len(),
         });
+        publishing.content = content;
         if header.body_size == 0 {
-            return self.complete(&Bytes::new(), shared, tenant, out);
+            return self.complete(shared, tenant, out);
         }
         Ok(())
     }
@@ -192,42 +257,39 @@ impl Channel {
         tenant: &Tenant,
         out: &mut Out,
     ) -> Result<(), Exception> {
-        let Some((publishing, size)) = self.publishing.as_mut().and_then(|publishing| {
-            let size = publishing.header.as_ref()?.size;
-            Some((publishing, size))
+        let publishing = self.publishing.as_mut();
+        let Some((publishing, head)) = publishing.and_then(|publishing| {
+            let head = publishing.header?;
+            Some((publishing, head))
         }) else {
             return Err(unexpected_frame(
                 "expected method or content header frame, got content body instead",
             ));
         };
-        let there = publishing.body.len() as u64 + payload.len() as u64;
+        let Head { size, body, .. } = head;
+        let before = publishing.content.len().saturating_sub(body);
+        let there = before as u64 + payload.len() as u64;
         if there > size {
             return Err(Exception::new(
                 ReplyCode::FrameError,
                 format!("content body of {there} bytes or more, but {size} were announced"),
             ));
         }
+        if before == 0 {
+            let room = usize::try_from(size).unwrap_or(usize::MAX);
+            let room = room.min(BODY_CAPACITY_MAX.max(payload.len()));
+            publishing.content.reserve_exact(room);
+        }
+        publishing.content.extend_from_slice(payload);
         if there < size {
-            if publishing.body.is_empty() {
-                let room = usize::try_from(size).unwrap_or(usize::MAX);
-                publishing.body.reserve(room.min(BODY_CAPACITY_MAX));
-            }
-            publishing.body.extend_from_slice(payload);
             return Ok(());
         }
-        let body = if publishing.body.is_empty() {
-            Bytes::copy_from_slice(payload)
-        } else {
-            publishing.body.extend_from_slice(payload);
-            Bytes::from(std::mem::take(&mut publishing.body))
-        };
-        self.complete(&body, shared, tenant, out)
+        self.complete(shared, tenant, out)
     }
 
     /// Everything of a message is there.
     fn complete(
         &mut self,
-        body: &Bytes,
         shared: &mut Shared,
         tenant: &Tenant,
         out: &mut Out,
@@ -237,42 +299,51 @@ impl Channel {
             key,
             mandatory,
             header: Some(head),
-            ..
+            content,
         }) = self.publishing.take()
         else {
             return Err(internal("a message without a header"));
         };
-        let properties = Properties::decode(&head.properties)
-            .map_err(|fault| Exception::from(fault).of_connection())?;
+        let mut body = Bytes::from(content);
+        let encoded = body.split_to(head.body.min(body.len()));
+        let mut publication = Publication {
+            exchange,
+            key,
+            mandatory,
+            encoded,
+            properties: head.properties,
+            body,
+        };
         let user = Some(shared.credentials.user.as_str());
+        let properties = publication.properties()?;
         check(
             &properties,
             user.filter(|_| !shared.introduction.impersonates),
         )?;
         let rewritten = self.with_address(&properties)?;
-        let publication = Publication {
-            exchange,
-            key,
-            mandatory,
-            properties: rewritten.unwrap_or(head.properties),
-            body: body.clone(),
-        };
+        if rewritten.is_none() && self.staged.is_none() {
+            let plan = self.plan(&publication, &properties, shared)?;
+            return self.carry_out(&publication, plan, shared, out);
+        }
+        if let Some(rewritten) = rewritten {
+            publication.rewrite(&rewritten);
+        }
         if self.staged.is_some() {
             return self.stage_publication(publication, shared, tenant.config());
         }
-        let plan = self.plan(&publication, shared)?;
-        let plan = plan.ok_or_else(|| no_exchange(&publication.exchange, &shared.asker.vhost))?;
+        let plan = self.plan(&publication, &publication.properties()?, shared)?;
         self.carry_out(&publication, plan, shared, out)
     }
 
-    /// Sends a message on its way.
+    /// Sends a message on its way. No plan: its exchange is gone.
     fn carry_out(
         &mut self,
         publication: &Publication,
-        plan: Plan,
+        plan: Option<Plan>,
         shared: &mut Shared,
         out: &mut Out,
     ) -> Result<(), Exception> {
+        let plan = plan.ok_or_else(|| no_exchange(&publication.exchange, &shared.asker.vhost))?;
         self.count(publication, &plan, shared);
         if !plan.is_wanted() && publication.mandatory {
             self.give_back(publication, &plan, shared, out);
@@ -293,13 +364,18 @@ impl Channel {
         for store in plan.stores {
             let way = self.ways.get_mut(usize::from(store.shard.0));
             let way = way.ok_or_else(|| internal("no way to a shard"))?;
-            let pending = Pending::Published {
-                number,
-                bytes,
-                noted: noted.clone(),
-                laying: store.laying().map(Box::new),
-            };
-            way.ask(store.into_command(), pending);
+            let laying = store.laying().map(Box::new);
+            if number == 0 && noted.is_none() && laying.is_none() {
+                way.publish(store.into_command(), bytes);
+            } else {
+                let pending = Pending::Published {
+                    number,
+                    bytes,
+                    noted: noted.clone(),
+                    laying,
+                };
+                way.ask(store.into_command(), pending);
+            }
             self.is_outstanding(bytes, shared);
         }
         Ok(())
@@ -375,7 +451,8 @@ impl Channel {
         shared: &Shared,
         out: &mut Out,
     ) {
-        let properties = plan.stripped.as_ref().unwrap_or(&publication.properties);
+        let shown = publication.octets();
+        let properties = plan.stripped.as_deref().unwrap_or(shown);
         let returned = Method::BasicReturn {
             reply_code: ReplyCode::NoRoute.as_u16(),
             reply_text: ReplyCode::NoRoute.name(),
@@ -403,11 +480,22 @@ impl Channel {
         shared: &mut Shared,
         config: &Config,
     ) {
-        self.outstanding = self.outstanding.saturating_sub(1);
-        self.outstanding_bytes = self.outstanding_bytes.saturating_sub(bytes);
-        shared.stored(1, bytes, config);
+        self.done_with(1, bytes, shared, config);
         if let Some(confirms) = &mut self.confirms {
             confirms.answered(number, refused);
         }
+    }
+
+    /// So many publishes are not on their way any more.
+    pub(super) fn done_with(
+        &mut self,
+        publishes: usize,
+        bytes: u64,
+        shared: &mut Shared,
+        config: &Config,
+    ) {
+        self.outstanding = self.outstanding.saturating_sub(publishes);
+        self.outstanding_bytes = self.outstanding_bytes.saturating_sub(bytes);
+        shared.stored(publishes, bytes, config);
     }
 }

@@ -9,8 +9,8 @@ use longtail_broker::message::SharedMessage;
 use longtail_model::{Subject, Timestamp};
 use smallvec::SmallVec;
 
-use super::Shared;
 use super::channel::Channel;
+use super::{Shared, content};
 use crate::codec::{Properties, Table, TableBuf, Value};
 use crate::exception::{Exception, precondition};
 use crate::graph::{Kind, Noted, Routed, Routing, Waiting};
@@ -25,15 +25,36 @@ pub(super) struct Publication {
     pub(super) exchange: Arc<str>,
     pub(super) key: Arc<str>,
     pub(super) mandatory: bool,
-    /// Flags and values.
-    pub(super) properties: Bytes,
+    /// Exchange, key and properties, as the record has them.
+    pub(super) encoded: Bytes,
+    /// Where in that the properties begin.
+    pub(super) properties: usize,
     pub(super) body: Bytes,
 }
 
 impl Publication {
     /// What it weighs while it waits.
     pub(super) fn bytes(&self) -> u64 {
-        (self.exchange.len() + self.key.len() + self.properties.len() + self.body.len()) as u64
+        (self.exchange.len() + self.key.len() + self.octets().len() + self.body.len()) as u64
+    }
+
+    /// The properties: flags and values.
+    pub(super) fn octets(&self) -> &[u8] {
+        self.encoded.get(self.properties..).unwrap_or_default()
+    }
+
+    /// What they say.
+    ///
+    /// # Errors
+    /// What is wrong with them, which ends the connection.
+    pub(super) fn properties(&self) -> Result<Properties<'_>, Exception> {
+        Properties::decode(self.octets()).map_err(|fault| Exception::from(fault).of_connection())
+    }
+
+    /// It has these properties from now on.
+    pub(super) fn rewrite(&mut self, octets: &[u8]) {
+        self.encoded = content::encode(&self.exchange, &self.key, octets);
+        self.properties = self.encoded.len().saturating_sub(octets.len());
     }
 }
 
@@ -136,17 +157,16 @@ impl Channel {
     pub(super) fn plan(
         &mut self,
         publication: &Publication,
+        properties: &Properties<'_>,
         shared: &mut Shared,
     ) -> Result<Option<Plan>, Exception> {
-        let properties = Properties::decode(&publication.properties)
-            .map_err(|fault| Exception::from(fault).of_connection())?;
         let mut plan = Plan::default();
         if publication.exchange.is_empty() && is_address(&publication.key) {
             let recipient = shared.topology()?.replies().find(&publication.key);
             plan.reply = recipient.map(|recipient| {
                 let reply = Reply {
                     key: Arc::clone(&publication.key),
-                    properties: publication.properties.clone(),
+                    properties: publication.encoded.slice(publication.properties..),
                     body: publication.body.clone(),
                 };
                 (recipient, reply)
@@ -154,21 +174,22 @@ impl Channel {
             return Ok(Some(plan));
         }
         let expiration_ms = properties.expiration.map(expiration).transpose()?;
-        let now = shared.topology()?.now();
-        let Some(found) = self.routes(publication, &properties, now, shared)? else {
+        let now = shared.moment()?;
+        let Some(found) = self.routes(publication, properties, now, shared)? else {
             return Ok(None);
         };
         plan.stripped = found.stripped;
         plan.noted = found.noted;
         plan.is_routed = !found.queues.is_empty() || !found.waiting.is_empty();
         for key in found.shared {
-            plan.share_as(&key, &properties, &publication.body, shared)?;
+            plan.share_as(&key, properties, &publication.body, shared)?;
         }
         let parcel = Parcel {
             exchange: &publication.exchange,
             key: &publication.key,
-            properties: &publication.properties,
-            shown: plan.stripped.as_ref().unwrap_or(&publication.properties),
+            properties: publication.octets(),
+            shown: plan.stripped.as_deref().unwrap_or(publication.octets()),
+            encoded: plan.stripped.is_none().then_some(&publication.encoded),
             headers: properties.headers.unwrap_or_default(),
             body: &publication.body,
             priority: properties.priority,
@@ -191,8 +212,13 @@ impl Channel {
     ) -> Result<Option<Found>, Exception> {
         let Publication { exchange, key, .. } = publication;
         let headers = properties.headers.unwrap_or_default();
-        let topology = Arc::clone(shared.topology()?);
         let keys = keys_of(key, &headers)?;
+        if keys.len() == 1
+            && let Some(known) = self.known_routes(publication, shared)?
+        {
+            return Ok(Some(known));
+        }
+        let topology = Arc::clone(shared.topology()?);
         let routing = Routing {
             keys: &keys,
             properties,
@@ -222,19 +248,6 @@ impl Channel {
                 ..routed.into()
             }));
         }
-        let generation = topology.generation();
-        if let Some(known) = &self.remembered
-            && known.generation == generation
-            && known.exchange == *exchange
-            && known.key == *key
-            && let Some(queues) = &known.queues
-        {
-            return Ok(Some(Found {
-                queues: Arc::clone(queues),
-                shared: known.shared.clone(),
-                ..Found::default()
-            }));
-        }
         let graph = topology.graph();
         let Some(routed) = graph.route(exchange, &routing) else {
             return Ok(None);
@@ -249,6 +262,34 @@ impl Channel {
             shared: found.shared.clone(),
         });
         Ok(Some(found))
+    }
+}
+
+impl Channel {
+    /// Where the last message went, if this one goes there too.
+    fn known_routes(
+        &self,
+        publication: &Publication,
+        shared: &Shared,
+    ) -> Result<Option<Found>, Exception> {
+        let generation = shared.topology()?.generation();
+        let same = |known: &&Remembered| {
+            known.generation == generation
+                && known.exchange == publication.exchange
+                && known.key == publication.key
+        };
+        let known = self.remembered.as_ref().filter(same);
+        let found = known.and_then(|known| {
+            Some(Found {
+                queues: Arc::clone(known.queues.as_ref()?),
+                shared: known.shared.clone(),
+                waiting: Vec::new(),
+                delay_ms: 0,
+                noted: Vec::new(),
+                stripped: None,
+            })
+        });
+        Ok(found)
     }
 }
 

@@ -73,6 +73,8 @@ pub(super) struct Shared {
     pub(super) wake: bool,
     /// What time it is, as long as somebody wants to know.
     pub(super) now: Timestamp,
+    /// What time it was when somebody asked, since the last commands were handed over.
+    pub(super) asked: Option<Timestamp>,
     /// Consumers may hold messages too long.
     pub(super) timed: bool,
     /// How long, where nothing else is said; 0: as long as they want.
@@ -95,6 +97,16 @@ impl Shared {
         self.topology.as_ref().ok_or_else(|| {
             Exception::new(ReplyCode::ChannelError, "no virtual host is open").of_connection()
         })
+    }
+
+    /// What time it is, to within what is dealt with together: the clock is looked at once for all of that.
+    pub(super) fn moment(&mut self) -> Result<Timestamp, Exception> {
+        if let Some(asked) = self.asked {
+            return Ok(asked);
+        }
+        let now = self.topology()?.now();
+        self.asked = Some(now);
+        Ok(now)
     }
 
     /// Somebody wants to know what time it is, and to be looked at when some of it has passed.
@@ -240,6 +252,7 @@ impl Shared {
             staged_bytes: 0,
             wake: false,
             now: Timestamp(0),
+            asked: None,
             timed: false,
             consumer_timeout_ms: 0,
             consumers_max: 0,

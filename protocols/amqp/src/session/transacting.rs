@@ -219,7 +219,8 @@ impl Channel {
         let mut commit = Commit::default();
         for publication in &staged.publications {
             // An exchange that is gone by now leads nowhere.
-            let plan = self.plan(publication, shared)?.unwrap_or_default();
+            let plan = self.plan(publication, &publication.properties()?, shared)?;
+            let plan = plan.unwrap_or_default();
             self.count(publication, &plan, shared);
             if !plan.is_wanted() && publication.mandatory {
                 self.give_back(publication, &plan, shared, out);

@@ -19,6 +19,18 @@ pub(super) struct Way {
     next: Token,
     pending: VecDeque<Pending>,
     commands: Vec<(Token, Command)>,
+    /// Publishes among the commands that nobody waits for one by one.
+    run: Option<Run>,
+}
+
+/// Publishes whose answers only say that they are not on their way any more: the last is answered for all of them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Run {
+    /// The place of the last among the commands.
+    last: usize,
+    publishes: usize,
+    /// Octets of their bodies.
+    bytes: u64,
 }
 
 impl Way {
@@ -29,6 +41,7 @@ impl Way {
             next: 0,
             pending: VecDeque::new(),
             commands: Vec::new(),
+            run: None,
         }
     }
 
@@ -42,6 +55,7 @@ impl Way {
         if self.commands.is_empty() {
             return false;
         }
+        self.end_run();
         shards.enqueue(self.shard, self.session, &mut self.commands);
         true
     }
@@ -51,7 +65,31 @@ impl Way {
         self.pending.pop_front()
     }
 
+    /// Queues a publish that nobody waits for.
+    pub(super) fn publish(&mut self, command: Command, bytes: u64) {
+        let run = self.run.get_or_insert_default();
+        run.last = self.commands.len();
+        run.publishes += 1;
+        run.bytes += bytes;
+        self.commands.push((QUIET, command));
+    }
+
+    /// Has the last of a run of publishes answered.
+    fn end_run(&mut self) {
+        if let Some(run) = self.run.take()
+            && let Some((token, _)) = self.commands.get_mut(run.last)
+        {
+            *token = self.next;
+            self.next += 1;
+            let Run {
+                publishes, bytes, ..
+            } = run;
+            self.pending.push_back(Pending::Sent { publishes, bytes });
+        }
+    }
+
     pub(super) fn ask(&mut self, command: Command, pending: Pending) {
+        self.end_run();
         self.commands.push((self.next, command));
         self.next += 1;
         self.pending.push_back(pending);
@@ -109,6 +147,8 @@ pub(super) enum Pending {
         noted: Option<Arc<[Noted]>>,
         laying: Option<Box<Laying>>,
     },
+    /// Publishes that nobody waits for one by one: how many, and the octets of their bodies.
+    Sent { publishes: usize, bytes: u64 },
     /// A shard's part of a transaction.
     Committed(ShardId),
     /// The link of a consumer.
@@ -116,7 +156,11 @@ pub(super) enum Pending {
     /// A consumer.
     Subscribed { consumer: u32, no_wait: bool },
     /// The end of a consumer.
-    Unsubscribed { tag: Arc<str>, no_wait: bool },
+    Unsubscribed {
+        consumer: u32,
+        tag: Arc<str>,
+        no_wait: bool,
+    },
     /// The queue of a `basic.get`.
     Counted,
     /// Where a consumer of a stream begins.

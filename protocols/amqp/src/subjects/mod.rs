@@ -254,6 +254,7 @@ impl Relay for Behind {
             key: &key,
             properties: &properties.octets,
             shown: &properties.octets,
+            encoded: None,
             headers: decoded.headers.unwrap_or_default(),
             body: &message.payload,
             priority: None,

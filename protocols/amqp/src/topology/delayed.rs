@@ -290,6 +290,7 @@ impl Due {
             key: &released.key,
             properties: shown,
             shown,
+            encoded: None,
             headers: due.headers.unwrap_or_default(),
             body: &released.body,
             priority: due.priority,
