@@ -17,6 +17,7 @@
 struct Embedding;
 
 mod builder;
+mod mqtt_host;
 mod running;
 
 pub use builder::{Builder, StartError};

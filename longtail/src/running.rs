@@ -1,32 +1,32 @@
 //! A broker that runs.
-//!
-//! `amqp`, `beanstalk` and `mqtt` start what is to be spoken; what is here brings them up in order and down again.
-
-mod amqp;
-mod beanstalk;
-mod mqtt;
-mod mqtt_host;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
 use longtail_amqp::Amqp;
-use longtail_amqp::management::Management;
-use longtail_beanstalk::{Beanstalk, Tenant};
+use longtail_amqp::management::{self, ListenerFact, Management, Site};
+use longtail_beanstalk::{Beanstalk, CpuTime, Host, Identity, LogFacts, Tenant};
 use longtail_broker::auth::{AuthDocument, Authenticator, Directory, Roster, ThrottleLimits};
 use longtail_broker::{Broker, Client};
 use longtail_edge::{
-    Accounts, Address, Connection, DrainReport, Edge, Exposure, ListenerConfig, Protocol, Tick,
+    Accounts, Address, Connection, DrainReport, Edge, Exposure, ListenerConfig, Tick,
 };
-use longtail_engine::runtime::Shards;
+use longtail_engine::runtime::{Clock, Shards};
 use longtail_engine::{Numbering, StreamName};
-use longtail_mqtt::Mqtt;
+use longtail_model::{Lsn, ShardId, Timestamp};
 use longtail_mqtt::bridge::{self, Bridges};
-use longtail_mqtt::control::dynamic::DynamicSecurity;
+use longtail_mqtt::control::{self, dynamic::DynamicSecurity};
+use longtail_mqtt::hooks::Scope;
+use longtail_mqtt::http;
+use longtail_mqtt::{Hook, Mqtt};
 use parking_lot::Mutex;
 
-use crate::builder::{Builder, StartError};
+use crate::builder::{Builder, MqttListener, StartError};
+use crate::mqtt_host::EdgeHost;
+
+/// What a listener of the HTTP APIs of MQTT is called.
+const MQTT_HTTP: &str = "mqtt-http";
 
 /// How long [`Longtail::shut_down`] lets clients finish.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -121,7 +121,7 @@ impl Longtail {
             running.bridges = Some(bridges);
         }
         if !builder.beanstalk_listeners.is_empty() {
-            running.start_beanstalk(builder.beanstalk, builder.beanstalk_listeners)?;
+            running.start_beanstalk(builder.beanstalk, builder.beanstalk_listeners, exposure)?;
         }
         let mut sites = Vec::new();
         if !builder.amqp_listeners.is_empty()
@@ -153,39 +153,116 @@ impl Longtail {
         Ok(running)
     }
 
-    /// Binds a listener and says where.
-    fn listen<P: Protocol>(
-        &self,
-        protocol: &'static str,
-        listener: ListenerConfig,
-        service: Arc<P>,
-    ) -> Result<ListeningOn, StartError> {
-        self.exposure.check(&listener.address)?;
-        let tls = listener.tls.is_some();
-        let open = self.edge.listen(listener, service);
-        let open = open.map_err(|source| StartError::Listen {
-            protocol,
-            source: Box::new(source),
-        })?;
-        Ok(ListeningOn {
-            protocol,
-            address: open.local().to_string(),
-            tls,
-        })
+    fn start_amqp(
+        &mut self,
+        config: longtail_amqp::Config,
+        definitions: Option<&[u8]>,
+    ) -> Result<(), StartError> {
+        let tenant = longtail_amqp::Tenant::new(config, Arc::clone(&self.broker));
+        if let Some(runtime) = self.edge.runtime(0) {
+            tenant.live_on(runtime);
+        }
+        let judge = Arc::downgrade(&tenant);
+        self.roster.watch(Box::new(move || {
+            if let Some(tenant) = judge.upgrade() {
+                tenant.judge_again();
+            }
+        }));
+        let tickets = Arc::new(management::Tickets::default());
+        let admission: Arc<dyn longtail_amqp::Admission> = tickets.clone();
+        let inside = self
+            .edge
+            .inside(Amqp::inside(Arc::clone(&tenant), admission));
+        let management = Management::new(
+            Arc::clone(&tenant),
+            Arc::clone(&self.roster),
+            management::Door::new(inside, tickets, &tenant),
+            management::Facts {
+                host: host_name(),
+                listeners: Vec::new(),
+            },
+        );
+        if let Some(definitions) = definitions {
+            import(&management, definitions)?;
+        }
+        tenant.open_all().map_err(StartError::Amqp)?;
+        self.management = Some(management);
+        self.amqp = Some(tenant);
+        Ok(())
     }
 
-    /// Binds a site of HTTP, which answers later.
-    fn bind_site(
+    fn listen_amqp(
+        &mut self,
+        listeners: Vec<(ListenerConfig, Arc<dyn longtail_amqp::Admission>)>,
+    ) -> Result<(), StartError> {
+        let Some(tenant) = &self.amqp else {
+            return Ok(());
+        };
+        for (listener, admission) in listeners {
+            self.exposure.check(&listener.address)?;
+            let tls = listener.tls.is_some();
+            let websocket = listener.websocket.is_some();
+            let protocol = match (websocket, tls) {
+                (false, false) => "amqp",
+                (false, true) => "amqps",
+                (true, false) => "amqp-ws",
+                (true, true) => "amqp-wss",
+            };
+            let service = if websocket {
+                Amqp::over_websocket(Arc::clone(tenant), admission)
+            } else {
+                Amqp::new(Arc::clone(tenant), admission)
+            };
+            let open = self.edge.listen(listener, service);
+            let open = open.map_err(|source| StartError::Listen {
+                protocol,
+                source: Box::new(source),
+            })?;
+            self.addresses.push(ListeningOn {
+                protocol,
+                address: open.local().to_string(),
+                tls,
+            });
+        }
+        Ok(())
+    }
+
+    fn bind_amqp_sites(
         &self,
-        protocol: &'static str,
-        address: SocketAddr,
-    ) -> Result<TcpListener, StartError> {
-        self.exposure.check(&Address::Tcp(address))?;
-        TcpListener::bind(address).map_err(|source| StartError::Site {
-            protocol,
-            address,
-            source,
-        })
+        sites: Vec<(Site, SocketAddr)>,
+    ) -> Result<Vec<(Site, TcpListener)>, StartError> {
+        let bind = |(site, address): (Site, SocketAddr)| {
+            self.exposure.check(&Address::Tcp(address))?;
+            let bound = TcpListener::bind(address).map_err(|source| StartError::Site {
+                protocol: protocol_of(site),
+                address,
+                source,
+            });
+            Ok((site, bound?))
+        };
+        sites.into_iter().map(bind).collect()
+    }
+
+    fn bind_mqtt_sites(&self, sites: Vec<SocketAddr>) -> Result<Vec<TcpListener>, StartError> {
+        let bind = |address: SocketAddr| {
+            self.exposure.check(&Address::Tcp(address))?;
+            TcpListener::bind(address).map_err(|source| StartError::Site {
+                protocol: MQTT_HTTP,
+                address,
+                source,
+            })
+        };
+        sites.into_iter().map(bind).collect()
+    }
+
+    fn name_amqp_sites(
+        &mut self,
+        sockets: Vec<(Site, TcpListener)>,
+    ) -> Result<Vec<(Site, TcpListener)>, StartError> {
+        for (site, socket) in &sockets {
+            self.name_site(protocol_of(*site), socket)?;
+        }
+        Ok(sockets)
     }
 
     fn name_site(
@@ -199,6 +276,206 @@ impl Longtail {
             address: local.to_string(),
             tls: false,
         });
+        Ok(())
+    }
+
+    /// When everything listens, so that the APIs know what else does.
+    fn serve_mqtt_sites(&mut self, sockets: Vec<TcpListener>) -> Result<(), StartError> {
+        let Some(tenant) = &self.mqtt else {
+            return Ok(());
+        };
+        let tenant = Arc::clone(tenant);
+        if sockets.is_empty() {
+            return Ok(());
+        }
+        for socket in &sockets {
+            self.name_site(MQTT_HTTP, socket)?;
+        }
+        let fact = |on: &ListeningOn| http::ListenerFact {
+            protocol: on.protocol,
+            address: on.address.clone(),
+            tls: on.tls,
+        };
+        let facts = http::Facts {
+            host: host_name(),
+            listeners: self.addresses.iter().map(fact).collect(),
+            bridges: self.bridges().to_vec(),
+        };
+        let api = http::Api::new(tenant, Arc::clone(self.roster.authenticator()), facts);
+        let server = http::serve(&api, sockets).map_err(StartError::Management)?;
+        self.web.lock().push(server);
+        Ok(())
+    }
+
+    /// As [`Longtail::serve_mqtt_sites`].
+    fn serve_amqp_sites(&mut self, sockets: Vec<(Site, TcpListener)>) -> Result<(), StartError> {
+        let Some(management) = &self.management else {
+            return Ok(());
+        };
+        let fact = |on: &ListeningOn| {
+            let address: Option<SocketAddr> = on.address.parse().ok();
+            ListenerFact {
+                protocol: match on.protocol {
+                    "amqp-management" => "http",
+                    "amqp-metrics" => "http/prometheus",
+                    protocol => protocol,
+                }
+                .to_owned(),
+                host: address.map_or_else(|| on.address.clone(), |at| at.ip().to_string()),
+                port: address.map_or(0, |at| at.port()),
+                tls: on.tls,
+            }
+        };
+        management.set_listeners(self.addresses.iter().map(fact).collect());
+        if !sockets.is_empty() {
+            let server = management::serve(management, sockets);
+            let server = server.map_err(StartError::Management)?;
+            self.web.lock().push(server);
+        }
+        Ok(())
+    }
+
+    fn start_mqtt(
+        &mut self,
+        config: longtail_mqtt::Config,
+        listeners: Vec<MqttListener>,
+        hooks: Vec<(Arc<dyn Hook>, i32, Scope)>,
+        dynamic: Option<Arc<DynamicSecurity>>,
+    ) -> Result<(), StartError> {
+        let rights = match listeners.first() {
+            Some(listener) => Arc::clone(&listener.admission),
+            None => Arc::new(longtail_mqtt::AdmitAll),
+        };
+        let tenant = longtail_mqtt::Tenant::start(config, &self.broker, rights);
+        let tenant = tenant.map_err(StartError::Mqtt)?;
+        for (hook, priority, scope) in hooks {
+            tenant.hooks().add(hook, priority, scope);
+        }
+        if let Some(dynamic) = dynamic {
+            tenant.set_dynamic_security(dynamic);
+        }
+        let mut facts = Vec::new();
+        for listener in listeners {
+            let open = self.listen_mqtt(&tenant, listener)?;
+            facts.push(control::Listener {
+                protocol: open.protocol,
+                address: open.address.clone(),
+            });
+            self.addresses.push(open);
+        }
+        tenant.set_listeners(facts);
+        let judge = Arc::downgrade(&tenant);
+        self.roster.watch(Box::new(move || {
+            if let Some(tenant) = judge.upgrade() {
+                tenant.judge_again();
+            }
+        }));
+        tenant.set_host(Arc::new(EdgeHost::new(&self.edge)));
+        tenant.started();
+        self.mqtt = Some(tenant);
+        Ok(())
+    }
+
+    fn listen_mqtt(
+        &self,
+        tenant: &Arc<longtail_mqtt::Tenant>,
+        listener: MqttListener,
+    ) -> Result<ListeningOn, StartError> {
+        let MqttListener {
+            config: listener,
+            admission,
+            limits,
+        } = listener;
+        self.exposure.check(&listener.address)?;
+        let tls = listener.tls.is_some();
+        let protocol = match (listener.websocket.is_some(), tls) {
+            (false, false) => "mqtt",
+            (false, true) => "mqtts",
+            (true, false) => "mqtt-ws",
+            (true, true) => "mqtt-wss",
+        };
+        let name = listener.address.to_string();
+        let limits = limits.unwrap_or_else(|| tenant.config().limits.clone());
+        let service = Mqtt::with_limits(&name, Arc::clone(tenant), admission, limits);
+        let open = self
+            .edge
+            .listen(listener, service)
+            .map_err(|source| StartError::Listen {
+                protocol,
+                source: Box::new(source),
+            })?;
+        Ok(ListeningOn {
+            protocol,
+            address: open.local().to_string(),
+            tls,
+        })
+    }
+
+    /// Opens one more listener for MQTT while the broker runs. It is not among [`Longtail::addresses`].
+    ///
+    /// # Errors
+    /// When the MQTT service was not started, or the address cannot be bound.
+    pub fn add_mqtt_listener(
+        &self,
+        config: ListenerConfig,
+        admission: Arc<dyn longtail_mqtt::Admission>,
+    ) -> Result<ListeningOn, StartError> {
+        let tenant = self.mqtt.as_ref().ok_or(StartError::NoMqtt)?;
+        let listener = MqttListener {
+            config,
+            admission,
+            limits: None,
+        };
+        self.listen_mqtt(tenant, listener)
+    }
+
+    fn start_beanstalk(
+        &mut self,
+        mut config: longtail_beanstalk::Config,
+        listeners: Vec<(
+            longtail_edge::ListenerConfig,
+            Arc<dyn longtail_beanstalk::Admission>,
+        )>,
+        exposure: Exposure,
+    ) -> Result<(), StartError> {
+        let numbering = Numbering::Shared(longtail_beanstalk::tenant::NUMBERING.into());
+        let any = StreamName::new(Arc::clone(&config.space), "");
+        config.shard = self.broker.placement(&any, &numbering);
+        let host = BrokerHost {
+            clock: self.broker.clock(),
+            broker: Arc::clone(&self.broker),
+            shard: config.shard,
+        };
+        let instance = self
+            .broker
+            .clock()
+            .now()
+            .0
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            ^ u64::from(std::process::id());
+        let tenant = Arc::new(Tenant::new(
+            config,
+            Identity::of_process(instance),
+            Arc::new(host),
+        )?);
+        for (listener, admission) in listeners {
+            exposure.check(&listener.address)?;
+            let tls = listener.tls.is_some();
+            let service = Beanstalk::new(Arc::clone(&tenant), self.broker.shards(), admission);
+            let open =
+                self.edge
+                    .listen(listener, service)
+                    .map_err(|source| StartError::Listen {
+                        protocol: "beanstalk",
+                        source: Box::new(source),
+                    })?;
+            self.addresses.push(ListeningOn {
+                protocol: "beanstalk",
+                address: open.local().to_string(),
+                tls,
+            });
+        }
+        self.beanstalk = Some(tenant);
         Ok(())
     }
 
@@ -306,12 +583,77 @@ impl Drop for Longtail {
     }
 }
 
+fn protocol_of(site: Site) -> &'static str {
+    match site {
+        Site::Api => "amqp-management",
+        Site::Metrics => "amqp-metrics",
+    }
+}
+
+/// Imports definitions while nothing listens yet. On a thread of its own: whoever starts the broker may be in a runtime.
+fn import(management: &Arc<Management>, definitions: &[u8]) -> Result<(), StartError> {
+    let imported = std::thread::scope(|scope| {
+        let run = || -> Result<management::Import, StartError> {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(StartError::Management)?;
+            Ok(runtime.block_on(management.import(definitions, None))?)
+        };
+        let ended = scope.spawn(run).join();
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    let imported = imported?;
+    tracing::info!(
+        entries = imported.done,
+        skipped = imported.skipped.len(),
+        "definitions imported"
+    );
+    Ok(())
+}
+
 /// What this machine is called.
 fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     match name.trim() {
         "" => "localhost".to_owned(),
         name => name.to_owned(),
+    }
+}
+
+/// What the beanstalk service asks of the world around it.
+struct BrokerHost {
+    clock: Arc<dyn Clock>,
+    broker: Arc<Broker>,
+    shard: ShardId,
+}
+
+impl Host for BrokerHost {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn cpu_time(&self) -> CpuTime {
+        CpuTime::of_process()
+    }
+
+    fn log(&self) -> LogFacts {
+        let segment_bytes = self.broker.config().segment_bytes;
+        let facts = self.broker.log_facts(self.shard);
+        LogFacts {
+            oldest_segment: self.segment_of(facts.start),
+            current_segment: self.segment_of(facts.end),
+            records_migrated: facts.records_rewritten,
+            records_written: facts.records_appended,
+            segment_bytes,
+        }
+    }
+
+    fn segment_of(&self, position: Lsn) -> u64 {
+        if self.broker.durability() == longtail_model::Durability::Memory {
+            return 0;
+        }
+        position.0 / self.broker.config().segment_bytes.max(1) + 1
     }
 }
 
