@@ -562,7 +562,7 @@ fn login(
         permissions.names.as_ref(),
         &permissions.topics,
         &identity,
-        space,
+        directory.called(space),
     );
     let mut grants = grants.with_names(names);
     let roles = directory.roles_of(&account.name);

@@ -22,6 +22,8 @@ pub struct Census {
     connections: Mutex<BTreeMap<u64, Entry>>,
     seats: Mutex<Seats>,
     gone: Mutex<Counts>,
+    /// The same by vhost, with octets.
+    gone_of: Mutex<HashMap<Arc<str>, Traffic>>,
     /// The largest that was ever told: one that is just leaving is nowhere for a moment.
     told: Mutex<Counts>,
 }
@@ -56,6 +58,17 @@ pub struct SeatLimits {
     pub user_connections: Option<u64>,
     /// Channels of the user, on all connections.
     pub user_channels: Option<u64>,
+}
+
+/// What went through connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Octets from clients.
+    pub bytes_in: u64,
+    /// Octets to clients.
+    pub bytes_out: u64,
+    /// Messages.
+    pub counts: Counts,
 }
 
 /// A connection that somebody looks at.
@@ -106,7 +119,15 @@ impl Census {
     pub(crate) fn remove(&self, number: u64, counts: &Counts) {
         self.gone.lock().add(counts);
         let removed = self.connections.lock().remove(&number);
-        if let Some((vhost, user)) = removed.and_then(|entry| entry.seat) {
+        let Some(entry) = removed else { return };
+        if let Some((vhost, user)) = entry.seat {
+            if let Some(conn) = entry.conn.upgrade() {
+                let mut all = self.gone_of.lock();
+                let of = all.entry(Arc::clone(&vhost)).or_default();
+                of.bytes_in += conn.bytes_in();
+                of.bytes_out += conn.bytes_out();
+                of.counts.add(counts);
+            }
             let mut seats = self.seats.lock();
             if let Some(count) = seats.vhosts.get_mut(&vhost) {
                 *count = count.saturating_sub(1);
@@ -190,6 +211,17 @@ impl Census {
         let connections = self.connections.lock();
         let (_, user) = connections.get(&connection)?.seat.as_ref()?;
         Some(Arc::clone(user))
+    }
+
+    /// What went through connections of a vhost that are gone.
+    #[must_use]
+    pub fn gone_of(&self, vhost: &str) -> Traffic {
+        self.gone_of.lock().get(vhost).copied().unwrap_or_default()
+    }
+
+    /// A vhost is gone, with what its connections have done.
+    pub(crate) fn forget(&self, vhost: &str) {
+        self.gone_of.lock().remove(vhost);
     }
 
     /// Connections of a vhost.

@@ -272,7 +272,7 @@ fn listeners_take_text_tables_and_lists() {
 }
 
 #[test]
-fn a_listener_that_answers_http_has_an_address_and_nothing_else() {
+fn a_listener_that_answers_http_has_an_address_and_no_limits() {
     let at =
         |more: &str| format!("[[listeners.amqp-metrics]]\naddress = \"127.0.0.1:1\"\n{more}\n");
     let (_dir, sources) = with_file(&at(""));

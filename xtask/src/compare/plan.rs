@@ -152,7 +152,7 @@ pub(super) fn sections(parts: Parts) -> Vec<Section> {
         },
         Section {
             name: "mqtt-half",
-            title: "MQTT at half of what the slowest peer can do",
+            title: "MQTT at half of what each peer can do",
             protocol: "mqtt",
             kind: Kind::Ratios,
             loads: vec![

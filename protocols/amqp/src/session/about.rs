@@ -7,6 +7,7 @@ use longtail_broker::auth::Principal;
 use super::channel::Channel;
 use super::confirms::Confirms;
 use super::consuming::Consumer;
+use super::transacting::Staged;
 use super::{Phase, Session, Shared, Slot};
 use crate::codec::{Table, Value};
 
@@ -132,8 +133,14 @@ pub struct ChannelState {
     pub number: u16,
     /// Confirms publishes.
     pub confirm: bool,
+    /// Settles what was staged with a commit.
+    pub transactional: bool,
+    /// Published and acknowledged since the last commit, and not committed.
+    pub staged: (u64, u64),
     /// Messages each new consumer may hold; 0: any number.
     pub prefetch: u16,
+    /// Messages that all its consumers together may hold; 0: any number.
+    pub shared_prefetch: u32,
     /// Delivered or fetched, and not acknowledged.
     pub unacked: u64,
     /// Published and not confirmed.
@@ -159,6 +166,8 @@ pub struct ConsumerState {
     pub prefetch: u32,
     /// Milliseconds that it may hold one; `None`: for ever.
     pub timeout_ms: Option<u64>,
+    /// What it was begun with, as a table's bytes.
+    pub arguments: Arc<[u8]>,
 }
 
 impl Session {
@@ -289,7 +298,10 @@ impl Channel {
         ChannelState {
             number: self.number(),
             confirm: self.confirms.is_some(),
+            transactional: self.staged.is_some(),
+            staged: self.staged.as_ref().map_or((0, 0), Staged::sizes),
             prefetch: self.prefetch,
+            shared_prefetch: self.shared_prefetch,
             unacked: self.unacked.len() as u64,
             unconfirmed: self.confirms.as_ref().map_or(0, Confirms::waiting),
             counts: self.counts(),

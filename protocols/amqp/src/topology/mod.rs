@@ -38,6 +38,7 @@ use crate::queue::{Queue, QueueArguments, QueueSettings, QueueType};
 use crate::replies::Replies;
 use crate::streams::Streams;
 use crate::subjects::Subjects;
+use crate::tenant::QueueChurn;
 use crate::vhost::Vhost;
 pub use bindings::Bind;
 use delayed::Releaser;
@@ -83,8 +84,13 @@ pub struct Topology {
     /// Who lets go what has waited, by exchange.
     releasers: parking_lot::Mutex<HashMap<Arc<str>, Releaser>>,
     letters: Arc<Letters>,
+    churn: Arc<QueueChurn>,
+    /// Is told of every change.
+    changed: Arc<tokio::sync::Notify>,
     /// A queue that expires has come.
     expiring: Arc<tokio::sync::Notify>,
+    /// A consumer of a stream whose place is kept has come further.
+    keeping: Arc<tokio::sync::Notify>,
     policies: Arc<Policies>,
     exchanges_max: usize,
     bindings_max: usize,
@@ -96,6 +102,16 @@ pub struct Topology {
     generation: AtomicU64,
     /// One change at a time.
     writer: tokio::sync::Mutex<()>,
+}
+
+/// What all spaces of a service have in common.
+pub(crate) struct Common {
+    /// Dead letters by reason.
+    pub(crate) lettered: Arc<Lettered>,
+    /// How queues came and went.
+    pub(crate) churn: Arc<QueueChurn>,
+    /// Is told of every change.
+    pub(crate) changed: Arc<tokio::sync::Notify>,
 }
 
 impl std::fmt::Debug for Topology {
@@ -118,9 +134,9 @@ impl Topology {
         space: Arc<str>,
         policies: Arc<Policies>,
         config: &Config,
-        lettered: Arc<Lettered>,
+        common: Common,
     ) -> Result<Arc<Self>, BrokerError> {
-        let letters = Arc::new(Letters::new(&broker, Arc::clone(&space), lettered));
+        let letters = Arc::new(Letters::new(&broker, Arc::clone(&space), common.lettered));
         let shared: Option<Arc<str>> = config.subjects_exchange.as_deref().map(Arc::from);
         let vhost = Vhost::of(broker.catalog(), &space);
         let mut graph = Graph::sharing(shared.clone());
@@ -136,7 +152,10 @@ impl Topology {
                     let settings = effective(&policies, &space, &name, &config.parsed);
                     let at =
                         queues::provide(&broker, &letters, &stream, settings.stream(true)).await?;
-                    graph.add_queue(Arc::new(Queue::new(name, at, config, settings)));
+                    let offsets = documents::offsets(broker.catalog(), &space, &name);
+                    let queue = Queue::new(name, at, config, settings);
+                    queue.offsets().restore(offsets);
+                    graph.add_queue(Arc::new(queue));
                 }
                 Document::Binding(source, key, binding) => bindings.push((source, key, binding)),
             }
@@ -178,7 +197,10 @@ impl Topology {
             streams,
             releasers: parking_lot::Mutex::default(),
             letters,
+            churn: common.churn,
+            changed: common.changed,
             expiring: Arc::default(),
+            keeping: Arc::default(),
             policies,
             exchanges_max: config.exchanges_max,
             bindings_max: config.bindings_max,
@@ -234,6 +256,11 @@ impl Topology {
         (self.subjects.as_ref()).is_some_and(|subjects| subjects.exchange() == exchange)
     }
 
+    /// Is to be told when a consumer whose place is kept has come further.
+    pub(crate) fn keeping(&self) -> Arc<tokio::sync::Notify> {
+        Arc::clone(&self.keeping)
+    }
+
     /// The time.
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
@@ -254,6 +281,7 @@ impl Topology {
         let mut graph = self.graph.write();
         let result = change(&mut graph);
         self.generation.store(graph.generation(), Ordering::Release);
+        self.changed.notify_one();
         result
     }
 

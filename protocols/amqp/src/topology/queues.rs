@@ -103,6 +103,7 @@ impl Topology {
                 }
                 let config = queue_config(asker, &declare, &name)?;
                 queue.config.check(&config, &name, &asker.vhost)?;
+                self.churn.declared.fetch_add(1, Ordering::Relaxed);
             }
             return self.described(&queue).await;
         }
@@ -152,6 +153,8 @@ impl Topology {
         let expires = settings.expires_ms.is_some();
         let queue = Queue::new(Arc::clone(&name), at, config, settings);
         self.change(|graph| graph.add_queue(Arc::new(queue)));
+        self.churn.declared.fetch_add(1, Ordering::Relaxed);
+        self.churn.created.fetch_add(1, Ordering::Relaxed);
         if expires {
             self.expiring.notify_one();
         }
@@ -275,9 +278,14 @@ impl Topology {
         }
         queue.tell_readers();
         let removed = self.change(|graph| graph.remove_queue(&queue.name));
+        self.churn.deleted.fetch_add(1, Ordering::Relaxed);
         let mut writes = Vec::new();
         if queue.config.durable {
             let write = documents::queue(&self.space, &queue.name, &queue.config);
+            writes.push(documents::without(write));
+        }
+        if queue.is_stream() {
+            let write = documents::offsets_of(&self.space, &queue.name, &[]);
             writes.push(documents::without(write));
         }
         self.forget(removed, writes).await?;

@@ -23,32 +23,33 @@ use crate::delayed;
 use crate::hooks::{Event, Points};
 use crate::message::{Published, Will, incoming, is_as_it_says};
 
-/// What a client said at the start, within the limits.
+/// What a client said at the start, within the limits. In this order: what every message to it needs first.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub struct Hello {
+    pub(super) packet_max: usize,
     /// The version it speaks.
     pub version: Version,
     /// It is a broker.
     pub bridge: bool,
-    /// Its identifier, or the one that was made for it.
-    pub client_id: Arc<str>,
-    /// Whether it was made.
+    /// Whether its identifier was made.
     pub assigned: bool,
-    /// The name that it gave.
-    pub username: Option<Arc<str>>,
     /// It wants a new session.
     pub clean_start: bool,
-    /// Seconds in which something has to come from it; 0: no matter.
-    pub keep_alive_s: u16,
-    /// Seconds that the session outlives the connection.
-    pub expiry_s: u32,
     /// Whether it may be sent reason strings.
     pub problem_information: bool,
     pub(super) keep_alive_lowered: bool,
     pub(super) expiry_lowered: bool,
     response_information: bool,
+    /// Seconds in which something has to come from it; 0: no matter.
+    pub keep_alive_s: u16,
     receive_max: u16,
-    pub(super) packet_max: usize,
+    /// Seconds that the session outlives the connection.
+    pub expiry_s: u32,
+    /// Its identifier, or the one that was made for it.
+    pub client_id: Arc<str>,
+    /// The name that it gave.
+    pub username: Option<Arc<str>>,
     alias_max: u16,
 }
 
