@@ -275,7 +275,7 @@ impl Tenant {
             (Arc::clone(&self.broker), Arc::clone(&self.streams)),
             Arc::clone(space),
             Arc::clone(&self.policies),
-            self.config.subjects_exchange.as_deref().map(Arc::from),
+            &self.config,
             Common {
                 lettered: Arc::clone(&self.lettered),
                 churn: Arc::clone(&self.queue_churn),

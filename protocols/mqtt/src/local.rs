@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use longtail_broker::auth::{Action as Right, Grants, Verdict};
+use longtail_broker::auth::{Action as Right, Grants, Principal, Verdict};
 use longtail_broker::ephemeral::{
     Burst, Delivery, DropReason, LiveHandle, LiveOptions, Subscriber,
 };
@@ -174,7 +174,8 @@ impl LocalClient {
     /// # Errors
     /// When there is no such account.
     pub fn as_account(&self, account: &str) -> Result<Self, LocalError> {
-        let grants = self.tenant.rights().now(account, &self.info.id, None);
+        let principal = Principal::named(account);
+        let grants = self.tenant.rights().now(&principal, &self.info.id, None);
         let grants = grants.ok_or_else(|| LocalError::Account(account.to_owned()))?;
         let (tenant, id) = (Arc::clone(&self.tenant), Arc::clone(&self.info.id));
         let account = Some(account.into());

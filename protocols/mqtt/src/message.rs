@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use longtail_broker::auth::Principal;
 pub use longtail_broker::message::{CONTENT_TYPE, CORRELATION};
 use longtail_broker::message::{Headers, Message, Origin, Quality, SharedMessage};
 use longtail_model::{Subject, SubjectRef, Syntax, Timestamp};
@@ -184,8 +185,8 @@ pub struct Will {
     pub expiry_ms: Option<u64>,
     /// Seconds that it waits.
     pub delay_s: u32,
-    /// The account of the client, if there are accounts.
-    pub account: Option<Arc<str>>,
+    /// Who the client is, if there are accounts.
+    pub principal: Option<Principal>,
 }
 
 impl Will {

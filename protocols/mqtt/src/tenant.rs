@@ -383,11 +383,11 @@ impl Tenant {
     /// Publishes a will, if its client may still publish there.
     pub(crate) fn publish_will(&self, will: &Will, client_id: &str) {
         let subject = judged(&will.message.subject);
-        let may = match &will.account {
+        let may = match &will.principal {
             None => true,
-            Some(account) => self
+            Some(principal) => self
                 .rights
-                .now(account, client_id, None)
+                .now(principal, client_id, None)
                 .is_some_and(|grants| grants.allows(Right::Publish, subject)),
         };
         if !may {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use longtail_broker::auth::Directory;
-use longtail_edge::ClientCertificates;
+use longtail_edge::{ClientCertificates, ListenerConfig};
 use longtail_mqtt::Limits;
 use longtail_mqtt::control::dynamic::DynamicSecurity;
 use toml::Value;
@@ -125,6 +125,13 @@ fn web_listeners(
                 "`proxy` and `websocket` are not for it"
             } else if listener.account.is_some() {
                 "`account` is not for it: every request says who asks"
+            } else if *edge
+                != (ListenerConfig {
+                    tls: edge.tls.clone(),
+                    ..ListenerConfig::new(edge.address.clone())
+                })
+            {
+                "it has an `address`, and perhaps `tls`, and nothing else: limits are for listeners of protocols"
             } else {
                 continue;
             };

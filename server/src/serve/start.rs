@@ -175,8 +175,8 @@ fn builder(
         .amqp_config(settings.amqp.config())
         .mqtt_config(mqtt.clone());
     for (at, auth) in settings.mqtt.http_auth.iter().enumerate() {
-        let last = settings.mqtt.http_auth.len() - 1 == at && settings.accounts.is_empty();
-        let hook = http_auth(auth, settings, authenticator, last);
+        let is_last = settings.mqtt.http_auth.len() - 1 == at && !settings.has_accounts();
+        let hook = http_auth(auth, settings, authenticator, is_last);
         let hook = hook.map_err(|error| wrong("mqtt.http_auth", error.to_string()))?;
         let priority = i32::try_from(at).unwrap_or(i32::MAX);
         builder = builder.mqtt_hook(Arc::new(hook), priority, Scope::Everywhere);

@@ -29,6 +29,7 @@ use arguments::COMPARED;
 pub(crate) use arguments::time;
 pub use arguments::{QueueArguments, QueueType};
 pub(crate) use offsets::{Offsets, Progress};
+pub(crate) use rules::thousandths;
 pub use rules::{Overflow, QueueRules, RetryOn};
 pub use settings::{DEAD_LETTERS, DeadLetter, QueueSettings, Retry};
 pub(crate) use stream::age_ms;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use longtail_broker::auth::Principal;
+
 use super::channel::Channel;
 use super::confirms::Confirms;
 use super::consuming::Consumer;
@@ -77,8 +79,10 @@ pub(crate) struct Introduction {
     pub(super) mechanism: &'static str,
     /// Seconds between heartbeats.
     pub(super) heartbeat: u16,
-    /// It is one of the accounts.
-    has_account: bool,
+    /// Who it has proved to be, where there are accounts.
+    pub(super) principal: Option<Principal>,
+    /// Whom its connection and its channels count for: the account, or the user where there is none.
+    counts_for: Arc<str>,
     /// Its messages may be somebody else's.
     pub(super) impersonates: bool,
     /// Channels that count for the user.
@@ -208,17 +212,22 @@ impl Session {
         }
     }
 
-    pub(crate) fn know_account(&mut self, has_account: bool) {
-        self.shared.introduction.has_account = has_account;
+    /// Its connection and its channels count for these from now on.
+    pub(crate) fn count_for(&mut self, account: Arc<str>) {
+        self.shared.introduction.counts_for = account;
+    }
+
+    pub(crate) fn counts_for(&self) -> &Arc<str> {
+        &self.shared.introduction.counts_for
     }
 
     pub(crate) fn may_impersonate(&mut self, may: bool) {
         self.shared.introduction.impersonates = may;
     }
 
-    /// Whether the user is one of the accounts.
-    pub(crate) fn has_account(&self) -> bool {
-        self.shared.introduction.has_account
+    /// Who it has proved to be, where there are accounts.
+    pub(crate) fn principal(&self) -> Option<&Principal> {
+        self.shared.introduction.principal.as_ref()
     }
 
     /// One more channel counts for the user.

@@ -145,6 +145,15 @@ impl Channel {
                 format!("attempt to reuse consumer tag '{tag}'"),
             ));
         }
+        if self.consumers.len() >= shared.consumers_max {
+            return Err(Exception::new(
+                ReplyCode::NotAllowed,
+                format!(
+                    "reached maximum ({}) of consumers per channel",
+                    shared.consumers_max
+                ),
+            ));
+        }
         let vhost = Arc::clone(&shared.asker.vhost);
         if exclusive && settings.single_active {
             return Err(in_exclusive_use(&queue.name, &vhost));

@@ -29,6 +29,7 @@ use longtail_model::Timestamp;
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::codec::ReplyCode;
+use crate::config::Config;
 use crate::exception::{Exception, locked, no_queue, precondition, refused};
 use crate::graph::{ExchangeConfig, Graph, Kind};
 use crate::letters::{Lettered, Letters};
@@ -91,6 +92,8 @@ pub struct Topology {
     /// A consumer of a stream whose place is kept has come further.
     keeping: Arc<tokio::sync::Notify>,
     policies: Arc<Policies>,
+    exchanges_max: usize,
+    bindings_max: usize,
     /// Queues that may be declared; `u64::MAX`: any number.
     queues_max: AtomicU64,
     /// Of queues that do not say theirs.
@@ -122,7 +125,7 @@ impl std::fmt::Debug for Topology {
 type Answer<T> = Result<T, Exception>;
 
 impl Topology {
-    /// What the catalog says of a space. `shared` names the exchange that is its subjects.
+    /// What the catalog says of a space.
     ///
     /// # Errors
     /// When a shard does not answer.
@@ -130,10 +133,11 @@ impl Topology {
         (broker, streams): (Arc<Broker>, Arc<Streams>),
         space: Arc<str>,
         policies: Arc<Policies>,
-        shared: Option<Arc<str>>,
+        config: &Config,
         common: Common,
     ) -> Result<Arc<Self>, BrokerError> {
         let letters = Arc::new(Letters::new(&broker, Arc::clone(&space), common.lettered));
+        let shared: Option<Arc<str>> = config.subjects_exchange.as_deref().map(Arc::from);
         let vhost = Vhost::of(broker.catalog(), &space);
         let mut graph = Graph::sharing(shared.clone());
         for &(name, kind) in PREDECLARED {
@@ -198,6 +202,8 @@ impl Topology {
             expiring: Arc::default(),
             keeping: Arc::default(),
             policies,
+            exchanges_max: config.exchanges_max,
+            bindings_max: config.bindings_max,
             queues_max: AtomicU64::new(vhost.queues_max.unwrap_or(u64::MAX)),
             queue_type: RwLock::new(vhost.queue_type()),
             space,

@@ -4,7 +4,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use longtail_broker::auth::{Action as Right, CachedGrants, Grants};
+use longtail_broker::auth::{Action as Right, CachedGrants, Grants, Principal};
 use longtail_broker::message::Origin;
 use longtail_model::{Subject, Timestamp};
 
@@ -213,17 +213,18 @@ impl Session {
     pub fn authorize(
         &mut self,
         grants: Arc<Grants>,
-        account: Option<Arc<str>>,
+        principal: Option<Principal>,
         origin: Origin,
         limits: &Limits,
     ) -> Result<(), Refused> {
         self.grants = CachedGrants::new(grants);
         self.origin = origin;
-        if account.is_some() && account == self.hello.username {
+        let account = principal.as_ref().map(|principal| &principal.account);
+        if account.is_some() && account == self.hello.username.as_ref() {
             // Most have one name: it need not be kept twice.
-            self.hello.username.clone_from(&account);
+            self.hello.username = account.cloned();
         }
-        self.account = account;
+        self.principal = principal;
         self.settle_in(limits)?;
         self.settle_will(limits)?;
         let mut connack = Vec::new();
@@ -261,7 +262,7 @@ impl Session {
                 "the topic of the will is not allowed",
             ));
         }
-        will.account.clone_from(&self.account);
+        will.principal.clone_from(&self.principal);
         self.will = Some(will);
         Ok(())
     }
@@ -428,6 +429,6 @@ fn will(
             .message_expiry_s(properties.expiry_s)
             .map(|seconds| (u64::from(seconds) * 1000).max(1)),
         delay_s: will.properties.delay_s.unwrap_or(0),
-        account: None,
+        principal: None,
     })))
 }

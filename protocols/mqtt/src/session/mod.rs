@@ -38,7 +38,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use longtail_broker::auth::{CachedGrants, Grants};
+use longtail_broker::auth::{CachedGrants, Grants, Principal};
 use longtail_broker::ephemeral::DropReason;
 use longtail_broker::message::{Origin, SharedMessage};
 use longtail_broker::retained::RetainedStore;
@@ -249,8 +249,8 @@ enum Phase {
 pub struct Session {
     origin: Origin,
     grants: CachedGrants,
-    /// Its account, where there are accounts.
-    account: Option<Arc<str>>,
+    /// Who it is, where there are accounts.
+    principal: Option<Principal>,
     /// How it proves who it is, if not by name and password alone.
     proving: Option<Box<Proving>>,
     will: Option<Box<Will>>,
@@ -341,7 +341,7 @@ impl Session {
             phase: Phase::Greeting,
             origin: Origin::default(),
             grants: CachedGrants::new(Grants::nothing()),
-            account: None,
+            principal: None,
             proving: None,
             tally,
             will,
@@ -398,7 +398,12 @@ impl Session {
     /// The client's account, where there are accounts.
     #[must_use]
     pub fn account(&self) -> Option<&Arc<str>> {
-        self.account.as_ref()
+        self.principal.as_ref().map(|principal| &principal.account)
+    }
+
+    /// Who it has proved to be, where there are accounts.
+    pub(crate) fn principal(&self) -> Option<&Principal> {
+        self.principal.as_ref()
     }
 
     /// What it holds.
@@ -567,7 +572,7 @@ impl Session {
         self.feed = None;
         self.state.outbound.forget_streams();
         self.state.about = Some(Box::new(About {
-            account: self.account.clone(),
+            account: self.account().cloned(),
             version: self.version(),
         }));
         Left {

@@ -68,8 +68,8 @@ impl Session {
         let Some(mut place) = self.place.take() else {
             return Ok(());
         };
-        if self.account.is_some() {
-            place.user.clone_from(&self.account);
+        if let Some(account) = self.account() {
+            place.user = Some(Arc::clone(account));
         }
         let client = self.hooked.client();
         place.host = client
