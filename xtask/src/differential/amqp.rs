@@ -71,7 +71,7 @@ fn session(pair: &mut Pair, seed: u64, methods: u64) -> Result<()> {
     let mut random = Random::new(seed);
     let mut known = Known::new(seed);
     pair.connect(&mut known)?;
-    let streams = seed % STREAMS_EVERY == 0;
+    let streams = seed.is_multiple_of(STREAMS_EVERY);
     if streams {
         for step in stream::first(&known) {
             pair.take(&step, &mut known)

@@ -56,8 +56,8 @@ pub(super) fn octets(seen: &Seen) -> [u64; 2] {
 /// Names of the octets.
 pub(super) const OCTETS: &[&str] = &["recv_oct", "send_oct"];
 
-fn message_stats(m: &Management, thing: Thing, counts: &Counts, ranges: &Ranges) -> Value {
-    let past = m.rates.look(&thing, m.now_ms(), &numbers(counts), ranges);
+fn message_stats(m: &Management, thing: &Thing, counts: &Counts, ranges: &Ranges) -> Value {
+    let past = m.rates.look(thing, m.now_ms(), &numbers(counts), ranges);
     let mut stats = Map::new();
     past.put_counts(&mut stats, COUNTS, 0, ranges.messages);
     Value::Object(stats)
@@ -225,7 +225,7 @@ fn channel(m: &Management, seen: &Seen, channel: &ChannelState, ranges: &Ranges)
         "acks_uncommitted": channel.staged.1,
         "pending_raft_commands": 0,
         "connection_details": connection_details(seen),
-        "message_stats": message_stats(m, thing, &channel.counts, ranges),
+        "message_stats": message_stats(m, &thing, &channel.counts, ranges),
     })
 }
 

@@ -407,9 +407,9 @@ mod tests {
         Thing::Queue("default".into(), number.to_string().into())
     }
 
-    fn details(rates: &Rates, thing: Thing, now_ms: u64, number: u64, query: &str) -> Value {
+    fn details(rates: &Rates, thing: &Thing, now_ms: u64, number: u64, query: &str) -> Value {
         let ranges = Ranges::of(&Query::parse(query)).unwrap();
-        let past = rates.look(&thing, now_ms, &[number], &ranges);
+        let past = rates.look(thing, now_ms, &[number], &ranges);
         let mut object = Map::new();
         past.put_levels(&mut object, &["messages"], 0, ranges.lengths);
         assert_eq!(object["messages"], number);
@@ -422,12 +422,12 @@ mod tests {
         for (at, number) in [(0, 100), (5_000, 600), (10_000, 350)] {
             rates.sample(&queue(1), at, &[number]);
         }
-        let rate = |now, number| details(&rates, queue(1), now, number, "")["rate"].clone();
+        let rate = |now, number| details(&rates, &queue(1), now, number, "")["rate"].clone();
         assert_eq!(rate(10_000, 350), -50.0);
         assert_eq!(rate(15_000, 350), 0.0);
         // Of one that was never sampled there is none, until it is looked at again.
-        assert_eq!(details(&rates, queue(2), 20_000, 7, "")["rate"], 0.0);
-        assert_eq!(details(&rates, queue(2), 22_000, 8, "")["rate"], 0.5);
+        assert_eq!(details(&rates, &queue(2), 20_000, 7, "")["rate"], 0.0);
+        assert_eq!(details(&rates, &queue(2), 22_000, 8, "")["rate"], 0.5);
         // What only grows has not shrunk.
         let past = rates.look(&queue(1), 16_000, &[1], &Ranges::default());
         let mut object = Map::new();
@@ -443,7 +443,7 @@ mod tests {
         }
         let found = details(
             &rates,
-            Thing::All,
+            &Thing::All,
             21_000,
             42,
             "lengths_age=10&lengths_incr=5",
@@ -474,7 +474,7 @@ mod tests {
     fn what_nobody_asks_for_is_kept_within_a_bound() {
         let rates = Rates::default();
         let all = STANDING_MAX + 50;
-        let mut round = |at_ms: u64| {
+        let round = |at_ms: u64| {
             for number in 0..all {
                 rates.sample(&queue(number), at_ms, &[at_ms / 1000]);
             }
@@ -483,16 +483,13 @@ mod tests {
         round(5_000);
         let beyond = queue(all - 1);
         // Beyond the bound, whoever is asked for is sampled.
-        assert_eq!(details(&rates, beyond.clone(), 6_000, 6, "")["rate"], 0.0);
+        assert_eq!(details(&rates, &beyond, 6_000, 6, "")["rate"], 0.0);
         for at in 2..=20 {
             round(at * 5_000);
         }
-        assert_eq!(
-            details(&rates, beyond.clone(), 101_000, 101, "")["rate"],
-            1.0
-        );
+        assert_eq!(details(&rates, &beyond, 101_000, 101, "")["rate"], 1.0);
         let samples = |thing: Thing| {
-            let found = details(&rates, thing, 101_000, 0, "lengths_age=100&lengths_incr=5");
+            let found = details(&rates, &thing, 101_000, 0, "lengths_age=100&lengths_incr=5");
             found["samples"].as_array().unwrap().len()
         };
         assert_eq!((samples(queue(0)), samples(beyond.clone())), (SHORT, LEAST));
@@ -503,7 +500,7 @@ mod tests {
         }
         let found = details(
             &rates,
-            queue(0),
+            &queue(0),
             201_000,
             0,
             "lengths_age=200&lengths_incr=5",
