@@ -73,7 +73,7 @@ pub(crate) struct Group {
     pub(crate) name: Box<str>,
     pub(crate) config: Arc<GroupConfig>,
     pub(crate) cursor: Seq,
-    /// Of the [`Stream::offered`] messages those that are not ahead of the cursor any more, or never were.
+    /// Of the [`offered`](super::Stream::offered) messages those that are not ahead of the cursor any more, or never were.
     pub(crate) met: u64,
     /// Messages that consumers hold.
     pub(crate) held: u32,
