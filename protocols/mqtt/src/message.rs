@@ -20,6 +20,9 @@ const OURS: &str = "lt-";
 /// Before a publisher's name that begins so all the same.
 const ESCAPE: &str = "lt-user:";
 
+/// Who published a retained message: account and client identifier, with a NUL between them. Not sent to anybody.
+const SOURCE: &str = "lt-source";
+
 const UTF8: &[u8] = b"utf-8";
 const UNSPECIFIED: &[u8] = b"bytes";
 
@@ -153,6 +156,18 @@ pub fn seconds_left(message: &Message, now: Timestamp) -> Option<u32> {
     }
     let left = message.expires.0.saturating_sub(now.0).div_ceil(1000);
     Some(u32::try_from(left).unwrap_or(u32::MAX).max(1))
+}
+
+/// Writes down who publishes a message that is to be retained.
+pub(crate) fn set_source(message: &mut Message, account: &str, client_id: &str) {
+    let source = [account, client_id].join("\0");
+    message.headers.push(SOURCE, source);
+}
+
+/// The account and the client identifier of who published a message, if they were written down.
+pub(crate) fn source(message: &Message) -> Option<(&str, &str)> {
+    let source = message.headers.get(SOURCE.as_bytes())?;
+    std::str::from_utf8(source).ok()?.split_once('\0')
 }
 
 /// A QoS as the broker says it.

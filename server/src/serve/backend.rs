@@ -8,6 +8,7 @@ mod bans;
 mod metrics;
 mod retained;
 mod sessions;
+mod watching;
 mod wording;
 
 use std::sync::atomic::{AtomicBool, Ordering};

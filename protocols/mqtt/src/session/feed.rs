@@ -22,6 +22,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use longtail_broker::auth::Action as Right;
 use longtail_broker::ephemeral::DropReason;
+use longtail_broker::message::SharedMessage;
 use longtail_broker::stored::Stored;
 use longtail_engine::config::GroupName;
 use longtail_engine::{
@@ -37,6 +38,7 @@ use super::{Cx, Outbox, Session, Tag};
 use crate::codec::{Ack, Packet, PacketId, Qos};
 use crate::config::{ShareStrategy, Shares};
 use crate::durable::recent::Recent;
+use crate::hooks::Points;
 
 /// Where a message that is on its way came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +65,11 @@ impl Source {
 
     fn handle(self) -> Handle {
         Handle::Group(self.group, self.seq)
+    }
+
+    /// Whether a message that this client cannot have goes to another member of its share.
+    pub(super) fn is_given_back(self) -> bool {
+        self.is_shared && self.redeliveries < REFUSALS_MAX
     }
 }
 
@@ -112,6 +119,13 @@ impl Mark {
     }
 }
 
+/// The packet id and the QoS of a message that was sent, as its mark says; nothing of one that was not, or whose PUBLISH
+/// has arrived.
+pub(crate) fn sent_mark(mark: u64) -> Option<(PacketId, Qos)> {
+    let mark = Mark::unpack(mark)?;
+    Some((mark.id, mark.qos))
+}
+
 /// What an answer of the shard is for.
 #[derive(Debug)]
 enum Asked {
@@ -125,6 +139,8 @@ enum Asked {
     Left(GroupId),
     /// A message that was under way was taken again.
     Taken(Mark),
+    /// A share's message that hooks have chosen this member for.
+    Chosen,
     /// PUBLISH may be sent.
     Publish(PacketId),
     /// PUBREL may be sent.
@@ -242,6 +258,8 @@ pub(crate) struct Feed {
     /// Streams that were opened, for the router.
     opened: Vec<(Arc<str>, StreamId)>,
     has_news: bool,
+    /// Messages of shares about which hooks are to be asked.
+    pub(super) unselected: Vec<Copy>,
 }
 
 /// Answers that come before a stream is drawn from.
@@ -317,6 +335,7 @@ impl Feed {
             failed: Vec::new(),
             opened: Vec::new(),
             has_news: false,
+            unselected: Vec::new(),
         }
     }
 
@@ -386,14 +405,38 @@ impl Feed {
 
     /// Gives a message back: a share's, for another member.
     pub(super) fn give_back(&mut self, source: Source) {
+        self.give_back_in(source, 0);
+    }
+
+    /// Likewise, for whoever draws it after so many milliseconds or asks for it by its number before.
+    pub(super) fn give_back_in(&mut self, source: Source, delay_ms: u64) {
         self.tell(Command::Settle {
             message: source.handle(),
             how: Settle::Release {
                 priority: None,
-                delay_ms: 0,
+                delay_ms,
                 failed: false,
             },
         });
+    }
+
+    /// Asks for a message of a share that hooks have chosen this member for.
+    pub(super) fn take_chosen(&mut self, source: Source) {
+        let take = Command::TakeOne {
+            message: source.handle(),
+        };
+        self.ask(Asked::Chosen, take);
+    }
+
+    /// Messages that it has asked for so.
+    pub(super) fn chosen(&self) -> usize {
+        let chosen = |asked: &&Asked| matches!(asked, Asked::Chosen);
+        self.asked.values().filter(chosen).count()
+    }
+
+    /// The subscription that a group's messages are for.
+    pub(super) fn text_of(&self, group: GroupId) -> Option<&Arc<str>> {
+        self.groups.get(&group).map(|drawn| &drawn.text)
     }
 
     /// What stands in a share's marks for the place in the order of sends: who made them.
@@ -611,6 +654,11 @@ impl Feed {
         !self.commands.is_empty() || !self.writes.is_empty() || !self.duties.is_empty()
     }
 
+    /// Whether hooks are to be asked about messages.
+    pub(crate) fn has_unselected(&self) -> bool {
+        !self.unselected.is_empty()
+    }
+
     /// The changes of records that are to be queued.
     pub(crate) fn take_writes(&mut self) -> Vec<Write> {
         std::mem::take(&mut self.writes)
@@ -702,6 +750,12 @@ impl Session {
                     self.revive(delivery, mark, message, recent);
                 }
                 Way::Resume
+            }
+            Asked::Chosen => {
+                if let (Reply::Delivered(delivery), Some(message)) = (reply, message) {
+                    self.chosen(delivery, message, recent, cx, out);
+                }
+                return;
             }
             Asked::Publish(id) => {
                 feed.publishing = feed.publishing.saturating_sub(1);
@@ -834,9 +888,7 @@ impl Session {
     /// The client cannot have a message, which is done with; a share's is for another member, if there is one who can.
     pub(super) fn refuse(&mut self, source: Source) {
         match self.feed.as_deref_mut() {
-            Some(feed) if source.is_shared && source.redeliveries < REFUSALS_MAX => {
-                feed.give_back(source);
-            }
+            Some(feed) if source.is_given_back() => feed.give_back(source),
             _ => self.done_with(source),
         }
     }
@@ -863,24 +915,25 @@ impl Session {
         if cx.is_some() && options.no_local && Stored::of(message).origin == self.origin {
             return Err(Unwanted::ForMe);
         }
-        let dropped = |reason| {
-            if let Some(cx) = cx {
-                cx.counters.drop_messages(reason, 1);
-            }
-        };
         let Ok(whole) = whole else {
-            dropped(DropReason::TooLarge);
+            if let Some(cx) = cx {
+                self.state.drop_messages(cx, DropReason::TooLarge, 1);
+            }
             return Err(Unwanted::ForAll);
         };
         let subject = SubjectRef::from(&whole.subject);
-        if tag.screened && !self.grants.allows(Right::Consume, subject) {
-            dropped(DropReason::Denied);
+        if tag.screened && !self.grants.allows_in(Right::Consume, subject, tag.manner()) {
+            if let Some(cx) = cx
+                && !self.source(delivery).is_given_back()
+            {
+                self.lose(&whole, DropReason::Denied, cx);
+            }
             return Err(Unwanted::ForMe);
         }
         if let Some(cx) = cx
             && whole.is_expired(cx.now)
         {
-            dropped(DropReason::Expired);
+            self.lose(&whole, DropReason::Expired, cx);
             return Err(Unwanted::ForAll);
         }
         let wanted = wanted(&whole, tag);
@@ -891,6 +944,12 @@ impl Session {
             ids: wanted.ids,
             source: Some(self.source(delivery)),
         })
+    }
+
+    /// A message from a stream is not for the client after all.
+    pub(super) fn lose(&mut self, message: &SharedMessage, reason: DropReason, cx: &Cx<'_>) {
+        self.state.drop_messages(cx, reason, 1);
+        self.tell_dropped(message, reason);
     }
 
     /// A message from one of its streams.
@@ -915,29 +974,69 @@ impl Session {
             Err(Unwanted::ForMe) => return self.refuse(source),
             Err(Unwanted::ForAll) => return self.done_with(source),
         };
+        if source.is_shared && self.hooked.wants(Points::SELECT).is_some() {
+            if let Some(feed) = self.feed.as_deref_mut() {
+                feed.unselected.push(copy);
+            }
+            return;
+        }
+        self.take(copy, source, cx, out);
+    }
+
+    /// A message that is for the client.
+    fn take(&mut self, copy: Copy, source: Source, cx: &Cx<'_>, out: &mut impl Outbox) {
         if copy.qos == Qos::AtMostOnce {
             let put = if out.is_full() {
                 Err(DropReason::OutboxFull)
             } else {
                 self.put_plain(&copy, cx, out)
             };
-            if put.is_err() && source.is_shared {
+            if put.is_err() && source.is_given_back() {
                 return self.refuse(source);
             }
             if let Err(reason) = put {
-                self.state.drop_messages(cx, reason, 1);
+                self.lose(&copy.message, reason, cx);
             }
             self.done_with(source);
             return;
         }
         let outbound = &self.state.outbound;
         if outbound.is_clear(self.window) && (!out.is_full() || outbound.is_idle()) {
-            if let Err(reason) = self.send_assured(copy, cx, out) {
-                self.state.drop_messages(cx, reason, 1);
+            if let Err((reason, message)) = self.send_assured(copy, cx, out)
+                && !source.is_given_back()
+            {
+                self.lose(&message, reason, cx);
             }
         } else {
             // As many as there is credit for.
             self.state.outbound.wait(copy);
+        }
+    }
+
+    /// A message of a share that hooks have chosen this member for, or have left to it.
+    pub(crate) fn take_selected(&mut self, copy: Copy, cx: &Cx<'_>, out: &mut impl Outbox) {
+        if let Some(source) = copy.source.filter(|_| self.is_open()) {
+            self.take(copy, source, cx, out);
+        }
+    }
+
+    /// A message of a share that this member has asked for by its number has come.
+    fn chosen(
+        &mut self,
+        delivery: &Delivery,
+        message: &Message<'_>,
+        recent: &Recent,
+        cx: &Cx<'_>,
+        out: &mut impl Outbox,
+    ) {
+        let source = self.source(delivery);
+        if !self.is_open() {
+            return;
+        }
+        match self.copy_of(delivery, message, recent, Some(cx)) {
+            Ok(copy) => self.take(copy, source, cx, out),
+            Err(Unwanted::ForMe) => self.refuse(source),
+            Err(Unwanted::ForAll) => self.done_with(source),
         }
     }
 
@@ -1071,7 +1170,9 @@ impl Session {
             return;
         };
         if let Err(reason) = self.put_copy(&copy, id, false, cx, out) {
-            self.state.drop_messages(cx, reason, 1);
+            if !copy.source.is_some_and(Source::is_given_back) {
+                self.lose(&copy.message, reason, cx);
+            }
             self.give_up(id);
             self.pump(cx, out);
         }
