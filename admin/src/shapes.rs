@@ -388,7 +388,7 @@ pub struct ConnectionStatus {
     pub protocol: String,
     /// Who is at the other end.
     pub peer: String,
-    /// The account.
+    /// Its client's account; absent: none, or not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
     /// How long it is open, in milliseconds.

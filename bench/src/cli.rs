@@ -1,4 +1,5 @@
-//! The flags of `longtail bench`: those common to all protocols here, those of AMQP and MQTT in files of their own, and those that say which servers.
+//! The flags of `longtail bench`: those common to all protocols here, those of AMQP and MQTT in files of their own, and
+//! those that say which servers.
 
 mod amqp;
 mod mqtt;

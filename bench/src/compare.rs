@@ -17,7 +17,7 @@ use anyhow::Context;
 use longtail_model::Durability;
 
 use matrix::Task;
-use subject::Subject;
+use subject::{Live, Subject};
 
 use crate::cli::{BenchArgs, LoadArgs, PeerKind, ProtocolArgs, RunArgs, SubjectArgs};
 use crate::environment::Environment;
@@ -87,7 +87,7 @@ struct Plan {
     tasks: Vec<Task>,
     /// Where servers that are started keep their data.
     data: Option<PathBuf>,
-    /// Whether each load with subscribers is run again at half of what the slowest peer reached.
+    /// Whether each load with subscribers is run again beside each peer, at half of what that peer reached.
     half_load: bool,
     /// Whether every kind of command is shown.
     detail: bool,
@@ -253,7 +253,9 @@ fn rows<P: Protocol>(
         .iter()
         .map(|subject| subject.start(runner.protocol, task, plan.data.as_deref(), cpus))
         .collect::<Result<Vec<_>, BenchError>>()?;
-    let mut all = |task: &Task| -> Result<Vec<Row>, BenchError> {
+    let mut all = |task: &Task, who: &[usize]| -> Result<Vec<Row>, BenchError> {
+        let of = |&place: &usize| Some((subjects.get(place)?, live.get(place)?));
+        let (subjects, live): (Vec<&Subject>, Vec<&Live>) = who.iter().filter_map(of).unzip();
         let mut rounds: Vec<Vec<Outcome>> = vec![Vec::new(); live.len()];
         let count = match task.settings.scenario.has_length() {
             true => run.rounds,
@@ -270,19 +272,40 @@ fn rows<P: Protocol>(
                 outcomes.push(runner.run(&live.target, &task.settings)?);
             }
         }
-        Ok(fold(subjects, task, &rounds))
+        Ok(fold(&subjects, task, &rounds))
     };
-    let mut rows = all(task)?;
+    let everybody: Vec<usize> = (0..subjects.len()).collect();
+    let mut rows = all(task, &everybody)?;
     if plan.half_load
-        && let Some(task) = rows.first().and_then(|row| task.at_half_load(row))
+        && let Some(reached) = rows.first().cloned()
     {
-        rows.extend(all(&task)?);
+        for (peer, who) in at_half_load(subjects) {
+            if let Some(task) = task.at_half_load(&reached, peer) {
+                rows.extend(all(&task, &who)?);
+            }
+        }
     }
     Ok(rows)
 }
 
+/// Whose half load is looked at, and who is measured at it: each peer and the first subject. The null sink is nobody's
+/// peer, but shows what the generator and the kernel take of every latency. One subject alone is its own peer.
+fn at_half_load(subjects: &[Subject]) -> Vec<(usize, Vec<usize>)> {
+    let peers = usize::from(subjects.len() > 1)..subjects.len();
+    let is_sink =
+        |place: &usize| subjects.len() > 1 && subjects.get(*place).is_some_and(Subject::is_null);
+    let (sinks, peers): (Vec<usize>, Vec<usize>) = peers.partition(is_sink);
+    let beside = |peer: usize| {
+        let mut who = vec![0, peer];
+        who.extend(&sinks);
+        who.dedup();
+        (peer, who)
+    };
+    peers.into_iter().map(beside).collect()
+}
+
 /// One row a load of the scenario; a scenario that only looks at memory has one row without loads.
-fn fold(subjects: &[Subject], task: &Task, rounds: &[Vec<Outcome>]) -> Vec<Row> {
+fn fold(subjects: &[&Subject], task: &Task, rounds: &[Vec<Outcome>]) -> Vec<Row> {
     let durability = task.durability.map_or_else(
         || "not told".to_owned(),
         |durability| durability.to_string(),
@@ -296,7 +319,7 @@ fn fold(subjects: &[Subject], task: &Task, rounds: &[Vec<Outcome>]) -> Vec<Row> 
         _ => vec![task.settings.label()],
     };
     let row = |(number, label): (usize, String)| {
-        let subject = |(subject, outcomes): (&Subject, &Vec<Outcome>)| {
+        let subject = |(subject, outcomes): (&&Subject, &Vec<Outcome>)| {
             let measured: Vec<Measured> = outcomes
                 .iter()
                 .filter_map(|outcome| Some(outcome.loads.get(number)?.1.clone()))

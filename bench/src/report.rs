@@ -27,6 +27,14 @@ pub(crate) struct Row {
     pub(crate) subjects: Vec<Subject>,
 }
 
+impl Row {
+    /// Whether both are of the same subjects.
+    pub(crate) fn is_of(&self, other: &Row) -> bool {
+        let names = self.subjects.iter().map(|subject| &subject.name);
+        names.eq(other.subjects.iter().map(|subject| &subject.name))
+    }
+}
+
 /// One load on one subject.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Subject {

@@ -22,10 +22,19 @@ pub(crate) fn markdown(report: &Report, detail: bool) -> String {
         .iter()
         .filter(|row| row.subjects.iter().any(|s| s.median.is_some()))
         .collect();
-    match loads.first().map(|row| row.subjects.as_slice()) {
-        Some([_]) => single(&mut text, &loads),
-        Some(subjects) if subjects.len() > 1 => side_by_side::write(&mut text, &loads, subjects),
-        Some(_) | None => {}
+    // A half load has only the peer whose it is.
+    let mut left = loads.clone();
+    while let Some(&first) = left.first() {
+        let (table, rest): (Vec<&Row>, Vec<&Row>) =
+            left.into_iter().partition(|row| row.is_of(first));
+        match first.subjects.as_slice() {
+            [_] => single(&mut text, &table),
+            subjects => side_by_side::write(&mut text, &table, subjects),
+        }
+        if !rest.is_empty() {
+            text.push('\n');
+        }
+        left = rest;
     }
     if detail && !loads.is_empty() {
         operations(&mut text, &loads);

@@ -31,7 +31,9 @@ pub use access_list::{AccessList, ListedRule, Name, Network, NoNetwork, Who};
 pub use account::{
     Account, AccountLimits, AuthDocument, Directory, DirectoryError, SpacePermissions,
 };
-pub use authenticator::{AuthError, Authenticator, Credentials, Login, LoginRequest, Peer};
+pub use authenticator::{
+    AuthError, Authenticator, Credentials, Login, LoginRequest, Peer, Principal,
+};
 pub use login_rules::{LoginRule, LoginRules};
 pub use names::{NamePattern, NameRules, NotAnExpression, SUBJECTS, TopicPattern, TopicRule};
 pub use ordered::{Defaults, Manner, Operation, OrderedRule, Target, When};

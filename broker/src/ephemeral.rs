@@ -90,6 +90,19 @@ pub trait Subscriber: Send + Sync {
         }
     }
 
+    /// [`Subscriber::deliver`], and [`Subscriber::flush`] if it was delivered.
+    fn deliver_last(&self, message: &SharedMessage, options: &[LiveOptions]) -> Delivery {
+        let delivery = self.deliver(message, options);
+        if delivery == Delivery::Delivered {
+            self.flush();
+        }
+        delivery
+    }
+
+    /// It is soon offered something. Whatever memory that takes may be looked at, so that it is near by then: of several
+    /// that are approached one after the other, none waits for the memory of the one before. Nothing changes.
+    fn approach(&self) {}
+
     /// Starts writing what is in the outbox. Called after the last of a burst of deliveries, now and then once more
     /// than needed.
     fn flush(&self);
@@ -254,9 +267,13 @@ pub enum Pick {
 /// Messages published one after the other, to be written together. Flushes when dropped.
 pub struct Burst<'c> {
     counters: &'c EphemeralCounters,
+    /// From the first subscriber on that is noted; 0 before.
     id: u64,
     pending: Vec<LiveHandle>,
-    is_last: bool,
+    /// Subscribers up to which the next message is written at once.
+    last: usize,
+    /// Each subscriber is flushed when it has been given what is published now.
+    at_once: bool,
     published: u64,
     deliveries: Deliveries,
 }
@@ -270,19 +287,26 @@ impl<'c> Burst<'c> {
     pub fn new(counters: &'c EphemeralCounters) -> Self {
         Burst {
             counters,
-            id: next_burst(),
+            id: 0,
             pending: Vec::new(),
-            is_last: false,
+            last: 0,
+            at_once: false,
             published: 0,
             deliveries: Deliveries::default(),
         }
     }
 
-    /// Only one more message or run is published before the next flush. If it is all of the burst, each subscriber is
-    /// flushed when it has been given it, and not after all the others have: what that takes is still in the
-    /// processor's cache then.
-    pub fn is_last(&mut self) {
-        self.is_last = self.pending.is_empty();
+    /// Only one more message or run is published before the next flush. If it is all of the burst, and for `most`
+    /// subscribers or fewer, each is flushed when it has been given it, and not after all the others have: what that
+    /// takes is still in the processor's cache then.
+    pub fn is_last(&mut self, most: usize) {
+        self.last = if self.pending.is_empty() { most } else { 0 };
+    }
+
+    /// Subscribers that were given something and are not flushed yet.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.pending.len()
     }
 
     /// Offers the messages of `run` to the live subscribers among `routes`. Says whether anybody wanted them; `None`
@@ -290,15 +314,17 @@ impl<'c> Burst<'c> {
     /// streams or groups among the routes.
     pub fn publish_run(&mut self, routes: &SpaceRoutes, run: &Run<'_>) -> Option<bool> {
         if !routes.leading().is_empty() || !routes.groups().is_empty() {
-            self.is_last = false;
+            self.last = 0;
             return None;
         }
+        self.at_once = routes.following().len() <= self.last;
         let [first, ..] = run.messages() else {
             return Some(false);
         };
         self.published += run.messages().len() as u64;
         let mut is_wanted = false;
-        for route in routes.following() {
+        for (place, route) in routes.following().iter().enumerate() {
+            approach(routes, place);
             let Some((handle, wanted)) = wanted(&route.options, first, Wait::May) else {
                 continue;
             };
@@ -339,13 +365,15 @@ impl<'c> Burst<'c> {
         picks: &[Pick],
     ) -> Published {
         self.published += 1;
+        self.at_once = routes.following().len() <= self.last;
         let expired = message.is_expired(now);
         let mut published = Published::default();
         for route in routes.leading() {
             let relayed = matches!(route.key, Target::Relay(_));
             published.streams += usize::from(relayed || is_stored(&route.options, message));
         }
-        for route in routes.following() {
+        for (place, route) in routes.following().iter().enumerate() {
+            approach(routes, place);
             let outcome = self.offer(&route.options, message, expired, Wait::May);
             self.note(outcome, &mut published);
         }
@@ -407,6 +435,9 @@ impl<'c> Burst<'c> {
         if expired {
             return Some(Delivery::Dropped(DropReason::Expired));
         }
+        if self.at_once {
+            return Some(handle.0.sink.deliver_last(message, &wanted));
+        }
         let delivery = handle.0.sink.deliver(message, &wanted);
         if delivery == Delivery::Delivered {
             self.will_flush(handle);
@@ -416,9 +447,14 @@ impl<'c> Burst<'c> {
 
     /// Notes a subscriber that has something to write.
     fn will_flush(&mut self, handle: &LiveHandle) {
-        if self.is_last {
+        if self.at_once {
             handle.0.sink.flush();
-        } else if handle.0.burst.load(Ordering::Relaxed) != self.id {
+            return;
+        }
+        if self.id == 0 {
+            self.id = next_burst();
+        }
+        if handle.0.burst.load(Ordering::Relaxed) != self.id {
             handle.0.burst.store(self.id, Ordering::Relaxed);
             self.pending.push(handle.clone());
             if self.pending.len() >= Self::PENDING_MAX {
@@ -441,8 +477,8 @@ impl<'c> Burst<'c> {
         for handle in self.pending.drain(..) {
             handle.0.sink.flush();
         }
-        self.is_last = false;
-        self.id = next_burst();
+        self.last = 0;
+        self.id = 0;
         self.counters
             .published
             .fetch_add(std::mem::take(&mut self.published), Ordering::Relaxed);
@@ -461,6 +497,22 @@ impl<'c> Burst<'c> {
 impl Drop for Burst<'_> {
     fn drop(&mut self) {
         self.flush();
+    }
+}
+
+/// Subscribers that are approached together.
+const APPROACHED: usize = 8;
+
+/// Approaches the next of many subscribers, from each that is the first of some to come.
+fn approach(routes: &SpaceRoutes, place: usize) {
+    if !place.is_multiple_of(APPROACHED) || routes.following().len() <= APPROACHED {
+        return;
+    }
+    let coming = routes.following().iter().skip(place).take(APPROACHED);
+    for options in coming.flat_map(|route| &route.options) {
+        if let TargetOptions::Live(handle, _) = options {
+            handle.0.sink.approach();
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A message on its way to live subscribers.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -178,12 +179,31 @@ impl Message {
     ) -> Cow<'_, Bytes> {
         self.encodings.get_or_keep(format, || encode(self))
     }
+
+    /// As [`Message::encoded`], for all but the first who asks: that one may be the only one, and encodes for itself what
+    /// nobody would share.
+    pub fn encoded_for_many(
+        &self,
+        format: FormatId,
+        encode: impl FnOnce(&Message) -> Bytes,
+    ) -> Option<Cow<'_, Bytes>> {
+        // Two who ask for the first time at the same moment may both be told that they are the first.
+        if !self.encodings.asked.load(Ordering::Relaxed) {
+            self.encodings.asked.store(true, Ordering::Relaxed);
+            return None;
+        }
+        Some(self.encoded(format, encode))
+    }
 }
 
 /// The wire formats made of a message so far.
 // An append-only list: a link is written once, so readers need no lock.
 #[derive(Debug, Default)]
-pub struct Encodings(OnceLock<Box<Encoding>>);
+pub struct Encodings {
+    first: OnceLock<Box<Encoding>>,
+    /// Somebody has asked for one that is shared.
+    asked: AtomicBool,
+}
 
 #[derive(Debug)]
 struct Encoding {
@@ -200,7 +220,7 @@ impl Encodings {
         encode: impl FnOnce() -> Bytes,
     ) -> Cow<'_, Bytes> {
         let mut link = self;
-        while let Some(encoding) = link.0.get() {
+        while let Some(encoding) = link.first.get() {
             if encoding.format == format {
                 return Cow::Borrowed(&encoding.bytes);
             }
@@ -219,7 +239,7 @@ impl Encodings {
                     next: Encodings::default(),
                 })
             };
-            let encoding = link.0.get_or_init(new);
+            let encoding = link.first.get_or_init(new);
             if encoding.format == format {
                 return Cow::Borrowed(&encoding.bytes);
             }
@@ -254,6 +274,16 @@ mod tests {
             }
         }
         assert_eq!(calls, 4);
+    }
+
+    #[test]
+    fn who_asks_first_for_what_many_share_encodes_for_itself() {
+        let message = message();
+        let encoded = || message.encoded_for_many(FormatId(1), |_| Bytes::from_static(b"shared"));
+        assert_eq!(encoded(), None);
+        for _ in 0..2 {
+            assert_eq!(encoded().as_deref(), Some(&Bytes::from_static(b"shared")));
+        }
     }
 
     #[test]

@@ -110,4 +110,75 @@ test("answers_come_without_a_queue", "reply-to", connected(async (connection) =>
   assert.deepEqual([String(answer.content), answer.properties.correlationId], ["hello!", "1"]);
 }));
 
+/** A stream with ten messages. */
+async function stream(connection) {
+  const channel = await open(connection, "createConfirmChannel");
+  const queue = unique();
+  await channel.assertQueue(queue, { durable: true, arguments: { "x-queue-type": "stream" } });
+  for (let number = 0; number < 10; number++) channel.sendToQueue(queue, Buffer.from(String(number)));
+  await channel.waitForConfirms();
+  return { channel, queue };
+}
+
+/** What a consumer that begins there gets: so many bodies and their offsets, each acknowledged. */
+async function read(connection, queue, offset, count) {
+  const channel = await open(connection);
+  await channel.prefetch(2);
+  const got = [];
+  await new Promise((resolve, reject) => {
+    channel.failed.then(reject);
+    const take = (message) => {
+      // The stream is deleted at the end.
+      if (message === null) return;
+      got.push([Number(message.content), message.properties.headers["x-stream-offset"]]);
+      channel.ack(message);
+      if (got.length === count) resolve();
+    };
+    const options = offset === undefined ? {} : { arguments: { "x-stream-offset": offset } };
+    channel.consume(queue, take, options).then(() => count === 0 && resolve(), reject);
+  });
+  return { channel, got };
+}
+
+const pairs = (from, to) => Array.from({ length: to - from }, (_, at) => [from + at, from + at]);
+
+test("a_stream_is_read_from_where_the_consumer_says", "stream", connected(async (connection) => {
+  const { channel, queue } = await stream(connection);
+  const long_ago = { "!": "timestamp", value: Math.floor(Date.now() / 1000) - 3600 };
+  for (const [offset, from] of [["first", 0], [0, 0], [7, 7], [long_ago, 0], ["1h", 0]]) {
+    const { got } = await read(connection, queue, offset, 10 - from);
+    assert.deepEqual(got, pairs(from, 10), JSON.stringify(offset));
+  }
+  const { messageCount } = await channel.deleteQueue(queue);
+  assert.equal(messageCount, 10);
+}));
+
+test("the_newest_of_a_stream_and_what_comes_next", "stream", connected(async (connection) => {
+  const { channel, queue } = await stream(connection);
+  const last = await read(connection, queue, "last", 1);
+  assert.deepEqual(last.got, [[9, 9]]);
+  for (const offset of ["next", undefined]) {
+    const { channel: reader, got } = await read(connection, queue, offset, 0);
+    const before = (await channel.checkQueue(queue)).messageCount;
+    channel.sendToQueue(queue, Buffer.from(String(before)));
+    await channel.waitForConfirms();
+    while (got.length === 0) await reader.checkQueue(queue);
+    assert.deepEqual(got, [[before, before]]);
+    await reader.close();
+  }
+  await channel.deleteQueue(queue);
+}), { rabbitmq: "3.10 does not count messages, and its last is a chunk" });
+
+test("what_a_stream_does_not_do_is_said", "stream errors", connected(async (connection) => {
+  const { channel, queue } = await stream(connection);
+  const without = await open(connection);
+  without.consume(queue, () => {}).catch(() => {});
+  assert.match((await without.failed).message, /406.*prefetch count is not set/);
+  const passing = await open(connection);
+  await passing.prefetch(1);
+  passing.consume(queue, () => {}, { arguments: { "x-stream-offset": "soon" } }).catch(() => {});
+  assert.match((await passing.failed).message, /406.*x-stream-offset/);
+  await channel.deleteQueue(queue);
+}));
+
 await run();

@@ -272,6 +272,65 @@ def hops_and_bindings_go_through_several_brokers(t):
     equal([came["vhost"] for came in properties.headers["x-received-from"]], [names[1], names[0]])
 
 
+@case("exchange policy toggled in-process")
+def a_link_begins_when_the_one_before_it_has_ended(t):
+    up, down = t.unique(), t.unique()
+    for name in (up, down):
+        api(t).do(201, "PUT", f"/vhosts/{name}", {})
+        t.defer(lambda name=name: api(t).ask("DELETE", f"/vhosts/{name}"))
+    there, here = under_test(t, up), under_test(t, down)
+    for broker in (there, here):
+        broker.channel.exchange_declare("x", "topic", durable=True)
+    here.channel.queue_declare("q", durable=True)
+    here.channel.queue_bind("q", "x", "k")
+    by = upstream(t, f"amqp:///{up}", vhost=down)
+    path = f"/policies/{down}/p"
+    body = {"pattern": "^x$", "definition": {"federation-upstream": by}, "apply-to": "exchanges"}
+    api(t).do(201, "PUT", path, body)
+    running(t, "x", down)
+    # One that goes takes away what it has made upstream: not what the next one has made.
+    for _ in range(8):
+        api(t).do(204, "DELETE", path)
+        eventually(lambda: link(t, "x", down) is None, "gone")
+        api(t).do(201, "PUT", path, body)
+        running(t, "x", down)
+    for prefetch in range(1, 9):
+        value = {"uri": f"amqp:///{up}", "reconnect-delay": 1, "prefetch-count": prefetch}
+        api(t).do(204, "PUT", f"/parameters/federation-upstream/{down}/{by}", {"value": value})
+    eventually(lambda: _arrives(there, here, "x", "k", "q"), "it runs")
+    here.channel.queue_purge("q")
+    bodies = [b"%d" % n for n in range(200)]
+    for body in bodies:
+        there.publish("k", body, "x")
+    equal(here.drain("q", bodies), bodies)
+    time.sleep(0.3)
+    equal(here.count("q"), 0, "one link, and not two")
+
+
+@case("exchange bindings at once in-process")
+def a_binding_is_there_upstream_soon_after_it_is_made_here(t):
+    up, down = t.unique(), t.unique()
+    for name in (up, down):
+        api(t).do(201, "PUT", f"/vhosts/{name}", {})
+        t.defer(lambda name=name: api(t).ask("DELETE", f"/vhosts/{name}"))
+    there, here = under_test(t, up), under_test(t, down)
+    for broker in (there, here):
+        broker.channel.exchange_declare("x", "topic", durable=True)
+    here.channel.queue_declare("q", durable=True)
+    by = upstream(t, f"amqp:///{up}", vhost=down)
+    policy(t, "x", "exchanges", vhost=down, federation_upstream=by)
+    running(t, "x", down)
+
+    def keys():
+        return {known["routing_key"] for known in api(t).get(f"/exchanges/{up}/x/bindings/source")}
+
+    for key in ("a", "b.#"):
+        here.channel.queue_bind("q", "x", key)
+        eventually(lambda key=key: key in keys(), f"{key} upstream")
+    here.channel.queue_unbind("q", "x", "a")
+    eventually(lambda: keys() == {"b.#"}, "gone upstream")
+
+
 def federated_queue(t, there, here, **more):
     """A queue on both sides."""
     queue = here.queue()

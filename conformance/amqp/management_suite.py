@@ -351,6 +351,12 @@ def topic_permissions_narrow_routing_keys(t):
     copies = pika.BasicProperties(headers={"CC": ["other"]})
     closed(403, lambda: channel.basic_publish("amq.topic", f"{name}.x", b"", copies, mandatory=True))
     equal(api(t).get(path), [{"user": name, "vhost": "/", **rule}])
+    # The vhost goes by its name, which is a slash.
+    api(t).do(204, "PUT", path, {**rule, "write": "^in{vhost}only"})
+    channel = connect(t, name, "secret").channel()
+    channel.basic_publish("amq.topic", "in/only.this", b"")
+    channel.confirm_delivery()
+    closed(403, lambda: channel.basic_publish("amq.topic", "in.default.only", b"", mandatory=True))
     api(t).do(204, "DELETE", f"{path}/amq.topic")
     api(t).do(404, "GET", path)
 
@@ -798,6 +804,179 @@ def flower_and_keda_find_what_they_read(t):
     query = f"?page=1&use_regex=true&pagination=false&name={quoted('^' + name + '$')}&page_size=100"
     page = api(t).get(f"/queues/%2F{query}")
     equal([item["messages"] for item in page["items"]], [1])
+
+
+@case("channels consumers tx")
+def channels_and_consumers_tell_how_they_were_set_up(t):
+    name, path = queue(t)
+    connection = connect(t)
+    channel = connection.channel()
+    for _ in range(3):
+        channel.basic_publish("", name, b"x")
+    channel.basic_qos(prefetch_count=5, global_qos=True)
+    channel.basic_qos(prefetch_count=2)
+    channel.tx_select()
+    got = []
+    tag = channel.basic_consume(name, lambda _c, method, _p, _b: got.append(method.delivery_tag),
+                                arguments={"x-priority": 7})
+    while len(got) < 2:
+        connection.process_data_events(0.1)
+    channel.basic_ack(got[0])
+    for _ in range(3):
+        channel.basic_publish("", name, b"y")
+
+    def seen():
+        [found] = [known for known in api(t).get("/consumers/%2F") if known["consumer_tag"] == tag]
+        shown = api(t).get(f"/channels/{quoted(found['channel_details']['name'])}")
+        return (found, shown) if shown["messages_uncommitted"] == 3 else None
+
+    found, shown = eventually(seen, "staged")
+    equal((found["arguments"], found["prefetch_count"]), ({"x-priority": 7}, 2))
+    equal((shown["transactional"], shown["confirm"], shown["acks_uncommitted"]), (True, False, 1))
+    equal((shown["prefetch_count"], shown["global_prefetch_count"]), (2, 5))
+    channel.tx_commit()
+    shown = api(t).get(f"/channels/{quoted(found['channel_details']['name'])}")
+    equal((shown["messages_uncommitted"], shown["acks_uncommitted"]), (0, 0))
+    equal(api(t).get(path)["messages"], 5)
+
+
+# Rates, and what was before.
+
+#: What asks for it, as RabbitMQ's page does.
+BEFORE = ("lengths_age=60&lengths_incr=5&msg_rates_age=60&msg_rates_incr=5&data_rates_age=60&data_rates_incr=5"
+          "&node_stats_age=60&node_stats_incr=5")
+
+#: Samples are taken every five seconds.
+SAMPLED = 15
+
+
+def samples_of(details):
+    """The numbers of samples, the oldest first, after a look at their shape."""
+    samples = details["samples"]
+    moments = [sample["timestamp"] for sample in samples]
+    equal(moments, [moments[0] - 5000 * at for at in range(len(moments))], "even times, the latest first")
+    equal([moment % 5000 for moment in moments[:1]], [0] if moments else [])
+    assert all(type(sample["sample"]) is int for sample in samples), samples
+    if len(samples) > 1:
+        equal({type(details["avg"]), type(details["avg_rate"])}, {float})
+    return [sample["sample"] for sample in reversed(samples)]
+
+
+@case("rates lengths_age msg_rates_age data_rates_age", "waits")
+def rates_are_those_of_the_last_interval_and_samples_tell_what_was(t):
+    name, path = queue(t)
+    connection = connect(t, client_properties={"connection_name": name})
+    channel = connection.channel()
+
+    def seen(kind):
+        """The connection, or its channel, as the API lists it."""
+        for known in api(t).get(f"/{kind}?{BEFORE}"):
+            shown = known if kind == "connections" else known["connection_details"]
+            if shown.get("user_provided_name") == name or shown["name"] == own:
+                return known
+        return None
+
+    own = None
+    own = eventually(lambda: seen("connections"), "it is seen")["name"]
+    seen("channels")
+    # Whoever looks for the first time may find no rate; from then on it is measured.
+    api(t).get(f"{path}?{BEFORE}")
+    end = time.monotonic() + 2 * SAMPLED
+    found = published = None
+    while time.monotonic() < end:
+        for _ in range(20):
+            channel.basic_publish("", name, b"x" * 100)
+        published = (published or 0) + 20
+        time.sleep(0.2)
+        connection.process_data_events(0)
+        found = api(t).get(f"{path}?{BEFORE}")
+        rate = found["message_stats"]["publish_details"]["rate"]
+        if rate > 20 and len(found["messages_details"]["samples"]) > 2:
+            break
+    assert 20 < rate < 150, f"about 100 a second: {rate}"
+    assert found["messages_details"]["rate"] > 20 and found["messages_ready_details"]["rate"] > 20, found
+    lengths = samples_of(found["messages_details"])
+    equal(lengths, sorted(lengths), "it only grows")
+    assert lengths[-1] > 0 and found["messages_details"]["avg_rate"] >= 0, found["messages_details"]
+    equal(samples_of(found["message_stats"]["publish_details"])[-1], lengths[-1])
+    mine = seen("connections")
+    assert mine["recv_oct_details"]["rate"] > 1000, mine["recv_oct_details"]
+    assert samples_of(mine["recv_oct_details"])[-1] > 0
+    of_channel = seen("channels")["message_stats"]["publish_details"]
+    assert of_channel["rate"] > 20 and len(samples_of(of_channel)) > 1, of_channel
+    exchange = api(t).get(f"/exchanges/%2F/amq.default?{BEFORE}")["message_stats"]["publish_in_details"]
+    assert exchange["rate"] > 20, exchange
+    vhost = api(t).get(f"/vhosts/%2F?{BEFORE}")
+    assert vhost["messages"] > 0 and vhost["message_stats"]["publish_details"]["rate"] >= 0, vhost
+    # Without being asked for, there are rates and no samples. KEDA reads this one.
+    plain = api(t).get(path)
+    assert plain["message_stats"]["publish_details"].keys() == {"rate"}, plain["message_stats"]
+    # It shrinks by as much as it has.
+    api(t).do(204, "DELETE", f"{path}/contents")
+    purged = api(t).get(path)
+    assert purged["messages_details"]["rate"] < 0, purged["messages_details"]
+    # And rests.
+    end = time.monotonic() + SAMPLED
+    while (resting := api(t).get(path))["message_stats"]["publish_details"]["rate"] != 0:
+        assert time.monotonic() < end, resting["message_stats"]
+        time.sleep(0.5)
+
+
+@case("rates overview nodes", "waits")
+def the_overview_and_the_node_tell_what_was(t):
+    end = time.monotonic() + SAMPLED
+    while True:
+        overview = api(t).get(f"/overview?{BEFORE}")
+        node = api(t).get(f"/nodes/{overview['node']}?{BEFORE}")
+        if len(overview["queue_totals"]["messages_details"]["samples"]) > 1 and node["mem_used_details"]["samples"]:
+            break
+        assert time.monotonic() < end, overview["queue_totals"]
+        time.sleep(0.5)
+    for part in ("messages", "messages_ready", "messages_unacknowledged"):
+        samples_of(overview["queue_totals"][f"{part}_details"])
+    for part in ("publish", "deliver_get", "ack", "confirm"):
+        samples_of(overview["message_stats"][f"{part}_details"])
+    churn = overview["churn_rates"]
+    for part in ("connection_created", "channel_closed", "queue_declared", "queue_created", "queue_deleted"):
+        samples_of(churn[f"{part}_details"])
+    assert churn["queue_declared"] >= churn["queue_created"] >= churn["queue_deleted"] >= 0, churn
+    for part in ("mem_used", "fd_used", "sockets_used", "proc_used", "disk_free"):
+        assert isinstance(node[part], int) and isinstance(node[f"{part}_details"]["rate"], float), node[part]
+    # Far back there is what there is, at the distance that is asked for.
+    day = api(t).get("/overview?lengths_age=86400&lengths_incr=1800")["queue_totals"]["messages_details"]["samples"]
+    assert len(day) <= 49, day
+    for wrong in ("lengths_age=60&lengths_incr=0", "msg_rates_age=5000&msg_rates_incr=1", "data_rates_age=x&data_rates_incr=1"):
+        equal(api(t).ask("GET", f"/overview?{wrong}")[0], 400, wrong)
+
+
+@case("churn_rates prometheus")
+def queues_that_come_and_go_are_counted(t):
+    before = api(t).get("/overview")["churn_rates"]
+    channel = connect(t).channel()
+    name = t.unique()
+    channel.queue_declare(name)
+    channel.queue_declare(name)
+    channel.queue_delete(name)
+    after = api(t).get("/overview")["churn_rates"]
+    moved = {part: after[part] - before[part] for part in ("queue_declared", "queue_created", "queue_deleted")}
+    assert moved["queue_declared"] >= 2 and moved["queue_created"] >= 1 and moved["queue_deleted"] >= 1, moved
+
+
+@case("vhosts message_stats")
+def what_went_through_a_vhost_stays_counted_when_its_connections_end(t):
+    at = vhost(t)
+    connection = connect(t, vhost=at)
+    channel = connection.channel()
+    channel.queue_declare("q")
+    for _ in range(7):
+        channel.basic_publish("", "q", b"x")
+    eventually(lambda: api(t).get(f"/vhosts/{at}")["message_stats"]["publish"] == 7, "counted")
+    received = api(t).get(f"/vhosts/{at}")["recv_oct"]
+    connection.close()
+    eventually(lambda: not api(t).get(f"/vhosts/{at}/connections"), "gone")
+    found = api(t).get(f"/vhosts/{at}")
+    equal((found["message_stats"]["publish"], found["messages"]), (7, 7))
+    assert found["recv_oct"] >= received, found["recv_oct"]
 
 
 # rabbitmqadmin.

@@ -604,13 +604,153 @@ NO_FILTERS = ("rabbitmq", "3.10 has no filters")
 consumed("with_an_odd_filter", 406, "invalid arg 'x-stream-filter'", NO_FILTERS, x_stream_filter=5)
 
 
+LAVINMQ = ("rabbitmq", "this is LavinMQ's")
+
+
+@case("x-stream-filter x-filter-match-type", "alone", LAVINMQ)
+def a_filter_may_name_headers(t):
+    channel = connect(t)
+    stream = stream_of(t, channel)
+    for number in range(12):
+        headers = {"kind": "new" if number % 2 else "old", "size": number % 3}
+        if number % 4 == 0:
+            headers["x-stream-filter-value"] = "fourth"
+        publish(channel, stream, [number], headers=headers)
+    wanted = [{"kind": "old", "size": 0}, "fourth"]
+    everything = Consumer(t, stream, x_stream_offset="first", x_stream_filter=wanted)
+    equal(everything.wait(1), ["0"], "both")
+    either = Consumer(t, stream, x_stream_offset="first", x_stream_filter=wanted, x_filter_match_type="any")
+    equal(either.wait(4), ["0", "4", "6", "8"], "one of them")
+    table = Consumer(t, stream, x_stream_offset="first", x_stream_filter={"size": 2})
+    equal(table.wait(4), ["2", "5", "8", "11"])
+    channel.basic_qos(prefetch_count=1)
+    text = refused(406, channel.basic_consume, stream, print, arguments={"x-stream-filter": {"geo-bbox": {"top": 1}}})
+    equal("x-stream-filter" in text, True, text)
+
+
 consumed(
-    "whose_place_is_to_be_kept",
+    "whose_place_is_to_be_kept_by_something_odd",
     406,
-    "x-stream-automatic-offset-tracking is not supported yet",
-    ("rabbitmq", "this is LavinMQ's"),
-    x_stream_automatic_offset_tracking=True,
+    "invalid arg 'x-stream-automatic-offset-tracking'",
+    LAVINMQ,
+    x_stream_automatic_offset_tracking=5,
 )
+
+
+@case("x-stream-automatic-offset-tracking errors", "alone", LAVINMQ)
+def nobody_comes_back_by_a_tag_of_the_server(t):
+    channel = connect(t)
+    stream = stream_of(t, channel)
+    channel.basic_qos(prefetch_count=1)
+    arguments = {"x-stream-automatic-offset-tracking": True}
+    text = refused(406, channel.basic_consume, stream, print, arguments=arguments, consumer_tag="amq.ctag-mine")
+    equal("consumer tag of the client's own" in text, True, text)
+
+
+def tracked(t, stream, tag, **options):
+    """A consumer whose place the server keeps."""
+    return Consumer(t, stream, tag=tag, x_stream_automatic_offset_tracking=True, **options)
+
+
+@case("x-stream-automatic-offset-tracking", "alone", LAVINMQ)
+def the_place_of_a_consumer_is_kept_by_its_tag(t):
+    channel = connect(t)
+    stream = stream_of(t, channel)
+    publish(channel, stream, range(10))
+    # One that never came before begins with the oldest message, or where it says.
+    first = tracked(t, stream, "mine", prefetch=5, ack=False)
+    equal(first.wait(5), ["0", "1", "2", "3", "4"])
+    for at in (0, 1, 3):
+        first.channel.basic_ack(first.got[at][0].delivery_tag)
+    first.channel.basic_reject(first.got[2][0].delivery_tag, requeue=True)
+    more = first.wait(9)
+    equal(more[5:], ["5", "6", "7", "8"], "acknowledged, or given back: credit for others")
+    first.channel.close()
+    # It goes on with the first that it has not acknowledged; where it would begin otherwise says nothing any more.
+    second = tracked(t, stream, "mine", x_stream_offset="next")
+    equal(second.wait(8), [str(number) for number in range(2, 10)])
+    second.channel.close()
+    publish(channel, stream, ["new"])
+    equal(tracked(t, stream, "mine").wait(1), ["new"])
+    # Others have places of their own, and who does not ask for it has none.
+    equal(len(tracked(t, stream, "other", x_stream_offset=4).wait(7)), 7)
+    equal(len(Consumer(t, stream, tag="plain", x_stream_offset="first").wait(11)), 11)
+    equal(Consumer(t, stream, tag="mine").wait(0), [])
+
+
+@case("x-stream-automatic-offset-tracking multiple tx", "alone", LAVINMQ)
+def places_move_by_multiple_acknowledgements_and_with_transactions(t):
+    channel = connect(t)
+    stream = stream_of(t, channel)
+    publish(channel, stream, range(10))
+    first = tracked(t, stream, "mine", prefetch=6, ack=False)
+    first.wait(6)
+    first.channel.basic_ack(first.got[3][0].delivery_tag, multiple=True)
+    first.wait(10)
+    first.channel.close()
+    host, port = t.host, t.port
+    connection = pika.BlockingConnection(pika.ConnectionParameters(host, port))
+    t.defer(connection.close)
+
+    def taken(end):
+        """The first body of a channel in which two are acknowledged, that ends so."""
+        staged = connection.channel()
+        staged.tx_select()
+        staged.basic_qos(prefetch_count=2)
+        arguments = {"x-stream-automatic-offset-tracking": "true"}
+        got = []
+        staged.basic_consume(stream, lambda *message: got.append(message), arguments=arguments, consumer_tag="mine")
+        while len(got) < 2:
+            connection.process_data_events(0.05)
+        for _, method, _, _ in got:
+            staged.basic_ack(method.delivery_tag)
+        getattr(staged, end)()
+        staged.close()
+        return got[0][3].decode()
+
+    equal(taken("tx_rollback"), "4")
+    equal(taken("tx_commit"), "4")
+    equal(tracked(t, stream, "mine").wait(4)[0], "6")
+
+
+@case("x-stream-automatic-offset-tracking delete", "alone", LAVINMQ)
+def a_stream_that_is_deleted_takes_its_places_along(t):
+    channel = connect(t)
+    stream = stream_of(t, channel)
+    publish(channel, stream, range(3))
+    tracked(t, stream, "mine").wait(3)
+    channel.queue_delete(stream)
+    channel.queue_declare(stream, durable=True, arguments={"x-queue-type": "stream"})
+    publish(channel, stream, ["a", "b"])
+    equal(tracked(t, stream, "mine").wait(2), ["a", "b"])
+
+
+@case("x-stream-automatic-offset-tracking restart", "last", LAVINMQ)
+def places_outlive_the_server(t):
+    server = OwnServer(t)
+    stream = t.unique()
+    channel = connect(t, server.address)
+    channel.queue_declare(stream, durable=True, arguments={"x-queue-type": "stream"})
+    publish(channel, stream, range(20))
+
+    def take(count):
+        """So many messages, acknowledged."""
+        consumer = tracked(t, stream, "mine", address=server.address, prefetch=count, ack=False)
+        bodies = consumer.wait(count)
+        consumer.channel.basic_ack(0, multiple=True)
+        # Whatever has an answer: when it is there, the acknowledgement is.
+        consumer.channel.basic_qos(prefetch_count=1)
+        return bodies
+
+    equal(take(5), ["0", "1", "2", "3", "4"])
+    server._process.terminate()
+    server._process.wait(30)
+    server.run()
+    equal(take(5)[0], "5", "when it ends in order, exactly there")
+    server.end()
+    server.run()
+    first = int(take(1)[0])
+    assert 5 <= first <= 10, f"when it is killed, what comes again is not much: {first}"
 
 
 @case("stream get purge")

@@ -22,7 +22,7 @@ use crate::protocol::Protocol;
 use crate::shared::Slot;
 use crate::stream::Writer;
 use crate::table::{ConnectionInfo, Entry, Sweep, Traffic};
-use crate::tick::{Member, with_local};
+use crate::tick::{Local, Member, with_local};
 
 pub(crate) use self::core::signal;
 use self::core::{Core, State};
@@ -41,9 +41,11 @@ impl fmt::Display for ConnectionId {
 ///
 /// The broker keeps an `Arc` of it as the address for replies; after the end of the connection that is harmless:
 /// [`with`](Self::with) then answers `None`.
+// In this order, see `Core`.
+#[repr(C)]
 pub struct Connection<P: Protocol> {
-    pub(crate) core: Core,
     protocol: Arc<P>,
+    pub(crate) core: Core,
     pub(crate) state: Mutex<State<P::Session>>,
 }
 
@@ -163,16 +165,43 @@ impl<P: Protocol> Connection<P> {
     /// [`Protocol::submit`] of the only connection that takes part in it the outbox is written at once, while all that
     /// takes is in the processor's cache. With others there may be more to come from them.
     pub fn flush_last(self: &Arc<Self>) {
-        let written = with_local(|local| {
-            let now = local.is_alone() && !self.core.flush_listed.load(Ordering::Acquire);
-            if now {
-                self.flush();
-            }
-            now
-        });
-        if written != Some(true) {
+        if self.is_last() {
+            self.flush();
+        } else {
             self.flush_soon();
         }
+    }
+
+    /// Looks at what a write will need of its memory, without waiting for it: see the order of `Core`.
+    pub fn approach(&self) {
+        let core = self.core.outbox.load(Ordering::Relaxed);
+        std::hint::black_box((core, self.state.is_locked()));
+    }
+
+    /// [`with`](Self::with) and [`flush_last`](Self::flush_last), under one lock where that is possible.
+    pub fn with_last<R>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&mut P::Session, &mut Out) -> R,
+    ) -> Option<R> {
+        let is_last = self.is_last();
+        let (result, is_left) = {
+            let state = &mut *self.state.lock();
+            let result = work(state.session.as_mut()?, &mut state.out);
+            if is_last || state.out.len() > self.core.hard_limit() {
+                self.core.write(state);
+            }
+            (result, !is_last && !state.out.is_empty())
+        };
+        if is_left {
+            self.flush_soon();
+        }
+        Some(result)
+    }
+
+    /// Whether nothing more comes for this connection in this tick, if its caller has nothing more.
+    fn is_last(&self) -> bool {
+        let alone = with_local(Local::is_alone);
+        alone == Some(true) && !self.core.flush_listed.load(Ordering::Acquire)
     }
 
     /// Ends a [`crate::Then::Pause`]: the owner shows the unconsumed input again and goes on reading. From any thread.

@@ -97,8 +97,7 @@ impl<P: Protocol> Driver<P> {
     pub(crate) fn open(conn: Arc<Connection<P>>, reader: Reader, first: &[u8]) -> Self {
         let core = &conn.core;
         core.shared().table.insert(conn.id(), conn.clone());
-        core.bytes_in
-            .fetch_add(first.len() as u64, Ordering::Relaxed);
+        core.has_read(first.len());
         let rate = core.listener().config.read_rate_bytes_per_second;
         let now = core.shared().clock.since_start();
         let pace = rate.map(|rate| Box::new(Pace::new(rate, now)));
@@ -325,7 +324,7 @@ impl<P: Protocol> Driver<P> {
             return Step::Again;
         }
         let core = &self.conn.core;
-        core.bytes_in.fetch_add(count as u64, Ordering::Relaxed);
+        core.has_read(count);
         core.active_in_ms
             .store(core.shared().clock.coarse_ms(), Ordering::Relaxed);
         if let Some(pace) = &mut self.pace {

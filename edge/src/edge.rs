@@ -23,7 +23,7 @@ use crate::shared::{ListenerShared, Shared};
 use crate::sweep;
 use crate::table::ConnectionInfo;
 use crate::tick::Tick;
-use crate::tls::{Tls, TlsError};
+use crate::tls::{Certificates, Tls, TlsConfig, TlsError};
 use crate::worker::Worker;
 
 /// How long cut connections may take to be gone.
@@ -219,16 +219,49 @@ impl Edge {
         all
     }
 
+    /// TLS for a socket that somebody else serves, called `name`: read from its files now, and again whenever that of the
+    /// listeners is.
+    ///
+    /// # Errors
+    /// When the files cannot be used.
+    pub fn certificates(&self, name: &str, config: TlsConfig) -> Result<Certificates, TlsError> {
+        let tls = Arc::new(Tls::open(config)?);
+        let mut all = self.shared.certificates.lock();
+        all.retain(|(_, tls)| tls.strong_count() > 0);
+        all.push((name.to_owned(), Arc::downgrade(&tls)));
+        Ok(Certificates(tls))
+    }
+
+    /// When the certificates end that are in use: by the address of the listener, or the name that was given, in seconds
+    /// since 1970. Of a chain, the certificate that ends first.
+    #[must_use]
+    pub fn certificate_ends(&self) -> Vec<(String, u64)> {
+        let listeners = self.shared.listeners.lock();
+        let mut ends: Vec<_> = listeners
+            .iter()
+            .filter_map(|listener| Some((listener.address.clone(), listener.tls.as_ref()?.ends()?)))
+            .collect();
+        let others = self.shared.certificates.lock();
+        let others = others.iter();
+        ends.extend(others.filter_map(|(name, tls)| Some((name.clone(), tls.upgrade()?.ends()?))));
+        ends
+    }
+
     /// Reads the certificates of all TLS listeners again, for new connections; a listener whose files cannot be used
     /// keeps the ones it has.
     ///
     /// # Errors
-    /// Every listener that failed, by number.
-    pub fn reload_tls(&self) -> Result<(), Vec<(usize, TlsError)>> {
+    /// Every listener that failed, by its address or the name it was given.
+    pub fn reload_tls(&self) -> Result<(), Vec<(String, TlsError)>> {
         let mut failed = Vec::new();
         for listener in self.shared.listeners.lock().iter() {
             if let Some(Err(error)) = listener.tls.as_ref().map(Tls::reload) {
-                failed.push((listener.number, error));
+                failed.push((listener.address.clone(), error));
+            }
+        }
+        for (name, tls) in self.shared.certificates.lock().iter() {
+            if let Some(Err(error)) = tls.upgrade().map(|tls| tls.reload()) {
+                failed.push((name.clone(), error));
             }
         }
         if failed.is_empty() {

@@ -16,7 +16,7 @@ pub struct TlsIdentity {
     pub uris: Vec<String>,
 }
 
-const SEQUENCE: u8 = 0x30;
+pub(crate) const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 const BOOLEAN: u8 = 0x01;
 const OID: u8 = 0x06;
@@ -24,7 +24,7 @@ const OCTET_STRING: u8 = 0x04;
 const UTF8_STRING: u8 = 0x0c;
 const PRINTABLE_STRING: u8 = 0x13;
 const IA5_STRING: u8 = 0x16;
-const VERSION: u8 = 0xa0;
+pub(crate) const VERSION: u8 = 0xa0;
 const EXTENSIONS: u8 = 0xa3;
 const RFC822_NAME: u8 = 0x81;
 const DNS_NAME: u8 = 0x82;
@@ -112,11 +112,11 @@ fn common_name(name: &[u8]) -> Option<String> {
 }
 
 /// A run of DER elements.
-struct Der<'a>(&'a [u8]);
+pub(crate) struct Der<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Der<'a> {
     /// The next element's tag and content; `None` at the end, or when what follows is not one.
-    fn next(&mut self) -> Option<(u8, &'a [u8])> {
+    pub(crate) fn next(&mut self) -> Option<(u8, &'a [u8])> {
         let (&tag, rest) = self.0.split_first()?;
         let (&first, rest) = rest.split_first()?;
         let (length, rest) = if first < 0x80 {
@@ -140,13 +140,13 @@ impl<'a> Der<'a> {
         Some((tag, content))
     }
 
-    fn expect(&mut self, tag: u8) -> Option<&'a [u8]> {
+    pub(crate) fn expect(&mut self, tag: u8) -> Option<&'a [u8]> {
         self.next()
             .filter(|(found, _)| *found == tag)
             .map(|(_, content)| content)
     }
 
-    fn skip_if(&mut self, tag: u8) {
+    pub(crate) fn skip_if(&mut self, tag: u8) {
         if self.0.first() == Some(&tag) {
             self.next();
         }

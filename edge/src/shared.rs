@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -29,6 +29,8 @@ pub(crate) struct Shared {
     next_worker: AtomicUsize,
     pub(crate) workers: Vec<WorkerSeat>,
     pub(crate) listeners: Mutex<Vec<Arc<ListenerShared>>>,
+    /// Of sockets that somebody else serves, by the name that they go by.
+    pub(crate) certificates: Mutex<Vec<(String, Weak<Tls>)>>,
 }
 
 /// What others know of a worker.
@@ -99,6 +101,7 @@ impl Shared {
                 })
                 .collect(),
             listeners: Mutex::default(),
+            certificates: Mutex::default(),
             config,
         }
     }
@@ -161,12 +164,13 @@ impl ListenerShared {
 }
 
 /// A connection's place under the limits, given back when dropped.
+#[repr(C)]
 pub(crate) struct Slot {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) listener: Arc<ListenerShared>,
     pub(crate) worker: usize,
     /// If those are limited. Boxed: they rarely are.
     ip: Option<Box<IpAddr>>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) listener: Arc<ListenerShared>,
 }
 
 impl Slot {

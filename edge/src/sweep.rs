@@ -27,6 +27,11 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                     tls.reload_if_changed(&listener.address);
                 }
             }
+            for (name, tls) in shared.certificates.lock().iter() {
+                if let Some(tls) = tls.upgrade() {
+                    tls.reload_if_changed(name);
+                }
+            }
         }
     }
 }

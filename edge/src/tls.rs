@@ -16,6 +16,8 @@ use rustls::{RootCertStore, ServerConfig};
 use serde::Deserialize;
 use tracing::{info, warn};
 
+use crate::validity::end_of;
+
 /// TLS settings of a listener. The files are looked at again every [`crate::EdgeConfig::tls_poll_ms`], and on
 /// [`crate::Edge::reload_tls`].
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -122,8 +124,36 @@ pub enum TlsError {
 /// A listener's TLS: the current configuration and where it comes from.
 pub(crate) struct Tls {
     settings: TlsConfig,
-    current: ArcSwap<ServerConfig>,
+    current: ArcSwap<Loaded>,
     files: Mutex<Files>,
+}
+
+/// What was read from the files.
+struct Loaded {
+    config: Arc<ServerConfig>,
+    /// When the first certificate of the chain ends, in seconds since 1970; `None`: it cannot be read.
+    ends: Option<u64>,
+}
+
+/// TLS for sockets that the edge does not serve itself, read again together with that of its listeners
+/// ([`crate::Edge::certificates`]).
+#[derive(Clone)]
+pub struct Certificates(pub(crate) Arc<Tls>);
+
+impl Certificates {
+    /// The configuration for one handshake: that of the files as they were last read.
+    #[must_use]
+    pub fn current(&self) -> Arc<ServerConfig> {
+        self.0.current()
+    }
+}
+
+impl std::fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Certificates")
+            .field(&self.0.settings)
+            .finish()
+    }
 }
 
 /// What the files looked like when they were read.
@@ -153,7 +183,12 @@ impl Tls {
 
     /// The configuration for one handshake.
     pub(crate) fn current(&self) -> Arc<ServerConfig> {
-        self.current.load_full()
+        Arc::clone(&self.current.load().config)
+    }
+
+    /// When the first certificate of the chain ends, in seconds since 1970.
+    pub(crate) fn ends(&self) -> Option<u64> {
+        self.current.load().ends
     }
 
     /// Reads the files again, whether they changed or not.
@@ -208,8 +243,9 @@ fn stamps(settings: &TlsConfig) -> Vec<Stamp> {
     paths.into_iter().flatten().map(stamp).collect()
 }
 
-fn load(settings: &TlsConfig) -> Result<ServerConfig, TlsError> {
+fn load(settings: &TlsConfig) -> Result<Loaded, TlsError> {
     let certificates = read_certificates(&settings.certificate)?;
+    let ends = certificates.iter().filter_map(|one| end_of(one)).min();
     let key = PrivateKeyDer::from_pem_file(&settings.key).map_err(|source| TlsError::Pem {
         path: settings.key.clone(),
         source,
@@ -266,7 +302,10 @@ fn load(settings: &TlsConfig) -> Result<ServerConfig, TlsError> {
         .iter()
         .map(|name| name.clone().into_bytes())
         .collect();
-    Ok(config)
+    Ok(Loaded {
+        config: Arc::new(config),
+        ends,
+    })
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -379,7 +379,7 @@ fn reloaded_certificates_serve_new_connections_and_leave_old_ones_alone() {
     std::fs::write(dir.path().join("cert.pem"), "no certificate").unwrap();
     let failed = edge.reload_tls().unwrap_err();
     assert!(
-        matches!(failed[..], [(0, TlsError::NoCertificate { .. })]),
+        matches!(failed[..], [(_, TlsError::NoCertificate { .. })]),
         "{failed:?}"
     );
     exchange(&mut tls_connect(address, &new, None), b"d\n", b"d\n");
@@ -533,7 +533,7 @@ fn the_ocsp_response_is_stapled_and_read_again_with_the_certificates() {
     std::fs::write(&path, "-----BEGIN SOMETHING-----").unwrap();
     let failed = edge.reload_tls().unwrap_err();
     assert!(
-        matches!(failed[..], [(0, TlsError::NoOcspResponse { .. })]),
+        matches!(failed[..], [(_, TlsError::NoOcspResponse { .. })]),
         "{failed:?}"
     );
     assert_eq!(stapled(address), busy, "the last that could be used");

@@ -8,7 +8,9 @@ use longtail_amqp::management::{ImportError, Site};
 use longtail_beanstalk::{Admission, AdmitAll};
 use longtail_broker::auth::{AccessList, AuthDocument, Authenticator, DirectoryError, LoginRules};
 use longtail_broker::{Broker, BrokerConfig, BrokerError};
-use longtail_edge::{Address, EdgeConfig, Exposed, ListenError, ListenerConfig};
+use longtail_edge::{
+    Address, EdgeConfig, Exposed, ListenError, ListenerConfig, TlsConfig, TlsError,
+};
 use longtail_engine::runtime::{Clock, SystemClock};
 use longtail_model::Durability;
 use longtail_mqtt::Hook;
@@ -60,7 +62,17 @@ pub enum StartError {
     /// The file of definitions.
     #[error("amqp: {0}")]
     Definitions(#[from] ImportError),
-    /// A listener of the management API.
+    /// The certificates of a listener of an HTTP API.
+    #[error("{protocol} on {address}: {source}")]
+    Certificates {
+        /// Whose.
+        protocol: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: Box<TlsError>,
+    },
+    /// A listener of an HTTP API.
     #[error("{protocol}: cannot listen on {address}: {source}")]
     Site {
         /// Whose.
@@ -84,6 +96,21 @@ pub(crate) struct MqttListener {
     pub(crate) limits: Option<longtail_mqtt::Limits>,
 }
 
+/// Where an HTTP API is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebListener {
+    /// The address.
+    pub address: SocketAddr,
+    /// Over TLS.
+    pub tls: Option<TlsConfig>,
+}
+
+impl From<SocketAddr> for WebListener {
+    fn from(address: SocketAddr) -> Self {
+        WebListener { address, tls: None }
+    }
+}
+
 /// Puts a broker together.
 pub struct Builder {
     pub(crate) broker: BrokerConfig,
@@ -92,14 +119,14 @@ pub struct Builder {
     pub(crate) beanstalk_listeners: Vec<(ListenerConfig, Arc<dyn Admission>)>,
     pub(crate) amqp: longtail_amqp::Config,
     pub(crate) amqp_listeners: Vec<(ListenerConfig, Arc<dyn longtail_amqp::Admission>)>,
-    pub(crate) amqp_sites: Vec<(Site, SocketAddr)>,
+    pub(crate) amqp_sites: Vec<(Site, WebListener)>,
     pub(crate) amqp_definitions: Option<Vec<u8>>,
     pub(crate) roster: Option<(Arc<Authenticator>, AuthDocument)>,
     pub(crate) mqtt: longtail_mqtt::Config,
     pub(crate) mqtt_listeners: Vec<MqttListener>,
     pub(crate) mqtt_hooks: Vec<(Arc<dyn Hook>, i32, Scope)>,
     pub(crate) mqtt_inside: bool,
-    pub(crate) mqtt_sites: Vec<SocketAddr>,
+    pub(crate) mqtt_sites: Vec<WebListener>,
     pub(crate) mqtt_bridges: Vec<longtail_mqtt::bridge::BridgeConfig>,
     pub(crate) mqtt_dynamic_security: Option<PathBuf>,
     pub(crate) access_list: Option<AccessList>,
@@ -233,8 +260,8 @@ impl Builder {
 
     /// Answers RabbitMQ's management API, or has RabbitMQ's metrics, at an address.
     #[must_use]
-    pub fn amqp_site(mut self, site: Site, address: SocketAddr) -> Self {
-        self.amqp_sites.push((site, address));
+    pub fn amqp_site(mut self, site: Site, listener: impl Into<WebListener>) -> Self {
+        self.amqp_sites.push((site, listener.into()));
         self
     }
 
@@ -334,8 +361,8 @@ impl Builder {
     /// Answers the HTTP APIs of other MQTT brokers at an address; see [`longtail_mqtt::http`]. Its users are those of
     /// [`Builder::accounts`].
     #[must_use]
-    pub fn mqtt_site(mut self, address: SocketAddr) -> Self {
-        self.mqtt_sites.push(address);
+    pub fn mqtt_site(mut self, listener: impl Into<WebListener>) -> Self {
+        self.mqtt_sites.push(listener.into());
         self
     }
 

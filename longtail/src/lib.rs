@@ -20,7 +20,7 @@ mod builder;
 mod mqtt_host;
 mod running;
 
-pub use builder::{Builder, StartError};
+pub use builder::{Builder, StartError, WebListener};
 pub use longtail_amqp as amqp;
 pub use longtail_broker::message::Message;
 pub use longtail_broker::{Broker, BrokerConfig, BrokerError, Client};

@@ -22,9 +22,10 @@ use longtail_mqtt::control::{self, dynamic::DynamicSecurity};
 use longtail_mqtt::hooks::Scope;
 use longtail_mqtt::http;
 use longtail_mqtt::{Hook, Mqtt};
+use longtail_web::Socket;
 use parking_lot::Mutex;
 
-use crate::builder::{Builder, MqttListener, StartError};
+use crate::builder::{Builder, MqttListener, StartError, WebListener};
 use crate::mqtt_host::EdgeHost;
 
 /// What a listener of the HTTP APIs of MQTT is called.
@@ -87,6 +88,7 @@ impl Longtail {
             (Arc::new(authenticator), AuthDocument::default())
         });
         let roster = Roster::open(Arc::clone(&broker), authenticator, document)?;
+        roster.call_space(Arc::clone(&builder.amqp.space), "/")?;
         if let Some(list) = builder.access_list {
             roster.set_access(Some(Arc::new(list)))?;
         }
@@ -237,58 +239,69 @@ impl Longtail {
 
     fn bind_amqp_sites(
         &self,
-        sites: Vec<(Site, SocketAddr)>,
-    ) -> Result<Vec<(Site, TcpListener)>, StartError> {
-        let bind = |(site, address): (Site, SocketAddr)| {
-            self.exposure.check(&Address::Tcp(address))?;
-            let bound = TcpListener::bind(address).map_err(|source| StartError::Site {
-                protocol: protocol_of(site),
-                address,
-                source,
-            });
-            Ok((site, bound?))
-        };
+        sites: Vec<(Site, WebListener)>,
+    ) -> Result<Vec<(Site, Socket)>, StartError> {
+        let bind = |(site, listener)| Ok((site, self.bind_site(protocol_of(site), listener)?));
         sites.into_iter().map(bind).collect()
     }
 
-    fn bind_mqtt_sites(&self, sites: Vec<SocketAddr>) -> Result<Vec<TcpListener>, StartError> {
-        let bind = |address: SocketAddr| {
-            self.exposure.check(&Address::Tcp(address))?;
-            TcpListener::bind(address).map_err(|source| StartError::Site {
-                protocol: MQTT_HTTP,
-                address,
-                source,
-            })
-        };
+    fn bind_mqtt_sites(&self, sites: Vec<WebListener>) -> Result<Vec<Socket>, StartError> {
+        let bind = |listener| self.bind_site(MQTT_HTTP, listener);
         sites.into_iter().map(bind).collect()
+    }
+
+    fn bind_site(
+        &self,
+        protocol: &'static str,
+        listener: WebListener,
+    ) -> Result<Socket, StartError> {
+        let WebListener { address, tls } = listener;
+        self.exposure.check(&Address::Tcp(address))?;
+        let listener = TcpListener::bind(address).map_err(|source| StartError::Site {
+            protocol,
+            address,
+            source,
+        })?;
+        let local = listener.local_addr().map_err(StartError::Management)?;
+        let certificates = tls.map(|tls| self.edge.certificates(&local.to_string(), tls));
+        let certificates = certificates.transpose();
+        let certificates = certificates.map_err(|source| StartError::Certificates {
+            protocol,
+            address,
+            source: Box::new(source),
+        })?;
+        let certificates = certificates.map(|certificates| -> longtail_web::Certificates {
+            Arc::new(move || certificates.current())
+        });
+        Ok(Socket {
+            listener,
+            certificates,
+        })
     }
 
     fn name_amqp_sites(
         &mut self,
-        sockets: Vec<(Site, TcpListener)>,
-    ) -> Result<Vec<(Site, TcpListener)>, StartError> {
+        sockets: Vec<(Site, Socket)>,
+    ) -> Result<Vec<(Site, Socket)>, StartError> {
         for (site, socket) in &sockets {
             self.name_site(protocol_of(*site), socket)?;
         }
         Ok(sockets)
     }
 
-    fn name_site(
-        &mut self,
-        protocol: &'static str,
-        socket: &TcpListener,
-    ) -> Result<(), StartError> {
-        let local = socket.local_addr().map_err(StartError::Management)?;
+    fn name_site(&mut self, protocol: &'static str, socket: &Socket) -> Result<(), StartError> {
+        let local = socket.listener.local_addr();
+        let local = local.map_err(StartError::Management)?;
         self.addresses.push(ListeningOn {
             protocol,
             address: local.to_string(),
-            tls: false,
+            tls: socket.certificates.is_some(),
         });
         Ok(())
     }
 
     /// When everything listens, so that the APIs know what else does.
-    fn serve_mqtt_sites(&mut self, sockets: Vec<TcpListener>) -> Result<(), StartError> {
+    fn serve_mqtt_sites(&mut self, sockets: Vec<Socket>) -> Result<(), StartError> {
         let Some(tenant) = &self.mqtt else {
             return Ok(());
         };
@@ -317,17 +330,19 @@ impl Longtail {
     }
 
     /// As [`Longtail::serve_mqtt_sites`].
-    fn serve_amqp_sites(&mut self, sockets: Vec<(Site, TcpListener)>) -> Result<(), StartError> {
+    fn serve_amqp_sites(&mut self, sockets: Vec<(Site, Socket)>) -> Result<(), StartError> {
         let Some(management) = &self.management else {
             return Ok(());
         };
         let fact = |on: &ListeningOn| {
             let address: Option<SocketAddr> = on.address.parse().ok();
             ListenerFact {
-                protocol: match on.protocol {
-                    "amqp-management" => "http",
-                    "amqp-metrics" => "http/prometheus",
-                    protocol => protocol,
+                protocol: match (on.protocol, on.tls) {
+                    ("amqp-management", false) => "http",
+                    ("amqp-management", true) => "https",
+                    ("amqp-metrics", false) => "http/prometheus",
+                    ("amqp-metrics", true) => "https/prometheus",
+                    (protocol, _) => protocol,
                 }
                 .to_owned(),
                 host: address.map_or_else(|| on.address.clone(), |at| at.ip().to_string()),
@@ -336,6 +351,11 @@ impl Longtail {
             }
         };
         management.set_listeners(self.addresses.iter().map(fact).collect());
+        let edge = Arc::downgrade(&self.edge);
+        management.set_certificates(Box::new(move || {
+            edge.upgrade()
+                .map_or_else(Vec::new, |edge| edge.certificate_ends())
+        }));
         if !sockets.is_empty() {
             let server = management::serve(management, sockets);
             let server = server.map_err(StartError::Management)?;
@@ -598,6 +618,9 @@ impl Longtail {
         }
         if let Some(mqtt) = &self.mqtt {
             mqtt.stop();
+        }
+        if let Some(amqp) = &self.amqp {
+            amqp.write_offsets();
         }
         self.broker.close();
     }

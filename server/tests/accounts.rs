@@ -255,6 +255,8 @@ fn a_certificate_is_the_account_of_an_mqtt_client_that_gives_no_name() {
         );
     }
     assert_eq!(server.get("/api/v1/sessions/c")["account"], "pump");
+    let connections = server.get("/api/v1/connections");
+    assert_eq!(connections["items"][0]["account"], "pump");
     let (_, reason) = log_in("stranger.example");
     assert_eq!(reason, 0x86, "no account goes by that name");
 }
@@ -309,6 +311,8 @@ fn a_certificate_is_the_account_of_an_amqp_client() {
     pump.send(0, (10, 31), &[0, 10, 0, 0, 0x10, 0, 0, 0]);
     pump.send(0, (10, 40), b"\x01/\0\0");
     assert_eq!(pump.next().unwrap().0, (10, 41));
+    let connections = server.get("/api/v1/connections");
+    assert_eq!(connections["items"][0]["account"], "pump");
     pump.send(1, (20, 10), b"\0");
     assert_eq!(pump.next().unwrap().0, (20, 11));
     pump.send(1, (50, 10), b"\0\0\x03own\0\0\0\0\0");

@@ -4,7 +4,8 @@
 
 mod support;
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -52,6 +53,11 @@ fn start(dir: &Path) -> Server {
         hashed("pencil", true),
         hashed("swordfish", false),
     );
+    serve(dir, &text)
+}
+
+/// A server of MQTT with these settings.
+fn serve(dir: &Path, text: &str) -> Server {
     std::fs::write(dir.join("longtail.toml"), text).unwrap();
     let listen = ["mqtt=127.0.0.1:0", "admin=127.0.0.1:0"];
     let mut command = Command::new(env!("CARGO_BIN_EXE_longtail"));
@@ -233,4 +239,86 @@ fn a_token_lets_in_until_it_ends() {
     let mut client = Mqtt::open(&server.mqtt());
     client.send(&connect("c", &[], Some(("phone", &short))));
     assert_eq!(client.packet().1[1], 0x86, "it has ended");
+}
+
+/// A server of HTTP that has no opinion about anybody.
+fn indifferent() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                reader.read_line(&mut line).unwrap();
+                let line = line.trim_end().to_ascii_lowercase();
+                if let Some(value) = line.strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                if line.is_empty() {
+                    break;
+                }
+            }
+            reader.read_exact(&mut vec![0; length]).unwrap();
+            let body = "{\"result\": \"ignore\"}";
+            let size = body.len();
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\ncontent-length: {size}\r\nconnection: close\r\n\r\n{body}"
+            )
+            .unwrap();
+        }
+    });
+    address
+}
+
+#[test]
+fn whom_a_server_of_http_ignores_a_ledger_may_still_let_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = "auth:\n  - username: pump\n    password: pencil\n    allow: true\n";
+    std::fs::write(dir.path().join("ledger.yaml"), ledger).unwrap();
+    let address = indifferent();
+    let text = format!(
+        "[mqtt]\nledger_file = \"ledger.yaml\"\n\
+         [[mqtt.http_auth]]\nstyle = \"emqx\"\nurl = \"http://{address}/auth\"\n"
+    );
+    let server = serve(dir.path(), &text);
+    for (password, reason) in [("pencil", 0), ("eraser", 0x86)] {
+        let mut client = Mqtt::open(&server.mqtt());
+        client.send(&connect("c", &[], Some(("pump", password))));
+        let (kind, body) = client.packet();
+        assert_eq!((kind, body[1]), (0x20, reason), "{password}");
+    }
+}
+
+#[test]
+fn clients_with_tokens_that_share_an_account_keep_their_names_when_accounts_are_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = serve(
+        dir.path(),
+        &format!(
+            "[[accounts]]\nname = \"device\"\npermissions = [{{ space = \"default\", rules = [\n\
+             {{ actions = [\"publish\", \"consume\"], subject = \"%u/#\" }}] }}]\n\
+             [[tokens]]\nname = \"idp\"\nalgorithm = \"HS256\"\nkey = \"{SECRET}\"\naccount = \"device\"\n"
+        ),
+    );
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let claims = serde_json::json!({ "sub": "pump", "exp": now.as_secs() + 600 });
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    let token = jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap();
+    let mut client = Mqtt::open(&server.mqtt());
+    client.send(&connect("c", &[], Some(("pump", &token))));
+    let (kind, body) = client.packet();
+    assert_eq!((kind, body[1]), (0x20, 0));
+    let may = |client: &mut Mqtt| ["pump/1", "device/1"].map(|topic| may_publish(client, topic));
+    assert_eq!(may(&mut client), [true, false]);
+    server.signal("-HUP");
+    let mut line = String::new();
+    while !line.contains("accounts and spaces read again") {
+        line.clear();
+        assert!(server.stderr.read_line(&mut line).unwrap() > 0);
+    }
+    assert_eq!(may(&mut client), [true, false], "as before");
 }

@@ -1,7 +1,7 @@
 //! What the HTTP APIs of the protocols have in common: the thread that answers, the parts of a request, and who asks.
 //!
 //! ```text
-//! sockets ──▶ server (a thread of its own) ──▶ the protocol's router
+//! sockets ─(TLS)─▶ server (a thread of its own) ──▶ the protocol's router
 //!                                                  │
 //!                        query, credentials ◀──────┘
 //! ```
@@ -11,8 +11,10 @@
 
 pub mod credentials;
 pub mod query;
+mod secure;
 pub mod server;
 
 pub use credentials::{Credentials, Remembered, is_loopback, is_of_another_site};
 pub use query::{NoNumber, Query, decode, encode};
-pub use server::Server;
+pub use secure::Certificates;
+pub use server::{Beside, Server, Socket};

@@ -230,6 +230,76 @@ impl Client {
         self.wire.expect((90, 21)).map(drop)
     }
 
+    /// Messages in a durable queue, or a stream, that is there.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub(crate) fn count(&mut self, queue: &str) -> Result<u64> {
+        let mut arguments = vec![0, 0];
+        short(&mut arguments, queue);
+        arguments.push(1);
+        long(&mut arguments, &[]);
+        self.call((50, 10), &arguments)?;
+        let declared = self.wire.expect((50, 11))?;
+        let mut read = Reader(&declared.arguments);
+        read.text();
+        Ok(read.number(4))
+    }
+
+    /// Offsets and bodies of a stream from an offset on, so many.
+    ///
+    /// # Errors
+    /// As the server says, or when they do not come in time.
+    pub(crate) fn read_stream(
+        &mut self,
+        stream: &str,
+        from: u64,
+        count: u64,
+    ) -> Result<Vec<(u64, Vec<u8>)>> {
+        const PREFETCH: u16 = 1000;
+        const TAG: &str = "reader";
+        let mut qos = vec![0; 4];
+        qos.extend_from_slice(&PREFETCH.to_be_bytes());
+        qos.push(0);
+        self.call((60, 10), &qos)?;
+        self.wire.expect((60, 11))?;
+        let mut table = Vec::new();
+        short(&mut table, "x-stream-offset");
+        table.push(b'l');
+        table.extend_from_slice(&from.to_be_bytes());
+        let mut consume = vec![0, 0];
+        short(&mut consume, stream);
+        short(&mut consume, TAG);
+        consume.push(0);
+        long(&mut consume, &table);
+        self.call((60, 20), &consume)?;
+        self.wire.expect((60, 21))?;
+        let mut found = Vec::new();
+        while (found.len() as u64) < count {
+            let delivered = self.wire.expect((60, 60))?;
+            let mut read = Reader(&delivered.arguments);
+            read.text();
+            let tag = read.number(8);
+            let (properties, body) = delivered.content.unwrap_or_default();
+            const OFFSET: &[u8] = b"x-stream-offsetl";
+            let at = properties
+                .windows(OFFSET.len())
+                .position(|window| window == OFFSET);
+            let offset = at.and_then(|at| properties.get(at + OFFSET.len()..));
+            let offset = offset.ok_or_else(|| anyhow!("a delivery without an offset"))?;
+            found.push((Reader(offset).number(8), body));
+            let mut ack = tag.to_be_bytes().to_vec();
+            ack.push(0);
+            self.call((60, 80), &ack)?;
+        }
+        let mut cancel = Vec::new();
+        short(&mut cancel, TAG);
+        cancel.push(0);
+        self.call((60, 30), &cancel)?;
+        while self.wire.answer()?.id != (60, 31) {}
+        Ok(found)
+    }
+
     /// Whether there is a message; it is taken.
     ///
     /// # Errors

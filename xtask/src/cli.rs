@@ -86,6 +86,9 @@ enum Task {
         /// The file of the graph; below target/profile when not given.
         #[arg(long)]
         out: Option<std::path::PathBuf>,
+        /// A server that was built with frame pointers, instead of building one.
+        #[arg(long)]
+        program: Option<std::path::PathBuf>,
         /// The load: flags of `longtail bench`, at least `--scenario`.
         #[arg(last = true, required = true)]
         load: Vec<String>,
@@ -268,9 +271,11 @@ impl Cli {
                 durability,
                 seconds,
                 out,
+                program,
                 load,
             } => {
                 let graph = profile::run(&profile::Settings {
+                    program,
                     protocol,
                     durability,
                     seconds,

@@ -33,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) seconds: u64,
     /// Where the graph goes.
     pub(crate) out: Option<PathBuf>,
+    /// A server that was built with frame pointers; none: one is built.
+    pub(crate) program: Option<PathBuf>,
     /// The load, as flags of `longtail bench`.
     pub(crate) load: Vec<String>,
 }
@@ -45,7 +47,10 @@ pub(crate) fn run(settings: &Settings) -> Result<PathBuf> {
     if let Err(why) = debian::program("perf", "linux-perf")? {
         bail!("{why}");
     }
-    let program = build()?;
+    let program = match &settings.program {
+        Some(program) => program.clone(),
+        None => build()?,
+    };
     let home = tempfile::tempdir()?;
     let line = format!(
         "{} serve --data {{data}} --listen {}=127.0.0.1:{{port}} --only --durability {}",
@@ -135,6 +140,8 @@ fn draw(samples: &Path, home: &Path, title: String, out: &Path) -> Result<()> {
     }
     let mut options = flamegraph::Options::default();
     options.title = title;
+    // Thinner than a pixel or two: so that a graph is small enough to be kept.
+    options.min_width = 0.1;
     flamegraph::from_reader(
         &mut options,
         BufReader::new(File::open(&folded)?),

@@ -6,7 +6,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use super::{Family, Labels, NO_EXEMPLAR, families};
+use super::openmetrics::{Family, Labels, NO_EXEMPLAR, families};
 
 /// The sessions of one protocol.
 #[derive(Clone, Debug, Default)]

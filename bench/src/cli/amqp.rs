@@ -98,7 +98,7 @@ pub(crate) struct AmqpLoadArgs {
     /// Messages in flight together. Default: four bursts a publisher, one burst for fan-out.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) window: Option<u32>,
-    /// Run each load with consumers once more, as an open loop at half of what the slowest peer reached.
+    /// Run each load with consumers once more beside each peer, as an open loop at half of what that peer reached.
     #[arg(long, conflicts_with = "rate")]
     pub(crate) half_load: bool,
     #[command(flatten)]

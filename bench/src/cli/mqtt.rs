@@ -99,7 +99,7 @@ pub(crate) struct MqttLoadArgs {
     /// Subscribers have persistent sessions, so that a message is stored before it is acknowledged.
     #[arg(long)]
     pub(crate) persistent: bool,
-    /// Run each load with subscribers once more, as an open loop at half of what the slowest peer reached.
+    /// Run each load with subscribers once more beside each peer, as an open loop at half of what that peer reached.
     #[arg(long, conflicts_with = "rate")]
     pub(crate) half_load: bool,
     #[command(flatten)]

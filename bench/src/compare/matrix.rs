@@ -19,9 +19,9 @@ pub(super) struct Task {
 }
 
 impl Task {
-    /// The same as an open loop at half of what the slowest peer reached in `row`, or the only subject; None for loads
-    /// without subscribers, whose latency is not from end to end.
-    pub(super) fn at_half_load(&self, row: &Row) -> Option<Task> {
+    /// The same as an open loop at half of what this subject of `row` reached; None for loads without subscribers, whose
+    /// latency is not from end to end.
+    pub(super) fn at_half_load(&self, row: &Row, of: usize) -> Option<Task> {
         let scenario = self.settings.scenario;
         if !matches!(
             scenario,
@@ -34,13 +34,8 @@ impl Task {
         ) {
             return None;
         }
-        let peers = row
-            .subjects
-            .iter()
-            .skip(usize::from(row.subjects.len() > 1));
-        let reached = peers.filter_map(|peer| Some(peer.median.as_ref()?.commands_per_second));
-        let slowest = reached.min_by(f64::total_cmp)?;
-        let publishes = slowest / f64::from(self.settings.audience()) / 2.0;
+        let reached = row.subjects.get(of)?.median.as_ref()?.commands_per_second;
+        let publishes = reached / f64::from(self.settings.audience()) / 2.0;
         (publishes > 0.0).then(|| Task {
             durability: self.durability,
             settings: Settings {

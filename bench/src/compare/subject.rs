@@ -55,6 +55,11 @@ impl Subject {
         }
     }
 
+    /// Whether it is the null sink.
+    pub(super) fn is_null(&self) -> bool {
+        matches!(self.kind, Kind::Null)
+    }
+
     /// Its version, where the generator has the program.
     pub(super) fn version(&self) -> Result<Option<String>, BenchError> {
         match &self.kind {

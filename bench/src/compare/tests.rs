@@ -154,6 +154,23 @@ fn half_load_is_an_open_loop_at_half_of_what_was_reached() {
 }
 
 #[test]
+fn at_half_load_each_peer_is_beside_the_first_and_the_sink() {
+    let peer = |name: &str| {
+        let address = "127.0.0.1:1".parse().expect("an address");
+        let target = Target {
+            address,
+            probe: None,
+        };
+        Subject::running(name, target)
+    };
+    let all = [peer("own"), peer("a"), Subject::null(), peer("b")];
+    assert_eq!(at_half_load(&all), [(1, vec![0, 1, 2]), (3, vec![0, 3, 2])]);
+    assert_eq!(at_half_load(&all[..2]), [(1, vec![0, 1])]);
+    assert_eq!(at_half_load(&all[..1]), [(0, vec![0])]);
+    assert_eq!(at_half_load(&all[2..3]), [(0, vec![0])], "its own peer");
+}
+
+#[test]
 fn idle_connections_of_mqtt_are_weighed() {
     let protocol = crate::protocol::mqtt::Mqtt::default();
     let sink = crate::null::NullSink::start(&protocol, 64, None).expect("a sink");

@@ -103,14 +103,15 @@ impl Peer for RabbitMq {
 
     fn shortfall(&self, durability: Durability) -> Option<&'static str> {
         match (durability, self.queues) {
-            (Durability::Memory, _) | (_, QueueType::Quorum) => None,
+            (Durability::Memory, _)
+            | (_, QueueType::Quorum)
+            | (Durability::Interval, QueueType::Stream) => None,
             (Durability::Interval | Durability::Sync, QueueType::Classic) => Some(
                 "confirms a persistent message of a classic queue before it is synced to the disk",
             ),
             (Durability::Sync, QueueType::Stream) => {
                 Some("confirms a message of a stream before it is synced to the disk")
             }
-            (Durability::Interval, QueueType::Stream) => None,
         }
     }
 }

@@ -196,6 +196,8 @@ pub struct Directory {
     roles: Option<Roles>,
     /// What stands before the rules of all accounts.
     access: Option<Arc<AccessList>>,
+    /// A space, and what it is called in the rules for topics.
+    called: Option<(Arc<str>, Arc<str>)>,
     /// Who is let in beside the accounts.
     logins: Option<Arc<LoginRules>>,
 }
@@ -213,6 +215,7 @@ impl Default for Directory {
             open: true,
             roles: None,
             access: None,
+            called: None,
             logins: None,
         }
     }
@@ -325,6 +328,19 @@ impl Directory {
     pub(super) fn with_access(mut self, list: Option<Arc<AccessList>>) -> Self {
         self.access = list;
         self
+    }
+
+    /// With another name for a space in the rules for topics.
+    pub(super) fn with_called(mut self, called: Option<(Arc<str>, Arc<str>)>) -> Self {
+        self.called = called;
+        self
+    }
+
+    /// What a space is called in the rules for topics.
+    pub(super) fn called<'d>(&'d self, space: &'d str) -> &'d str {
+        let called = self.called.as_ref();
+        let called = called.filter(|(of, _)| **of == *space);
+        called.map_or(space, |(_, name)| name)
     }
 
     /// With rules about who is let in beside the accounts.

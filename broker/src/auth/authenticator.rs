@@ -117,7 +117,40 @@ pub struct Login {
     pub grants: Arc<Grants>,
 }
 
+/// Who a client has proved to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// The account whose rights it has, whatever name it gives.
+    pub account: Arc<str>,
+    /// What the account's rules call it: as the account, or as its token says. Clients with tokens may share an account.
+    pub name: Arc<str>,
+}
+
+impl Principal {
+    /// The account of this name itself.
+    #[must_use]
+    pub fn named(account: impl Into<Arc<str>>) -> Self {
+        let account: Arc<str> = account.into();
+        Principal {
+            name: Arc::clone(&account),
+            account,
+        }
+    }
+}
+
 impl Login {
+    /// Who the client is; none on a server without accounts.
+    #[must_use]
+    pub fn principal(&self) -> Option<Principal> {
+        let account = self.account.as_ref()?;
+        let name = Arc::clone(&self.name);
+        let account = match *account.name == *name {
+            true => Arc::clone(&name),
+            false => account.name.as_str().into(),
+        };
+        Some(Principal { account, name })
+    }
+
     /// The account's name; empty on a server without accounts.
     #[must_use]
     pub fn account_name(&self) -> &str {
@@ -336,20 +369,22 @@ impl Authenticator {
     /// # Errors
     /// [`AuthError::BadCredentials`] if the account is gone or disabled, otherwise as [`Authenticator::authenticate`].
     pub fn grants(&self, account: &str, space: &str, client_id: &str) -> Result<Login, AuthError> {
-        self.grants_from(account, space, client_id, None)
+        self.grants_of(&Principal::named(account), space, client_id, None)
     }
 
-    /// As [`Authenticator::grants`], for a client of which it may be known where it comes from.
+    /// As [`Authenticator::grants`], for a client that has proved once who it is, and of which it may be known where it
+    /// comes from.
     ///
     /// # Errors
     /// As [`Authenticator::grants`].
-    pub fn grants_from(
+    pub fn grants_of(
         &self,
-        account: &str,
+        principal: &Principal,
         space: &str,
         client_id: &str,
         peer: Option<Peer>,
     ) -> Result<Login, AuthError> {
+        let Principal { account, name } = principal;
         let directory = self.directory.load_full();
         let session = Wanted {
             space,
@@ -365,7 +400,7 @@ impl Authenticator {
             (None, _) => None,
         };
         let account = &account.ok_or(AuthError::BadCredentials)?;
-        login(&directory, account, &account.name, &session)
+        login(&directory, account, name, &session)
     }
 
     fn by_password(
@@ -527,7 +562,7 @@ fn login(
         permissions.names.as_ref(),
         &permissions.topics,
         &identity,
-        space,
+        directory.called(space),
     );
     let mut grants = grants.with_names(names);
     let roles = directory.roles_of(&account.name);

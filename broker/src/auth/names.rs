@@ -92,9 +92,9 @@ fn is_everything(text: &str) -> bool {
 }
 
 /// What a topic expression is for somebody.
-fn filled(text: &str, account: &str, space: &str, client_id: &str) -> String {
+fn filled(text: &str, account: &str, vhost: &str, client_id: &str) -> String {
     text.replace("{username}", &regex::escape(account))
-        .replace("{vhost}", &regex::escape(space))
+        .replace("{vhost}", &regex::escape(vhost))
         .replace("{client_id}", &regex::escape(client_id))
 }
 
@@ -223,14 +223,14 @@ impl NameGrants {
         rules: Option<&NameRules>,
         topics: &[TopicRule],
         identity: &Identity<'_>,
-        space: &str,
+        vhost: &str,
     ) -> Option<Self> {
         if rules.is_none() && topics.is_empty() {
             return None;
         }
         let filled = |pattern: &TopicPattern| {
             let (account, client_id) = (identity.account, identity.client_id);
-            Ready::new(&filled(pattern.as_str(), account, space, client_id))
+            Ready::new(&filled(pattern.as_str(), account, vhost, client_id))
         };
         Some(NameGrants {
             names: rules.map(|rules| {

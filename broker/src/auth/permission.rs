@@ -251,7 +251,6 @@ impl Grants {
         Arc::clone(&NONE)
     }
 
-    /// With rules in an order, which are asked before all others.
     /// What rules in an order grant, and nothing beside.
     ///
     /// # Errors
@@ -265,6 +264,7 @@ impl Grants {
         Ok(Grants::default().with_ordered(ordered))
     }
 
+    /// With rules in an order, which are asked before all others.
     pub(super) fn with_ordered(mut self, ordered: OrderedGrants) -> Self {
         self.ordered = Some(Arc::new(ordered));
         self

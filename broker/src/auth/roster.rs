@@ -78,6 +78,7 @@ pub struct Roster {
     configured: Mutex<AuthDocument>,
     roles: Mutex<Option<Arc<RoleBook>>>,
     access: Mutex<Option<Arc<AccessList>>>,
+    called: Mutex<Option<(Arc<str>, Arc<str>)>>,
     logins: Mutex<Option<Arc<LoginRules>>>,
     /// Held while a directory is made and put in place of the last.
     merging: Mutex<()>,
@@ -107,6 +108,7 @@ impl Roster {
             configured: Mutex::new(AuthDocument::default()),
             roles: Mutex::default(),
             access: Mutex::default(),
+            called: Mutex::default(),
             logins: Mutex::default(),
             merging: Mutex::default(),
             writer: tokio::sync::Mutex::default(),
@@ -175,6 +177,17 @@ impl Roster {
         Ok(())
     }
 
+    /// Has `{vhost}` in the rules for topics of a space stand for this name, and not for the space's own.
+    ///
+    /// # Errors
+    /// None that the settings did not have before.
+    pub fn call_space(&self, space: Arc<str>, name: &str) -> Result<(), DirectoryError> {
+        *self.called.lock() = Some((space, name.into()));
+        self.merge()?;
+        self.tell();
+        Ok(())
+    }
+
     /// Lets in whom these rules let in beside the accounts, in place of earlier ones. Whoever is in stays.
     ///
     /// # Errors
@@ -205,6 +218,7 @@ impl Roster {
         };
         let directory = directory
             .with_access(self.access.lock().clone())
+            .with_called(self.called.lock().clone())
             .with_logins(self.logins.lock().clone());
         Ok(directory.with_stored(spaces, accounts))
     }

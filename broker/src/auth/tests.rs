@@ -550,6 +550,11 @@ fn a_token_is_a_password_with_an_end() {
             .grants
             .allows(Action::Publish, subject("d8/x").as_ref())
     );
+    let principal = granted.principal().unwrap();
+    let again = authenticator.grants_of(&principal, "default", "", None);
+    let again = again.unwrap().grants;
+    assert!(again.allows(Action::Publish, subject("d7/x").as_ref()));
+    assert!(!again.allows(Action::Publish, subject("device/x").as_ref()));
     assert!(login("", 1).is_ok());
     assert_eq!(login("d8", 1).unwrap_err(), AuthError::BadCredentials);
     assert_eq!(

@@ -135,13 +135,13 @@ fn all_of_a_burst_in_one_publish_is_flushed_subscriber_by_subscriber() {
     house.subscriber(&b, 2, &[("x", tag(0)), ("y", tag(0))]);
     let flushes = || (a.0.lock().flushes, b.0.lock().flushes);
     let mut burst = Burst::new(&house.counters);
-    burst.is_last();
+    burst.is_last(usize::MAX);
     house.publish(&mut burst, message("x"));
     assert_eq!(flushes(), (1, 1), "at once");
     burst.flush();
     assert_eq!(flushes(), (1, 1), "and not again");
     house.publish(&mut burst, message("y"));
-    burst.is_last();
+    burst.is_last(usize::MAX);
     house.publish(&mut burst, message("x"));
     assert_eq!(flushes(), (1, 1), "there was one before");
     burst.flush();

@@ -32,52 +32,58 @@ pub(crate) mod signal {
     pub(crate) const ROOM: u32 = 32;
 }
 
-/// The part that does not depend on the protocol.
+/// The part that does not depend on the protocol. Its fields are in this order, those that every write looks at last, next
+/// to the lock: a message to a thousand connections waits a thousand times for the memory in which they lie.
+#[repr(C)]
 pub(crate) struct Core {
     pub(super) id: ConnectionId,
     pub(super) peer: Endpoint,
     pub(super) identity: Option<Arc<TlsIdentity>>,
     /// Milliseconds since the Unix epoch.
     since_ms: u64,
-    pub(crate) slot: Slot,
-    pub(crate) signals: AtomicU32,
     /// The owner task's waker: always the same, since nothing stands between the task and the driver.
     pub(crate) owner: OnceLock<Waker>,
-    /// No session any more (or not yet).
-    pub(crate) over: AtomicBool,
-    pub(crate) closing: AtomicBool,
-    /// Takes part in the coming tick; its owner's thread only.
-    pub(crate) enlisted: AtomicBool,
-    /// Is in some thread's list of connections to flush.
-    pub(super) flush_listed: AtomicBool,
-    /// The owner stopped reading until the outbox is shorter. Changed under the lock only.
-    pub(crate) awaits_drain: AtomicBool,
-    /// The owner stopped reading until memory is free.
-    pub(crate) awaits_memory: AtomicBool,
-    /// Bytes left in the outbox by the last write.
-    pub(crate) outbox: AtomicUsize,
-    /// Bytes of input kept by the owner.
-    pub(crate) kept_input: AtomicUsize,
-    pub(crate) bytes_in: AtomicU64,
-    pub(super) bytes_out: AtomicU64,
-    /// When input arrived last, and when output moved last (milliseconds since start).
-    pub(crate) active_in_ms: AtomicU64,
-    pub(super) active_out_ms: AtomicU64,
     /// 0 for never.
     pub(super) idle_timeout_ms: AtomicU64,
     /// When a closing connection is cut; `u64::MAX` for never.
     pub(crate) deadline_ms: AtomicU64,
+    /// Bytes of input kept by the owner.
+    pub(crate) kept_input: AtomicUsize,
+    /// Changed by the owner only.
+    pub(crate) bytes_in: AtomicU64,
+    /// When input arrived last, in milliseconds since start.
+    pub(crate) active_in_ms: AtomicU64,
+    pub(crate) signals: AtomicU32,
+    /// The owner stopped reading until memory is free.
+    pub(crate) awaits_memory: AtomicBool,
+    /// No session any more (or not yet).
+    pub(crate) over: AtomicBool,
+    /// Takes part in the coming tick; its owner's thread only.
+    pub(crate) enlisted: AtomicBool,
+    pub(crate) closing: AtomicBool,
+    /// Is in some thread's list of connections to flush.
+    pub(super) flush_listed: AtomicBool,
+    /// The owner stopped reading until the outbox is shorter. Changed under the lock only.
+    pub(crate) awaits_drain: AtomicBool,
+    pub(crate) slot: Slot,
+    /// Bytes left in the outbox by the last write.
+    pub(crate) outbox: AtomicUsize,
+    /// Changed under the lock only.
+    pub(super) bytes_out: AtomicU64,
+    /// When output moved last, in milliseconds since start.
+    pub(super) active_out_ms: AtomicU64,
 }
 
-/// What the connection's lock protects.
+/// What the connection's lock protects, that which every write looks at first.
+#[repr(C)]
 pub(crate) struct State<S> {
-    pub(crate) session: Option<S>,
     pub(crate) out: Out,
     pub(crate) writer: Option<Writer>,
-    /// The socket took less than there was: only the owner writes until it is drained.
-    pub(crate) blocked: bool,
     /// Why the connection ends; the first reason stays.
     pub(crate) ending: Option<Box<CloseReason>>,
+    /// The socket took less than there was: only the owner writes until it is drained.
+    pub(crate) blocked: bool,
+    pub(crate) session: Option<S>,
 }
 
 impl Core {
@@ -189,8 +195,9 @@ impl Core {
     pub(crate) fn wrote<S>(&self, state: &mut State<S>, before: usize) {
         let left = state.out.len();
         if left < before {
-            self.bytes_out
-                .fetch_add((before - left) as u64, Ordering::Relaxed);
+            // Under the lock, and so without a bus cycle of its own.
+            let written = self.bytes_out.load(Ordering::Relaxed) + (before - left) as u64;
+            self.bytes_out.store(written, Ordering::Relaxed);
             self.active_out_ms
                 .store(self.shared().clock.coarse_ms(), Ordering::Relaxed);
         }
@@ -222,6 +229,12 @@ impl Core {
     pub(crate) fn must_await_memory(&self) -> bool {
         let memory = &self.shared().memory;
         memory.is_exceeded() && memory.must_wait(self.held().0)
+    }
+
+    /// The owner has read `bytes` more.
+    pub(crate) fn has_read(&self, bytes: usize) {
+        let read = self.bytes_in.load(Ordering::Relaxed) + bytes as u64;
+        self.bytes_in.store(read, Ordering::Relaxed);
     }
 
     /// The owner now keeps `bytes` of input.

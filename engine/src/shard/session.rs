@@ -321,7 +321,10 @@ impl Shard {
                 Some((consumer.ticket?, known))
             });
             match place {
-                Some((now, _)) if now == ticket => return Some(waiter),
+                // One that waits alone is the first whatever its ticket says: it gets its place when another comes.
+                Some((now, _)) if now == ticket || lists.waiters.len() == 1 => {
+                    return Some(waiter);
+                }
                 Some((now, known)) => {
                     *known = now;
                     lists.waiters.remove(&(rank, ticket));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use longtail_broker::auth::{
-    AuthError, Authenticator, Credentials, Grants, Login as Granted, LoginRequest, Peer,
+    AuthError, Authenticator, Credentials, Grants, Login as Granted, LoginRequest, Peer, Principal,
 };
 use longtail_edge::{Endpoint, TlsIdentity};
 use longtail_engine::runtime::Clock;
@@ -33,6 +33,8 @@ pub struct Login<'a> {
 pub struct Admitted {
     /// What it may do.
     pub grants: Arc<Grants>,
+    /// Who it is; none where there are no accounts.
+    pub principal: Option<Principal>,
     /// When what it has shown ends, and the connection with it; `None`: never.
     pub expires: Option<Timestamp>,
 }
@@ -43,12 +45,14 @@ impl Admitted {
     pub fn with(grants: Arc<Grants>) -> Self {
         Admitted {
             grants,
+            principal: None,
             expires: None,
         }
     }
 
     fn by(granted: Granted) -> Self {
         Admitted {
+            principal: granted.principal(),
             grants: granted.grants,
             expires: granted.expires,
         }
@@ -99,15 +103,15 @@ pub trait Admission: Send + Sync + 'static {
         false
     }
 
-    /// How many there may be of the clients of a user in a space.
-    fn limits(&self, user: &str, space: &str) -> SeatLimits {
-        let _ = (user, space);
+    /// How many there may be of the clients of an account in a space.
+    fn limits(&self, account: &str, space: &str) -> SeatLimits {
+        let _ = (account, space);
         SeatLimits::default()
     }
 
-    /// What a user who was let in may do in a space now. Must not wait.
-    fn now(&self, user: &str, space: &str) -> Standing {
-        let _ = (user, space);
+    /// What a client that was let in may do in a space now. Must not wait.
+    fn now(&self, principal: &Principal, space: &str) -> Standing {
+        let _ = (principal, space);
         Standing::Same
     }
 }
@@ -199,9 +203,9 @@ impl Admission for Accounts {
         Ok(Admitted::by(granted))
     }
 
-    fn limits(&self, user: &str, space: &str) -> SeatLimits {
+    fn limits(&self, account: &str, space: &str) -> SeatLimits {
         let directory = self.authenticator.directory();
-        let account = directory.account(self.account.as_deref().unwrap_or(user));
+        let account = directory.account(account);
         let limits = account.map(|account| account.limits).unwrap_or_default();
         SeatLimits {
             vhost_connections: directory
@@ -212,13 +216,62 @@ impl Admission for Accounts {
         }
     }
 
-    fn now(&self, user: &str, space: &str) -> Standing {
-        let account = self.account.as_deref().unwrap_or(user);
-        match self.authenticator.grants(account, space, "") {
+    fn now(&self, principal: &Principal, space: &str) -> Standing {
+        match self.authenticator.grants_of(principal, space, "", None) {
             Ok(granted) => Standing::Granted(granted.grants),
             Err(AuthError::BadCredentials) => Standing::Gone,
             // It may not use the vhost any more: the connection stays, and may do nothing.
             Err(_) => Standing::Granted(Arc::new(Grants::default())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use longtail_broker::auth::{Action as Right, AuthDocument, Directory, ThrottleLimits};
+    use longtail_engine::runtime::SystemClock;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_client_is_judged_again_by_its_account_whatever_its_certificate_calls_it() {
+        let of = |name: &str, certificates: &[&str], subject: &str| {
+            let rules = json!([{"actions": ["configure"], "subject": subject}]);
+            json!({
+                "name": name,
+                "certificates": certificates,
+                "permissions": [{"space": "default", "rules": rules}],
+            })
+        };
+        let document: AuthDocument = serde_json::from_value(json!({
+            "accounts": [of("pump", &["pump.example"], "own"), of("pump.example", &[], "#")],
+        }))
+        .unwrap();
+        let directory = Directory::new(document).unwrap();
+        let accounts = Accounts {
+            authenticator: Arc::new(Authenticator::new(directory, ThrottleLimits::default())),
+            clock: Arc::new(SystemClock::new()),
+            account: None,
+        };
+        let identity = TlsIdentity {
+            common_name: Some("pump.example".to_owned()),
+            ..TlsIdentity::default()
+        };
+        let admitted = accounts.admit(&Login {
+            user: "pump.example",
+            password: b"",
+            space: "default",
+            remote: &Endpoint::Tcp("192.0.2.1:9".parse().unwrap()),
+            identity: Some(&identity),
+            connections: 0,
+        });
+        let principal = admitted.unwrap().principal.unwrap();
+        assert_eq!(principal, Principal::named("pump"));
+        let Standing::Granted(grants) = accounts.now(&principal, "default") else {
+            panic!("it has an account");
+        };
+        assert!(grants.allows_name(Right::Configure, "own"));
+        assert!(!grants.allows_name(Right::Configure, "other"));
     }
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
+use longtail_broker::auth::Principal;
 use longtail_edge::{CloseReason, Connection, Endpoint};
 use parking_lot::Mutex;
 
@@ -21,6 +22,8 @@ pub struct Census {
     connections: Mutex<BTreeMap<u64, Entry>>,
     seats: Mutex<Seats>,
     gone: Mutex<Counts>,
+    /// The same by vhost, with octets.
+    gone_of: Mutex<HashMap<Arc<str>, Traffic>>,
     /// The largest that was ever told: one that is just leaving is nowhere for a moment.
     told: Mutex<Counts>,
 }
@@ -29,11 +32,11 @@ struct Entry {
     conn: Weak<Conn>,
     name: Arc<str>,
     since: SystemTime,
-    /// Vhost and user, once it is let in.
+    /// Vhost and account, or user where there is no account, once it is let in.
     seat: Option<(Arc<str>, Arc<str>)>,
 }
 
-/// How many there are of a vhost, and of a user.
+/// How many there are of a vhost, and of a user: all that have one account together.
 #[derive(Default)]
 struct Seats {
     vhosts: HashMap<Arc<str>, u64>,
@@ -55,6 +58,17 @@ pub struct SeatLimits {
     pub user_connections: Option<u64>,
     /// Channels of the user, on all connections.
     pub user_channels: Option<u64>,
+}
+
+/// What went through connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Octets from clients.
+    pub bytes_in: u64,
+    /// Octets to clients.
+    pub bytes_out: u64,
+    /// Messages.
+    pub counts: Counts,
 }
 
 /// A connection that somebody looks at.
@@ -105,7 +119,15 @@ impl Census {
     pub(crate) fn remove(&self, number: u64, counts: &Counts) {
         self.gone.lock().add(counts);
         let removed = self.connections.lock().remove(&number);
-        if let Some((vhost, user)) = removed.and_then(|entry| entry.seat) {
+        let Some(entry) = removed else { return };
+        if let Some((vhost, user)) = entry.seat {
+            if let Some(conn) = entry.conn.upgrade() {
+                let mut all = self.gone_of.lock();
+                let of = all.entry(Arc::clone(&vhost)).or_default();
+                of.bytes_in += conn.bytes_in();
+                of.bytes_out += conn.bytes_out();
+                of.counts.add(counts);
+            }
             let mut seats = self.seats.lock();
             if let Some(count) = seats.vhosts.get_mut(&vhost) {
                 *count = count.saturating_sub(1);
@@ -127,7 +149,7 @@ impl Census {
         &self,
         number: u64,
         vhost: &Arc<str>,
-        user: &str,
+        user: &Arc<str>,
         limits: &SeatLimits,
     ) -> Result<(), String> {
         let mut connections = self.connections.lock();
@@ -142,7 +164,7 @@ impl Census {
                 "access to vhost '{vhost}' refused for user '{user}': connection limit ({limit}) is reached"
             ));
         }
-        let of_user = seats.users.get(user).copied().unwrap_or_default();
+        let of_user = seats.users.get(&**user).copied().unwrap_or_default();
         if let Some(limit) = limits
             .user_connections
             .filter(|limit| of_user.connections >= *limit)
@@ -151,10 +173,9 @@ impl Census {
                 "connection refused for user '{user}': user connection limit ({limit}) is reached"
             ));
         }
-        let user: Arc<str> = user.into();
         *seats.vhosts.entry(Arc::clone(vhost)).or_default() += 1;
-        seats.change(&user, |of| of.connections += 1);
-        entry.seat = Some((Arc::clone(vhost), user));
+        seats.change(user, |of| of.connections += 1);
+        entry.seat = Some((Arc::clone(vhost), Arc::clone(user)));
         Ok(())
     }
 
@@ -182,6 +203,25 @@ impl Census {
                 of.channels = of.channels.saturating_sub(count);
             });
         }
+    }
+
+    /// The user of a connection, once it is let in.
+    #[must_use]
+    pub fn user_of(&self, connection: u64) -> Option<Arc<str>> {
+        let connections = self.connections.lock();
+        let (_, user) = connections.get(&connection)?.seat.as_ref()?;
+        Some(Arc::clone(user))
+    }
+
+    /// What went through connections of a vhost that are gone.
+    #[must_use]
+    pub fn gone_of(&self, vhost: &str) -> Traffic {
+        self.gone_of.lock().get(vhost).copied().unwrap_or_default()
+    }
+
+    /// A vhost is gone, with what its connections have done.
+    pub(crate) fn forget(&self, vhost: &str) {
+        self.gone_of.lock().remove(vhost);
     }
 
     /// Connections of a vhost.
@@ -284,19 +324,22 @@ impl Census {
             let known = conn.with(|client, _| {
                 let session = client.session();
                 let (vhost, user) = session.tenancy()?;
-                Some((vhost, user.to_owned(), session.has_account()))
+                Some((vhost, user.to_owned(), session.principal().cloned()))
             });
-            let Some((vhost, user, has_account)) = known.flatten() else {
+            let Some((vhost, user, principal)) = known.flatten() else {
                 continue;
             };
+            let has_account = principal.is_some();
+            // There may be an account of that name by now.
+            let principal = principal.unwrap_or_else(|| Principal::named(user.as_str()));
             let service = conn.protocol();
             let space = service.tenant().space_of(&vhost);
-            match service.admission().now(&user, &space) {
+            match service.admission().now(&principal, &space) {
                 Standing::Same => {}
                 Standing::Granted(grants) => {
                     conn.with(|client, _| client.session_mut().set_grants(grants));
                 }
-                // One who came without an account, or with a token whose name is none, has lost nothing.
+                // One who came without an account has lost nothing.
                 Standing::Gone if !has_account => {}
                 Standing::Gone => {
                     tracing::info!(%user, "its account is gone");

@@ -42,6 +42,13 @@ pub struct Config {
     /// Octets of messages that the transactions of one connection may gather before they are committed (default
     /// 32 MiB). Beyond that, the channel is closed with `PRECONDITION_FAILED`.
     pub transaction_bytes_max: u64,
+    /// Exchanges of a vhost, those that are always there included (default 100,000). One more is refused with
+    /// `PRECONDITION_FAILED`.
+    pub exchanges_max: usize,
+    /// Bindings of a vhost (default 1,000,000), with the same answer.
+    pub bindings_max: usize,
+    /// Consumers of a channel (default 10,000). One more ends the connection with `NOT_ALLOWED`.
+    pub consumers_max: usize,
 }
 
 impl Config {
@@ -71,6 +78,9 @@ impl Default for Config {
             outstanding_max: 4096,
             outstanding_bytes_max: 8 * 1024 * 1024,
             transaction_bytes_max: 32 * 1024 * 1024,
+            exchanges_max: 100_000,
+            bindings_max: 1_000_000,
+            consumers_max: 10_000,
         }
     }
 }

@@ -13,7 +13,8 @@
 //! [`service`] plugs both into the edge; [`tenant`] is what the connections share, [`topology`] what is declared in a
 //! space, [`graph`] how a message finds its queues, `subjects` where other protocols meet those, `replies` what
 //! finds a channel instead, [`access`] who is let in. `link` is the client's side of the protocol: by way of it
-//! [`management`] changes things here, and `shovel` and `federation` carry messages between brokers (`transfer`). `docs/amqp.md` says what a client may rely on.
+//! [`management`] changes things here, and `shovel` and `federation` carry messages between brokers (`transfer`).
+//! `docs/amqp.md` says what a client may rely on.
 
 pub mod access;
 pub mod alarms;

@@ -18,7 +18,6 @@ use longtail_model::{ShardId, Timestamp};
 use tokio::runtime::Handle;
 
 use crate::access::{Admission, Denied, Login};
-use crate::census::Standing;
 use crate::codec::{HEARTBEAT, ReplyCode};
 use crate::config::Config;
 use crate::exception::Exception;
@@ -192,7 +191,7 @@ impl Protocol for Amqp {
         }
         let census = self.tenant.census();
         let counted = client.session.take_counted();
-        census.close_channels(&client.session.credentials().user, counted);
+        census.close_channels(client.session.counts_for(), counted);
         census.remove(connection, &client.session.counts());
         detach(&**self.tenant.shards(), ended);
         let Some(topology) = topology else { return };
@@ -318,15 +317,15 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut 
     false
 }
 
-/// Channels have ended: they count for their user no more.
+/// Channels have ended: they count no more.
 fn uncount(conn: &Arc<Conn>) {
     let service = conn.protocol();
     let ended = conn.with(|client, _| {
         let ended = client.session.take_ended();
-        (client.session.credentials().user.clone(), ended)
+        (Arc::clone(client.session.counts_for()), ended)
     });
-    if let Some((user, ended)) = ended {
-        service.tenant.census().close_channels(&user, ended);
+    if let Some((account, ended)) = ended {
+        service.tenant.census().close_channels(&account, ended);
     }
 }
 
@@ -433,9 +432,14 @@ fn admit(conn: &Arc<Conn>, runtime: &Handle) {
             ))),
             Ok(grants) => match service.tenant.topology(&space).await {
                 Ok(topology) => {
-                    let limits = service.admission.limits(&user, &space);
+                    let account = match &grants.principal {
+                        Some(principal) => Arc::clone(&principal.account),
+                        None => user.as_str().into(),
+                    };
+                    let limits = service.admission.limits(&account, &space);
                     let census = service.tenant.census();
-                    let seated = census.seat(asker.connection, &asker.vhost, &user, &limits);
+                    let seated = census.seat(asker.connection, &asker.vhost, &account, &limits);
+                    conn.with(|client, _| client.session_mut().count_for(account));
                     seated.map(|()| (grants, topology)).map_err(not_allowed)
                 }
                 Err(error) => {
@@ -446,12 +450,9 @@ fn admit(conn: &Arc<Conn>, runtime: &Handle) {
         };
         let expires = (admitted.as_ref().ok()).and_then(|(admitted, _)| admitted.expires);
         ends_at(&conn, expires, &runtime_of_task);
-        let standing = service.admission.now(&user, &space);
-        let has_account = matches!(standing, Standing::Granted(_));
         let impersonates = |login: &Login<'_>| service.admission.impersonates(login);
         let impersonates = with_login(&conn, &space, impersonates) == Some(true);
         answer(&conn, |session, out| {
-            session.know_account(has_account);
             session.may_impersonate(impersonates);
             session.admitted(admitted, out)
         });
@@ -493,8 +494,7 @@ fn renew(conn: &Arc<Conn>, runtime: &Handle) {
         if let Some(admitted) = &renewed {
             ends_at(&conn, admitted.expires, &runtime_of_task);
         }
-        let grants = renewed.map(|admitted| admitted.grants);
-        answer(&conn, |session, out| session.renewed(grants, out));
+        answer(&conn, |session, out| session.renewed(renewed, out));
     });
 }
 
@@ -560,22 +560,22 @@ fn open_channel(conn: &Arc<Conn>, number: u16) {
     let service = conn.protocol();
     let shards = service.tenant.shards();
     let who = conn.with(|client, _| {
-        let user = client.session.credentials().user.clone();
+        let account = Arc::clone(client.session.counts_for());
         let space = client
             .session
             .topology()
             .map(|known| Arc::clone(known.space()));
-        (client.session.next_incarnation(), user, space)
+        (client.session.next_incarnation(), account, space)
     });
-    let Some((incarnation, user, space)) = who else {
+    let Some((incarnation, account, space)) = who else {
         return;
     };
     if !service.inside {
-        let limits = service.admission.limits(&user, &space.unwrap_or_default());
+        let limits = (service.admission).limits(&account, &space.unwrap_or_default());
         let room = service
             .tenant
             .census()
-            .open_channel(&user, limits.user_channels);
+            .open_channel(&account, limits.user_channels);
         if let Err(text) = room {
             let full = Exception::new(ReplyCode::NotAllowed, text).about((20, 10));
             answer(conn, |session, out| {

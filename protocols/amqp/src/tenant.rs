@@ -9,6 +9,7 @@ use longtail_broker::{Broker, BrokerError};
 use longtail_engine::runtime::Shards;
 use longtail_model::Timestamp;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 use crate::alarms::{self, Alarms, Machine, Short};
 use crate::census::Census;
@@ -17,7 +18,7 @@ use crate::exception::Exception;
 use crate::letters::Lettered;
 use crate::policy::Policies;
 use crate::streams::Streams;
-use crate::topology::{self, Topology};
+use crate::topology::{self, Common, Topology};
 
 /// Settings, spaces, counters.
 pub struct Tenant {
@@ -32,6 +33,8 @@ pub struct Tenant {
     census: Census,
     policies: Arc<Policies>,
     lettered: Arc<Lettered>,
+    queue_churn: Arc<QueueChurn>,
+    changed: Arc<Notify>,
     alarms: Arc<Alarms>,
     /// Of connections.
     numbers: AtomicU64,
@@ -50,6 +53,17 @@ pub struct Counters {
     pub channels_total: AtomicU64,
 }
 
+/// How queues came and went since the service started, in all spaces.
+#[derive(Debug, Default)]
+pub struct QueueChurn {
+    /// Declarations, also of those that were there.
+    pub declared: AtomicU64,
+    /// Those that were made.
+    pub created: AtomicU64,
+    /// Those that are gone, however.
+    pub deleted: AtomicU64,
+}
+
 impl Tenant {
     /// A service on this broker.
     #[must_use]
@@ -63,6 +77,8 @@ impl Tenant {
             counters: Counters::default(),
             census: Census::default(),
             lettered: Arc::default(),
+            queue_churn: Arc::default(),
+            changed: Arc::default(),
             policies: Arc::new(Policies::load(Arc::clone(&broker))),
             alarms: Arc::default(),
             numbers: AtomicU64::new(0),
@@ -83,6 +99,15 @@ impl Tenant {
             }
             Ok(())
         })
+    }
+
+    /// Writes down what is written down now and then, because the service ends. Blocks.
+    pub fn write_offsets(&self) {
+        block_on(async {
+            for topology in self.topologies().await {
+                topology.write_offsets().await;
+            }
+        });
     }
 
     /// What goes on beside connections runs here from now on: on a runtime that lasts as long as the service.
@@ -139,6 +164,17 @@ impl Tenant {
     /// Dead letters so far, of all spaces, those that are gone too.
     pub(crate) fn lettered(&self) -> &Lettered {
         &self.lettered
+    }
+
+    /// How queues came and went.
+    #[must_use]
+    pub fn queue_churn(&self) -> &QueueChurn {
+        &self.queue_churn
+    }
+
+    /// Is told when something that is declared has changed, in any space. One waits for it: federation.
+    pub(crate) fn changed(&self) -> &Arc<Notify> {
+        &self.changed
     }
 
     /// What operators have set for queues and exchanges by name.
@@ -214,6 +250,14 @@ impl Tenant {
     /// A vhost is gone: what was declared there is forgotten.
     pub(crate) async fn forget(&self, space: &str) {
         self.topologies.lock().await.remove(space);
+        self.census.forget(&self.vhost_of(space));
+    }
+
+    /// What is declared in each space that was asked for so far.
+    pub(crate) async fn topologies(&self) -> Vec<Arc<Topology>> {
+        let mut all: Vec<_> = self.topologies.lock().await.values().cloned().collect();
+        all.sort_by(|a, b| a.space().cmp(b.space()));
+        all
     }
 
     /// What is declared in a space; read from the catalog when first asked for.
@@ -231,14 +275,19 @@ impl Tenant {
             (Arc::clone(&self.broker), Arc::clone(&self.streams)),
             Arc::clone(space),
             Arc::clone(&self.policies),
-            self.config.subjects_exchange.as_deref().map(Arc::from),
-            Arc::clone(&self.lettered),
+            &self.config,
+            Common {
+                lettered: Arc::clone(&self.lettered),
+                churn: Arc::clone(&self.queue_churn),
+                changed: Arc::clone(&self.changed),
+            },
         )
         .await?;
         match self.runtime.get().cloned().or(Handle::try_current().ok()) {
             Some(runtime) => {
                 topology.letters().carry(&topology, &runtime);
                 topology.expire_queues(&runtime);
+                topology.keep_offsets(&runtime);
             }
             None => {
                 tracing::error!(%space, "there is no runtime for what goes on beside connections");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use longtail_broker::auth::{
     AccountLimits, AuthError, Authenticator, Credentials, Grants, Login as Granted, LoginRequest,
-    Peer, ScramExchange,
+    Peer, Principal, ScramExchange,
 };
 use longtail_edge::{Endpoint, TlsIdentity};
 use longtail_engine::runtime::Clock;
@@ -35,8 +35,8 @@ pub struct Login<'a> {
 pub struct Admitted {
     /// What it may do.
     pub grants: Arc<Grants>,
-    /// Its account; none where there are no accounts.
-    pub account: Option<Arc<str>>,
+    /// Who it is; none where there are no accounts.
+    pub principal: Option<Principal>,
     /// When what it has shown ends: it is disconnected then (0x87). `None`: never.
     pub expires: Option<Timestamp>,
     /// What it may use together with the others of its account.
@@ -107,7 +107,12 @@ pub trait Admission: Send + Sync + 'static {
 
     /// What a client that was let in may do now; `None`: nothing any more. Where it comes from is not known of one that
     /// is away.
-    fn now(&self, account: &str, client_id: &str, from: Option<&Endpoint>) -> Option<Arc<Grants>>;
+    fn now(
+        &self,
+        principal: &Principal,
+        client_id: &str,
+        from: Option<&Endpoint>,
+    ) -> Option<Arc<Grants>>;
 }
 
 /// Lets everybody in who reaches the listener, and allows everything.
@@ -118,13 +123,13 @@ impl Admission for AdmitAll {
     fn admit(&self, _login: &Login<'_>) -> Result<Admitted, Denied> {
         Ok(Admitted {
             grants: Grants::everything(),
-            account: None,
+            principal: None,
             expires: None,
             limits: AccountLimits::default(),
         })
     }
 
-    fn now(&self, _: &str, _: &str, _: Option<&Endpoint>) -> Option<Arc<Grants>> {
+    fn now(&self, _: &Principal, _: &str, _: Option<&Endpoint>) -> Option<Arc<Grants>> {
         Some(Grants::everything())
     }
 }
@@ -149,8 +154,12 @@ pub struct Accounts {
 impl Accounts {
     fn grants(&self, account: &str, login: &Login<'_>) -> Result<Granted, AuthError> {
         let from = Some(peer(login.remote));
-        self.authenticator
-            .grants_from(account, &self.space, login.client_id, from)
+        self.authenticator.grants_of(
+            &Principal::named(account),
+            &self.space,
+            login.client_id,
+            from,
+        )
     }
 
     fn request<'a>(&'a self, login: &Login<'a>, names: &'a [String]) -> LoginRequest<'a> {
@@ -214,11 +223,16 @@ impl Admission for Accounts {
             && !self.authenticator.directory().has_no_accounts()
     }
 
-    fn now(&self, account: &str, client_id: &str, from: Option<&Endpoint>) -> Option<Arc<Grants>> {
+    fn now(
+        &self,
+        principal: &Principal,
+        client_id: &str,
+        from: Option<&Endpoint>,
+    ) -> Option<Arc<Grants>> {
         let from = from.map(peer);
         let login = self
             .authenticator
-            .grants_from(account, &self.space, client_id, from)
+            .grants_of(principal, &self.space, client_id, from)
             .ok()?;
         Some(login.grants)
     }
@@ -261,10 +275,7 @@ fn admitted(login: &Login<'_>, granted: &Granted) -> Result<Admitted, Denied> {
         why: full.to_string(),
     })?;
     Ok(Admitted {
-        account: granted
-            .account
-            .as_ref()
-            .map(|account| account.name.as_str().into()),
+        principal: granted.principal(),
         grants: Arc::clone(&granted.grants),
         expires: granted.expires,
         limits: granted

@@ -4,25 +4,26 @@
 //! Bans are last values of the stream `$mqtt/bans`: they survive a restart. A client is looked up when it says CONNECT,
 //! by its identifier, the name it gives and the address it comes from, and once more by the account that it proved.
 
-use std::fmt;
+mod ban;
+mod flapping;
+
 use std::net::IpAddr;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use hashbrown::HashMap;
-use longtail_broker::client::OwnedMessage;
 use longtail_broker::last_values::LastValues;
 use longtail_broker::{Broker, BrokerError, Space};
-use longtail_edge::{BadCidr, Cidr};
-use longtail_engine::headers;
-use longtail_engine::{NewMessage, StreamName};
+use longtail_engine::StreamName;
 use longtail_model::{Durability, Timestamp};
-use parking_lot::Mutex;
 
 use crate::codec::ReasonCode;
+use crate::registry::Seen;
 use crate::tenant::Tenant;
+use flapping::Connects;
+
+pub use ban::{Ban, BanError, Who};
+pub use flapping::Flapping;
 
 const STREAM: &str = "$mqtt/bans";
 
@@ -31,173 +32,6 @@ pub const BANS_MAX: usize = 100_000;
 
 /// Longest value of a ban, and longest reason, in bytes.
 pub const TEXT_MAX: usize = 1024;
-
-/// Clients whose connects are counted at a time.
-const COUNTED_MAX: usize = 100_000;
-
-const UNTIL: &[u8] = b"until-ms";
-const SINCE: &[u8] = b"since-ms";
-const REASON: &[u8] = b"reason";
-
-/// Who is kept out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Who {
-    /// The client with this identifier.
-    Client(Arc<str>),
-    /// Clients that give this name, or prove this account.
-    User(Arc<str>),
-    /// Clients that come from here.
-    Address(Cidr),
-}
-
-/// Why somebody cannot be banned.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BanError {
-    /// Neither client nor user nor address.
-    #[error("{0:?} is kept out: name a client, a user or an address")]
-    Kind(String),
-    /// No address range.
-    #[error(transparent)]
-    Address(#[from] BadCidr),
-    /// Too long.
-    #[error("at most {TEXT_MAX} bytes name or explain a ban")]
-    TooLong,
-    /// There are too many.
-    #[error("there are {BANS_MAX} bans already")]
-    Full,
-}
-
-impl Who {
-    /// From its kind (`client`, `user`, `address`) and its value.
-    ///
-    /// # Errors
-    /// [`BanError`].
-    pub fn new(kind: &str, value: &str) -> Result<Self, BanError> {
-        if value.len() > TEXT_MAX {
-            return Err(BanError::TooLong);
-        }
-        match kind {
-            "client" => Ok(Who::Client(value.into())),
-            "user" => Ok(Who::User(value.into())),
-            "address" => Ok(Who::Address(value.parse()?)),
-            _ => Err(BanError::Kind(kind.to_owned())),
-        }
-    }
-
-    /// `client`, `user` or `address`.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Who::Client(_) => "client",
-            Who::User(_) => "user",
-            Who::Address(_) => "address",
-        }
-    }
-
-    /// Identifier, name or range.
-    #[must_use]
-    pub fn value(&self) -> String {
-        match self {
-            Who::Client(value) | Who::User(value) => value.to_string(),
-            Who::Address(range) => range.to_string(),
-        }
-    }
-
-    fn key(&self) -> Arc<str> {
-        self.to_string().into()
-    }
-}
-
-/// Kind and value with a slash between them, as [`FromStr`] reads it.
-impl fmt::Display for Who {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.kind(), self.value())
-    }
-}
-
-impl FromStr for Who {
-    type Err = BanError;
-
-    fn from_str(text: &str) -> Result<Self, BanError> {
-        let (kind, value) = text.split_once('/').unwrap_or((text, ""));
-        Who::new(kind, value)
-    }
-}
-
-/// One ban.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ban {
-    /// Who is kept out.
-    pub who: Who,
-    /// When it was made.
-    pub since: Timestamp,
-    /// When it ends; [`Timestamp::NEVER`]: when somebody ends it.
-    pub until: Timestamp,
-    /// For people.
-    pub reason: Arc<str>,
-}
-
-impl Ban {
-    fn record(&self) -> NewMessage {
-        let mut fields = Vec::new();
-        headers::put(&mut fields, SINCE, &self.since.0.to_le_bytes());
-        if self.until != Timestamp::NEVER {
-            headers::put(&mut fields, UNTIL, &self.until.0.to_le_bytes());
-        }
-        headers::put(&mut fields, REASON, self.reason.as_bytes());
-        NewMessage {
-            headers: fields.into(),
-            ..NewMessage::default()
-        }
-    }
-
-    fn read(key: &str, record: &OwnedMessage) -> Option<Self> {
-        let mut ban = Ban {
-            who: key.parse().ok()?,
-            since: record.created,
-            until: Timestamp::NEVER,
-            reason: "".into(),
-        };
-        for (name, value) in headers::iter(&record.headers) {
-            let time = || Some(Timestamp(u64::from_le_bytes(value.try_into().ok()?)));
-            match name {
-                SINCE => ban.since = time()?,
-                UNTIL => ban.until = time()?,
-                REASON => ban.reason = std::str::from_utf8(value).ok()?.into(),
-                _ => {}
-            }
-        }
-        Some(ban)
-    }
-}
-
-/// When a client that connects again and again is kept out for a while.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flapping {
-    /// Connects of one client within the window that are too many; 0: nobody counts.
-    pub connects_max: u32,
-    /// The window, in milliseconds.
-    pub window_ms: u64,
-    /// How long it is kept out, in milliseconds.
-    pub ban_ms: u64,
-}
-
-impl Default for Flapping {
-    /// Nobody counts.
-    fn default() -> Self {
-        Flapping {
-            connects_max: 0,
-            window_ms: 60_000,
-            ban_ms: 300_000,
-        }
-    }
-}
-
-/// Connects of one client in the present window.
-struct Count {
-    since: Timestamp,
-    connects: u32,
-}
 
 /// All bans of a space.
 pub(crate) struct Bans {
@@ -208,8 +42,7 @@ pub(crate) struct Bans {
     /// When the first of them ends.
     next_end: AtomicU64,
     is_kept: bool,
-    flapping: Flapping,
-    counts: Mutex<HashMap<Arc<str>, Count, foldhash::fast::RandomState>>,
+    connects: Connects,
 }
 
 impl Bans {
@@ -237,8 +70,7 @@ impl Bans {
             ranges: ArcSwap::default(),
             next_end: AtomicU64::new(u64::MAX),
             is_kept,
-            flapping,
-            counts: Mutex::default(),
+            connects: Connects::new(flapping),
         };
         bans.look_through();
         Ok(bans)
@@ -303,44 +135,7 @@ impl Bans {
 
     /// A client was let in; the ban that it gets if that was once too often.
     pub(crate) fn count_connect(&self, client_id: &Arc<str>, now: Timestamp) -> Option<Ban> {
-        let Flapping {
-            connects_max,
-            window_ms,
-            ban_ms,
-        } = self.flapping;
-        if connects_max == 0 {
-            return None;
-        }
-        let mut counts = self.counts.lock();
-        let is_over = |count: &Count| count.since.plus_millis(window_ms) <= now;
-        if counts.len() >= COUNTED_MAX && !counts.contains_key(client_id) {
-            counts.retain(|_, count| !is_over(count));
-            if counts.len() >= COUNTED_MAX {
-                return None;
-            }
-        }
-        let fresh = Count {
-            since: now,
-            connects: 0,
-        };
-        let count = counts.entry(Arc::clone(client_id)).or_insert(fresh);
-        if is_over(count) {
-            *count = Count {
-                since: now,
-                connects: 0,
-            };
-        }
-        count.connects += 1;
-        if count.connects <= connects_max {
-            return None;
-        }
-        counts.remove(client_id);
-        Some(Ban {
-            who: Who::Client(Arc::clone(client_id)),
-            since: now,
-            until: now.plus_millis(ban_ms),
-            reason: format!("connected more than {connects_max} times in {window_ms} ms").into(),
-        })
+        self.connects.count(client_id, now)
     }
 
     /// Removes what has ended.
@@ -359,9 +154,6 @@ impl Bans {
             let _ = self.values.remove(&key, Box::new(|_| ()));
         }
         self.look_through();
-        let mut counts = self.counts.lock();
-        let window_ms = self.flapping.window_ms;
-        counts.retain(|_, count| now < count.since.plus_millis(window_ms));
     }
 }
 
@@ -443,7 +235,7 @@ impl Tenant {
     fn send_away(&self, ban: &Ban) {
         let mut clients = Vec::new();
         self.registry().for_each(|client_id, seen| {
-            let crate::registry::Seen::Connected(conn) = seen else {
+            let Seen::Connected(conn) = seen else {
                 return;
             };
             let is_meant = match &ban.who {
@@ -535,51 +327,5 @@ mod tests {
             .collect();
         assert_eq!(left, ["address", "client"]);
         assert_eq!(bans.list(Some("address/192.0.2.0/24"), 10, NOW).len(), 1);
-    }
-
-    #[test]
-    fn a_client_that_connects_too_often_gets_a_ban() {
-        let bans = bans(Flapping {
-            connects_max: 3,
-            window_ms: 1000,
-            ban_ms: 5000,
-        });
-        let id: Arc<str> = "c".into();
-        for _ in 0..3 {
-            assert_eq!(bans.count_connect(&id, NOW), None);
-        }
-        assert_eq!(bans.count_connect(&"d".into(), NOW), None, "another one");
-        let ban = bans.count_connect(&id, NOW.plus_millis(999)).unwrap();
-        assert_eq!(ban.until, NOW.plus_millis(5999));
-        for _ in 0..3 {
-            assert_eq!(bans.count_connect(&id, NOW), None, "counted anew");
-        }
-        assert_eq!(bans.count_connect(&id, NOW.plus_millis(1000)), None);
-    }
-
-    #[test]
-    fn a_ban_comes_back_as_it_was_written() {
-        for until in [Timestamp::NEVER, NOW] {
-            let ban = Ban {
-                who: "address/2001:db8::/32".parse().unwrap(),
-                since: Timestamp(7),
-                until,
-                reason: "noisy".into(),
-            };
-            let record = OwnedMessage {
-                created: NOW,
-                priority: longtail_model::Priority::default(),
-                ack_timeout_ms: 0,
-                expires: Timestamp::NEVER,
-                subject: bytes::Bytes::new(),
-                id: bytes::Bytes::new(),
-                key: 0,
-                headers: ban.record().headers,
-                payload: bytes::Bytes::new(),
-            };
-            assert_eq!(Ban::read(&ban.who.key(), &record), Some(ban));
-        }
-        assert!("nobody/x".parse::<Who>().is_err());
-        assert!("address/x".parse::<Who>().is_err());
     }
 }

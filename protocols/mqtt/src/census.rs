@@ -3,7 +3,7 @@
 //! Nothing is counted beforehand for this: whoever asks pays, with a walk over the registry that locks a part of it, and
 //! one session at a time, for as long as it takes to read some numbers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::ops::Bound;
@@ -273,6 +273,26 @@ impl Tenant {
                 return;
             }
         }
+    }
+
+    /// The accounts of these connections, which are named by their numbers at the edge: those that have one.
+    #[must_use]
+    pub fn accounts_of(&self, connections: &HashSet<u64>) -> HashMap<u64, Arc<str>> {
+        let mut accounts = HashMap::new();
+        if connections.is_empty() {
+            return accounts;
+        }
+        self.registry().for_each(|_, seen| {
+            let Seen::Connected(conn) = seen else {
+                return;
+            };
+            let number = conn.id().0;
+            if connections.contains(&number) {
+                let account = conn.with(|client, _| client.session()?.account().cloned());
+                accounts.extend(account.flatten().map(|account| (number, account)));
+            }
+        });
+        accounts
     }
 
     /// The session of one client.

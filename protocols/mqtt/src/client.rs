@@ -17,10 +17,11 @@ use crate::session::kept::Write;
 use crate::session::{Action, Cx, Held, Left, Session, State, Subscribing};
 use crate::timers::TimerKey;
 
-/// What the edge keeps for one connection.
+/// What the edge keeps for one connection, in this order: a message to the client needs the first.
+#[repr(C)]
 pub struct Client {
-    pub(crate) decoder: Decoder,
     pub(crate) session: Option<Box<Session>>,
+    pub(crate) decoder: Decoder,
     pub(crate) actions: Vec<Action>,
     /// Which session it is, once the client has it.
     pub(crate) seat: Option<(u64, Membership)>,

@@ -176,49 +176,79 @@ impl Traffic {
     }
 }
 
-/// What one session has counted since it was last asked.
+/// What one session has counted since it was last asked. In this order: what every message to the client changes lies
+/// together, at the end.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub struct Tally {
-    now: Cell<Traffic>,
     /// Messages received and sent that it has handed over.
     before: Cell<(u64, u64)>,
+    inward: Cell<OneWay>,
+    outward: Cell<OneWay>,
+}
+
+/// One direction.
+#[derive(Clone, Copy, Debug, Default)]
+struct OneWay {
+    packets: u64,
+    messages: [u64; 3],
+    bytes: u64,
+}
+
+impl OneWay {
+    fn add(mut self, qos: Qos, messages: u64, bytes: usize) -> Self {
+        if let Some(total) = self.messages.get_mut(usize::from(qos.bits())) {
+            *total += messages;
+        }
+        self.bytes += bytes as u64;
+        self
+    }
+
+    fn packets(mut self, packets: u64) -> Self {
+        self.packets += packets;
+        self
+    }
+
+    fn messages(self) -> u64 {
+        self.messages.iter().sum()
+    }
 }
 
 impl Tally {
-    fn change(&self, change: impl FnOnce(&mut Traffic)) {
-        let mut traffic = self.now.get();
-        change(&mut traffic);
-        self.now.set(traffic);
-    }
-
     fn hand_over(&self) -> Traffic {
         self.before.set(self.messages());
-        self.now.take()
+        let (inward, outward) = (self.inward.take(), self.outward.take());
+        Traffic {
+            packets_in: inward.packets,
+            packets_out: outward.packets,
+            messages_in: inward.messages,
+            messages_out: outward.messages,
+            bytes_in: inward.bytes,
+            bytes_out: outward.bytes,
+        }
     }
 
     /// Messages that the client has sent and was sent, since it connected.
     #[must_use]
     pub fn messages(&self) -> (u64, u64) {
-        let ((received, sent), now) = (self.before.get(), self.now.get());
-        (received + now.received(), sent + now.sent())
+        let (received, sent) = self.before.get();
+        let (inward, outward) = (self.inward.get(), self.outward.get());
+        (received + inward.messages(), sent + outward.messages())
     }
 
     /// A packet has come.
     pub(crate) fn packet_in(&self) {
-        self.change(|traffic| traffic.packets_in += 1);
+        self.inward.set(self.inward.get().packets(1));
     }
 
     /// A packet that is no PUBLISH was written.
     pub(crate) fn packet_out(&self) {
-        self.change(|traffic| traffic.packets_out += 1);
+        self.outward.set(self.outward.get().packets(1));
     }
 
     /// A PUBLISH has come, beside its packet.
     pub(crate) fn message_in(&self, qos: Qos, bytes: usize) {
-        self.change(|traffic| {
-            add(&mut traffic.messages_in, qos, 1);
-            traffic.bytes_in += bytes as u64;
-        });
+        self.inward.set(self.inward.get().add(qos, 1, bytes));
     }
 
     /// A PUBLISH was written.
@@ -228,17 +258,9 @@ impl Tally {
 
     /// So many PUBLISH were written, with so many bytes of payload together.
     pub(crate) fn messages_out(&self, qos: Qos, count: u64, bytes: usize) {
-        self.change(|traffic| {
-            traffic.packets_out += count;
-            add(&mut traffic.messages_out, qos, count);
-            traffic.bytes_out += bytes as u64;
-        });
-    }
-}
-
-fn add(by_qos: &mut [u64; 3], qos: Qos, count: u64) {
-    if let Some(total) = by_qos.get_mut(usize::from(qos.bits())) {
-        *total += count;
+        let outward = self.outward.get();
+        self.outward
+            .set(outward.packets(count).add(qos, count, bytes));
     }
 }
 

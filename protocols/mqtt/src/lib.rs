@@ -12,7 +12,8 @@
 //! to. `durable` is what outlives the process. [`access`] says who is let in, [`message`] how a message of MQTT is one of
 //! the broker's. [`census`] is what an operator sees and does, [`sys`] what the server says of itself.
 //! [`bridge`] connects to other brokers, [`control`] administers the server by messages, [`http`] has the HTTP APIs that
-//! other brokers' tools know, [`http_auth`] asks a server of HTTP who a client is, [`watch`] is what an operator follows while clients go on, [`behalf`] what it does for them.
+//! other brokers' tools know, [`http_auth`] asks a server of HTTP who a client is, [`watch`] is what an operator follows
+//! while clients go on, [`behalf`] what it does for them.
 
 pub mod access;
 pub mod acl;

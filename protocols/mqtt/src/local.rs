@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use longtail_broker::auth::{Action as Right, Grants, Manner, Verdict};
+use longtail_broker::auth::{Action as Right, Grants, Manner, Principal, Verdict};
 use longtail_broker::ephemeral::{
     Burst, Delivery, DropReason, LiveHandle, LiveOptions, Subscriber,
 };
@@ -174,7 +174,8 @@ impl LocalClient {
     /// # Errors
     /// When there is no such account.
     pub fn as_account(&self, account: &str) -> Result<Self, LocalError> {
-        let grants = self.tenant.rights().now(account, &self.info.id, None);
+        let principal = Principal::named(account);
+        let grants = self.tenant.rights().now(&principal, &self.info.id, None);
         let grants = grants.ok_or_else(|| LocalError::Account(account.to_owned()))?;
         let (tenant, id) = (Arc::clone(&self.tenant), Arc::clone(&self.info.id));
         let account = Some(account.into());
@@ -291,7 +292,11 @@ impl LocalClient {
             && self.tenant.limits().retain_source_checked
             && let Some(account) = &self.info.account
         {
-            set_source(&mut message, account, &self.info.id);
+            set_source(
+                &mut message,
+                &Principal::named(Arc::clone(account)),
+                &self.info.id,
+            );
         }
         Ok(Arc::new(message))
     }

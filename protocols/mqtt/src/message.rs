@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use longtail_broker::auth::Principal;
 pub use longtail_broker::message::{CONTENT_TYPE, CORRELATION};
 use longtail_broker::message::{Headers, Message, Origin, Quality, SharedMessage};
 use longtail_model::{Subject, SubjectRef, Syntax, Timestamp};
@@ -20,7 +21,7 @@ const OURS: &str = "lt-";
 /// Before a publisher's name that begins so all the same.
 const ESCAPE: &str = "lt-user:";
 
-/// Who published a retained message: account and client identifier, with a NUL between them. Not sent to anybody.
+/// Who published a retained message: account, name and client identifier, with a NUL between them. Not sent to anybody.
 const SOURCE: &str = "lt-source";
 
 const UTF8: &[u8] = b"utf-8";
@@ -159,15 +160,25 @@ pub fn seconds_left(message: &Message, now: Timestamp) -> Option<u32> {
 }
 
 /// Writes down who publishes a message that is to be retained.
-pub(crate) fn set_source(message: &mut Message, account: &str, client_id: &str) {
-    let source = [account, client_id].join("\0");
+pub(crate) fn set_source(message: &mut Message, who: &Principal, client_id: &str) {
+    let source = [&*who.account, &*who.name, client_id].join("\0");
     message.headers.push(SOURCE, source);
 }
 
-/// The account and the client identifier of who published a message, if they were written down.
+/// Who published a message, as [`set_source`] has written it down, and the client identifier at its end.
 pub(crate) fn source(message: &Message) -> Option<(&str, &str)> {
-    let source = message.headers.get(SOURCE.as_bytes())?;
-    std::str::from_utf8(source).ok()?.split_once('\0')
+    let source = std::str::from_utf8(message.headers.get(SOURCE.as_bytes())?).ok()?;
+    let (_, client_id) = source.rsplit_once('\0')?;
+    Some((source, client_id))
+}
+
+/// Who that is.
+pub(crate) fn principal_of(source: &str) -> Option<Principal> {
+    let mut parts = source.split('\0');
+    Some(Principal {
+        account: parts.next()?.into(),
+        name: parts.next()?.into(),
+    })
 }
 
 /// A QoS as the broker says it.
@@ -199,8 +210,8 @@ pub struct Will {
     pub expiry_ms: Option<u64>,
     /// Seconds that it waits.
     pub delay_s: u32,
-    /// The account of the client, if there are accounts.
-    pub account: Option<Arc<str>>,
+    /// Who the client is, if there are accounts.
+    pub principal: Option<Principal>,
 }
 
 impl Will {

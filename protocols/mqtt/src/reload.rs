@@ -31,19 +31,20 @@ impl Tenant {
     fn judge(&self, conn: &Arc<Conn>) {
         let known = conn.with(|client, _| {
             let session = client.session()?;
-            let account = Arc::clone(session.account()?);
-            Some((account, Arc::clone(session.client_id())))
+            let principal = session.principal()?.clone();
+            Some((principal, Arc::clone(session.client_id())))
         });
         // Where there is no account, nothing about it can have changed.
-        let Some((account, client_id)) = known.flatten() else {
+        let Some((principal, client_id)) = known.flatten() else {
             return;
         };
         let service = conn.protocol();
         let Some(grants) = service
             .admission()
-            .now(&account, &client_id, Some(conn.peer()))
+            .now(&principal, &client_id, Some(conn.peer()))
         else {
-            tracing::info!(client = %client_id, %account, "its account is gone");
+            let account = &*principal.account;
+            tracing::info!(client = %client_id, account, "its account is gone");
             end_login(conn);
             return;
         };

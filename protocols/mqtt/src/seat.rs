@@ -13,6 +13,7 @@ use longtail_edge::{CloseReason, Connection, Out};
 use longtail_model::Filter;
 use parking_lot::Mutex;
 
+use crate::client::Client;
 use crate::service::Mqtt;
 use crate::session::{Session, State, Wanted, routed};
 use crate::tenant::Tenant;
@@ -233,9 +234,20 @@ impl Membership {
     }
 }
 
+/// Whether more follows for a connection before it is written to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    More,
+    Flush,
+}
+
 /// Has `work` deliver something. `None`: the connection has ended, or its session was taken from it.
-fn deliver_to<R>(conn: &Arc<Conn>, work: impl FnOnce(&mut Session, &mut Out) -> R) -> Option<R> {
-    let (result, expelled) = conn.with(|client, out| {
+fn deliver_to<R>(
+    conn: &Arc<Conn>,
+    then: Then,
+    work: impl FnOnce(&mut Session, &mut Out) -> R,
+) -> Option<R> {
+    let work = |client: &mut Client, out: &mut Out| {
         let session = client.session_mut().filter(|session| session.is_open())?;
         let result = work(session, out);
         let expelled = session.take_expelled();
@@ -243,7 +255,11 @@ fn deliver_to<R>(conn: &Arc<Conn>, work: impl FnOnce(&mut Session, &mut Out) -> 
             session.expel(reason, out);
         }
         Some((result, expelled.is_some()))
-    })??;
+    };
+    let (result, expelled) = match then {
+        Then::More => conn.with(work),
+        Then::Flush => conn.with_last(work),
+    }??;
     if expelled {
         conn.close(CloseReason::Refused("its queue is full".into()));
     }
@@ -260,28 +276,43 @@ pub(crate) fn connection_of(handle: &LiveHandle) -> Option<Arc<Conn>> {
     }
 }
 
-impl Subscriber for Seat {
-    fn deliver(&self, message: &SharedMessage, options: &[LiveOptions]) -> Delivery {
+impl Seat {
+    fn deliver_then(
+        &self,
+        then: Then,
+        message: &SharedMessage,
+        options: &[LiveOptions],
+    ) -> Delivery {
         let cx = self.tenant.cx_at(message.published);
         let deliver =
             |session: &mut Session, out: &mut Out| session.deliver(message, options, &cx, out);
         if let Some(conn) = &self.bound {
             let closed = Delivery::Dropped(DropReason::Closed);
-            return deliver_to(conn, deliver).unwrap_or(closed);
+            return deliver_to(conn, then, deliver).unwrap_or(closed);
         }
         match &mut *self.place.lock() {
-            Place::Connected(conn, missed) => deliver_to(conn, deliver)
+            Place::Connected(conn, missed) => deliver_to(conn, then, deliver)
                 .unwrap_or_else(|| missed.get_or_insert_default().keep(message, options, &cx)),
             Place::Away(state) => state.keep(message, options, &cx),
             Place::Bound => Delivery::Dropped(DropReason::Closed),
         }
+    }
+}
+
+impl Subscriber for Seat {
+    fn deliver(&self, message: &SharedMessage, options: &[LiveOptions]) -> Delivery {
+        self.deliver_then(Then::More, message, options)
+    }
+
+    fn deliver_last(&self, message: &SharedMessage, options: &[LiveOptions]) -> Delivery {
+        self.deliver_then(Then::Flush, message, options)
     }
 
     fn deliver_run(&self, run: &Run<'_>, options: &[LiveOptions], deliveries: &mut Deliveries) {
         let [.., last] = run.messages() else { return };
         let cx = self.tenant.cx_at(last.published);
         let mut deliver = |conn: &Arc<Conn>| {
-            deliver_to(conn, |session, out| {
+            deliver_to(conn, Then::More, |session, out| {
                 session.deliver_run(run, options, &cx, out, deliveries);
             })
         };
@@ -305,6 +336,12 @@ impl Subscriber for Seat {
         };
         for message in run.messages() {
             deliveries.add(state.keep(message, options, &cx), 1);
+        }
+    }
+
+    fn approach(&self) {
+        if let Some(conn) = &self.bound {
+            conn.approach();
         }
     }
 

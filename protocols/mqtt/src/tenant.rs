@@ -396,11 +396,11 @@ impl Tenant {
     /// Publishes a will, if its client may still publish there.
     pub(crate) fn publish_will(&self, will: &Will, client_id: &str) {
         let subject = judged(&will.message.subject);
-        let may = match &will.account {
+        let may = match &will.principal {
             None => true,
-            Some(account) => self
+            Some(principal) => self
                 .rights
-                .now(account, client_id, None)
+                .now(principal, client_id, None)
                 .is_some_and(|grants| {
                     let manner = Manner::of_publish(will.message.quality, will.message.retain);
                     grants.allows_in(Right::Publish, subject, manner)
@@ -418,9 +418,9 @@ impl Tenant {
         let mut message = will.publish(now);
         if message.retain
             && self.limits().retain_source_checked
-            && let (Some(account), Some(message)) = (&will.account, Arc::get_mut(&mut message))
+            && let (Some(principal), Some(message)) = (&will.principal, Arc::get_mut(&mut message))
         {
-            set_source(message, account, client_id);
+            set_source(message, principal, client_id);
         }
         let Some(message) = hooks.will(client_id, message) else {
             return;

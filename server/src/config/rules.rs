@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use longtail_broker::auth::Directory;
-use longtail_edge::ClientCertificates;
+use longtail_edge::{ClientCertificates, ListenerConfig};
 use longtail_mqtt::Limits;
 use longtail_mqtt::control::dynamic::DynamicSecurity;
 use toml::Value;
@@ -110,7 +110,7 @@ pub(super) fn check(
     problems
 }
 
-/// Listeners that answer HTTP have an address and nothing else.
+/// Listeners that answer HTTP have an address, and perhaps TLS.
 fn web_listeners(
     settings: &Settings,
     origin: &impl Fn(&str) -> Origin,
@@ -121,10 +121,17 @@ fn web_listeners(
             let edge = &listener.edge;
             let why = if matches!(listener.address, ListenAddress::Unix(_)) {
                 "it listens on TCP only"
-            } else if edge.tls.is_some() || edge.proxy.is_some() || edge.websocket.is_some() {
-                "`tls`, `proxy` and `websocket` are not for it: put an HTTP proxy in front"
+            } else if edge.proxy.is_some() || edge.websocket.is_some() {
+                "`proxy` and `websocket` are not for it"
             } else if listener.account.is_some() {
                 "`account` is not for it: every request says who asks"
+            } else if *edge
+                != (ListenerConfig {
+                    tls: edge.tls.clone(),
+                    ..ListenerConfig::new(edge.address.clone())
+                })
+            {
+                "it has an `address`, and perhaps `tls`, and nothing else: limits are for listeners of protocols"
             } else {
                 continue;
             };

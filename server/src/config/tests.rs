@@ -272,6 +272,27 @@ fn listeners_take_text_tables_and_lists() {
 }
 
 #[test]
+fn a_listener_that_answers_http_has_an_address_and_no_limits() {
+    let at =
+        |more: &str| format!("[[listeners.amqp-metrics]]\naddress = \"127.0.0.1:1\"\n{more}\n");
+    let (_dir, sources) = with_file(&at(""));
+    assert!(load(&sources).is_ok());
+    for more in [
+        "connections_max = 5",
+        "read_rate_bytes_per_second = \"1MiB\"",
+        "account = \"a\"",
+        "websocket = {}",
+    ] {
+        let (_dir, sources) = with_file(&at(more));
+        let text = complaint(&sources);
+        assert!(
+            text.contains("amqp-metrics on 127.0.0.1:1: "),
+            "{more}: {text}"
+        );
+    }
+}
+
+#[test]
 fn listen_flags_replace_what_was_configured() {
     let settings = load(&with_listen(
         &["beanstalk=127.0.0.1:1", "beanstalk=unix:/tmp/lt"],

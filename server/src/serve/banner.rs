@@ -50,9 +50,15 @@ fn text(settings: &Settings, listening: &[Listening]) -> String {
                     listener.address
                 )
             }
-            (AMQP_MANAGEMENT, _) => format!("http://{}  (/api)", listener.address),
-            (MQTT_HTTP, _) => format!("http://{}  (/api/v4 /api/v5 /metrics)", listener.address),
-            (AMQP_METRICS, _) => format!("http://{}  (/metrics)", listener.address),
+            (AMQP_MANAGEMENT | MQTT_HTTP | AMQP_METRICS, tls) => {
+                let scheme = if tls { "https" } else { "http" };
+                let paths = match listener.protocol.as_str() {
+                    AMQP_MANAGEMENT => "/api",
+                    MQTT_HTTP => "/api/v4 /api/v5 /metrics",
+                    _ => "/metrics",
+                };
+                format!("{scheme}://{}  ({paths})", listener.address)
+            }
             (_, true) => format!("{} (TLS)", listener.address),
             (_, false) => listener.address.to_string(),
         };

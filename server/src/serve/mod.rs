@@ -7,8 +7,8 @@
 //!                                          exit code
 //! ```
 //!
-//! [`start`] puts the server together, with [`admission`] at its doors and [`backend`] behind the [`admin`] service; [`lifecycle`] knows only the [`lifecycle::Running`] trait, so that every way
-//! down is tested without a socket.
+//! [`start`] puts the server together, with [`admission`] at its doors and [`backend`] behind the [`admin`] service;
+//! [`lifecycle`] knows only the [`lifecycle::Running`] trait, so that every way down is tested without a socket.
 
 mod admin;
 mod admission;

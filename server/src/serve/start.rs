@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use longtail::{BrokerError, Longtail};
+use longtail::{BrokerError, Longtail, WebListener};
 use longtail_amqp::management::Site;
 use longtail_broker::BrokerConfig;
 use longtail_broker::auth::{Authenticator, Directory, Quotas, ThrottleLimits};
@@ -65,6 +65,7 @@ impl StartError {
             StartError::Start(
                 longtail::StartError::Listen { .. }
                 | longtail::StartError::Site { .. }
+                | longtail::StartError::Certificates { .. }
                 | longtail::StartError::Exposed(_),
             )
             | StartError::Admin { .. } => Exit::Bind,
@@ -174,8 +175,8 @@ fn builder(
         .amqp_config(settings.amqp.config())
         .mqtt_config(mqtt.clone());
     for (at, auth) in settings.mqtt.http_auth.iter().enumerate() {
-        let last = settings.mqtt.http_auth.len() - 1 == at && settings.accounts.is_empty();
-        let hook = http_auth(auth, settings, authenticator, last);
+        let is_last = settings.mqtt.http_auth.len() - 1 == at && !settings.has_accounts();
+        let hook = http_auth(auth, settings, authenticator, is_last);
         let hook = hook.map_err(|error| wrong("mqtt.http_auth", error.to_string()))?;
         let priority = i32::try_from(at).unwrap_or(i32::MAX);
         builder = builder.mqtt_hook(Arc::new(hook), priority, Scope::Everywhere);
@@ -234,10 +235,12 @@ fn builder(
                         let protocol = protocol.clone();
                         return Err(StartError::Listener { protocol, why });
                     };
+                    let tls = listener.edge.tls.clone();
+                    let web = WebListener { address, tls };
                     builder = match protocol.as_str() {
-                        AMQP_MANAGEMENT => builder.amqp_site(Site::Api, address),
-                        AMQP_METRICS => builder.amqp_site(Site::Metrics, address),
-                        _ => builder.mqtt_site(address),
+                        AMQP_MANAGEMENT => builder.amqp_site(Site::Api, web),
+                        AMQP_METRICS => builder.amqp_site(Site::Metrics, web),
+                        _ => builder.mqtt_site(web),
                     };
                 }
                 MQTT | MQTT_TLS | MQTT_WEBSOCKET | MQTT_WEBSOCKET_TLS => {
@@ -358,7 +361,7 @@ impl Running for Server {
             Err(errors) => {
                 let why: Vec<_> = errors
                     .iter()
-                    .map(|(listener, error)| format!("listener {listener}: {error}"))
+                    .map(|(listener, error)| format!("{listener}: {error}"))
                     .collect();
                 Err(io::Error::other(why.join("; ")))
             }

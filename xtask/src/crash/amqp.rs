@@ -5,6 +5,9 @@
 //! is there that it has. After every restart the dead letters are taken out, all that is in the queue is looked at and
 //! given back, and compared: what was confirmed and not settled has to be there, what was settled not, what is dead among
 //! the dead; failures are at least as many as were committed, at most as many as were tried; the more urgent come first.
+//! Beside them, publishers fill a stream (`stream`).
+
+mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -21,6 +24,7 @@ use crate::server::Server;
 use crate::tally::Tally;
 
 const PUBLISHERS: usize = 4;
+const STREAMERS: usize = 2;
 const WORKERS: usize = 4;
 
 const WORK: &str = "crash-work";
@@ -64,6 +68,7 @@ struct Ledger {
     acknowledged: u64,
     dead: u64,
     failed: u64,
+    stream: stream::Streamed,
     faults: Vec<String>,
 }
 
@@ -85,13 +90,15 @@ pub(crate) fn run(settings: &Settings) -> Tally {
     let outcome = cycles(settings, &ledger);
     let ledger = locked(&ledger);
     println!(
-        "amqp {}: {} cycles; {} confirmed, {} acknowledged, {} rejected for good, {} failures, all committed",
+        "amqp {}: {} cycles; {} confirmed, {} acknowledged, {} rejected for good, {} failures, all committed; {} confirmed \
+         in a stream",
         settings.name,
         settings.cycles,
         ledger.confirmed,
         ledger.acknowledged,
         ledger.dead,
-        ledger.failed
+        ledger.failed,
+        ledger.stream.confirmed()
     );
     for fault in &ledger.faults {
         println!("  {fault}");
@@ -116,7 +123,11 @@ fn cycles(settings: &Settings, ledger: &Mutex<Ledger>) -> Result<()> {
     for cycle in 0..=settings.cycles {
         let mut server = Server::start(&settings.server, home.path())
             .with_context(|| format!("starting the server before cycle {cycle}"))?;
-        let looked = declare(server.address()).and_then(|()| audit(server.address(), ledger));
+        let address = server.address();
+        let whole = cycle == settings.cycles || cycle % 10 == 0;
+        let looked = declare(address)
+            .and_then(|()| audit(address, ledger))
+            .and_then(|()| stream::audit(address, ledger, whole));
         looked.with_context(|| {
             format!(
                 "cycle {cycle}; the end of the server's log:\n{}",
@@ -130,12 +141,15 @@ fn cycles(settings: &Settings, ledger: &Mutex<Ledger>) -> Result<()> {
             break;
         }
         let life = Duration::from_millis(LIFE_MIN_MS + random.below(LIFE_SPREAD_MS));
-        let address = server.address();
         std::thread::scope(|scope| {
             for _ in 0..PUBLISHERS {
                 let (next, random) = (&next, Random::new(random.next()));
                 // That its connection ends is nothing wrong.
                 scope.spawn(move || publish(address, next, random, ledger));
+            }
+            for _ in 0..STREAMERS {
+                let (next, random) = (&next, Random::new(random.next()));
+                scope.spawn(move || stream::publish(address, next, random, ledger));
             }
             for _ in 0..WORKERS {
                 let random = Random::new(random.next());
@@ -157,6 +171,7 @@ fn cycles(settings: &Settings, ledger: &Mutex<Ledger>) -> Result<()> {
 
 fn declare(address: SocketAddr) -> Result<()> {
     let mut client = Client::connect(address, PATIENCE)?;
+    stream::declare(&mut client)?;
     client.declare(DEAD)?;
     client.declare_with(
         WORK,

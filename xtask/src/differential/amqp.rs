@@ -4,10 +4,11 @@
 //!
 //! A step is over when its answer is there: that of the method, the confirm of a publish, or, of a method that has none,
 //! the answer of a `basic.qos` behind it. Deliveries come in their own time: they are compared until they are the same, for
-//! a while. What depends on time (expiry) or on the order of two queues' work (dead letters) is left to other tests.
+//! a while. One session in five is over streams (`stream`). What depends on time (expiry) or on the order of two queues' work (dead letters) is left to other tests.
 
 mod pair;
 mod step;
+mod stream;
 
 use std::time::Instant;
 
@@ -23,6 +24,9 @@ use crate::tally::Tally;
 pub(crate) const SESSION: u64 = 400;
 /// Steps of a run at most.
 pub(crate) const METHODS: u64 = 400_000;
+
+/// One of so many sessions is over streams.
+const STREAMS_EVERY: u64 = 5;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -67,8 +71,18 @@ fn session(pair: &mut Pair, seed: u64, methods: u64) -> Result<()> {
     let mut random = Random::new(seed);
     let mut known = Known::new(seed);
     pair.connect(&mut known)?;
+    let streams = seed % STREAMS_EVERY == 0;
+    if streams {
+        for step in stream::first(&known) {
+            pair.take(&step, &mut known)
+                .with_context(|| format!("{step:?}"))?;
+        }
+    }
     for count in 0..methods {
-        let step = step(&mut random, &known, count);
+        let step = match streams {
+            true => stream::step(&mut random, &known, count),
+            false => step(&mut random, &known, count),
+        };
         pair.take(&step, &mut known)
             .with_context(|| format!("step {count}: {step:?}"))?;
     }

@@ -16,6 +16,11 @@ const WINDOW: u64 = 500;
 
 pub(crate) fn run(room: &mut Room) -> Result<()> {
     room.phase("alone", |_| Ok(()))?;
+    // What the filler and the server's worker do to the bystanders by needing both processors, whatever they do there.
+    room.phase("beside busy processors", |end| {
+        occupy(end);
+        Ok(())
+    })?;
     let count = room.sizes.retained;
     let address = room.address();
     let before = room.resident()?;
@@ -54,6 +59,20 @@ pub(crate) fn run(room: &mut Room) -> Result<()> {
     let address = room.address();
     room.phase("after the restart", |_| all(address, count, 0))?;
     Ok(())
+}
+
+/// Keeps every processor busy until then.
+fn occupy(end: Instant) {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..processors {
+            scope.spawn(|| {
+                while Instant::now() < end {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+    });
 }
 
 fn topic(number: u64) -> String {

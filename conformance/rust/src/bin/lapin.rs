@@ -267,6 +267,99 @@ fn errors(address: SocketAddr) -> Outcome {
     })
 }
 
+/// Bodies and offsets that a consumer gets which begins there.
+async fn read(
+    connection: &Connection,
+    queue: &str,
+    offset: Option<AMQPValue>,
+    count: u64,
+) -> Result<Vec<(u64, i64)>> {
+    let channel = connection.create_channel().await?;
+    channel.basic_qos(3, BasicQosOptions::default()).await?;
+    let mut arguments = FieldTable::default();
+    if let Some(offset) = offset {
+        arguments.insert("x-stream-offset".into(), offset);
+    }
+    let options = BasicConsumeOptions::default();
+    let consumer = channel.basic_consume(queue.into(), "".into(), options, arguments);
+    let (mut consumer, mut got) = (consumer.await?, Vec::new());
+    for _ in 0..count {
+        let delivery = next(&mut consumer).await?;
+        let headers = delivery.properties.headers().clone().unwrap_or_default();
+        let Some(AMQPValue::LongLongInt(offset)) = headers.inner().get("x-stream-offset") else {
+            return Err(format!("no offset: {headers:?}").into());
+        };
+        let body = std::str::from_utf8(&delivery.data)?.parse()?;
+        got.push((body, *offset));
+        delivery.ack(BasicAckOptions::default()).await?;
+    }
+    channel.close(200, "".into()).await?;
+    Ok(got)
+}
+
+fn streams(address: SocketAddr) -> Outcome {
+    with(address, |connection| async move {
+        let channel = connection.create_channel().await?;
+        channel
+            .confirm_select(ConfirmSelectOptions::default())
+            .await?;
+        let mut arguments = FieldTable::default();
+        let kind = AMQPValue::LongString("stream".into());
+        arguments.insert("x-queue-type".into(), kind);
+        let options = QueueDeclareOptions::durable();
+        let queue = channel.queue_declare(unique().into(), options, arguments);
+        let queue = queue.await?.name().clone();
+        for number in 0..10_u64 {
+            let body = number.to_string();
+            let properties = BasicProperties::default();
+            let target = ("", queue.as_str());
+            let confirmed = publish(&channel, target, body.as_bytes(), properties).await?;
+            equal(confirmed, Confirmation::Ack(None))?;
+        }
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+        let text = |text: &str| AMQPValue::LongString(text.into());
+        for (offset, from) in [
+            (text("first"), 0),
+            (AMQPValue::LongLongInt(4), 4),
+            (AMQPValue::LongInt(9), 9),
+            (AMQPValue::Timestamp(now.as_secs() - 3600), 0),
+            (text("1h"), 0),
+        ] {
+            let got = read(&connection, queue.as_str(), Some(offset), 10 - from).await?;
+            let expected: Vec<_> = (from..10).map(|n| (n, n.cast_signed())).collect();
+            equal(got, expected)?;
+        }
+        let last = read(&connection, queue.as_str(), Some(text("last")), 1).await?;
+        equal(last, vec![(9, 9)])?;
+        // What comes from now on.
+        for (number, offset) in [(10_u64, Some(text("next"))), (11, None)] {
+            let reading = read(&connection, queue.as_str(), offset, 1);
+            let writing = async {
+                // When the consumer is there.
+                loop {
+                    let options = QueueDeclareOptions {
+                        passive: true,
+                        ..QueueDeclareOptions::default()
+                    };
+                    let found =
+                        channel.queue_declare(queue.clone(), options, FieldTable::default());
+                    if found.await?.consumer_count() > 0 {
+                        break;
+                    }
+                }
+                let body = number.to_string();
+                let target = ("", queue.as_str());
+                publish(&channel, target, body.as_bytes(), BasicProperties::default()).await
+            };
+            let (read, written) = tokio::join!(reading, writing);
+            written?;
+            equal(read?, vec![(number, number.cast_signed())])?;
+        }
+        let deleted = channel.queue_delete(queue, QueueDeleteOptions::default());
+        equal(deleted.await?, 12)
+    })
+}
+
 const CASES: &[Case] = &[
     ("confirms_and_returns", "confirm mandatory", confirms),
     (
@@ -276,6 +369,11 @@ const CASES: &[Case] = &[
     ),
     ("transactions_commit_and_roll_back", "tx", transactions),
     ("answers_without_a_queue", "reply-to", direct_replies),
+    (
+        "streams_are_read_from_where_the_consumer_says",
+        "stream",
+        streams,
+    ),
     ("an_error_closes_a_channel_only", "errors", errors),
 ];
 

@@ -7,8 +7,9 @@
 //! ```
 //!
 //! A policy says which exchanges and queues are federated with which upstreams; each such pair is a link. While there
-//! are upstreams, `watch` looks a few times a second whether anything has changed: links come and go, bindings are
-//! mirrored, queues begin and cease to pull. `config` has what parameters say, `trail` what messages and bindings carry
+//! are upstreams, `watch` looks whenever something that is declared, a policy or a parameter has changed: links come and
+//! go, bindings are mirrored. Whether somebody waits at a queue nobody tells: while there are links of queues, it looks
+//! at these a few times a second. `config` has what parameters say, `trail` what messages and bindings carry
 //! so that none goes in a circle.
 
 mod config;
@@ -39,8 +40,11 @@ use crate::queue::QueueType;
 use crate::topology::Topology;
 use crate::transfer::{self, Job, Snapshot, Status, Thread};
 
-/// Time between two looks.
+/// Time between two looks at whether somebody waits at a queue.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// Changes come in bursts: how long after the first of them.
+const AFTER: Duration = Duration::from_millis(50);
 
 /// What a link is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,6 +110,8 @@ pub(crate) struct Federation {
     parameters: Arc<Parameters>,
     thread: Arc<Thread>,
     running: Mutex<BTreeMap<Key, Running>>,
+    /// Links that were told to end: another one by the same key begins when they have.
+    ending: Mutex<BTreeMap<Key, Vec<Job>>>,
     /// What each space looked like when its links were last put right.
     seen: Mutex<HashMap<Arc<str>, Stamp>>,
     watches: Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -125,13 +131,20 @@ impl Federation {
             parameters,
             thread,
             running: Mutex::default(),
+            ending: Mutex::default(),
             seen: Mutex::default(),
             watches: Mutex::default(),
         })
     }
 
-    /// Looks from now on, if there is an upstream.
+    /// A parameter has changed.
+    pub(crate) fn look_again(&self) {
+        self.reach.tenant.changed().notify_one();
+    }
+
+    /// Looks from now on, if there is an upstream; once more, if it looks already.
     pub(crate) fn start(self: &Arc<Self>, cluster: &str) {
+        self.look_again();
         let mut watches = self.watches.lock();
         if watches.is_some() || self.parameters.list(UPSTREAM, None).is_empty() {
             return;
@@ -155,10 +168,9 @@ impl Federation {
 
     /// Whether all links have ended.
     pub(crate) fn are_ended(&self) -> bool {
-        self.running
-            .lock()
-            .values()
-            .all(|running| running.job.is_ended())
+        let ended = |running: &Running| running.job.is_ended();
+        self.running.lock().values().all(ended)
+            && self.ending.lock().values().flatten().all(Job::is_ended)
     }
 
     /// The links of a space, or all.
@@ -176,6 +188,14 @@ impl Federation {
             now: running.status.now(),
         });
         shown.collect()
+    }
+
+    /// Whether any link is one of a queue.
+    fn has_queues(&self) -> bool {
+        self.running
+            .lock()
+            .keys()
+            .any(|(_, kind, ..)| *kind == Kind::Queue)
     }
 
     /// One look.
@@ -236,7 +256,7 @@ impl Federation {
                     });
                 }
                 Some(Wishes::Pulls(_)) => {}
-                None => match self.begin(spec, bindings, &here) {
+                None => match self.begin(&key, spec, bindings, &here) {
                     Ok(started) => drop(running.insert(key, started)),
                     Err(error) => tracing::error!(%error, "a link cannot be started"),
                 },
@@ -247,17 +267,28 @@ impl Federation {
     /// Ends the links of a space that are not wanted so any more.
     fn keep(&self, space: &Arc<str>, wanted: &BTreeMap<Key, (Spec, Bindings)>) {
         let mut running = self.running.lock();
-        running.retain(|key, known| {
-            let stays =
-                key.0 != *space || wanted.get(key).is_some_and(|(spec, _)| *spec == known.spec);
-            if !stays {
-                // One that is wanted otherwise goes on with what there is upstream.
-                let gone = !wanted.contains_key(key) && known.spec.upstream().cleans_up;
-                let _ = known.cleans_up.send(gone);
-                known.job.stop();
-            }
-            stays
+        let mut ending = self.ending.lock();
+        ending.retain(|_, jobs| {
+            jobs.retain(|job| !job.is_ended());
+            !jobs.is_empty()
         });
+        let stays = |key: &Key, known: &Running| {
+            key.0 != *space || wanted.get(key).is_some_and(|(spec, _)| *spec == known.spec)
+        };
+        let ended: Vec<Key> = (running.iter())
+            .filter(|(key, known)| !stays(key, known))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in ended {
+            let Some(known) = running.remove(&key) else {
+                continue;
+            };
+            // One that is wanted otherwise goes on with what there is upstream.
+            let gone = !wanted.contains_key(&key) && known.spec.upstream().cleans_up;
+            let _ = known.cleans_up.send(gone);
+            known.job.stop();
+            ending.entry(key).or_default().push(known.job);
+        }
     }
 
     /// All links of a space that there should be, with the bindings of those of exchanges.
@@ -316,6 +347,7 @@ impl Federation {
 
     fn begin(
         self: &Arc<Self>,
+        key: &Key,
         spec: Spec,
         bindings: Bindings,
         here: &Place,
@@ -324,6 +356,8 @@ impl Federation {
         let (stop, stopped) = watch::channel(false);
         let (cleans_up, cleaning) = watch::channel(false);
         let clock = Arc::clone(self.reach.door.clock());
+        // Two of a kind would take each other's messages, or what the other has made upstream.
+        let before = self.ending.lock().remove(key).unwrap_or_default();
         let nowhere = || Place {
             cluster: String::new(),
             vhost: String::new(),
@@ -347,6 +381,7 @@ impl Federation {
                 };
                 let (runs, mut cleans) = (link(), link());
                 let task = self.thread.spawn(async move {
+                    ended(before).await;
                     transfer::run(runs, clock, of, wished, stopped).await;
                     if *cleaning.borrow() {
                         tidied(cleans.clean_up().await);
@@ -368,6 +403,7 @@ impl Federation {
                     uri: String::new(),
                 };
                 let task = self.thread.spawn(async move {
+                    ended(before).await;
                     transfer::run(link, clock, of, wished, stopped).await;
                 })?;
                 (Wishes::Pulls(told), task)
@@ -426,14 +462,31 @@ fn tidied(outcome: Result<(), LinkError>) {
     }
 }
 
+/// Until these have ended.
+async fn ended(before: Vec<Job>) {
+    for job in before {
+        job.end().await;
+    }
+}
+
 async fn watch_all(federation: Weak<Federation>, cluster: String) {
+    let Some(changed) = federation
+        .upgrade()
+        .map(|known| Arc::clone(known.reach.tenant.changed()))
+    else {
+        return;
+    };
     loop {
         let Some(known) = federation.upgrade() else {
             return;
         };
         known.look(&cluster).await;
+        let polls = known.has_queues();
         drop(known);
-        tokio::time::sleep(LOOK).await;
+        tokio::select! {
+            () = changed.notified() => tokio::time::sleep(AFTER).await,
+            () = tokio::time::sleep(LOOK), if polls => {}
+        }
     }
 }
 

@@ -31,6 +31,8 @@ pub use routing::{DELAY, Noted, Routed, Routing, delay_ms};
 pub struct Graph {
     exchanges: HashMap<Arc<str>, Exchange>,
     queues: HashMap<Arc<str>, Arc<Queue>>,
+    /// Of all exchanges.
+    bindings: usize,
     generation: u64,
     /// The exchange that is the subjects of the space.
     shared: Option<Arc<str>>,
@@ -71,6 +73,19 @@ impl Graph {
     /// All exchanges.
     pub fn exchanges(&self) -> impl Iterator<Item = (&Arc<str>, &Exchange)> {
         self.exchanges.iter()
+    }
+
+    /// How many exchanges there are, and how many bindings.
+    #[must_use]
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.exchanges.len(), self.bindings)
+    }
+
+    /// Whether there is this binding.
+    #[must_use]
+    pub fn is_bound(&self, source: &str, key: &str, binding: &Binding) -> bool {
+        let bound = (self.exchanges.get(source)).and_then(|source| source.bindings.get(key));
+        bound.is_some_and(|bound| bound.bindings.contains(binding))
     }
 
     /// A queue.
@@ -126,6 +141,7 @@ impl Graph {
             return false;
         }
         bound.bindings.push(binding);
+        self.bindings += 1;
         if exchange.config.kind == Kind::Topic {
             exchange.topics.insert(key);
         }
@@ -145,6 +161,7 @@ impl Graph {
         let before = bound.bindings.len();
         bound.bindings.retain(|known| known != binding);
         let gone = bound.bindings.len() < before;
+        self.bindings -= before - bound.bindings.len();
         if bound.bindings.is_empty() {
             exchange.bindings.remove(key);
             exchange.topics.remove(key);
@@ -179,6 +196,7 @@ impl Graph {
                     .push((Arc::clone(&name), Arc::clone(&key), binding));
             }
         }
+        self.bindings -= removed.bindings.len();
         self.remove_bindings_to(&Destination::Exchange(name), &mut removed);
         removed
     }
@@ -201,6 +219,7 @@ impl Graph {
                 !bound.bindings.is_empty()
             });
             let lost = removed.bindings.len() > before;
+            self.bindings -= removed.bindings.len() - before;
             if lost {
                 exchange.changed();
             }

@@ -489,3 +489,42 @@ fn what_an_exchange_has_had_goes_nowhere() {
     );
     assert_eq!(routed(&graph, "x", "k"), ["q"], "without a key it is new");
 }
+
+#[test]
+fn bindings_are_counted_whichever_way_they_go() {
+    let mut graph = graph(
+        &[("a", Kind::Direct), ("b", Kind::Topic), ("c", Kind::Fanout)],
+        &["p", "q"],
+    );
+    let queue = |name: &str| Destination::Queue(name.into());
+    let exchange = |name: &str| Destination::Exchange(name.into());
+    let bind = |graph: &mut Graph, source, key: &str, destination| {
+        let binding = Binding {
+            destination,
+            arguments: Arc::default(),
+        };
+        graph.bind(source, &key.into(), binding)
+    };
+    for (source, key, destination) in [
+        ("a", "k", queue("p")),
+        ("a", "k", queue("q")),
+        ("b", "#", queue("q")),
+        ("b", "#", exchange("c")),
+        ("c", "", queue("p")),
+    ] {
+        assert!(bind(&mut graph, source, key, destination));
+    }
+    assert!(!bind(&mut graph, "a", "k", queue("p")), "once");
+    assert_eq!(graph.sizes(), (3, 5));
+    let binding = Binding {
+        destination: queue("p"),
+        arguments: Arc::default(),
+    };
+    assert!(graph.is_bound("a", "k", &binding) && !graph.is_bound("b", "#", &binding));
+    assert!(graph.unbind("a", "k", &binding) && !graph.unbind("a", "k", &binding));
+    assert_eq!(graph.sizes(), (3, 4));
+    graph.remove_queue("q");
+    assert_eq!(graph.sizes(), (3, 2));
+    graph.remove_exchange("c");
+    assert_eq!(graph.sizes(), (2, 0), "those from it and those to it");
+}

@@ -8,7 +8,7 @@ use longtail_edge::Endpoint;
 use serde_json::{Map, Value, json};
 
 use super::http::{Asked, Failed, Reply};
-use super::rates::{self, Thing};
+use super::rates::{Ranges, Thing};
 use super::{Management, page};
 use crate::census::Seen;
 use crate::json as convert;
@@ -48,11 +48,18 @@ pub(super) fn numbers(counts: &Counts) -> [u64; 12] {
     ]
 }
 
-fn message_stats(m: &Management, thing: Thing, counts: &Counts) -> Value {
-    let numbers = numbers(counts);
-    let rates = m.rates.look(thing, m.now_ms(), &numbers);
+/// What a connection has received and sent, as [`OCTETS`] are called.
+pub(super) fn octets(seen: &Seen) -> [u64; 2] {
+    [seen.bytes_in, seen.bytes_out]
+}
+
+/// Names of the octets.
+pub(super) const OCTETS: &[&str] = &["recv_oct", "send_oct"];
+
+fn message_stats(m: &Management, thing: Thing, counts: &Counts, ranges: &Ranges) -> Value {
+    let past = m.rates.look(&thing, m.now_ms(), &numbers(counts), ranges);
     let mut stats = Map::new();
-    rates::put(&mut stats, COUNTS, &numbers, &rates);
+    past.put_counts(&mut stats, COUNTS, 0, ranges.messages);
     Value::Object(stats)
 }
 
@@ -75,7 +82,7 @@ fn address(endpoint: &Endpoint) -> (String, u16) {
     }
 }
 
-fn connection(m: &Management, seen: &Seen) -> Value {
+fn connection(m: &Management, seen: &Seen, ranges: &Ranges) -> Value {
     let state = &seen.state;
     let (peer_host, peer_port) = address(&seen.peer);
     let (host, port) = address(&seen.local);
@@ -83,12 +90,10 @@ fn connection(m: &Management, seen: &Seen) -> Value {
         .since
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
-    let octets = [seen.bytes_in, seen.bytes_out];
-    let rates = m
-        .rates
-        .look(Thing::Connection(seen.number), m.now_ms(), &octets);
+    let thing = Thing::Connection(seen.number);
+    let past = m.rates.look(&thing, m.now_ms(), &octets(seen), ranges);
     let mut object = Map::new();
-    rates::put(&mut object, &["recv_oct", "send_oct"], &octets, &rates);
+    past.put_counts(&mut object, OCTETS, 0, ranges.data);
     let fields = json!({
         "name": *seen.name,
         "node": m.node(),
@@ -101,7 +106,7 @@ fn connection(m: &Management, seen: &Seen) -> Value {
         "peer_port": peer_port,
         "protocol": "AMQP 0-9-1",
         "auth_mechanism": state.mechanism,
-        "ssl": false,
+        "ssl": m.speaks_tls(port),
         "ssl_cipher": null,
         "ssl_hash": null,
         "ssl_key_exchange": null,
@@ -140,7 +145,9 @@ pub(super) async fn list(
         vhost.is_none_or(|vhost| *seen.state.vhost == *vhost)
             && user.is_none_or(|user| seen.state.user == user)
     });
-    let items = found.iter().map(|seen| connection(m, seen)).collect();
+    let ranges = Ranges::of(&asked.query)?;
+    let items = found.iter().map(|seen| connection(m, seen, &ranges));
+    let items = items.collect();
     page::list(items, &asked.query).map(Reply::Json)
 }
 
@@ -153,7 +160,8 @@ fn named(m: &Management, asked: &Asked, name: &str) -> Result<Seen, Failed> {
 
 pub(super) async fn show(m: &Arc<Management>, asked: &Asked, name: &str) -> Result<Reply, Failed> {
     let seen = named(m, asked, name)?;
-    Ok(Reply::Json(page::one(connection(m, &seen), &asked.query)))
+    let shown = connection(m, &seen, &Ranges::of(&asked.query)?);
+    Ok(Reply::Json(page::one(shown, &asked.query)))
 }
 
 /// The text that the client is told.
@@ -196,7 +204,7 @@ fn connection_details(seen: &Seen) -> Value {
     json!({"name": *seen.name, "peer_host": peer_host, "peer_port": peer_port})
 }
 
-fn channel(m: &Management, seen: &Seen, channel: &ChannelState) -> Value {
+fn channel(m: &Management, seen: &Seen, channel: &ChannelState, ranges: &Ranges) -> Value {
     let thing = Thing::Channel(seen.number, channel.number);
     json!({
         "name": channel_name(seen, channel.number),
@@ -207,17 +215,17 @@ fn channel(m: &Management, seen: &Seen, channel: &ChannelState) -> Value {
         "vhost": *seen.state.vhost,
         "state": "running",
         "confirm": channel.confirm,
-        "transactional": false,
+        "transactional": channel.transactional,
         "consumer_count": channel.consumers.len(),
         "prefetch_count": channel.prefetch,
-        "global_prefetch_count": 0,
+        "global_prefetch_count": channel.shared_prefetch,
         "messages_unacknowledged": channel.unacked,
         "messages_unconfirmed": channel.unconfirmed,
-        "messages_uncommitted": 0,
-        "acks_uncommitted": 0,
+        "messages_uncommitted": channel.staged.0,
+        "acks_uncommitted": channel.staged.1,
         "pending_raft_commands": 0,
         "connection_details": connection_details(seen),
-        "message_stats": message_stats(m, thing, &channel.counts),
+        "message_stats": message_stats(m, thing, &channel.counts, ranges),
     })
 }
 
@@ -233,6 +241,7 @@ pub(super) async fn channels(
     if let Some(name) = of {
         named(m, asked, name)?;
     }
+    let ranges = Ranges::of(&asked.query)?;
     let found = seen(m, asked);
     let items = found
         .iter()
@@ -240,7 +249,7 @@ pub(super) async fn channels(
         .filter(|seen| of.is_none_or(|name| *seen.name == *name))
         .flat_map(|seen| {
             let channels = seen.state.channels.iter();
-            channels.map(|known| channel(m, seen, known))
+            channels.map(|known| channel(m, seen, known, &ranges))
         });
     page::list(items.collect(), &asked.query).map(Reply::Json)
 }
@@ -264,7 +273,7 @@ pub(super) async fn show_channel(
     name: &str,
 ) -> Result<Reply, Failed> {
     let (seen, known) = channel_named(m, asked, name)?;
-    let mut shown = channel(m, &seen, &known);
+    let mut shown = channel(m, &seen, &known, &Ranges::of(&asked.query)?);
     let details: Vec<_> = known
         .consumers
         .iter()
@@ -297,7 +306,7 @@ fn consumer_of(
         "active": true,
         "activity_status": "up",
         "prefetch_count": consumer.prefetch,
-        "arguments": {},
+        "arguments": convert::from_bytes(&consumer.arguments),
         "consumer_timeout": consumer.timeout_ms.unwrap_or(0),
         "channel_details": {
             "name": channel_name(seen, number),

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::direct::Published;
 use super::fields;
 use super::http::{Asked, Failed, Reply};
-use super::rates::{self, Thing};
+use super::rates::{Ranges, Thing};
 use super::{Management, page};
 use crate::codec::Method;
 use crate::graph::{ExchangeConfig, Graph};
@@ -33,13 +33,14 @@ fn with_stats(
     (space, graph): (&Arc<str>, &Graph),
     name: &str,
     mut shown: Value,
+    ranges: &Ranges,
 ) -> Value {
     let sums = graph.tallies(name).map(|tallies| tallies.sums());
     if let (Some(sums), Value::Object(shown)) = (sums, &mut shown) {
         let thing = Thing::Exchange(Arc::clone(space), name.into());
-        let rates = m.rates.look(thing, m.now_ms(), &sums);
+        let past = m.rates.look(&thing, m.now_ms(), &sums, ranges);
         let mut stats = Map::new();
-        rates::put(&mut stats, COUNTS, &sums, &rates);
+        past.put_counts(&mut stats, COUNTS, 0, ranges.messages);
         shown.insert("message_stats".to_owned(), stats.into());
     }
     shown
@@ -72,13 +73,14 @@ pub(super) async fn list(
     vhost: Option<&str>,
 ) -> Result<Reply, Failed> {
     let mut items = Vec::new();
+    let ranges = Ranges::of(&asked.query)?;
     for (vhost, space) in m.of(asked, vhost)? {
         let topology = m.topology_of(&space).await?;
         let stats = !asked.query.flag("disable_stats");
         let entry = |name: &str, config: Option<&ExchangeConfig>| {
             let shown = shown(m, (&vhost, &space), name, config);
             match stats {
-                true => with_stats(m, (&space, &topology.graph()), name, shown),
+                true => with_stats(m, (&space, &topology.graph()), name, shown, &ranges),
                 false => shown,
             }
         };
@@ -122,7 +124,8 @@ pub(super) async fn show(
     let (space, config) = known(m, asked, vhost, name).await?;
     let shown = shown(m, (vhost, &space), name, config.as_ref());
     let topology = m.topology_of(&space).await?;
-    let shown = with_stats(m, (&space, &topology.graph()), name, shown);
+    let ranges = Ranges::of(&asked.query)?;
+    let shown = with_stats(m, (&space, &topology.graph()), name, shown, &ranges);
     Ok(Reply::Json(page::one(shown, &asked.query)))
 }
 

@@ -1,12 +1,13 @@
 //! Health checks, for probes and for people.
 
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::json;
 
-use super::Management;
 use super::direct::Published;
 use super::http::{Asked, Failed, Reply};
+use super::{Management, page};
 use crate::codec::{Method, Properties, Table};
 
 fn ok() -> Reply {
@@ -105,7 +106,6 @@ pub(super) fn check(m: &Arc<Management>, check: &[&str]) -> Result<Reply, Failed
             let wanted = match *protocol {
                 "amqp091" | "amqp" => "amqp",
                 "amqp/ssl" | "amqps" => "amqps",
-                "http" => super::server::PROTOCOL,
                 other => other,
             };
             if listeners.iter().any(|known| known.protocol == wanted) {
@@ -114,12 +114,39 @@ pub(super) fn check(m: &Arc<Management>, check: &[&str]) -> Result<Reply, Failed
                 Err(failed(format!("No active listener for {protocol}")))
             }
         }
-        // Certificates are read again when they change, and looked at by whoever makes them.
-        ["certificate-expiration", ..] => Err(Failed {
-            status: 501,
-            error: "not_implemented",
-            reason: "certificates are not looked at".to_owned(),
-        }),
+        ["certificate-expiration", within, unit] => certificates(m, within, unit),
         _ => Err(Failed::missing()),
     }
+}
+
+/// Whether a certificate of a listener ends within so many `days`, `weeks`, `months` or `years`.
+fn certificates(m: &Management, within: &str, unit: &str) -> Result<Reply, Failed> {
+    let within: u64 = (within.parse()).map_err(|_| Failed::bad("Expected a number"))?;
+    let days = match unit {
+        "day" | "days" => 1,
+        "week" | "weeks" => 7,
+        "month" | "months" => 30,
+        "year" | "years" => 365,
+        _ => {
+            return Err(Failed::bad(
+                "Time unit not recognised. Use: days, weeks, months, years",
+            ));
+        }
+    };
+    let within = within.saturating_mul(days * 86_400);
+    let until = (m.now_ms() / 1000).saturating_add(within);
+    let mut ending = m.certificate_ends();
+    ending.retain(|(_, ends)| *ends < until);
+    if ending.is_empty() {
+        return Ok(ok());
+    }
+    let moment = |seconds: u64| page::moment(UNIX_EPOCH + Duration::from_secs(seconds));
+    let ending = ending
+        .iter()
+        .map(|(address, ends)| format!("{address} ({})", moment(*ends)));
+    let ending: Vec<_> = ending.collect();
+    Err(failed(format!(
+        "Certificates expiring: {}",
+        ending.join(", ")
+    )))
 }

@@ -215,7 +215,7 @@ async fn aggregated(m: &Management, endpoint: &str) -> Result<Page, Failed> {
     ] {
         page.gauge(&format!("rabbitmq_{name}"), help, &[], value);
     }
-    let counts = &totals.counts;
+    let (counts, churn) = (&totals.counts, m.tenant.queue_churn());
     for (name, help, value) in [
         (
             "connections_opened",
@@ -236,6 +236,21 @@ async fn aggregated(m: &Management, endpoint: &str) -> Result<Page, Failed> {
             "channels_closed",
             "Total number of channels closed",
             channels.saturating_sub(totals.channels),
+        ),
+        (
+            "queues_declared",
+            "Total number of queues declared",
+            of(&churn.declared),
+        ),
+        (
+            "queues_created",
+            "Total number of queues created",
+            of(&churn.created),
+        ),
+        (
+            "queues_deleted",
+            "Total number of queues deleted",
+            of(&churn.deleted),
         ),
         (
             "channel_messages_published",

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! [`serve`] runs a thread of its own, so that a long list holds up no message. Nothing here is on the
-//! way of a message: figures are read from the shards and from the connections when somebody asks, rates come from the
-//! differences between looks (`rates`).
+//! way of a message: figures are read from the shards and from the connections when somebody asks, and every five seconds
+//! (`sampler`) for rates and what was before (`rates`, `history`).
 
 mod access;
 mod bindings;
@@ -22,6 +22,7 @@ mod exchanges;
 mod federation;
 mod fields;
 mod health;
+mod history;
 mod http;
 mod limits;
 mod metrics;
@@ -33,6 +34,7 @@ mod policies;
 mod queues;
 mod rates;
 mod routes;
+mod sampler;
 mod server;
 mod shovels;
 mod users;
@@ -82,6 +84,9 @@ pub struct ListenerFact {
     pub tls: bool,
 }
 
+/// Says when the certificates of listeners end: by address, in seconds since 1970.
+pub type CertificateEnds = Box<dyn Fn() -> Vec<(String, u64)> + Send + Sync>;
+
 /// A vhost and its space.
 type Named = (Arc<str>, Arc<str>);
 
@@ -91,6 +96,7 @@ pub struct Management {
     roster: Arc<Roster>,
     door: Arc<Door>,
     facts: Mutex<Facts>,
+    certificates: Mutex<Option<CertificateEnds>>,
     started: SystemTime,
     verified: Verified,
     rates: Rates,
@@ -150,6 +156,7 @@ impl Management {
             roster,
             door,
             facts: Mutex::new(facts),
+            certificates: Mutex::default(),
             started: SystemTime::now(),
             verified: Verified::default(),
             rates: Rates::default(),
@@ -186,6 +193,19 @@ impl Management {
         self.facts.lock().listeners = listeners;
     }
 
+    /// Whom to ask when certificates end.
+    pub fn set_certificates(&self, ends: CertificateEnds) {
+        *self.certificates.lock() = Some(ends);
+    }
+
+    /// When certificates end.
+    fn certificate_ends(&self) -> Vec<(String, u64)> {
+        self.certificates
+            .lock()
+            .as_ref()
+            .map_or_else(Vec::new, |ends| ends())
+    }
+
     /// The version of RabbitMQ that clients may count on.
     fn advertised(&self) -> &str {
         &self.tenant.config().management_version
@@ -193,6 +213,13 @@ impl Management {
 
     fn facts(&self) -> Facts {
         self.facts.lock().clone()
+    }
+
+    /// Whether TLS is spoken at a port of this server.
+    fn speaks_tls(&self, port: u16) -> bool {
+        let facts = self.facts.lock();
+        let mut listeners = facts.listeners.iter();
+        listeners.any(|known| known.tls && known.port == port)
     }
 
     /// What this server is called among RabbitMQ's nodes.

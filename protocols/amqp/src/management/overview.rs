@@ -1,16 +1,21 @@
 //! `/overview`, `/nodes`, and what says something of the server as a whole.
 
+use std::iter::Sum;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use longtail_engine::StreamInfo;
 use serde_json::{Map, Value, json};
 
-use super::connections::{COUNTS, numbers};
+use super::connections::COUNTS;
+use super::history::Range;
 use super::http::{Asked, Failed, Reply};
-use super::rates::{self, Thing};
-use super::{Management, page, queues};
+use super::rates::{GLOBAL_AGES, Past, Ranges, Thing};
+use super::{Management, connections, page, queues};
 use crate::alarms::memory_limit;
+use crate::census::Totals;
 use crate::graph::Kind;
+use crate::queue::Queue;
 
 /// Nothing: a list of what this server has none of.
 pub(super) fn empty() -> Reply {
@@ -43,6 +48,34 @@ pub(super) struct Sums {
     pub(super) messages: u64,
 }
 
+impl Sums {
+    /// One more queue.
+    pub(super) fn add(&mut self, queue: &Queue, info: &StreamInfo) {
+        let [messages, ready, unacked] = queues::lengths(queue, info);
+        self.queues += 1;
+        self.messages += messages;
+        self.ready += ready;
+        self.unacked += unacked;
+    }
+
+    /// As [`queues::LENGTHS`] are called.
+    pub(super) fn lengths(&self) -> [u64; 3] {
+        [self.messages, self.ready, self.unacked]
+    }
+}
+
+impl Sum for Sums {
+    fn sum<I: Iterator<Item = Sums>>(all: I) -> Sums {
+        all.fold(Sums::default(), |sum, one| Sums {
+            queues: sum.queues + one.queues,
+            exchanges: sum.exchanges + one.exchanges,
+            ready: sum.ready + one.ready,
+            unacked: sum.unacked + one.unacked,
+            messages: sum.messages + one.messages,
+        })
+    }
+}
+
 pub(super) async fn sums(m: &Management, vhosts: &[(Arc<str>, Arc<str>)]) -> Result<Sums, Failed> {
     let mut sums = Sums::default();
     for (_, space) in vhosts {
@@ -52,11 +85,9 @@ pub(super) async fn sums(m: &Management, vhosts: &[(Arc<str>, Arc<str>)]) -> Res
         // The default exchange is one too.
         sums.exchanges += graph.exchanges().count() as u64 + 1;
         for queue in graph.queues() {
-            sums.queues += 1;
-            if let Some(info) = infos.get(&queue.name) {
-                sums.ready += info.ready;
-                sums.unacked += info.held;
-                sums.messages += info.ready + info.held + info.delayed;
+            match infos.get(&queue.name) {
+                Some(info) => sums.add(queue, info),
+                None => sums.queues += 1,
             }
         }
     }
@@ -68,46 +99,73 @@ fn exchange_type(name: &str) -> Value {
     json!({"name": name, "description": description, "enabled": true})
 }
 
-pub(super) async fn overview(m: &Arc<Management>, asked: &Asked) -> Result<Reply, Failed> {
-    let facts = m.facts();
-    let node = m.node();
-    let vhosts = m.vhosts(asked);
-    let sums = sums(m, &vhosts).await?;
-    let totals = m.tenant.census().totals();
-    let numbers = numbers(&totals.counts);
+/// Comings and goings.
+const CHURN: &[&str] = &[
+    "connection_created",
+    "connection_closed",
+    "channel_created",
+    "channel_closed",
+    "queue_declared",
+    "queue_created",
+    "queue_deleted",
+];
+
+fn churn(m: &Management, totals: &Totals) -> [u64; 7] {
     let counters = m.tenant.counters();
-    let of = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let (opened, channels) = (
         of(&counters.connections_total),
         of(&counters.channels_total),
     );
-    let churn = [
+    let queues = m.tenant.queue_churn();
+    [
         opened,
         opened.saturating_sub(totals.connections),
         channels,
         channels.saturating_sub(totals.channels),
-        0,
-        0,
-        0,
-    ];
-    let all: Vec<u64> = numbers.iter().chain(&churn).copied().collect();
-    let rates = m.rates.look(Thing::All, m.now_ms(), &all);
-    let (message_rates, churn_rates) = rates
-        .split_at_checked(numbers.len())
-        .unwrap_or((&rates, &[]));
-    let mut message_stats = Map::new();
-    rates::put(&mut message_stats, COUNTS, &numbers, message_rates);
-    let mut churn_object = Map::new();
-    const CHURN: &[&str] = &[
-        "connection_created",
-        "connection_closed",
-        "channel_created",
-        "channel_closed",
-        "queue_declared",
-        "queue_created",
-        "queue_deleted",
-    ];
-    rates::put(&mut churn_object, CHURN, &churn, churn_rates);
+        of(&queues.declared),
+        of(&queues.created),
+        of(&queues.deleted),
+    ]
+}
+
+/// What is sampled of everything: the counts of messages, [`CHURN`], [`queues::LENGTHS`].
+pub(super) fn numbers(m: &Management, totals: &Totals, sums: &Sums) -> Vec<u64> {
+    let counts = connections::numbers(&totals.counts).into_iter();
+    let counts = counts.chain(churn(m, totals));
+    counts.chain(sums.lengths()).collect()
+}
+
+/// How many messages there are. What somebody sees who does not see everything is not sampled.
+fn queue_totals(sums: &Sums, past: Option<(&Past, usize)>, range: Option<Range>) -> Value {
+    let mut object = Map::new();
+    match past {
+        Some((past, from)) => past.put_levels(&mut object, queues::LENGTHS, from, range),
+        None => {
+            for (name, number) in queues::LENGTHS.iter().zip(sums.lengths()) {
+                object.insert((*name).to_owned(), number.into());
+            }
+        }
+    }
+    Value::Object(object)
+}
+
+pub(super) async fn overview(m: &Arc<Management>, asked: &Asked) -> Result<Reply, Failed> {
+    let facts = m.facts();
+    let node = m.node();
+    let ranges = Ranges::of(&asked.query)?;
+    let vhosts = m.vhosts(asked);
+    let sums = sums(m, &vhosts).await?;
+    let totals = m.tenant.census().totals();
+    let everything = asked.caller.sees_everything();
+    let numbers = numbers(m, &totals, &sums);
+    let past = m.rates.look(&Thing::All, m.now_ms(), &numbers, &ranges);
+    let (mut message_stats, mut churn_rates) = (Map::new(), Map::new());
+    let counted = COUNTS.len() + CHURN.len();
+    past.put_counts(&mut message_stats, COUNTS, 0, ranges.messages);
+    past.put_counts(&mut churn_rates, CHURN, COUNTS.len(), ranges.messages);
+    let of_all = everything.then_some((&past, counted));
+    let queue_totals = queue_totals(&sums, of_all, ranges.lengths);
     let listeners: Vec<_> = facts
         .listeners
         .iter()
@@ -127,7 +185,7 @@ pub(super) async fn overview(m: &Arc<Management>, asked: &Asked) -> Result<Reply
         "erlang_version": "26.2.5",
         "erlang_full_version": "none: Longtail is written in Rust",
         "rates_mode": "basic",
-        "sample_retention_policies": {"global": [600], "basic": [600], "detailed": [600]},
+        "sample_retention_policies": {"global": GLOBAL_AGES, "basic": [600], "detailed": [600]},
         "release_series_support_status": "supported",
         "exchange_types": Kind::names().map(exchange_type).collect::<Vec<_>>(),
         "cluster_name": super::parameters::name_of_cluster(m),
@@ -146,16 +204,9 @@ pub(super) async fn overview(m: &Arc<Management>, asked: &Asked) -> Result<Reply
             "exchanges": sums.exchanges,
             "queues": sums.queues,
         },
-        "queue_totals": {
-            "messages": sums.messages,
-            "messages_details": {"rate": 0.0},
-            "messages_ready": sums.ready,
-            "messages_ready_details": {"rate": 0.0},
-            "messages_unacknowledged": sums.unacked,
-            "messages_unacknowledged_details": {"rate": 0.0},
-        },
+        "queue_totals": queue_totals,
         "message_stats": message_stats,
-        "churn_rates": churn_object,
+        "churn_rates": churn_rates,
         "listeners": listeners,
         "contexts": [{
             "node": node,
@@ -170,7 +221,9 @@ pub(super) async fn overview(m: &Arc<Management>, asked: &Asked) -> Result<Reply
 
 fn management_port(facts: &super::Facts) -> String {
     let mut listeners = facts.listeners.iter();
-    let known = listeners.find(|known| known.protocol == super::server::PROTOCOL);
+    let known = listeners.find(|known| {
+        [super::server::PROTOCOL, super::server::PROTOCOL_TLS].contains(&known.protocol.as_str())
+    });
     known.map_or_else(|| "0".to_owned(), |known| known.port.to_string())
 }
 
@@ -202,13 +255,36 @@ pub(super) fn process(m: &Management) -> Process {
     }
 }
 
-fn described(m: &Management) -> Value {
+/// What is sampled of the process.
+const NODE: &[&str] = &[
+    "mem_used",
+    "fd_used",
+    "sockets_used",
+    "proc_used",
+    "disk_free",
+];
+
+/// These numbers.
+pub(super) fn node_numbers(m: &Management, process: &Process) -> [u64; 5] {
+    [
+        process.resident_bytes,
+        process.open_files,
+        m.tenant.counters().connections.load(Ordering::Relaxed),
+        1,
+        process.disk_free_bytes,
+    ]
+}
+
+fn described(m: &Management, ranges: &Ranges) -> Value {
     let process = process(m);
+    let numbers = node_numbers(m, &process);
+    let past = m.rates.look(&Thing::Node, m.now_ms(), &numbers, ranges);
+    let mut object = Map::new();
+    past.put_levels(&mut object, NODE, 0, ranges.node);
     let uptime = m.started.elapsed().map_or(0, |up| up.as_millis());
-    let connections = m.tenant.counters().connections.load(Ordering::Relaxed);
     let trouble = m.tenant.broker().trouble();
     let short = m.tenant.alarms().short();
-    json!({
+    let fields = json!({
         "name": m.node(),
         "type": "disc",
         "running": true,
@@ -219,17 +295,12 @@ fn described(m: &Management) -> Value {
         "processors": std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         "rates_mode": "basic",
         "net_ticktime": 60,
-        "fd_used": process.open_files,
         "fd_total": process.files_max,
-        "sockets_used": connections,
         "sockets_total": process.files_max,
-        "proc_used": 1,
         "proc_total": 1_048_576,
-        "mem_used": process.resident_bytes,
         "mem_limit": process.memory_bytes,
         "mem_alarm": short.memory,
         "mem_calculation_strategy": "rss",
-        "disk_free": process.disk_free_bytes,
         "disk_free_limit": m.tenant.config().disk_free_bytes_min,
         "disk_free_alarm": short.disk || trouble.is_some(),
         "partitions": [],
@@ -248,11 +319,16 @@ fn described(m: &Management) -> Value {
         "db_dir": "",
         "cluster_links": [],
         "metrics_gc_queue_length": {},
-    })
+    });
+    if let Value::Object(fields) = fields {
+        object.extend(fields);
+    }
+    Value::Object(object)
 }
 
 pub(super) async fn nodes(m: &Arc<Management>, asked: &Asked) -> Result<Reply, Failed> {
-    page::list(vec![described(m)], &asked.query).map(Reply::Json)
+    let described = described(m, &Ranges::of(&asked.query)?);
+    page::list(vec![described], &asked.query).map(Reply::Json)
 }
 
 fn is_this(m: &Management, name: &str) -> Result<(), Failed> {
@@ -266,7 +342,8 @@ fn is_this(m: &Management, name: &str) -> Result<(), Failed> {
 pub(super) async fn node(m: &Arc<Management>, asked: &Asked, name: &str) -> Result<Reply, Failed> {
     asked.caller.monitors()?;
     is_this(m, name)?;
-    Ok(Reply::Json(page::one(described(m), &asked.query)))
+    let described = described(m, &Ranges::of(&asked.query)?);
+    Ok(Reply::Json(page::one(described, &asked.query)))
 }
 
 pub(super) fn memory(m: &Management, asked: &Asked, name: &str) -> Result<Reply, Failed> {

@@ -114,8 +114,9 @@ pub(super) async fn discard(
     if !m.links.parameters.remove(component, space, name).await? {
         return Err(Failed::missing());
     }
-    if component == SHOVEL {
-        m.links.shovels.stop(space, name).await;
+    match component {
+        SHOVEL => drop(m.links.shovels.stop(space, name).await),
+        _ => m.links.federation.look_again(),
     }
     Ok(Reply::Done)
 }

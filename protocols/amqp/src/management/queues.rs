@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::connections::{consumers_by_queue, owners};
 use super::fields;
 use super::http::{Asked, Failed, Reply};
-use super::rates::{self, Thing};
+use super::rates::{Ranges, Thing};
 use super::{Management, page};
 use crate::codec::{Method, Table};
 use crate::json as convert;
@@ -75,7 +75,7 @@ fn shown(
     queue: &Queue,
     info: Option<&StreamInfo>,
     around: &Around,
-    stats: bool,
+    stats: Option<&Ranges>,
 ) -> Value {
     let kind = kind(queue);
     let key = (Arc::clone(vhost), Arc::clone(&queue.name));
@@ -115,32 +115,16 @@ fn shown(
     if let Some(owner) = exclusive.and_then(|owner| around.owners.get(&owner)) {
         object.insert("owner_pid_details".to_owned(), owner.clone());
     }
-    if !stats {
-        return Value::Object(object);
-    }
-    let Some(info) = info else {
+    let (Some(ranges), Some(info)) = (stats, info) else {
         return Value::Object(object);
     };
     let thing = Thing::Queue(Arc::clone(space), Arc::clone(&queue.name));
-    // Nobody takes anything out of a stream: all of it is there for everybody.
-    let ready = if queue.is_stream() {
-        info.messages
-    } else {
-        info.ready
-    };
-    let total = ready + info.held + info.delayed;
-    let counters = counters(queue, info);
-    let rates = m.rates.look(thing, m.now_ms(), &counters);
+    let [total, ready, _] = lengths(queue, info);
+    let numbers = numbers(queue, info);
+    let past = m.rates.look(&thing, m.now_ms(), &numbers, ranges);
     let mut stats = Map::new();
-    rates::put(&mut stats, COUNTS, &counters, &rates);
-    for (name, number) in [
-        ("messages", total),
-        ("messages_ready", ready),
-        ("messages_unacknowledged", info.held),
-    ] {
-        object.insert(name.to_owned(), number.into());
-        object.insert(format!("{name}_details"), json!({"rate": 0.0}));
-    }
+    past.put_levels(&mut object, LENGTHS, 0, ranges.lengths);
+    past.put_counts(&mut stats, COUNTS, LENGTHS.len(), ranges.messages);
     let share = |part: u64| {
         let bytes = u128::from(info.bytes) * u128::from(part);
         u64::try_from(bytes / u128::from(total.max(1))).unwrap_or(u64::MAX)
@@ -171,6 +155,25 @@ fn shown(
         object.extend(fields);
     }
     Value::Object(object)
+}
+
+/// How many messages there are in a queue, a vhost, the server.
+pub(super) const LENGTHS: &[&str] = &["messages", "messages_ready", "messages_unacknowledged"];
+
+/// These of a queue.
+pub(super) fn lengths(queue: &Queue, info: &StreamInfo) -> [u64; 3] {
+    // Nobody takes anything out of a stream: all of it is there for everybody.
+    let ready = match queue.is_stream() {
+        true => info.messages,
+        false => info.ready,
+    };
+    [ready + info.held + info.delayed, ready, info.held]
+}
+
+/// What is sampled of a queue: [`LENGTHS`], then [`COUNTS`].
+pub(super) fn numbers(queue: &Queue, info: &StreamInfo) -> Vec<u64> {
+    let (lengths, counters) = (lengths(queue, info), counters(queue, info));
+    lengths.into_iter().chain(counters).collect()
 }
 
 /// What is counted of a queue.
@@ -228,6 +231,7 @@ pub(super) async fn list(
     asked: &Asked,
     vhost: Option<&str>,
 ) -> Result<Reply, Failed> {
+    let ranges = Ranges::of(&asked.query)?;
     let stats = !asked.query.flag("disable_stats") || asked.query.flag("enable_queue_totals");
     let around = if stats {
         Around::of(m)
@@ -243,7 +247,8 @@ pub(super) async fn list(
         };
         for queue in all(m, &space).await? {
             let info = infos.get(&queue.name);
-            items.push(shown(m, (&vhost, &space), &queue, info, &around, stats));
+            let ranges = stats.then_some(&ranges);
+            items.push(shown(m, (&vhost, &space), &queue, info, &around, ranges));
         }
     }
     page::list(items, &asked.query).map(Reply::Json)
@@ -274,7 +279,9 @@ pub(super) async fn show(
     let info = found.map(|(_, info)| info);
     let vhost: Arc<str> = vhost.into();
     let around = Around::of(m);
-    let mut shown = shown(m, (&vhost, &space), &queue, info.as_ref(), &around, true);
+    let ranges = Ranges::of(&asked.query)?;
+    let at = (&vhost, &space);
+    let mut shown = shown(m, at, &queue, info.as_ref(), &around, Some(&ranges));
     if let Value::Object(shown) = &mut shown {
         let consumers = around.consumers.get(&(vhost, Arc::clone(&queue.name)));
         shown.insert(
@@ -298,7 +305,9 @@ pub(super) async fn declare(
     let mut arguments = fields::table(&object, "arguments")?;
     let durable = fields::flag(&object, "durable")?.unwrap_or(true);
     let auto_delete = fields::flag(&object, "auto_delete")?.unwrap_or(false);
-    if let Some(kind) = fields::text(&object, "queue_type")?.or(fields::text(&object, "type")?) {
+    let kind = fields::text(&object, "queue_type")?.or(fields::text(&object, "type")?);
+    // Go's clients say it also where they have none to say.
+    if let Some(kind) = kind.filter(|kind| !kind.is_empty()) {
         arguments
             .entry("x-queue-type")
             .or_insert_with(|| kind.into());

@@ -1,17 +1,19 @@
 //! What is answered at which listener.
 
 use std::io;
-use std::net::TcpListener;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use longtail_web::Server;
+use longtail_web::{Server, Socket};
 
-use super::{Management, http, metrics};
+use super::{Management, http, metrics, sampler};
 
 /// What the listener of the API is called among RabbitMQ's protocols.
 pub(super) const PROTOCOL: &str = "http";
+
+/// The same over TLS.
+pub(super) const PROTOCOL_TLS: &str = "https";
 
 /// What is served at a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,14 +24,11 @@ pub enum Site {
     Metrics,
 }
 
-/// Answers at these sockets, which are bound and listening.
+/// Answers at these sockets, and samples what there is to count meanwhile.
 ///
 /// # Errors
 /// When the system gives no thread.
-pub fn serve(
-    management: &Arc<Management>,
-    sockets: Vec<(Site, TcpListener)>,
-) -> io::Result<Server> {
+pub fn serve(management: &Arc<Management>, sockets: Vec<(Site, Socket)>) -> io::Result<Server> {
     let sites = sockets.into_iter().map(|(site, socket)| {
         let router = match site {
             Site::Api => Router::new().fallback(http::answer),
@@ -41,5 +40,7 @@ pub fn serve(
             .with_state(Arc::clone(management));
         (router, socket)
     });
-    Server::start("amqp-management", sites.collect())
+    let sites: Vec<_> = sites.collect();
+    let sampling = sampler::run(Arc::clone(management));
+    Server::start("amqp-management", sites, Some(Box::pin(sampling)))
 }

@@ -7,10 +7,14 @@ use longtail_broker::auth::{NameRules, Quotas, RosterError, SpacePermissions};
 use longtail_broker::catalog::Write;
 use serde_json::{Map, Value, json};
 
+use super::connections::{COUNTS, OCTETS};
 use super::fields;
 use super::http::{Asked, Failed, Reply};
-use super::rates::{self, Thing};
-use super::{Management, overview, page, parameters};
+use super::overview::Sums;
+use super::queues::LENGTHS;
+use super::rates::{Ranges, Thing};
+use super::{Management, connections, overview, page, parameters};
+use crate::census::Seen;
 use crate::queue::QueueType;
 use crate::vhost::Vhost;
 
@@ -58,30 +62,36 @@ impl From<RosterError> for Failed {
     }
 }
 
-async fn shown(m: &Management, vhost: &Arc<str>, space: &Arc<str>) -> Result<Value, Failed> {
+/// What is sampled of a vhost: how many messages there are, what went through its connections, their octets.
+pub(super) fn numbers(m: &Management, vhost: &str, sums: &Sums, seen: &[Seen]) -> Vec<u64> {
+    let mut gone = m.tenant.census().gone_of(vhost);
+    for seen in seen.iter().filter(|seen| *seen.state.vhost == *vhost) {
+        gone.bytes_in += seen.bytes_in;
+        gone.bytes_out += seen.bytes_out;
+        gone.counts.add(&seen.state.counts);
+    }
+    let lengths = sums.lengths().into_iter();
+    let counts = lengths.chain(connections::numbers(&gone.counts));
+    counts.chain([gone.bytes_in, gone.bytes_out]).collect()
+}
+
+async fn shown(
+    m: &Management,
+    (vhost, space): (&Arc<str>, &Arc<str>),
+    seen: &[Seen],
+    ranges: &Ranges,
+) -> Result<Value, Failed> {
     let known = metadata(m, space);
     let of = [(Arc::clone(vhost), Arc::clone(space))];
     let sums = overview::sums(m, &of).await?;
-    let (mut received, mut sent) = (0, 0);
-    let mut counts = crate::session::Counts::default();
-    for seen in m.tenant.census().all() {
-        if seen.state.vhost == *vhost {
-            received += seen.bytes_in;
-            sent += seen.bytes_out;
-            counts.add(&seen.state.counts);
-        }
-    }
-    let mut object = Map::new();
-    let octets = [received, sent];
-    let rates = m
-        .rates
-        .look(Thing::Vhost(Arc::clone(vhost)), m.now_ms(), &octets);
-    rates::put(&mut object, &["recv_oct", "send_oct"], &octets, &rates);
-    let mut message_stats = Map::new();
-    let numbers = super::connections::numbers(&counts);
-    for (name, number) in super::connections::COUNTS.iter().zip(numbers) {
-        message_stats.insert((*name).to_owned(), number.into());
-    }
+    let numbers = numbers(m, vhost, &sums, seen);
+    let thing = Thing::Vhost(Arc::clone(vhost));
+    let past = m.rates.look(&thing, m.now_ms(), &numbers, ranges);
+    let (mut object, mut message_stats) = (Map::new(), Map::new());
+    let (lengths, counts) = (LENGTHS.len(), COUNTS.len());
+    past.put_levels(&mut object, LENGTHS, 0, ranges.lengths);
+    past.put_counts(&mut message_stats, COUNTS, lengths, ranges.messages);
+    past.put_counts(&mut object, OCTETS, lengths + counts, ranges.data);
     let fields = json!({
         "name": **vhost,
         "description": known.description,
@@ -94,9 +104,6 @@ async fn shown(m: &Management, vhost: &Arc<str>, space: &Arc<str>) -> Result<Val
         "tracing": false,
         "protected_from_deletion": known.protected_from_deletion,
         "cluster_state": {m.node(): "running"},
-        "messages": sums.messages,
-        "messages_ready": sums.ready,
-        "messages_unacknowledged": sums.unacked,
         "message_stats": message_stats,
     });
     if let Value::Object(fields) = fields {
@@ -107,15 +114,17 @@ async fn shown(m: &Management, vhost: &Arc<str>, space: &Arc<str>) -> Result<Val
 
 pub(super) async fn list(m: &Arc<Management>, asked: &Asked) -> Result<Reply, Failed> {
     let mut items = Vec::new();
+    let (seen, ranges) = (m.tenant.census().all(), Ranges::of(&asked.query)?);
     for (vhost, space) in m.vhosts(asked) {
-        items.push(shown(m, &vhost, &space).await?);
+        items.push(shown(m, (&vhost, &space), &seen, &ranges).await?);
     }
     page::list(items, &asked.query).map(Reply::Json)
 }
 
 pub(super) async fn show(m: &Arc<Management>, asked: &Asked, name: &str) -> Result<Reply, Failed> {
     let space = m.enter(asked, name)?;
-    let shown = shown(m, &name.into(), &space).await?;
+    let (seen, ranges) = (m.tenant.census().all(), Ranges::of(&asked.query)?);
+    let shown = shown(m, (&name.into(), &space), &seen, &ranges).await?;
     Ok(Reply::Json(page::one(shown, &asked.query)))
 }
 
@@ -251,7 +260,7 @@ pub(super) async fn delete(
     parameters::forget(m, &space).await?;
     let catalog = m.tenant.broker().catalog();
     let mut writes = Vec::new();
-    for kind in ["queue", "exchange", "binding"] {
+    for kind in ["queue", "exchange", "binding", "offsets"] {
         let prefix = format!("amqp/{kind}/{}:{space}/", space.len());
         writes.extend(catalog.list(&prefix).into_iter().map(|(name, _)| name));
     }

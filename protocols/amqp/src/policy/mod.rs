@@ -14,7 +14,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::queue::{Overflow, QueueRules, RetryOn, age_ms};
+use crate::queue::{Overflow, QueueRules, RetryOn, age_ms, thousandths};
 pub use settings::Invalid;
 pub use store::{POLICIES_MAX, Policies, PolicyError};
 
@@ -127,12 +127,7 @@ impl Policy {
             retry_on: text("delayed-retry-type").and_then(RetryOn::of),
             retry_min_ms: positive("delayed-retry-min"),
             retry_max_ms: positive("delayed-retry-max"),
-            #[allow(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "checked to be from 1 to 1,000"
-            )]
-            retry_multiplier: factor.map(|factor| (factor * 1000.0).round() as u32),
+            retry_multiplier: factor.map(thousandths),
             consumer_timeout_ms: positive("consumer-timeout"),
         }
     }

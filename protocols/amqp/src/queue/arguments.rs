@@ -1,6 +1,6 @@
 //! The arguments of `queue.declare`: which there are, what they may be, and which two declarations have to agree on.
 
-use super::rules::{Overflow, QueueRules, RetryOn};
+use super::rules::{Overflow, QueueRules, RetryOn, thousandths};
 use super::stream;
 use crate::codec::{Table, Value};
 use crate::exception::{Exception, precondition};
@@ -262,13 +262,8 @@ fn multiplier(value: &Value<'_>) -> Result<u32, &'static str> {
             .map(f64::from),
     };
     let factor = factor.filter(|factor| (1.0..=MULTIPLIER_MAX).contains(factor));
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "from a thousand to a million"
-    )]
-    let thousandths = factor.map(|factor| (factor * 1_000.0) as u32);
-    thousandths.ok_or("a number from 1 to 1000 is expected")
+    let factor = factor.ok_or("a number from 1 to 1000 is expected")?;
+    Ok(thousandths(factor))
 }
 
 fn name<'a>(value: &Value<'a>) -> Result<&'a str, &'static str> {
@@ -302,6 +297,20 @@ mod tests {
         for key in NOT_YET {
             let refused = parse(&[(key, Value::I32(1))]).unwrap_err();
             assert!(refused.contains("not supported yet"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_multiplier_is_the_nearest_thousandth() {
+        for factor in [1.001, 1.1, 2.003, 999.999] {
+            let of_retries = [
+                ("x-delayed-retry-type", Value::LongString(b"all")),
+                ("x-delayed-retry-min", Value::I32(10)),
+                ("x-delayed-retry-multiplier", Value::F64(factor)),
+            ];
+            let parsed = parse(&of_retries).unwrap().rules.retry_multiplier.unwrap();
+            let difference = f64::from(parsed) / 1000.0 - factor;
+            assert!(difference.abs() < 1e-9, "{factor} became {parsed}");
         }
     }
 

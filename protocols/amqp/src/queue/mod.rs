@@ -8,6 +8,7 @@
 //! `arguments` has what a client may say, `rules` what policies may say too, `settings` what holds.
 
 mod arguments;
+mod offsets;
 mod rules;
 mod settings;
 mod stream;
@@ -27,6 +28,8 @@ use crate::tally::{self, Tallies};
 use arguments::COMPARED;
 pub(crate) use arguments::time;
 pub use arguments::{QueueArguments, QueueType};
+pub(crate) use offsets::{Offsets, Progress};
+pub(crate) use rules::thousandths;
 pub use rules::{Overflow, QueueRules, RetryOn};
 pub use settings::{DEAD_LETTERS, DeadLetter, QueueSettings, Retry};
 pub(crate) use stream::age_ms;
@@ -142,6 +145,8 @@ pub struct Queue {
     seen: Option<Seen>,
     /// Who reads it, if it is a stream: no group of it knows them.
     readers: Mutex<Vec<Reading>>,
+    /// Where some of these go on.
+    offsets: Offsets,
 }
 
 /// A consumer of a stream.
@@ -218,11 +223,18 @@ impl Queue {
             stream,
             config,
             readers: Mutex::default(),
+            offsets: Offsets::default(),
             usage: Mutex::new(Usage {
                 used: Some(Instant::now()),
                 ..Usage::default()
             }),
         }
+    }
+
+    /// Whether it notes what comes.
+    #[must_use]
+    pub fn notes(&self) -> bool {
+        self.seen.is_some()
     }
 
     /// Notes a message that comes.
@@ -246,6 +258,11 @@ impl Queue {
     #[must_use]
     pub fn is_stream(&self) -> bool {
         self.config.parsed.kind == QueueType::Stream
+    }
+
+    /// The places that are kept for consumers, if it is a stream.
+    pub(crate) fn offsets(&self) -> &Offsets {
+        &self.offsets
     }
 
     /// Somebody reads it, and wants to know when it goes.

@@ -88,6 +88,16 @@ pub struct QueueRules {
     pub consumer_timeout_ms: Option<u64>,
 }
 
+/// A multiplier from 1 to 1,000 as [`QueueRules::retry_multiplier`] has it.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "from a thousand to a million"
+)]
+pub(crate) fn thousandths(factor: f64) -> u32 {
+    (factor * 1000.0).round() as u32
+}
+
 impl QueueRules {
     /// What holds where these rules and others apply: of numbers that limit something the lower; else these win.
     #[must_use]

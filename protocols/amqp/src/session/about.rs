@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use longtail_broker::auth::Principal;
+
 use super::channel::Channel;
 use super::confirms::Confirms;
 use super::consuming::Consumer;
+use super::transacting::Staged;
 use super::{Phase, Session, Shared, Slot};
 use crate::codec::{Table, Value};
 
@@ -76,8 +79,10 @@ pub(crate) struct Introduction {
     pub(super) mechanism: &'static str,
     /// Seconds between heartbeats.
     pub(super) heartbeat: u16,
-    /// It is one of the accounts.
-    has_account: bool,
+    /// Who it has proved to be, where there are accounts.
+    pub(super) principal: Option<Principal>,
+    /// Whom its connection and its channels count for: the account, or the user where there is none.
+    counts_for: Arc<str>,
     /// Its messages may be somebody else's.
     pub(super) impersonates: bool,
     /// Channels that count for the user.
@@ -128,8 +133,14 @@ pub struct ChannelState {
     pub number: u16,
     /// Confirms publishes.
     pub confirm: bool,
+    /// Settles what was staged with a commit.
+    pub transactional: bool,
+    /// Published and acknowledged since the last commit, and not committed.
+    pub staged: (u64, u64),
     /// Messages each new consumer may hold; 0: any number.
     pub prefetch: u16,
+    /// Messages that all its consumers together may hold; 0: any number.
+    pub shared_prefetch: u32,
     /// Delivered or fetched, and not acknowledged.
     pub unacked: u64,
     /// Published and not confirmed.
@@ -155,6 +166,8 @@ pub struct ConsumerState {
     pub prefetch: u32,
     /// Milliseconds that it may hold one; `None`: for ever.
     pub timeout_ms: Option<u64>,
+    /// What it was begun with, as a table's bytes.
+    pub arguments: Arc<[u8]>,
 }
 
 impl Session {
@@ -199,17 +212,22 @@ impl Session {
         }
     }
 
-    pub(crate) fn know_account(&mut self, has_account: bool) {
-        self.shared.introduction.has_account = has_account;
+    /// Its connection and its channels count for these from now on.
+    pub(crate) fn count_for(&mut self, account: Arc<str>) {
+        self.shared.introduction.counts_for = account;
+    }
+
+    pub(crate) fn counts_for(&self) -> &Arc<str> {
+        &self.shared.introduction.counts_for
     }
 
     pub(crate) fn may_impersonate(&mut self, may: bool) {
         self.shared.introduction.impersonates = may;
     }
 
-    /// Whether the user is one of the accounts.
-    pub(crate) fn has_account(&self) -> bool {
-        self.shared.introduction.has_account
+    /// Who it has proved to be, where there are accounts.
+    pub(crate) fn principal(&self) -> Option<&Principal> {
+        self.shared.introduction.principal.as_ref()
     }
 
     /// One more channel counts for the user.
@@ -280,7 +298,10 @@ impl Channel {
         ChannelState {
             number: self.number(),
             confirm: self.confirms.is_some(),
+            transactional: self.staged.is_some(),
+            staged: self.staged.as_ref().map_or((0, 0), Staged::sizes),
             prefetch: self.prefetch,
+            shared_prefetch: self.shared_prefetch,
             unacked: self.unacked.len() as u64,
             unconfirmed: self.confirms.as_ref().map_or(0, Confirms::waiting),
             counts: self.counts(),

@@ -46,6 +46,8 @@ pub(super) struct Consumer {
     pub(super) ready: bool,
     /// How it reads, if its queue is a stream.
     pub(super) reader: Option<Box<Reader>>,
+    /// What it was begun with, as a table's bytes.
+    pub(super) arguments: Arc<[u8]>,
     /// It is a link of another broker: kept for as long as it is there.
     pub(super) _seat: Option<LinkSeat>,
     /// What it was given.
@@ -82,7 +84,8 @@ impl Consumer {
             ack_required: !self.no_ack,
             exclusive: self.queue.is_consumed_exclusively(),
             prefetch: self.prefetch,
-            timeout_ms: self.queue.settings().consumer_timeout_ms,
+            timeout_ms: self.timeout_ms,
+            arguments: Arc::clone(&self.arguments),
         }
     }
 }
@@ -124,7 +127,9 @@ impl Channel {
         let asked = Asked::parse(&arguments)?;
         let settings = queue.settings();
         let reader = match queue.is_stream() {
-            true => Some(self.reader(&queue, (no_ack, no_wait), &arguments, shared)?),
+            true => {
+                Some(self.reader(&queue, (consumer_tag, no_ack, no_wait), &arguments, shared)?)
+            }
             false => None,
         };
         // A quorum queue has consumers for itself only by being of one at a time; a stream has any number.
@@ -138,6 +143,15 @@ impl Channel {
             return Err(Exception::new(
                 ReplyCode::NotAllowed,
                 format!("attempt to reuse consumer tag '{tag}'"),
+            ));
+        }
+        if self.consumers.len() >= shared.consumers_max {
+            return Err(Exception::new(
+                ReplyCode::NotAllowed,
+                format!(
+                    "reached maximum ({}) of consumers per channel",
+                    shared.consumers_max
+                ),
             ));
         }
         let vhost = Arc::clone(&shared.asker.vhost);
@@ -170,6 +184,7 @@ impl Channel {
             Consumer {
                 _seat: federation::is_link(&arguments).then(|| queue.seat_link()),
                 tally: queue.tallies().join(),
+                arguments: arguments.as_bytes().into(),
                 tag,
                 queue,
                 no_ack,

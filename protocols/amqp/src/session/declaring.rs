@@ -11,7 +11,10 @@ use super::{Action, Op, Outcome, Request, Shared, say};
 use crate::codec::{Method, ReplyCode, Table};
 use crate::exception::Exception;
 use crate::graph::{ALTERNATE, Destination, Kind};
-use crate::topology::{Bind, DeclareExchange, DeclareQueue};
+use crate::topology::{Bind, DeclareExchange, DeclareQueue, fresh_name};
+
+/// Whether the client wants no answer, and what it asks for.
+type Asked = (bool, Request);
 
 impl Channel {
     fn ask_topology(
@@ -37,7 +40,27 @@ impl Channel {
         method: &Method<'_>,
         shared: &mut Shared,
     ) -> Result<(), Exception> {
-        let (no_wait, request) = match *method {
+        let asked = match self.about_queues(method, shared)? {
+            None => about_exchanges(method, shared)?,
+            asked => asked,
+        };
+        let Some((no_wait, request)) = asked else {
+            return Err(Exception::new(
+                ReplyCode::CommandInvalid,
+                "this method is the server's, or of channel 0",
+            ));
+        };
+        self.ask_topology(method, no_wait, request, shared);
+        Ok(())
+    }
+
+    /// What a method wants of queues and their bindings; `None`: it is not about them.
+    fn about_queues(
+        &self,
+        method: &Method<'_>,
+        shared: &mut Shared,
+    ) -> Result<Option<Asked>, Exception> {
+        let asked = match *method {
             Method::QueueDeclare {
                 queue,
                 passive,
@@ -48,18 +71,22 @@ impl Channel {
                 arguments,
                 ..
             } => {
+                let is_server_named = queue.is_empty() && !passive;
                 let name = if passive {
                     self.queue_name(queue)?.to_string()
+                } else if is_server_named {
+                    fresh_name("amq.gen-")
                 } else {
                     queue.to_owned()
                 };
-                if !passive && !name.is_empty() {
+                if !passive {
                     shared.check(Right::Configure, "queue", &name)?;
                     let queue = ("queue", name.as_str());
                     may_lead_to(queue, "x-dead-letter-exchange", &arguments, shared)?;
                 }
                 let declare = DeclareQueue {
                     name,
+                    is_server_named,
                     passive,
                     durable,
                     exclusive,
@@ -110,73 +137,9 @@ impl Channel {
                 };
                 (no_wait, request)
             }
-            Method::ExchangeDeclare {
-                exchange,
-                kind,
-                passive,
-                durable,
-                auto_delete,
-                internal,
-                no_wait,
-                arguments,
-                ..
-            } => {
-                if !passive {
-                    shared.check(Right::Configure, "exchange", exchange)?;
-                    may_lead_to(("exchange", exchange), ALTERNATE, &arguments, shared)?;
-                }
-                let declare = DeclareExchange {
-                    name: exchange.to_owned(),
-                    kind: kind.to_owned(),
-                    passive,
-                    durable,
-                    auto_delete,
-                    internal,
-                    arguments: arguments.as_bytes().into(),
-                };
-                (no_wait, Request::DeclareExchange(declare))
-            }
-            Method::ExchangeDelete {
-                exchange,
-                if_unused,
-                no_wait,
-                ..
-            } => {
-                shared.check(Right::Configure, "exchange", exchange)?;
-                let name = exchange.to_owned();
-                (no_wait, Request::DeleteExchange { name, if_unused })
-            }
-            Method::ExchangeBind {
-                destination,
-                source,
-                routing_key,
-                no_wait,
-                arguments,
-                ..
-            } => {
-                let bind = bind_exchange((destination, source, routing_key), &arguments, shared)?;
-                (no_wait, Request::Bind(bind))
-            }
-            Method::ExchangeUnbind {
-                destination,
-                source,
-                routing_key,
-                no_wait,
-                arguments,
-                ..
-            } => {
-                let bind = bind_exchange((destination, source, routing_key), &arguments, shared)?;
-                (no_wait, Request::Unbind(bind))
-            }
-            _ => {
-                return Err(Exception::new(
-                    ReplyCode::CommandInvalid,
-                    "this method is the server's, or of channel 0",
-                ));
-            }
+            _ => return Ok(None),
         };
-        self.ask_topology(method, no_wait, request, shared);
-        Ok(())
+        Ok(Some(asked))
     }
 
     fn bind_queue(
@@ -285,4 +248,70 @@ fn bind_exchange(
         key: key.to_owned(),
         arguments: arguments.as_bytes().into(),
     })
+}
+
+/// What a method wants of exchanges and their bindings; `None`: it is not about them.
+fn about_exchanges(method: &Method<'_>, shared: &mut Shared) -> Result<Option<Asked>, Exception> {
+    let asked = match *method {
+        Method::ExchangeDeclare {
+            exchange,
+            kind,
+            passive,
+            durable,
+            auto_delete,
+            internal,
+            no_wait,
+            arguments,
+            ..
+        } => {
+            if !passive {
+                shared.check(Right::Configure, "exchange", exchange)?;
+                may_lead_to(("exchange", exchange), ALTERNATE, &arguments, shared)?;
+            }
+            let declare = DeclareExchange {
+                name: exchange.to_owned(),
+                kind: kind.to_owned(),
+                passive,
+                durable,
+                auto_delete,
+                internal,
+                arguments: arguments.as_bytes().into(),
+            };
+            (no_wait, Request::DeclareExchange(declare))
+        }
+        Method::ExchangeDelete {
+            exchange,
+            if_unused,
+            no_wait,
+            ..
+        } => {
+            shared.check(Right::Configure, "exchange", exchange)?;
+            let name = exchange.to_owned();
+            (no_wait, Request::DeleteExchange { name, if_unused })
+        }
+        Method::ExchangeBind {
+            destination,
+            source,
+            routing_key,
+            no_wait,
+            arguments,
+            ..
+        } => {
+            let bind = bind_exchange((destination, source, routing_key), &arguments, shared)?;
+            (no_wait, Request::Bind(bind))
+        }
+        Method::ExchangeUnbind {
+            destination,
+            source,
+            routing_key,
+            no_wait,
+            arguments,
+            ..
+        } => {
+            let bind = bind_exchange((destination, source, routing_key), &arguments, shared)?;
+            (no_wait, Request::Unbind(bind))
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(asked))
 }

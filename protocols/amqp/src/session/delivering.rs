@@ -574,6 +574,7 @@ mod tests {
             _seat: None,
             ready: true,
             reader: None,
+            arguments: Arc::default(),
         }
     }
 

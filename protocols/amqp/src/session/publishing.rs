@@ -6,10 +6,10 @@ use bytes::Bytes;
 use longtail_broker::auth::Action as Right;
 use longtail_broker::message::SharedMessage;
 use longtail_edge::Out;
-use longtail_engine::{Cause, Refusal, Reply};
+use longtail_engine::{Cause, Command, NewMessage, Refusal, Reply, Target};
 
 use super::channel::{Channel, Pending, internal};
-use super::routing::{Plan, Publication, check};
+use super::routing::{Plan, Publication, Sole, check};
 use super::{Action, Shared, content, say, unexpected_frame};
 use crate::codec::{ContentHeader, Method, ReplyCode, put_content};
 use crate::config::Config;
@@ -322,6 +322,9 @@ impl Channel {
         )?;
         let rewritten = self.with_address(&properties)?;
         if rewritten.is_none() && self.staged.is_none() {
+            if let Some(sole) = self.sole(&publication, &properties, shared)? {
+                return self.send_to(sole, publication, shared);
+            }
             let plan = self.plan(&publication, &properties, shared)?;
             return self.carry_out(&publication, plan, shared, out);
         }
@@ -333,6 +336,48 @@ impl Channel {
         }
         let plan = self.plan(&publication, &publication.properties()?, shared)?;
         self.carry_out(&publication, plan, shared, out)
+    }
+
+    /// Sends a message to the only queue that it goes to.
+    fn send_to(
+        &mut self,
+        sole: Sole,
+        publication: Publication,
+        shared: &mut Shared,
+    ) -> Result<(), Exception> {
+        self.counts.publish += 1;
+        self.tally(&publication.exchange, 1, shared);
+        let number = self
+            .confirms
+            .as_mut()
+            .map_or(0, |confirms| confirms.begin(1));
+        let bytes = publication.body.len() as u64;
+        let way = self.ways.get_mut(usize::from(sole.shard.0));
+        let way = way.ok_or_else(|| internal("no way to a shard"))?;
+        let command = Command::Publish {
+            to: Target::Stream(sole.stream),
+            also: Vec::new(),
+            message: NewMessage {
+                priority: sole.priority,
+                expires_ms: sole.expires_ms,
+                headers: publication.encoded,
+                payload: publication.body,
+                ..NewMessage::default()
+            },
+        };
+        if number == 0 {
+            way.publish(command, bytes);
+        } else {
+            let pending = Pending::Published {
+                number,
+                bytes,
+                noted: None,
+                laying: None,
+            };
+            way.ask(command, pending);
+        }
+        self.is_outstanding(bytes, shared);
+        Ok(())
     }
 
     /// Sends a message on its way. No plan: its exchange is gone.
@@ -403,21 +448,22 @@ impl Channel {
     }
 
     /// Counts a message for its exchange.
-    fn tally(&mut self, publication: &Publication, plan: &Plan, shared: &Shared) {
+    fn tally(&mut self, exchange: &Arc<str>, copies: u64, shared: &Shared) {
         let Ok(topology) = shared.topology() else {
             return;
         };
         let generation = topology.generation();
-        let known = self.tally.as_ref().is_some_and(|known| {
-            known.generation == generation && known.exchange == publication.exchange
-        });
+        let known = self
+            .tally
+            .as_ref()
+            .is_some_and(|known| known.generation == generation && known.exchange == *exchange);
         if !known {
             let graph = topology.graph();
-            let of = graph.tallies(&publication.exchange);
+            let of = graph.tallies(exchange);
             let before = self.tally.take().map(|known| known.tally);
             self.tally = of.map(|of| Counting {
                 generation,
-                exchange: Arc::clone(&publication.exchange),
+                exchange: Arc::clone(exchange),
                 tally: before
                     .filter(|tally| tally.is_of(of))
                     .unwrap_or_else(|| of.join()),
@@ -425,17 +471,15 @@ impl Channel {
         }
         if let Some(Counting { tally, .. }) = &mut self.tally {
             tally.add(tally::exchange::IN, 1);
-            tally.add(
-                tally::exchange::OUT,
-                plan.stores.iter().map(Store::copies).sum(),
-            );
+            tally.add(tally::exchange::OUT, copies);
         }
     }
 
     /// Counts a message that goes where its plan says.
     pub(super) fn count(&mut self, publication: &Publication, plan: &Plan, shared: &Shared) {
         self.counts.publish += 1;
-        self.tally(publication, plan, shared);
+        let copies = plan.stores.iter().map(Store::copies).sum();
+        self.tally(&publication.exchange, copies, shared);
         match (plan.is_wanted(), publication.mandatory) {
             (true, _) => {}
             (false, true) => self.counts.return_unroutable += 1,

@@ -9,14 +9,14 @@
 //! A reader has a session of its own at its stream's shard, because one that waits for something to read holds back what
 //! else that session asks. It reads as many messages as its client may still have; what comes while it does is read
 //! together the next time, so that many readers of a busy stream read large pieces. An acknowledgement is credit and
-//! nothing else.
+//! nothing else, unless the server keeps the consumer's place.
 
 use std::sync::Arc;
 
 use longtail_edge::Out;
 use longtail_engine::config::StreamName;
 use longtail_engine::runtime::Shards;
-use longtail_engine::{Command, Message, Reply, Start, Wait};
+use longtail_engine::{Command, Message, Reply, Settle, Start, Wait};
 use longtail_model::{GroupId, Seq, SessionId, ShardId, Timestamp};
 
 use super::channel::{Channel, Pending, Way, internal};
@@ -27,7 +27,7 @@ use super::unacked::Delivered;
 use super::{Action, Ended, Shared, say};
 use crate::codec::{Method, Properties, Table, TableBuf, Value};
 use crate::exception::{Exception, no_queue, not_implemented, precondition};
-use crate::queue::{Queue, Reading, age_ms};
+use crate::queue::{Progress, Queue, Reading, age_ms};
 use crate::replies::Place;
 
 /// The header with a message's place in its stream.
@@ -36,13 +36,19 @@ const OFFSET: &str = "x-stream-offset";
 /// The header by which publishers let consumers choose.
 const FILTER_VALUE: &str = "x-stream-filter-value";
 
+/// Whether a message has to be as all conditions of a filter say, or as one: LavinMQ's.
+const MATCH_TYPE: &str = "x-filter-match-type";
+
 /// The server is to keep the place of a consumer by its tag: LavinMQ's.
 const TRACKING: &str = "x-stream-automatic-offset-tracking";
+
+/// Tags that the server makes begin so: nobody comes back with one.
+const MADE_TAG: &str = "amq.ctag-";
 
 /// Messages that are read at a time at most.
 const READ_MAX: u32 = 256;
 
-/// Values of one filter at most.
+/// Conditions of one filter at most.
 const VALUES_MAX: usize = 256;
 
 /// A consumer of a stream, as far as others have nothing like it.
@@ -53,6 +59,8 @@ pub(super) struct Reader {
     /// `None`: not attached yet.
     way: Option<Way>,
     place: Begin,
+    /// How far it has come, where its place is kept.
+    progress: Option<Progress>,
     filter: Option<Filter>,
     no_wait: bool,
     /// What is read next.
@@ -72,9 +80,14 @@ enum Begin {
 }
 
 /// Which messages a consumer wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Filter {
+    /// One of these is the message's own.
     values: Vec<Box<str>>,
+    /// Tables of headers that a message has with these values: LavinMQ's.
+    headers: Vec<Box<[u8]>>,
+    /// One condition is enough: the values, or a table.
+    any: bool,
     /// Those without a value too.
     unfiltered: bool,
 }
@@ -82,37 +95,70 @@ struct Filter {
 impl Filter {
     fn parse(arguments: &Table<'_>) -> Result<Option<Self>, Exception> {
         let invalid = |key: &str, why: &str| precondition(format!("invalid arg '{key}': {why}"));
-        let wrong = || {
-            let expected = "a string or an array of at most 256 strings is expected";
-            invalid("x-stream-filter", expected)
-        };
-        let unfiltered = match arguments.get("x-stream-match-unfiltered") {
-            None => false,
-            Some(Value::Bool(unfiltered)) => unfiltered,
-            Some(_) => {
-                return Err(invalid("x-stream-match-unfiltered", "a bool is expected"));
-            }
-        };
-        let values: Vec<Box<str>> = match arguments.get("x-stream-filter") {
+        let mut filter = Filter::default();
+        match arguments.get("x-stream-match-unfiltered") {
+            None => {}
+            Some(Value::Bool(unfiltered)) => filter.unfiltered = unfiltered,
+            Some(_) => return Err(invalid("x-stream-match-unfiltered", "a bool is expected")),
+        }
+        match arguments.get(MATCH_TYPE) {
+            None => {}
+            Some(value) => match value.as_str().map(str::to_ascii_lowercase).as_deref() {
+                Some("all") => {}
+                Some("any") => filter.any = true,
+                _ => return Err(invalid(MATCH_TYPE, "all or any is expected")),
+            },
+        }
+        let taken = match arguments.get("x-stream-filter") {
             None => return Ok(None),
             Some(Value::Array(values)) => {
-                let values = values.iter().map(|value| value.as_str().map(Box::from));
-                let values: Option<Vec<_>> = values.take(VALUES_MAX + 1).collect();
-                values
-                    .filter(|values| values.len() <= VALUES_MAX)
-                    .ok_or_else(wrong)?
+                let mut values = values.iter();
+                let taken = (values.by_ref().take(VALUES_MAX)).all(|value| filter.take(&value));
+                taken && values.next().is_none()
             }
-            Some(value) => vec![value.as_str().ok_or_else(wrong)?.into()],
+            Some(value) => filter.take(&value),
         };
-        Ok(Some(Filter { values, unfiltered }))
+        if taken {
+            return Ok(Some(filter));
+        }
+        Err(invalid(
+            "x-stream-filter",
+            "a string, a table of headers or an array of at most 256 of these is expected",
+        ))
+    }
+
+    /// One more condition; `false`: it is none.
+    fn take(&mut self, value: &Value<'_>) -> bool {
+        match (value, value.as_str()) {
+            (_, Some(text)) => self.values.push(text.into()),
+            // Places on the map are not known here.
+            (Value::Table(table), _) if !table.iter().any(|(key, _)| key.starts_with("geo-")) => {
+                self.headers.push(table.as_bytes().into());
+            }
+            _ => return false,
+        }
+        true
     }
 
     fn wants(&self, headers: &Table<'_>) -> bool {
         let value = headers.get(FILTER_VALUE);
-        match value.as_ref().and_then(Value::as_str) {
-            Some(value) => self.values.iter().any(|wanted| **wanted == *value),
-            None => self.unfiltered,
+        if value.is_none() && self.unfiltered {
+            return true;
         }
+        let value = value.as_ref().and_then(Value::as_str);
+        let one_of = || self.values.iter().any(|wanted| Some(&**wanted) == value);
+        let has = |table: &[u8]| {
+            let wanted = Table::decode(table).unwrap_or_default();
+            let mut pairs = wanted.iter();
+            pairs.all(|(key, value)| {
+                let own = headers.get(key);
+                own.is_some_and(|own| own.is_equivalent(&value))
+            })
+        };
+        if self.any {
+            return one_of() || self.headers.iter().any(|table| has(table));
+        }
+        (self.values.is_empty() || one_of()) && self.headers.iter().all(|table| has(table))
     }
 }
 
@@ -162,6 +208,24 @@ impl Begin {
     }
 }
 
+/// Whether the place of a consumer is to be kept by its tag.
+fn is_tracked(arguments: &Table<'_>, tag: &str) -> Result<bool, Exception> {
+    let invalid = |why: &str| precondition(format!("invalid arg '{TRACKING}': {why}"));
+    let wanted = match arguments.get(TRACKING) {
+        None => false,
+        Some(Value::Bool(wanted)) => wanted,
+        Some(value) => match value.as_str() {
+            Some("true") => true,
+            Some("false") => false,
+            _ => return Err(invalid("a bool is expected")),
+        },
+    };
+    if wanted && (tag.is_empty() || tag.starts_with(MADE_TAG)) {
+        return Err(invalid("a consumer tag of the client's own is needed"));
+    }
+    Ok(wanted)
+}
+
 /// Offsets are counted from 0.
 fn seq_of(offset: u64) -> Seq {
     Seq(offset.saturating_add(Seq::FIRST.0))
@@ -179,17 +243,11 @@ impl Channel {
     pub(super) fn reader(
         &self,
         queue: &Queue,
-        (no_ack, no_wait): (bool, bool),
+        (tag, no_ack, no_wait): (&str, bool, bool),
         arguments: &Table<'_>,
         shared: &Shared,
     ) -> Result<Reader, Exception> {
         let what = format!("queue '{}' in vhost '{}'", queue.name, shared.asker.vhost);
-        if let Some(wanted) = arguments.get(TRACKING)
-            && wanted != Value::Bool(false)
-            && wanted.as_str() != Some("false")
-        {
-            return Err(precondition(format!("{TRACKING} is not supported yet")));
-        }
         if arguments.get("x-priority").is_some() {
             return Err(precondition(format!(
                 "invalid arg 'x-priority' for {what} of queue type rabbit_stream_queue"
@@ -210,11 +268,24 @@ impl Channel {
                 "{what} does not support global qos"
             )));
         }
+        let topology = shared.topology()?;
+        let mut place = Begin::parse(arguments, topology.now())?;
+        let mut progress = None;
+        if is_tracked(arguments, tag)? {
+            progress = Some(Progress::new(topology.keeping()));
+            match queue.offsets().get(tag) {
+                Some(offset) => place = Begin::At(Start::At(seq_of(offset))),
+                // It is to miss nothing.
+                None if arguments.get(OFFSET).is_none() => place = Begin::At(Start::First),
+                None => {}
+            }
+        }
         Ok(Reader {
             name: StreamName::new(space_of(shared)?, Arc::clone(&queue.name)),
             shard: queue.shard,
             way: None,
-            place: Begin::parse(arguments, shared.topology()?.now())?,
+            place,
+            progress,
             filter: Filter::parse(arguments)?,
             no_wait,
             next: Seq::FIRST,
@@ -276,6 +347,22 @@ impl Channel {
         way.ask(locate, Pending::Located);
         reader.way = Some(way);
         true
+    }
+
+    /// A consumer is done with a message, unless it wants it again: its place moves, where that is kept.
+    pub(super) fn has_read(&mut self, delivered: &Delivered, how: Settle) {
+        if !delivered.is_read || matches!(how, Settle::Release { .. }) {
+            return;
+        }
+        let Some(consumer) = self.consumers.get_mut(&delivered.consumer) else {
+            return;
+        };
+        let reader = consumer.reader.as_deref_mut();
+        if let Some(progress) = reader.and_then(|reader| reader.progress.as_mut()) {
+            let place = progress.settled(offset_of(delivered.seq));
+            consumer.queue.offsets().set(&consumer.tag, place);
+            progress.tell();
+        }
     }
 
     fn reader_of(&mut self, consumer: u32) -> Option<&mut Reader> {
@@ -445,6 +532,9 @@ impl Channel {
             write_content(&deliver, channel, &envelope, message.payload, shared, out);
             self.counts.deliver += 1;
             consumer.held += 1;
+            if let Some(progress) = &mut reader.progress {
+                progress.delivered(offset_of(seq));
+            }
             self.unacked.push(Delivered {
                 tag: self.last_delivery,
                 shard: reader.shard.0,
@@ -532,6 +622,27 @@ mod tests {
     }
 
     #[test]
+    fn the_place_of_a_consumer_is_kept_if_it_says_so_and_has_a_name() {
+        let tracked = |value, tag| is_tracked(&table(&[(TRACKING, value)]).as_table(), tag);
+        assert!(tracked(Value::Bool(true), "mine").unwrap());
+        assert!(tracked(text("true"), "mine").unwrap());
+        assert!(!tracked(Value::Bool(false), "").unwrap());
+        assert!(!is_tracked(&Table::default(), "mine").unwrap());
+        for (value, tag) in [
+            (Value::Bool(true), ""),
+            (Value::Bool(true), "amq.ctag-1"),
+            (Value::I32(1), "mine"),
+            (text("yes"), "mine"),
+        ] {
+            let refused = tracked(value, tag).unwrap_err().reply_text();
+            assert!(
+                refused.starts_with("PRECONDITION_FAILED - invalid arg"),
+                "{refused}"
+            );
+        }
+    }
+
+    #[test]
     fn a_filter_takes_its_values_and_if_told_so_what_has_none() {
         let mut values = ArrayBuf::default();
         for value in ["invoices", "orders"] {
@@ -552,8 +663,34 @@ mod tests {
         assert!(!one.wants(&with("invoices").as_table()));
         assert!(!one.wants(&Table::default()));
         assert_eq!(Filter::parse(&Table::default()).unwrap(), None);
+        // Headers, as LavinMQ has it.
+        let wanted = table(&[("kind", text("new")), ("size", Value::I64(3))]);
+        let mut conditions = ArrayBuf::default();
+        conditions.push(text("orders")).unwrap();
+        conditions.push(Value::Table(wanted.as_table())).unwrap();
+        let conditions = Value::Array(conditions.as_array());
+        let filter = |how: &str| {
+            let arguments = table(&[("x-stream-filter", conditions), (MATCH_TYPE, text(how))]);
+            Filter::parse(&arguments.as_table()).unwrap().unwrap()
+        };
+        let headers = table(&[("kind", text("new")), ("size", Value::I32(3))]);
+        assert!(filter("any").wants(&headers.as_table()));
+        assert!(!filter("all").wants(&headers.as_table()));
+        let both = table(&[
+            ("kind", text("new")),
+            ("size", Value::I32(3)),
+            (FILTER_VALUE, text("orders")),
+        ]);
+        assert!(filter("All").wants(&both.as_table()));
+        assert!(filter("any").wants(&with("orders").as_table()));
+        assert!(!filter("any").wants(&with("invoices").as_table()));
         for wrong in [
             table(&[("x-stream-filter", Value::I32(1))]),
+            table(&[("x-stream-filter", text("a")), (MATCH_TYPE, text("some"))]),
+            table(&[(
+                "x-stream-filter",
+                Value::Table(table(&[("geo-bbox", text("x"))]).as_table()),
+            )]),
             table(&[
                 ("x-stream-filter", text("a")),
                 ("x-stream-match-unfiltered", Value::I32(1)),

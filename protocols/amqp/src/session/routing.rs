@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use longtail_broker::auth::Action as Right;
 use longtail_broker::message::SharedMessage;
-use longtail_model::{Subject, Timestamp};
+use longtail_model::{Priority, ShardId, StreamId, Subject, Timestamp};
 use smallvec::SmallVec;
 
 use super::channel::Channel;
@@ -265,7 +265,53 @@ impl Channel {
     }
 }
 
+/// The only place that a message goes to, and how that wants it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sole {
+    pub(super) shard: ShardId,
+    pub(super) stream: StreamId,
+    pub(super) priority: Priority,
+    pub(super) expires_ms: Option<u64>,
+}
+
 impl Channel {
+    /// The queue that the last message went to, if that was one, which takes what comes and notes nothing of it, and this
+    /// message goes there too.
+    pub(super) fn sole(
+        &self,
+        publication: &Publication,
+        properties: &Properties<'_>,
+        shared: &Shared,
+    ) -> Result<Option<Sole>, Exception> {
+        let generation = shared.topology()?.generation();
+        let same = |known: &&Remembered| {
+            known.generation == generation
+                && known.exchange == publication.exchange
+                && known.key == publication.key
+                && known.shared.is_empty()
+        };
+        let Some(known) = self.remembered.as_ref().filter(same) else {
+            return Ok(None);
+        };
+        let Some([queue]) = known.queues.as_deref() else {
+            return Ok(None);
+        };
+        let copied = match &properties.headers {
+            Some(headers) => keys_of("", headers)?.len() > 1,
+            None => false,
+        };
+        if copied || queue.notes() || queue.lays_refused() {
+            return Ok(None);
+        }
+        let expires_ms = properties.expiration.map(expiration).transpose()?;
+        Ok(Some(Sole {
+            shard: queue.shard,
+            stream: queue.stream,
+            priority: queue.priority(properties.priority),
+            expires_ms: expires_ms.filter(|_| !queue.is_stream()),
+        }))
+    }
+
     /// Where the last message went, if this one goes there too.
     fn known_routes(
         &self,

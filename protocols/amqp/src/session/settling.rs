@@ -23,6 +23,7 @@ impl Channel {
     pub(super) fn settle(&mut self, delivered: &Delivered, how: Settle) {
         self.counts.ack += u64::from(how == Settle::Ack);
         if delivered.is_read {
+            self.has_read(delivered, how);
             return;
         }
         let how = self.with_retry(delivered, how);

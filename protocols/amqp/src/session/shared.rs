@@ -79,6 +79,8 @@ pub(super) struct Shared {
     pub(super) timed: bool,
     /// How long, where nothing else is said; 0: as long as they want.
     pub(super) consumer_timeout_ms: u64,
+    /// Consumers of a channel.
+    pub(super) consumers_max: usize,
 }
 
 impl std::fmt::Debug for Shared {
@@ -253,6 +255,7 @@ impl Shared {
             asked: None,
             timed: false,
             consumer_timeout_ms: 0,
+            consumers_max: 0,
         }
     }
 }

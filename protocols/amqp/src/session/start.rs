@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use longtail_broker::auth::{CachedGrants, Grants};
+use longtail_broker::auth::CachedGrants;
 use longtail_edge::{CloseReason, Out};
 
 use super::{Action, Phase, Session, Slot, channel_error, say};
@@ -36,6 +36,7 @@ impl Session {
     pub(super) fn greet(&mut self, config: &Config, out: &mut Out) {
         self.phase = Phase::Start;
         self.shared.consumer_timeout_ms = config.consumer_timeout_ms;
+        self.shared.consumers_max = config.consumers_max;
         let mut capabilities = TableBuf::default();
         let mut properties = TableBuf::default();
         let put = |table: &mut TableBuf, key: &str, value: Value<'_>| {
@@ -296,6 +297,7 @@ impl Session {
         match admitted {
             Ok((admitted, topology)) => {
                 self.shared.grants = CachedGrants::new(admitted.grants);
+                self.shared.introduction.principal = admitted.principal;
                 self.shared.topology = Some(topology);
                 self.shared.credentials.password = Vec::new();
                 self.phase = Phase::Running;
@@ -309,7 +311,7 @@ impl Session {
     /// Another secret is right, or not. `Some`: that ends the connection.
     pub(crate) fn renewed(
         &mut self,
-        admitted: Option<Arc<Grants>>,
+        admitted: Option<Admitted>,
         out: &mut Out,
     ) -> Option<CloseReason> {
         self.shared.answered();
@@ -317,12 +319,13 @@ impl Session {
         if self.phase != Phase::Running {
             return None;
         }
-        let Some(grants) = admitted else {
+        let Some(admitted) = admitted else {
             let text = "New secret was refused by one of the backends";
             let refused = Exception::new(ReplyCode::NotAllowed, text).about((10, 70));
             return self.fail(0, &refused, out);
         };
-        self.set_grants(grants);
+        self.shared.introduction.principal = admitted.principal;
+        self.set_grants(admitted.grants);
         say(&Method::ConnectionUpdateSecretOk {}, 0, out);
         None
     }

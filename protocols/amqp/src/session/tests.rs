@@ -1,5 +1,6 @@
 //! A session without sockets and tasks: bytes in, bytes and actions out.
 
+use longtail_broker::auth::{Action as Right, Identity, Pattern, Rule};
 use longtail_broker::client::block_on;
 use longtail_broker::{Broker, BrokerConfig};
 
@@ -7,6 +8,7 @@ use super::*;
 use crate::access::Admitted;
 use crate::alarms::Short;
 use crate::codec::{Table, TableBuf, Value};
+use crate::topology::DeclareQueue;
 
 struct Nobody;
 
@@ -26,9 +28,13 @@ struct Talk {
 
 impl Talk {
     fn new() -> Self {
+        Talk::with(Config::default())
+    }
+
+    fn with(config: Config) -> Self {
         let broker = Broker::open(BrokerConfig::in_memory()).unwrap();
         Talk {
-            tenant: Tenant::new(Config::default(), broker),
+            tenant: Tenant::new(config, broker),
             session: Session::new(1, Arc::new(Nobody)),
             out: Out::new(1 << 20),
         }
@@ -170,9 +176,12 @@ fn inside_websocket_frames_are_small() {
     assert!(matches!(then.then, Then::Close(_)), "{then:?}");
 }
 
-/// A client in the vhost `/` with one channel that is attached to nothing.
+/// A client in the vhost `/` with one channel that is attached to nothing, who may do everything.
 fn running(capabilities: &[&str]) -> Talk {
-    let mut talk = Talk::new();
+    running_with(Talk::new(), Grants::full(), capabilities)
+}
+
+fn running_with(mut talk: Talk, grants: Grants, capabilities: &[&str]) -> Talk {
     talk.hear(b"AMQP\0\0\x09\x01");
     let (mut table, mut properties) = (TableBuf::default(), TableBuf::default());
     for capability in capabilities {
@@ -199,7 +208,7 @@ fn running(capabilities: &[&str]) -> Talk {
         reserved_2: false,
     });
     let topology = block_on(talk.tenant.topology(&"default".into())).unwrap();
-    let admitted = Admitted::with(Arc::new(Grants::full()));
+    let admitted = Admitted::with(Arc::new(grants));
     let admitted = Ok((admitted, topology));
     assert_eq!(talk.session.admitted(admitted, &mut talk.out), None);
     let mut open = Vec::new();
@@ -282,8 +291,8 @@ fn a_secret_that_is_renewed_lasts_as_long_as_it_says() {
     assert!(matches!(actions[..], [Action::Renew]), "{actions:?}");
     assert_eq!(talk.session.credentials().password, b"new");
     let second = talk.session.next_secret();
-    let grants = Some(Arc::new(Grants::full()));
-    assert_eq!(talk.session.renewed(grants, &mut talk.out), None);
+    let admitted = Some(Admitted::with(Grants::everything()));
+    assert_eq!(talk.session.renewed(admitted, &mut talk.out), None);
     let told = talk.written();
     assert_eq!(method(&told), Method::ConnectionUpdateSecretOk {});
     assert!(talk.session.credentials().password.is_empty());
@@ -311,4 +320,116 @@ fn a_secret_that_is_refused_ends_the_connection() {
         panic!("{told:?}");
     };
     assert_eq!(reply_code, 530);
+}
+
+/// What an account may do that has the right to these things, by name.
+fn rights(granted: &[(Right, &str)]) -> Grants {
+    let rules = granted.iter().map(|(action, subject)| Rule {
+        actions: vec![*action],
+        effect: Default::default(),
+        subject: Pattern::new(subject).unwrap(),
+    });
+    let nobody = Identity {
+        account: "a",
+        client_id: "",
+    };
+    Grants::compile(&rules.collect::<Vec<_>>(), &nobody).unwrap()
+}
+
+/// What a client with these rights is answered who leaves the name of a queue to the server; `None`: it is declared.
+fn declare_unnamed(granted: &[(Right, &str)]) -> Option<u16> {
+    let mut talk = running_with(Talk::new(), rights(granted), &[]);
+    let mut arguments = TableBuf::default();
+    let exchange = Value::LongString(b"letters");
+    arguments.put("x-dead-letter-exchange", exchange).unwrap();
+    let declare = Method::QueueDeclare {
+        ticket: 0,
+        queue: "",
+        passive: false,
+        durable: false,
+        exclusive: true,
+        auto_delete: false,
+        no_wait: false,
+        arguments: arguments.as_table(),
+    };
+    let mut bytes = Vec::new();
+    declare.encode(1, &mut bytes).unwrap();
+    talk.hear(&bytes);
+    let told = talk.written();
+    if told.is_empty() {
+        let actions = talk.session.take_actions();
+        assert!(matches!(actions[..], [Action::Topology(_)]), "{actions:?}");
+        return None;
+    }
+    let Method::ChannelClose { reply_code, .. } = method(&told) else {
+        panic!("{told:?}");
+    };
+    Some(reply_code)
+}
+
+#[test]
+fn a_queue_whose_name_is_left_to_the_server_needs_the_rights_of_any_other() {
+    let generated = [(Right::Configure, "amq/#"), (Right::Consume, "amq/#")];
+    assert_eq!(declare_unnamed(&[]), Some(403), "may not declare");
+    assert_eq!(
+        declare_unnamed(&generated),
+        Some(403),
+        "may not write to where its letters would go"
+    );
+    let all = [&generated[..], &[(Right::Publish, "letters")]].concat();
+    assert_eq!(declare_unnamed(&all), None);
+}
+
+/// What a client is told who consumes where a channel may have so many consumers.
+fn consume_beyond(consumers_max: usize) -> Vec<u8> {
+    let config = Config {
+        consumers_max,
+        ..Config::default()
+    };
+    let mut talk = running_with(Talk::with(config), Grants::full(), &[]);
+    let topology = block_on(talk.tenant.topology(&"default".into())).unwrap();
+    let asker = Asker {
+        connection: 1,
+        vhost: "/".into(),
+    };
+    let queue = DeclareQueue {
+        name: "q".to_owned(),
+        is_server_named: false,
+        passive: false,
+        durable: false,
+        exclusive: false,
+        auto_delete: false,
+        arguments: Arc::default(),
+    };
+    block_on(topology.declare_queue(&asker, queue)).unwrap();
+    let consume = Method::BasicConsume {
+        ticket: 0,
+        queue: "q",
+        consumer_tag: "a",
+        no_local: false,
+        no_ack: true,
+        exclusive: false,
+        no_wait: true,
+        arguments: Table::default(),
+    };
+    let mut bytes = Vec::new();
+    consume.encode(1, &mut bytes).unwrap();
+    talk.hear(&bytes);
+    talk.written()
+}
+
+#[test]
+fn a_channel_has_so_many_consumers_and_no_more() {
+    let is_refused = |consumers_max| {
+        let told = consume_beyond(consumers_max);
+        !told.is_empty()
+            && matches!(
+                method(&told),
+                Method::ConnectionClose {
+                    reply_code: 530,
+                    ..
+                }
+            )
+    };
+    assert!(is_refused(0) && !is_refused(1));
 }

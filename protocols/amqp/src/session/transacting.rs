@@ -42,6 +42,14 @@ pub(super) struct Staged {
     commit: Option<Commit>,
 }
 
+impl Staged {
+    /// Publishes and settlements that are not committed.
+    pub(super) fn sizes(&self) -> (u64, u64) {
+        let (publications, settlements) = (self.publications.len(), self.settlements.len());
+        (publications as u64, settlements as u64)
+    }
+}
+
 /// A commit that waits for the shards.
 #[derive(Debug, Default)]
 struct Commit {
@@ -54,7 +62,7 @@ struct Commit {
     /// What queues and exchanges have noted of its messages.
     noted: Vec<Noted>,
     replies: Vec<(Recipient, Reply)>,
-    settled: Vec<Delivered>,
+    settled: Vec<(Delivered, Settle)>,
 }
 
 /// What is done at one shard.
@@ -242,7 +250,7 @@ impl Channel {
         }
         for (delivered, how) in staged.settlements {
             if delivered.is_read {
-                commit.settled.push(delivered);
+                commit.settled.push((delivered, how));
                 continue;
             }
             let part = commit.parts.entry(ShardId(delivered.shard)).or_default();
@@ -250,7 +258,7 @@ impl Channel {
                 message: Handle::Group(delivered.group, delivered.seq),
                 how,
             });
-            commit.settled.push(delivered);
+            commit.settled.push((delivered, how));
         }
         shared.busy = true;
         for (shard, part) in &commit.parts {
@@ -363,7 +371,8 @@ impl Channel {
             forget(&commit.noted, &shared.topology()?.graph());
             return Err(failed.about(COMMIT));
         }
-        for delivered in &commit.settled {
+        for (delivered, how) in &commit.settled {
+            self.has_read(delivered, *how);
             self.is_settled(delivered);
         }
         for (to, reply) in commit.replies {

@@ -6,10 +6,11 @@ use longtail_broker::{Broker, BrokerConfig};
 use longtail_model::Subject;
 
 use super::*;
+use crate::codec::ReplyCode;
 use crate::config::Config;
 use crate::graph::Destination;
 use crate::tenant::Tenant;
-use crate::topology::{Asker, Bind, DeclareQueue, Topology};
+use crate::topology::{Asker, Bind, DeclareExchange, DeclareQueue, Topology};
 
 fn asker() -> Asker {
     Asker {
@@ -21,6 +22,7 @@ fn asker() -> Asker {
 async fn declare(topology: &Topology, name: &str) -> u64 {
     let declare = DeclareQueue {
         name: name.to_owned(),
+        is_server_named: false,
         passive: false,
         durable: true,
         exclusive: false,
@@ -90,5 +92,43 @@ fn the_exchange_can_be_none() {
         declare(&topology, "q").await;
         topology.bind(&asker(), bind("#")).await.unwrap();
         assert_eq!(publish(&broker, "a/b").await, 0);
+    });
+}
+
+#[test]
+fn a_space_has_so_many_exchanges_and_bindings_and_no_more() {
+    let broker = Broker::open(BrokerConfig::in_memory()).unwrap();
+    block_on(async {
+        let most = |exchanges_max| Config {
+            exchanges_max,
+            bindings_max: 1,
+            ..Config::default()
+        };
+        let tenant = Tenant::new(most(0), Arc::clone(&broker));
+        let there = tenant.topology(&"default".into()).await.unwrap();
+        let (always_there, _) = there.graph().sizes();
+        drop((there, tenant));
+        let tenant = Tenant::new(most(always_there + 1), Arc::clone(&broker));
+        let topology = tenant.topology(&"default".into()).await.unwrap();
+        let exchange = |name: &str| DeclareExchange {
+            name: name.to_owned(),
+            kind: "direct".to_owned(),
+            passive: false,
+            durable: false,
+            auto_delete: false,
+            internal: false,
+            arguments: Arc::default(),
+        };
+        let declared = topology.declare_exchange(&asker(), exchange("a")).await;
+        declared.unwrap();
+        let declared = topology.declare_exchange(&asker(), exchange("b")).await;
+        assert_eq!(declared.unwrap_err().code, ReplyCode::PreconditionFailed);
+        let declared = topology.declare_exchange(&asker(), exchange("a")).await;
+        declared.unwrap();
+        declare(&topology, "q").await;
+        topology.bind(&asker(), bind("a")).await.unwrap();
+        topology.bind(&asker(), bind("a")).await.unwrap();
+        let bound = topology.bind(&asker(), bind("b")).await;
+        assert_eq!(bound.unwrap_err().code, ReplyCode::PreconditionFailed);
     });
 }

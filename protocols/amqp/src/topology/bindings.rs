@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Answer, Asker, Topology, documents, not_the_default};
 use crate::codec::Table;
-use crate::exception::no_exchange;
+use crate::exception::{no_exchange, precondition};
 use crate::graph::{Binding, Destination, Removed};
 
 /// `queue.bind`, `exchange.bind` and their opposites.
@@ -33,6 +33,17 @@ impl Topology {
             arguments: bind.arguments,
         };
         let key: Arc<str> = bind.key.into();
+        let is_too_many = {
+            let graph = self.graph();
+            let (_, bindings) = graph.sizes();
+            bindings >= self.bindings_max && !graph.is_bound(&bind.source, &key, &binding)
+        };
+        if is_too_many {
+            return Err(precondition(format!(
+                "cannot bind to exchange '{}': binding limit in vhost '{}' ({}) is reached",
+                bind.source, asker.vhost, self.bindings_max
+            )));
+        }
         let subjects = self.subjects().filter(|_| self.shares(&bind.source));
         if let Some(subjects) = subjects {
             subjects.open(&key)?;

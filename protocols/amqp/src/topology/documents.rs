@@ -126,6 +126,29 @@ pub(super) fn binding(space: &str, source: &str, key: &str, binding: &Binding) -
     )
 }
 
+/// The places of consumers in a stream, by their tags.
+pub(super) fn offsets_of(space: &str, stream: &str, places: &[(Arc<str>, u64)]) -> Write {
+    let offset = |offset: u64| Value::I64(i64::try_from(offset).unwrap_or(i64::MAX));
+    let places: Vec<_> = places
+        .iter()
+        .map(|(tag, place)| (&**tag, offset(*place)))
+        .collect();
+    write(prefix("offsets", space) + stream, &places)
+}
+
+/// The same, read back.
+pub(super) fn offsets(catalog: &Catalog, space: &str, stream: &str) -> Vec<(Arc<str>, u64)> {
+    let Some(document) = catalog.get(&(prefix("offsets", space) + stream)) else {
+        return Vec::new();
+    };
+    let table = Table::decode(&document.body).unwrap_or_default();
+    let place = |(tag, value): (&str, Value<'_>)| {
+        let offset = u64::try_from(value.as_i64()?).ok()?;
+        Some((Arc::from(tag), offset))
+    };
+    table.iter().filter_map(place).collect()
+}
+
 /// The spaces that something is written down of.
 pub(crate) fn spaces(catalog: &Catalog) -> BTreeSet<Arc<str>> {
     let documents = catalog.list("amqp/");

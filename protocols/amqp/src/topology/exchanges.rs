@@ -58,6 +58,13 @@ impl Topology {
         if name.starts_with(RESERVED) {
             return Err(reserved("exchange", &name));
         }
+        let (exchanges, _) = self.graph().sizes();
+        if exchanges >= self.exchanges_max {
+            return Err(precondition(format!(
+                "cannot declare exchange '{name}': exchange limit in vhost '{}' ({}) is reached",
+                asker.vhost, self.exchanges_max
+            )));
+        }
         let waiting = if config.delays() {
             let provided = self.provide_waiting(&name, config.durable).await;
             Some(provided.map_err(internal)?)

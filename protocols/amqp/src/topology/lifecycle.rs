@@ -13,6 +13,9 @@ use crate::queue::Queue;
 const LOOK_MAX: Duration = Duration::from_secs(1);
 const LOOK_MIN: Duration = Duration::from_millis(10);
 
+/// How often places of consumers are written down.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
+
 impl Topology {
     /// Deletes, on this runtime, queues that nobody has used for as long as they wait, until the space is gone.
     pub(crate) fn expire_queues(self: &Arc<Self>, runtime: &tokio::runtime::Handle) {
@@ -31,6 +34,45 @@ impl Topology {
                 }
             }
         });
+    }
+
+    /// Writes down, on this runtime, where consumers of streams go on whose places are kept, until the space is gone.
+    pub(crate) fn keep_offsets(self: &Arc<Self>, runtime: &tokio::runtime::Handle) {
+        let (topology, wake) = (Arc::downgrade(self), self.keeping());
+        runtime.spawn(async move {
+            loop {
+                wake.notified().await;
+                tokio::time::sleep(KEEP_EVERY).await;
+                let Some(topology) = topology.upgrade() else {
+                    return;
+                };
+                topology.write_offsets().await;
+            }
+        });
+    }
+
+    /// Writes down now where these consumers go on.
+    pub(crate) async fn write_offsets(&self) {
+        // A stream that goes meanwhile takes its places along.
+        let _writer = self.writer.lock().await;
+        let streams: Vec<_> = {
+            let graph = self.graph();
+            let streams = graph.queues().filter(|queue| queue.is_stream());
+            streams.cloned().collect()
+        };
+        let changed = streams.iter().filter_map(|stream| {
+            let places = stream.offsets().take_changed()?;
+            let write = documents::offsets_of(&self.space, &stream.name, &places);
+            Some((stream, write))
+        });
+        let (streams, writes): (Vec<_>, Vec<_>) = changed.unzip();
+        if let Err(error) = self.write(writes).await {
+            tracing::warn!(%error, space = &*self.space, "where consumers of streams are cannot be written down");
+            streams
+                .iter()
+                .for_each(|stream| stream.offsets().is_still_changed());
+            self.keeping.notify_one();
+        }
     }
 
     /// Deletes what has expired. When to look again; `None`: nothing expires.

@@ -29,6 +29,7 @@ use longtail_model::Timestamp;
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::codec::ReplyCode;
+use crate::config::Config;
 use crate::exception::{Exception, locked, no_queue, precondition, refused};
 use crate::graph::{ExchangeConfig, Graph, Kind};
 use crate::letters::{Lettered, Letters};
@@ -37,6 +38,7 @@ use crate::queue::{Queue, QueueArguments, QueueSettings, QueueType};
 use crate::replies::Replies;
 use crate::streams::Streams;
 use crate::subjects::Subjects;
+use crate::tenant::QueueChurn;
 use crate::vhost::Vhost;
 pub use bindings::Bind;
 use delayed::Releaser;
@@ -82,9 +84,16 @@ pub struct Topology {
     /// Who lets go what has waited, by exchange.
     releasers: parking_lot::Mutex<HashMap<Arc<str>, Releaser>>,
     letters: Arc<Letters>,
+    churn: Arc<QueueChurn>,
+    /// Is told of every change.
+    changed: Arc<tokio::sync::Notify>,
     /// A queue that expires has come.
     expiring: Arc<tokio::sync::Notify>,
+    /// A consumer of a stream whose place is kept has come further.
+    keeping: Arc<tokio::sync::Notify>,
     policies: Arc<Policies>,
+    exchanges_max: usize,
+    bindings_max: usize,
     /// Queues that may be declared; `u64::MAX`: any number.
     queues_max: AtomicU64,
     /// Of queues that do not say theirs.
@@ -93,6 +102,16 @@ pub struct Topology {
     generation: AtomicU64,
     /// One change at a time.
     writer: tokio::sync::Mutex<()>,
+}
+
+/// What all spaces of a service have in common.
+pub(crate) struct Common {
+    /// Dead letters by reason.
+    pub(crate) lettered: Arc<Lettered>,
+    /// How queues came and went.
+    pub(crate) churn: Arc<QueueChurn>,
+    /// Is told of every change.
+    pub(crate) changed: Arc<tokio::sync::Notify>,
 }
 
 impl std::fmt::Debug for Topology {
@@ -106,7 +125,7 @@ impl std::fmt::Debug for Topology {
 type Answer<T> = Result<T, Exception>;
 
 impl Topology {
-    /// What the catalog says of a space. `shared` names the exchange that is its subjects.
+    /// What the catalog says of a space.
     ///
     /// # Errors
     /// When a shard does not answer.
@@ -114,10 +133,11 @@ impl Topology {
         (broker, streams): (Arc<Broker>, Arc<Streams>),
         space: Arc<str>,
         policies: Arc<Policies>,
-        shared: Option<Arc<str>>,
-        lettered: Arc<Lettered>,
+        config: &Config,
+        common: Common,
     ) -> Result<Arc<Self>, BrokerError> {
-        let letters = Arc::new(Letters::new(&broker, Arc::clone(&space), lettered));
+        let letters = Arc::new(Letters::new(&broker, Arc::clone(&space), common.lettered));
+        let shared: Option<Arc<str>> = config.subjects_exchange.as_deref().map(Arc::from);
         let vhost = Vhost::of(broker.catalog(), &space);
         let mut graph = Graph::sharing(shared.clone());
         for &(name, kind) in PREDECLARED {
@@ -132,7 +152,10 @@ impl Topology {
                     let settings = effective(&policies, &space, &name, &config.parsed);
                     let at =
                         queues::provide(&broker, &letters, &stream, settings.stream(true)).await?;
-                    graph.add_queue(Arc::new(Queue::new(name, at, config, settings)));
+                    let offsets = documents::offsets(broker.catalog(), &space, &name);
+                    let queue = Queue::new(name, at, config, settings);
+                    queue.offsets().restore(offsets);
+                    graph.add_queue(Arc::new(queue));
                 }
                 Document::Binding(source, key, binding) => bindings.push((source, key, binding)),
             }
@@ -174,8 +197,13 @@ impl Topology {
             streams,
             releasers: parking_lot::Mutex::default(),
             letters,
+            churn: common.churn,
+            changed: common.changed,
             expiring: Arc::default(),
+            keeping: Arc::default(),
             policies,
+            exchanges_max: config.exchanges_max,
+            bindings_max: config.bindings_max,
             queues_max: AtomicU64::new(vhost.queues_max.unwrap_or(u64::MAX)),
             queue_type: RwLock::new(vhost.queue_type()),
             space,
@@ -228,6 +256,11 @@ impl Topology {
         (self.subjects.as_ref()).is_some_and(|subjects| subjects.exchange() == exchange)
     }
 
+    /// Is to be told when a consumer whose place is kept has come further.
+    pub(crate) fn keeping(&self) -> Arc<tokio::sync::Notify> {
+        Arc::clone(&self.keeping)
+    }
+
     /// The time.
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
@@ -248,6 +281,7 @@ impl Topology {
         let mut graph = self.graph.write();
         let result = change(&mut graph);
         self.generation.store(graph.generation(), Ordering::Release);
+        self.changed.notify_one();
         result
     }
 

@@ -10,9 +10,7 @@ use longtail_engine::effect::Unmet;
 use longtail_engine::{Command, Refusal, Reply};
 use longtail_model::{ShardId, StreamId};
 
-use super::{
-    Answer, Asker, INTERNAL, RESERVED, Topology, documents, fresh_name, internal, reserved,
-};
+use super::{Answer, Asker, INTERNAL, RESERVED, Topology, documents, internal, reserved};
 use crate::codec::{Table, TableBuf, Value};
 use crate::exception::{locked, no_queue, not_implemented, precondition, refused};
 use crate::letters::Letters;
@@ -21,8 +19,10 @@ use crate::queue::{Queue, QueueArguments, QueueConfig, QueueSettings, QueueType}
 /// `queue.declare`.
 #[derive(Clone, Debug)]
 pub struct DeclareQueue {
-    /// Its name; empty: one is made.
+    /// Its name.
     pub name: String,
+    /// The client left the name to the server, which may use what is reserved.
+    pub is_server_named: bool,
     /// It is only looked for.
     pub passive: bool,
     /// It outlives a restart.
@@ -44,7 +44,7 @@ impl DeclareQueue {
             && self.durable
             && !self.exclusive
             && !self.auto_delete
-            && !self.name.is_empty();
+            && !self.is_server_named;
         if !may_be || arguments.get(QUEUE_TYPE).is_some() {
             return;
         }
@@ -84,11 +84,7 @@ impl Topology {
         mut declare: DeclareQueue,
     ) -> Answer<Declared> {
         let _writer = self.writer.lock().await;
-        let name: Arc<str> = if declare.name.is_empty() && !declare.passive {
-            fresh_name("amq.gen-").into()
-        } else {
-            declare.name.replace(['\r', '\n'], "").into()
-        };
+        let name: Arc<str> = declare.name.replace(['\r', '\n'], "").into();
         let by_default = *self.queue_type.read();
         if let Some(kind) = by_default.filter(|_| !declare.passive) {
             // One that is there already stays what it is, and whoever says no type does not mind.
@@ -107,13 +103,14 @@ impl Topology {
                 }
                 let config = queue_config(asker, &declare, &name)?;
                 queue.config.check(&config, &name, &asker.vhost)?;
+                self.churn.declared.fetch_add(1, Ordering::Relaxed);
             }
             return self.described(&queue).await;
         }
         if declare.passive {
             return Err(no_queue(&name, &asker.vhost));
         }
-        if declare.name.starts_with(RESERVED) {
+        if !declare.is_server_named && declare.name.starts_with(RESERVED) {
             return Err(reserved("queue", &name));
         }
         if name.starts_with(INTERNAL) {
@@ -156,6 +153,8 @@ impl Topology {
         let expires = settings.expires_ms.is_some();
         let queue = Queue::new(Arc::clone(&name), at, config, settings);
         self.change(|graph| graph.add_queue(Arc::new(queue)));
+        self.churn.declared.fetch_add(1, Ordering::Relaxed);
+        self.churn.created.fetch_add(1, Ordering::Relaxed);
         if expires {
             self.expiring.notify_one();
         }
@@ -279,9 +278,14 @@ impl Topology {
         }
         queue.tell_readers();
         let removed = self.change(|graph| graph.remove_queue(&queue.name));
+        self.churn.deleted.fetch_add(1, Ordering::Relaxed);
         let mut writes = Vec::new();
         if queue.config.durable {
             let write = documents::queue(&self.space, &queue.name, &queue.config);
+            writes.push(documents::without(write));
+        }
+        if queue.is_stream() {
+            let write = documents::offsets_of(&self.space, &queue.name, &[]);
             writes.push(documents::without(write));
         }
         self.forget(removed, writes).await?;
@@ -321,7 +325,7 @@ fn queue_config(asker: &Asker, declare: &DeclareQueue, name: &str) -> Answer<Que
     let arguments = Table::decode(&declare.arguments).unwrap_or_default();
     let parsed = QueueArguments::parse(&arguments, name, &asker.vhost)?;
     if parsed.kind != QueueType::Classic {
-        if declare.name.is_empty() {
+        if declare.is_server_named {
             return Err(precondition(format!(
                 "Cannot declare a server-named queue for type {}",
                 parsed.kind.module()

@@ -9,23 +9,25 @@
 //! ```
 //!
 //! The session outlives connections: what was not acknowledged is sent again under the same packet id when the other
-//! broker still has the session, and anew when it has not.
+//! broker still has the session, and anew when it has not. `outgoing` is what goes there, `incoming` what comes.
+
+mod incoming;
+mod outgoing;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 
-use bytes::Bytes;
-use longtail_broker::message::Origin;
-use longtail_model::{Subject, Timestamp};
+use longtail_model::Timestamp;
 
 use super::map::Wanted;
 use crate::codec::{
-    Ack, Connack, Connect, ConnectProperties, Decoder, Disconnect, DisconnectProperties, Format,
-    Message, Packet, PacketId, PacketLimits, Prepared, Publish, Qos, ReasonCode, RetainHandling,
-    Suback, Subscribe, SubscribeProperties, Subscription, SubscriptionOptions, Version, Will,
-    WillProperties,
+    Ack, Connack, Connect, ConnectProperties, Decoder, Disconnect, DisconnectProperties, Packet,
+    PacketId, PacketLimits, Qos, ReasonCode, RetainHandling, Suback, Subscribe,
+    SubscribeProperties, Subscription, SubscriptionOptions, Version, Will, WillProperties,
 };
-use crate::message::{self, Published};
+use outgoing::{Flight, Stage};
+
+pub(super) use incoming::{Incoming, Receipt};
+pub(super) use outgoing::{Fate, Outgoing};
 
 /// How long the other broker may take to answer CONNECT, in milliseconds.
 const CONNECT_MS: u64 = 10_000;
@@ -51,50 +53,6 @@ pub(super) struct LinkSettings {
 pub(super) struct Dialect {
     pub(super) version: Version,
     pub(super) bridge_bit: bool,
-}
-
-/// A message on its way to the other broker. `K` names it for whoever sends it.
-#[derive(Clone, Debug)]
-pub(super) struct Outgoing<K> {
-    pub(super) key: K,
-    pub(super) topic: String,
-    pub(super) payload: Bytes,
-    pub(super) qos: Qos,
-    pub(super) retain: bool,
-    /// As `MessageProperties::write_forwarded` writes them.
-    pub(super) properties: Arc<[u8]>,
-    pub(super) expires: Timestamp,
-}
-
-/// A message of the other broker.
-#[derive(Debug)]
-pub(super) struct Incoming {
-    /// With the topic that it has there.
-    pub(super) message: longtail_broker::message::Message,
-    pub(super) receipt: Receipt,
-}
-
-/// What is to be acknowledged when a message is durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Receipt {
-    None,
-    Ack { epoch: u64, id: PacketId },
-    Rec { epoch: u64, id: PacketId },
-}
-
-/// What became of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// The other broker has it, or has seen it at QoS 0.
-    Delivered,
-    /// The other broker does not want it.
-    Refused(ReasonCode),
-    /// It is larger than the other broker takes.
-    TooLarge,
-    /// It cannot be written as a packet.
-    Unwritable,
-    /// It has expired.
-    Expired,
 }
 
 /// News of the link.
@@ -137,22 +95,6 @@ enum Phase {
     Down,
     Connecting,
     Up,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// The session is gone, or never had it: to be sent anew.
-    Unsent,
-    /// PUBACK or PUBREC awaited.
-    Published,
-    /// PUBCOMP awaited.
-    Released,
-}
-
-struct Flight<K> {
-    id: PacketId,
-    message: Outgoing<K>,
-    stage: Stage,
 }
 
 /// The state machine.
@@ -224,29 +166,6 @@ impl<K: Clone> Link<K> {
 
     pub(super) fn is_up(&self) -> bool {
         self.phase == Phase::Up
-    }
-
-    /// Messages sent and not done with.
-    pub(super) fn in_flight(&self) -> usize {
-        self.flights.len()
-    }
-
-    /// Whether [`Link::send`] takes a message above QoS 0.
-    pub(super) fn has_room(&self) -> bool {
-        let unsent = self
-            .flights
-            .iter()
-            .any(|flight| flight.stage == Stage::Unsent);
-        self.is_up() && !unsent && self.taken() < self.room
-    }
-
-    /// Flights that the other broker counts.
-    fn taken(&self) -> usize {
-        let sent = self
-            .flights
-            .iter()
-            .filter(|flight| flight.stage != Stage::Unsent);
-        sent.count() + usize::from(self.telling.is_some())
     }
 
     /// A connection is open: writes CONNECT.
@@ -424,52 +343,6 @@ impl<K: Clone> Link<K> {
         Ok(())
     }
 
-    /// Everything that is under way, in its order, under its ids. It was within the limits of an earlier connection:
-    /// what the new limits leave no room for waits nowhere else, and is sent all the same.
-    fn send_again(&mut self, now: Timestamp, out: &mut Vec<u8>) {
-        let version = self.dialect.version;
-        for flight in &self.flights {
-            match flight.stage {
-                Stage::Unsent => {}
-                Stage::Published => {
-                    if let Ok(prepared) = prepare(&flight.message, version, now) {
-                        // The id fits the QoS: it did before.
-                        let _ = prepared.write(Some(flight.id), true, out);
-                    }
-                }
-                Stage::Released => {
-                    let _ = Packet::Pubrel(Ack::success(flight.id)).encode(version, out);
-                }
-            }
-        }
-        self.said = now;
-    }
-
-    /// What the other broker has forgotten, as far as there is room.
-    fn send_unsent(&mut self, now: Timestamp, out: &mut Vec<u8>, events: &mut Vec<Event<K>>) {
-        while self.is_up() && self.taken() < self.room {
-            let mut unsent = self.flights.iter();
-            let Some(at) = unsent.position(|flight| flight.stage == Stage::Unsent) else {
-                return;
-            };
-            let Some(flight) = self.flights.remove(at) else {
-                return;
-            };
-            let (id, message) = (flight.id, flight.message);
-            match self.write(&message, Some(id), now, out) {
-                Ok(()) => self.flights.insert(
-                    at,
-                    Flight {
-                        id,
-                        message,
-                        stage: Stage::Published,
-                    },
-                ),
-                Err(fate) => events.push(Event::Flown(message.key, fate)),
-            }
-        }
-    }
-
     fn subscribe(&mut self, now: Timestamp, out: &mut Vec<u8>) {
         if self.settings.subscriptions.is_empty() {
             return;
@@ -521,246 +394,10 @@ impl<K: Clone> Link<K> {
         events.push(Event::Subscribed);
     }
 
-    /// Publishes the state there.
-    fn tell(&mut self, state: &'static [u8], now: Timestamp, out: &mut Vec<u8>) {
-        let Some(topic) = self.settings.state_topic.clone() else {
-            return;
-        };
-        let qos = Qos::AtLeastOnce.min(self.qos_max);
-        let packet_id = if qos == Qos::AtMostOnce {
-            None
-        } else {
-            self.free_id()
-        };
-        if packet_id.is_none() && qos != Qos::AtMostOnce {
-            return;
-        }
-        let publish = Packet::Publish(Publish {
-            dup: false,
-            qos,
-            retain: self.retain_available,
-            topic: &topic,
-            packet_id,
-            properties: crate::codec::PublishProperties::default(),
-            payload: state,
-        });
-        // The topic was checked with the settings.
-        let _ = publish.encode(self.dialect.version, out);
-        self.telling = packet_id;
-        self.said = now;
-    }
-
-    fn publish(
-        &mut self,
-        publish: &Publish<'_>,
-        out: &mut Vec<u8>,
-        events: &mut Vec<Event<K>>,
-    ) -> Result<(), LinkError> {
-        let epoch = self.epoch;
-        let receipt = match (publish.qos, publish.packet_id) {
-            (Qos::AtMostOnce, _) | (_, None) => Receipt::None,
-            (Qos::AtLeastOnce, Some(id)) => Receipt::Ack { epoch, id },
-            (Qos::ExactlyOnce, Some(id)) => {
-                match self.received.get(&id) {
-                    Some(true) => {
-                        let said = self.heard;
-                        self.say(&Packet::Pubrec(Ack::success(id)), said, out);
-                        return Ok(());
-                    }
-                    // It is on its way to the log from an earlier connection: the answer comes when it is there.
-                    Some(false) => return Ok(()),
-                    None => {}
-                }
-                if self.received.len() >= usize::from(u16::MAX) {
-                    return Err(LinkError::Malformed(
-                        "too many messages await PUBREL".into(),
-                    ));
-                }
-                self.received.insert(id, false);
-                Receipt::Rec { epoch, id }
-            }
-        };
-        if publish.topic.is_empty() || publish.properties.topic_alias.is_some() {
-            return Err(LinkError::Malformed("a topic alias was not offered".into()));
-        }
-        let subject = Subject::parse_mqtt(publish.topic)
-            .map_err(|error| LinkError::Malformed(error.to_string()))?;
-        let published = Published {
-            qos: publish.qos,
-            retain: publish.retain,
-            origin: Origin::default(),
-            now: self.heard,
-        };
-        let payload = Bytes::copy_from_slice(publish.payload);
-        let message = message::incoming(subject, payload, &publish.properties.message, published);
-        events.push(Event::Incoming(Box::new(Incoming { message, receipt })));
-        Ok(())
-    }
-
-    /// A message of the other broker is durable here, or not wanted.
-    pub(super) fn accept(&mut self, receipt: Receipt, now: Timestamp, out: &mut Vec<u8>) {
-        match receipt {
-            Receipt::None => {}
-            Receipt::Ack { epoch, id } => {
-                // Without that connection it is sent again.
-                if self.is_up() && epoch == self.epoch {
-                    self.say(&Packet::Puback(Ack::success(id)), now, out);
-                }
-            }
-            Receipt::Rec { id, .. } => {
-                if let Some(durable) = self.received.get_mut(&id) {
-                    *durable = true;
-                    if self.is_up() {
-                        self.say(&Packet::Pubrec(Ack::success(id)), now, out);
-                    }
-                }
-            }
-        }
-    }
-
-    /// A message could not be kept: the other broker sends it again on a new connection.
-    pub(super) fn reject(&mut self, receipt: Receipt) {
-        if let Receipt::Rec { id, .. } = receipt {
-            self.received.remove(&id);
-        }
-    }
-
-    /// Sends a message, which may have been lowered to what the other broker takes. Above QoS 0 only while
-    /// [`Link::has_room`]; what becomes of it is an event.
-    pub(super) fn send(
-        &mut self,
-        mut message: Outgoing<K>,
-        now: Timestamp,
-        out: &mut Vec<u8>,
-        events: &mut Vec<Event<K>>,
-    ) {
-        message.qos = message.qos.min(self.qos_max);
-        message.retain &= self.retain_available;
-        if message.qos == Qos::AtMostOnce {
-            let fate = match self.write(&message, None, now, out) {
-                Ok(()) => Fate::Delivered,
-                Err(fate) => fate,
-            };
-            events.push(Event::Flown(message.key, fate));
-            return;
-        }
-        let Some(id) = self.free_id() else {
-            // Never with a window of at most 1,000.
-            events.push(Event::Flown(message.key, Fate::Unwritable));
-            return;
-        };
-        match self.write(&message, Some(id), now, out) {
-            Ok(()) => self.flights.push_back(Flight {
-                id,
-                message,
-                stage: Stage::Published,
-            }),
-            Err(fate) => events.push(Event::Flown(message.key, fate)),
-        }
-    }
-
-    fn write(
-        &mut self,
-        message: &Outgoing<K>,
-        id: Option<PacketId>,
-        now: Timestamp,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Fate> {
-        if message.expires <= now {
-            return Err(Fate::Expired);
-        }
-        let prepared = prepare(message, self.dialect.version, now).map_err(|_| Fate::Unwritable)?;
-        if prepared.size() > self.packet_max {
-            return Err(Fate::TooLarge);
-        }
-        prepared
-            .write(id, false, out)
-            .map_err(|_| Fate::Unwritable)?;
-        self.said = now;
-        Ok(())
-    }
-
-    fn puback(
-        &mut self,
-        ack: &Ack<'_>,
-        now: Timestamp,
-        out: &mut Vec<u8>,
-        events: &mut Vec<Event<K>>,
-    ) {
-        if self.telling.take_if(|id| *id == ack.packet_id).is_some() {
-            self.send_unsent(now, out, events);
-            return;
-        }
-        let at = self.flight(ack.packet_id, Stage::Published);
-        let at = at.filter(|at| self.qos_of(*at) == Some(Qos::AtLeastOnce));
-        self.land(at, fate(ack.reason), events);
-        self.send_unsent(now, out, events);
-    }
-
-    fn pubrec(
-        &mut self,
-        ack: &Ack<'_>,
-        now: Timestamp,
-        out: &mut Vec<u8>,
-        events: &mut Vec<Event<K>>,
-    ) {
-        let id = ack.packet_id;
-        if self.flight(id, Stage::Released).is_some() {
-            self.say(&Packet::Pubrel(Ack::success(id)), now, out);
-            return;
-        }
-        let at = self.flight(id, Stage::Published);
-        let Some(at) = at.filter(|at| self.qos_of(*at) == Some(Qos::ExactlyOnce)) else {
-            let unknown = Ack::with_reason(id, ReasonCode::PacketIdentifierNotFound);
-            self.say(&Packet::Pubrel(unknown), now, out);
-            return;
-        };
-        if ack.reason.is_error() {
-            self.land(Some(at), fate(ack.reason), events);
-            self.send_unsent(now, out, events);
-            return;
-        }
-        if let Some(flight) = self.flights.get_mut(at) {
-            flight.stage = Stage::Released;
-        }
-        self.say(&Packet::Pubrel(Ack::success(id)), now, out);
-    }
-
-    fn flight(&self, id: PacketId, stage: Stage) -> Option<usize> {
-        let mut flights = self.flights.iter();
-        flights.position(|flight| flight.id == id && flight.stage == stage)
-    }
-
-    fn qos_of(&self, at: usize) -> Option<Qos> {
-        self.flights.get(at).map(|flight| flight.message.qos)
-    }
-
-    fn land(&mut self, at: Option<usize>, fate: Fate, events: &mut Vec<Event<K>>) {
-        if let Some(flight) = at.and_then(|at| self.flights.remove(at)) {
-            events.push(Event::Flown(flight.message.key, fate));
-        }
-    }
-
     fn say(&mut self, packet: &Packet<'_>, now: Timestamp, out: &mut Vec<u8>) {
         // Acknowledgements always have a form.
         let _ = packet.encode(self.dialect.version, out);
         self.said = now;
-    }
-
-    fn free_id(&mut self) -> Option<PacketId> {
-        for _ in 0..=u16::MAX {
-            self.last_id = self.last_id.wrapping_add(1);
-            let Some(id) = PacketId::new(self.last_id) else {
-                continue;
-            };
-            let used = self.flights.iter().any(|flight| flight.id == id)
-                || self.subscribing == Some(id)
-                || self.telling == Some(id);
-            if !used {
-                return Some(id);
-            }
-        }
-        None
     }
 
     /// When [`Link::tick`] is to be called at the latest.
@@ -810,37 +447,4 @@ impl<K: Clone> Link<K> {
         });
         self.say(&goodbye, now, out);
     }
-}
-
-fn fate(reason: ReasonCode) -> Fate {
-    if reason.is_error() {
-        Fate::Refused(reason)
-    } else {
-        Fate::Delivered
-    }
-}
-
-fn prepare<K>(
-    message: &Outgoing<K>,
-    version: Version,
-    now: Timestamp,
-) -> Result<Prepared, crate::codec::EncodeError> {
-    let expiry_s = (message.expires != Timestamp::NEVER).then(|| {
-        let left = message.expires.0.saturating_sub(now.0).div_ceil(1000);
-        u32::try_from(left).unwrap_or(u32::MAX).max(1)
-    });
-    let body = Message {
-        topic: &message.topic,
-        payload: &message.payload,
-        properties: &message.properties,
-    };
-    let format = Format {
-        version,
-        qos: message.qos,
-        retain: message.retain,
-        expiry_s,
-        alias: None,
-        subscription_ids: &[],
-    };
-    Prepared::new(&body, &format)
 }

@@ -8,6 +8,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use longtail_broker::auth::Principal;
 use longtail_broker::client::OwnedMessage;
 use longtail_broker::ephemeral::LiveOptions;
 use longtail_broker::stored::{Stored, new_value};
@@ -38,6 +39,8 @@ const WILL_HEADERS: &[u8] = b"will-headers";
 const WILL_EXPIRY: &[u8] = b"will-expiry-ms";
 const WILL_DELAY: &[u8] = b"will-delay-s";
 const WILL_ACCOUNT: &[u8] = b"will-account";
+/// What the account's rules call the client; left out where that is the account's name.
+const WILL_NAME: &[u8] = b"will-name";
 const TAG: &[u8] = b"tag";
 const NO_LOCAL: &[u8] = b"no-local";
 const HAS_STREAM: &[u8] = b"has-stream";
@@ -108,8 +111,11 @@ impl SessionRecord {
             if let Some(ms) = will.expiry_ms {
                 headers::put(&mut fields, WILL_EXPIRY, &ms.to_le_bytes());
             }
-            if let Some(account) = &will.account {
+            if let Some(Principal { account, name }) = &will.principal {
                 headers::put(&mut fields, WILL_ACCOUNT, account.as_bytes());
+                if name != account {
+                    headers::put(&mut fields, WILL_NAME, name.as_bytes());
+                }
             }
             payload = stored.payload;
         }
@@ -133,12 +139,16 @@ impl SessionRecord {
             let message = stored
                 .to_message(payload, record.created, Timestamp::NEVER)
                 .ok()?;
-            let account = field(WILL_ACCOUNT).and_then(|name| std::str::from_utf8(name).ok());
+            let text = |wanted| field(wanted).and_then(|text| std::str::from_utf8(text).ok());
+            let principal = text(WILL_ACCOUNT).map(|account| Principal {
+                account: account.into(),
+                name: text(WILL_NAME).unwrap_or(account).into(),
+            });
             Some(Box::new(Will {
                 message: Arc::new(message),
                 expiry_ms: field(WILL_EXPIRY).and_then(number),
                 delay_s: field(WILL_DELAY).and_then(short).unwrap_or(0),
-                account: account.map(Arc::from),
+                principal,
             }))
         });
         Some(SessionRecord {
@@ -401,6 +411,10 @@ mod tests {
             )
         };
         message.headers.push("k", "v");
+        let alice = Principal {
+            account: "device".into(),
+            name: "alice".into(),
+        };
         let record = SessionRecord {
             number: 42,
             expiry_s: 3600,
@@ -409,7 +423,7 @@ mod tests {
                 message: Arc::new(message),
                 expiry_ms: Some(9),
                 delay_s: 30,
-                account: Some("alice".into()),
+                principal: Some(alice.clone()),
             })),
         };
         let read = read(&session_key("a/b c"), &written(record.encode()));
@@ -421,7 +435,7 @@ mod tests {
         assert_eq!(back.ended, Some(Timestamp(1_000)));
         let will = back.will.unwrap();
         assert_eq!((will.expiry_ms, will.delay_s), (Some(9), 30));
-        assert_eq!(will.account.as_deref(), Some("alice"));
+        assert_eq!(will.principal, Some(alice));
         let message = &will.message;
         assert_eq!(message.subject.as_str(), "will/topic");
         assert_eq!(&message.payload[..], b"gone");

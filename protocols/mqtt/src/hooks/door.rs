@@ -4,6 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use longtail_broker::auth::{AccountLimits, Principal};
 use longtail_edge::{CloseReason, Connection};
 
 use super::chain::Chain;
@@ -58,9 +59,9 @@ pub(crate) fn login(service: &Mqtt, conn: &Arc<Connection<Mqtt>>, mut demand: De
             Decision::Admit { account, grants } => {
                 let admitted = Admitted {
                     grants,
-                    account,
+                    principal: account.map(Principal::named),
                     expires: None,
-                    limits: longtail_broker::auth::AccountLimits::default(),
+                    limits: AccountLimits::default(),
                 };
                 service.decided(&conn, &client_id, Ok(admitted));
             }

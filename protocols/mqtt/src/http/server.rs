@@ -1,7 +1,7 @@
 //! The sockets, and which API a path belongs to.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -9,16 +9,16 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::{Method, header};
 use axum::response::Response;
-use longtail_web::{Query, Server, decode, is_of_another_site};
+use longtail_web::{Query, Server, Socket, decode, is_of_another_site};
 
 use super::request::{Asked, BODY_MAX, Reply, Trouble};
 use super::{Api, emqx, mosquitto, nanomq, vernemq};
 
-/// Answers at these sockets, which are bound and listening.
+/// Answers at these sockets.
 ///
 /// # Errors
 /// When the system gives no thread.
-pub fn serve(api: &Arc<Api>, sockets: Vec<TcpListener>) -> io::Result<Server> {
+pub fn serve(api: &Arc<Api>, sockets: Vec<Socket>) -> io::Result<Server> {
     let router = || {
         Router::new()
             .fallback(answer)
@@ -27,7 +27,7 @@ pub fn serve(api: &Arc<Api>, sockets: Vec<TcpListener>) -> io::Result<Server> {
             .with_state(Arc::clone(api))
     };
     let sites = sockets.into_iter().map(|socket| (router(), socket));
-    Server::start("mqtt-http", sites.collect())
+    Server::start("mqtt-http", sites.collect(), None)
 }
 
 /// The systems whose APIs there are.

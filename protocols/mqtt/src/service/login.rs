@@ -91,13 +91,13 @@ impl Mqtt {
     fn proved_again(&self, conn: &Arc<Connection<Self>>, admitted: Admitted, data: &[u8]) {
         let Admitted {
             grants,
-            account,
+            principal,
             expires,
             limits: _,
         } = admitted;
         let is_same = conn.with(|client, out| {
             let session = client.session.as_mut()?;
-            let is_same = session.account() == account.as_ref();
+            let is_same = session.principal() == principal.as_ref();
             if is_same {
                 session.reproved(grants, data, out);
             }
@@ -206,7 +206,7 @@ impl Mqtt {
         let origin = Tenant::origin(client_id);
         let Admitted {
             grants,
-            account,
+            principal,
             expires,
             limits,
         } = match admitted {
@@ -221,6 +221,7 @@ impl Mqtt {
                 return;
             }
         };
+        let account = principal.as_ref().map(|own| Arc::clone(&own.account));
         if account.is_some() && self.keeps_out(conn, account.as_deref()) {
             return;
         }
@@ -249,7 +250,7 @@ impl Mqtt {
             if let Some((account, max)) = account.as_ref().zip(limits.subscriptions_max) {
                 session.set_share(tenant.counters().usage().share(account, max));
             }
-            let authorized = session.authorize(grants, account, origin, &self.limits);
+            let authorized = session.authorize(grants, principal, origin, &self.limits);
             let hello = session.hello();
             let claim = Claim {
                 client_id: Arc::clone(&hello.client_id),

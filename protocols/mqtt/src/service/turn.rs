@@ -24,6 +24,9 @@ thread_local! {
 /// Room in each of the lists that a thread keeps.
 const LIST_CAPACITY_MAX: usize = 4096;
 
+/// Subscribers whose sockets are written before the acknowledgement is.
+const FEW: usize = 4;
+
 /// The work of one connection in one tick.
 pub(super) struct Turn<'t> {
     service: &'t Mqtt,
@@ -83,6 +86,10 @@ impl<'t> Turn<'t> {
         self.burst_ends();
         self.publish();
         self.tell();
+        if self.burst.pending() > FEW {
+            // Before that many others.
+            self.conn.flush();
+        }
         self.store();
         self.lists.keep();
     }
@@ -177,11 +184,13 @@ impl<'t> Turn<'t> {
         self.lists.tickets.push(ticket);
     }
 
-    /// What was gathered is the last that is published. What is to be acknowledged is not written before the
+    /// What was gathered is the last that is published. What is to be acknowledged is not written to many before the
     /// acknowledgement: that would wait for a thousand writes.
     fn burst_ends(&mut self) {
-        if let [None, ..] = self.lists.tickets[..] {
-            self.burst.is_last();
+        match self.lists.tickets[..] {
+            [None, ..] => self.burst.is_last(usize::MAX),
+            [Some(_), ..] => self.burst.is_last(FEW),
+            [] => {}
         }
     }
 

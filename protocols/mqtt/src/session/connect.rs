@@ -4,7 +4,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use longtail_broker::auth::{Action as Right, CachedGrants, Grants, Manner};
+use longtail_broker::auth::{Action as Right, CachedGrants, Grants, Manner, Principal};
 use longtail_broker::message::Origin;
 use longtail_model::{Subject, Timestamp};
 
@@ -23,32 +23,33 @@ use crate::delayed;
 use crate::hooks::{Event, Points};
 use crate::message::{Published, Will, incoming, is_as_it_says};
 
-/// What a client said at the start, within the limits.
+/// What a client said at the start, within the limits. In this order: what every message to it needs first.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub struct Hello {
+    pub(super) packet_max: usize,
     /// The version it speaks.
     pub version: Version,
     /// It is a broker.
     pub bridge: bool,
-    /// Its identifier, or the one that was made for it.
-    pub client_id: Arc<str>,
-    /// Whether it was made.
+    /// Whether its identifier was made.
     pub assigned: bool,
-    /// The name that it gave.
-    pub username: Option<Arc<str>>,
     /// It wants a new session.
     pub clean_start: bool,
-    /// Seconds in which something has to come from it; 0: no matter.
-    pub keep_alive_s: u16,
-    /// Seconds that the session outlives the connection.
-    pub expiry_s: u32,
     /// Whether it may be sent reason strings.
     pub problem_information: bool,
     pub(super) keep_alive_lowered: bool,
     pub(super) expiry_lowered: bool,
     response_information: bool,
+    /// Seconds in which something has to come from it; 0: no matter.
+    pub keep_alive_s: u16,
     receive_max: u16,
-    pub(super) packet_max: usize,
+    /// Seconds that the session outlives the connection.
+    pub expiry_s: u32,
+    /// Its identifier, or the one that was made for it.
+    pub client_id: Arc<str>,
+    /// The name that it gave.
+    pub username: Option<Arc<str>>,
     alias_max: u16,
 }
 
@@ -212,17 +213,18 @@ impl Session {
     pub fn authorize(
         &mut self,
         grants: Arc<Grants>,
-        account: Option<Arc<str>>,
+        principal: Option<Principal>,
         origin: Origin,
         limits: &Limits,
     ) -> Result<(), Refused> {
         self.grants = CachedGrants::new(grants);
         self.origin = origin;
-        if account.is_some() && account == self.hello.username {
+        let account = principal.as_ref().map(|principal| &principal.account);
+        if account.is_some() && account == self.hello.username.as_ref() {
             // Most have one name: it need not be kept twice.
-            self.hello.username.clone_from(&account);
+            self.hello.username = account.cloned();
         }
-        self.account = account;
+        self.principal = principal;
         self.settle_in(limits)?;
         self.settle_will(limits)?;
         let mut connack = Vec::new();
@@ -261,7 +263,7 @@ impl Session {
                 "the topic of the will is not allowed",
             ));
         }
-        will.account.clone_from(&self.account);
+        will.principal.clone_from(&self.principal);
         self.will = Some(will);
         Ok(())
     }
@@ -428,6 +430,6 @@ fn will(
             .message_expiry_s(properties.expiry_s)
             .map(|seconds| (u64::from(seconds) * 1000).max(1)),
         delay_s: will.properties.delay_s.unwrap_or(0),
-        account: None,
+        principal: None,
     })))
 }

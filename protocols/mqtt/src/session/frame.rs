@@ -68,9 +68,11 @@ pub(super) fn put(
         return put_alone(message, style, expiry_s, max, out);
     }
     let has_id = style.packet_id.is_some();
-    let frame = message.encoded(format_id(v5, has_id, expiry_s.is_some()), |message| {
-        encode(message, v5, has_id, expiry_s)
-    });
+    let format = format_id(v5, has_id, expiry_s.is_some());
+    let frame = message.encoded_for_many(format, |message| encode(message, v5, has_id, expiry_s));
+    let Some(frame) = frame else {
+        return put_alone(message, style, expiry_s, max, out);
+    };
     if frame.is_empty() {
         return Err(Unsent::Unspeakable);
     }
@@ -332,6 +334,9 @@ mod tests {
                         for now in [NOW, later] {
                             let (mut shared, mut alone) = (Wire::default(), Wire::default());
                             let style = style(version, id);
+                            // The first encodes for itself.
+                            put(&message, &style, now, usize::MAX, &mut shared).unwrap();
+                            shared.bytes.clear();
                             put(&message, &style, now, usize::MAX, &mut shared).unwrap();
                             let left = message::seconds_left(&message, now);
                             let left = left.filter(|_| version.is_v5());

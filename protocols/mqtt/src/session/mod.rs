@@ -39,7 +39,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use longtail_broker::auth::{CachedGrants, Grants};
+use longtail_broker::auth::{CachedGrants, Grants, Principal};
 use longtail_broker::ephemeral::DropReason;
 use longtail_broker::message::{Origin, SharedMessage};
 use longtail_broker::retained::RetainedStore;
@@ -179,12 +179,13 @@ pub(crate) struct Broken(pub(crate) ReasonCode, pub(crate) &'static str);
 
 /// What outlives a connection, for as long as the session expiry says.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub struct State {
+    outbound: Outbound,
     /// By the text of the filter, `$share` included.
     pub(crate) subscriptions: Subscriptions,
     /// Names a session that outlives its connection; 0: it does not.
     pub(crate) number: u64,
-    outbound: Outbound,
     unreleased: receiving::Unreleased,
     /// Messages that the client did not get.
     drops: Drops,
@@ -245,38 +246,40 @@ enum Phase {
     Over,
 }
 
-/// The state of one connection.
+/// The state of one connection. In this order: what every message to the client looks at lies together, from the end of
+/// the tally to the beginning of the hello and of the state.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Session {
-    phase: Phase,
-    hello: Hello,
     origin: Origin,
     grants: CachedGrants,
-    /// Its account, where there are accounts.
-    account: Option<Arc<str>>,
+    /// Who it is, where there are accounts.
+    principal: Option<Principal>,
     /// How it proves who it is, if not by name and password alone.
     proving: Option<Box<Proving>>,
-    tally: Tally,
     will: Option<Box<Will>>,
     /// Of a client that publishes.
     receiving: Rare<Receiving>,
-    /// Messages that may be in flight to the client.
-    window: u16,
-    aliases: Option<Box<AliasTable>>,
     replays: Rare<VecDeque<Replay>>,
-    state: State,
-    /// Whether it is one that the client comes back to.
-    present: bool,
     feed: Option<Box<Feed>>,
-    /// The client has to go as soon as somebody looks.
-    expelled: Option<ReasonCode>,
-    hooked: Hooked,
     /// Of a client whose account may have so many subscriptions and no more.
     share: Option<Box<Share>>,
+    tally: Tally,
+    hooked: Hooked,
+    aliases: Option<Box<AliasTable>>,
     /// Where its topics are, if not where they say.
     place: Option<Box<Place>>,
     /// What hooks have said that take their time.
     permits: Option<Box<Permits>>,
+    phase: Phase,
+    /// Whether it is one that the client comes back to.
+    present: bool,
+    /// The client has to go as soon as somebody looks.
+    expelled: Option<ReasonCode>,
+    /// Messages that may be in flight to the client.
+    window: u16,
+    hello: Hello,
+    state: State,
 }
 
 /// How a session leaves its connection.
@@ -354,7 +357,7 @@ impl Session {
             phase: Phase::Greeting,
             origin: Origin::default(),
             grants: CachedGrants::new(Grants::nothing()),
-            account: None,
+            principal: None,
             proving: None,
             tally,
             will,
@@ -412,7 +415,12 @@ impl Session {
     /// The client's account, where there are accounts.
     #[must_use]
     pub fn account(&self) -> Option<&Arc<str>> {
-        self.account.as_ref()
+        self.principal.as_ref().map(|principal| &principal.account)
+    }
+
+    /// Who it has proved to be, where there are accounts.
+    pub(crate) fn principal(&self) -> Option<&Principal> {
+        self.principal.as_ref()
     }
 
     /// What it holds.
@@ -581,7 +589,7 @@ impl Session {
         self.feed = None;
         self.state.outbound.forget_streams();
         self.state.about = Some(Box::new(About {
-            account: self.account.clone(),
+            account: self.account().cloned(),
             version: self.version(),
         }));
         Left {

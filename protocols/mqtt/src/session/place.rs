@@ -68,8 +68,8 @@ impl Session {
         let Some(mut place) = self.place.take() else {
             return Ok(());
         };
-        if self.account.is_some() {
-            place.user.clone_from(&self.account);
+        if let Some(account) = self.account() {
+            place.user = Some(Arc::clone(account));
         }
         let client = self.hooked.client();
         place.host = client
@@ -161,8 +161,11 @@ impl Session {
 
     /// How many bytes of a subject the client is not shown; `None`: it is not shown the message.
     pub(super) fn hidden(&self, subject: &Subject) -> Option<usize> {
-        let mount = self.place.as_ref().map_or("", |place| &place.mount);
-        subject.as_str().starts_with(mount).then_some(mount.len())
+        let Some(place) = &self.place else {
+            return Some(0);
+        };
+        let is_below = subject.as_str().starts_with(&*place.mount);
+        is_below.then_some(place.mount.len())
     }
 
     /// Whether everything that a filter matches lies where the client's topics are.

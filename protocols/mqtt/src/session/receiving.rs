@@ -226,9 +226,9 @@ impl Session {
             );
             if publish.retain
                 && cx.limits.retain_source_checked
-                && let Some(account) = &session.account
+                && let Some(principal) = &session.principal
             {
-                message::set_source(&mut message, account, &session.hello.client_id);
+                message::set_source(&mut message, principal, &session.hello.client_id);
             }
             Arc::new(message)
         };

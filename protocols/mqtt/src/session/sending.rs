@@ -34,9 +34,9 @@ pub(super) struct Replay {
     sources: Sources,
 }
 
-/// Publishers of retained messages, by account and client identifier. What one may do is looked up once a replay.
+/// Publishers of retained messages, as they are written down there. What one may do is looked up once a replay.
 #[derive(Debug, Default)]
-struct Sources(HashMap<(Box<str>, Box<str>), Option<Arc<Grants>>>);
+struct Sources(HashMap<Box<str>, Option<Arc<Grants>>>);
 
 /// Publishers that one replay remembers.
 const SOURCES_MAX: usize = 1000;
@@ -44,16 +44,16 @@ const SOURCES_MAX: usize = 1000;
 impl Sources {
     /// Whether who published a retained message may still publish it.
     fn may(&mut self, message: &SharedMessage, cx: &Cx<'_>) -> bool {
-        let Some((account, client_id)) = message::source(message) else {
+        let Some((source, client_id)) = message::source(message) else {
             return true;
         };
         let Some(rights) = cx.rights else { return true };
-        let who = (account.into(), client_id.into());
-        if self.0.len() >= SOURCES_MAX && !self.0.contains_key(&who) {
+        if self.0.len() >= SOURCES_MAX && !self.0.contains_key(source) {
             self.0.clear();
         }
-        let grants = self.0.entry(who);
-        let grants = grants.or_insert_with(|| rights.now(account, client_id, None));
+        let grants = self.0.entry(source.into());
+        let grants =
+            grants.or_insert_with(|| rights.now(&message::principal_of(source)?, client_id, None));
         let manner = Manner::of_publish(message.quality, true);
         let subject = SubjectRef::from(&message.subject);
         let may = |grants: &Arc<Grants>| grants.allows_in(Right::Publish, subject, manner);

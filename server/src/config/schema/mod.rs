@@ -120,7 +120,7 @@ pub(crate) const MQTT_WEBSOCKET_TLS: &str = "mqtt-wss";
 /// The HTTP APIs of other MQTT brokers.
 pub(crate) const MQTT_HTTP: &str = "mqtt-http";
 
-/// Listeners that answer HTTP: they have an address and nothing else.
+/// Listeners that answer HTTP: they have an address, and perhaps TLS.
 pub(crate) const WEB: [&str; 3] = [AMQP_MANAGEMENT, AMQP_METRICS, MQTT_HTTP];
 
 /// Name of the admin service in `--listen`.

@@ -64,37 +64,37 @@ pub(super) enum Step {
 }
 
 /// The flags of a method: the first is the lowest bit.
-fn bits(flags: &[bool]) -> u8 {
+pub(super) fn bits(flags: &[bool]) -> u8 {
     flags
         .iter()
         .rev()
         .fold(0, |bits, flag| bits << 1 | u8::from(*flag))
 }
 
-struct Arguments(Vec<u8>);
+pub(super) struct Arguments(pub(super) Vec<u8>);
 
 impl Arguments {
-    fn ticket() -> Self {
+    pub(super) fn ticket() -> Self {
         Arguments(vec![0, 0])
     }
 
-    fn short(mut self, text: &str) -> Self {
+    pub(super) fn short(mut self, text: &str) -> Self {
         short(&mut self.0, text);
         self
     }
 
-    fn bits(mut self, flags: &[bool]) -> Self {
+    pub(super) fn bits(mut self, flags: &[bool]) -> Self {
         self.0.push(bits(flags));
         self
     }
 
-    fn table(mut self, table: &[u8]) -> Self {
+    pub(super) fn table(mut self, table: &[u8]) -> Self {
         long(&mut self.0, table);
         self
     }
 }
 
-fn call((class, id): Id, arguments: Arguments) -> Step {
+pub(super) fn call((class, id): Id, arguments: Arguments) -> Step {
     // `exchange.unbind` has another number than all others.
     let answer = if (class, id) == (40, 40) { 51 } else { id + 1 };
     Step::Call {
