@@ -13,6 +13,7 @@ use crate::shapes::{
     Purged, RetainedMessage, RetainedStatus, SessionStatus, Status, StreamStatus,
     SubscriptionStatus,
 };
+use crate::watching::Watching;
 
 /// Names a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub struct SubscriptionFilter {
     pub session: Option<String>,
     /// Their filters contain this.
     pub contains: String,
+    /// They match this subject, in the words of their protocol.
+    pub matches: Option<String>,
 }
 
 /// How subjects are written.
@@ -162,7 +165,7 @@ type Answer<T> = Result<T, AdminError>;
 ///
 /// Methods may wait, and are dropped when the client hangs up. Lists are bounded by [`Page::limit`] or `max`; the
 /// service checks those limits before it calls.
-pub trait AdminBackend: Send + Sync + 'static {
+pub trait AdminBackend: Watching {
     /// Whether the server can do its work. Must not wait.
     fn health(&self) -> Health;
 

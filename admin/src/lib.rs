@@ -16,6 +16,7 @@ mod http;
 mod listener;
 mod metrics;
 pub mod shapes;
+mod watching;
 
 pub use access::{Access, Authorize, Scope, Verdict};
 pub use backend::{
@@ -28,3 +29,4 @@ pub use metrics::{
     CommandMetrics, EdgeMetrics, Histogram, LogMetrics, Metrics, ProcessMetrics, SessionMetrics,
     ShardMetrics, SpaceMetrics,
 };
+pub use watching::{DropFilter, NewTrace, SlowChange, Watching};

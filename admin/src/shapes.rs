@@ -2,10 +2,16 @@
 //!
 //! Readers ignore fields they do not know, so that an older command line works with a newer server.
 
+mod watching;
+
 use std::collections::BTreeMap;
 
 use longtail_engine::{StreamInfo, StreamName};
 use serde::{Deserialize, Serialize};
+
+pub use watching::{
+    DropStatus, Drops, SlowStatus, SlowSubscription, TopicStatus, TraceLines, TraceStatus,
+};
 
 /// An error's body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -36,7 +36,7 @@ pub use authenticator::{
 };
 pub use login_rules::{LoginRule, LoginRules};
 pub use names::{NamePattern, NameRules, NotAnExpression, SUBJECTS, TopicPattern, TopicRule};
-pub use ordered::{Defaults, Operation, OrderedRule, Target};
+pub use ordered::{Defaults, Manner, Operation, OrderedRule, Target, When};
 pub use password::{PasswordCost, PasswordError, PasswordHash, RabbitAlgorithm, ScramVerifier};
 pub use permission::{
     Action, CachedGrants, Effect, Grants, Identity, IdentityError, Pattern, PatternError, Rule,

@@ -7,6 +7,7 @@
 //!
 //! A slow consumer is the affair of its own outbox, which refuses what it cannot hold; here the refusals are counted.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -105,6 +106,11 @@ pub trait Subscriber: Send + Sync {
     /// Starts writing what is in the outbox. Called after the last of a burst of deliveries, now and then once more
     /// than needed.
     fn flush(&self);
+
+    /// Itself, for whoever made it and finds it again in the router; nothing by default.
+    fn as_any(&self) -> Option<&dyn Any> {
+        None
+    }
 }
 
 /// A live subscriber as the router knows it. Cloning shares it.
@@ -166,6 +172,12 @@ impl LiveHandle {
     #[must_use]
     pub fn target(&self) -> Target {
         Target::Live(self.0.id)
+    }
+
+    /// See [`Subscriber::as_any`].
+    #[must_use]
+    pub fn as_any(&self) -> Option<&dyn Any> {
+        self.0.sink.as_any()
     }
 
     /// What it says with a subscription.
@@ -238,6 +250,18 @@ impl Published {
 enum Wait {
     May,
     No,
+}
+
+/// Which member of a group is to get a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pick {
+    /// As the group's strategy says.
+    #[default]
+    Any,
+    /// This one, or nobody.
+    Only(Target),
+    /// Nobody.
+    Nobody,
 }
 
 /// Messages published one after the other, to be written together. Flushes when dropped.
@@ -327,6 +351,19 @@ impl<'c> Burst<'c> {
         chance: &Chance,
         now: Timestamp,
     ) -> Published {
+        self.publish_picked(routes, message, chance, now, &[])
+    }
+
+    /// As [`Burst::publish`], where somebody else has picked: one for each of the groups among `routes`, in their order.
+    /// Those that are left out pick for themselves.
+    pub fn publish_picked(
+        &mut self,
+        routes: &SpaceRoutes,
+        message: &SharedMessage,
+        chance: &Chance,
+        now: Timestamp,
+        picks: &[Pick],
+    ) -> Published {
         self.published += 1;
         self.at_once = routes.following().len() <= self.last;
         let expired = message.is_expired(now);
@@ -340,10 +377,20 @@ impl<'c> Burst<'c> {
             let outcome = self.offer(&route.options, message, expired, Wait::May);
             self.note(outcome, &mut published);
         }
+        let mut picks = picks.iter();
         for group in routes.groups() {
-            let mut last = None;
-            let members: SmallVec<[&Member<Target, TargetOptions>; 8]> =
+            let pick = picks.next().copied().unwrap_or_default();
+            let mut last = match pick {
+                Pick::Nobody => Some(Delivery::Dropped(DropReason::Denied)),
+                Pick::Any | Pick::Only(_) => None,
+            };
+            let mut members: SmallVec<[&Member<Target, TargetOptions>; 8]> =
                 group.pick(chance).collect();
+            members.retain(|member| match pick {
+                Pick::Any => true,
+                Pick::Only(target) => member.key == target,
+                Pick::Nobody => false,
+            });
             for member in &members {
                 let options = std::slice::from_ref(&member.options);
                 if let Target::Stream(shard, stream) = member.key {

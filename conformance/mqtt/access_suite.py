@@ -10,8 +10,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from harness import suite  # noqa: E402
 from harness.server import OwnServer  # noqa: E402
-from harness.suite import Skip, case, equal  # noqa: E402
-from wire import Client, Connection, connect, publish, subscribe  # noqa: E402
+from harness.suite import Skip, case, equal, eventually  # noqa: E402
+from wire import PINGREQ, Client, Connection, connect, publish, subscribe  # noqa: E402
 
 NOT_AUTHORIZED, QUOTA = 0x87, 0x97
 
@@ -86,6 +86,65 @@ def emqx_list(t):
     equal((pump.publish("of/pump-7/t", b"", 1) & 0x80, pump.publish("of/pump-8/t", b"", 1)), (0, NOT_AUTHORIZED))
     eve = server.client("eve")
     equal((eve.publish("b", b"x", 1), eve.subscribe("b")), (NOT_AUTHORIZED, [NOT_AUTHORIZED]))
+
+
+QUALIFIED = """
+{deny, all, {publish, [{qos, [1, 2]}]}, ["a"]}.
+{deny, all, {publish, [{retain, true}]}, ["b"]}.
+{deny, all, {subscribe, [{qos, 2}]}, ["c/#"]}.
+{allow, all}.
+"""
+
+
+@case("EMQX: rules for a QoS, and for retained messages", "waits")
+def emqx_qualifiers(t):
+    server = Server(t, "--set", "mqtt.acl_file={home}/acl", acl=QUALIFIED)
+    reader, c = server.client(), server.client()
+    equal(reader.subscribe("a", "b"), [0, 0])
+    equal([c.publish("a", b"1", qos) for qos in (1, 2)], [NOT_AUTHORIZED, NOT_AUTHORIZED])
+    c.publish("a", b"0", 0)
+    equal(c.publish("b", b"kept", 1, retain=True), NOT_AUTHORIZED)
+    equal(c.publish("b", b"not kept", 1), 0)
+    equal([reader.take().payload for _ in range(2)], [b"0", b"not kept"])
+    equal([reader.subscribe("c/x", qos=qos)[0] for qos in (0, 1, 2)], [0, 1, NOT_AUTHORIZED])
+    # A wider filter is granted; what it may not have at this QoS is not sent.
+    equal((reader.subscribe("#", qos=2), c.publish("c/y", b"x", 1)), ([2], 0))
+    reader.ping()
+
+
+SOURCE = """anonymous = "ann"
+[[accounts]]
+name = "ann"
+certificates = ["ann"]
+permissions = [{{ space = "default", rules = [
+  {{ actions = ["consume"], subject = "#" }},
+  {{ actions = ["publish"], subject = "{publishes}" }},
+] }}]
+"""
+
+
+@case("Mosquitto: check_retain_source", "waits")
+def retain_source(t):
+    config = SOURCE.format(publishes="#")
+    words = ("--config", "{home}/config", "--set", "mqtt.retain_source_checked=true")
+    server = Server(t, *words, config=config)
+    c = server.client()
+    for topic in ("a", "b"):
+        equal(c.publish(topic, b"kept", 1, retain=True) & 0x80, 0)
+
+    def kept():
+        reader = server.client()
+        reader.subscribe("#")
+        reader.send(PINGREQ)
+        found = set()
+        while (packet := reader.receive()).kind == "PUBLISH":
+            found.add(packet.topic)
+        return found
+
+    equal(kept(), {"a", "b"})
+    (server.files / "config").write_text(SOURCE.format(publishes="a"))
+    server.reload()
+    eventually(lambda: kept() == {"a"}, "what its publisher may not publish any more is not sent")
 
 
 @case("NanoMQ: nanomq_acl.conf, and a denial that ends the connection", "waits")

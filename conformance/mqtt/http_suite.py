@@ -402,6 +402,86 @@ def slow_subscriptions_are_found(t):
     equal(a.get("/api/v5/slow_subscriptions")["data"], [])
 
 
+@case("emqx mqueue_messages inflight_messages")
+def what_waits_for_a_client_and_is_on_its_way_is_shown(t):
+    a, topic = api(t), t.unique()
+    name = t.unique()
+    # Two are sent, and the rest waits for room.
+    options = {"properties": [(0x11, 3600), (0x21, 2)], "clean": False}
+    c = wire.Client(t, client=name, **options)
+    c.subscribe(f"{topic}/#", qos=1)
+    payloads = [f"{n}".encode() for n in range(7)]
+    for payload in payloads:
+        sent = a.do(200, "POST", "/api/v5/publish", {"topic": f"{topic}/a", "payload": payload.decode(), "qos": 1})
+        equal("id" in sent, True)
+    first = [c.expect("PUBLISH") for _ in range(2)]
+
+    def shown(which, query=""):
+        found, position = [], ""
+        while position != "end_of_data":
+            path = f"/api/v5/clients/{quoted(name)}/{which}_messages?limit=2{query}&position={position}"
+            answer = a.get(path)
+            equal(len(answer["data"]) <= 2, True)
+            found += answer["data"]
+            position = answer["meta"]["position"]
+        return found
+
+    def texts(which):
+        return [base64.b64decode(message["payload"]) for message in shown(which)]
+
+    def settled():
+        return texts("inflight") == payloads[:2] and texts("mqueue") == payloads[2:]
+
+    eventually(settled, "two are on their way")
+    message = shown("mqueue", "&payload=plain")[0]
+    equal((message["topic"], message["qos"], message["payload"]), (f"{topic}/a", 1, "2"))
+    equal("payload" in shown("inflight", "&payload=none")[0], False)
+    ids = [message["inflight_packet_id"] for message in shown("inflight")]
+    equal(ids, [found.pid for found in first])
+    # The same of one that is away.
+    c.close()
+    eventually(lambda: not a.get(f"/api/v5/clients/{quoted(name)}")["connected"], "it is away")
+    eventually(settled, "the same is shown")
+    # What is acknowledged is neither.
+    c = wire.Client(t, client=name, **options)
+    for payload in payloads:
+        c.take(payload=payload)
+    eventually(lambda: texts("inflight") == texts("mqueue") == [], "nothing is left")
+    a.do(404, "GET", f"/api/v5/clients/{t.unique()}/mqueue_messages")
+    for wrong in ("limit=0", "payload=x", "position=x"):
+        a.do(400, "GET", f"/api/v5/clients/{quoted(name)}/mqueue_messages?{wrong}")
+
+
+@case("emqx delayed")
+def delayed_messages_are_shown_and_taken_back(t):
+    a, topic = api(t), t.unique()
+    watcher = wire.Client(t)
+    watcher.subscribe(f"{topic}/#", qos=1)
+    c = wire.Client(t)
+    for n, seconds in enumerate((3600, 7200, 1)):
+        equal(c.publish(f"$delayed/{seconds}/{topic}/{n}", f"later {n}".encode(), qos=1) & 0x80, 0)
+
+    def mine(path="/api/v5/mqtt/delayed/messages?limit=1000"):
+        return [message for message in a.get(path)["data"] if message["topic"].startswith(topic)]
+
+    watcher.take(topic=f"{topic}/2")
+    eventually(lambda: len(mine()) == 2, "one is published")
+    first, second = mine()
+    equal((first["topic"], first["qos"], first["delayed_interval"]), (f"{topic}/0", 1, 3600))
+    equal(3500 < first["delayed_remaining"] <= 3600 < second["delayed_remaining"], True)
+    count = a.get("/api/v5/mqtt/delayed/messages?limit=1")["meta"]["count"]
+    equal(count >= 2, True)
+    for path in (first["msgid"], f"{quoted(first['node'])}/{first['msgid']}"):
+        one = a.get(f"/api/v5/mqtt/delayed/messages/{path}")
+        equal(base64.b64decode(one["payload"]), b"later 0")
+    for message in (first, second):
+        a.do(204, "DELETE", f"/api/v5/mqtt/delayed/messages/{message['msgid']}")
+    equal(mine(), [])
+    equal(a.do(404, "GET", f"/api/v5/mqtt/delayed/messages/{first['msgid']}")["code"], "MESSAGE_ID_NOT_FOUND")
+    a.do(404, "DELETE", f"/api/v5/mqtt/delayed/messages/{first['msgid']}")
+    a.do(404, "DELETE", "/api/v5/mqtt/delayed/messages/x")
+
+
 @case("emqx errors")
 def what_there_is_not_is_said(t):
     a = api(t)
@@ -697,6 +777,51 @@ def a_server_of_http_decides_about_logins(t):
     equal(c.publish("door/c1/secret", b"x", qos=1), 0x87)
     to_itself(c, "door/c1/open", b"x")
     c.take(topic="door/c1/open")
+
+
+class Judge(http.server.BaseHTTPRequestHandler):
+    """A server that says what a client may do, as NanoMQ asks it: 200 or another status."""
+
+    asked = []
+
+    def do_POST(self):
+        form = urllib.parse.parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        told = {name: values[0] for name, values in form.items()}
+        Judge.asked.append(told)
+        topic = told.get("topic", "")
+        self.send_response(200 if self.path == "/auth" or topic.startswith("open/") else 403)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@case("nanomq acl_req")
+def a_server_of_http_decides_about_each_topic(t):
+    judge = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Judge)
+    threading.Thread(target=judge.serve_forever, daemon=True).start()
+    t.defer(judge.server_close)
+    t.defer(judge.shutdown)
+    with tempfile.NamedTemporaryFile("w", suffix=".toml", delete=False) as config:
+        url = f"http://127.0.0.1:{judge.server_address[1]}"
+        config.write(f'[[mqtt.http_auth]]\nstyle = "nanomq"\nurl = "{url}/auth"\nacl_url = "{url}/acl"\n')
+    t.defer(lambda: pathlib.Path(config.name).unlink(missing_ok=True))
+    server = OwnServer(t, "--config", config.name)
+    c = wire.Client(t, client="c1", username="ann", address=server.address)
+    equal(c.subscribe("open/#", "shut/#", qos=1), [1, 0x87])
+    equal(c.publish("shut/a", b"x", qos=1), 0x87)
+    # Nothing overtakes what waits for an answer.
+    for n in range(5):
+        c.send(wire.publish(5, f"open/{n}", b"%d" % n, 0))
+    for n in range(5):
+        c.take(topic=f"open/{n}")
+    told = Judge.asked[-1]
+    equal((told["clientid"], told["username"], told["access"], told["topic"]), ("c1", "ann", "2", "open/4"))
+    equal(any(told.get("access") == "1" and told["topic"] == "open/#" for told in Judge.asked), True)
+    # A will is asked about as well.
+    will = wire.Will("shut/will", b"x")
+    wire.Client(t, client="c2", code=0x87, will=will, address=server.address)
 
 
 @case("browsers")

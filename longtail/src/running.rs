@@ -1,7 +1,9 @@
 //! A broker that runs.
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use longtail_amqp::Amqp;
@@ -10,7 +12,7 @@ use longtail_beanstalk::{Beanstalk, CpuTime, Host, Identity, LogFacts, Tenant};
 use longtail_broker::auth::{AuthDocument, Authenticator, Directory, Roster, ThrottleLimits};
 use longtail_broker::{Broker, Client};
 use longtail_edge::{
-    Accounts, Address, Connection, DrainReport, Edge, Exposure, ListenerConfig, Tick,
+    Accounts, Address, Connection, DrainReport, Edge, Exposure, Inside, ListenerConfig, Tick,
 };
 use longtail_engine::runtime::{Clock, Shards};
 use longtail_engine::{Numbering, StreamName};
@@ -43,6 +45,10 @@ pub struct Longtail {
     /// The HTTP APIs that answer.
     web: Mutex<Vec<longtail_web::Server>>,
     mqtt: Option<Arc<longtail_mqtt::Tenant>>,
+    /// The way in for MQTT clients in this process.
+    mqtt_inside: OnceLock<Inside<Mqtt>>,
+    /// Who lets them in.
+    mqtt_admission: Arc<dyn longtail_mqtt::Admission>,
     bridges: Option<Bridges>,
     addresses: Vec<ListeningOn>,
     exposure: Exposure,
@@ -104,6 +110,8 @@ impl Longtail {
             management: None,
             web: Mutex::default(),
             mqtt: None,
+            mqtt_inside: OnceLock::new(),
+            mqtt_admission: Arc::new(longtail_mqtt::AdmitAll),
             bridges: None,
             addresses: Vec::new(),
             exposure,
@@ -314,7 +322,8 @@ impl Longtail {
             listeners: self.addresses.iter().map(fact).collect(),
             bridges: self.bridges().to_vec(),
         };
-        let api = http::Api::new(tenant, Arc::clone(self.roster.authenticator()), facts);
+        let authenticator = Arc::clone(self.roster.authenticator());
+        let api = http::Api::new(tenant, Arc::clone(&self.broker), authenticator, facts);
         let server = http::serve(&api, sockets).map_err(StartError::Management)?;
         self.web.lock().push(server);
         Ok(())
@@ -366,8 +375,10 @@ impl Longtail {
             Some(listener) => Arc::clone(&listener.admission),
             None => Arc::new(longtail_mqtt::AdmitAll),
         };
+        let admission = Arc::clone(&rights);
         let tenant = longtail_mqtt::Tenant::start(config, &self.broker, rights);
         let tenant = tenant.map_err(StartError::Mqtt)?;
+        self.mqtt_admission = admission;
         for (hook, priority, scope) in hooks {
             tenant.hooks().add(hook, priority, scope);
         }
@@ -429,6 +440,23 @@ impl Longtail {
             address: open.local().to_string(),
             tls,
         })
+    }
+
+    /// Opens a connection to the MQTT service from this process: the other end is served as if a listener named `inside`
+    /// had accepted it, codec, hooks and limits included, and let in as at the first listener. Nothing is bound. Any
+    /// other stream can be served by copying both ways between it and this.
+    ///
+    /// # Errors
+    /// When the MQTT service was not started, the system gives no sockets, or the server is full or going down.
+    pub fn connect_mqtt(&self) -> io::Result<UnixStream> {
+        let tenant = self.mqtt.as_ref();
+        let tenant = tenant.ok_or_else(|| io::Error::other("there is no MQTT service"))?;
+        let inside = self.mqtt_inside.get_or_init(|| {
+            let admission = Arc::clone(&self.mqtt_admission);
+            let service = Mqtt::at("inside", Arc::clone(tenant), admission);
+            self.edge.inside(service)
+        });
+        inside.connect()
     }
 
     /// Opens one more listener for MQTT while the broker runs. It is not among [`Longtail::addresses`].

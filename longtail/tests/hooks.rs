@@ -7,10 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use longtail::mqtt::codec::{Packet, Qos, ReasonCode};
+use longtail::mqtt::codec::{
+    Ack, Packet, PacketId, Publish, PublishProperties, Qos, ReasonCode, Subscribe,
+    SubscribeProperties, Subscription, SubscriptionOptions, Version,
+};
 use longtail::mqtt::hooks::{
-    Access, ClientInfo, ConnectChange, Connecting, Decision, Event, Events, FlightChange,
-    Permission, Proof, RetainedChange, Scope, SessionChange, Subscribing, Verdict, Wait,
+    Access, Asking, ClientInfo, ConnectChange, Connecting, Decision, Event, Events, FlightChange,
+    Permission, Proof, RetainedChange, Scope, Selection, SessionChange, Sharing, Subscribing,
+    Verdict, Wait,
 };
 use longtail::mqtt::{Config, Hook, Limits, LocalError, Points, Publication};
 use longtail::{Longtail, Message};
@@ -788,4 +792,336 @@ fn a_client_is_sent_away_with_a_reason_and_listeners_are_added_later() {
         .unwrap();
     let mut mini = Mini::knock_at(&open.address, connect("c"));
     assert_eq!(mini.connack(), ReasonCode::Success);
+}
+
+/// Gives each message of a share to the member that its payload names.
+struct Dispatcher;
+
+impl Hook for Dispatcher {
+    fn points(&self) -> Points {
+        Points::SELECT
+    }
+
+    fn select(&self, sharing: &Sharing<'_>) -> Selection {
+        assert_eq!((sharing.group, sharing.filter), ("g", "jobs/+"));
+        assert!(!sharing.members.is_empty());
+        match &sharing.message.payload[..] {
+            b"nobody" => Selection::Nobody,
+            b"anybody" => Selection::Next,
+            name => {
+                let wanted = String::from_utf8_lossy(name);
+                let wanted = wanted.split('-').next().unwrap_or_default();
+                Selection::Only(wanted.into())
+            }
+        }
+    }
+}
+
+#[test]
+fn a_hook_chooses_the_member_of_a_share_at_every_quality() {
+    let broker = start(Dispatcher);
+    let mut dropped = events(&broker, Points::DROPPED);
+    let mut members: Vec<Mini> = ["a", "b", "c"]
+        .map(|name| Mini::enter(&broker, connect(name)))
+        .into();
+    let mut publisher = Mini::enter(&broker, connect("p"));
+    for qos in [Qos::AtMostOnce, Qos::AtLeastOnce] {
+        for member in &mut members {
+            assert!(!member.subscribe("$share/g/jobs/+", qos).is_error());
+        }
+        // Whoever draws a message, the one that is named gets it, in the order in which it was published.
+        for round in 0..5 {
+            for name in ["c", "a", "b"] {
+                let payload = format!("{name}-{round}");
+                publisher.publish_only("jobs/1", &payload, qos, false);
+                if qos != Qos::AtMostOnce {
+                    publisher.next(|packet| assert!(matches!(packet, Packet::Puback(_))));
+                }
+            }
+        }
+        for (member, name) in members.iter_mut().zip(["a", "b", "c"]) {
+            for round in 0..5 {
+                let (_, payload, id, _) = member.message();
+                assert_eq!(payload, format!("{name}-{round}"));
+                if let Some(id) = id {
+                    member.puback(id);
+                }
+            }
+        }
+    }
+    // At QoS 1 what nobody is to get is counted by whoever drew it.
+    publisher.publish("jobs/1", "nobody");
+    let reason = await_event(&mut dropped, |event| match event {
+        Event::Dropped {
+            reason, message, ..
+        } if message.payload == "nobody" => Some(*reason),
+        _ => None,
+    });
+    assert_eq!(reason.as_str(), "denied");
+    // Who is no member has no say, and the strategy decides.
+    publisher.publish("jobs/1", "stranger");
+    publisher.publish("jobs/1", "anybody");
+    let mut heard = Vec::new();
+    while heard.len() < 2 {
+        for member in &mut members {
+            member.ping_until(|payload, _| heard.push(payload));
+        }
+    }
+    heard.sort();
+    assert_eq!(heard, ["anybody", "stranger"]);
+}
+
+#[test]
+fn a_message_waits_for_the_member_that_a_hook_has_chosen_until_that_has_room() {
+    let broker = start(Dispatcher);
+    let mut narrow = connect("a");
+    narrow.properties.receive_maximum = std::num::NonZeroU16::new(1);
+    let mut a = Mini::enter(&broker, narrow);
+    let mut b = Mini::enter(&broker, connect("b"));
+    for member in [&mut a, &mut b] {
+        member.subscribe("$share/g/jobs/+", Qos::AtLeastOnce);
+    }
+    let mut publisher = Mini::enter(&broker, connect("p"));
+    publisher.publish("jobs/1", "a-1");
+    publisher.publish("jobs/1", "a-2");
+    publisher.publish("jobs/1", "b-1");
+    let (_, payload, first, _) = a.message();
+    assert_eq!(payload, "a-1");
+    let (_, payload, id, _) = b.message();
+    assert_eq!(payload, "b-1", "others are not held up");
+    b.puback(id.unwrap());
+    // Only when the first is acknowledged there is room for the second.
+    a.puback(first.unwrap());
+    let (_, payload, second, _) = a.message();
+    assert_eq!(payload, "a-2");
+    a.puback(second.unwrap());
+    // A member that was chosen and goes leaves its messages to the others.
+    publisher.publish("jobs/1", "a-3");
+    assert_eq!(a.payload(), "a-3");
+    drop(a);
+    assert_eq!(b.payload(), "a-3");
+}
+
+#[test]
+fn messages_that_wait_for_sessions_are_told_of_by_the_filters_that_keep_them() {
+    let broker = plain();
+    let tenant = broker.mqtt().unwrap();
+    let mut kept = events(&broker, Points::KEPT);
+    let mut lasting = connect("phone");
+    lasting.clean_start = false;
+    lasting.properties.session_expiry_s = Some(3600);
+    let mut phone = Mini::enter(&broker, lasting);
+    phone.subscribe("inbox/phone", Qos::AtLeastOnce);
+    let filter = longtail::model::Filter::parse_mqtt("inbox/phone").unwrap();
+    assert!(tenant.away(&filter).is_empty(), "it is there");
+    drop(phone);
+    while tenant.away(&filter).is_empty() {
+        std::thread::yield_now();
+    }
+    assert_eq!(tenant.away(&filter), ["phone".into()]);
+    let mut publisher = Mini::enter(&broker, connect("p"));
+    publisher.publish("elsewhere", "nobody keeps it");
+    publisher.publish("inbox/phone", "kept");
+    publisher.next_qos2("inbox/phone", "exactly once", 99);
+    publisher.release(99);
+    for expected in ["kept", "exactly once"] {
+        let filters = await_event(&mut kept, |event| match event {
+            Event::Kept { message, filters } => {
+                assert_eq!(message.payload, expected);
+                Some(filters.clone())
+            }
+            _ => None,
+        });
+        assert_eq!(&*filters, [filter.clone()]);
+    }
+}
+
+#[test]
+fn a_publish_that_goes_nowhere_is_told_of_and_listed() {
+    let broker = start(Guard);
+    let mut denied = events(&broker, Points::DENIED);
+    let mut old = connect("old");
+    old.version = Version::V311;
+    let mut mini = Mini::enter(&broker, old);
+    // Before 5.0 the client is told that all is well.
+    assert_eq!(mini.publish("secret/1", "x"), ReasonCode::Success);
+    let told = await_event(&mut denied, |event| match event {
+        Event::Denied {
+            client,
+            topic,
+            reason,
+        } => Some((client.id.to_string(), topic.to_string(), *reason)),
+        _ => None,
+    });
+    let expected = ("old".to_owned(), "secret/1".to_owned());
+    assert_eq!(told, (expected.0, expected.1, ReasonCode::NotAuthorized));
+    let drops = &broker.mqtt().unwrap().watch().drops;
+    let listed = drops.list(Some("old"), None, 10);
+    assert_eq!(listed.len(), 1);
+    assert_eq!(
+        (listed[0].what.kind(), &*listed[0].topic),
+        ("publish", "secret/1")
+    );
+}
+
+/// Permits what its list says, after a while.
+struct Slow(std::sync::Mutex<Vec<String>>);
+
+impl Hook for Slow {
+    fn points(&self) -> Points {
+        Points::PERMIT
+    }
+
+    fn permit<'a>(&'a self, asking: &'a Asking) -> Wait<'a, Permission> {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let what = if asking.wish.publish {
+                "publish"
+            } else {
+                "subscribe"
+            };
+            let line = format!("{what} {}", asking.wish.topic);
+            self.0.lock().unwrap().push(line);
+            match &*asking.wish.topic {
+                "slow" => std::future::pending().await,
+                "buggy" => panic!("on purpose"),
+                topic if topic.starts_with("open/") => Permission::Allow,
+                topic if topic.starts_with("next/") => Permission::Next,
+                _ => Permission::Deny,
+            }
+        })
+    }
+
+    fn permit_within(&self) -> Duration {
+        Duration::from_millis(200)
+    }
+
+    fn permit_holds_ms(&self) -> u64 {
+        60_000
+    }
+}
+
+#[test]
+fn permissions_may_take_a_while_and_nothing_overtakes_what_waits_for_one() {
+    let hook = Arc::new(Slow(std::sync::Mutex::default()));
+    let broker = plain();
+    let hooks = broker.mqtt().unwrap().hooks();
+    hooks.add(hook.clone(), 0, Scope::Everywhere);
+    let mut mini = Mini::enter(&broker, connect("c"));
+    let group = "$share/g/next/x";
+    assert_eq!(
+        mini.subscribe("open/+", Qos::AtMostOnce),
+        ReasonCode::Success
+    );
+    assert_eq!(mini.subscribe(group, Qos::AtMostOnce), ReasonCode::Success);
+    assert_eq!(
+        mini.subscribe("shut/x", Qos::AtMostOnce),
+        ReasonCode::NotAuthorized
+    );
+    for topic in ["shut/x", "slow", "buggy"] {
+        assert_eq!(
+            mini.publish(topic, "x"),
+            ReasonCode::NotAuthorized,
+            "{topic}"
+        );
+    }
+    // Sent in one go: answered in their order, and asked about once.
+    for n in 0..10 {
+        mini.publish_only("open/a", &n.to_string(), Qos::AtMostOnce, false);
+    }
+    for n in 0..10 {
+        assert_eq!(mini.payload(), n.to_string());
+    }
+    mini.ping();
+    let asked = hook.0.lock().unwrap().clone();
+    let of_open = asked.iter().filter(|line| *line == "publish open/a");
+    assert_eq!(of_open.count(), 1, "{asked:?}");
+    assert!(asked.contains(&"subscribe next/x".to_owned()), "{asked:?}");
+    // A will is asked about before its client is let in.
+    let mut with_will = connect("d");
+    with_will.will = Some(will("shut/will", b"x"));
+    let refused = Mini::knock(&broker, with_will).connack();
+    assert_eq!(refused, ReasonCode::NotAuthorized);
+    let mut with_will = connect("d");
+    with_will.will = Some(will("open/will", b"x"));
+    Mini::enter(&broker, with_will);
+}
+
+#[test]
+fn a_packet_is_dealt_with_as_if_a_client_had_sent_it() {
+    let broker = start(Guard);
+    let tenant = broker.mqtt().unwrap();
+    let mut mini = Mini::enter(&broker, connect("c"));
+    let bytes = |packet: &Packet<'_>| {
+        let mut bytes = Vec::new();
+        packet.encode(Version::V5, &mut bytes).unwrap();
+        bytes
+    };
+    let publish = |topic| {
+        bytes(&Packet::Publish(Publish {
+            dup: false,
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            topic,
+            packet_id: PacketId::new(77),
+            properties: PublishProperties::default(),
+            payload: b"injected",
+        }))
+    };
+    let subscribe = bytes(&Packet::Subscribe(Subscribe {
+        packet_id: PacketId::new(76).unwrap(),
+        properties: SubscribeProperties::default(),
+        subscriptions: vec![Subscription {
+            filter: "open/#",
+            options: SubscriptionOptions::default(),
+        }],
+    }));
+    tenant.inject("c", &subscribe).unwrap();
+    mini.next(|packet| assert!(matches!(packet, Packet::Suback(_)), "{packet:?}"));
+    tenant.inject("c", &publish("open/1")).unwrap();
+    assert_eq!(mini.payload(), "injected", "its own subscription");
+    mini.next(|packet| match packet {
+        Packet::Puback(ack) => {
+            assert_eq!((ack.packet_id.get(), ack.reason), (77, ReasonCode::Success))
+        }
+        other => panic!("{other:?}"),
+    });
+    // With its rights.
+    tenant.inject("c", &publish("secret/1")).unwrap();
+    mini.next(|packet| match packet {
+        Packet::Puback(ack) => assert_eq!(ack.reason, ReasonCode::NotAuthorized),
+        other => panic!("{other:?}"),
+    });
+    assert!(tenant.inject("nobody", &subscribe).is_err());
+    assert!(tenant.inject("c", b"\x30").is_err());
+    assert!(
+        tenant
+            .inject("c", &[&subscribe[..], &subscribe].concat())
+            .is_err()
+    );
+    // What breaks a rule ends the connection, as its own would.
+    tenant.inject("c", b"\xc0\x00").unwrap();
+    mini.next(|packet| assert!(matches!(packet, Packet::Pingresp)));
+    let second = bytes(&Packet::Puback(Ack::success(PacketId::new(9).unwrap())));
+    tenant.inject("c", &second).unwrap();
+    mini.ping();
+}
+
+#[test]
+fn a_connection_from_inside_speaks_the_protocol_without_a_socket_that_is_bound() {
+    let broker = Longtail::builder()
+        .in_memory()
+        .mqtt_in_process()
+        .start()
+        .unwrap();
+    assert!(broker.addresses().is_empty());
+    let mut inside = Mini::over(broker.connect_mqtt().unwrap(), connect("inside"));
+    assert_eq!(inside.connack(), ReasonCode::Success);
+    inside.subscribe("t", Qos::AtLeastOnce);
+    let mut other = Mini::over(broker.connect_mqtt().unwrap(), connect("other"));
+    assert_eq!(other.connack(), ReasonCode::Success);
+    assert_eq!(other.publish("t", "hello"), ReasonCode::Success);
+    assert_eq!(inside.payload(), "hello");
+    let nothing = Longtail::builder().in_memory().start().unwrap();
+    assert!(nothing.connect_mqtt().is_err());
 }

@@ -118,6 +118,16 @@ pub(crate) enum Command {
     /// Look at retained messages, or delete one
     #[command(subcommand)]
     Retained(RetainedCommand),
+    /// Say why messages did not reach a client, or what becomes of those of a topic
+    Why(WhyArgs),
+    /// Follow line by line what a client does and is told, or what goes over topics
+    #[command(subcommand)]
+    Trace(TraceCommand),
+    /// List the subscriptions whose messages take longest, and say what counts as slow
+    Slow(SlowArgs),
+    /// Count what goes over single topics
+    #[command(subcommand)]
+    TopicMetrics(TopicMetricsCommand),
     /// Close a connection, or disconnect the client of a session
     Kick(KickArgs),
     /// List clients, users and addresses that are kept out
@@ -232,6 +242,130 @@ pub(crate) struct SubjectArgs {
     /// Their space
     #[arg(long, default_value = "default")]
     pub(crate) space: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct WhyArgs {
+    /// The client's identifier
+    #[arg(required_unless_present = "topic", conflicts_with = "topic")]
+    pub(crate) session: Option<String>,
+    /// A topic instead, as MQTT has it: who is subscribed to it, and which of its messages were dropped
+    #[arg(long)]
+    pub(crate) topic: Option<String>,
+    /// Dropped messages to list, the newest first
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) last: u64,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum TraceCommand {
+    /// Begin one
+    Start(TraceStartArgs),
+    /// List all
+    List(ClientArgs),
+    /// Print the lines of one as they come, until it ends; those that it has first
+    Follow(TraceArgs),
+    /// Print the lines that one has
+    Download {
+        #[command(flatten)]
+        trace: TraceArgs,
+        /// Write them to this file instead of standard output
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// End one; it keeps its lines
+    Stop(TraceArgs),
+    /// Delete one with its lines
+    Delete(TraceArgs),
+}
+
+/// A trace of a server.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TraceArgs {
+    /// Its name
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// What a trace follows.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct TraceSubjectArgs {
+    /// The client with this identifier
+    #[arg(long, value_name = "ID")]
+    pub(crate) client: Option<String>,
+    /// Topics that match, with the wildcards + and #
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) topic: Option<String>,
+    /// Clients that come from this address
+    #[arg(long, value_name = "IP")]
+    pub(crate) address: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TraceStartArgs {
+    #[command(flatten)]
+    pub(crate) subject: TraceSubjectArgs,
+    /// How long, as in 30s or 5m, at most 24h [default: 10m]
+    #[arg(long = "for", value_name = "TIME", value_parser = milliseconds)]
+    pub(crate) time: Option<u64>,
+    /// How payloads are shown: hidden, text or hex
+    #[arg(long, value_name = "FORM", default_value = "hidden")]
+    pub(crate) payload: String,
+    #[command(flatten)]
+    pub(crate) trace: TraceArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SlowArgs {
+    /// Look for slow subscriptions from now on
+    #[arg(long)]
+    pub(crate) on: bool,
+    /// Look for them no longer, and forget what was found
+    #[arg(long, conflicts_with = "on")]
+    pub(crate) off: bool,
+    /// From which time on a message is slow, as in 500ms
+    #[arg(long, value_name = "TIME", value_parser = milliseconds)]
+    pub(crate) threshold: Option<u64>,
+    /// After which time an entry is forgotten
+    #[arg(long, value_name = "TIME", value_parser = milliseconds)]
+    pub(crate) expire: Option<u64>,
+    /// How many to keep, 1 to 1000
+    #[arg(long, value_name = "N")]
+    pub(crate) top: Option<u64>,
+    /// What counts: whole (publishing to acknowledgement), internal (publishing to sending) or response (sending to
+    /// acknowledgement)
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) span: Option<String>,
+    /// Forget what was found
+    #[arg(long)]
+    pub(crate) clear: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum TopicMetricsCommand {
+    /// List the topics that are counted
+    List(ClientArgs),
+    /// Count what goes over a topic from now on
+    Add(TopicArgs),
+    /// Count it no longer
+    Remove(TopicArgs),
+    /// Count from nothing again
+    Reset(TopicArgs),
+}
+
+/// A topic of a server.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TopicArgs {
+    /// The topic, as MQTT has it, without wildcards
+    pub(crate) topic: String,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
 }

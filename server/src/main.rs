@@ -76,6 +76,12 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Sessions(args) => commands::sessions::sessions(&args).map(|()| Exit::Ok),
         Command::Subscriptions(args) => commands::sessions::subscriptions(&args).map(|()| Exit::Ok),
         Command::Retained(command) => commands::retained::run(&command).map(|()| Exit::Ok),
+        Command::Why(args) => commands::why::why(&args).map(|()| Exit::Ok),
+        Command::Trace(command) => commands::watching::trace(&command).map(|()| Exit::Ok),
+        Command::Slow(args) => commands::watching::slow(&args).map(|()| Exit::Ok),
+        Command::TopicMetrics(command) => {
+            commands::watching::topic_metrics(&command).map(|()| Exit::Ok)
+        }
         Command::Kick(args) => commands::manage::kick(&args).map(|()| Exit::Ok),
         Command::Bans(client) => commands::bans::list(&client).map(|()| Exit::Ok),
         Command::Ban(args) => commands::bans::ban(&args).map(|()| Exit::Ok),

@@ -225,3 +225,126 @@ fn metrics_count_sessions_messages_and_logins() {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
 }
+
+#[test]
+fn an_operator_is_told_why_messages_did_not_arrive() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &["--listen", "mqtt=127.0.0.1:0"]);
+    let why = |args: &[&str]| stdout(&longtail(&server, &[&["why"], args].concat()));
+    assert!(why(&["--topic", "a/b"]).starts_with("no MQTT client is subscribed to a/b\n"));
+    let mut small = Mqtt::connect_with(&server.mqtt(), "small", 3600, Some(40));
+    small.send(&subscribe(1, "a/+", 1));
+    assert_eq!(small.packet().0, 0x90, "SUBACK");
+    let mut publisher = Mqtt::connect(&server.mqtt(), "p", 0);
+    publisher.send(&publish("a/b", &[b'x'; 100], 0x32, Some(9)));
+    assert_eq!(publisher.packet_of(0x40).0, 0x40, "PUBACK");
+    publisher.send(&publish("$SYS/x", b"mine", 0x30, None));
+    let text = eventually("it is listed", || {
+        let text = why(&["small"]);
+        text.contains("did not get").then_some(text)
+    });
+    assert!(
+        text.contains("too_large") && text.contains("maximum packet size"),
+        "{text}"
+    );
+    assert!(text.contains("a/b"), "{text}");
+    let text = why(&["--topic", "a/b"]);
+    assert!(
+        text.contains("small") && text.contains("1 too_large"),
+        "{text}"
+    );
+    let text = eventually("it is listed", || {
+        let text = why(&["p"]);
+        text.contains("may not publish").then_some(text)
+    });
+    assert!(
+        text.contains("$SYS/x") && text.contains("not_authorized"),
+        "{text}"
+    );
+    let drops = server.get("/api/v1/drops?topic=a%2F%23");
+    assert_eq!(drops["items"][0]["session"], "small");
+    assert_eq!(drops["items"][0]["reason"], "too_large");
+    let matching = server.get("/api/v1/subscriptions?matches=a%2Fb");
+    assert_eq!(matching["items"].as_array().unwrap().len(), 1);
+    let none = server.get("/api/v1/subscriptions?matches=b%2Fb");
+    assert_eq!(none["items"].as_array().unwrap().len(), 0);
+    let output = longtail(&server, &["why", "nobody"]);
+    assert_eq!(output.status.code(), Some(1));
+    let json: Value = serde_json::from_str(&why(&["small", "--json"])).unwrap();
+    assert_eq!(json["session"]["dropped"]["too_large"], 1);
+}
+
+#[test]
+fn traces_slow_subscriptions_and_topic_metrics_have_commands() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &["--listen", "mqtt=127.0.0.1:0"]);
+    let run = |args: &[&str]| stdout(&longtail(&server, args));
+    let begun = run(&[
+        "trace",
+        "start",
+        "why",
+        "--client",
+        "pump",
+        "--payload",
+        "text",
+    ]);
+    assert!(begun.contains("longtail trace follow why"), "{begun}");
+    run(&["topic-metrics", "add", "t/1"]);
+    let slow = run(&["slow", "--on", "--threshold", "50ms", "--span", "response"]);
+    assert!(
+        slow.starts_with("the 10 slowest above 50 ms (response)"),
+        "{slow}"
+    );
+    let mut pump = Mqtt::connect(&server.mqtt(), "pump", 0);
+    pump.send(&subscribe(1, "t/+", 1));
+    assert_eq!(pump.packet().0, 0x90, "SUBACK");
+    pump.send(&publish("t/1", b"hello there", 0x32, Some(7)));
+    let (_, body) = pump.packet_of(0x30);
+    std::thread::sleep(Duration::from_millis(60));
+    pump.send(&[0x40, 2, body[5], body[6]]);
+    let slow = eventually("it is slow", || {
+        let slow = run(&["slow"]);
+        slow.contains("t/1").then_some(slow)
+    });
+    assert!(slow.contains("pump"), "{slow}");
+    let metrics = run(&["topic-metrics", "list", "--json"]);
+    let metrics: Value = serde_json::from_str(&metrics).unwrap();
+    assert_eq!(metrics["received"][1], 1);
+    assert_eq!(metrics["sent"][1], 1);
+    run(&["topic-metrics", "reset", "t/1"]);
+    assert!(run(&["topic-metrics", "list"]).contains("t/1"));
+    run(&["topic-metrics", "remove", "t/1"]);
+    assert_eq!(
+        longtail(&server, &["topic-metrics", "reset", "t/1"])
+            .status
+            .code(),
+        Some(1)
+    );
+    let listed = run(&["trace", "list"]);
+    assert!(
+        listed.contains("client pump") && listed.contains("running"),
+        "{listed}"
+    );
+    let file = dir.path().join("trace.txt");
+    let lines = eventually("lines are there", || {
+        let lines = run(&["trace", "download", "why"]);
+        lines.contains("hello there").then_some(lines)
+    });
+    run(&["trace", "download", "why", "-o", file.to_str().unwrap()]);
+    assert!(std::fs::read_to_string(&file).unwrap().starts_with(&lines));
+    run(&["trace", "stop", "why"]);
+    // What has ended is printed, and then it is over.
+    assert!(run(&["trace", "follow", "why"]).contains("hello there"));
+    let twice = longtail(&server, &["trace", "start", "why", "--topic", "t/#"]);
+    assert_eq!(twice.status.code(), Some(1));
+    run(&["trace", "delete", "why"]);
+    let (status, _) = server.http("GET", "/api/v1/traces/why", "");
+    assert_eq!(status, 404);
+    let two = longtail(
+        &server,
+        &["trace", "start", "x", "--topic", "t", "--client", "c"],
+    );
+    assert_eq!(two.status.code(), Some(2), "one subject");
+    run(&["slow", "--off"]);
+    assert!(run(&["slow"]).starts_with("nothing is looked for"));
+}

@@ -7,6 +7,7 @@ mod retained;
 mod sessions;
 #[cfg(test)]
 mod tests;
+mod watching;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,6 +106,7 @@ pub(crate) fn router<B: AdminBackend>(
             "/bans/{kind}/{value}",
             post(bans::set::<B>).delete(bans::remove::<B>),
         )
+        .merge(watching::routes::<B>())
         .route("/spaces/{space}/retained", get(retained::list::<B>))
         .route(
             "/spaces/{space}/retained/{subject}",
@@ -142,7 +144,7 @@ async fn admit<B: AdminBackend>(
 }
 
 async fn index() -> &'static str {
-    "Longtail admin service\n\n/healthz  /readyz  /metrics\n/api/v1/status  /api/v1/streams  /api/v1/connections  /api/v1/sessions\n/api/v1/bans\n"
+    "Longtail admin service\n\n/healthz  /readyz  /metrics\n/api/v1/status  /api/v1/streams  /api/v1/connections  /api/v1/sessions\n/api/v1/bans  /api/v1/traces  /api/v1/slow  /api/v1/topic-metrics  /api/v1/drops\n"
 }
 
 async fn nothing_here() -> Failed {

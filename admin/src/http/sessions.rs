@@ -73,6 +73,7 @@ pub(super) struct SubscriptionsQuery {
     session: Option<String>,
     #[serde(default)]
     contains: String,
+    matches: Option<String>,
     after: Option<String>,
     limit: Option<usize>,
 }
@@ -86,6 +87,7 @@ pub(super) async fn subscriptions<B: AdminBackend>(
     let filter = SubscriptionFilter {
         session: query.session,
         contains: query.contains,
+        matches: query.matches,
     };
     Ok(Json(shared.backend.subscriptions(&filter, page).await?).into_response())
 }

@@ -11,10 +11,12 @@ use crate::backend::{Notation, SessionFilter, SubscriptionFilter};
 use crate::listener::{AdminListener, serve};
 use crate::metrics::Metrics;
 use crate::shapes::{
-    BanStatus, Batch, Body as MessageBody, BrowsedMessage, ConnectionStatus, GroupStatus, Health,
-    Listing, LiveMessage, Published, Purged, RetainedMessage, RetainedStatus, SessionStatus,
-    Status, StreamCounts, StreamStatus, SubscriptionStatus,
+    BanStatus, Batch, Body as MessageBody, BrowsedMessage, ConnectionStatus, DropStatus, Drops,
+    GroupStatus, Health, Listing, LiveMessage, Published, Purged, RetainedMessage, RetainedStatus,
+    SessionStatus, SlowStatus, Status, StreamCounts, StreamStatus, SubscriptionStatus, TopicStatus,
+    TraceLines, TraceStatus,
 };
+use crate::watching::{DropFilter, NewTrace, SlowChange, Watching};
 
 /// One space, streams by name, messages in order.
 #[derive(Default)]
@@ -297,7 +299,10 @@ impl AdminBackend for Fake {
     ) -> Result<Listing<SubscriptionStatus>, AdminError> {
         let subscription = SubscriptionStatus {
             session: filter.session.clone().unwrap_or_default(),
-            filter: filter.contains.clone(),
+            filter: filter
+                .matches
+                .clone()
+                .unwrap_or_else(|| filter.contains.clone()),
             ..SubscriptionStatus::default()
         };
         Ok(Listing {
@@ -359,6 +364,105 @@ impl AdminBackend for Fake {
             ready: self.health().ready,
             streams,
             ..Metrics::default()
+        })
+    }
+}
+
+impl Watching for Fake {
+    fn traces(&self) -> Result<Vec<TraceStatus>, AdminError> {
+        Ok(vec![self.trace("one")?])
+    }
+
+    fn trace(&self, name: &str) -> Result<TraceStatus, AdminError> {
+        if name == "none" {
+            return Err(AdminError::new(ErrorKind::NotFound, "there is no trace"));
+        }
+        Ok(TraceStatus {
+            name: name.to_owned(),
+            ..TraceStatus::default()
+        })
+    }
+
+    fn begin_trace(&self, trace: NewTrace) -> Result<TraceStatus, AdminError> {
+        Ok(TraceStatus {
+            name: trace.name,
+            kind: trace.kind,
+            value: trace.value,
+            payload: trace.payload.unwrap_or_default(),
+            end_ms: trace.for_ms.unwrap_or_default(),
+            ..TraceStatus::default()
+        })
+    }
+
+    fn stop_trace(&self, name: &str) -> Result<TraceStatus, AdminError> {
+        let status = "stopped".to_owned();
+        Ok(TraceStatus {
+            status,
+            ..self.trace(name)?
+        })
+    }
+
+    fn delete_trace(&self, name: &str) -> Result<(), AdminError> {
+        self.trace(name).map(|_| ())
+    }
+
+    fn trace_lines(&self, _: &str, from: u64, max: usize) -> Result<TraceLines, AdminError> {
+        Ok(TraceLines {
+            text: format!("{max}\n"),
+            next: from + 1,
+            open: false,
+        })
+    }
+
+    fn slow(&self) -> Result<SlowStatus, AdminError> {
+        Ok(SlowStatus::default())
+    }
+
+    fn change_slow(&self, change: SlowChange) -> Result<SlowStatus, AdminError> {
+        Ok(SlowStatus {
+            enabled: change.enabled.unwrap_or_default(),
+            threshold_ms: change.threshold_ms.unwrap_or(500),
+            span: change.span.unwrap_or_default(),
+            ..SlowStatus::default()
+        })
+    }
+
+    fn clear_slow(&self) -> Result<(), AdminError> {
+        Ok(())
+    }
+
+    fn topics(&self) -> Result<Vec<TopicStatus>, AdminError> {
+        Ok(vec![self.watch_topic("a")?])
+    }
+
+    fn watch_topic(&self, topic: &str) -> Result<TopicStatus, AdminError> {
+        Ok(TopicStatus {
+            topic: topic.to_owned(),
+            ..TopicStatus::default()
+        })
+    }
+
+    fn reset_topic(&self, topic: &str) -> Result<(), AdminError> {
+        if topic == "a/b" {
+            Ok(())
+        } else {
+            Err(AdminError::new(ErrorKind::NotFound, "it is not watched"))
+        }
+    }
+
+    fn forget_topic(&self, topic: &str) -> Result<(), AdminError> {
+        self.reset_topic(topic)
+    }
+
+    fn drops(&self, filter: &DropFilter, max: usize) -> Result<Drops, AdminError> {
+        let item = DropStatus {
+            session: filter.session.clone().unwrap_or_default(),
+            topic: filter.topic.clone().unwrap_or_default(),
+            ..DropStatus::default()
+        };
+        Ok(Drops {
+            items: vec![item],
+            unlisted: max as u64,
         })
     }
 }
@@ -676,4 +780,78 @@ async fn bans_are_set_by_kind_and_value_listed_and_ended() {
     assert_eq!(service.ask("DELETE", other, "", "").await.0, 404);
     let (status, _) = service.post(&format!("{other}?fro_ms=5"), "").await;
     assert_eq!(status, 400);
+}
+
+#[tokio::test]
+async fn a_trace_follows_one_thing_and_is_read_stopped_and_deleted() {
+    let service = Service::start(Access::LocalOnly).await;
+    let path = "/api/v1/traces/why";
+    let (status, body) = service
+        .post(
+            &format!("{path}?topic=a%2F%23&for_ms=60000&payload=text"),
+            "",
+        )
+        .await;
+    assert_eq!(status, 201, "{body}");
+    let trace: TraceStatus = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        (&*trace.kind, &*trace.value, trace.end_ms, &*trace.payload),
+        ("topic", "a/#", 60_000, "text")
+    );
+    for nothing in ["", "?client=a&topic=b", "?clent=a"] {
+        assert_eq!(
+            service.post(&format!("{path}{nothing}"), "").await.0,
+            400,
+            "{nothing}"
+        );
+    }
+    let (_, body) = service.get("/api/v1/traces").await;
+    assert!(body.contains(r#""name":"one""#), "{body}");
+    let (_, body) = service
+        .get(&format!("{path}/lines?from=7&max_bytes=10"))
+        .await;
+    assert_eq!(body, r#"{"text":"10\n","next":8,"open":false}"#);
+    let too_many = format!("{path}/lines?max_bytes=2000000");
+    assert_eq!(service.get(&too_many).await.0, 400);
+    let (_, body) = service.post(&format!("{path}/stop"), "").await;
+    assert!(body.contains(r#""status":"stopped""#), "{body}");
+    assert_eq!(service.ask("DELETE", path, "", "").await.0, 204);
+    let none = "/api/v1/traces/none";
+    assert_eq!(service.get(none).await.0, 404);
+    assert_eq!(service.ask("DELETE", none, "", "").await.0, 404);
+}
+
+#[tokio::test]
+async fn slow_subscriptions_topics_and_drops_are_asked_for() {
+    let service = Service::start(Access::LocalOnly).await;
+    let (status, body) = service
+        .post(
+            "/api/v1/slow?enabled=true&threshold_ms=20&span=response",
+            "",
+        )
+        .await;
+    assert_eq!(status, 200);
+    let slow: SlowStatus = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        (slow.enabled, slow.threshold_ms, &*slow.span),
+        (true, 20, "response")
+    );
+    assert_eq!(service.ask("DELETE", "/api/v1/slow", "", "").await.0, 204);
+    let topic = "/api/v1/topic-metrics/a%2Fb";
+    assert_eq!(service.post(topic, "").await.0, 201);
+    assert_eq!(service.post(&format!("{topic}/reset"), "").await.0, 204);
+    let other = "/api/v1/topic-metrics/x/reset";
+    assert_eq!(service.post(other, "").await.0, 404);
+    assert_eq!(service.ask("DELETE", topic, "", "").await.0, 204);
+    let (_, body) = service
+        .get("/api/v1/drops?session=c&topic=a%2F%23&limit=3")
+        .await;
+    let drops: Drops = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        (&*drops.items[0].session, &*drops.items[0].topic),
+        ("c", "a/#")
+    );
+    assert_eq!(drops.unlisted, 3);
+    let (_, body) = service.get("/api/v1/subscriptions?matches=a%2Fb").await;
+    assert!(body.contains(r#""filter":"a/b""#), "{body}");
 }

@@ -189,7 +189,7 @@ impl Network {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ordered::Target;
+    use super::super::ordered::{Target, When};
     use super::*;
 
     fn listed(who: Who, effect: Effect) -> ListedRule {
@@ -197,6 +197,7 @@ mod tests {
             operations: vec![Operation::Publish],
             effect,
             target: Target::Everything,
+            when: When::default(),
         };
         ListedRule { who, rule }
     }

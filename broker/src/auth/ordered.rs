@@ -9,6 +9,8 @@
 
 use longtail_model::{DollarRule, Filter, FilterToken, SubjectError, SubjectRef};
 
+use crate::message::Quality;
+
 use super::permission::{Effect, Identity, IdentityError, Pattern, Verdict};
 
 /// Something that a rule in an order can be about.
@@ -76,6 +78,71 @@ impl Target {
     }
 }
 
+/// How something is done, as far as that is known: what rules may be about beside its subject.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// How surely a message is published, or is to be had.
+    pub quality: Option<Quality>,
+    /// Whether it is to be kept as its subject's last value.
+    pub retain: Option<bool>,
+}
+
+impl Manner {
+    /// Of who wants messages.
+    #[must_use]
+    pub const fn of_subscription(quality: Quality) -> Self {
+        Manner {
+            quality: Some(quality),
+            retain: None,
+        }
+    }
+
+    /// Of a message that is published.
+    #[must_use]
+    pub const fn of_publish(quality: Quality, retain: bool) -> Self {
+        Manner {
+            quality: Some(quality),
+            retain: Some(retain),
+        }
+    }
+}
+
+/// The manners that a rule is about. By default, all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct When {
+    /// For each quality whether it is among them.
+    pub qualities: [bool; 3],
+    /// Of messages that are to be kept as the last value, or of those that are not; `None`: no matter.
+    pub retain: Option<bool>,
+}
+
+impl Default for When {
+    fn default() -> Self {
+        When {
+            qualities: [true; 3],
+            retain: None,
+        }
+    }
+}
+
+impl When {
+    /// Whether a rule with this effect is about a manner. What is not known is as denied as anything may be, and not
+    /// allowed what only some may.
+    fn has(&self, manner: Manner, effect: Effect) -> bool {
+        let unknown = effect == Effect::Deny;
+        let quality = match manner.quality {
+            Some(quality) => self.qualities[quality as usize],
+            None => unknown || self.qualities == [true; 3],
+        };
+        let retain = match (self.retain, manner.retain) {
+            (None, _) => true,
+            (Some(wanted), Some(retain)) => wanted == retain,
+            (Some(_), None) => unknown,
+        };
+        quality && retain
+    }
+}
+
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderedRule {
@@ -85,6 +152,8 @@ pub struct OrderedRule {
     pub effect: Effect,
     /// The subjects or filters that it is about.
     pub target: Target,
+    /// The manners that it is about.
+    pub when: When,
 }
 
 /// What holds for an operation that no rule is about; `None`: what the account's other rules say.
@@ -107,8 +176,18 @@ impl Defaults {
 /// The rules of one client, compiled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct OrderedGrants {
-    lists: [Vec<(Effect, Compiled)>; Operation::COUNT],
+    lists: [Vec<Line>; Operation::COUNT],
     defaults: Defaults,
+    /// Some rule is about some manners only.
+    depends: bool,
+}
+
+/// One rule about one operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Line {
+    effect: Effect,
+    target: Compiled,
+    when: When,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,6 +251,7 @@ impl OrderedGrants {
         let mut grants = OrderedGrants {
             lists: Default::default(),
             defaults,
+            depends: false,
         };
         for rule in rules {
             let target = match &rule.target {
@@ -181,11 +261,27 @@ impl OrderedGrants {
                 Target::Wildcards => Compiled::Wildcards,
                 Target::Everything => Compiled::Everything,
             };
+            grants.depends |= rule.when != When::default();
             for operation in &rule.operations {
-                grants.lists[*operation as usize].push((rule.effect, target.clone()));
+                grants.lists[*operation as usize].push(Line {
+                    effect: rule.effect,
+                    target: target.clone(),
+                    when: rule.when,
+                });
             }
         }
         Ok(grants)
+    }
+
+    /// Whether what they say depends on more than the subject.
+    pub(super) fn depends(&self) -> bool {
+        self.depends
+    }
+
+    /// The rules about an operation that are about a manner.
+    fn lines(&self, operation: Operation, manner: Manner) -> impl Iterator<Item = &Line> {
+        let lines = self.lists[operation as usize].iter();
+        lines.filter(move |line| line.when.has(manner, line.effect))
     }
 
     /// What the first rule about a subject says.
@@ -193,30 +289,34 @@ impl OrderedGrants {
         &self,
         operation: Operation,
         subject: SubjectRef<'_>,
+        manner: Manner,
     ) -> Option<Effect> {
-        let list = &self.lists[operation as usize];
-        let found = list.iter().find(|(_, target)| target.has(subject));
+        let mut lines = self.lines(operation, manner);
+        let found = lines.find(|line| line.target.has(subject));
         found
-            .map(|(effect, _)| *effect)
+            .map(|line| line.effect)
             .or(self.defaults.of(operation))
     }
 
     /// What the first rule says that is about all of a filter.
-    pub(super) fn of_filter(&self, operation: Operation, filter: &Filter) -> Option<Effect> {
-        let list = &self.lists[operation as usize];
-        let found = list
-            .iter()
-            .find(|(_, target)| matches!(target.against(filter), Relation::Covers));
+    pub(super) fn of_filter(
+        &self,
+        operation: Operation,
+        filter: &Filter,
+        manner: Manner,
+    ) -> Option<Effect> {
+        let mut lines = self.lines(operation, manner);
+        let found = lines.find(|line| matches!(line.target.against(filter), Relation::Covers));
         found
-            .map(|(effect, _)| *effect)
+            .map(|line| line.effect)
             .or(self.defaults.of(operation))
     }
 
     /// What may be done with the subjects that a filter matches.
-    pub(super) fn all_of(&self, operation: Operation, filter: &Filter) -> Judged {
+    pub(super) fn all_of(&self, operation: Operation, filter: &Filter, manner: Manner) -> Judged {
         let mut some_denied = false;
-        for (effect, target) in &self.lists[operation as usize] {
-            match (effect, target.against(filter)) {
+        for line in self.lines(operation, manner) {
+            match (line.effect, line.target.against(filter)) {
                 (Effect::Allow, Relation::Covers) => return Judged::allowed(some_denied),
                 (Effect::Deny, Relation::Covers) => return Judged::Decided(Verdict::Denied),
                 (Effect::Deny, Relation::Overlaps) => some_denied = true,
@@ -291,6 +391,7 @@ mod tests {
             operations: operations.to_vec(),
             effect,
             target,
+            when: When::default(),
         }
     }
 
@@ -303,7 +404,8 @@ mod tests {
     }
 
     fn publish(grants: &OrderedGrants, topic: &str) -> Option<Effect> {
-        grants.of_subject(Operation::Publish, Subject::new(topic).unwrap().as_ref())
+        let subject = Subject::new(topic).unwrap();
+        grants.of_subject(Operation::Publish, subject.as_ref(), Manner::default())
     }
 
     #[test]
@@ -357,14 +459,14 @@ mod tests {
             rule(Effect::Allow, &only, pattern("a/+")),
         ];
         let grants = OrderedGrants::compile(&rules, Defaults::default(), &ANN).unwrap();
-        let of = |text| grants.of_filter(Operation::Subscribe, &filter(text));
+        let of = |text| grants.of_filter(Operation::Subscribe, &filter(text), Manner::default());
         assert_eq!(of("#"), Some(Effect::Deny));
         assert_eq!(of("a/b"), Some(Effect::Allow));
         assert_eq!(of("a/+"), Some(Effect::Allow));
         assert_eq!(of("a/#"), None);
         let rules = [rule(Effect::Deny, &only, Target::Wildcards)];
         let grants = OrderedGrants::compile(&rules, Defaults::default(), &ANN).unwrap();
-        let of = |text| grants.of_filter(Operation::Subscribe, &filter(text));
+        let of = |text| grants.of_filter(Operation::Subscribe, &filter(text), Manner::default());
         assert_eq!((of("a/b"), of("a/+")), (None, Some(Effect::Deny)));
     }
 
@@ -376,7 +478,7 @@ mod tests {
             rule(Effect::Allow, &only, pattern("a/#")),
         ];
         let grants = OrderedGrants::compile(&rules, Defaults::default(), &ANN).unwrap();
-        let of = |text| grants.all_of(Operation::Receive, &filter(text));
+        let of = |text| grants.all_of(Operation::Receive, &filter(text), Manner::default());
         assert_eq!(of("a/+"), Judged::Decided(Verdict::Screened));
         assert_eq!(of("a/b"), Judged::Decided(Verdict::Allowed));
         assert_eq!(of("a/secret"), Judged::Decided(Verdict::Denied));
@@ -384,5 +486,59 @@ mod tests {
         assert_eq!(of("#"), Judged::Open { some_denied: true });
         assert_eq!(of("#").or(|| Verdict::Allowed), Verdict::Screened);
         assert_eq!(of("#").or(|| Verdict::Denied), Verdict::Denied);
+    }
+
+    #[test]
+    fn a_rule_for_some_qualities_leaves_the_others_to_those_behind_it() {
+        use Quality::{AtLeastOnce, AtMostOnce, ExactlyOnce};
+        let operations = [Operation::Publish, Operation::Subscribe];
+        let of_exactly_once = OrderedRule {
+            when: When {
+                qualities: [false, false, true],
+                retain: None,
+            },
+            ..rule(Effect::Deny, &operations, pattern("a"))
+        };
+        let of_retained = OrderedRule {
+            when: When {
+                qualities: [true; 3],
+                retain: Some(true),
+            },
+            ..rule(Effect::Deny, &operations, pattern("b"))
+        };
+        let kept_at_most_once = OrderedRule {
+            when: When {
+                qualities: [true, false, false],
+                retain: Some(false),
+            },
+            ..rule(Effect::Allow, &operations, pattern("c"))
+        };
+        let rules = [of_exactly_once, of_retained, kept_at_most_once];
+        let grants = OrderedGrants::compile(&rules, Defaults::default(), &ANN).unwrap();
+        assert!(grants.depends());
+        let of = |topic, quality, retain| {
+            let subject = Subject::new(topic).unwrap();
+            let manner = Manner::of_publish(quality, retain);
+            grants.of_subject(Operation::Publish, subject.as_ref(), manner)
+        };
+        assert_eq!(of("a", AtLeastOnce, true), None);
+        assert_eq!(of("a", ExactlyOnce, false), Some(Effect::Deny));
+        assert_eq!(of("b", AtMostOnce, false), None);
+        assert_eq!(of("b", AtMostOnce, true), Some(Effect::Deny));
+        assert_eq!(of("c", AtMostOnce, false), Some(Effect::Allow));
+        assert_eq!(of("c", AtMostOnce, true), None);
+        assert_eq!(of("c", AtLeastOnce, false), None);
+        let at = |quality| {
+            let manner = Manner::of_subscription(quality);
+            grants.of_filter(Operation::Subscribe, &filter("a"), manner)
+        };
+        assert_eq!(
+            (at(AtLeastOnce), at(ExactlyOnce)),
+            (None, Some(Effect::Deny))
+        );
+        // Where nobody knows how, it is the worst that it may be.
+        assert_eq!(publish(&grants, "a"), Some(Effect::Deny));
+        assert_eq!(publish(&grants, "b"), Some(Effect::Deny));
+        assert_eq!(publish(&grants, "c"), None);
     }
 }

@@ -12,7 +12,7 @@ use longtail_model::{Filter, FilterToken, Subject, SubjectError, SubjectRef};
 use serde::{Deserialize, Serialize};
 
 use super::names::NameGrants;
-use super::ordered::{Defaults, Operation, OrderedGrants, OrderedRule};
+use super::ordered::{Defaults, Manner, Operation, OrderedGrants, OrderedRule};
 
 /// What a client wants to do with a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -304,9 +304,15 @@ impl Grants {
     /// rules.
     #[must_use]
     pub fn allows(&self, action: Action, subject: SubjectRef<'_>) -> bool {
+        self.allows_in(action, subject, Manner::default())
+    }
+
+    /// As [`Grants::allows`], where it is known how.
+    #[must_use]
+    pub fn allows_in(&self, action: Action, subject: SubjectRef<'_>, manner: Manner) -> bool {
         let ordered = self.ordered.as_ref().zip(operation_of(action));
         let decided =
-            ordered.and_then(|(ordered, operation)| ordered.of_subject(operation, subject));
+            ordered.and_then(|(ordered, operation)| ordered.of_subject(operation, subject, manner));
         if let Some(effect) = decided {
             return effect == Effect::Allow;
         }
@@ -360,22 +366,32 @@ impl Grants {
     /// each do not add up. Allocates nothing.
     #[must_use]
     pub fn judge(&self, action: Action, filter: &Filter) -> Verdict {
+        self.judge_in(action, filter, Manner::default())
+    }
+
+    /// As [`Grants::judge`], where it is known how.
+    #[must_use]
+    pub fn judge_in(&self, action: Action, filter: &Filter, manner: Manner) -> Verdict {
         let Some(ordered) = &self.ordered else {
             return self.judge_unordered(action, filter);
         };
         let others = || self.judge_unordered(action, filter);
         match action {
-            Action::Publish => ordered.all_of(Operation::Publish, filter).or(others),
-            Action::Manage => ordered.all_of(Operation::Manage, filter).or(others),
+            Action::Publish => ordered
+                .all_of(Operation::Publish, filter, manner)
+                .or(others),
+            Action::Manage => ordered.all_of(Operation::Manage, filter, manner).or(others),
             Action::Configure => others(),
             Action::Consume => {
-                let subscribed = match ordered.of_filter(Operation::Subscribe, filter) {
+                let subscribed = match ordered.of_filter(Operation::Subscribe, filter, manner) {
                     Some(Effect::Allow) => Verdict::Allowed,
                     Some(Effect::Deny) => Verdict::Denied,
                     None => others(),
                 };
                 // The messages are asked about by themselves.
-                let had = ordered.all_of(Operation::Receive, filter).or(|| subscribed);
+                let had = ordered
+                    .all_of(Operation::Receive, filter, manner)
+                    .or(|| subscribed);
                 match (subscribed, had) {
                     (Verdict::Allowed, Verdict::Screened | Verdict::Denied) => Verdict::Screened,
                     (subscribed, _) => subscribed,
@@ -388,7 +404,9 @@ impl Grants {
     #[must_use]
     pub fn may_unsubscribe(&self, filter: &Filter) -> bool {
         let ordered = self.ordered.as_deref();
-        let decided = ordered.and_then(|ordered| ordered.of_filter(Operation::Unsubscribe, filter));
+        let decided = ordered.and_then(|ordered| {
+            ordered.of_filter(Operation::Unsubscribe, filter, Manner::default())
+        });
         decided != Some(Effect::Deny)
     }
 
@@ -475,6 +493,15 @@ impl CachedGrants {
     #[must_use]
     pub fn grants(&self) -> &Arc<Grants> {
         &self.grants
+    }
+
+    /// As [`Grants::allows_in`].
+    pub fn allows_in(&mut self, action: Action, subject: SubjectRef<'_>, manner: Manner) -> bool {
+        let ordered = self.grants.ordered.as_ref();
+        if ordered.is_some_and(|ordered| ordered.depends()) {
+            return self.grants.allows_in(action, subject, manner);
+        }
+        self.allows(action, subject)
     }
 
     /// As [`Grants::allows`].

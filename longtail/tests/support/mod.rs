@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use longtail::Longtail;
@@ -16,11 +17,15 @@ use longtail::mqtt::codec::{
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Mini {
-    socket: TcpStream,
+    socket: Box<dyn Socket>,
     decoder: Decoder,
     input: Vec<u8>,
     next_id: u16,
 }
+
+trait Socket: Read + Write + Send {}
+
+impl<S: Read + Write + Send> Socket for S {}
 
 /// A CONNECT of 5.0 with a clean start.
 pub(crate) fn connect(client_id: &str) -> Connect<'_> {
@@ -57,6 +62,16 @@ impl Mini {
         let socket = TcpStream::connect(address).unwrap();
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Mini::on(Box::new(socket), connect)
+    }
+
+    /// As [`Mini::knock`], over a socket of its own.
+    pub(crate) fn over(socket: UnixStream, connect: Connect<'_>) -> Mini {
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Mini::on(Box::new(socket), connect)
+    }
+
+    fn on(socket: Box<dyn Socket>, connect: Connect<'_>) -> Mini {
         let mut mini = Mini {
             socket,
             decoder: Decoder::for_client(connect.version, PacketLimits::default()),
@@ -218,6 +233,26 @@ impl Mini {
         let id = PacketId::new(id).unwrap();
         self.send(&Packet::Pubrel(Ack::success(id)));
         self.next(|packet| assert!(matches!(packet, Packet::Pubcomp(_)), "{packet:?}"));
+    }
+
+    /// Pings, and shows the messages that come before the answer.
+    pub(crate) fn ping_until(&mut self, mut show: impl FnMut(String, Option<PacketId>)) {
+        self.send(&Packet::Pingreq);
+        let mut is_over = false;
+        while !is_over {
+            let message = self.next(|packet| match packet {
+                Packet::Publish(publish) => {
+                    let payload = String::from_utf8_lossy(publish.payload).into_owned();
+                    Some((payload, publish.packet_id))
+                }
+                Packet::Pingresp => None,
+                other => panic!("{other:?}"),
+            });
+            is_over = message.is_none();
+            if let Some((payload, id)) = message {
+                show(payload, id);
+            }
+        }
     }
 
     pub(crate) fn ping(&mut self) {

@@ -1,9 +1,13 @@
-//! What an operator does for a client that is connected: subscribe it, end its subscriptions, give it another keep alive.
+//! What an operator or a program does for a client that is connected: subscribe it, end its subscriptions, give it another
+//! keep alive, say something in its place.
 
 use std::sync::Arc;
 
-use crate::codec::{ReasonCode, Subscription};
+use longtail_edge::Protocol as _;
+
+use crate::codec::{Fault, ReasonCode, Subscription};
 use crate::durable::link;
+use crate::hooks::is_inside;
 use crate::seat::Conn;
 use crate::service::{keep_alive, subscribe, unsubscribe};
 use crate::tenant::Tenant;
@@ -13,7 +17,45 @@ use crate::tenant::Tenant;
 #[error("the client is not connected")]
 pub struct NotConnected;
 
+/// Why a packet was not dealt with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotInjected {
+    /// See [`NotConnected`].
+    #[error(transparent)]
+    NotConnected(#[from] NotConnected),
+    /// The bytes are not one packet that a client of this version may send.
+    #[error("no packet of this client: {0}")]
+    Packet(Fault),
+    /// A hook that is being called may not.
+    #[error("not from inside a hook")]
+    InsideHook,
+}
+
 impl Tenant {
+    /// Deals with a packet as if a connected client had sent it: with its rights, its limits, its hooks. It is encoded
+    /// in the version that the client speaks, and what it is answered goes to the client, so that packet identifiers
+    /// have to be those that the client expects. A packet that breaks a rule ends the connection as the client's own
+    /// would.
+    ///
+    /// # Errors
+    /// [`NotInjected`].
+    pub fn inject(&self, client_id: &str, packet: &[u8]) -> Result<(), NotInjected> {
+        if is_inside() {
+            return Err(NotInjected::InsideHook);
+        }
+        let conn = self.connection_of(client_id)?;
+        let service = Arc::clone(conn.protocol());
+        let done = conn.with(|client, out| service.inject(client, packet, out));
+        let done = done.flatten().ok_or(NotConnected)?;
+        let ends = done.map_err(NotInjected::Packet)?;
+        service.submit(&conn);
+        self.settle(&conn);
+        if let Some(reason) = ends {
+            conn.close(reason);
+        }
+        Ok(())
+    }
+
     fn connection_of(&self, client_id: &str) -> Result<Arc<Conn>, NotConnected> {
         self.registry().connection(client_id).ok_or(NotConnected)
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use longtail_edge::{CloseReason, Endpoint};
 use longtail_engine::StreamName;
 use longtail_engine::config::GroupName;
-use longtail_model::{ShardId, Timestamp};
+use longtail_model::{DollarRule, Filter, ShardId, SubjectRef, Timestamp};
 
 use crate::codec::{Qos, ReasonCode, Version};
 use crate::registry::{Aftermath, Seen};
@@ -160,6 +160,22 @@ impl Wanted<'_> {
     }
 }
 
+/// Which subscriptions.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Filters<'q> {
+    /// Their filters contain this, `$share` included.
+    pub contains: &'q str,
+    /// They match this topic.
+    pub matches: Option<SubjectRef<'q>>,
+}
+
+impl Filters<'_> {
+    fn include(&self, text: &str, held: &Held) -> bool {
+        let matches = |topic| held.filter.matches_with(topic, DollarRule::Hide);
+        text.contains(self.contains) && self.matches.is_none_or(matches)
+    }
+}
+
 /// What became of a kick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kicked {
@@ -246,7 +262,8 @@ impl Tenant {
             let last = after
                 .as_ref()
                 .map(|(client, filter)| (&**client, &**filter));
-            let found = self.find_subscriptions(None, "", last, SUBSCRIPTIONS_STEP);
+            let found =
+                self.find_subscriptions(None, &Filters::default(), last, SUBSCRIPTIONS_STEP);
             let is_over = found.len() < SUBSCRIPTIONS_STEP;
             after = found
                 .last()
@@ -323,13 +340,13 @@ impl Tenant {
         names.into_keys().collect()
     }
 
-    /// The first `limit` subscriptions after the one that is named by client and filter, in this order. With `of`, only
-    /// those of one client; `contains` is a part of the filter.
+    /// The first `limit` subscriptions that are wanted after the one that is named by client and filter, in this order.
+    /// With `of`, only those of one client.
     #[must_use]
     pub fn find_subscriptions(
         &self,
         of: Option<&str>,
-        contains: &str,
+        wanted: &Filters<'_>,
         after: Option<(&str, &str)>,
         limit: usize,
     ) -> Vec<SubscriptionView> {
@@ -337,21 +354,21 @@ impl Tenant {
         let (client, filter) = after.unzip();
         if let Some(client_id) = of {
             let after = filter.filter(|_| client == of);
-            self.add_subscriptions(client_id, contains, after, limit, &mut found);
+            self.add_subscriptions(client_id, wanted, after, limit, &mut found);
             return found;
         }
         if let Some((client, filter)) = after {
-            self.add_subscriptions(client, contains, Some(filter), limit, &mut found);
+            self.add_subscriptions(client, wanted, Some(filter), limit, &mut found);
         }
         let mut last: Option<Arc<str>> = client.map(Arc::from);
         while found.len() < limit {
-            let wanted = Wanted {
+            let sessions = Wanted {
                 after: last.as_deref(),
                 ..Wanted::default()
             };
-            let names = self.names(&wanted, SESSIONS_STEP);
+            let names = self.names(&sessions, SESSIONS_STEP);
             for client_id in &names {
-                self.add_subscriptions(client_id, contains, None, limit, &mut found);
+                self.add_subscriptions(client_id, wanted, None, limit, &mut found);
             }
             last = match names.last() {
                 Some(name) if names.len() == SESSIONS_STEP => Some(Arc::clone(name)),
@@ -365,7 +382,7 @@ impl Tenant {
     fn add_subscriptions(
         &self,
         client_id: &str,
-        contains: &str,
+        wanted: &Filters<'_>,
         after: Option<&str>,
         limit: usize,
         found: &mut Vec<SubscriptionView>,
@@ -382,7 +399,7 @@ impl Tenant {
                         Bound::Excluded(after) => **text > *after,
                         _ => true,
                     };
-                    if is_after && text.contains(contains) {
+                    if is_after && wanted.include(text, held) {
                         let view = SubscriptionView::new(client_id, text, held);
                         sorted.insert(text.clone(), view);
                         if sorted.len() > limit - found.len() {
@@ -393,6 +410,23 @@ impl Tenant {
             });
         });
         found.extend(sorted.into_values());
+    }
+
+    /// The sessions with a subscription to exactly this filter whose clients are away. Looks at every session.
+    #[must_use]
+    pub fn away(&self, filter: &Filter) -> Vec<Arc<str>> {
+        let mut away = Vec::new();
+        self.registry().for_each(|client_id, seen| {
+            if let Seen::Away(membership, _) = seen
+                && membership.look(|state| {
+                    let mut held = state.subscriptions.values();
+                    held.any(|held| held.filter == *filter)
+                })
+            {
+                away.push(Arc::clone(client_id));
+            }
+        });
+        away
     }
 
     /// Disconnects a client (MQTT 5.0: 0x98, administrative action). With `forget`, its session ends too, also that of
@@ -495,7 +529,7 @@ fn view(client_id: &Arc<str>, seen: &Seen<'_>) -> Option<SessionView> {
     }
 }
 
-fn with_state(seen: &Seen<'_>, look: impl FnOnce(&State)) {
+pub(crate) fn with_state(seen: &Seen<'_>, look: impl FnOnce(&State)) {
     match seen {
         Seen::Connected(conn) => {
             conn.with(|client, _| {

@@ -31,8 +31,8 @@ pub struct Client {
     conn: Weak<Conn>,
     /// What is written of the session is durable.
     is_recorded: bool,
-    /// A SUBSCRIBE that waits for the shard.
-    joining: Option<Box<Subscribing>>,
+    /// What waits for the shard: a SUBSCRIBE of the client, and what an operator or a program has subscribed it to.
+    joining: Vec<Subscribing>,
     /// An exchange in which it is the client's turn.
     pub(crate) exchange: Option<Box<dyn Exchange>>,
     /// What ends the connection at some time; most have none of it.
@@ -108,8 +108,8 @@ pub(crate) struct Lost {
     pub(crate) subscriptions: Vec<(Box<str>, Held)>,
 }
 
-/// A SUBSCRIBE that the shard has answered, and the filters that failed.
-pub(crate) type Joined = (Subscribing, Vec<Arc<str>>);
+/// What the shard has answered, and the filters that failed.
+pub(crate) type Joined = (Vec<Subscribing>, Vec<Arc<str>>);
 
 impl Client {
     pub(crate) fn new(decoder: Decoder) -> Self {
@@ -121,7 +121,7 @@ impl Client {
             link: Link::None,
             conn: Weak::new(),
             is_recorded: false,
-            joining: None,
+            joining: Vec::new(),
             exchange: None,
             ends: None,
         }
@@ -347,7 +347,7 @@ impl Client {
             });
         }
         if waits {
-            self.joining = Some(Box::new(subscribing));
+            self.joining.push(subscribing);
             return None;
         }
         Some(subscribing)
@@ -362,12 +362,8 @@ impl Client {
         let session = self.session.as_mut()?;
         let feed = session.feed_mut()?;
         let opened = feed.take_opened();
-        let joined = if feed.has_joined() {
-            let failed = feed.take_failed();
-            self.joining.take().map(|joining| (*joining, failed))
-        } else {
-            None
-        };
+        let has_joined = feed.has_joined() && !self.joining.is_empty();
+        let joined = has_joined.then(|| (std::mem::take(&mut self.joining), feed.take_failed()));
         for (text, stream) in opened {
             if let Some(held) = session.state().subscriptions.get(&text) {
                 durable.opened(&held.filter, stream);
@@ -470,6 +466,7 @@ mod tests {
             sys: &retained,
             exclusive: &exclusive,
             counters: &counters,
+            rights: None,
         };
         let filter = Filter::parse_mqtt("f").unwrap();
         let mut out = Out::new(1 << 20);
@@ -495,7 +492,8 @@ mod tests {
             answer(&mut client, token, reply);
         }
         let (subscribing, failed) = client.take_news(&durable).unwrap();
-        assert_eq!((subscribing.wanted.len(), failed.len()), (1, 0));
+        assert_eq!((subscribing.len(), failed.len()), (1, 0));
+        assert_eq!(subscribing[0].wanted.len(), 1);
         assert!(durable.is_routed(&filter));
         assert!(client.take_news(&durable).is_none(), "once");
     }

@@ -340,6 +340,9 @@ pub struct Limits {
     pub connection_max_ms: u64,
     /// Whether the payload of a message that says it is UTF-8 is looked at; one that is not is refused with 0x99.
     pub payload_format_checked: bool,
+    /// Whether a retained message is sent to new subscribers only as long as its publisher's account may publish to its
+    /// topic. Messages that were retained while this was off are sent.
+    pub retain_source_checked: bool,
     /// Longest that a message may live, in seconds, of those too that say nothing; 0: as long as it says.
     pub message_expiry_max_s: u32,
     /// Put before every topic and filter of a client, and taken off what it gets: it sees nothing else.
@@ -421,6 +424,7 @@ impl Default for Limits {
             versions: Versions::ALL,
             connection_max_ms: 0,
             payload_format_checked: false,
+            retain_source_checked: false,
             message_expiry_max_s: 0,
             mount_point: None,
             rewrites: Arc::new([]),
@@ -490,6 +494,7 @@ impl Profile {
                 queue_messages: 1000,
                 bad_password_is_not_authorized: true,
                 will_at_takeover: false,
+                retain_source_checked: true,
                 ..own
             },
             Profile::Mochi => Limits {

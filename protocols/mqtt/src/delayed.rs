@@ -133,6 +133,11 @@ impl Delayed {
         })
     }
 
+    /// The stream of what waits.
+    pub(crate) fn name(&self) -> &StreamName {
+        &self.name
+    }
+
     /// Publishes from now on what is due.
     pub(crate) fn start(&self, tenant: &Arc<Tenant>) {
         let due = Due {

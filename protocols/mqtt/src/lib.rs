@@ -40,6 +40,7 @@ mod registry;
 mod reload;
 pub mod rewrite;
 mod seat;
+mod select;
 pub mod service;
 pub mod session;
 pub mod sys;
@@ -47,6 +48,7 @@ pub mod template;
 pub mod tenant;
 mod timers;
 mod usage;
+pub mod waiting;
 pub mod watch;
 
 pub use access::{Accounts, Admission, AdmitAll, Admitted, Denied, Exchange, Login, Step};

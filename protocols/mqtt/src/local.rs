@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use longtail_broker::auth::{Action as Right, Grants, Principal, Verdict};
+use longtail_broker::auth::{Action as Right, Grants, Manner, Principal, Verdict};
 use longtail_broker::ephemeral::{
     Burst, Delivery, DropReason, LiveHandle, LiveOptions, Subscriber,
 };
@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::codec::{MessageProperties, Qos, ReasonCode, TopicFilter, UserPropertiesBuf, Version};
 use crate::control::is_control;
 use crate::hooks::{Access, ClientInfo, Hooked, Outcome, Permission, Points, is_inside};
-use crate::message::{Published, incoming};
+use crate::message::{Published, incoming, set_source};
 use crate::publish::{Outgoing, Whom, publish};
 use crate::session::judged;
 use crate::tenant::Tenant;
@@ -287,7 +287,18 @@ impl LocalClient {
             now: self.tenant.now(),
         };
         let payload = publication.payload.clone();
-        Ok(Arc::new(incoming(subject, payload, &properties, published)))
+        let mut message = incoming(subject, payload, &properties, published);
+        if message.retain
+            && self.tenant.limits().retain_source_checked
+            && let Some(account) = &self.info.account
+        {
+            set_source(
+                &mut message,
+                &Principal::named(Arc::clone(account)),
+                &self.info.id,
+            );
+        }
+        Ok(Arc::new(message))
     }
 
     fn may_publish(&self, message: &SharedMessage) -> Result<(), LocalError> {
@@ -301,7 +312,8 @@ impl LocalClient {
             (Permission::Next, None) | (Permission::Allow, _) => true,
             (Permission::Next, Some(grants)) => {
                 let aim = judged(&message.subject);
-                grants.allows(Right::Publish, aim) && !aim.as_str().starts_with("$SYS/")
+                let manner = Manner::of_publish(message.quality, message.retain);
+                grants.allows_in(Right::Publish, aim, manner) && !aim.as_str().starts_with("$SYS/")
             }
             (Permission::Deny, _) => false,
         };

@@ -21,6 +21,9 @@ const OURS: &str = "lt-";
 /// Before a publisher's name that begins so all the same.
 const ESCAPE: &str = "lt-user:";
 
+/// Who published a retained message: account, name and client identifier, with a NUL between them. Not sent to anybody.
+const SOURCE: &str = "lt-source";
+
 const UTF8: &[u8] = b"utf-8";
 const UNSPECIFIED: &[u8] = b"bytes";
 
@@ -154,6 +157,28 @@ pub fn seconds_left(message: &Message, now: Timestamp) -> Option<u32> {
     }
     let left = message.expires.0.saturating_sub(now.0).div_ceil(1000);
     Some(u32::try_from(left).unwrap_or(u32::MAX).max(1))
+}
+
+/// Writes down who publishes a message that is to be retained.
+pub(crate) fn set_source(message: &mut Message, who: &Principal, client_id: &str) {
+    let source = [&*who.account, &*who.name, client_id].join("\0");
+    message.headers.push(SOURCE, source);
+}
+
+/// Who published a message, as [`set_source`] has written it down, and the client identifier at its end.
+pub(crate) fn source(message: &Message) -> Option<(&str, &str)> {
+    let source = std::str::from_utf8(message.headers.get(SOURCE.as_bytes())?).ok()?;
+    let (_, client_id) = source.rsplit_once('\0')?;
+    Some((source, client_id))
+}
+
+/// Who that is.
+pub(crate) fn principal_of(source: &str) -> Option<Principal> {
+    let mut parts = source.split('\0');
+    Some(Principal {
+        account: parts.next()?.into(),
+        name: parts.next()?.into(),
+    })
 }
 
 /// A QoS as the broker says it.

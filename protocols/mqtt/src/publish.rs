@@ -20,14 +20,16 @@ use longtail_broker::router::Chance;
 use longtail_broker::stored::publishes;
 use longtail_broker::streams::{self, Awaits};
 use longtail_engine::{Cause, Command, Refusal, Reply, Step, Target as Into, Transaction};
-use longtail_model::{GroupId, Seq, ShardId, StreamId, Timestamp};
+use longtail_model::{Filter, GroupId, Seq, ShardId, StreamId, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::codec::ReasonCode;
 use crate::delayed;
 use crate::durable::link::NOT_DONE;
+use crate::hooks::{Event, Points};
 use crate::seat::Conn;
+use crate::select;
 use crate::session::Ticket;
 use crate::tenant::Tenant;
 
@@ -217,12 +219,15 @@ pub(crate) fn publish(
             }
         }
     }
+    let mut filters = None;
     let published = PUBLISHER.with_borrow_mut(|publisher| {
         let Publisher { routes, random } = publisher;
         let routes = routes.lookup(&space.router, message.subject.as_ref());
         let chance = Publisher::chance(random, routes, message, now);
-        let published = burst.publish(routes, message, &chance, now);
+        let picks = select::picks(tenant, routes, message);
+        let published = burst.publish_picked(routes, message, &chance, now, &picks);
         if published.streams > 0 {
+            filters = tenant.filters_told(routes, message);
             for publish in publishes(routes, &published.picked, message, now) {
                 let waiter =
                     whom.map(|whom| waiter.get_or_insert_with(|| Waiter::new(whom)).one_more());
@@ -231,6 +236,7 @@ pub(crate) fn publish(
         }
         published
     });
+    tell_kept(tenant, message, filters);
     match waiter {
         Some(waiter) => {
             waiter.answered(Ok(()));
@@ -238,6 +244,17 @@ pub(crate) fn publish(
         }
         None if published.has_matched() || kept => Some(ReasonCode::Success),
         None => Some(ReasonCode::NoMatchingSubscribers),
+    }
+}
+
+/// Tells hooks of the filters in whose streams a message waits.
+fn tell_kept(tenant: &Tenant, message: &SharedMessage, filters: Option<Arc<[Filter]>>) {
+    if let Some(filters) = filters {
+        let hooks = tenant.hooks().whole();
+        hooks.tell(Points::KEPT, || Event::Kept {
+            message: SharedMessage::clone(message),
+            filters,
+        });
     }
 }
 
@@ -300,6 +317,7 @@ pub(crate) fn release(
         seq: released.seq,
     };
     let mut remove = Some(remove);
+    let mut filters = None;
     PUBLISHER.with_borrow_mut(|publisher| {
         if is_delayed {
             return;
@@ -310,8 +328,11 @@ pub(crate) fn release(
         let picked = if released.again {
             Picked::default()
         } else {
-            burst.publish(routes, message, &chance, now).picked
+            let picks = select::picks(tenant, routes, message);
+            let published = burst.publish_picked(routes, message, &chance, now, &picks);
+            published.picked
         };
+        filters = tenant.filters_told(routes, message);
         for publish in publishes(routes, &picked, message, now) {
             let command = match (publish.command, publish.shard == released.home) {
                 (Command::Publish { to, also, message }, true) => {
@@ -324,6 +345,7 @@ pub(crate) fn release(
             outgoing.push((publish.shard, command, Some(waiter.one_more())));
         }
     });
+    tell_kept(tenant, message, filters);
     if let Some(Ok((shard, Command::Publish { to, also, message }))) = keep {
         // Both are at home.
         let steps = std::iter::once(Step::Publish { to, also, message });

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::client::Lost;
 use crate::durable::link;
+use crate::hooks::{Event, Points};
 use crate::registry::Seen;
 use crate::seat::Conn;
 use crate::service::end_login;
@@ -23,6 +24,8 @@ impl Tenant {
         for conn in connected {
             self.judge(&conn);
         }
+        let hooks = self.hooks().whole();
+        hooks.tell(Points::RELOADED, || Event::Reloaded);
     }
 
     fn judge(&self, conn: &Arc<Conn>) {

@@ -1,10 +1,11 @@
 //! Where the router delivers the messages of a session: its connection, or the session itself while it has none.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use longtail_broker::ephemeral::{
-    Deliveries, Delivery, DropReason, Live, LiveOptions, Run, Subscriber, Target,
+    Deliveries, Delivery, DropReason, Live, LiveHandle, LiveOptions, Run, Subscriber, Target,
 };
 use longtail_broker::message::{Origin, SharedMessage};
 use longtail_broker::router::SubscribeError;
@@ -265,6 +266,16 @@ fn deliver_to<R>(
     Some(result)
 }
 
+/// The connection of a subscriber that the router knows, if it is a session of this service with a client.
+pub(crate) fn connection_of(handle: &LiveHandle) -> Option<Arc<Conn>> {
+    let seat = handle.as_any()?.downcast_ref::<Seat>()?;
+    match &*seat.place.lock() {
+        Place::Connected(conn, _) => Some(Arc::clone(conn)),
+        Place::Bound => seat.bound.clone(),
+        Place::Away(_) => None,
+    }
+}
+
 impl Seat {
     fn deliver_then(
         &self,
@@ -344,5 +355,9 @@ impl Subscriber for Seat {
             Place::Bound | Place::Away(_) => return,
         };
         conn.flush_last();
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
     }
 }

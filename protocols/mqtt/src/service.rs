@@ -148,6 +148,7 @@ impl Protocol for Mqtt {
             actions,
             ..
         } = client;
+        let permits = self.chain.wants(Points::PERMIT);
         let then = loop {
             if session.as_ref().is_some_and(|session| {
                 session.is_greeting() || session.is_resuming() || session.awaits_its_own()
@@ -176,8 +177,20 @@ impl Protocol for Mqtt {
                     break Then::Close(CloseReason::Malformed(error.to_string().into()));
                 }
             };
+            if permits
+                && let Some(session) = session.as_mut().filter(|session| session.is_open())
+                && hooks::ask_first(session, &decoded.packet, cx.now)
+            {
+                break Then::Pause;
+            }
             consumed += decoded.consumed;
             let next = match session {
+                Some(session) if permits => {
+                    let packet = &decoded.packet;
+                    let next = hooks::input(session, decoder, packet, &cx, actions, out);
+                    session.dealt_with(cx.now);
+                    next
+                }
                 Some(session) => hooks::input(session, decoder, &decoded.packet, &cx, actions, out),
                 None => self.hello(&decoded.packet, session, &cx, actions, out),
             };
@@ -194,11 +207,15 @@ impl Protocol for Mqtt {
     fn submit(&self, conn: &Arc<Connection<Self>>) {
         let taken = conn.with(|client, _| {
             let wait = client.session_mut().and_then(Session::take_hold_up);
-            (std::mem::take(&mut client.actions), wait)
+            let wishes = client.session_mut().and_then(Session::take_open_wishes);
+            (std::mem::take(&mut client.actions), wait, wishes)
         });
-        let Some((mut actions, wait)) = taken else {
+        let Some((mut actions, wait, wishes)) = taken else {
             return;
         };
+        if let Some(wishes) = wishes {
+            hooks::asked(self, conn, wishes);
+        }
         if let Some(until) = wait {
             let again = Deadline::Heard(Arc::downgrade(conn));
             self.tenant.timers().set(until, again);
@@ -294,6 +311,43 @@ impl Protocol for Mqtt {
 }
 
 impl Mqtt {
+    /// Deals with a packet as if a client had sent it. `None`: the client is not ready.
+    ///
+    /// # Errors
+    /// When the bytes are not one packet of the client's version.
+    pub(crate) fn inject(
+        &self,
+        client: &mut Client,
+        bytes: &[u8],
+        out: &mut Out,
+    ) -> Option<Result<Option<CloseReason>, Fault>> {
+        let cx = self.cx();
+        let Client {
+            decoder,
+            session,
+            actions,
+            ..
+        } = client;
+        let session = session.as_mut().filter(|session| {
+            session.is_open() && !session.is_resuming() && !session.awaits_its_own()
+        })?;
+        // What has come of the client's own packets stays where it is.
+        let mut decoder = decoder.clone();
+        let decoded = match decoder.decode(bytes) {
+            Ok(Some(decoded)) if decoded.consumed == bytes.len() => decoded,
+            Ok(Some(_)) => return Some(Err(Fault::Trailing)),
+            Ok(None) => return Some(Err(Fault::Truncated)),
+            Err(error) => return Some(Err(error.fault)),
+        };
+        let packet = &decoded.packet;
+        let next = hooks::input(session, &mut decoder, packet, &cx, actions, out);
+        client.queue(self.tenant.durable());
+        Some(Ok(match next {
+            Next::Read | Next::Pause => None,
+            Next::Close(goodbye) => Some(close_reason(goodbye)),
+        }))
+    }
+
     /// The first packet.
     fn hello(
         &self,

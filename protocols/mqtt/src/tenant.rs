@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use longtail_broker::auth::Action as Right;
-use longtail_broker::ephemeral::Burst;
-use longtail_broker::message::Origin;
+use longtail_broker::auth::{Action as Right, Manner};
+use longtail_broker::ephemeral::{Burst, SpaceRoutes};
+use longtail_broker::message::{Message, Origin};
 use longtail_broker::{Broker, Space};
 use longtail_edge::CloseReason;
 use longtail_engine::runtime::Clock;
-use longtail_model::Timestamp;
+use longtail_model::{Filter, Timestamp};
 use parking_lot::Mutex;
 use std::thread::JoinHandle;
 
@@ -25,7 +25,7 @@ use crate::durable::Durable;
 use crate::exclusive::Exclusive;
 use crate::hooks::{Event, Hooks, Points, RetainedChange};
 use crate::local::LocalClient;
-use crate::message::Will;
+use crate::message::{Will, set_source};
 use crate::publish::{self, Outgoing, Streams};
 use crate::registry::{Aftermath, Due, Registry};
 use crate::seat::Conn;
@@ -377,7 +377,20 @@ impl Tenant {
             sys: self.sys.store(),
             exclusive: &self.exclusive,
             counters: &self.counters,
+            rights: Some(&*self.rights),
         }
+    }
+
+    /// The filters of the sessions for which a message is kept in streams, if any hook wants to know.
+    pub(crate) fn filters_told(
+        &self,
+        routes: &SpaceRoutes,
+        message: &Message,
+    ) -> Option<Arc<[Filter]>> {
+        if !message.quality.is_assured() || !self.hooks.whole().wants(Points::KEPT) {
+            return None;
+        }
+        self.durable.filters_of(routes)
     }
 
     /// Publishes a will, if its client may still publish there.
@@ -388,7 +401,10 @@ impl Tenant {
             Some(principal) => self
                 .rights
                 .now(principal, client_id, None)
-                .is_some_and(|grants| grants.allows(Right::Publish, subject)),
+                .is_some_and(|grants| {
+                    let manner = Manner::of_publish(will.message.quality, will.message.retain);
+                    grants.allows_in(Right::Publish, subject, manner)
+                }),
         };
         if !may {
             tracing::info!(client = client_id, topic = %subject, "a will is not published: its client may not any more");
@@ -399,7 +415,14 @@ impl Tenant {
         let mut burst = Burst::new(&self.space.counters);
         let mut outgoing = Outgoing::new();
         let hooks = self.hooks.whole();
-        let Some(message) = hooks.will(client_id, will.publish(now)) else {
+        let mut message = will.publish(now);
+        if message.retain
+            && self.limits().retain_source_checked
+            && let (Some(principal), Some(message)) = (&will.principal, Arc::get_mut(&mut message))
+        {
+            set_source(message, principal, client_id);
+        }
+        let Some(message) = hooks.will(client_id, message) else {
             return;
         };
         let reason = publish::publish(self, &mut burst, &message, now, None, &mut outgoing);

@@ -11,3 +11,5 @@ pub(crate) mod retained;
 pub(crate) mod sessions;
 mod table;
 pub(crate) mod top;
+pub(crate) mod watching;
+pub(crate) mod why;

@@ -184,7 +184,9 @@ fn listener(at: &str, table: Table) -> Result<Table, String> {
     let of_tls = table.get("tls").and_then(Value::as_table);
     if table.contains_key("psk_file") || of_tls.is_some_and(|tls| tls.contains_key("psk_file")) {
         return Err(format!(
-            "`{at}`: TLS with pre-shared keys is not spoken: the TLS library has no such key exchange; use certificates"
+            "`{at}`: TLS with pre-shared keys is not spoken: the TLS library has no such key exchange; give clients \
+             certificates (`tls.client_certificates`), or put a TLS proxy that speaks it in front of a plain listener and \
+             trust its address (`proxy.trusted`)"
         ));
     }
     let table = known(at, table, LISTENER_KEYS)?;

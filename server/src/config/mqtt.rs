@@ -91,6 +91,7 @@ pub(crate) struct MqttSettings {
     pub(crate) sys_interval_s: u32,
     pub(crate) versions: Option<Vec<String>>,
     pub(crate) payload_format_checked: bool,
+    pub(crate) retain_source_checked: Option<bool>,
     pub(crate) message_expiry_max_s: Option<u32>,
     pub(crate) delay_max_s: u32,
     pub(crate) delayed_messages_max: u64,
@@ -365,6 +366,9 @@ impl MqttSettings {
                 denied_disconnects: self.acl_deny_action == "disconnect",
                 will_at_takeover: self.will_at_takeover.unwrap_or(base.will_at_takeover),
                 payload_format_checked: self.payload_format_checked,
+                retain_source_checked: self
+                    .retain_source_checked
+                    .unwrap_or(base.retain_source_checked),
                 message_expiry_max_s: self
                     .message_expiry_max_s
                     .unwrap_or(base.message_expiry_max_s),

@@ -101,6 +101,44 @@ const GLOBAL: &[(&str, Becomes)] = &[
     ("upgrade_outgoing_qos", Becomes::Switch("mqtt.upgrade_qos")),
     // What has expired is forgotten within a second.
     ("retain_expiry_interval", Becomes::Settled),
+    (
+        "check_retain_source",
+        Becomes::Switch("mqtt.retain_source_checked"),
+    ),
+    (
+        "global_max_clients",
+        Becomes::Number(&["mqtt.sessions_max"]),
+    ),
+    (
+        "global_max_connections",
+        Becomes::Number(&["limits.connections_max"]),
+    ),
+    (
+        "message_size_limit",
+        Becomes::Not("use `mqtt.packet_bytes_max`, which counts the whole packet"),
+    ),
+    (
+        "max_inflight_bytes",
+        Becomes::Not("what is in flight is bounded by `mqtt.window` messages"),
+    ),
+    (
+        "proxy_protocol_v2_require_tls",
+        Becomes::Not("whether a proxy's client came over TLS is not asked"),
+    ),
+    (
+        "disable_client_cert_date_checks",
+        Becomes::Not("certificates that are out of date are refused"),
+    ),
+    (
+        "use_username_as_clientid",
+        Becomes::Not("give each account its `client_id`"),
+    ),
+    // Names that a rule cannot do without are refused if they have a separator in them.
+    ("auth_plugin_deny_special_chars", Becomes::Settled),
+    ("enable_control_api", Becomes::Settled),
+    ("packet_buffer_size", Becomes::Settled),
+    ("websockets_headers_size", Becomes::Settled),
+    ("websockets_log_level", Becomes::Not("use `logging.level`")),
 ];
 
 /// Options that name plug-ins.
@@ -144,6 +182,24 @@ pub(super) fn import(file: &Path) -> anyhow::Result<Imported> {
         reader.read(&line);
     }
     reader.finish()
+}
+
+/// A time as `persistent_client_expiration` has it, in seconds that fit into a session expiry.
+fn seconds(value: &str) -> Option<i64> {
+    let at = value.len().checked_sub(1)?;
+    let (number, unit) = value.split_at_checked(at)?;
+    let hours = match unit {
+        "h" => 1,
+        "d" => 24,
+        "w" => 24 * 7,
+        "m" => 24 * 30,
+        "y" => 24 * 365,
+        _ => return None,
+    };
+    let number: u32 = number.parse().ok()?;
+    let seconds = i64::from(number).checked_mul(hours * 3600)?;
+    // The longest is for ever.
+    Some(seconds.min(i64::from(u32::MAX)))
 }
 
 impl Reader {
@@ -202,6 +258,24 @@ impl Reader {
                 let prefixes = Value::Array(vec![line.value.as_str().into()]);
                 self.out.set("mqtt.client_id_prefixes", prefixes);
             }
+            "allow_duplicate_messages" => {
+                let overlap = match line.value.as_str() {
+                    "false" => "merge",
+                    _ => "each",
+                };
+                self.out.set("mqtt.overlap", overlap);
+            }
+            "persistent_client_expiration" => match seconds(&line.value) {
+                Some(seconds) => {
+                    for path in ["mqtt.session_expiry_max_s", "mqtt.session_expiry_v3_s"] {
+                        self.out.set(path, seconds);
+                    }
+                }
+                None => self.note(line, "a number with h, d, w, m or y is expected"),
+            },
+            // No limit: ours stays.
+            "global_max_clients" | "global_max_connections" if line.value == "-1" => {}
+            "max_inflight_bytes" if line.value == "0" => {}
             "persistence" if line.value == "false" => self.out.set("durability", "memory"),
             "persistence" => {}
             "persistence_location" => self.out.set("data", line.value.as_str()),

@@ -14,6 +14,7 @@ mod status;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod watching;
 mod wording;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -93,9 +93,23 @@ impl Mqtt<TcpStream> {
 
     /// A client that is in, with this session expiry.
     pub fn connect(address: &str, client_id: &str, expiry_s: u32) -> Mqtt {
+        Mqtt::connect_with(address, client_id, expiry_s, None)
+    }
+
+    /// As [`Mqtt::connect`], which takes no larger packets than this.
+    pub fn connect_with(
+        address: &str,
+        client_id: &str,
+        expiry_s: u32,
+        packet_bytes_max: Option<u32>,
+    ) -> Mqtt {
         let mut client = Mqtt::open(address);
         let mut properties = vec![0x11];
         properties.extend(expiry_s.to_be_bytes());
+        if let Some(bytes) = packet_bytes_max {
+            properties.push(0x27);
+            properties.extend(bytes.to_be_bytes());
+        }
         client.send(&connect(client_id, &properties, None));
         let (kind, body) = client.packet();
         assert_eq!((kind, body[1]), (0x20, 0), "CONNACK");

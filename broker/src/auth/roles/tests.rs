@@ -6,7 +6,7 @@ use longtail_model::{Filter, Subject, Timestamp};
 use super::*;
 use crate::auth::{
     Action, AuthDocument, AuthError, Authenticator, Credentials, Directory, Effect, Login,
-    LoginRequest, Operation, PasswordHash, Peer, Roster, Target, ThrottleLimits,
+    LoginRequest, Operation, PasswordHash, Peer, Roster, Target, ThrottleLimits, When,
 };
 use crate::broker::Broker;
 use crate::client::block_on;
@@ -17,6 +17,7 @@ fn rule(effect: Effect, operations: &[Operation], topic: &str) -> OrderedRule {
         operations: operations.to_vec(),
         effect,
         target: Target::pattern(topic).unwrap(),
+        when: When::default(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! EMQX's `acl.conf`: `{allow | deny, WHO, ACTION, TOPICS}.`, and `{allow | deny, WHO}.` for everything.
 
-use longtail_broker::auth::{Effect, ListedRule, Name, Target, Who};
+use longtail_broker::auth::{Effect, ListedRule, Name, Target, When, Who};
 
 use super::erlang::{self, Term};
 use super::{AclError, Action, expression, network, pattern, rules};
@@ -19,8 +19,16 @@ fn rule(term: &Term) -> Result<Vec<ListedRule>, String> {
     let Term::Tuple(parts) = term else {
         return Err(wrong());
     };
-    let (effect, who, action, targets) = match &parts[..] {
-        [effect, of] => (effect, who(of)?, Action::Both, vec![Target::Everything]),
+    let (effect, who, (action, when), targets) = match &parts[..] {
+        [effect, of] => {
+            let everything = vec![Target::Everything];
+            (
+                effect,
+                who(of)?,
+                (Action::Both, When::default()),
+                everything,
+            )
+        }
         [effect, of, action, Term::List(topics)] => {
             let targets = topics.iter().map(topic).collect::<Result<_, _>>()?;
             (effect, who(of)?, self::action(action)?, targets)
@@ -32,7 +40,7 @@ fn rule(term: &Term) -> Result<Vec<ListedRule>, String> {
         Term::Atom(word) if word == "deny" => Effect::Deny,
         _ => return Err(wrong()),
     };
-    Ok(rules(&who, effect, action, targets))
+    Ok(rules(&who, effect, action, targets, when))
 }
 
 fn who(term: &Term) -> Result<Who, String> {
@@ -85,21 +93,72 @@ fn name(term: &Term) -> Result<Name, String> {
     }
 }
 
-fn action(term: &Term) -> Result<Action, String> {
-    match term {
-        Term::Atom(word) => match word.as_str() {
-            "publish" => Ok(Action::Publish),
-            "subscribe" => Ok(Action::Subscribe),
-            "all" | "pubsub" => Ok(Action::Both),
-            word => Err(format!(
-                "there is no action {word}: use publish, subscribe or all"
-            )),
+/// An action, or one with what it is about: `{publish, [{qos, 1}, {retain, false}]}`.
+fn action(term: &Term) -> Result<(Action, When), String> {
+    let wrong = || "ACTION is publish, subscribe or all, or one with {qos, ..}, {retain, ..}";
+    let (word, about) = match term {
+        Term::Atom(word) => (word, &[][..]),
+        Term::Tuple(parts) => match &parts[..] {
+            [Term::Atom(word), Term::List(about)] => (word, &about[..]),
+            [Term::Atom(word), about @ Term::Tuple(_)] => (word, std::slice::from_ref(about)),
+            _ => return Err(wrong().to_owned()),
         },
-        // To leave them out would allow or deny more than is meant.
-        Term::Tuple(_) => {
-            Err("rules for a QoS or for retained messages only are not known here".to_owned())
+        _ => return Err(wrong().to_owned()),
+    };
+    let action = match word.as_str() {
+        "publish" => Action::Publish,
+        "subscribe" => Action::Subscribe,
+        "all" | "pubsub" => Action::Both,
+        word => {
+            return Err(format!(
+                "there is no action {word}: use publish, subscribe or all"
+            ));
         }
-        _ => Err("ACTION is publish, subscribe or all".to_owned()),
+    };
+    let mut when = When::default();
+    for term in about {
+        let Term::Tuple(parts) = term else {
+            return Err(wrong().to_owned());
+        };
+        match &parts[..] {
+            [Term::Atom(name), of] if name == "qos" => when.qualities = qualities(of)?,
+            [Term::Atom(name), of] if name == "retain" && action == Action::Publish => {
+                when.retain = retain(of)?;
+            }
+            // Whoever subscribes retains nothing: it would be a rule for half of what it says.
+            [Term::Atom(name), _] if name == "retain" => {
+                return Err("retain is about publish only".to_owned());
+            }
+            _ => return Err(wrong().to_owned()),
+        }
+    }
+    Ok((action, when))
+}
+
+fn qualities(term: &Term) -> Result<[bool; 3], String> {
+    let mut qualities = [false; 3];
+    let one = std::slice::from_ref(term);
+    let all = match term {
+        Term::List(all) => &all[..],
+        _ => one,
+    };
+    for term in all {
+        let at = match term {
+            Term::Number(number) => usize::try_from(*number).ok(),
+            _ => None,
+        };
+        let place = at.and_then(|at| qualities.get_mut(at));
+        *place.ok_or("qos is 0, 1, 2 or a list of these")? = true;
+    }
+    Ok(qualities)
+}
+
+fn retain(term: &Term) -> Result<Option<bool>, String> {
+    match term {
+        Term::Atom(word) if word == "true" => Ok(Some(true)),
+        Term::Atom(word) if word == "false" => Ok(Some(false)),
+        Term::Atom(word) if word == "all" => Ok(None),
+        _ => Err("retain is true, false or all".to_owned()),
     }
 }
 

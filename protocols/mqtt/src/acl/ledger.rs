@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use longtail_broker::auth::{
-    AccessList, Effect, ListedRule, LoginRule, LoginRules, Name, OrderedRule, Target, Who,
+    AccessList, Effect, ListedRule, LoginRule, LoginRules, Name, OrderedRule, Target, When, Who,
 };
 use serde::Deserialize;
 
@@ -99,6 +99,7 @@ pub fn parse(text: &str, space: &str) -> Result<(LoginRules, AccessList), AclErr
                 Effect::Allow,
                 Action::Both,
                 vec![Target::Everything],
+                When::default(),
             ));
         } else {
             access.extend(filters(&who, &rule.filters).map_err(wrong)?);
@@ -131,7 +132,13 @@ fn filters(who: &Who, filters: &BTreeMap<String, u8>) -> Result<Vec<ListedRule>,
             other => return Err(format!("{filter:?}: access is 0 to 3, not {other}")),
         };
         if let Some(action) = action {
-            allowed.extend(rules(who, Effect::Allow, action, vec![target.clone()]));
+            allowed.extend(rules(
+                who,
+                Effect::Allow,
+                action,
+                vec![target.clone()],
+                When::default(),
+            ));
         }
         denied.push(ListedRule {
             who: who.clone(),
@@ -139,6 +146,7 @@ fn filters(who: &Who, filters: &BTreeMap<String, u8>) -> Result<Vec<ListedRule>,
                 operations: Action::Both.operations(),
                 effect: Effect::Deny,
                 target,
+                when: When::default(),
             },
         });
     }

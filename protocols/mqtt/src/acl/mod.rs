@@ -10,7 +10,8 @@ pub mod ledger;
 mod nanomq;
 
 use longtail_broker::auth::{
-    AccessList, Effect, ListedRule, NoNetwork, NotAnExpression, Operation, OrderedRule, Target, Who,
+    AccessList, Effect, ListedRule, NoNetwork, NotAnExpression, Operation, OrderedRule, Target,
+    When, Who,
 };
 use longtail_model::SubjectError;
 
@@ -83,13 +84,20 @@ impl Action {
 }
 
 /// One rule for each topic.
-fn rules(who: &Who, effect: Effect, action: Action, targets: Vec<Target>) -> Vec<ListedRule> {
+fn rules(
+    who: &Who,
+    effect: Effect,
+    action: Action,
+    targets: Vec<Target>,
+    when: When,
+) -> Vec<ListedRule> {
     let rule = |target| ListedRule {
         who: who.clone(),
         rule: OrderedRule {
             operations: action.operations(),
             effect,
             target,
+            when,
         },
     };
     targets.into_iter().map(rule).collect()

@@ -1,6 +1,6 @@
 //! NanoMQ's `nanomq_acl.conf`: `rules = [{permit, username, clientid, ipaddr, and, or, action, topics}, ...]`.
 
-use longtail_broker::auth::{Effect, ListedRule, Name, Target, Who};
+use longtail_broker::auth::{Effect, ListedRule, Name, Target, When, Who};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -99,7 +99,13 @@ impl Rule {
             Permit::Allow => Effect::Allow,
             Permit::Deny => Effect::Deny,
         };
-        Ok(rules(&Who::All(all), effect, action, targets))
+        Ok(rules(
+            &Who::All(all),
+            effect,
+            action,
+            targets,
+            When::default(),
+        ))
     }
 }
 

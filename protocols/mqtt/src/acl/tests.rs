@@ -2,12 +2,13 @@ use std::sync::Arc;
 
 use longtail_broker::auth::{
     Action as Right, AuthDocument, Authenticator, Credentials, Directory, Grants, LoginRequest,
-    Peer, Roster, ThrottleLimits,
+    Manner, Peer, Roster, ThrottleLimits, Verdict,
 };
 use longtail_broker::{Broker, BrokerConfig};
 use longtail_model::{Filter, Subject, Timestamp};
 
 use super::*;
+use crate::codec::Qos;
 
 /// As its documentation has it, and with every other way to say who.
 const EMQX: &str = r##"
@@ -153,6 +154,34 @@ fn what_no_rule_is_about_is_as_the_setting_says() {
 }
 
 #[test]
+fn emqx_rules_may_be_about_some_qualities_and_retained_messages_only() {
+    let text = r##"
+{deny, all, {publish, [{qos, [1, 2]}, {retain, false}]}, ["a"]}.
+{deny, all, {publish, {retain, true}}, ["b"]}.
+{deny, all, {subscribe, [{qos, 2}]}, ["c/#"]}.
+{allow, all}.
+"##;
+    let grants = Clients::of(Format::Emqx, text, None).grants("x", "c", None);
+    let publishes = |topic: &str, qos, retain| {
+        let subject = Subject::new(topic).unwrap();
+        let manner = Manner::of_publish(crate::message::quality(qos), retain);
+        grants.allows_in(Right::Publish, subject.as_ref(), manner)
+    };
+    let (at_most, at_least, exactly) = (Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce);
+    assert!(publishes("a", at_most, false) && publishes("a", at_least, true));
+    assert!(!publishes("a", at_least, false) && !publishes("a", exactly, false));
+    assert!(publishes("b", exactly, false) && !publishes("b", at_most, true));
+    let judged = |filter: &str, qos| {
+        let manner = Manner::of_subscription(crate::message::quality(qos));
+        grants.judge_in(Right::Consume, &Filter::new(filter).unwrap(), manner)
+    };
+    assert_eq!(judged("c/+", at_least), Verdict::Allowed);
+    assert_eq!(judged("c/+", exactly), Verdict::Denied);
+    assert_eq!(judged("#", at_least), Verdict::Allowed);
+    assert_eq!(judged("#", exactly), Verdict::Screened);
+}
+
+#[test]
 fn nothing_is_passed_over() {
     for (text, line, why) in [
         ("{allow, all}", 1, "'.' is missing"),
@@ -164,9 +193,19 @@ fn nothing_is_passed_over() {
             "told apart by client_attr",
         ),
         (
-            "{allow, all, {publish, [{qos, 1}]}, [\"#\"]}.",
+            "{allow, all, {publish, [{qos, 3}]}, [\"#\"]}.",
             1,
-            "for a QoS",
+            "qos is 0, 1, 2",
+        ),
+        (
+            "{allow, all, {subscribe, [{retain, true}]}, [\"#\"]}.",
+            1,
+            "about publish only",
+        ),
+        (
+            "{allow, all, {publish, [{dup, 1}]}, [\"#\"]}.",
+            1,
+            "ACTION is",
         ),
         ("{allow, all, write, [\"#\"]}.", 1, "no action write"),
         ("{allow, all, publish, [\"a/#/b\"]}.", 1, "a/#/b"),

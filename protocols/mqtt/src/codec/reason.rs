@@ -138,6 +138,19 @@ impl ReasonCode {
         self as u8
     }
 
+    /// Its name in lower case, words joined by underscores.
+    #[must_use]
+    pub fn word(self) -> String {
+        let mut word = String::new();
+        for (at, c) in format!("{self:?}").chars().enumerate() {
+            if c.is_ascii_uppercase() && at > 0 {
+                word.push('_');
+            }
+            word.push(c.to_ascii_lowercase());
+        }
+        word
+    }
+
     /// Whether it says that something failed: 0x80 and above.
     #[must_use]
     pub const fn is_error(self) -> bool {

@@ -19,6 +19,7 @@ use crate::client::Lost;
 use crate::codec::{PacketId, ReasonCode};
 use crate::publish::reason_of;
 use crate::seat::{Conn, Membership};
+use crate::select::select;
 use crate::service::welcomed;
 use crate::session::{Held, Subscribing, Unsubscribing};
 use crate::tenant::Tenant;
@@ -32,6 +33,8 @@ struct Link {
     has_news: AtomicBool,
     /// The client is to be heard again.
     may_go_on: AtomicBool,
+    /// Hooks are to be asked about messages of shares.
+    has_unselected: AtomicBool,
 }
 
 /// Why a connection ends whose client cannot be told that something was not done.
@@ -69,6 +72,9 @@ impl Sink for Link {
                 if feed.has_queued() {
                     self.has_queued.store(true, Ordering::Relaxed);
                 }
+                if feed.has_unselected() {
+                    self.has_unselected.store(true, Ordering::Relaxed);
+                }
             }
             client.must_go(out)
         });
@@ -81,6 +87,9 @@ impl Sink for Link {
         let tenant = self.conn.protocol().tenant();
         if self.has_news.swap(false, Ordering::Relaxed) {
             news(&self.conn, tenant);
+        }
+        if self.has_unselected.swap(false, Ordering::Relaxed) {
+            select(&self.conn, tenant);
         }
         if self.has_queued.swap(false, Ordering::Relaxed) {
             // What many effects ask for goes in one piece.
@@ -102,6 +111,7 @@ impl Durable {
             has_queued: AtomicBool::new(false),
             has_news: AtomicBool::new(false),
             may_go_on: AtomicBool::new(false),
+            has_unselected: AtomicBool::new(false),
         };
         self.shards.attach(self.home, Arc::new(link))
     }
@@ -164,8 +174,10 @@ pub(crate) fn recorded(conn: &Arc<Conn>, outcome: Result<(), Refusal>) {
 fn news(conn: &Arc<Conn>, tenant: &Tenant) {
     let durable = tenant.durable();
     let joined = conn.with(|client, _| client.take_news(durable));
-    if let Some((subscribing, failed)) = joined.flatten() {
-        joined_all(conn, tenant, subscribing, &failed);
+    if let Some((all, failed)) = joined.flatten() {
+        for subscribing in all {
+            joined_all(conn, tenant, subscribing, &failed);
+        }
     }
 }
 

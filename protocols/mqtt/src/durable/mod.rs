@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 use longtail_broker::client::Client;
-use longtail_broker::ephemeral::{StreamOptions, Target, TargetOptions};
+use longtail_broker::ephemeral::{SpaceRoutes, StreamOptions, Target, TargetOptions};
 use longtail_broker::last_values::{Done, LastValues};
 use longtail_broker::router::Subscription;
 use longtail_broker::{Broker, BrokerError, Space};
@@ -69,6 +69,8 @@ pub(crate) struct Durable {
     recent: Recent,
     /// The filters that have a stream, by their text.
     filters: Mutex<HashMap<Box<str>, FilterStream>>,
+    /// Those filters by their streams.
+    of_streams: Mutex<HashMap<StreamId, Filter>>,
 }
 
 /// The stream of one filter.
@@ -170,6 +172,7 @@ impl Durable {
             incoming,
             recent: Recent::default(),
             filters: Mutex::default(),
+            of_streams: Mutex::default(),
         };
         let mut restored: Vec<_> = sessions
             .into_iter()
@@ -349,9 +352,13 @@ impl Durable {
             return;
         }
         let router = &self.space.router;
+        let mut of_streams = self.of_streams.lock();
         if let Some(old) = entry.stream.replace(stream) {
             router.unsubscribe(filter, Target::Stream(self.home, old), None);
+            of_streams.remove(&old);
         }
+        of_streams.insert(stream, filter.clone());
+        drop(of_streams);
         let options = StreamOptions {
             assured_only: true,
             ..StreamOptions::default()
@@ -366,6 +373,17 @@ impl Durable {
             entry.stream = None;
             tracing::error!(filter = filter.as_str(), %error, "messages do not reach the stream of a filter");
         }
+    }
+
+    /// The filters whose streams are among `routes`; `None`: there are none.
+    pub(crate) fn filters_of(&self, routes: &SpaceRoutes) -> Option<Arc<[Filter]>> {
+        let of_streams = self.of_streams.lock();
+        let found = routes.leading().iter().filter_map(|route| match route.key {
+            Target::Stream(shard, stream) if shard == self.home => of_streams.get(&stream),
+            _ => None,
+        });
+        let found: Vec<Filter> = found.cloned().collect();
+        (!found.is_empty()).then(|| found.into())
     }
 
     /// Whether messages of a filter reach its stream.
@@ -395,6 +413,7 @@ impl Durable {
         if let Some(stream) = entry.stream {
             let target = Target::Stream(self.home, stream);
             self.space.router.unsubscribe(filter, target, None);
+            self.of_streams.lock().remove(&stream);
         }
         filters.remove(filter.as_str());
         self.keep_house(Command::Delete {

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::verdict::{Outcome, Verdict};
-use super::{Event, Events, Hook, Points};
+use super::{Event, Events, Hook, Points, Selection, Sharing};
 
 /// Names a hook that was added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -285,6 +285,24 @@ impl Chain {
                 self.call(&*entry.hook, &mut ask)
                     .unwrap_or_else(|| Some(if_panicked()))
             })
+    }
+
+    /// Who of a share's members gets a message, by their places; `Err`: nobody.
+    pub(crate) fn select(&self, sharing: &Sharing<'_>) -> Result<Option<usize>, ()> {
+        let decided = self.first(
+            Points::SELECT,
+            || Ok(None),
+            |hook| match hook.select(sharing) {
+                Selection::Next => None,
+                Selection::Nobody => Some(Err(())),
+                Selection::Only(id) => {
+                    let mut members = sharing.members.iter();
+                    let at = members.position(|member| member.id == id)?;
+                    Some(Ok(Some(at)))
+                }
+            },
+        );
+        decided.unwrap_or(Ok(None))
     }
 
     /// Asks each in turn, showing it what those before have made of it. Who panics has said `if_panicked`.

@@ -9,9 +9,10 @@ use longtail_edge::{CloseReason, Connection};
 
 use super::chain::Chain;
 use super::verdict::{Decision, Outcome, Verdict};
-use super::{Connecting, Points, Proof};
+use super::{Asking, Connecting, Permission, Points, Proof, Wish};
 use crate::access::{Admitted, Denied};
 use crate::codec::ReasonCode;
+use crate::message::qos;
 use crate::service::Mqtt;
 use crate::session::Demand;
 
@@ -21,7 +22,7 @@ pub(crate) fn login(service: &Mqtt, conn: &Arc<Connection<Mqtt>>, mut demand: De
     if chain.wants(Points::CONNECT) && !connect(service, conn, &mut demand) {
         return;
     }
-    if !chain.wants(Points::AUTHENTICATE) {
+    if !chain.wants(Points::AUTHENTICATE | Points::PERMIT) {
         service.login(conn, demand);
         return;
     }
@@ -44,7 +45,16 @@ pub(crate) fn login(service: &Mqtt, conn: &Arc<Connection<Mqtt>>, mut demand: De
             identity: conn.identity().cloned(),
             listener: service.chain().listener(),
         };
-        match authenticate(service.chain(), &proof).await {
+        let decision = authenticate(service.chain(), &proof).await;
+        if !matches!(decision, Decision::Deny(_)) && !may_leave_will(&service, &conn, &proof).await
+        {
+            let (reason, why) = (
+                ReasonCode::NotAuthorized,
+                "the will is denied by a hook".to_owned(),
+            );
+            return service.decided(&conn, &client_id, Err(Denied { reason, why }));
+        }
+        match decision {
             Decision::Next => service.login(&conn, demand),
             Decision::Admit { account, grants } => {
                 let admitted = Admitted {
@@ -69,6 +79,33 @@ fn client_id(conn: &Connection<Mqtt>) -> Option<Arc<str>> {
         Some(Arc::clone(session.client_id()))
     });
     id.flatten()
+}
+
+/// Whether hooks permit the client its will, if it has one.
+async fn may_leave_will(service: &Mqtt, conn: &Arc<Connection<Mqtt>>, proof: &Proof) -> bool {
+    if !service.chain().wants(Points::PERMIT) {
+        return true;
+    }
+    let wish = conn.with(|client, _| {
+        let will = client.session()?.will()?;
+        Some(Wish {
+            publish: true,
+            topic: will.message.subject.as_str().into(),
+            qos: qos(will.message.quality),
+            retain: will.message.retain,
+        })
+    });
+    let Some(wish) = wish.flatten() else {
+        return true;
+    };
+    let asking = Asking {
+        client_id: Arc::clone(&proof.client_id),
+        username: proof.username.as_deref().map(Arc::from),
+        remote: proof.remote.clone(),
+        wish,
+    };
+    let (permission, _) = service.chain().permit(&asking).await;
+    permission != Permission::Deny
 }
 
 /// Whether the client may go on.

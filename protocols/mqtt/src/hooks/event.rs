@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use longtail_broker::ephemeral::DropReason;
 use longtail_broker::message::SharedMessage;
 use longtail_edge::{CloseReason, Endpoint};
-use longtail_model::{Subject, Timestamp};
+use longtail_model::{Filter, Subject, Timestamp};
 use tokio::sync::mpsc;
 
 use super::{ClientInfo, Hook, HookId, Hooks, Points, Scope};
@@ -95,6 +95,27 @@ pub enum Event {
         /// Why.
         reason: DropReason,
     },
+    /// A message that a client published goes nowhere: the client may not publish it, a limit is reached, or a hook has
+    /// refused it.
+    Denied {
+        /// Who published it.
+        client: Arc<ClientInfo>,
+        /// The topic.
+        topic: Arc<str>,
+        /// Why. Before 5.0, and at QoS 0, the client is not told.
+        reason: ReasonCode,
+    },
+    /// A message that was published at QoS 1 or 2 waits in streams for sessions that outlive their connections, whether
+    /// their clients are there or away. Told once a message, not once a session: see
+    /// [`Tenant::away`](crate::Tenant::away) for who is away.
+    Kept {
+        /// The message.
+        message: SharedMessage,
+        /// The filters that the sessions have subscribed to.
+        filters: Arc<[Filter]>,
+    },
+    /// What clients may do was looked up once more for all who are connected, because accounts have changed.
+    Reloaded,
     /// A retained message came, went or was sent.
     Retained(RetainedChange),
     /// A message of QoS 1 or 2 is on its way to a client, or has arrived.
@@ -182,6 +203,9 @@ impl Event {
             Event::Unsubscribed { .. } => Points::UNSUBSCRIBED,
             Event::Published { .. } => Points::PUBLISHED,
             Event::Dropped { .. } => Points::DROPPED,
+            Event::Denied { .. } => Points::DENIED,
+            Event::Kept { .. } => Points::KEPT,
+            Event::Reloaded => Points::RELOADED,
             Event::Retained(_) => Points::RETAINED,
             Event::InFlight { .. } => Points::IN_FLIGHT,
             Event::PacketIdsExhausted { .. } => Points::PACKET_IDS_EXHAUSTED,

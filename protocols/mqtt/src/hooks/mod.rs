@@ -27,6 +27,7 @@ mod chain;
 mod client;
 mod door;
 mod event;
+mod permits;
 mod points;
 #[cfg(test)]
 mod tests;
@@ -47,11 +48,12 @@ pub use chain::{HookId, Hooks, Scope};
 pub use client::ClientInfo;
 pub use event::{Event, Events, FlightChange, RetainedChange, SessionChange};
 pub use points::Points;
-pub use verdict::{ConnectChange, Decision, Permission, Subscribing, Verdict};
+pub use verdict::{ConnectChange, Decision, Permission, Selection, Subscribing, Verdict};
 
 pub(crate) use chain::{Chain, is_inside, isolate};
 pub(crate) use client::Hooked;
 pub(crate) use door::login;
+pub(crate) use permits::{Permits, ask_first, asked};
 pub(crate) use verdict::Outcome;
 pub(crate) use wire::{WRITING, input, put, say};
 
@@ -133,6 +135,45 @@ pub enum Access<'a> {
     },
 }
 
+/// Something that a client wants to do, and that somebody may want to think about.
+#[derive(Clone, Debug)]
+pub struct Asking {
+    /// The client's identifier.
+    pub client_id: Arc<str>,
+    /// The name that it gave.
+    pub username: Option<Arc<str>>,
+    /// Where it comes from.
+    pub remote: Endpoint,
+    /// What it wants.
+    pub wish: Wish,
+}
+
+/// What a client wants to do.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Wish {
+    /// To publish, or to subscribe.
+    pub publish: bool,
+    /// The topic, or the filter without `$share/{group}/`, as the client says it.
+    pub topic: Box<str>,
+    /// QoS.
+    pub qos: Qos,
+    /// Whether what it publishes is to be retained.
+    pub retain: bool,
+}
+
+/// A share that has a message for one of its members.
+#[derive(Clone, Copy, Debug)]
+pub struct Sharing<'a> {
+    /// The name of the group.
+    pub group: &'a str,
+    /// What its members have subscribed to, without `$share/{group}/`.
+    pub filter: &'a str,
+    /// The message.
+    pub message: &'a SharedMessage,
+    /// Its members that are connected, in no particular order; at least one.
+    pub members: &'a [Arc<ClientInfo>],
+}
+
 /// A part of the program that is asked and told. Every method has a default that changes nothing; only those of
 /// [`Hook::points`] are called.
 pub trait Hook: Send + Sync + 'static {
@@ -171,6 +212,26 @@ pub trait Hook: Send + Sync + 'static {
     fn authorize(&self, client: &ClientInfo, access: &Access<'_>) -> Permission {
         let _ = (client, access);
         Permission::Next
+    }
+
+    /// As [`Hook::authorize`], for what may take a while: asked for each PUBLISH, each filter of a SUBSCRIBE and each
+    /// will, while the client is not heard. The first hook that does not say [`Permission::Next`] has decided, before
+    /// [`Hook::authorize`] and the account's rules are asked; whoever takes longer than [`Hook::permit_within`] has
+    /// denied. Not for clients in this process.
+    fn permit<'a>(&'a self, asking: &'a Asking) -> Wait<'a, Permission> {
+        let _ = asking;
+        Box::pin(std::future::ready(Permission::Next))
+    }
+
+    /// How long [`Hook::permit`] may take. Default 5 s.
+    fn permit_within(&self) -> Duration {
+        Duration::from_secs(5)
+    }
+
+    /// For how many milliseconds the same client may do the same without being asked about again, of 64 such things at
+    /// most. Default 0.
+    fn permit_holds_ms(&self) -> u64 {
+        0
     }
 
     /// A packet of a client that is in, before anything is done with it. [`Verdict::Replace`] takes the bytes of one
@@ -227,6 +288,15 @@ pub trait Hook: Send + Sync + 'static {
     fn will(&self, client_id: &str, message: &SharedMessage) -> Verdict<Message> {
         let _ = (client_id, message);
         Verdict::Continue
+    }
+
+    /// Which member of a share gets a message. The first hook that does not say [`Selection::Next`] has decided. Asked
+    /// with no lock held, at QoS 0 when the message is published, at QoS 1 and 2 when a member that has room draws it:
+    /// again when it is given back, and every tenth of a second while the member that was chosen has no room. Members
+    /// in this process are not shown.
+    fn select(&self, sharing: &Sharing<'_>) -> Selection {
+        let _ = sharing;
+        Selection::Next
     }
 
     /// A copy on its way to a client, when it is written: once more if it is sent again. What takes its place is for

@@ -77,6 +77,16 @@ points! {
     AUTH_PACKET = 25;
     /// [`Event::Refused`](super::Event::Refused).
     REFUSED = 26;
+    /// [`Event::Denied`](super::Event::Denied).
+    DENIED = 27;
+    /// [`Hook::select`](super::Hook::select).
+    SELECT = 28;
+    /// [`Event::Kept`](super::Event::Kept).
+    KEPT = 29;
+    /// [`Event::Reloaded`](super::Event::Reloaded).
+    RELOADED = 30;
+    /// [`Hook::permit`](super::Hook::permit).
+    PERMIT = 31;
 }
 
 impl Points {
@@ -99,7 +109,10 @@ impl Points {
             | Points::SESSION.0
             | Points::ESTABLISHED.0
             | Points::DISCONNECTED.0
-            | Points::REFUSED.0,
+            | Points::REFUSED.0
+            | Points::DENIED.0
+            | Points::KEPT.0
+            | Points::RELOADED.0,
     );
 
     /// These and those.

@@ -65,6 +65,18 @@ pub enum Permission {
     Deny,
 }
 
+/// Which member of a share gets a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Selection {
+    /// The next hook decides; behind the last, the share's strategy.
+    #[default]
+    Next,
+    /// The member with this client identifier. One that is not among those shown counts as [`Selection::Next`].
+    Only(Arc<str>),
+    /// Nobody: the message is dropped for this share, and counted as denied.
+    Nobody,
+}
+
 /// Whether a client is let in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Decision {

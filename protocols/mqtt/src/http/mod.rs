@@ -27,6 +27,7 @@ mod views;
 
 use std::sync::Arc;
 
+use longtail_broker::Broker;
 use longtail_broker::auth::{Authenticator, Directory};
 use longtail_web::Remembered;
 use parking_lot::Mutex;
@@ -80,6 +81,7 @@ pub struct Facts {
 /// The APIs over one MQTT service.
 pub struct Api {
     tenant: Arc<Tenant>,
+    broker: Arc<Broker>,
     authenticator: Arc<Authenticator>,
     facts: Mutex<Facts>,
     verified: Remembered<Directory, Caller>,
@@ -87,11 +89,17 @@ pub struct Api {
 }
 
 impl Api {
-    /// Shows and manages what `tenant` has, to the accounts of `authenticator`.
+    /// Shows and manages what `tenant` of `broker` has, to the accounts of `authenticator`.
     #[must_use]
-    pub fn new(tenant: Arc<Tenant>, authenticator: Arc<Authenticator>, facts: Facts) -> Arc<Self> {
+    pub fn new(
+        tenant: Arc<Tenant>,
+        broker: Arc<Broker>,
+        authenticator: Arc<Authenticator>,
+        facts: Facts,
+    ) -> Arc<Self> {
         Arc::new(Api {
             tenant,
+            broker,
             authenticator,
             facts: Mutex::new(facts),
             verified: Remembered::default(),

@@ -10,7 +10,7 @@ use longtail_model::{DollarRule, Filter, Timestamp};
 
 use super::request::{Asked, Trouble};
 use super::{Api, ListenerFact};
-use crate::census::{Census, SessionView, SubscriptionView};
+use crate::census::{Census, Filters, SessionView, SubscriptionView};
 use crate::codec::{Qos, TopicFilter, Version};
 use crate::counters::Traffic;
 use crate::sys::{Process, Sockets};
@@ -206,7 +206,7 @@ impl Api {
     /// The subscriptions of one client.
     pub(super) fn subscriptions_of(&self, client_id: &str) -> Vec<SubscriptionView> {
         self.tenant
-            .find_subscriptions(Some(client_id), "", None, usize::MAX)
+            .find_subscriptions(Some(client_id), &Filters::default(), None, usize::MAX)
     }
 
     /// The filters that somebody is subscribed to, with how many are.

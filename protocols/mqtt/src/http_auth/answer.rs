@@ -1,7 +1,7 @@
 //! What the server's answer means.
 
 use longtail_broker::auth::{
-    Defaults, Effect, Grants, Identity, IdentityError, Operation, OrderedRule, Target,
+    Defaults, Effect, Grants, Identity, IdentityError, Operation, OrderedRule, Target, When,
 };
 use serde_json::{Map, Value};
 
@@ -80,12 +80,11 @@ fn rule(value: &Value) -> Result<OrderedRule, Failed> {
         Some("all") => vec![Operation::Publish, Operation::Subscribe],
         _ => return Err(wrong("action is publish, subscribe or all".to_owned())),
     };
-    let known = ["permission", "action", "topic"];
+    let known = ["permission", "action", "topic", "qos", "retain"];
     if let Some((other, _)) = entry
         .iter()
         .find(|(name, _)| !known.contains(&name.as_str()))
     {
-        // A rule that holds for some QoS only would hold for more than it says.
         return Err(wrong(format!("{other} is not supported in a rule")));
     }
     let topic = text("topic").ok_or_else(|| wrong("topic is missing".to_owned()))?;
@@ -104,11 +103,41 @@ fn rule(value: &Value) -> Result<OrderedRule, Failed> {
             Target::pattern(&topic).map_err(|error| wrong(format!("{topic:?}: {error}")))?
         }
     };
+    let mut when = When::default();
+    if let Some(value) = entry.get("qos") {
+        when.qualities = qualities(value).ok_or_else(|| wrong("qos is 0, 1 or 2".to_owned()))?;
+    }
+    when.retain = match entry.get("retain") {
+        None => None,
+        Some(Value::Bool(retain)) => Some(*retain),
+        Some(Value::String(all)) if all == "all" => None,
+        Some(_) => return Err(wrong("retain is true, false or all".to_owned())),
+    };
+    if when.retain.is_some() && operations != [Operation::Publish] {
+        // Whoever subscribes retains nothing: it would be a rule for half of what it says.
+        return Err(wrong("retain is about publish only".to_owned()));
+    }
     Ok(OrderedRule {
         operations,
         effect,
         target,
+        when,
     })
+}
+
+/// A QoS, or a list of them, as numbers or texts.
+fn qualities(value: &Value) -> Option<[bool; 3]> {
+    let mut qualities = [false; 3];
+    let one = std::slice::from_ref(value);
+    let all = value.as_array().map_or(one, Vec::as_slice);
+    for value in all {
+        let number = match value {
+            Value::String(text) => text.parse().ok(),
+            value => value.as_u64(),
+        };
+        *qualities.get_mut(usize::try_from(number?).ok()?)? = true;
+    }
+    Some(qualities)
 }
 
 /// What rules grant a client; what none is about is not allowed. What a client may subscribe to, it is sent.
@@ -173,13 +202,22 @@ mod tests {
         assert!(with(
             json!({"permission": "deny", "action": "publish", "topic": "eq a/#"})
         ));
+        assert!(with(json!({
+            "permission": "deny", "action": "publish", "topic": "a", "qos": ["1", 2], "retain": true,
+        })));
+        assert!(with(
+            json!({"permission": "deny", "action": "all", "topic": "a", "qos": 0, "retain": "all"})
+        ));
         for wrong in [
             json!({"permission": "perhaps", "action": "all", "topic": "a"}),
             json!({"permission": "allow", "action": "read", "topic": "a"}),
             json!({"permission": "allow", "action": "all"}),
             json!({"permission": "allow", "action": "all", "topic": "a/#/b"}),
             json!({"permission": "allow", "action": "all", "topic": "a-${clientid}"}),
-            json!({"permission": "allow", "action": "publish", "topic": "a", "qos": [0]}),
+            json!({"permission": "allow", "action": "publish", "topic": "a", "qos": [3]}),
+            json!({"permission": "allow", "action": "publish", "topic": "a", "retain": 1}),
+            json!({"permission": "allow", "action": "all", "topic": "a", "retain": true}),
+            json!({"permission": "allow", "action": "publish", "topic": "a", "zone": "x"}),
             json!("allow"),
         ] {
             assert!(!with(wrong.clone()), "{wrong}");

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::{Body, HttpAuthConfig, HttpAuthError, Method, Style};
-use crate::hooks::Proof;
+use crate::hooks::{Asking, Proof};
 
 /// Longest answer, in bytes.
 const ANSWER_MAX: usize = 64 << 10;
@@ -82,7 +82,13 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    pub(super) fn new(config: &HttpAuthConfig, url: &str) -> Result<Self, HttpAuthError> {
+    /// A way on which these parameters are told; with `of_wishes`, of what a client wants to do.
+    pub(super) fn new(
+        config: &HttpAuthConfig,
+        url: &str,
+        params: &BTreeMap<String, String>,
+        of_wishes: bool,
+    ) -> Result<Self, HttpAuthError> {
         let wrong = || HttpAuthError::Url(url.to_owned());
         let (scheme, rest) = url.split_once("://").ok_or_else(wrong)?;
         let secure = match scheme {
@@ -116,9 +122,9 @@ impl Asker {
             let value: HeaderValue = value.parse().map_err(|_| wrong())?;
             Ok((name, value))
         };
-        for value in config.params.values() {
-            fill(value, |_| Some(String::new()))
-                .ok_or_else(|| HttpAuthError::Placeholder(value.clone()))?;
+        for value in params.values() {
+            let known = |what: Placeholder| (what.is_told(of_wishes)).then(String::new);
+            fill(value, known).ok_or_else(|| HttpAuthError::Placeholder(value.clone()))?;
         }
         let tls = match (secure, &config.authorities) {
             (false, None) => None,
@@ -143,7 +149,7 @@ impl Asker {
                 .iter()
                 .map(header)
                 .collect::<Result<_, _>>()?,
-            params: config.params.clone(),
+            params: params.clone(),
             connect_within: Duration::from_millis(config.connect_timeout_ms),
             tls,
         })
@@ -154,10 +160,10 @@ impl Asker {
         &self.authority
     }
 
-    /// What is asked about a client.
-    pub(super) fn request(&self, proof: &Proof) -> Request {
+    /// What is asked.
+    pub(super) fn request(&self, subject: &Subject<'_>) -> Request {
         let filled = self.params.iter().map(|(name, value)| {
-            let value = fill(value, |what| Some(of_client(what, proof)));
+            let value = fill(value, |what| Some(subject.says(what)));
             (name.as_str(), value.unwrap_or_default())
         });
         let form = |pairs: &mut dyn Iterator<Item = (&str, String)>| {
@@ -286,14 +292,42 @@ enum Placeholder {
     Password,
     Address,
     CommonName,
+    /// `1`: to subscribe, `2`: to publish.
+    Access,
+    /// The same as a word.
+    Action,
+    Topic,
+    Qos,
+    Retain,
 }
 
-const PLACEHOLDERS: [(&str, Placeholder); 10] = [
+impl Placeholder {
+    /// Whether there is something in its place: of what a client wants, or of how it logs in.
+    fn is_told(self, of_wishes: bool) -> bool {
+        match self {
+            Placeholder::ClientId | Placeholder::Username | Placeholder::Address => true,
+            Placeholder::Password | Placeholder::CommonName => !of_wishes,
+            Placeholder::Access
+            | Placeholder::Action
+            | Placeholder::Topic
+            | Placeholder::Qos
+            | Placeholder::Retain => of_wishes,
+        }
+    }
+}
+
+const PLACEHOLDERS: [(&str, Placeholder); 16] = [
     ("%c", Placeholder::ClientId),
     ("%u", Placeholder::Username),
     ("%P", Placeholder::Password),
     ("%a", Placeholder::Address),
     ("%C", Placeholder::CommonName),
+    ("%A", Placeholder::Access),
+    ("%t", Placeholder::Topic),
+    ("${action}", Placeholder::Action),
+    ("${topic}", Placeholder::Topic),
+    ("${qos}", Placeholder::Qos),
+    ("${retain}", Placeholder::Retain),
     ("${clientid}", Placeholder::ClientId),
     ("${username}", Placeholder::Username),
     ("${password}", Placeholder::Password),
@@ -325,6 +359,46 @@ fn fill(text: &str, of: impl Fn(Placeholder) -> Option<String>) -> Option<String
     Some(filled)
 }
 
+/// What is asked about.
+pub(super) enum Subject<'a> {
+    /// A client that wants to come in.
+    Proof(&'a Proof),
+    /// Something that a client wants to do.
+    Wish(&'a Asking),
+}
+
+impl Subject<'_> {
+    fn says(&self, what: Placeholder) -> String {
+        match self {
+            Subject::Proof(proof) => of_client(what, proof),
+            Subject::Wish(asking) => of_wish(what, asking),
+        }
+    }
+}
+
+fn of_wish(what: Placeholder, asking: &Asking) -> String {
+    let wish = &asking.wish;
+    match what {
+        Placeholder::ClientId => asking.client_id.to_string(),
+        Placeholder::Username => asking.username.as_deref().unwrap_or_default().to_owned(),
+        Placeholder::Address => {
+            let address = asking.remote.ip();
+            address
+                .map(|address| address.to_string())
+                .unwrap_or_default()
+        }
+        Placeholder::Access if wish.publish => "2".to_owned(),
+        Placeholder::Access => "1".to_owned(),
+        Placeholder::Action if wish.publish => "publish".to_owned(),
+        Placeholder::Action => "subscribe".to_owned(),
+        Placeholder::Topic => wish.topic.to_string(),
+        Placeholder::Qos => wish.qos.bits().to_string(),
+        Placeholder::Retain => wish.retain.to_string(),
+        // Looked for when the way was made.
+        Placeholder::Password | Placeholder::CommonName => String::new(),
+    }
+}
+
 fn of_client(what: Placeholder, proof: &Proof) -> String {
     match what {
         Placeholder::ClientId => proof.client_id.to_string(),
@@ -344,6 +418,12 @@ fn of_client(what: Placeholder, proof: &Proof) -> String {
             let name = identity.and_then(|identity| identity.names().into_iter().next());
             name.unwrap_or_default()
         }
+        // Looked for when the way was made.
+        Placeholder::Access
+        | Placeholder::Action
+        | Placeholder::Topic
+        | Placeholder::Qos
+        | Placeholder::Retain => String::new(),
     }
 }
 
@@ -358,7 +438,7 @@ mod tests {
             fill("a%c-${username}%%$x", of).as_deref(),
             Some("a<ClientId>-<Username>%$x")
         );
-        for wrong in ["%t", "${topic}", "%", "${username"] {
+        for wrong in ["%z", "${zone}", "%", "${username"] {
             assert_eq!(fill(wrong, of), None, "{wrong}");
         }
     }

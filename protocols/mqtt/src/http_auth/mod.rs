@@ -12,7 +12,7 @@ mod ask;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,9 +25,9 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use crate::codec::ReasonCode;
-use crate::hooks::{Decision, Hook, Points, Proof, Wait};
+use crate::hooks::{Asking, Decision, Event, Hook, Permission, Points, Proof, Wait};
 use answer::Outcome;
-use ask::{Asker, Failed, Request};
+use ask::{Asker, Failed, Request, Subject};
 
 /// Answers that are remembered at a time.
 const CACHE_MAX: usize = 10_000;
@@ -76,6 +76,19 @@ pub struct HttpAuthConfig {
     /// Of NanoMQ: asked whether a client that was let in may do everything.
     #[serde(default)]
     pub superuser_url: Option<String>,
+    /// Asked for each PUBLISH, each filter of a SUBSCRIBE and each will: NanoMQ's `acl_req`, EMQX's HTTP authorizer. Whom
+    /// `superuser_url` names is not asked about.
+    #[serde(default)]
+    pub acl_url: Option<String>,
+    /// What is told then, as `params`; besides, `%A` is 1 for to subscribe and 2 for to publish, `%t` the topic or filter,
+    /// `${action}` is `subscribe` or `publish`, `${topic}`, `${qos}` and `${retain}` are what they say. Default:
+    /// `clientid`, `username`, `access` (or `action` with [`Style::Emqx`]) and `topic`.
+    #[serde(default)]
+    pub acl_params: Option<BTreeMap<String, String>>,
+    /// Milliseconds for which the answer about one client and topic is remembered, of 64 of a client; 0: not at all.
+    /// Default 0.
+    #[serde(default)]
+    pub acl_ttl_ms: u64,
     /// Default `post`.
     #[serde(default = "post")]
     pub method: Method,
@@ -151,9 +164,29 @@ pub enum HttpAuthError {
     /// `superuser_url` is for NanoMQ.
     #[error("superuser_url is for style = \"nanomq\": EMQX's servers say is_superuser")]
     Superuser,
+    /// `acl_params` and `acl_ttl_ms` are for `acl_url`.
+    #[error("acl_params and acl_ttl_ms are for acl_url, which is missing")]
+    Acl,
     /// A number out of its range.
     #[error("{0}")]
     Range(&'static str),
+}
+
+/// What is told of a client that wants something, by default.
+fn wishes(style: Style) -> BTreeMap<String, String> {
+    let what = match style {
+        Style::Emqx => ("action", "${action}"),
+        Style::NanoMq => ("access", "%A"),
+    };
+    let pairs = [
+        ("clientid", "%c"),
+        ("username", "%u"),
+        what,
+        ("topic", "%t"),
+    ];
+    pairs
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
 }
 
 /// What an account may do now, for a client.
@@ -164,6 +197,9 @@ pub struct HttpAuth {
     config: HttpAuthConfig,
     asker: Asker,
     superuser: Option<Asker>,
+    acl: Option<Asker>,
+    /// Connected clients that may do everything.
+    superusers: Mutex<HashSet<Arc<str>>>,
     requests: Semaphore,
     remembered: Mutex<HashMap<[u8; 32], (Outcome, Timestamp)>>,
     rights: Rights,
@@ -195,14 +231,25 @@ impl HttpAuth {
         if config.superuser_url.is_some() && config.style == Style::Emqx {
             return Err(HttpAuthError::Superuser);
         }
-        let asker = Asker::new(&config, &config.url)?;
+        if config.acl_url.is_none() && (config.acl_params.is_some() || config.acl_ttl_ms > 0) {
+            return Err(HttpAuthError::Acl);
+        }
+        let (of_login, of_wish) = (&config.params, config.acl_params.clone());
+        let asker = Asker::new(&config, &config.url, of_login, false)?;
         let superuser = config.superuser_url.as_deref();
-        let superuser = superuser.map(|url| Asker::new(&config, url)).transpose()?;
+        let superuser = superuser.map(|url| Asker::new(&config, url, of_login, false));
+        let superuser = superuser.transpose()?;
+        let of_wish = of_wish.unwrap_or_else(|| wishes(config.style));
+        let acl = config.acl_url.as_deref();
+        let acl = acl.map(|url| Asker::new(&config, url, &of_wish, true));
+        let acl = acl.transpose()?;
         Ok(HttpAuth {
             requests: Semaphore::new(config.requests_max),
             remembered: Mutex::default(),
             asker,
             superuser,
+            acl,
+            superusers: Mutex::default(),
             config,
             rights,
             clock,
@@ -211,7 +258,8 @@ impl HttpAuth {
     }
 
     async fn ask(&self, proof: &Proof) -> Result<Outcome, Failed> {
-        let request = self.asker.request(proof);
+        let proof = Subject::Proof(proof);
+        let request = self.asker.request(&proof);
         if let Some(outcome) = self.recall(&request) {
             return Ok(outcome);
         }
@@ -226,7 +274,7 @@ impl HttpAuth {
             Style::Emqx => answer::of_emqx(&answer)?,
         };
         if let (Outcome::Allow { superuser, .. }, Some(asker)) = (&mut outcome, &self.superuser) {
-            let answer = self.send(asker, &asker.request(proof)).await?;
+            let answer = self.send(asker, &asker.request(&proof)).await?;
             if answer.status >= 500 {
                 return Err(Failed::Status(answer.status));
             }
@@ -234,6 +282,21 @@ impl HttpAuth {
         }
         self.remember(&request, &outcome);
         Ok(outcome)
+    }
+
+    /// Whether the server permits something.
+    async fn judge(&self, acl: &Asker, request: &Request) -> Result<Permission, Failed> {
+        let answer = self.send(acl, request).await?;
+        match (self.config.style, answer.status) {
+            (_, status) if status >= 500 => Err(Failed::Status(status)),
+            (Style::NanoMq, 200) => Ok(Permission::Allow),
+            (Style::NanoMq, _) => Ok(Permission::Deny),
+            (Style::Emqx, _) => Ok(match answer::of_emqx(&answer)? {
+                Outcome::Allow { .. } => Permission::Allow,
+                Outcome::Deny => Permission::Deny,
+                Outcome::Ignore => Permission::Next,
+            }),
+        }
     }
 
     async fn send(&self, asker: &Asker, request: &Request) -> Result<ask::Answer, Failed> {
@@ -315,13 +378,68 @@ impl Hook for HttpAuth {
     }
 
     fn points(&self) -> Points {
-        Points::AUTHENTICATE
+        match &self.acl {
+            None => Points::AUTHENTICATE,
+            Some(_) => Points::AUTHENTICATE | Points::PERMIT | Points::DISCONNECTED,
+        }
+    }
+
+    fn permit<'a>(&'a self, asking: &'a Asking) -> Wait<'a, Permission> {
+        Box::pin(async move {
+            let Some(acl) = &self.acl else {
+                return Permission::Next;
+            };
+            if self.superusers.lock().contains(&asking.client_id) {
+                return Permission::Allow;
+            }
+            let request = acl.request(&Subject::Wish(asking));
+            match self.judge(acl, &request).await {
+                Ok(permission) => permission,
+                Err(error) => {
+                    let (url, topic) = (acl.shown(), &asking.wish.topic);
+                    tracing::warn!(client = %asking.client_id, topic, url, %error, "nothing is permitted without an answer");
+                    Permission::Deny
+                }
+            }
+        })
+    }
+
+    fn permit_within(&self) -> Duration {
+        Duration::from_millis(self.config.timeout_ms) + SLACK
+    }
+
+    fn permit_holds_ms(&self) -> u64 {
+        self.config.acl_ttl_ms
+    }
+
+    fn notify(&self, event: &Event) {
+        if let Event::Disconnected { client, .. } = event {
+            self.superusers.lock().remove(&client.id);
+        }
     }
 
     fn authenticate<'a>(&'a self, proof: &'a Proof) -> Wait<'a, Decision> {
         Box::pin(async move {
             match self.ask(proof).await {
-                Ok(outcome) => self.decide(proof, &outcome),
+                Ok(outcome) => {
+                    if self.acl.is_some() {
+                        let is_super = matches!(
+                            outcome,
+                            Outcome::Allow {
+                                superuser: true,
+                                ..
+                            }
+                        );
+                        let id = &proof.client_id;
+                        let mut superusers = self.superusers.lock();
+                        if is_super {
+                            superusers.insert(Arc::clone(id));
+                        } else {
+                            superusers.remove(id);
+                        }
+                    }
+                    self.decide(proof, &outcome)
+                }
                 Err(error) => {
                     let url = self.asker.shown();
                     tracing::warn!(client = %proof.client_id, url, %error, "nobody is let in without an answer");

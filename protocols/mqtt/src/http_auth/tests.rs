@@ -10,6 +10,8 @@ use longtail_engine::runtime::ManualClock;
 use longtail_model::Subject;
 
 use super::*;
+use crate::codec::Qos;
+use crate::hooks::Wish;
 
 /// Answers each connection with the next of these; says what was asked.
 fn server(answers: Vec<String>) -> (String, mpsc::Receiver<String>) {
@@ -206,10 +208,86 @@ fn settings_that_cannot_work_are_refused() {
         r#"{"style": "emqx", "url": "http://a/", "requests_max": 0}"#,
         r#"{"style": "emqx", "url": "http://a/", "params": {"t": "%t"}}"#,
         r#"{"style": "emqx", "url": "http://a/", "headers": {"a b": "c"}}"#,
+        r#"{"style": "nanomq", "url": "http://a/", "acl_url": "a"}"#,
+        r#"{"style": "nanomq", "url": "http://a/", "acl_ttl_ms": 5}"#,
+        r#"{"style": "nanomq", "url": "http://a/", "acl_url": "http://a/", "acl_params": {"p": "%P"}}"#,
     ] {
         assert!(hook(config(text), true).is_err(), "{text}");
     }
-    // What is asked for each message, at NanoMQ, is not known.
-    let unknown = r#"{"style": "nanomq", "url": "http://a/", "acl_url": "http://a/"}"#;
-    assert!(serde_json::from_str::<HttpAuthConfig>(unknown).is_err());
+}
+
+fn permit(hook: &HttpAuth, publish: bool, topic: &str) -> Permission {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let proof = proof();
+    let asking = Asking {
+        client_id: proof.client_id,
+        username: proof.username.as_deref().map(Arc::from),
+        remote: proof.remote,
+        wish: Wish {
+            publish,
+            topic: topic.into(),
+            qos: Qos::AtLeastOnce,
+            retain: true,
+        },
+    };
+    runtime.block_on(hook.permit(&asking))
+}
+
+#[test]
+fn nanomq_is_asked_about_each_topic_but_not_about_superusers() {
+    let answers = vec![
+        status(200),
+        status(403),
+        status(503),
+        status(200),
+        status(200),
+    ];
+    let (url, asked) = server(answers);
+    let text = format!(
+        r#"{{"style": "nanomq", "url": "{url}", "superuser_url": "{url}", "acl_url": "{url}",
+            "acl_params": {{"c": "%c", "a": "%A", "t": "%t", "ip": "%a"}}, "acl_ttl_ms": 7}}"#
+    );
+    let hook = hook(config(&text), true).unwrap();
+    assert!(hook.points().meets(Points::PERMIT));
+    assert_eq!(hook.permit_holds_ms(), 7);
+    assert_eq!(permit(&hook, true, "a/b c"), Permission::Allow);
+    let first = asked.recv().unwrap();
+    assert!(
+        first.ends_with("a=2&c=pump%2F7&ip=192.0.2.1&t=a%2Fb%20c"),
+        "{first}"
+    );
+    assert_eq!(permit(&hook, false, "a/#"), Permission::Deny);
+    assert!(asked.recv().unwrap().contains("a=1&"));
+    assert_eq!(permit(&hook, true, "a"), Permission::Deny, "no answer");
+    // Login and superuser.
+    assert_eq!(decide(&hook), Decision::admit_all());
+    assert_eq!(
+        permit(&hook, true, "anything"),
+        Permission::Allow,
+        "nobody is asked"
+    );
+}
+
+#[test]
+fn emqx_is_asked_with_words_and_may_leave_it_to_others() {
+    let answers = vec![
+        json(r#"{"result": "allow"}"#),
+        json(r#"{"result": "deny"}"#),
+        json(r#"{"result": "ignore"}"#),
+    ];
+    let (url, asked) = server(answers);
+    let text = format!(
+        r#"{{"style": "emqx", "url": "{url}", "acl_url": "{url}",
+            "acl_params": {{"action": "${{action}}", "topic": "${{topic}}", "qos": "${{qos}}", "retain": "${{retain}}"}}}}"#
+    );
+    let hook = hook(config(&text), true).unwrap();
+    assert_eq!(permit(&hook, true, "a"), Permission::Allow);
+    let first = asked.recv().unwrap();
+    let body = r#"{"action":"publish","qos":"1","retain":"true","topic":"a"}"#;
+    assert!(first.ends_with(body), "{first}");
+    assert_eq!(permit(&hook, true, "a"), Permission::Deny);
+    assert_eq!(permit(&hook, false, "a"), Permission::Next);
 }

@@ -4,7 +4,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use longtail_broker::auth::{Action as Right, CachedGrants, Grants, Principal};
+use longtail_broker::auth::{Action as Right, CachedGrants, Grants, Manner, Principal};
 use longtail_broker::message::Origin;
 use longtail_model::{Subject, Timestamp};
 
@@ -256,7 +256,8 @@ impl Session {
             }
         }
         let aim = judged(&will.message.subject);
-        if is_control(aim.as_str()) || !self.grants.allows(Right::Publish, aim) {
+        let manner = Manner::of_publish(will.message.quality, will.message.retain);
+        if is_control(aim.as_str()) || !self.grants.allows_in(Right::Publish, aim, manner) {
             return Err(Refused::new(
                 ReasonCode::NotAuthorized,
                 "the topic of the will is not allowed",

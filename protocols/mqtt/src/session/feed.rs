@@ -34,12 +34,13 @@ use longtail_engine::{
 use longtail_model::{ConsumerTag, GroupId, Link, Seq, StreamId};
 
 use super::kept::Write;
+use super::outbound::Copy;
 use crate::codec::PacketId;
 use crate::config::{ShareStrategy, Shares};
 
 pub(super) use mark::Mark;
 use mark::SEND_SHIFT;
-pub(crate) use mark::Source;
+pub(crate) use mark::{Source, sent_mark};
 
 /// The one consumer of a session. What is taken by number counts for it too.
 const CONSUMER: ConsumerTag = ConsumerTag(0);
@@ -57,6 +58,8 @@ enum Asked {
     Left(GroupId),
     /// A message that was under way was taken again.
     Taken(Mark),
+    /// A share's message that hooks have chosen this member for.
+    Chosen,
     /// PUBLISH may be sent.
     Publish(PacketId),
     /// PUBREL may be sent.
@@ -174,6 +177,8 @@ pub(crate) struct Feed {
     /// Streams that were opened, for the router.
     opened: Vec<(Arc<str>, StreamId)>,
     has_news: bool,
+    /// Messages of shares about which hooks are to be asked.
+    pub(super) unselected: Vec<Copy>,
 }
 
 /// Answers that come before a stream is drawn from.
@@ -249,6 +254,7 @@ impl Feed {
             failed: Vec::new(),
             opened: Vec::new(),
             has_news: false,
+            unselected: Vec::new(),
         }
     }
 
@@ -318,14 +324,38 @@ impl Feed {
 
     /// Gives a message back: a share's, for another member.
     pub(super) fn give_back(&mut self, source: Source) {
+        self.give_back_in(source, 0);
+    }
+
+    /// Likewise, for whoever draws it after so many milliseconds or asks for it by its number before.
+    pub(super) fn give_back_in(&mut self, source: Source, delay_ms: u64) {
         self.tell(Command::Settle {
             message: source.handle(),
             how: Settle::Release {
                 priority: None,
-                delay_ms: 0,
+                delay_ms,
                 failed: false,
             },
         });
+    }
+
+    /// Asks for a message of a share that hooks have chosen this member for.
+    pub(super) fn take_chosen(&mut self, source: Source) {
+        let take = Command::TakeOne {
+            message: source.handle(),
+        };
+        self.ask(Asked::Chosen, take);
+    }
+
+    /// Messages that it has asked for so.
+    pub(super) fn chosen(&self) -> usize {
+        let chosen = |asked: &&Asked| matches!(asked, Asked::Chosen);
+        self.asked.values().filter(chosen).count()
+    }
+
+    /// The subscription that a group's messages are for.
+    pub(super) fn text_of(&self, group: GroupId) -> Option<&Arc<str>> {
+        self.groups.get(&group).map(|drawn| &drawn.text)
     }
 
     /// What stands in a share's marks for the place in the order of sends: who made them.
@@ -541,6 +571,11 @@ impl Feed {
     /// Whether anything is to be queued.
     pub(crate) fn has_queued(&self) -> bool {
         !self.commands.is_empty() || !self.writes.is_empty() || !self.duties.is_empty()
+    }
+
+    /// Whether hooks are to be asked about messages.
+    pub(crate) fn has_unselected(&self) -> bool {
+        !self.unselected.is_empty()
     }
 
     /// The changes of records that are to be queued.

@@ -79,7 +79,10 @@ impl Session {
             qos: tag.qos,
         });
         match permission {
-            Permission::Next => self.grants().judge(Right::Consume, &held.filter),
+            Permission::Next => {
+                let manner = tag.manner();
+                self.grants().judge_in(Right::Consume, &held.filter, manner)
+            }
             Permission::Allow => Verdict::Allowed,
             Permission::Deny => Verdict::Denied,
         }
@@ -92,9 +95,9 @@ impl Session {
         let dropped = self.state.outbound.sift(|message| {
             let subject = SubjectRef::from(&message.subject);
             subscriptions.values().any(|held| {
+                let tag = Tag::unpack(held.options.tag);
                 held.filter.matches(subject)
-                    && (!Tag::unpack(held.options.tag).screened
-                        || grants.allows(Right::Consume, subject))
+                    && (!tag.screened || grants.allows_in(Right::Consume, subject, tag.manner()))
             })
         });
         for copy in dropped {

@@ -27,6 +27,7 @@ mod proving;
 mod rare;
 mod rate;
 mod receiving;
+mod selecting;
 mod sending;
 mod subscribing;
 mod subscriptions;
@@ -44,12 +45,13 @@ use longtail_broker::message::{Origin, SharedMessage};
 use longtail_broker::retained::RetainedStore;
 use longtail_model::{Seq, Timestamp};
 
-use crate::codec::{Packet, PacketId, ReasonCode, Version};
+use crate::access::Admission;
+use crate::codec::{Packet, PacketId, Qos, ReasonCode, Version};
 use crate::config::Limits;
 use crate::counters::{Counters, Drops, Tally};
 use crate::durable::incoming::Entry;
 use crate::exclusive::Exclusive;
-use crate::hooks::{self, Hooked};
+use crate::hooks::{self, Hooked, Permission, Permits, Wish};
 use crate::message::Will;
 use crate::usage::Share;
 
@@ -104,6 +106,8 @@ pub struct Cx<'a> {
     pub exclusive: &'a Exclusive,
     /// Where drops are counted.
     pub counters: &'a Counters,
+    /// What accounts may do by now; `None`: everything.
+    pub rights: Option<&'a dyn Admission>,
 }
 
 /// Something to be done that the session cannot do itself. In the order in which the client asked for it.
@@ -265,6 +269,8 @@ pub struct Session {
     aliases: Option<Box<AliasTable>>,
     /// Where its topics are, if not where they say.
     place: Option<Box<Place>>,
+    /// What hooks have said that take their time.
+    permits: Option<Box<Permits>>,
     phase: Phase,
     /// Whether it is one that the client comes back to.
     present: bool,
@@ -325,6 +331,16 @@ impl State {
         self.about.as_deref()
     }
 
+    /// The messages that wait in memory, in their order, at the QoS at which they are sent.
+    pub(crate) fn queued_messages(&self) -> Vec<(SharedMessage, Qos, Option<PacketId>)> {
+        self.outbound.queued_messages()
+    }
+
+    /// The messages in flight whose PUBLISH is not answered, in the order of sends.
+    pub(crate) fn sent_messages(&self) -> Vec<(SharedMessage, Qos, Option<PacketId>)> {
+        self.outbound.sent_messages()
+    }
+
     /// Counts messages that were accepted for the session and not sent after all.
     fn drop_messages(&mut self, cx: &Cx<'_>, reason: DropReason, count: u64) {
         self.drops.add(reason, count);
@@ -356,6 +372,7 @@ impl Session {
             hooked: Hooked::default(),
             share: None,
             place: None,
+            permits: None,
             hello,
         }
     }
@@ -585,6 +602,31 @@ impl Session {
     /// Whether the client has to go although nothing came from it; once.
     pub fn take_expelled(&mut self) -> Option<ReasonCode> {
         self.expelled.take()
+    }
+
+    /// What hooks have said that take their time.
+    pub(crate) fn permits(&mut self) -> &mut Permits {
+        self.permits.get_or_insert_default()
+    }
+
+    /// A packet was dealt with about which they may have been asked.
+    pub(crate) fn dealt_with(&mut self, now: Timestamp) {
+        if let Some(permits) = &mut self.permits {
+            permits.dealt_with(now);
+        }
+    }
+
+    /// What they are to be asked, once.
+    pub(crate) fn take_open_wishes(&mut self) -> Option<Vec<Wish>> {
+        self.permits.as_mut()?.take_open()
+    }
+
+    /// What they have said of this.
+    fn permitted(&self, wish: impl FnOnce() -> Wish) -> Permission {
+        match &self.permits {
+            None => Permission::Next,
+            Some(permits) => permits.of(&wish()),
+        }
     }
 
     /// Writes a packet that is small and cannot fail to be written.

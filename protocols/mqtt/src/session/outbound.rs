@@ -22,7 +22,7 @@ use crate::config::QueuePolicy;
 
 /// A message for this client.
 #[derive(Clone, Debug)]
-pub(super) struct Copy {
+pub(crate) struct Copy {
     pub(super) message: SharedMessage,
     pub(super) qos: Qos,
     pub(super) retain: bool,
@@ -32,6 +32,11 @@ pub(super) struct Copy {
 }
 
 impl Copy {
+    /// The message.
+    pub(crate) fn message(&self) -> &SharedMessage {
+        &self.message
+    }
+
     fn bytes(&self) -> usize {
         self.message.payload.len()
     }
@@ -303,6 +308,23 @@ impl Outbound {
         }
         rest.push(copy);
         overflow
+    }
+
+    /// The messages that wait, in their order, at the QoS at which they are sent.
+    pub(super) fn queued_messages(&self) -> Vec<(SharedMessage, Qos, Option<PacketId>)> {
+        let queue = self.rest.iter().flat_map(|rest| &rest.queue);
+        let shown = queue.map(|copy| (SharedMessage::clone(&copy.message), copy.qos, None));
+        shown.collect()
+    }
+
+    /// The messages in flight whose PUBLISH is not answered, in the order of sends.
+    pub(super) fn sent_messages(&self) -> Vec<(SharedMessage, Qos, Option<PacketId>)> {
+        let mut sent = self.flights.sent();
+        sent.sort_unstable_by_key(|(send, ..)| *send);
+        let shown = sent.into_iter();
+        shown
+            .map(|(_, id, message, qos)| (message, qos, Some(id)))
+            .collect()
     }
 
     /// Takes out of the queue what is not to be sent after all.

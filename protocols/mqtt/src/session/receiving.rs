@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use longtail_broker::auth::Action as Right;
+use longtail_broker::auth::{Action as Right, Manner};
 use longtail_broker::message::SharedMessage;
 use longtail_model::{Seq, Subject, SubjectError, Timestamp};
 
@@ -21,7 +21,7 @@ use crate::config::{DeniedPublish, Enforcement, Limits, Qos2Routing};
 use crate::control;
 use crate::delayed;
 use crate::durable::incoming::Entry;
-use crate::hooks::{Access, Outcome, Permission, Points};
+use crate::hooks::{Access, Event, Outcome, Permission, Points, Wish};
 use crate::message::{self, Published};
 
 /// Names an acknowledgement that waits for its message to be published.
@@ -213,7 +213,7 @@ impl Session {
         };
         let properties = mortal(&publish.properties.message, cx.limits);
         let make = |session: &Session| {
-            Arc::new(message::incoming(
+            let mut message = message::incoming(
                 subject.clone(),
                 Bytes::copy_from_slice(publish.payload),
                 &properties,
@@ -223,7 +223,14 @@ impl Session {
                     origin: session.origin,
                     now: cx.now,
                 },
-            ))
+            );
+            if publish.retain
+                && cx.limits.retain_source_checked
+                && let Some(principal) = &session.principal
+            {
+                message::set_source(&mut message, principal, &session.hello.client_id);
+            }
+            Arc::new(message)
         };
         let changed = match self.hooked.wants(Points::PUBLISH) {
             None => None,
@@ -394,12 +401,20 @@ impl Session {
             return Some(ReasonCode::TopicNameInvalid);
         }
         let aim = judged(subject);
-        let permission = self.hooked.authorize(|| Access::Publish {
-            topic: aim.as_str(),
-            payload: publish.payload,
+        let mut permission = self.permitted(|| Wish {
+            publish: true,
+            topic: self.topic_said(publish).unwrap_or_default().into(),
             qos: publish.qos,
             retain: publish.retain,
         });
+        if permission == Permission::Next {
+            permission = self.hooked.authorize(|| Access::Publish {
+                topic: aim.as_str(),
+                payload: publish.payload,
+                qos: publish.qos,
+                retain: publish.retain,
+            });
+        }
         let right = if control::is_control(aim.as_str()) {
             // A request comes when it comes.
             if aim.as_str() != subject.as_str() {
@@ -410,7 +425,11 @@ impl Session {
             Right::Publish
         };
         let may = match permission {
-            Permission::Next => self.grants.allows(right, aim),
+            Permission::Next => {
+                let quality = message::quality(publish.qos);
+                let manner = Manner::of_publish(quality, publish.retain);
+                self.grants.allows_in(right, aim, manner)
+            }
             decided => decided == Permission::Allow,
         };
         (!may || is_reserved(aim.as_str())).then_some(ReasonCode::NotAuthorized)
@@ -429,6 +448,9 @@ impl Session {
         cx.counters
             .denied
             .fetch_add(u64::from(is_denied), std::sync::atomic::Ordering::Relaxed);
+        if is_denied {
+            self.tell_denied(publish, reason);
+        }
         let told = self.version().is_v5() && publish.qos != Qos::AtMostOnce;
         if reason == ReasonCode::NotAuthorized && cx.limits.denied_disconnects {
             return Err(Broken(reason, "a publish that is not allowed"));
@@ -453,6 +475,24 @@ impl Session {
             _ => {}
         }
         Ok(())
+    }
+
+    fn tell_denied(&self, publish: &Publish<'_>, reason: ReasonCode) {
+        self.hooked.tell(Points::DENIED, |client| Event::Denied {
+            client,
+            topic: self.topic_said(publish).unwrap_or_default().into(),
+            reason,
+        });
+    }
+
+    /// The topic of a PUBLISH as its client says it, or the one that its alias stands for; `None`: for nothing.
+    pub(crate) fn topic_said<'p>(&'p self, publish: &Publish<'p>) -> Option<&'p str> {
+        if !publish.topic.is_empty() {
+            return Some(publish.topic);
+        }
+        let alias = publish.properties.topic_alias.map(NonZeroU16::get)?;
+        let known = self.receiving.aliases.get(&alias);
+        known.map(Subject::as_str)
     }
 
     /// Whether the message under a known id is the one that came before.

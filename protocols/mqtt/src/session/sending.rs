@@ -1,13 +1,16 @@
 //! What the client gets: live messages, what waits in its queue, retained messages.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use longtail_broker::auth::Action as Right;
+use hashbrown::HashMap;
+use longtail_broker::auth::{Action as Right, Grants, Manner};
 use longtail_broker::ephemeral::{Deliveries, Delivery, DropReason, LiveOptions, Run};
 use longtail_broker::message::SharedMessage;
 use longtail_broker::retained::RetainedCursor;
 use longtail_model::{DollarRule, Filter, FilterToken, SubjectRef};
 
+use super::feed::Source;
 use super::frame::{self, Style, Unsent};
 use super::outbound::{Acked, Again, Copy, Ids, QueueLimits};
 use super::rare::Rare;
@@ -27,6 +30,35 @@ pub(super) struct Replay {
     cursor: RetainedCursor,
     tag: Tag,
     found: VecDeque<SharedMessage>,
+    /// The publishers of the last messages, and what they may do by now.
+    sources: Sources,
+}
+
+/// Publishers of retained messages, as they are written down there. What one may do is looked up once a replay.
+#[derive(Debug, Default)]
+struct Sources(HashMap<Box<str>, Option<Arc<Grants>>>);
+
+/// Publishers that one replay remembers.
+const SOURCES_MAX: usize = 1000;
+
+impl Sources {
+    /// Whether who published a retained message may still publish it.
+    fn may(&mut self, message: &SharedMessage, cx: &Cx<'_>) -> bool {
+        let Some((source, client_id)) = message::source(message) else {
+            return true;
+        };
+        let Some(rights) = cx.rights else { return true };
+        if self.0.len() >= SOURCES_MAX && !self.0.contains_key(source) {
+            self.0.clear();
+        }
+        let grants = self.0.entry(source.into());
+        let grants =
+            grants.or_insert_with(|| rights.now(&message::principal_of(source)?, client_id, None));
+        let manner = Manner::of_publish(message.quality, true);
+        let subject = SubjectRef::from(&message.subject);
+        let may = |grants: &Arc<Grants>| grants.allows_in(Right::Publish, subject, manner);
+        grants.as_ref().is_some_and(may)
+    }
 }
 
 /// Retained messages that are looked at in one go, while the connection's lock is held.
@@ -54,6 +86,7 @@ impl Replay {
             cursor,
             tag,
             found: VecDeque::new(),
+            sources: Sources::default(),
         }
     }
 
@@ -225,9 +258,11 @@ impl Session {
     /// How the subscription with this tag gets the message; `None`: not at all.
     fn copy_for(&mut self, message: &SharedMessage, tag: Tag) -> Option<Wanted> {
         if tag.screened
-            && !self
-                .grants
-                .allows(Right::Consume, SubjectRef::from(&message.subject))
+            && !self.grants.allows_in(
+                Right::Consume,
+                SubjectRef::from(&message.subject),
+                tag.manner(),
+            )
         {
             return None;
         }
@@ -271,7 +306,7 @@ impl Session {
         if outbound.is_clear(self.window) && (!out.is_full() || outbound.is_idle()) {
             return match self.send_assured(copy, cx, out) {
                 Ok(()) => Delivery::Delivered,
-                Err(reason) => Delivery::Dropped(reason),
+                Err((reason, _)) => Delivery::Dropped(reason),
             };
         }
         if outbound.in_flight() == usize::from(u16::MAX) {
@@ -292,13 +327,14 @@ impl Session {
         }
     }
 
-    /// Sends a message at QoS 1 or 2 under a new id, at QoS 2 from a stream when the id is durable there.
+    /// Sends a message at QoS 1 or 2 under a new id, at QoS 2 from a stream when the id is durable there. One that
+    /// cannot be sent comes back.
     pub(super) fn send_assured(
         &mut self,
         copy: Copy,
         cx: &Cx<'_>,
         out: &mut impl Outbox,
-    ) -> Result<(), DropReason> {
+    ) -> Result<(), (DropReason, SharedMessage)> {
         let id = self.state.outbound.free_id();
         let source = copy.source;
         let qos = copy.qos;
@@ -307,7 +343,7 @@ impl Session {
             if let Some(source) = source {
                 self.refuse(source);
             }
-            return Err(reason);
+            return Err((reason, copy.message));
         }
         self.state.outbound.fly(id, copy);
         if let Some(source) = source {
@@ -436,6 +472,7 @@ impl Session {
                         self.give_up(id);
                         self.state.drop_messages(cx, reason, 1);
                         self.tell_flight(id, FlightChange::Dropped(reason));
+                        self.tell_dropped(&copy.message, reason);
                     }
                 }
             }
@@ -456,8 +493,10 @@ impl Session {
                     self.done_with(source);
                 }
             } else {
-                let message = SharedMessage::clone(&copy.message);
-                if let Err(reason) = self.send_assured(copy, cx, out) {
+                let given_back = copy.source.is_some_and(Source::is_given_back);
+                if let Err((reason, message)) = self.send_assured(copy, cx, out)
+                    && !given_back
+                {
                     self.state.drop_messages(cx, reason, 1);
                     self.tell_dropped(&message, reason);
                 }
@@ -491,6 +530,9 @@ impl Session {
                         return;
                     }
                 };
+                if cx.limits.retain_source_checked && !replay.sources.may(&message, cx) {
+                    continue;
+                }
                 let Some(mut wanted) = self.copy_for(&message, replay.tag) else {
                     continue;
                 };

@@ -6,7 +6,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use longtail_broker::auth::{Action as Right, Verdict};
+use longtail_broker::auth::{Action as Right, Manner, Verdict};
 use longtail_broker::ephemeral::{LiveOptions, TargetOptions};
 use longtail_broker::router::{GroupScope, GroupSpec, Subscription as Routed};
 use longtail_engine::config::GroupName;
@@ -21,7 +21,8 @@ use crate::codec::{
     Subscription, SubscriptionOptions, TopicFilter, Unsuback, Unsubscribe, Version,
 };
 use crate::config::Shares;
-use crate::hooks::{Access, Event, Outcome, Permission, Points};
+use crate::hooks::{Access, Event, Outcome, Permission, Points, Wish};
+use crate::message::quality;
 use crate::usage::Share;
 
 /// A subscription of a session.
@@ -284,12 +285,24 @@ impl Session {
         if filter.tokens().count() > limits.topic_levels_max {
             return Err(ReasonCode::TopicFilterInvalid);
         }
-        let permission = self.hooked.authorize(|| Access::Subscribe {
-            filter: &placed,
+        let mut permission = self.permitted(|| Wish {
+            publish: false,
+            topic: parsed.filter.into(),
             qos: subscription.options.qos,
+            retain: false,
         });
+        if permission == Permission::Next {
+            permission = self.hooked.authorize(|| Access::Subscribe {
+                filter: &placed,
+                qos: subscription.options.qos,
+            });
+        }
         let verdict = match permission {
-            Permission::Next => self.grants().judge(Right::Consume, &filter),
+            Permission::Next => {
+                let qos = subscription.options.qos.min(limits.qos_max);
+                let manner = Manner::of_subscription(quality(qos));
+                self.grants().judge_in(Right::Consume, &filter, manner)
+            }
             Permission::Allow => Verdict::Allowed,
             Permission::Deny => Verdict::Denied,
         };

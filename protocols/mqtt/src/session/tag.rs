@@ -2,7 +2,10 @@
 
 use std::num::NonZeroU32;
 
+use longtail_broker::auth::Manner;
+
 use crate::codec::Qos;
+use crate::message::quality;
 
 /// How the messages of one subscription are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +37,12 @@ impl Tag {
             | flag(self.screened, SCREENED)
             | flag(self.upgraded, UPGRADED)
             | u64::from(self.id.map_or(0, NonZeroU32::get)) << ID_SHIFT
+    }
+
+    /// How it wants messages, for rules that depend on it.
+    #[must_use]
+    pub fn manner(self) -> Manner {
+        Manner::of_subscription(quality(self.qos))
     }
 
     /// From the number.

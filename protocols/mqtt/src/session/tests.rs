@@ -117,6 +117,7 @@ impl Bench {
             sys: &self.retained,
             exclusive: &self.exclusive,
             counters: &self.counters,
+            rights: None,
         };
         work(&mut self.session, &cx, &mut self.wire)
     }

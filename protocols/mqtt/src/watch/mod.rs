@@ -1,9 +1,11 @@
 //! What an operator can watch while clients go on: single clients, topics or addresses line by line ([`trace`]), the
-//! subscriptions that are slowest to acknowledge ([`slow`]), how much goes over single topics ([`topics`]).
+//! subscriptions that are slowest to acknowledge ([`slow`]), how much goes over single topics ([`topics`]), and which
+//! messages were dropped of late ([`drops`]).
 //!
-//! Each of them is a hook that is there only while somebody wants it: what is not watched costs the load and the branch
+//! Each of the first three is a hook that is there only while somebody wants it: what is not watched costs the load and the branch
 //! that every point of the hooks costs. What they keep is in memory, bounded, and gone with the process.
 
+pub mod drops;
 pub mod slow;
 pub mod topics;
 pub mod trace;
@@ -15,6 +17,7 @@ use parking_lot::Mutex;
 
 use crate::hooks::{Hook, HookId, Hooks, Scope};
 
+pub use drops::RecentDrops;
 pub use slow::Slow;
 pub use topics::TopicMetrics;
 pub use trace::Traces;
@@ -30,6 +33,8 @@ pub struct Watch {
     pub slow: Slow,
     /// What goes over single topics.
     pub topics: TopicMetrics,
+    /// The messages that were dropped of late.
+    pub drops: RecentDrops,
 }
 
 impl Watch {
@@ -38,6 +43,7 @@ impl Watch {
             traces: Traces::new(Arc::clone(hooks), Arc::clone(clock)),
             slow: Slow::new(Arc::clone(hooks), Arc::clone(clock)),
             topics: TopicMetrics::new(Arc::clone(hooks), Arc::clone(clock)),
+            drops: RecentDrops::new(hooks, Arc::clone(clock)),
         }
     }
 }

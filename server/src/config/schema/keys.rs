@@ -438,6 +438,12 @@ pub(crate) const KEYS: &[Key] = &[
         "Whether messages that say they are UTF-8 (payload format indicator) are looked at; others are refused (0x99).",
     ),
     key(
+        "mqtt.retain_source_checked",
+        Kind::Switch,
+        None,
+        "Whether a retained message is sent only as long as its publisher's account may publish to its topic. The profile.",
+    ),
+    key(
         "mqtt.message_expiry_max_s",
         Kind::Number(0, 4_294_967_295),
         None,

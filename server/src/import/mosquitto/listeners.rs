@@ -131,7 +131,9 @@ impl Listener {
                 return Taken::But("put the authorities into one file: `tls.client_authorities`");
             }
             ("psk_file" | "psk_hint", _) => {
-                return Taken::But("TLS with pre-shared keys is not spoken: use certificates");
+                return Taken::But(
+                    "TLS with pre-shared keys is not spoken: use certificates (`tls.client_certificates`), or a TLS proxy in front of a plain listener",
+                );
             }
             (
                 "ciphers" | "ciphers_tls1.3" | "tls_version" | "dhparamfile" | "tls_engine"

@@ -87,6 +87,39 @@ fn global_options_become_settings() {
 }
 
 #[test]
+fn every_option_of_mosquitto_is_known() {
+    let imported = imported(
+        "check_retain_source true\nallow_duplicate_messages false\npersistent_client_expiration 2d\nglobal_max_clients -1\nglobal_max_connections 50\nenable_control_api true\nmax_inflight_bytes 0\n",
+    );
+    assert_eq!(notes(&imported), Vec::<&str>::new());
+    let mqtt = |name: &str| &imported.settings["mqtt"][name];
+    assert_eq!(mqtt("retain_source_checked"), &Value::Boolean(true));
+    assert_eq!(mqtt("overlap").as_str(), Some("merge"));
+    assert_eq!(mqtt("session_expiry_max_s").as_integer(), Some(172_800));
+    let limits = &imported.settings["limits"]["connections_max"];
+    assert_eq!(limits.as_integer(), Some(50));
+    let all = [
+        "message_size_limit 5",
+        "max_inflight_bytes 5",
+        "proxy_protocol_v2_require_tls true",
+        "disable_client_cert_date_checks true",
+        "use_username_as_clientid true",
+        "websockets_log_level 7",
+        "psk_file x",
+        "persistent_client_expiration soon",
+    ];
+    for line in all {
+        let imported = super::tests::imported(&format!("listener 1883\n{line}\n"));
+        let told = notes(&imported);
+        assert!(!told.is_empty(), "{line}");
+        assert!(
+            !told.iter().any(|note| note.contains("not known")),
+            "{told:?}"
+        );
+    }
+}
+
+#[test]
 fn what_has_no_counterpart_is_said_with_its_line() {
     let imported = imported(
         "\nplugin /x.so\nfrobnicate 1\nconnection up\nstart_type lazy\nlistener 1884\nmount_point $x/\n",

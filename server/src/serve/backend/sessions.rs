@@ -7,8 +7,9 @@ use longtail_admin::shapes::{Listing, SessionStatus, SubscriptionStatus};
 use longtail_admin::{AdminError, ErrorKind, Page, SessionFilter, SubscriptionFilter};
 use longtail_broker::ephemeral::DropReason;
 use longtail_engine::{Command, Reply};
+use longtail_model::Subject;
 use longtail_mqtt::Tenant;
-use longtail_mqtt::census::{Kicked, SessionView, SubscriptionView, Wanted};
+use longtail_mqtt::census::{Filters, Kicked, SessionView, SubscriptionView, Wanted};
 use longtail_mqtt::codec::Version;
 
 use super::{Answer, bad_cursor, call, wording};
@@ -115,7 +116,18 @@ pub(super) fn subscriptions(
         None => None,
         Some(text) => Some(parse_cursor(text).ok_or_else(|| bad_cursor(text))?),
     };
-    let found = tenant.find_subscriptions(of, &filter.contains, after, page.limit);
+    let matches = filter.matches.as_deref().map(|topic| {
+        Subject::parse_mqtt(topic).map_err(|error| {
+            AdminError::new(ErrorKind::Invalid, format!("`{topic}`: {error}"))
+                .hint("matches is a topic as MQTT has it, without wildcards")
+        })
+    });
+    let matches = matches.transpose()?;
+    let wanted = Filters {
+        contains: &filter.contains,
+        matches: matches.as_ref().map(Subject::as_ref),
+    };
+    let found = tenant.find_subscriptions(of, &wanted, after, page.limit);
     let next = found
         .last()
         .filter(|_| found.len() == page.limit)

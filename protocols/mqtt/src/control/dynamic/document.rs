@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use longtail_broker::auth::{
-    Account, Defaults, Effect, Member, Operation, OrderedRule, PasswordHash, RoleBook, Target,
+    Account, Defaults, Effect, Member, Operation, OrderedRule, PasswordHash, RoleBook, Target, When,
 };
 use longtail_model::SubjectError;
 use serde_json::{Map, Value};
@@ -153,6 +153,7 @@ impl Acl {
             operations,
             effect: effect(self.allow),
             target,
+            when: When::default(),
         })
     }
 }
@@ -211,6 +212,7 @@ impl Role {
                 operations: vec![Operation::Subscribe],
                 effect: Effect::Deny,
                 target: Target::Wildcards,
+                when: When::default(),
             });
         }
         for (_, kind) in AclKind::ALL {

@@ -4,6 +4,7 @@ use axum::http::Method;
 use longtail_model::{Filter, Timestamp};
 use serde_json::{Map, Value, json};
 
+use super::waiting::messages_of;
 use super::{Answered, no_method, page, paged};
 use crate::behalf::NotConnected;
 use crate::census::{Kicked, SessionView, SubscriptionView};
@@ -11,6 +12,7 @@ use crate::codec::{Qos, RetainHandling, Subscription, SubscriptionOptions};
 use crate::http::clock::{parse, rfc3339};
 use crate::http::request::{Asked, Reply, Trouble, as_object, needed, number};
 use crate::http::views::{SubscriptionsWanted, level, protocol_name};
+use crate::waiting::Kind;
 
 /// Clients, subscriptions or filters in one request at most.
 const BULK_MAX: usize = 1000;
@@ -31,24 +33,21 @@ pub(super) async fn answer(asked: &Asked, path: &[&str]) -> Answered {
         [id, "unsubscribe"] if post => unsubscribe(asked, id, false).await,
         [id, "unsubscribe", "bulk"] if post => unsubscribe(asked, id, true).await,
         [id, "keepalive"] if asked.method == Method::PUT => keep_alive(asked, id).await,
-        [_, "mqueue_messages" | "inflight_messages"] if get => {
-            asked.looks().await.and(Err(Trouble::Unsupported(
-                "what waits for a client is counted (mqueue_len, inflight_cnt), not shown"
-                    .to_owned(),
-            )))
-        }
+        [id, "mqueue_messages"] if get => messages_of(asked, id, Kind::Waiting).await,
+        [id, "inflight_messages"] if get => messages_of(asked, id, Kind::InFlight).await,
         []
         | [_]
         | [
             _,
-            "subscriptions" | "keepalive" | "subscribe" | "unsubscribe",
+            "subscriptions" | "keepalive" | "subscribe" | "unsubscribe" | "mqueue_messages"
+            | "inflight_messages",
         ]
         | [_, "subscribe" | "unsubscribe", "bulk"] => return no_method(asked).await,
         _ => return None,
     })
 }
 
-fn unknown(id: &str) -> Trouble {
+pub(super) fn unknown(id: &str) -> Trouble {
     Trouble::Missing(format!("Client ID not found: {id}"))
 }
 

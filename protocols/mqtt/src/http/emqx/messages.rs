@@ -8,7 +8,7 @@ use longtail_model::{Filter, Subject};
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
-use super::{Answered, no_method, page, paged};
+use super::{Answered, no_method, page, paged, waiting};
 use crate::codec::ReasonCode;
 use crate::http::access::{CLIENT_ID, Caller};
 use crate::http::clock::rfc3339;
@@ -40,25 +40,13 @@ fn read(entry: &Map<String, Value>) -> Result<(String, Publication), Trouble> {
     Ok((client_id.to_owned(), publication))
 }
 
-/// The name of a reason in these answers.
-fn reason_name(reason: ReasonCode) -> String {
-    let mut name = String::new();
-    for (at, c) in format!("{reason:?}").chars().enumerate() {
-        if c.is_ascii_uppercase() && at > 0 {
-            name.push('_');
-        }
-        name.push(c.to_ascii_lowercase());
-    }
-    name
-}
-
 /// Status and body for what became of one message.
 fn outcome(sent: &Result<Sent, NotSent>) -> (u16, Value) {
     match sent {
         Ok(sent) if sent.nobody => {
             let reason = ReasonCode::NoMatchingSubscribers;
             let body = json!({
-                "id": sent.id, "reason_code": reason.as_u8(), "message": reason_name(reason),
+                "id": sent.id, "reason_code": reason.as_u8(), "message": reason.word(),
             });
             (202, body)
         }
@@ -71,7 +59,7 @@ fn outcome(sent: &Result<Sent, NotSent>) -> (u16, Value) {
             };
             let body = json!({
                 "reason_code": error.reason.as_u8(),
-                "message": reason_name(error.reason),
+                "message": error.reason.word(),
                 "reason": error.why,
             });
             (status, body)
@@ -129,10 +117,14 @@ pub(super) async fn mqtt(asked: &Asked, path: &[&str]) -> Answered {
                 "max_delayed_messages": limits.delayed_messages_max,
             }))
         }),
-        ["delayed", "messages", ..] => asked.looks().await.and(Err(Trouble::Unsupported(
-            "delayed messages are in the stream $mqtt/delayed: `longtail browse` shows them"
-                .to_owned(),
-        ))),
+        ["delayed", "messages"] if get => waiting::delayed(asked).await,
+        // With the name of the node, as some versions want it.
+        ["delayed", "messages", id] | ["delayed", "messages", _, id] if get => {
+            waiting::delayed_one(asked, id).await
+        }
+        ["delayed", "messages", id] | ["delayed", "messages", _, id] if delete => {
+            waiting::forget_delayed(asked, id).await
+        }
         ["topic_rewrite"] if get => rewrites(asked).await,
         ["auto_subscribe"] if get => auto_subscriptions(asked).await,
         ["retainer" | "delayed" | "topic_rewrite" | "auto_subscribe"]
@@ -144,6 +136,9 @@ pub(super) async fn mqtt(asked: &Asked, path: &[&str]) -> Answered {
         }
         ["retainer", "messages"]
         | ["retainer", "message", _]
+        | ["delayed", "messages"]
+        | ["delayed", "messages", _]
+        | ["delayed", "messages", _, _]
         | ["retainer" | "delayed" | "topic_rewrite" | "auto_subscribe"] => {
             return no_method(asked).await;
         }

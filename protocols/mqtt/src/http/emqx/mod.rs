@@ -5,6 +5,7 @@ mod clients;
 mod figures;
 mod messages;
 mod node;
+mod waiting;
 mod watch;
 
 use axum::http::Method;

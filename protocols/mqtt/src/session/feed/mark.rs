@@ -6,6 +6,10 @@ use longtail_model::{GroupId, Seq};
 use crate::codec::{PacketId, Qos};
 use crate::session::outbound::Stage;
 
+/// How often a share's message is delivered before a member that cannot have it takes it for delivered: by then every
+/// other has had its turn.
+const REFUSALS_MAX: u32 = 100;
+
 /// Where a message that is on its way came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Source {
@@ -31,6 +35,11 @@ impl Source {
 
     pub(super) fn handle(self) -> Handle {
         Handle::Group(self.group, self.seq)
+    }
+
+    /// Whether a message that this client cannot have goes to another member of its share.
+    pub(in crate::session) fn is_given_back(self) -> bool {
+        self.is_shared && self.redeliveries < REFUSALS_MAX
     }
 }
 
@@ -71,6 +80,13 @@ impl Mark {
             id: PacketId::new((mark & 0xFFFF) as u16)?,
         })
     }
+}
+
+/// The packet id and the QoS of a message that was sent, as its mark says; nothing of one that was not, or whose PUBLISH
+/// has arrived.
+pub(crate) fn sent_mark(mark: u64) -> Option<(PacketId, Qos)> {
+    let mark = Mark::unpack(mark)?;
+    Some((mark.id, mark.qos))
 }
 
 #[cfg(test)]

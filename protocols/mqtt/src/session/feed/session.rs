@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use longtail_broker::auth::Action as Right;
 use longtail_broker::ephemeral::DropReason;
+use longtail_broker::message::SharedMessage;
 use longtail_broker::stored::Stored;
 use longtail_engine::{Command, Delivery, Message, Refusal, Reply, Settle, Target, Token};
 use longtail_model::{Seq, SubjectRef};
@@ -11,14 +12,11 @@ use longtail_model::{Seq, SubjectRef};
 use super::{Asked, Duty, DutyChange, Feed, Mark, Source, Stores, Unwanted, Way};
 use crate::codec::{Ack, Packet, PacketId, Qos};
 use crate::durable::recent::Recent;
+use crate::hooks::Points;
 use crate::session::kept::{Origin, Write, origin_of};
 use crate::session::outbound::{Copy, Stage};
 use crate::session::sending::wanted;
 use crate::session::{Cx, Outbox, Session, Tag};
-
-/// How often a share's message is delivered before a member that cannot have it takes it for delivered: by then every
-/// other has had its turn.
-const REFUSALS_MAX: u32 = 100;
 
 impl Session {
     /// Its way to the streams, if it is a session that outlives its connection.
@@ -100,6 +98,12 @@ impl Session {
                     self.revive(delivery, mark, message, recent);
                 }
                 Way::Resume
+            }
+            Asked::Chosen => {
+                if let (Reply::Delivered(delivery), Some(message)) = (reply, message) {
+                    self.chosen(delivery, message, recent, cx, out);
+                }
+                return;
             }
             Asked::Publish(id) => {
                 feed.publishing = feed.publishing.saturating_sub(1);
@@ -232,9 +236,7 @@ impl Session {
     /// The client cannot have a message, which is done with; a share's is for another member, if there is one who can.
     pub(in crate::session) fn refuse(&mut self, source: Source) {
         match self.feed.as_deref_mut() {
-            Some(feed) if source.is_shared && source.redeliveries < REFUSALS_MAX => {
-                feed.give_back(source);
-            }
+            Some(feed) if source.is_given_back() => feed.give_back(source),
             _ => self.done_with(source),
         }
     }
@@ -261,24 +263,25 @@ impl Session {
         if cx.is_some() && options.no_local && Stored::of(message).origin == self.origin {
             return Err(Unwanted::ForMe);
         }
-        let dropped = |reason| {
-            if let Some(cx) = cx {
-                cx.counters.drop_messages(reason, 1);
-            }
-        };
         let Ok(whole) = whole else {
-            dropped(DropReason::TooLarge);
+            if let Some(cx) = cx {
+                self.state.drop_messages(cx, DropReason::TooLarge, 1);
+            }
             return Err(Unwanted::ForAll);
         };
         let subject = SubjectRef::from(&whole.subject);
-        if tag.screened && !self.grants.allows(Right::Consume, subject) {
-            dropped(DropReason::Denied);
+        if tag.screened && !self.grants.allows_in(Right::Consume, subject, tag.manner()) {
+            if let Some(cx) = cx
+                && !self.source(delivery).is_given_back()
+            {
+                self.lose(&whole, DropReason::Denied, cx);
+            }
             return Err(Unwanted::ForMe);
         }
         if let Some(cx) = cx
             && whole.is_expired(cx.now)
         {
-            dropped(DropReason::Expired);
+            self.lose(&whole, DropReason::Expired, cx);
             return Err(Unwanted::ForAll);
         }
         let wanted = wanted(&whole, tag);
@@ -289,6 +292,17 @@ impl Session {
             ids: wanted.ids,
             source: Some(self.source(delivery)),
         })
+    }
+
+    /// A message from a stream is not for the client after all.
+    pub(in crate::session) fn lose(
+        &mut self,
+        message: &SharedMessage,
+        reason: DropReason,
+        cx: &Cx<'_>,
+    ) {
+        self.state.drop_messages(cx, reason, 1);
+        self.tell_dropped(message, reason);
     }
 
     /// A message from one of its streams.
@@ -313,29 +327,69 @@ impl Session {
             Err(Unwanted::ForMe) => return self.refuse(source),
             Err(Unwanted::ForAll) => return self.done_with(source),
         };
+        if source.is_shared && self.hooked.wants(Points::SELECT).is_some() {
+            if let Some(feed) = self.feed.as_deref_mut() {
+                feed.unselected.push(copy);
+            }
+            return;
+        }
+        self.take(copy, source, cx, out);
+    }
+
+    /// A message that is for the client.
+    fn take(&mut self, copy: Copy, source: Source, cx: &Cx<'_>, out: &mut impl Outbox) {
         if copy.qos == Qos::AtMostOnce {
             let put = if out.is_full() {
                 Err(DropReason::OutboxFull)
             } else {
                 self.put_plain(&copy, cx, out)
             };
-            if put.is_err() && source.is_shared {
+            if put.is_err() && source.is_given_back() {
                 return self.refuse(source);
             }
             if let Err(reason) = put {
-                self.state.drop_messages(cx, reason, 1);
+                self.lose(&copy.message, reason, cx);
             }
             self.done_with(source);
             return;
         }
         let outbound = &self.state.outbound;
         if outbound.is_clear(self.window) && (!out.is_full() || outbound.is_idle()) {
-            if let Err(reason) = self.send_assured(copy, cx, out) {
-                self.state.drop_messages(cx, reason, 1);
+            if let Err((reason, message)) = self.send_assured(copy, cx, out)
+                && !source.is_given_back()
+            {
+                self.lose(&message, reason, cx);
             }
         } else {
             // As many as there is credit for.
             self.state.outbound.wait(copy);
+        }
+    }
+
+    /// A message of a share that hooks have chosen this member for, or have left to it.
+    pub(crate) fn take_selected(&mut self, copy: Copy, cx: &Cx<'_>, out: &mut impl Outbox) {
+        if let Some(source) = copy.source.filter(|_| self.is_open()) {
+            self.take(copy, source, cx, out);
+        }
+    }
+
+    /// A message of a share that this member has asked for by its number has come.
+    fn chosen(
+        &mut self,
+        delivery: &Delivery,
+        message: &Message<'_>,
+        recent: &Recent,
+        cx: &Cx<'_>,
+        out: &mut impl Outbox,
+    ) {
+        let source = self.source(delivery);
+        if !self.is_open() {
+            return;
+        }
+        match self.copy_of(delivery, message, recent, Some(cx)) {
+            Ok(copy) => self.take(copy, source, cx, out),
+            Err(Unwanted::ForMe) => self.refuse(source),
+            Err(Unwanted::ForAll) => self.done_with(source),
         }
     }
 
@@ -475,7 +529,9 @@ impl Session {
             return;
         };
         if let Err(reason) = self.put_copy(&copy, id, false, cx, out) {
-            self.state.drop_messages(cx, reason, 1);
+            if !copy.source.is_some_and(Source::is_given_back) {
+                self.lose(&copy.message, reason, cx);
+            }
             self.give_up(id);
             self.pump(cx, out);
         }

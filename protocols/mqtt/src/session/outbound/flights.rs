@@ -307,6 +307,15 @@ impl Flights {
         self.places.iter_mut().filter(|flight| flight.id != 0)
     }
 
+    /// What was sent and is not released: its place in the order of sends, its id, the message and its QoS.
+    pub(super) fn sent(&self) -> Vec<(u64, PacketId, SharedMessage, Qos)> {
+        let sent = self.places.iter().filter_map(|flight| {
+            let message = SharedMessage::clone(flight.message.as_ref()?);
+            Some((flight.send, PacketId::new(flight.id)?, message, flight.qos))
+        });
+        sent.collect()
+    }
+
     /// Forgets what is of a stream.
     pub(super) fn forget_streams(&mut self) {
         for (flight, extra) in self.places.iter_mut().zip(&mut self.extras) {
