@@ -932,7 +932,7 @@ fn messages_that_wait_for_sessions_are_told_of_by_the_filters_that_keep_them() {
             }
             _ => None,
         });
-        assert_eq!(&*filters, [filter.clone()]);
+        assert_eq!(&*filters, std::slice::from_ref(&filter));
     }
 }
 
@@ -1082,7 +1082,7 @@ fn a_packet_is_dealt_with_as_if_a_client_had_sent_it() {
     assert_eq!(mini.payload(), "injected", "its own subscription");
     mini.next(|packet| match packet {
         Packet::Puback(ack) => {
-            assert_eq!((ack.packet_id.get(), ack.reason), (77, ReasonCode::Success))
+            assert_eq!((ack.packet_id.get(), ack.reason), (77, ReasonCode::Success));
         }
         other => panic!("{other:?}"),
     });

@@ -19,6 +19,7 @@ use longtail_model::Filter;
 use crate::durable::link;
 use crate::hooks::{ClientInfo, Points, Sharing};
 use crate::seat::{Conn, connection_of};
+use crate::session::Session;
 use crate::tenant::Tenant;
 
 /// Milliseconds until a message that is handed over is for anybody again.
@@ -107,7 +108,7 @@ fn members(tenant: &Tenant, group: &str, filter: &Filter, message: &Message) -> 
     router.routes(message.subject.as_ref(), &mut routes);
     let groups = routes.groups().iter().filter(|route| route.name() == group);
     let mut found = Vec::new();
-    for member in groups.flat_map(|route| route.members()) {
+    for member in groups.flat_map(GroupRoute::members) {
         let TargetOptions::Live(handle, _) = &member.options else {
             continue;
         };
@@ -166,11 +167,7 @@ pub(crate) fn select(conn: &Arc<Conn>, tenant: &Tenant) {
             continue;
         };
         let source = drawn.source();
-        let room = other.with(|client, _| {
-            client
-                .session()
-                .map(|session| session.has_room_to_be_chosen())
-        });
+        let room = other.with(|client, _| client.session().map(Session::has_room_to_be_chosen));
         let has_room = room.flatten() == Some(true);
         conn.with(|client, _| {
             if let Some(session) = client.session_mut() {

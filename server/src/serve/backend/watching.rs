@@ -59,7 +59,7 @@ fn topic(view: TopicView) -> TopicStatus {
     }
 }
 
-fn dropped(view: DropView) -> DropStatus {
+fn dropped(view: &DropView) -> DropStatus {
     DropStatus {
         at_ms: view.at.0,
         what: view.what.kind().to_owned(),
@@ -240,7 +240,7 @@ impl Watching for Backend {
         let topics = topics.transpose()?;
         let found = drops.list(filter.session.as_deref(), topics.as_ref(), max);
         Ok(Drops {
-            items: found.into_iter().map(dropped).collect(),
+            items: found.iter().map(dropped).collect(),
             unlisted: drops.unlisted(),
         })
     }

@@ -134,9 +134,8 @@ pub(super) async fn mqtt(asked: &Asked, path: &[&str]) -> Answered {
                 "this is set in the file of settings (`[mqtt]`)".to_owned(),
             )))
         }
-        ["retainer", "messages"]
+        ["retainer" | "delayed", "messages"]
         | ["retainer", "message", _]
-        | ["delayed", "messages"]
         | ["delayed", "messages", _]
         | ["delayed", "messages", _, _]
         | ["retainer" | "delayed" | "topic_rewrite" | "auto_subscribe"] => {

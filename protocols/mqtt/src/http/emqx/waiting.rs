@@ -77,7 +77,7 @@ pub(super) async fn messages_of(asked: &Asked, id: &str, kind: Kind) -> Result<R
     };
     let from: Place = match query.get("position") {
         None | Some("none" | "") => Place::default(),
-        Some(END) => return Ok(answer(Vec::new(), END.to_owned(), END.to_owned())),
+        Some(END) => return Ok(answer(&[], END, END)),
         Some(text) => text
             .parse()
             .map_err(|_| Trouble::Bad(format!("position: {text:?} is none")))?,
@@ -116,10 +116,10 @@ pub(super) async fn messages_of(asked: &Asked, id: &str, kind: Kind) -> Result<R
     }
     let position = next.map_or_else(|| END.to_owned(), |next| next.to_string());
     let start = start.map_or_else(|| position.clone(), |start| start.to_string());
-    Ok(answer(data, start, position))
+    Ok(answer(&data, &start, &position))
 }
 
-fn answer(data: Vec<Value>, start: String, position: String) -> Reply {
+fn answer(data: &[Value], start: &str, position: &str) -> Reply {
     Reply::json(&json!({
         "data": data,
         "meta": {"start": start, "position": position},
