@@ -92,8 +92,8 @@ pub(crate) struct AmqpLoadArgs {
     /// Messages of backlog.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) messages: u64,
-    /// Leave the messages of backlog where they are, on a server that is not started for this.
-    #[arg(long, conflicts_with = "compare")]
+    /// Leave the messages of backlog where they are, on a server that runs already.
+    #[arg(long)]
     pub(crate) keep: bool,
     /// Messages in flight together. Default: four bursts a publisher, one burst for fan-out.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]

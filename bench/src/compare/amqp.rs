@@ -28,6 +28,11 @@ pub(super) fn run(out: &mut dyn Write, args: &AmqpArgs) -> anyhow::Result<()> {
             return Err(BenchError::Usage(text.to_owned()).into());
         }
     }
+    if args.load.keep && started {
+        let text =
+            "--keep is for a running server: one that is started for this ends with its data";
+        return Err(BenchError::Usage(text.to_owned()).into());
+    }
     if args.queue_type == QueueType::Stream {
         read_as_streams(&mut tasks)?;
     }
