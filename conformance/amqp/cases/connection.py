@@ -195,3 +195,31 @@ def client_properties_of_every_type_are_read(t):
     fields = table(values) + short("PLAIN") + long(b"\0guest\0guest") + short("en_US")
     client.send(method(0, 10, 11, fields))
     client.expect("tune")
+
+
+@case("close")
+def what_comes_in_one_write_with_a_goodbye_is_done(t):
+    said = struct.pack(">H", 200) + short("") + b"\0\0\0\0"
+    for number, class_id, answer in ((1, 20, "channel.close-ok"), (0, 10, "connection.close-ok")):
+        goodbye = method(number, class_id, 40 if class_id == 20 else 50, said)
+        queue = t.unique()
+        keeper = Client(t)
+        keeper.channel()
+        keeper.send(declare(1, queue, 2))
+        keeper.expect("queue.declare-ok")
+        client = Client(t)
+        client.channel()
+        client.send(b"".join(publish(1, "", queue, b"%d" % n) for n in range(3)) + goodbye)
+        client.expect(answer)
+        client = Client(t)
+        client.channel()
+        for n in range(3):
+            client.send(get(1, queue))
+            client.expect("get-ok")
+            equal(client.content()[1], b"%d" % n)
+        client.send(wire.ack(1, 3, True) + goodbye)
+        client.expect(answer)
+        keeper.send(get(1, queue))
+        keeper.expect("get-empty")
+        keeper.send(method(1, 50, 40, struct.pack(">H", 0) + short(queue) + b"\0"))
+        keeper.expect("queue.delete-ok")

@@ -212,8 +212,8 @@ fn told(outcome: Result<(), Exception>) {
 }
 
 fn detach(shards: &dyn Shards, ended: Ended) {
-    for (shard, session) in ended {
-        shards.detach(shard, session);
+    for parting in ended {
+        parting.carry_out(shards);
     }
 }
 
@@ -596,7 +596,7 @@ fn open_channel(conn: &Arc<Conn>, number: u16) {
             shards.attach(ShardId(shard), Arc::new(effects)),
         )
     };
-    let sessions: Ended = (0..shards.count()).map(attach).collect();
+    let sessions: Vec<_> = (0..shards.count()).map(attach).collect();
     let opened = conn.with(|client, out| {
         client
             .session
@@ -608,7 +608,9 @@ fn open_channel(conn: &Arc<Conn>, number: u16) {
             counters.channels_total.fetch_add(1, Ordering::Relaxed);
         }
     } else {
-        detach(&**shards, sessions);
+        for (shard, session) in sessions {
+            shards.detach(shard, session);
+        }
     }
     settle(conn);
 }

@@ -119,10 +119,10 @@ impl Channel {
     /// The channel is over: what is to be detached from the shards.
     pub(super) fn end(mut self: Box<Self>, shared: &mut Shared) -> Ended {
         shared.retired.add(&self.counts());
-        let mut ended: Ended = self.ways.iter().map(Way::end).collect();
+        let mut ended: Ended = self.ways.iter_mut().map(Way::end).collect();
         for (number, mut consumer) in std::mem::take(&mut self.consumers) {
-            if let Some(reader) = consumer.reader.take() {
-                ended.extend(self.stop_reading(number, &consumer.queue, &reader, shared));
+            if let Some(mut reader) = consumer.reader.take() {
+                ended.extend(self.stop_reading(number, &consumer.queue, &mut reader, shared));
             }
             if consumer.queue.leave() {
                 shared.actions.push(Action::DeleteUnused(consumer.queue));

@@ -302,8 +302,8 @@ impl Channel {
             }
             return;
         };
-        if let Some(reader) = consumer.reader.take() {
-            let ended = self.stop_reading(number, &consumer.queue, &reader, shared);
+        if let Some(mut reader) = consumer.reader.take() {
+            let ended = self.stop_reading(number, &consumer.queue, &mut reader, shared);
             shared.actions.push(Action::DetachReader(ended));
             consumer.queue.leave();
             if !no_wait {
@@ -360,8 +360,8 @@ impl Channel {
         let Some(mut consumer) = self.consumers.remove(&number) else {
             return;
         };
-        if let Some(reader) = consumer.reader.take() {
-            let ended = self.stop_reading(number, &consumer.queue, &reader, shared);
+        if let Some(mut reader) = consumer.reader.take() {
+            let ended = self.stop_reading(number, &consumer.queue, &mut reader, shared);
             shared.actions.push(Action::DetachReader(ended));
         }
         self.tags.remove(&consumer.tag);

@@ -60,9 +60,10 @@ pub(crate) use ops::{Action, Op, Outcome, Request};
 pub(crate) use publishing::Laying;
 pub(crate) use shared::Credentials;
 use shared::Shared;
+pub(crate) use way::Parting;
 
 /// Sessions of the engine that have ended.
-pub(crate) type Ended = Vec<(ShardId, SessionId)>;
+pub(crate) type Ended = Vec<Parting>;
 
 /// Which session of the engine an effect comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -322,12 +322,12 @@ impl Channel {
         &mut self,
         consumer: u32,
         queue: &Queue,
-        reader: &Reader,
+        reader: &mut Reader,
         shared: &Shared,
     ) -> Ended {
         self.readers = self.readers.saturating_sub(1);
         queue.remove_reader(&self.reading(consumer, shared));
-        reader.way.iter().map(Way::end).collect()
+        reader.way.iter_mut().map(Way::end).collect()
     }
 
     /// A reader has its session; `false`: it is not wanted any more.

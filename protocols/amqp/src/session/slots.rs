@@ -136,6 +136,10 @@ impl Session {
                 | Action::Goodbye(more) => {
                     ended.extend(more);
                 }
+                // What was published goes its way.
+                Action::Reply(..) | Action::Share(_) | Action::Lay(_) => {
+                    self.shared.actions.push(action);
+                }
                 _ => {}
             }
         }

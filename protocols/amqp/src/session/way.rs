@@ -23,6 +23,31 @@ pub(super) struct Way {
     run: Option<Run>,
 }
 
+/// A session that is to be detached from its shard.
+#[derive(Debug)]
+pub(crate) struct Parting {
+    shard: ShardId,
+    session: SessionId,
+    left: Vec<(Token, Command)>,
+}
+
+impl Parting {
+    pub(crate) fn new(shard: ShardId, session: SessionId) -> Self {
+        Parting {
+            shard,
+            session,
+            left: Vec::new(),
+        }
+    }
+
+    pub(crate) fn carry_out(mut self, shards: &dyn Shards) {
+        if !self.left.is_empty() {
+            shards.enqueue(self.shard, self.session, &mut self.left);
+        }
+        shards.detach(self.shard, self.session);
+    }
+}
+
 /// Publishes whose answers only say that they are not on their way any more: the last is answered for all of them.
 #[derive(Clone, Copy, Debug, Default)]
 struct Run {
@@ -45,9 +70,13 @@ impl Way {
         }
     }
 
-    /// What is to be detached when the channel ends.
-    pub(super) fn end(&self) -> (ShardId, SessionId) {
-        (self.shard, self.session)
+    /// What is to be detached when the channel ends, with what the client has said before that and no shard has heard.
+    pub(super) fn end(&mut self) -> Parting {
+        self.end_run();
+        Parting {
+            left: std::mem::take(&mut self.commands),
+            ..Parting::new(self.shard, self.session)
+        }
     }
 
     /// Queues what waits at the shard; `false`: there was nothing.
