@@ -241,8 +241,13 @@ def shares_of(rows):
     return sorted(sum(row[0] == member for row in rows) for member in range(3))
 
 
+def at_random(rows):
+    equal(shares_of(rows)[0] > 5, True, "spread")
+    equal(any(one[0] == next_one[0] for one, next_one in zip(rows, rows[1:])), True, "not in turn")
+
+
 strategy("round-robin", lambda rows: equal(shares_of(rows), [32, 32, 32]))
-strategy("random", lambda rows: equal(shares_of(rows)[0] > 5 and shares_of(rows) != [32, 32, 32], True, "spread"))
+strategy("random", at_random)
 strategy("sticky", lambda rows: equal(shares_of(rows), [0, 0, 96]))
 strategy("hash-topic", lambda rows: one_for_each(rows, 1))
 strategy("hash-client-id", lambda rows: one_for_each(rows, 2))
