@@ -149,7 +149,7 @@ fn a_certificate_that_cannot_be_used_is_said_at_the_start() {
     std::fs::write(dir.path().join("cert.pem"), "none").unwrap();
     let settings = format!("[[listeners.amqp-management]]\naddress = \"127.0.0.1:0\"\n{TLS}");
     std::fs::write(dir.path().join("longtail.toml"), settings).unwrap();
-    let out = support::longtail(dir.path(), &["serve"]);
+    let out = support::longtail(dir.path(), &["serve", "--listen", "admin=127.0.0.1:0"]);
     let said = String::from_utf8(out.stderr).unwrap();
     assert!(!out.status.success());
     assert!(
