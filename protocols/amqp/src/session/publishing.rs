@@ -7,6 +7,7 @@ use longtail_broker::auth::Action as Right;
 use longtail_broker::message::SharedMessage;
 use longtail_edge::Out;
 use longtail_engine::{Cause, Command, NewMessage, Refusal, Reply, Target};
+use longtail_model::ShardId;
 
 use super::channel::{Channel, Pending, internal};
 use super::routing::{Plan, Publication, Sole, check};
@@ -352,8 +353,6 @@ impl Channel {
             .as_mut()
             .map_or(0, |confirms| confirms.begin(1));
         let bytes = publication.body.len() as u64;
-        let way = self.ways.get_mut(usize::from(sole.shard.0));
-        let way = way.ok_or_else(|| internal("no way to a shard"))?;
         let command = Command::Publish {
             to: Target::Stream(sole.stream),
             also: Vec::new(),
@@ -365,14 +364,29 @@ impl Channel {
                 ..NewMessage::default()
             },
         };
-        if number == 0 {
+        self.store(sole.shard, command, (number, bytes), (None, None), shared)
+    }
+
+    /// Queues a publish for its shard. Nobody waits for one without a number, of which nothing was noted and which is no
+    /// dead letter when it is refused.
+    fn store(
+        &mut self,
+        shard: ShardId,
+        command: Command,
+        (number, bytes): (u64, u64),
+        (noted, laying): (Option<Arc<[Noted]>>, Option<Box<Laying>>),
+        shared: &mut Shared,
+    ) -> Result<(), Exception> {
+        let way = self.ways.get_mut(usize::from(shard.0));
+        let way = way.ok_or_else(|| internal("no way to a shard"))?;
+        if number == 0 && noted.is_none() && laying.is_none() {
             way.publish(command, bytes);
         } else {
             let pending = Pending::Published {
                 number,
                 bytes,
-                noted: None,
-                laying: None,
+                noted,
+                laying,
             };
             way.ask(command, pending);
         }
@@ -407,21 +421,9 @@ impl Channel {
             self.is_outstanding(bytes, shared);
         }
         for store in plan.stores {
-            let way = self.ways.get_mut(usize::from(store.shard.0));
-            let way = way.ok_or_else(|| internal("no way to a shard"))?;
-            let laying = store.laying().map(Box::new);
-            if number == 0 && noted.is_none() && laying.is_none() {
-                way.publish(store.into_command(), bytes);
-            } else {
-                let pending = Pending::Published {
-                    number,
-                    bytes,
-                    noted: noted.clone(),
-                    laying,
-                };
-                way.ask(store.into_command(), pending);
-            }
-            self.is_outstanding(bytes, shared);
+            let told = (noted.clone(), store.laying().map(Box::new));
+            let shard = store.shard;
+            self.store(shard, store.into_command(), (number, bytes), told, shared)?;
         }
         Ok(())
     }

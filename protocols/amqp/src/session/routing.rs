@@ -283,14 +283,8 @@ impl Channel {
         properties: &Properties<'_>,
         shared: &Shared,
     ) -> Result<Option<Sole>, Exception> {
-        let generation = shared.topology()?.generation();
-        let same = |known: &&Remembered| {
-            known.generation == generation
-                && known.exchange == publication.exchange
-                && known.key == publication.key
-                && known.shared.is_empty()
-        };
-        let Some(known) = self.remembered.as_ref().filter(same) else {
+        let known = self.remembered_for(publication, shared)?;
+        let Some(known) = known.filter(|known| known.shared.is_empty()) else {
             return Ok(None);
         };
         let Some([queue]) = known.queues.as_deref() else {
@@ -312,19 +306,28 @@ impl Channel {
         }))
     }
 
-    /// Where the last message went, if this one goes there too.
-    fn known_routes(
+    /// What is remembered of the last message, if that had the same exchange and key and nothing was declared since.
+    fn remembered_for(
         &self,
         publication: &Publication,
         shared: &Shared,
-    ) -> Result<Option<Found>, Exception> {
+    ) -> Result<Option<&Remembered>, Exception> {
         let generation = shared.topology()?.generation();
         let same = |known: &&Remembered| {
             known.generation == generation
                 && known.exchange == publication.exchange
                 && known.key == publication.key
         };
-        let known = self.remembered.as_ref().filter(same);
+        Ok(self.remembered.as_ref().filter(same))
+    }
+
+    /// Where the last message went, if this one goes there too.
+    fn known_routes(
+        &self,
+        publication: &Publication,
+        shared: &Shared,
+    ) -> Result<Option<Found>, Exception> {
+        let known = self.remembered_for(publication, shared)?;
         let found = known.and_then(|known| {
             Some(Found {
                 queues: Arc::clone(known.queues.as_ref()?),

@@ -28,18 +28,11 @@ pub(super) struct Way {
 pub(crate) struct Parting {
     shard: ShardId,
     session: SessionId,
+    /// What it was told and has not heard.
     left: Vec<(Token, Command)>,
 }
 
 impl Parting {
-    pub(crate) fn new(shard: ShardId, session: SessionId) -> Self {
-        Parting {
-            shard,
-            session,
-            left: Vec::new(),
-        }
-    }
-
     pub(crate) fn carry_out(mut self, shards: &dyn Shards) {
         if !self.left.is_empty() {
             shards.enqueue(self.shard, self.session, &mut self.left);
@@ -74,8 +67,9 @@ impl Way {
     pub(super) fn end(&mut self) -> Parting {
         self.end_run();
         Parting {
+            shard: self.shard,
+            session: self.session,
             left: std::mem::take(&mut self.commands),
-            ..Parting::new(self.shard, self.session)
         }
     }
 
