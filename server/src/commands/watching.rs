@@ -11,7 +11,7 @@ use longtail_admin::shapes::{SlowStatus, TopicStatus, TraceLines, TraceStatus};
 use serde_json::Value;
 
 use super::client::{Client, escaped, now_ms, shaped};
-use super::inspect::{done, print, print_lines};
+use super::inspect::{all, done, print, print_lines};
 use super::table::{Align, bytes, printable, span, table};
 use crate::cli::{
     ClientArgs, SlowArgs, TopicArgs, TopicMetricsCommand, TraceArgs, TraceCommand, TraceStartArgs,
@@ -23,17 +23,6 @@ const POLL: Duration = Duration::from_millis(300);
 
 /// Bytes of lines that are asked for at a time.
 const LINES: &str = "1048576";
-
-/// The `items` of a document.
-fn items(document: Value) -> Vec<Value> {
-    match document {
-        Value::Object(mut whole) => match whole.remove("items") {
-            Some(Value::Array(items)) => items,
-            _ => Vec::new(),
-        },
-        _ => Vec::new(),
-    }
-}
 
 pub(crate) fn trace(command: &TraceCommand) -> Result<(), Failure> {
     match command {
@@ -80,7 +69,7 @@ fn start(args: &TraceStartArgs) -> Result<(), Failure> {
 }
 
 fn traces(args: &ClientArgs) -> Result<(), Failure> {
-    let items = items(Client::new(args).get("traces", &[])?);
+    let items = all(&Client::new(args), "traces", &[])?;
     if args.json {
         return print_lines(&items);
     }
@@ -242,7 +231,7 @@ pub(crate) fn topic_metrics(command: &TopicMetricsCommand) -> Result<(), Failure
 }
 
 fn topics(args: &ClientArgs) -> Result<(), Failure> {
-    let items = items(Client::new(args).get("topic-metrics", &[])?);
+    let items = all(&Client::new(args), "topic-metrics", &[])?;
     if args.json {
         return print_lines(&items);
     }

@@ -1,5 +1,6 @@
 //! `longtail why`: why messages did not reach a client, or what becomes of those of a topic.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use longtail_admin::shapes::{DropStatus, Drops, SessionStatus, SubscriptionStatus};
@@ -114,19 +115,19 @@ fn of_topic(client: &Client, topic: &str, args: &WhyArgs) -> Result<(), Failure>
     let found = all(client, "subscriptions", &query)?;
     let subscriptions: Vec<SubscriptionStatus> = shaped(Value::Array(found))?;
     let dropped = drops(client, ("topic", topic), args)?;
-    let mut sessions: Vec<SessionStatus> = Vec::new();
+    let mut sessions = Sessions::new();
     for subscription in &subscriptions {
-        if sessions
-            .last()
-            .is_none_or(|last| last.id != subscription.session)
-        {
-            let path = format!("sessions/{}", escaped(&subscription.session));
-            sessions.push(shaped(client.get(&path, &[])?)?);
+        let id = &subscription.session;
+        if !sessions.contains_key(id) {
+            // It may have ended since its subscriptions were listed.
+            let found = client.find(&format!("sessions/{}", escaped(id)))?;
+            sessions.insert(id.clone(), found.map(shaped).transpose()?);
         }
     }
     if args.client.json {
+        let there: Vec<_> = sessions.values().flatten().collect();
         let document = json!({
-            "subscriptions": subscriptions, "sessions": sessions, "drops": dropped,
+            "subscriptions": subscriptions, "sessions": there, "drops": dropped,
         });
         return print(&format!("{document}\n"));
     }
@@ -138,10 +139,13 @@ fn of_topic(client: &Client, topic: &str, args: &WhyArgs) -> Result<(), Failure>
     ))
 }
 
+/// By name; `None`: it is gone.
+type Sessions = BTreeMap<String, Option<SessionStatus>>;
+
 fn topic_in_words(
     topic: &str,
     subscriptions: &[SubscriptionStatus],
-    sessions: &[SessionStatus],
+    sessions: &Sessions,
     drops: &Drops,
 ) -> String {
     let mut out = String::new();
@@ -152,9 +156,8 @@ fn topic_in_words(
     let rows: Vec<Vec<String>> = subscriptions
         .iter()
         .map(|subscription| {
-            let session = sessions
-                .iter()
-                .find(|session| session.id == subscription.session);
+            let session = sessions.get(&subscription.session);
+            let session = session.and_then(Option::as_ref);
             let state = match session {
                 Some(session) if session.connected => "connected",
                 Some(_) => "away",
@@ -245,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_topic_that_nobody_is_subscribed_to_is_said() {
-        let text = topic_in_words("a/b", &[], &[], &Drops::default());
+        let text = topic_in_words("a/b", &[], &Sessions::new(), &Drops::default());
         assert!(
             text.starts_with("no MQTT client is subscribed to a/b\n"),
             "{text}"
