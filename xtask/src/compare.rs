@@ -3,7 +3,8 @@
 //! From a fresh machine to a report: `peers` makes sure that the originals are there; `plan` says which loads are run,
 //! as command lines of `longtail bench`, which starts the servers, alternates between them and measures; `lifecycle`
 //! measures what no load shows: time to start, to recover, memory when idle. `results` folds the rounds into ratios
-//! with their ranges; `agreement` says how far they are from those of the run before; `tables`, `charts` and `readme` are views of the results, which are written as JSON as well.
+//! with their ranges; `agreement` says how far they are from those of the run before; `tables`, `charts` and `readme` are
+//! views of the results, which are written as JSON as well.
 //!
 //! A new peer is one entry of `peers` and its loads in `plan`; how it is started belongs to the load generator.
 

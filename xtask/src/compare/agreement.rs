@@ -44,11 +44,20 @@ pub(super) struct Apart {
     pub(super) earlier: Spread,
 }
 
+/// What is compared of a row.
+const RATIOS: [(&str, Ratio); 2] = [("throughput", Ratio::Throughput), ("CPU", Ratio::Cpu)];
+
 impl Earlier {
     /// What the last run left in a directory of reports; none if nothing readable is there.
     pub(super) fn read(out: &Path) -> Option<Earlier> {
         let text = std::fs::read(out.join("results.json")).ok()?;
         serde_json::from_slice(&text).ok()
+    }
+
+    /// The same load in the same section.
+    fn row_of(&self, section: &str, row: &Row) -> Option<&Row> {
+        let part = self.sections.iter().find(|part| part.name == section)?;
+        part.rows.iter().find(|other| other.is_load_of(row))
     }
 }
 
@@ -61,40 +70,26 @@ impl Agreement {
         if of_machine(&now.conditions) != of_machine(&earlier.conditions) {
             return None;
         }
+        let tables = now.sections.iter().filter(|section| section.is_table());
+        let rows = tables.flat_map(|section| section.rows.iter().map(|row| (section.name, row)));
+        let both = rows.filter_map(|(name, row)| Some((row, earlier.row_of(name, row)?)));
         let mut differences = Vec::new();
         let mut apart = Vec::new();
-        let tables = now
-            .sections
-            .iter()
-            .filter(|section| section.over.is_none() && !section.is_ceiling);
-        for section in tables {
-            let before = earlier
-                .sections
-                .iter()
-                .find(|part| part.name == section.name);
-            for row in &section.rows {
-                let same =
-                    |other: &&Row| other.load == row.load && other.durability == row.durability;
-                let Some(other) = before.and_then(|part| part.rows.iter().find(same)) else {
-                    continue;
-                };
-                for (what, ratio) in [("throughput", Ratio::Throughput), ("CPU", Ratio::Cpu)] {
-                    let (Some((_, now)), Some((_, earlier))) =
-                        (row.to_best(ratio), other.to_best(ratio))
-                    else {
-                        continue;
-                    };
-                    differences.push(difference(now.median, earlier.median));
-                    if now.low > earlier.high || earlier.low > now.high {
-                        apart.push(Apart {
-                            load: row.load.clone(),
-                            durability: row.durability.clone(),
-                            what,
-                            now,
-                            earlier,
-                        });
-                    }
-                }
+        for ((row, other), (what, ratio)) in both.flat_map(|both| RATIOS.map(|ratio| (both, ratio)))
+        {
+            let (Some((_, now)), Some((_, earlier))) = (row.to_best(ratio), other.to_best(ratio))
+            else {
+                continue;
+            };
+            differences.push(difference(now.median, earlier.median));
+            if now.low > earlier.high || earlier.low > now.high {
+                apart.push(Apart {
+                    load: row.load.clone(),
+                    durability: row.durability.clone(),
+                    what,
+                    now,
+                    earlier,
+                });
             }
         }
         differences.sort_by(f64::total_cmp);
@@ -118,7 +113,7 @@ mod tests {
     use crate::compare::results::Section;
     use crate::compare::results::tests::row;
 
-    fn results(own: f64) -> (Results, Section) {
+    fn results(own: f64) -> Results {
         let rounds = [(own, 1.0, 1.0), (own * 1.1, 1.0, 1.0)];
         let section = Section {
             name: "one",
@@ -127,18 +122,16 @@ mod tests {
             is_ceiling: false,
             rows: vec![row(&rounds, &[(100.0, 2.0, 1.0), (100.0, 2.0, 1.0)])],
         };
-        (Results::of("a machine"), section)
+        Results {
+            sections: vec![section],
+            ..Results::default()
+        }
     }
 
     fn agreement(now: f64, before: f64) -> Option<Agreement> {
-        let of = |own| {
-            let (mut results, section) = results(own);
-            results.sections.push(section);
-            results
-        };
-        let text = serde_json::to_vec(&of(before)).expect("JSON");
+        let text = serde_json::to_vec(&results(before)).expect("JSON");
         let earlier: Earlier = serde_json::from_slice(&text).expect("what was written");
-        Agreement::between(&of(now), &earlier)
+        Agreement::between(&results(now), &earlier)
     }
 
     #[test]

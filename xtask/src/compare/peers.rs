@@ -47,26 +47,34 @@ impl Peers {
         Ok(peers)
     }
 
-    /// Whether there is any peer for a protocol.
-    pub(super) fn has(&self, protocol: &str) -> bool {
-        match protocol {
-            "beanstalk" => self.beanstalkd.is_some(),
-            "amqp" => self.rabbitmq.is_some(),
-            "mqtt" => self.mosquitto.is_some() || self.rumqttd.is_some(),
-            _ => false,
-        }
+    /// Protocol, name, the flag of `longtail bench` for its program, and that.
+    fn all(&self) -> [(&'static str, &'static str, &'static str, Option<&PathBuf>); 4] {
+        [
+            (
+                "beanstalk",
+                "beanstalkd",
+                "--peer-program",
+                self.beanstalkd.as_ref(),
+            ),
+            ("mqtt", "mosquitto", "--mosquitto", self.mosquitto.as_ref()),
+            ("mqtt", "rumqttd", "--rumqttd", self.rumqttd.as_ref()),
+            ("amqp", "rabbitmq", "--rabbitmq", self.rabbitmq.as_ref()),
+        ]
     }
 
-    /// Whether there is this one.
+    /// Whether there is any peer for a protocol.
+    pub(super) fn has(&self, protocol: &str) -> bool {
+        self.all()
+            .iter()
+            .any(|(of, .., program)| *of == protocol && program.is_some())
+    }
+
+    /// Whether there is this one, or it is Longtail.
     pub(super) fn is_there(&self, peer: &str) -> bool {
-        let program = match peer {
-            "beanstalkd" => &self.beanstalkd,
-            "mosquitto" => &self.mosquitto,
-            "rumqttd" => &self.rumqttd,
-            "rabbitmq" => &self.rabbitmq,
-            _ => return peer == OWN,
+        let is_it = |(_, name, _, program): &(_, &str, _, Option<&PathBuf>)| {
+            *name == peer && program.is_some()
         };
-        program.is_some()
+        peer == OWN || self.all().iter().any(is_it)
     }
 
     /// The flags of `longtail bench` that name the peers of a protocol; the one that is `only` wanted of them, or that
@@ -74,20 +82,11 @@ impl Peers {
     pub(super) fn flags(&self, protocol: &str, only: Option<&str>) -> Vec<String> {
         let mut names = Vec::new();
         let mut flags = Vec::new();
-        let mut add = |name: &str, flag: &str, program: &Option<PathBuf>| {
-            if let Some(program) = program
-                && only.is_none_or(|only| only == name || only == OWN)
-            {
-                names.push(name.to_owned());
+        for (of, name, flag, program) in self.all() {
+            let wanted = of == protocol && only.is_none_or(|only| only == name || only == OWN);
+            if let Some(program) = program.filter(|_| wanted) {
+                names.push(name);
                 flags.extend([flag.to_owned(), program.display().to_string()]);
-            }
-        };
-        match protocol {
-            "beanstalk" => add("beanstalkd", "--peer-program", &self.beanstalkd),
-            "amqp" => add("rabbitmq", "--rabbitmq", &self.rabbitmq),
-            _ => {
-                add("mosquitto", "--mosquitto", &self.mosquitto);
-                add("rumqttd", "--rumqttd", &self.rumqttd);
             }
         }
         flags.extend(["--compare".to_owned(), names.join(",")]);

@@ -71,10 +71,7 @@ fn figures(results: &Results) -> String {
     let mut out = String::from(
         "| load | durability | throughput | processor time an operation | p99 |\n| --- | --- | --- | --- | --- |\n",
     );
-    let sections = results
-        .sections
-        .iter()
-        .filter(|section| section.over.is_none() && !section.is_ceiling);
+    let sections = results.sections.iter().filter(|section| section.is_table());
     for section in sections
         .clone()
         .filter(|section| !HALF.contains(&section.name))

@@ -9,7 +9,7 @@ use super::lifecycle::Lifecycle;
 use super::{Settings, plan};
 
 /// Everything that a comparison found.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Results {
     /// The machine and the versions.
     pub(super) conditions: BTreeMap<String, String>,
@@ -189,6 +189,11 @@ impl Row {
         self
     }
 
+    /// Whether it is the same load.
+    pub(super) fn is_load_of(&self, other: &Row) -> bool {
+        self.load == other.load && self.durability == other.durability
+    }
+
     /// Whether it was a load, and not only a look at memory.
     pub(super) fn is_measured(&self) -> bool {
         self.own().is_some_and(|own| !own.rounds.is_empty())
@@ -246,6 +251,11 @@ impl Section {
             rows,
         }
     }
+
+    /// Whether it is a table of ratios.
+    pub(super) fn is_table(&self) -> bool {
+        self.over.is_none() && !self.is_ceiling
+    }
 }
 
 impl Results {
@@ -254,12 +264,7 @@ impl Results {
         Results {
             conditions: BTreeMap::from([("measured time of a round".to_owned(), duration)]),
             rounds: settings.rounds,
-            seconds: 0,
-            sections: Vec::new(),
-            log: None,
-            agreement: None,
-            lifecycles: Vec::new(),
-            failures: Vec::new(),
+            ..Results::default()
         }
     }
 
@@ -303,22 +308,6 @@ impl Results {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-
-    impl Results {
-        /// Nothing yet, on this machine.
-        pub(in crate::compare) fn of(machine: &str) -> Results {
-            Results {
-                conditions: BTreeMap::from([("processors".to_owned(), machine.to_owned())]),
-                rounds: 2,
-                seconds: 0,
-                sections: Vec::new(),
-                log: None,
-                lifecycles: Vec::new(),
-                agreement: None,
-                failures: Vec::new(),
-            }
-        }
-    }
 
     /// A row of two servers with these rounds: commands a second, CPU us a command, p99.
     pub(in crate::compare) fn row(own: &[(f64, f64, f64)], peer: &[(f64, f64, f64)]) -> Row {

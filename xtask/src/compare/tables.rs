@@ -93,11 +93,14 @@ pub(super) fn ratios(section: &Section) -> String {
     ];
     line(&mut out, &heads);
     line(&mut out, &["---"; 11]);
+    // A row may have only one of them: at half load, or where the others do not write to the disk.
+    let several = section.rows.iter().any(|row| row.peers().count() > 1);
     for row in section.rows.iter().filter(|row| row.is_measured()) {
         let Some(own) = row.own() else { continue };
         let ratio = |ratio| {
             row.to_best(ratio).map_or_else(dash, |(peer, spread)| {
-                format!("{}{}", shown(spread), letter(row, peer))
+                let letter = if several { letter(peer) } else { String::new() };
+                format!("{}{letter}", shown(spread))
             })
         };
         let best = row.to_best(Ratio::Throughput).map(|(peer, _)| peer);
@@ -186,7 +189,7 @@ fn ceilings(section: &Section, results: &Results) -> String {
             .iter()
             .filter(|section| !section.is_ceiling)
             .flat_map(|section| &section.rows)
-            .filter(|other| other.load == row.load && other.durability == row.durability)
+            .filter(|other| other.is_load_of(row))
             .collect();
         let median = |subject: &Subject| Some(subject.throughput()?.median);
         let peers = compared.iter().flat_map(|row| row.peers());
@@ -356,10 +359,7 @@ fn remarks(results: &Results) -> Vec<String> {
 }
 
 /// Which of several peers a ratio is to.
-fn letter(row: &Row, peer: &Subject) -> String {
-    if row.peers().count() < 2 {
-        return String::new();
-    }
+fn letter(peer: &Subject) -> String {
     let first = peer.name.chars().next();
     first.map(|first| format!(" {first}")).unwrap_or_default()
 }
