@@ -272,16 +272,22 @@ def hops_and_bindings_go_through_several_brokers(t):
     equal([came["vhost"] for came in properties.headers["x-received-from"]], [names[1], names[0]])
 
 
-@case("exchange policy toggled in-process")
-def a_link_begins_when_the_one_before_it_has_ended(t):
-    up, down = t.unique(), t.unique()
-    for name in (up, down):
+def two_vhosts(t):
+    """Two vhosts of this broker, each with a client: an exchange `x` in both, and a queue `q` in the second."""
+    names = [t.unique(), t.unique()]
+    for name in names:
         api(t).do(201, "PUT", f"/vhosts/{name}", {})
         t.defer(lambda name=name: api(t).ask("DELETE", f"/vhosts/{name}"))
-    there, here = under_test(t, up), under_test(t, down)
+    there, here = (under_test(t, name) for name in names)
     for broker in (there, here):
         broker.channel.exchange_declare("x", "topic", durable=True)
     here.channel.queue_declare("q", durable=True)
+    return zip(names, (there, here))
+
+
+@case("exchange policy toggled in-process")
+def a_link_begins_when_the_one_before_it_has_ended(t):
+    (up, there), (down, here) = two_vhosts(t)
     here.channel.queue_bind("q", "x", "k")
     by = upstream(t, f"amqp:///{up}", vhost=down)
     path = f"/policies/{down}/p"
@@ -309,14 +315,7 @@ def a_link_begins_when_the_one_before_it_has_ended(t):
 
 @case("exchange bindings at once in-process")
 def a_binding_is_there_upstream_soon_after_it_is_made_here(t):
-    up, down = t.unique(), t.unique()
-    for name in (up, down):
-        api(t).do(201, "PUT", f"/vhosts/{name}", {})
-        t.defer(lambda name=name: api(t).ask("DELETE", f"/vhosts/{name}"))
-    there, here = under_test(t, up), under_test(t, down)
-    for broker in (there, here):
-        broker.channel.exchange_declare("x", "topic", durable=True)
-    here.channel.queue_declare("q", durable=True)
+    (up, there), (down, here) = two_vhosts(t)
     by = upstream(t, f"amqp:///{up}", vhost=down)
     policy(t, "x", "exchanges", vhost=down, federation_upstream=by)
     running(t, "x", down)

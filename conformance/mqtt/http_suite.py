@@ -751,17 +751,23 @@ class Door(http.server.BaseHTTPRequestHandler):
         pass
 
 
+def decided_by(t, handler, style, **paths):
+    """A server of its own that asks a server of HTTP, which answers as `handler` says, at these paths."""
+    judge = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=judge.serve_forever, daemon=True).start()
+    t.defer(judge.server_close)
+    t.defer(judge.shutdown)
+    with tempfile.NamedTemporaryFile("w", suffix=".toml", delete=False) as config:
+        config.write(f'[[mqtt.http_auth]]\nstyle = "{style}"\n')
+        for name, path in paths.items():
+            config.write(f'{name} = "http://127.0.0.1:{judge.server_address[1]}{path}"\n')
+    t.defer(lambda: pathlib.Path(config.name).unlink(missing_ok=True))
+    return OwnServer(t, "--config", config.name)
+
+
 @case("http authentication")
 def a_server_of_http_decides_about_logins(t):
-    door = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Door)
-    threading.Thread(target=door.serve_forever, daemon=True).start()
-    t.defer(door.server_close)
-    t.defer(door.shutdown)
-    with tempfile.NamedTemporaryFile("w", suffix=".toml", delete=False) as config:
-        url = f"http://127.0.0.1:{door.server_address[1]}/auth"
-        config.write(f'[[mqtt.http_auth]]\nstyle = "emqx"\nurl = "{url}"\n')
-    t.defer(lambda: pathlib.Path(config.name).unlink(missing_ok=True))
-    server = OwnServer(t, "--config", config.name)
+    server = decided_by(t, Door, "emqx", url="/auth")
 
     def client(user, password=b"right", code=0):
         return wire.Client(t, client="c1", username=user, password=password, code=code, address=server.address)
@@ -799,15 +805,7 @@ class Judge(http.server.BaseHTTPRequestHandler):
 
 @case("nanomq acl_req")
 def a_server_of_http_decides_about_each_topic(t):
-    judge = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Judge)
-    threading.Thread(target=judge.serve_forever, daemon=True).start()
-    t.defer(judge.server_close)
-    t.defer(judge.shutdown)
-    with tempfile.NamedTemporaryFile("w", suffix=".toml", delete=False) as config:
-        url = f"http://127.0.0.1:{judge.server_address[1]}"
-        config.write(f'[[mqtt.http_auth]]\nstyle = "nanomq"\nurl = "{url}/auth"\nacl_url = "{url}/acl"\n')
-    t.defer(lambda: pathlib.Path(config.name).unlink(missing_ok=True))
-    server = OwnServer(t, "--config", config.name)
+    server = decided_by(t, Judge, "nanomq", url="/auth", acl_url="/acl")
     c = wire.Client(t, client="c1", username="ann", address=server.address)
     equal(c.subscribe("open/#", "shut/#", qos=1), [1, 0x87])
     equal(c.publish("shut/a", b"x", qos=1), 0x87)
