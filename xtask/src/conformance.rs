@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::server::{Server, ServerCommand};
 use crate::tally::Tally;
-use crate::{debian, process, workspace};
+use crate::{debian, failures, process, workspace};
 
 /// One row of `suites.json`.
 #[derive(Debug, Deserialize)]
@@ -127,7 +127,7 @@ pub(crate) fn run(names: &[String], target: &Target, flavour: Option<&str>) -> R
         total += match suite.run(target, flavour) {
             Ok(tally) => tally,
             Err(error) => {
-                println!("FAIL {}: {error:#}", suite.name);
+                failures::say(&format!("FAIL {}: {error:#}", suite.name));
                 Tally::FAIL
             }
         };
@@ -208,7 +208,7 @@ impl Suite {
         let ok = process::run_observed(&mut command, |line| tally = Tally::of_suite(line))?;
         let mut tally = tally.unwrap_or_default();
         if !ok && tally.failed == 0 {
-            println!("FAIL {}: it ended without a result", self.name);
+            failures::say(&format!("FAIL {}: it ended without a result", self.name));
             tally += Tally::FAIL;
         }
         if tally.failed > 0

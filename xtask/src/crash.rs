@@ -16,6 +16,7 @@ use anyhow::{Context, Result};
 
 use self::ledger::Ledger;
 use self::load::Client;
+use crate::failures;
 use crate::random::Random;
 use crate::server::{Server, ServerCommand};
 use crate::tally::Tally;
@@ -74,12 +75,12 @@ pub(crate) fn run(settings: &Settings) -> Tally {
         println!("  {error:#}");
     }
     let ok = outcome.is_ok() && ledger.faults.is_empty();
-    println!(
+    failures::say(&format!(
         "{} crash {} seed={}",
         if ok { "ok" } else { "FAIL" },
         settings.name,
         settings.seed
-    );
+    ));
     Tally::of(ok)
 }
 

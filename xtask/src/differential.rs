@@ -25,7 +25,7 @@ use self::generator::{Clock, Generator};
 use self::pair::Pair;
 use crate::server::ServerCommand;
 use crate::tally::Tally;
-use crate::{debian, process};
+use crate::{debian, failures, process};
 
 /// Connections driven in one session or scenario.
 const CONNECTIONS: usize = 5;
@@ -107,7 +107,7 @@ fn report(what: &str, seed: u64, outcome: Result<u64>, took: Duration) -> Tally 
             Tally::PASS
         }
         Err(error) => {
-            println!("FAIL {what} seed={seed}: {error:#}");
+            failures::say(&format!("FAIL {what} seed={seed}: {error:#}"));
             Tally::FAIL
         }
     }

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::tally::Tally;
-use crate::{process, workspace};
+use crate::{failures, process, workspace};
 
 /// The target that checks the engine: its fault has to be found.
 const SELF_CHECK: &str = "selfcheck";
@@ -66,7 +66,7 @@ pub(crate) fn run(settings: &Settings) -> Result<Tally> {
             settings.seconds,
             settings.seed,
         ))?;
-        println!("{} fuzz {name}", if ok { "ok" } else { "FAIL" });
+        failures::say(&format!("{} fuzz {name}", if ok { "ok" } else { "FAIL" }));
         total += Tally::of(ok);
     }
     if targets == [SELF_CHECK] {

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::tally::Tally;
-use crate::{debian, process, workspace};
+use crate::{debian, failures, process, workspace};
 
 /// Messages of the shorter run: enough that what happens now and then (a block is closed, a table grows) happens often.
 const MESSAGES: u64 = 8192;
@@ -73,7 +73,10 @@ pub(crate) fn run(record: bool) -> Result<Tally> {
     let mut tally = Tally::default();
     for Verdict { name, text, worse } in compare(&known, &found) {
         tally += Tally::of(!worse);
-        println!("{} {name}: {text}", if worse { "FAIL" } else { "ok" });
+        failures::say(&format!(
+            "{} {name}: {text}",
+            if worse { "FAIL" } else { "ok" }
+        ));
     }
     if tally.failed > 0 {
         println!(

@@ -11,6 +11,7 @@ mod conformance;
 mod crash;
 mod debian;
 mod differential;
+mod failures;
 mod fuzz;
 mod instructions;
 mod mqtt;

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::workspace;
+use crate::{failures, workspace};
 
 /// A program to run in the root of the repository.
 pub(crate) fn command(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command {
@@ -50,7 +50,7 @@ pub(crate) fn run_observed(command: &mut Command, mut observe: impl FnMut(&str))
     if let Some(output) = child.stdout.take() {
         for line in BufReader::new(output).split(b'\n') {
             let line = String::from_utf8_lossy(&line?).into_owned();
-            println!("{line}");
+            failures::say(&line);
             observe(&line);
         }
     }

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use self::room::{Report, Room};
+use crate::failures;
 use crate::server::ServerCommand;
 use crate::tally::Tally;
 
@@ -155,13 +156,13 @@ pub(crate) fn run(settings: &Settings) -> Result<Tally> {
         let begin = Instant::now();
         let report = one(scenario, settings)?;
         let ok = report.faults.is_empty();
-        println!(
+        failures::say(&format!(
             "{} soak {} seed={} ({:.1} s)",
             if ok { "ok" } else { "FAIL" },
             scenario.name,
             settings.seed,
             begin.elapsed().as_secs_f64()
-        );
+        ));
         tally += Tally::of(ok);
         reports.push(report);
     }

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: the steps in order, each with a header, its counts and its duration. A failing step does not
 //! stop the others. The last line is `N passed, N failed`, with `, N skipped` after it when something could not run;
-//! what was skipped is listed with its reason.
+//! what was skipped is listed with its reason, and what
+//! failed once more just before.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use crate::conformance::{self, Target};
 use crate::random::Random;
 use crate::server::ServerCommand;
 use crate::tally::Tally;
-use crate::{crash, differential, fuzz, instructions, process, soak, workspace};
+use crate::{crash, differential, failures, fuzz, instructions, process, soak, workspace};
 
 /// One step.
 pub(crate) struct Step {
@@ -127,7 +128,7 @@ pub(crate) fn run(names: &[String], quick: bool) -> Result<bool> {
         println!("\n=== {}: {}", step.name, step.about);
         let begin = Instant::now();
         let tally = (step.run)(Scale { quick }).unwrap_or_else(|error| {
-            println!("FAILED {}: {error:#}", step.name);
+            failures::say(&format!("FAILED {}: {error:#}", step.name));
             Tally::FAIL
         });
         let took = begin.elapsed();
@@ -139,6 +140,9 @@ pub(crate) fn run(names: &[String], quick: bool) -> Result<bool> {
     for (name, tally, took) in rows {
         let mark = if tally.failed > 0 { "FAILED" } else { "ok" };
         println!("{mark:6} {name:13} {:>8}  {tally}", seconds(took));
+    }
+    for line in failures::take() {
+        println!("{line}");
     }
     println!("{total}");
     Ok(total.failed == 0)
@@ -182,7 +186,7 @@ fn libtest(command: &mut Command) -> Result<Tally> {
         }
     })?;
     if !ok && total.failed == 0 {
-        println!("FAILED: cargo failed before any test did");
+        failures::say("FAILED: cargo failed before any test did");
         total += Tally::FAIL;
     }
     Ok(total)

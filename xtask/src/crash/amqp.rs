@@ -19,6 +19,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{LIFE_MIN_MS, LIFE_SPREAD_MS, PATIENCE, Settings};
 use crate::amqp::{Argument, Client, Fetched, Settlement};
+use crate::failures;
 use crate::random::Random;
 use crate::server::Server;
 use crate::tally::Tally;
@@ -107,12 +108,12 @@ pub(crate) fn run(settings: &Settings) -> Tally {
         println!("  {error:#}");
     }
     let ok = outcome.is_ok() && ledger.faults.is_empty();
-    println!(
+    failures::say(&format!(
         "{} crash amqp {} seed={}",
         if ok { "ok" } else { "FAIL" },
         settings.name,
         settings.seed
-    );
+    ));
     Tally::of(ok)
 }
 

@@ -20,6 +20,7 @@ use self::account::Account;
 use self::publisher::Publisher;
 use self::subscriber::Subscriber;
 use super::{LIFE_MIN_MS, LIFE_SPREAD_MS, PATIENCE, Settings};
+use crate::failures;
 use crate::mqtt::{Connection, Packet, Version, connect};
 use crate::random::Random;
 use crate::server::Server;
@@ -82,12 +83,12 @@ pub(crate) fn run(settings: &Settings) -> Tally {
     if let Err(error) = &outcome {
         println!("  {error:#}");
     }
-    println!(
+    failures::say(&format!(
         "{} crash mqtt {} seed={}",
         if outcome.is_ok() { "ok" } else { "FAIL" },
         settings.name,
         settings.seed
-    );
+    ));
     Tally::of(outcome.is_ok())
 }
 

@@ -16,6 +16,7 @@ use anyhow::{Context, Result};
 
 use self::pair::Pair;
 use self::step::{Known, step};
+use crate::failures;
 use crate::random::Random;
 use crate::server::ServerCommand;
 use crate::tally::Tally;
@@ -43,7 +44,7 @@ pub(crate) fn run(settings: &Settings) -> Tally {
     let mut pair = match Pair::start(&settings.reference, &settings.candidate) {
         Ok(pair) => pair,
         Err(error) => {
-            println!("FAIL amqp: {error:#}");
+            failures::say(&format!("FAIL amqp: {error:#}"));
             return Tally::FAIL;
         }
     };
@@ -55,7 +56,7 @@ pub(crate) fn run(settings: &Settings) -> Tally {
         let took = start.elapsed().as_secs_f64();
         match &outcome {
             Ok(()) => println!("ok amqp seed={seed}: {methods} steps, {took:.1} s"),
-            Err(error) => println!("FAIL amqp seed={seed}: {error:#}"),
+            Err(error) => failures::say(&format!("FAIL amqp seed={seed}: {error:#}")),
         }
         total += Tally::of(outcome.is_ok());
     }

@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 
 use self::pair::Pair;
 use self::step::{Client, step};
+use crate::failures;
 use crate::mqtt::Version;
 use crate::random::Random;
 use crate::server::ServerCommand;
@@ -49,7 +50,7 @@ pub(crate) fn run(settings: &Settings) -> Tally {
         let took = start.elapsed().as_secs_f64();
         match &outcome {
             Ok(()) => println!("ok mqtt seed={seed}: {packets} steps, {took:.1} s"),
-            Err(error) => println!("FAIL mqtt seed={seed}: {error:#}"),
+            Err(error) => failures::say(&format!("FAIL mqtt seed={seed}: {error:#}")),
         }
         total += Tally::of(outcome.is_ok());
     }
