@@ -374,7 +374,7 @@ pub enum Command {
     },
     /// As [`Settle::Release`] for several messages of a group, each with the priority that it was taken with; those that
     /// the session does not hold are left out. They come back as one: what is then too much for the stream goes before
-    /// any of them is shown to those who wait. So does what a session holds when it ends. Reply: `Done`.
+    /// any of them is shown to those who wait. Reply: `Done`.
     ReleaseAll {
         /// The group.
         group: GroupId,

@@ -1,9 +1,10 @@
 //! How what was held is ready again: given back, held too long, or left behind by a session that has ended.
 //!
-//! What comes back together is one batch. First all of it has its places again; then goes what is now too much for the
-//! stream, then what has expired; only then is the rest shown to those who wait. (A new message is shown first, and
-//! makes room after that, see `shrink`.) What does not come back, because it has failed too often, goes before the rest
-//! has its places: who waits for dead letters may wait for that, too.
+//! What comes back together is one batch: by one command, or with the end of a session to a stream whose limits are of
+//! what is ready. First all of it has its places again; then goes what is now too much for the stream, then what has
+//! expired; only then is the rest shown to those who wait. (A new message is shown first, and makes room after that, see
+//! `shrink`.) What does not come back, because it has failed too often, goes before the rest has its places: who waits
+//! for dead letters may wait for that, too.
 
 use longtail_model::{ConsumerTag, GroupId, Lsn, Priority, Seq, Timestamp};
 use smallvec::SmallVec;
@@ -13,7 +14,7 @@ use super::{Found, Outcome, Shard};
 use crate::command::{Handle, Settle};
 use crate::effect::{Effects, Gate, Refusal, Reply};
 use crate::event;
-use crate::stream::{Hold, HoldKey, Meta, SessionKey};
+use crate::stream::{Hold, HoldKey, Meta, SessionKey, Stream};
 
 /// A message that has its place again and has not been shown to anybody, and where it is in the log.
 pub(super) type Back = (Found, Lsn);
@@ -153,13 +154,30 @@ impl Shard {
             self.count_loss(hold);
             !self.ends_with_loss(hold, fx)
         });
-        let mut back = Vec::with_capacity(lost.len());
-        for hold in lost {
+        let (bounded, others): (Vec<_>, Vec<_>) =
+            lost.into_iter().partition(|&hold| self.is_bounded(hold));
+        let mut back = Vec::with_capacity(bounded.len());
+        for hold in bounded {
             if self.is_held_by(key, hold) {
                 back.extend(self.release_to(hold, None, Hold::meta));
             }
         }
         self.came_back(&back, fx);
+        // One by one: who waits gets the first that was taken, not the best of all that were.
+        for hold in others {
+            if self.is_held_by(key, hold) {
+                let back = self.release_to(hold, None, Hold::meta);
+                self.came_back(back.as_slice(), fx);
+            }
+        }
+    }
+
+    /// Whether a held message may be too much for its stream when it comes back.
+    fn is_bounded(&self, hold: HoldKey) -> bool {
+        let held = self.holds.get(hold);
+        let found = held.and_then(|held| self.found(held));
+        let stream = found.and_then(|found| self.streams.get(&found.stream));
+        stream.is_some_and(Stream::makes_room_later)
     }
 
     /// Where it counts that a holder is gone, the delivery has failed.

@@ -205,6 +205,21 @@ fn what_a_session_leaves_makes_room_before_it_is_shown() {
 }
 
 #[test]
+fn what_a_session_leaves_without_a_limit_is_shown_in_the_order_of_taking() {
+    let mut bench = Bench::new();
+    let holder = bench.worker(&["t"]);
+    for priority in [5, 3, 1] {
+        bench.put(holder, 0, priority, 0);
+        delivered(bench.ask(holder, reserve(Wait::No)));
+    }
+    let waiter = bench.worker(&["t"]);
+    let token = bench.send(waiter, reserve(Wait::Forever));
+    bench.shard.detach(bench.now, holder, &mut bench.seen);
+    assert_eq!(delivered(bench.reply(waiter, token)), Seq(1));
+    assert_eq!(delivered(bench.ask(waiter, reserve(Wait::No))), Seq(3));
+}
+
+#[test]
 fn what_does_not_fit_alone_is_not_shown_again() {
     let mut bench = Bench::new();
     let mut config = bounded(0, Overflow::DropOldest, Order::Sequence);

@@ -679,10 +679,19 @@ impl Model {
             self.note_failure(hold);
             !self.ends_with_loss(hold, told)
         });
-        let back: Vec<At> = (holds.into_iter())
+        let (bounded, others): (Vec<u64>, Vec<u64>) = holds.into_iter().partition(|hold| {
+            let stream = self.holds.get(hold).map(|hold| hold.stream);
+            let state = stream.and_then(|stream| self.stream(stream));
+            state.is_some_and(makes_room_later)
+        });
+        let back: Vec<At> = (bounded.into_iter())
             .filter_map(|hold| self.take_back(hold))
             .collect();
         self.came_back(&back, told);
+        for hold in others {
+            let back = self.take_back(hold);
+            self.came_back(back.as_slice(), told);
+        }
     }
 
     /// Where a lost hold counts, the delivery has failed.
