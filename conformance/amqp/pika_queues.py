@@ -254,6 +254,57 @@ def what_a_limit_pushes_out_is_a_dead_letter(t):
     equal(drain(channel, source), [b"3"])
 
 
+@case("x-max-length requeue")
+def what_comes_back_at_once_makes_room_before_it_is_delivered(t):
+    channel = connect(t).channel()
+    source, grave, _ = letters_of(t, channel, **{"x-max-length": 3})
+    sent = [b"1", b"2", b"3", b"4", b"5"]
+
+    def holding():
+        holder, got = consumer_of(t, source)
+        publish(channel, source, *sent)
+        until_true(lambda: len(got) == 5, holder)
+        return holder, got
+
+    def came_back(consumer, got):
+        until_true(lambda: len(got) == 3, consumer)
+        serve(0.2, consumer)
+        equal([(data, method.redelivered) for method, data in got], [(data, True) for data in sent[2:]])
+        letters = [fetch(channel, grave) for _ in range(2)]
+        equal([data for _, _, data in letters], sent[:2])
+        equal(deaths(letters[0][1]), [(source, "maxlen", 1)])
+        consumer.basic_ack(0, multiple=True)
+        consumer.connection.close()
+
+    for give_back in (
+        lambda holder: holder.basic_recover(requeue=True),
+        lambda holder: holder.basic_nack(0, multiple=True, requeue=True),
+    ):
+        holder, got = holding()
+        got.clear()
+        give_back(holder)
+        came_back(holder, got)
+    holder, _ = holding()
+    waiting, got = consumer_of(t, source)
+    holder.close()
+    came_back(waiting, got)
+
+
+@case("x-max-length-bytes requeue")
+def what_does_not_fit_is_not_delivered_again(t):
+    channel = connect(t).channel()
+    source, grave, _ = letters_of(t, channel, **{"x-max-length-bytes": 50})
+    consumer, got = consumer_of(t, source)
+    publish(channel, source, b"x" * 100)
+    until_true(lambda: len(got) == 1, consumer)
+    consumer.basic_nack(got[0][0].delivery_tag, requeue=True)
+    consumer.queue_declare(source, passive=True)
+    _, properties, data = fetch(channel, grave)
+    equal((data, deaths(properties)), (b"x" * 100, [(source, "maxlen", 1)]))
+    serve(0.1, consumer)
+    equal(len(got), 1)
+
+
 @case("x-overflow reject-publish-dlx")
 def what_is_refused_can_be_a_dead_letter(t):
     channel = connect(t).channel()

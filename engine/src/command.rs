@@ -372,6 +372,19 @@ pub enum Command {
         /// Which of its messages.
         messages: Vec<Seq>,
     },
+    /// As [`Settle::Release`] for several messages of a group, each with the priority that it was taken with; those that
+    /// the session does not hold are left out. They come back as one: what is then too much for the stream goes before
+    /// any of them is shown to those who wait. So does what a session holds when it ends. Reply: `Done`.
+    ReleaseAll {
+        /// The group.
+        group: GroupId,
+        /// Which of its messages.
+        messages: Vec<Seq>,
+        /// Ready again after this many milliseconds.
+        delay_ms: u64,
+        /// Whether this counts as a failed delivery of each.
+        failed: bool,
+    },
     /// Removes a message that the session holds, or that nobody holds. Reply: `Done` or `NotFound`.
     Discard {
         /// Which.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use longtail_log::sim::SimDisk;
 use longtail_log::{Class, FileLog, MemLog, Options, RecordParts, ShardLog};
-use longtail_model::{ConsumerTag, Durability, Link, SessionId, ShardId, Timestamp};
+use longtail_model::{ConsumerTag, Durability, GroupId, Link, Seq, SessionId, ShardId, Timestamp};
 
 use crate::command::{
     Command, Credit, Dispatch, Handle, KeyFrom, NewMessage, Only, Role, Settle, Target, Wait,
@@ -268,6 +268,17 @@ impl World {
                 shard.end_batch();
                 return;
             }
+            31 => {
+                let Some((group, messages)) = self.last_of_a_group() else {
+                    return;
+                };
+                Command::ReleaseAll {
+                    group,
+                    messages,
+                    delay_ms: u64::from(byte & 1) * 500,
+                    failed: byte & 2 == 0,
+                }
+            }
             _ => {
                 let Some(message) = self.seen.0.pop() else {
                     return;
@@ -280,6 +291,20 @@ impl World {
         };
         self.token += 1;
         shard.step(self.now, self.session, self.token, command, &mut self.seen);
+    }
+
+    /// Takes out what was delivered last, with what was delivered of the same group just before it.
+    fn last_of_a_group(&mut self) -> Option<(GroupId, Vec<Seq>)> {
+        let mut last: Option<(GroupId, Vec<Seq>)> = None;
+        while let Some(&Handle::Group(group, seq)) = self.seen.0.last() {
+            match &mut last {
+                None => last = Some((group, vec![seq])),
+                Some((same, messages)) if *same == group => messages.push(seq),
+                Some(_) => break,
+            }
+            self.seen.0.pop();
+        }
+        last
     }
 }
 

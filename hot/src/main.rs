@@ -30,6 +30,10 @@ const PATHS: &[Path] = &[
         shard::pushed,
     ),
     (
+        "shard: publish to a consumer that does not acknowledge",
+        shard::given_away,
+    ),
+    (
         "shard: publish, then delivery from the backlog, acknowledgement",
         shard::backlog,
     ),

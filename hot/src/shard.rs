@@ -83,9 +83,13 @@ impl Bench {
     }
 
     fn level(&mut self, level: u32) {
+        self.credit(Credit::Level(level));
+    }
+
+    fn credit(&mut self, credit: Credit) {
         self.step(Command::Credit {
             consumer: ME,
-            credit: Credit::Level(level),
+            credit,
         });
     }
 
@@ -168,6 +172,21 @@ pub(crate) fn pushed(times: u64) -> Result<()> {
         }
     }
     bench.ack_taken();
+    bench.finish(times)
+}
+
+pub(crate) fn given_away(times: u64) -> Result<()> {
+    let mut bench = Bench::new(queue());
+    let payload = payload();
+    for _ in 0..times {
+        if bench.seen.published.is_multiple_of(BATCH) {
+            bench.seen.taken.clear();
+            bench.turn();
+            bench.credit(Credit::Away(BATCH as u32));
+        }
+        bench.publish(&payload);
+    }
+    bench.seen.taken.clear();
     bench.finish(times)
 }
 

@@ -75,7 +75,8 @@ fn the_http_apis_are_answered_over_tls_and_their_certificates_change_while_they_
     let dir = tempfile::tempdir().unwrap();
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     old.certify(dir.path());
-    let mut settings = "[listeners]\nbeanstalk = []\nmqtt-ws = []\n".to_owned();
+    let mut settings =
+        "[listeners]\nbeanstalk = []\nmqtt-ws = []\n[admin]\nlisten = \"127.0.0.1:0\"\n".to_owned();
     for (protocol, tls) in [
         ("amqp", ""),
         ("mqtt", ""),

@@ -1,7 +1,7 @@
 //! The shard's state, and the rooms that change it.
 //!
 //! Every change goes the same way: check, append its event to the log, apply it to the state, emit effects gated by
-//! the event's position. `step` takes a command and hands it to its room: `publish`, `take`, `settle`, `dead`, `streams`,
+//! the event's position. `step` takes a command and hands it to its room: `publish`, `take`, `settle`, `release`, `dead`, `streams`,
 //! `pause`, `trim`, `timers` and their like; `find` is how they get from what it names to what there is. `apply` has the
 //! changes that commands share with recovery, `inspect` what only looks, `checkpoint` the state as bytes.
 
@@ -20,6 +20,7 @@ mod pause;
 mod publish;
 mod read;
 mod recover;
+mod release;
 mod remains;
 mod remove;
 mod session;

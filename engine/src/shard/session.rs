@@ -175,11 +175,7 @@ impl Shard {
             self.stop_queueing(key, at);
         }
         let mut state = self.sessions.remove(key);
-        let mut next = state.first_hold.take();
-        while let Some(hold) = next {
-            next = self.holds.get(hold).and_then(|held| held.next);
-            self.lose_hold(hold, fx);
-        }
+        self.lose_holds(key, state.first_hold.take(), fx);
         for consumer in &state.consumers {
             for &(stream, group) in &consumer.sources {
                 self.leave_rule(stream, group, key, consumer.tag, fx);

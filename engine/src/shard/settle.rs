@@ -1,6 +1,6 @@
 //! What becomes of messages that were taken, and what an operator does to those that were not.
 
-use longtail_model::{ConsumerTag, GroupId, Lsn, Priority, Seq, Timestamp};
+use longtail_model::{ConsumerTag, GroupId, Priority, Seq, Timestamp};
 use smallvec::SmallVec;
 
 use super::dead::Grave;
@@ -203,36 +203,6 @@ impl Shard {
         }
     }
 
-    fn put_back(
-        &mut self,
-        hold: HoldKey,
-        due: Option<Timestamp>,
-        meta: Meta,
-        fx: &mut dyn Effects,
-    ) -> Result<Gate, Refusal> {
-        let held = &self.holds[hold];
-        let level = self.level_of(held.group);
-        self.scratch.clear();
-        event::put_returned(
-            &mut self.scratch,
-            held.group,
-            held.seq,
-            Priority(meta.priority),
-            due,
-            meta.delay_ms,
-            &meta.counts,
-        );
-        let gate = self.logs.control(level, &[&self.scratch])?;
-        if let Some(held) = self.release_hold(hold)
-            && let Some(found) = self.found(&held)
-        {
-            let after = gate.lsn;
-            self.apply_returned(found, due, Meta { after, ..meta });
-            self.came_back(found, held.position, fx);
-        }
-        Ok(gate)
-    }
-
     pub(super) fn park(&mut self, hold: HoldKey, meta: Meta) -> Result<Gate, Refusal> {
         let held = &self.holds[hold];
         let level = self.level_of(held.group);
@@ -309,81 +279,6 @@ impl Shard {
             self.holds[hold].timer = Some(self.timers.insert(deadline, Timer::Hold(hold)));
         }
         now_reply(Reply::Done)
-    }
-
-    /// A held message whose holder is gone or too late is ready again, in its place.
-    pub(crate) fn abandon(&mut self, hold: HoldKey, fx: &mut dyn Effects) {
-        let Some(held) = self.holds.get(hold) else {
-            return;
-        };
-        let deliveries = held.counts.deliveries;
-        let group = self
-            .found(held)
-            .and_then(|found| self.group(found.stream, found.at));
-        let failures = held.counts.failures;
-        let over = |group: &crate::stream::Group| {
-            group.config.max_deliveries > 0 && deliveries >= group.config.max_deliveries
-        };
-        let failed = |group: &crate::stream::Group| group.config.has_failed(failures);
-        let (over, failed) = group.map_or((false, false), |group| (over(group), failed(group)));
-        if (over || failed) && self.lay_dead(hold, !over, fx) {
-            return;
-        }
-        let Some(held) = self.release_hold(hold) else {
-            return;
-        };
-        let Some(found) = self.found(&held) else {
-            return;
-        };
-        self.apply_returned(found, None, held.meta());
-        self.came_back(found, held.position, fx);
-    }
-
-    /// Its holder is gone, or too late: where that counts, the delivery has failed.
-    pub(crate) fn lose_hold(&mut self, hold: HoldKey, fx: &mut dyn Effects) {
-        let counts = (self.holds.get(hold)).is_some_and(|held| {
-            let group = self.found(held);
-            let group = group.and_then(|found| self.group(found.stream, found.at));
-            group.is_some_and(|group| group.config.count_losses)
-        });
-        if counts {
-            let held = &mut self.holds[hold];
-            held.counts.failures = held.counts.failures.saturating_add(1);
-            self.note_lost(hold);
-        }
-        self.abandon(hold, fx);
-    }
-
-    /// Tells the log of the counts of a message whose holder is gone. Nobody waits for this: after a crash the message
-    /// is ready anyway, only the count would be lost.
-    pub(super) fn note_lost(&mut self, hold: HoldKey) {
-        let held = &self.holds[hold];
-        if self.level_of(held.group) == longtail_model::Durability::Memory {
-            return;
-        }
-        self.scratch.clear();
-        event::put_returned(
-            &mut self.scratch,
-            held.group,
-            held.seq,
-            Priority(held.priority),
-            None,
-            held.delay_ms,
-            &held.counts,
-        );
-        self.logs.note(&self.scratch);
-    }
-
-    /// A message that was held is ready again, unless its time is over: then nobody is shown it any more.
-    pub(super) fn came_back(&mut self, found: Found, position: Lsn, fx: &mut dyn Effects) {
-        if self.is_overdue(found.stream, position)
-            && self.position(found.stream, found.seq) == Ok(Some(position))
-            && !self.is_held(found.stream, found.seq)
-        {
-            self.drop_expired(found.stream, found.seq, fx);
-        }
-        self.crowd(found.stream);
-        self.dispatch(found.stream, found.at, fx);
     }
 
     /// Makes parked messages ready, or delayed ones when nothing is parked.

@@ -1,5 +1,5 @@
-//! Streams that hold more than they may: what makes room once a new message was shown to those who wait, once one has
-//! come back, or once the limits are tighter than they were.
+//! Streams that hold more than they may: what makes room once a new message was shown to those who wait, before one that
+//! has come back is, or once the limits are tighter than they were.
 
 use longtail_model::{Seq, StreamId};
 
@@ -48,8 +48,20 @@ impl Shard {
         }
     }
 
+    /// So many messages have come back to a stream. What is too much goes at once, however many they are.
+    pub(super) fn make_room_again(&mut self, stream: StreamId, back: usize, fx: &mut dyn Effects) {
+        if (self.streams.get(&stream)).is_some_and(Stream::makes_room_later) {
+            self.drop_excess(stream, back.max(SHRINK_STEP), fx);
+        }
+    }
+
     /// Drops or dead-letters what is too much for a stream's limits.
     pub(crate) fn shrink(&mut self, stream: StreamId, fx: &mut dyn Effects) {
+        self.drop_excess(stream, SHRINK_STEP, fx);
+    }
+
+    /// Looks at so many messages at most; what is left has its turn later.
+    fn drop_excess(&mut self, stream: StreamId, most: usize, fx: &mut dyn Effects) {
         // What cannot go is passed over.
         let mut from = (None, Seq::FIRST);
         for step in 0.. {
@@ -60,7 +72,7 @@ impl Shard {
             if !dropping || !state.config.limits.are_passed(&Room::of(state)) {
                 break;
             }
-            if step >= SHRINK_STEP {
+            if step >= most {
                 let when = self.now.plus_millis(SHRINK_PAUSE_MS);
                 self.timers.insert(when, Timer::Shrink(stream));
                 break;

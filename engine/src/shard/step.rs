@@ -3,7 +3,7 @@
 use longtail_model::{Durability, SessionId, Timestamp};
 
 use super::Shard;
-use crate::command::{Command, Token};
+use crate::command::{Command, Settle, Token};
 use crate::effect::{Effect, Effects, Gate, Refusal, Reply};
 use crate::stream::SessionKey;
 
@@ -93,6 +93,19 @@ impl Shard {
             Command::Discard { message } => self.discard(key, message, fx),
             Command::Settle { message, how } => self.settle(key, message, how, fx),
             Command::AckAll { group, messages } => self.ack_all(key, group, &messages, fx),
+            Command::ReleaseAll {
+                group,
+                messages,
+                delay_ms,
+                failed,
+            } => {
+                let how = Settle::Release {
+                    priority: None,
+                    delay_ms,
+                    failed,
+                };
+                self.put_back_all(key, (group, &messages), how, fx)
+            }
             Command::Mark {
                 message,
                 mark,

@@ -520,9 +520,7 @@ impl Shard {
         for addition in &draft.additions {
             self.show_appended(&addition.targets, &addition.message, fx);
         }
-        for (found, position) in ready {
-            self.came_back(found, position, fx);
-        }
+        self.came_back(&ready, fx);
         holders.sort_unstable();
         holders.dedup();
         self.refill_all(holders, fx);

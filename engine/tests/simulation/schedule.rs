@@ -523,8 +523,19 @@ impl Plan {
             let step = self.world.random.below(3);
             messages.push(Seq(first.0 + step));
         }
-        if self.world.random.chance(70) {
-            return Command::AckAll { group, messages };
+        match self.world.random.below(10) {
+            0..5 => return Command::AckAll { group, messages },
+            5..8 => {
+                let random = &mut self.world.random;
+                let later = random.chance(20);
+                return Command::ReleaseAll {
+                    group,
+                    messages,
+                    delay_ms: if later { random.below(4_000) } else { 0 },
+                    failed: random.chance(30),
+                };
+            }
+            _ => {}
         }
         let mark = 1 + self.world.random.below(9);
         Command::MarkAll {

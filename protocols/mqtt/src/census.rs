@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use longtail_edge::{CloseReason, Endpoint};
 use longtail_engine::StreamName;
@@ -185,6 +186,8 @@ pub enum Kicked {
     Forgotten,
     /// Its client was away already.
     Away,
+    /// Its connection ends just now, and nobody can say yet what is left of the session: ask again.
+    Ending,
     /// There is no such session.
     Unknown,
 }
@@ -450,7 +453,7 @@ impl Tenant {
                 conn.close(CloseReason::Refused("an operator has ended it".into()));
                 match told {
                     Some(()) => Kicked::Disconnected,
-                    None => Kicked::Away,
+                    None => Kicked::Ending,
                 }
             }
             Some(None) if forget => {
@@ -466,7 +469,24 @@ impl Tenant {
             Some(None) => Kicked::Away,
         }
     }
+
+    /// As [`Tenant::kick`], and waits for a connection that ends just now.
+    pub async fn expel(self: &Arc<Self>, client_id: &str, forget: bool) -> Kicked {
+        let mut kicked = self.kick(client_id, forget);
+        for _ in 0..ENDINGS {
+            if kicked != Kicked::Ending {
+                break;
+            }
+            tokio::time::sleep(ENDING).await;
+            kicked = self.kick(client_id, forget);
+        }
+        kicked
+    }
 }
+
+/// How long a connection that ends is given until it is looked at again, and how often.
+const ENDING: Duration = Duration::from_millis(2);
+const ENDINGS: usize = 500;
 
 /// Sessions whose subscriptions are looked at together.
 const SESSIONS_STEP: usize = 1000;

@@ -198,6 +198,11 @@ fn listener(at: &str, table: Table) -> Result<Table, String> {
         }
         _ => return Err(format!("`{at}` needs an `address`")),
     }
+    if table.contains_key("unix_mode")
+        && !(table.get("address").and_then(Value::as_str)).is_some_and(|at| at.starts_with("unix:"))
+    {
+        return Err(format!("`{at}.unix_mode` is for `unix:PATH`"));
+    }
     let part = |name: &str| table.get(name).and_then(Value::as_table);
     if let Some(tls) = part("tls") {
         if let Some(needed) = ["certificate", "key"]

@@ -63,6 +63,12 @@ pub(super) fn check(
         let why = format!("mqtt.dynamic_security_file: {error}");
         problems.push(Problem::new(origin("mqtt.dynamic_security_file"), why));
     }
+    for auth in &settings.mqtt.http_auth {
+        if let Err(error) = auth.check() {
+            let why = format!("mqtt.http_auth: {error}");
+            problems.push(Problem::new(origin("mqtt.http_auth"), why));
+        }
+    }
     match settings.mqtt.config() {
         Ok(config) => mqtt_listeners(settings, &config.limits, &origin, &mut problems),
         Err((path, why)) => problems.push(Problem::new(origin(path), format!("{path}: {why}"))),

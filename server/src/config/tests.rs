@@ -272,6 +272,45 @@ fn listeners_take_text_tables_and_lists() {
 }
 
 #[test]
+fn the_mode_of_a_unix_socket_is_octal_and_only_for_one() {
+    let at = |address: &str, mode: &str| {
+        format!("[[listeners.mqtt]]\naddress = \"{address}\"\nunix_mode = {mode}\n")
+    };
+    let (_dir, sources) = with_file(&at("unix:/run/lt.sock", "0o660"));
+    let listener = &load(&sources).unwrap().settings.listeners["mqtt"][0];
+    assert_eq!(listener.edge.unix_mode, Some(0o660));
+    let (_dir, sources) = with_file(&at("unix:/run/lt.sock", "660"));
+    assert!(complaint(&sources).contains("`listeners.mqtt[0].unix_mode` must be 0 to 511"));
+    let (_dir, sources) = with_file(&at("127.0.0.1:1", "0o660"));
+    assert!(complaint(&sources).contains("`listeners.mqtt[0].unix_mode` is for `unix:PATH`"));
+}
+
+#[test]
+fn a_server_of_logins_that_cannot_be_asked_is_said_before_the_start() {
+    let asked = |more: &str| format!("[[mqtt.http_auth]]\nstyle = \"nanomq\"\n{more}\n");
+    let (_dir, sources) = with_file(&asked("url = \"http://127.0.0.1:1/auth\""));
+    assert!(load(&sources).is_ok());
+    for (more, why) in [
+        ("url = \"127.0.0.1:1\"", "is no address"),
+        (
+            "url = \"https://127.0.0.1:1/auth\"",
+            "https needs `authorities`",
+        ),
+        (
+            "url = \"http://127.0.0.1:1/auth\"\nacl_ttl_ms = 5",
+            "which is missing",
+        ),
+    ] {
+        let (_dir, sources) = with_file(&asked(more));
+        let text = complaint(&sources);
+        assert!(
+            text.contains("mqtt.http_auth: ") && text.contains(why),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn a_listener_that_answers_http_has_an_address_and_no_limits() {
     let at =
         |more: &str| format!("[[listeners.amqp-metrics]]\naddress = \"127.0.0.1:1\"\n{more}\n");

@@ -212,7 +212,7 @@ impl AdminBackend for Backend {
 
     async fn end_session(&self, id: &str, forget: bool) -> Answer<()> {
         match self.mqtt()? {
-            Some(tenant) => sessions::end(tenant, id, forget),
+            Some(tenant) => sessions::end(tenant, id, forget).await,
             None => Err(sessions::unknown(id)),
         }
     }

@@ -149,6 +149,102 @@ fn who_waits_gets_a_message_that_would_not_fit() {
     assert_eq!(bench.pushes(me), [(3, 0)]);
 }
 
+fn release_all(messages: &[u64], stream: StreamId, failed: bool) -> Command {
+    Command::ReleaseAll {
+        group: GroupId(stream.0),
+        messages: messages.iter().copied().map(Seq).collect(),
+        delay_ms: 0,
+        failed,
+    }
+}
+
+/// A queue of three at most, whose first five messages one consumer holds, and a consumer that waits at it.
+fn full_when_it_comes_back(bench: &mut Bench) -> (SessionId, SessionId) {
+    let mut config = bounded(3, Overflow::DropOldest, Order::Sequence);
+    config.group = Some(GroupConfig {
+        dead_letter: Some(DeadLetter {
+            on: crate::config::Reasons::ALL,
+            ..DeadLetter::to("dead")
+        }),
+        ..GroupConfig::default()
+    });
+    bench.opener("dead", queue());
+    let holder = bench.opener("q", config.clone());
+    bench.subscribe(holder);
+    bench.credit(holder, 5);
+    for body in ["1", "2", "3", "4", "5"] {
+        bench.publish(holder, 0, body);
+    }
+    assert_eq!(bench.pushes(holder).len(), 5);
+    let waiter = bench.opener("q", config);
+    bench.subscribe(waiter);
+    bench.credit(waiter, 9);
+    (holder, waiter)
+}
+
+#[test]
+fn what_comes_back_at_once_makes_room_before_it_is_shown() {
+    let mut bench = Bench::new();
+    let (holder, waiter) = full_when_it_comes_back(&mut bench);
+    let stream = bench.stream_of(holder);
+    // Whoever gave it back has room again, but the other has waited longer. 9 is not held.
+    let back = release_all(&[5, 1, 9, 2, 2, 4, 3], stream, false);
+    assert_eq!(bench.ask(holder, back), Some(Reply::Done));
+    assert_eq!(bench.pushes(waiter), [(3, 0), (4, 0), (5, 0)]);
+    assert_eq!(bench.pushes(holder), []);
+    assert_eq!(messages_of(&mut bench, holder, "dead"), 2);
+}
+
+#[test]
+fn what_a_session_leaves_makes_room_before_it_is_shown() {
+    let mut bench = Bench::new();
+    let (holder, waiter) = full_when_it_comes_back(&mut bench);
+    bench.shard.detach(bench.now, holder, &mut bench.seen);
+    assert_eq!(bench.pushes(waiter), [(3, 0), (4, 0), (5, 0)]);
+    assert_eq!(messages_of(&mut bench, waiter, "dead"), 2);
+}
+
+#[test]
+fn what_does_not_fit_alone_is_not_shown_again() {
+    let mut bench = Bench::new();
+    let mut config = bounded(0, Overflow::DropOldest, Order::Sequence);
+    config.limits.max_bytes = 3;
+    let me = bench.opener("q", config);
+    bench.subscribe(me);
+    bench.credit(me, 9);
+    bench.publish(me, 0, "large");
+    bench.publish(me, 0, "s");
+    assert_eq!(bench.pushes(me), [(1, 0), (2, 0)]);
+    bench.release(me, 1, false);
+    assert_eq!(bench.pushes(me), []);
+    bench.release(me, 2, false);
+    assert_eq!(bench.pushes(me), [(2, 0)]);
+    assert_eq!(messages_of(&mut bench, me, "q"), 1);
+}
+
+#[test]
+fn of_several_that_fail_each_is_judged_by_itself() {
+    let mut bench = Bench::new();
+    let mut config = queue();
+    config.group = Some(GroupConfig {
+        max_failures: Some(1),
+        ..GroupConfig::default()
+    });
+    let me = bench.opener("q", config);
+    bench.subscribe(me);
+    bench.credit(me, 3);
+    for body in ["1", "2", "3"] {
+        bench.publish(me, 0, body);
+    }
+    let stream = bench.stream_of(me);
+    bench.release(me, 2, true);
+    bench.pushes(me);
+    let back = release_all(&[1, 2, 3], stream, true);
+    assert_eq!(bench.ask(me, back), Some(Reply::Done));
+    assert_eq!(bench.pushes(me), [(1, 1), (3, 1)]);
+    assert_eq!(messages_of(&mut bench, me, "q"), 2);
+}
+
 #[test]
 fn the_least_urgent_makes_room_and_of_these_the_oldest() {
     let mut bench = Bench::new();

@@ -247,9 +247,7 @@ impl Model {
         for addition in &frame.additions {
             self.show(&addition.targets, addition.fleeting, told);
         }
-        for at in ready {
-            self.came_back(at, told);
-        }
+        self.came_back(&ready, told);
         for (key, tag) in holders {
             self.refill(key, tag, told);
         }

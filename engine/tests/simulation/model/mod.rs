@@ -457,6 +457,12 @@ impl Model {
             Command::Credit { consumer, credit } => self.credit(key, consumer, credit, told),
             Command::Settle { message, how } => self.settle(key, message, how, told),
             Command::AckAll { group, messages } => self.ack_all(key, group, &messages, told),
+            Command::ReleaseAll {
+                group,
+                messages,
+                delay_ms,
+                failed,
+            } => self.release_all(key, (group, &messages), delay_ms, failed, told),
             Command::MarkAll { group, marks } => marks
                 .into_iter()
                 .try_for_each(|(seq, mark)| {

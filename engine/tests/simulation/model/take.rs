@@ -8,6 +8,7 @@ use longtail_engine::{
 use longtail_model::{ConsumerTag, Durability, GroupId, Seq};
 
 use super::dead::Grave;
+use super::shrink::makes_room_later;
 use super::{
     At, Blocked, Consumer, Hold, Logged, Model, Outcome, Place, Standing, Timer, Told, delivery,
 };
@@ -473,6 +474,50 @@ impl Model {
         Ok(Reply::Done)
     }
 
+    /// What ends for good goes first; then the others have their places, and only then is anything seen.
+    pub(super) fn release_all(
+        &mut self,
+        key: usize,
+        (group, messages): (GroupId, &[Seq]),
+        delay_ms: u64,
+        failed: bool,
+        told: &mut Told,
+    ) -> Outcome {
+        let (mut had, mut returned) = (Vec::new(), Vec::new());
+        let mut refused = None;
+        for &seq in messages {
+            let Some(hold) = self.own_hold(key, Handle::Group(group, seq))? else {
+                continue;
+            };
+            let tag = self.holds[&hold].consumer;
+            if !had.contains(&tag) {
+                had.push(tag);
+            }
+            match self.release(hold, None, delay_ms, failed, told) {
+                Ok(Some(how)) => returned.push((hold, how)),
+                Ok(None) => {}
+                Err(refusal) => {
+                    refused = Some(refusal);
+                    break;
+                }
+            }
+        }
+        let mut back = Vec::new();
+        if refused.is_none() {
+            for (hold, (logged, delay_ms)) in returned {
+                if let Some((_, at)) = self.let_go(hold) {
+                    self.place_again(at, logged, delay_ms, true);
+                    back.push(at);
+                }
+            }
+        }
+        self.came_back(&back, told);
+        for tag in had {
+            self.refill(key, tag, told);
+        }
+        refused.map_or(Ok(Reply::Done), Err)
+    }
+
     /// Whether the consumer may be pushed one more.
     fn has_room(&self, key: usize, at: usize) -> bool {
         let consumer = &self.sessions[key].consumers[at];
@@ -524,17 +569,37 @@ impl Model {
         &mut self,
         hold: u64,
         priority: Option<u32>,
-        mut delay_ms: u64,
+        delay_ms: u64,
         failed: bool,
         told: &mut Told,
     ) -> Result<(), Refusal> {
+        let released = self.release(hold, priority, delay_ms, failed, told)?;
+        if let Some((logged, delay_ms)) = released
+            && let Some((_, at)) = self.let_go(hold)
+        {
+            self.place_again(at, logged, delay_ms, true);
+            self.came_back(&[at], told);
+        }
+        Ok(())
+    }
+
+    /// How a released message comes back, and after how long; `None`: it does not, and is gone.
+    fn release(
+        &mut self,
+        hold: u64,
+        priority: Option<u32>,
+        mut delay_ms: u64,
+        failed: bool,
+        told: &mut Told,
+    ) -> Result<Option<(Logged, u64)>, Refusal> {
         let at = self.holds[&hold].at();
         let mut logged = self.standing(at).expect("held").now;
         if failed {
             logged.counts.failures += 1;
             let config = &self.group(at.stream, at.group).expect("held").config;
             if config.max_deliveries > 0 && logged.counts.deliveries >= config.max_deliveries {
-                return self.bury(hold, Reason::Deliveries, told);
+                self.bury(hold, Reason::Deliveries, told)?;
+                return Ok(None);
             }
             if config
                 .max_failures
@@ -542,9 +607,10 @@ impl Model {
             {
                 if self.grave(at, Reason::Deliveries) == Grave::Unwanted {
                     self.ack(hold);
-                    return Ok(());
+                } else {
+                    self.bury(hold, Reason::Deliveries, told)?;
                 }
-                return self.bury(hold, Reason::Deliveries, told);
+                return Ok(None);
             }
             if delay_ms == 0 && !config.backoff_ms.is_empty() {
                 let step = (logged.counts.failures as usize).min(config.backoff_ms.len());
@@ -553,20 +619,11 @@ impl Model {
         }
         logged.counts.releases += 1;
         logged.priority = priority.unwrap_or(logged.priority);
-        self.let_go(hold);
-        self.returned(at, logged, delay_ms, true, told);
-        Ok(())
+        Ok(Some((logged, delay_ms)))
     }
 
     /// A message that nobody holds is ready again, or will be; `log` unless nobody writes that down.
-    pub(super) fn returned(
-        &mut self,
-        at: At,
-        mut to: Logged,
-        delay_ms: u64,
-        log: bool,
-        told: &mut Told,
-    ) {
+    fn place_again(&mut self, at: At, mut to: Logged, delay_ms: u64, log: bool) {
         to.place = if delay_ms > 0 {
             Place::Delayed(self.now + delay_ms)
         } else {
@@ -585,11 +642,24 @@ impl Model {
         if delay_ms > 0 {
             self.set_delay_alarm(at.stream, at.group);
         }
-        self.came_back(at, told);
     }
 
-    /// A message that was held is ready again, or its time is over.
-    pub(super) fn came_back(&mut self, at: At, told: &mut Told) {
+    /// Messages that were held are ready again: what is too much goes, then what is too old, then the rest is seen.
+    pub(super) fn came_back(&mut self, back: &[At], told: &mut Told) {
+        for at in back {
+            if self.stream(at.stream).is_some_and(makes_room_later) {
+                self.shrink(at.stream, told);
+            }
+        }
+        for &at in back {
+            self.drop_overdue(at, told);
+        }
+        for at in back {
+            self.dispatch(at.stream, at.group, told);
+        }
+    }
+
+    fn drop_overdue(&mut self, at: At, told: &mut Told) {
         let now = self.now;
         let over = self.stream(at.stream).is_some_and(|state| {
             let message = state.messages.get(&at.seq);
@@ -601,14 +671,18 @@ impl Model {
         if over && !self.is_held(at.stream, at.seq) {
             self.drop_expired(at.stream, at.seq, told);
         }
-        self.crowd(at.stream);
-        self.dispatch(at.stream, at.group, told);
     }
 
-    /// Its holder is gone.
-    pub(super) fn lose_hold(&mut self, hold: u64, told: &mut Told) {
-        self.note_failure(hold);
-        self.abandon(hold, told);
+    /// Their holder is gone.
+    pub(super) fn lose_holds(&mut self, mut holds: Vec<u64>, told: &mut Told) {
+        holds.retain(|&hold| {
+            self.note_failure(hold);
+            !self.ends_with_loss(hold, told)
+        });
+        let back: Vec<At> = (holds.into_iter())
+            .filter_map(|hold| self.take_back(hold))
+            .collect();
+        self.came_back(&back, told);
     }
 
     /// Where a lost hold counts, the delivery has failed.
@@ -721,24 +795,36 @@ impl Model {
         Ok(Reply::Done)
     }
 
-    /// Its holder is gone or too late.
+    /// Its holder is too late.
     pub(super) fn abandon(&mut self, hold: u64, told: &mut Told) {
+        if !self.ends_with_loss(hold, told) {
+            let back = self.take_back(hold);
+            self.came_back(back.as_slice(), told);
+        }
+    }
+
+    /// A lost message is ready again, if it is still there.
+    fn take_back(&mut self, hold: u64) -> Option<At> {
+        let at = self.holds.get(&hold)?.at();
+        let now = self.standing(at).map(|standing| standing.now);
+        self.let_go(hold);
+        self.place_again(at, now?, 0, false);
+        Some(at)
+    }
+
+    /// Whether a lost message has failed too often, and does not come back.
+    fn ends_with_loss(&mut self, hold: u64, told: &mut Told) -> bool {
         let Some(at) = self.holds.get(&hold).map(Hold::at) else {
-            return;
+            return true;
         };
         let Some(now) = self.standing(at).map(|standing| standing.now) else {
-            self.let_go(hold);
-            return;
+            return false;
         };
         let config = &self.group(at.stream, at.group).expect("held").config;
         let max = config.max_deliveries;
         let over = max > 0 && now.counts.deliveries >= max;
         let failed = (config.max_failures).is_some_and(|max| now.counts.failures > max);
-        if (over || failed) && self.lay_dead(hold, at, !over, told) {
-            return;
-        }
-        self.let_go(hold);
-        self.returned(at, now, 0, false, told);
+        (over || failed) && self.lay_dead(hold, at, !over, told)
     }
 
     fn lay_dead(&mut self, hold: u64, at: At, drop: bool, told: &mut Told) -> bool {

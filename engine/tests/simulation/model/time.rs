@@ -308,9 +308,7 @@ impl Model {
             .filter(|(_, h)| h.session == key)
             .map(|(number, _)| *number)
             .collect();
-        for hold in held {
-            self.lose_hold(hold, told);
-        }
+        self.lose_holds(held, told);
         for (stream, role) in state.links.into_values() {
             self.link_closed(stream, role);
         }

@@ -19,6 +19,7 @@ use longtail_model::{ConsumerTag, GroupId, Timestamp};
 use super::channel::{Channel, internal};
 use super::consuming::Consumer;
 use super::content::Envelope;
+use super::settling::Returns;
 use super::unacked::Delivered;
 use super::{Shared, say};
 use crate::codec::{FRAME_OVERHEAD, Method, Properties, ReplyCode, TableBuf, Value, put_content};
@@ -377,9 +378,12 @@ impl Channel {
                 kept.delivery.consumer.0 == number
             });
         self.kept = stays;
+        let mut returns = Returns::default();
         for kept in gone {
-            self.settle_delivery(kept.at, &kept.delivery, GIVEN_BACK);
+            let message = (kept.delivery.group, kept.delivery.seq);
+            returns.add(kept.at, message, GIVEN_BACK);
         }
+        self.requeue_all(returns);
     }
 
     /// A queue is gone, with what is kept of it.

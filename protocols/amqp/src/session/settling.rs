@@ -1,6 +1,8 @@
 //! What becomes of what a channel was given: acknowledged, refused, taken back.
 
+use hashbrown::HashMap;
 use longtail_engine::{Command, Delivery, Handle, Settle};
+use longtail_model::{GroupId, Seq};
 
 use super::channel::Channel;
 use super::unacked::Delivered;
@@ -66,13 +68,36 @@ impl Channel {
         }
     }
 
-    fn settle_all(&mut self, all: &[Delivered], how: Settle) {
-        for delivered in all {
-            self.settle(delivered, how);
+    pub(super) fn settle_all(&mut self, all: &[Delivered], how: Settle) {
+        if matches!(how, Settle::Release { .. }) {
+            self.requeue(all, how);
+        } else {
+            for delivered in all {
+                self.settle(delivered, how);
+            }
         }
         // Behind them: what comes between would make each a command of its own.
         for delivered in all {
             self.is_settled(delivered);
+        }
+    }
+
+    /// What goes back to a queue by one request is there again as one, before any of it is delivered.
+    fn requeue(&mut self, all: &[Delivered], how: Settle) {
+        let mut returns = Returns::default();
+        for delivered in all.iter().filter(|delivered| !delivered.is_read) {
+            let how = self.with_retry(delivered, how);
+            let way = usize::from(delivered.shard);
+            returns.add(way, (delivered.group, delivered.seq), how);
+        }
+        self.requeue_all(returns);
+    }
+
+    pub(super) fn requeue_all(&mut self, returns: Returns) {
+        for (way, command) in returns.commands {
+            if let Some(way) = self.ways.get_mut(way) {
+                way.tell(command);
+            }
         }
     }
 
@@ -135,6 +160,41 @@ impl Channel {
         let all = self.unacked.take_all();
         self.settle_all(&all, refusal(true, false));
         Ok(())
+    }
+}
+
+/// What goes back to queues together: what is of one queue, and ready again at one moment, is one command.
+#[derive(Debug, Default)]
+pub(super) struct Returns {
+    /// Each with the place of its way, in the order in which their first messages were named.
+    commands: Vec<(usize, Command)>,
+    /// The place among them of what goes by a way to a group after a delay.
+    places: HashMap<(usize, GroupId, u64), usize>,
+}
+
+impl Returns {
+    /// A message is given back. `how` is a release; one call's differ in their delays only.
+    pub(super) fn add(&mut self, way: usize, (group, seq): (GroupId, Seq), how: Settle) {
+        let Settle::Release {
+            delay_ms, failed, ..
+        } = how
+        else {
+            return;
+        };
+        let next = self.commands.len();
+        let place = *self.places.entry((way, group, delay_ms)).or_insert(next);
+        if let Some((_, Command::ReleaseAll { messages, .. })) = self.commands.get_mut(place) {
+            messages.push(seq);
+        } else {
+            let messages = vec![seq];
+            let command = Command::ReleaseAll {
+                group,
+                messages,
+                delay_ms,
+                failed,
+            };
+            self.commands.push((way, command));
+        }
     }
 }
 

@@ -73,16 +73,14 @@ impl Channel {
             way.tell(Command::Close { link: Link(number) });
         }
         self.return_kept(number);
-        for delivered in self.unacked.take_of(number) {
-            let failed = Settle::Release {
-                priority: None,
-                delay_ms: 0,
-                failed: true,
-            };
-            self.late.insert(delivered.tag);
-            self.settle(&delivered, failed);
-            self.is_settled(&delivered);
-        }
+        let held = self.unacked.take_of(number);
+        self.late.extend(held.iter().map(|delivered| delivered.tag));
+        let failed = Settle::Release {
+            priority: None,
+            delay_ms: 0,
+            failed: true,
+        };
+        self.settle_all(&held, failed);
         while self.late.len() > LATE_MAX {
             self.late.pop_first();
         }

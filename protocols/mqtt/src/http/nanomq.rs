@@ -427,9 +427,9 @@ fn prometheus(asked: &Asked) -> Reply {
 
 async fn kick(asked: &Asked, id: &str) -> Result<Reply, Trouble> {
     asked.changes().await?;
-    match asked.api.tenant.kick(id, false) {
+    match asked.api.tenant.expel(id, false).await {
         Kicked::Disconnected | Kicked::Forgotten => Ok(done()),
-        Kicked::Unknown | Kicked::Away => Err(Trouble::Missing(format!(
+        Kicked::Unknown | Kicked::Away | Kicked::Ending => Err(Trouble::Missing(format!(
             "the client {id} is not connected"
         ))),
     }

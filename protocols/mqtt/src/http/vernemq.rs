@@ -94,7 +94,7 @@ async fn admin(asked: &Asked, command: &[&str]) -> Result<Reply, Trouble> {
         ["session" | "sessions", "disconnect"] => {
             asked.changes().await?;
             let id = parameter(asked, "client_id").ok_or(Trouble::Absent("client-id"))?;
-            match asked.api.tenant.kick(id, switch(asked, "cleanup")) {
+            match asked.api.tenant.expel(id, switch(asked, "cleanup")).await {
                 Kicked::Unknown => Err(Trouble::Missing(format!("there is no client {id}"))),
                 _ => Ok(done()),
             }
@@ -431,7 +431,7 @@ async fn client_status(asked: &Asked) -> Result<Reply, Trouble> {
 async fn disconnect(asked: &Asked) -> Result<Reply, Trouble> {
     asked.changes().await?;
     let id = parameter(asked, "client_id").ok_or(Trouble::Absent("client_id"))?;
-    let outcome = match asked.api.tenant.kick(id, switch(asked, "cleanup")) {
+    let outcome = match asked.api.tenant.expel(id, switch(asked, "cleanup")).await {
         Kicked::Unknown => "unknown",
         _ => "ok",
     };

@@ -192,6 +192,54 @@ fn wishes(style: Style) -> BTreeMap<String, String> {
 /// What an account may do now, for a client.
 pub type Rights = Arc<dyn Fn(&str, &str) -> Option<Arc<Grants>> + Send + Sync>;
 
+/// The ways on which a server is asked.
+struct Askers {
+    login: Asker,
+    superuser: Option<Asker>,
+    wish: Option<Asker>,
+}
+
+impl HttpAuthConfig {
+    /// Whether a server can be asked so, without asking it; the authorities are read.
+    ///
+    /// # Errors
+    /// [`HttpAuthError`].
+    pub fn check(&self) -> Result<(), HttpAuthError> {
+        self.askers().map(drop)
+    }
+
+    fn askers(&self) -> Result<Askers, HttpAuthError> {
+        let within = 1..=60_000;
+        if !within.contains(&self.timeout_ms) || !within.contains(&self.connect_timeout_ms) {
+            return Err(HttpAuthError::Range(
+                "timeout_ms and connect_timeout_ms are 1 to 60000",
+            ));
+        }
+        if !(1..=1024).contains(&self.requests_max) {
+            return Err(HttpAuthError::Range("requests_max is 1 to 1024"));
+        }
+        if self.superuser_url.is_some() && self.style == Style::Emqx {
+            return Err(HttpAuthError::Superuser);
+        }
+        if self.acl_url.is_none() && (self.acl_params.is_some() || self.acl_ttl_ms > 0) {
+            return Err(HttpAuthError::Acl);
+        }
+        let (of_login, of_wish) = (&self.params, self.acl_params.clone());
+        let login = Asker::new(self, &self.url, of_login, false)?;
+        let superuser = self.superuser_url.as_deref();
+        let superuser = superuser.map(|url| Asker::new(self, url, of_login, false));
+        let superuser = superuser.transpose()?;
+        let of_wish = of_wish.unwrap_or_else(|| wishes(self.style));
+        let acl = self.acl_url.as_deref();
+        let acl = acl.map(|url| Asker::new(self, url, &of_wish, true));
+        Ok(Askers {
+            login,
+            superuser,
+            wish: acl.transpose()?,
+        })
+    }
+}
+
 /// The hook that asks.
 pub struct HttpAuth {
     config: HttpAuthConfig,
@@ -219,36 +267,13 @@ impl HttpAuth {
         clock: Arc<dyn Clock>,
         is_last: bool,
     ) -> Result<Self, HttpAuthError> {
-        let within = 1..=60_000;
-        if !within.contains(&config.timeout_ms) || !within.contains(&config.connect_timeout_ms) {
-            return Err(HttpAuthError::Range(
-                "timeout_ms and connect_timeout_ms are 1 to 60000",
-            ));
-        }
-        if !(1..=1024).contains(&config.requests_max) {
-            return Err(HttpAuthError::Range("requests_max is 1 to 1024"));
-        }
-        if config.superuser_url.is_some() && config.style == Style::Emqx {
-            return Err(HttpAuthError::Superuser);
-        }
-        if config.acl_url.is_none() && (config.acl_params.is_some() || config.acl_ttl_ms > 0) {
-            return Err(HttpAuthError::Acl);
-        }
-        let (of_login, of_wish) = (&config.params, config.acl_params.clone());
-        let asker = Asker::new(&config, &config.url, of_login, false)?;
-        let superuser = config.superuser_url.as_deref();
-        let superuser = superuser.map(|url| Asker::new(&config, url, of_login, false));
-        let superuser = superuser.transpose()?;
-        let of_wish = of_wish.unwrap_or_else(|| wishes(config.style));
-        let acl = config.acl_url.as_deref();
-        let acl = acl.map(|url| Asker::new(&config, url, &of_wish, true));
-        let acl = acl.transpose()?;
+        let askers = config.askers()?;
         Ok(HttpAuth {
             requests: Semaphore::new(config.requests_max),
             remembered: Mutex::default(),
-            asker,
-            superuser,
-            acl,
+            asker: askers.login,
+            superuser: askers.superuser,
+            acl: askers.wish,
             superusers: Mutex::default(),
             config,
             rights,

@@ -71,6 +71,12 @@ pub(crate) const LISTENER_KEYS: &[Key] = &[
         "Input that may wait for one message to be complete.",
     ),
     key(
+        "unix_mode",
+        Kind::Number(0, 0o777),
+        None,
+        "Permission bits of a Unix socket's file, in octal, as in 0o660. What the umask leaves.",
+    ),
+    key(
         "proxy",
         Kind::Table(PROXY_KEYS),
         None,

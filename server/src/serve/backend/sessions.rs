@@ -78,8 +78,8 @@ pub(super) async fn show(broker: &Arc<Broker>, tenant: &Tenant, id: &str) -> Ans
     Ok(status)
 }
 
-pub(super) fn end(tenant: &Arc<Tenant>, id: &str, forget: bool) -> Answer<()> {
-    match tenant.kick(id, forget) {
+pub(super) async fn end(tenant: &Arc<Tenant>, id: &str, forget: bool) -> Answer<()> {
+    match tenant.expel(id, forget).await {
         Kicked::Disconnected | Kicked::Forgotten => Ok(()),
         Kicked::Unknown => Err(unknown(id)),
         Kicked::Away => Err(AdminError::new(
@@ -87,6 +87,11 @@ pub(super) fn end(tenant: &Arc<Tenant>, id: &str, forget: bool) -> Answer<()> {
             format!("the client of the session {id} is not connected"),
         )
         .hint("forget=true ends the session too")),
+        Kicked::Ending => Err(AdminError::new(
+            ErrorKind::Refused,
+            format!("the connection of the session {id} is being ended"),
+        )
+        .hint("ask again")),
     }
 }
 

@@ -166,9 +166,11 @@ async fn one(asked: &Asked, id: &str) -> Result<Reply, Trouble> {
 async fn kick(asked: &Asked, id: &str) -> Result<Reply, Trouble> {
     asked.changes().await?;
     // EMQX ends the session of a client that it kicks out.
-    match asked.api.tenant.kick(id, true) {
+    match asked.api.tenant.expel(id, true).await {
         Kicked::Unknown => Err(unknown(id)),
-        Kicked::Disconnected | Kicked::Forgotten | Kicked::Away => Ok(Reply::done()),
+        Kicked::Disconnected | Kicked::Forgotten | Kicked::Away | Kicked::Ending => {
+            Ok(Reply::done())
+        }
     }
 }
 
@@ -183,7 +185,7 @@ async fn kick_all(asked: &Asked) -> Result<Reply, Trouble> {
     })?;
     for id in ids {
         // Those that are not there are as wished.
-        let _ = asked.api.tenant.kick(id, true);
+        let _ = asked.api.tenant.expel(id, true).await;
     }
     Ok(Reply::done())
 }
