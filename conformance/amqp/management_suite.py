@@ -4,12 +4,14 @@
 """
 
 import base64
+import datetime
 import importlib.util
 import json
 import os
 import pathlib
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -263,6 +265,118 @@ def an_exclusive_queue_names_its_owner(t):
     found = api(t).get(f"/queues/%2F/{name}")
     equal(found["exclusive"], True)
     assert found["owner_pid_details"]["name"].endswith(f":{t.port}"), found["owner_pid_details"]
+
+
+@case("queues single_active_consumer_tag consumers channels")
+def the_consumer_that_is_served_is_named(t):
+    name, path = queue(t, arguments={"x-single-active-consumer": True})
+    first, later = connect(t), connect(t)
+    for connection, tag in ((first, "first"), (later, "later")):
+        connection.channel().basic_consume(name, lambda *_: None, consumer_tag=tag)
+
+    def told():
+        found = api(t).get(path)
+        details = {one["consumer_tag"]: (one["active"], one["activity_status"]) for one in found["consumer_details"]}
+        return found["single_active_consumer_tag"], details
+
+    equal(told(), ("first", {"first": (True, "single_active"), "later": (False, "waiting")}))
+    listed = [one for one in api(t).get("/consumers/%2F") if one["queue"]["name"] == name]
+    equal([(one["consumer_tag"], one["active"]) for one in listed], [("first", True), ("later", False)])
+    for one in listed:
+        [same] = api(t).get(f"/channels/{quoted(one['channel_details']['name'])}")["consumer_details"]
+        equal(same, one)
+    [found] = [one for one in api(t).get("/queues/%2F") if one["name"] == name]
+    equal(found["single_active_consumer_tag"], "first")
+    first.close()
+    eventually(lambda: told() == ("later", {"later": (True, "single_active")}), "the next is served")
+    later.close()
+    eventually(lambda: told() == (None, {}), "nobody is served")
+    # Of others nobody is.
+    common, path = queue(t)
+    connect(t).channel().basic_consume(common, lambda *_: None, consumer_tag="one")
+    equal(told(), (None, {"one": (True, "up")}))
+
+
+@case("queues head_message_timestamp")
+def a_queue_says_how_old_its_oldest_message_is(t):
+    name, path = queue(t)
+    head = lambda: api(t).get(path)["head_message_timestamp"]  # noqa: E731
+    equal(head(), None)
+    channel = connect(t).channel()
+    channel.confirm_delivery()
+    for timestamp in (1_700_000_000, 1_700_000_005, None):
+        channel.basic_publish("", name, b"x", pika.BasicProperties(timestamp=timestamp))
+    equal(head(), 1_700_000_000)
+    [listed] = [one for one in api(t).get("/queues") if one["name"] == name]
+    equal(listed["head_message_timestamp"], 1_700_000_000)
+    taken = channel.basic_get(name)[0]
+    equal(head(), 1_700_000_000, "one that somebody holds is in the queue")
+    channel.basic_ack(taken.delivery_tag)
+    eventually(lambda: head() == 1_700_000_005, "the next is the oldest")
+    channel.basic_get(name, auto_ack=True)
+    eventually(lambda: head() is None and api(t).get(path)["messages"] == 1, "the last has none")
+
+
+@case("queues idle_since")
+def a_queue_says_since_when_nothing_happens_to_it(t):
+    name, path = queue(t)
+    channel = connect(t).channel()
+    channel.confirm_delivery()
+    idle = lambda: api(t).get(path).get("idle_since")  # noqa: E731
+    for act in (
+        lambda: channel.basic_publish("", name, b"x"),
+        lambda: channel.basic_nack(channel.basic_get(name)[0].delivery_tag),
+        lambda: channel.queue_declare(name, passive=True),
+        lambda: channel.basic_cancel(channel.basic_consume(name, lambda *_: None)),
+    ):
+        before = time.time()
+        act()
+        equal(idle(), None, "something has just happened")
+        since = datetime.datetime.fromisoformat(eventually(idle, "nothing happens any more")).timestamp()
+        assert before - 0.1 <= since <= time.time(), (before, since)
+    # Looking at it is nothing that happens to it.
+    equal(datetime.datetime.fromisoformat(idle()).timestamp(), since)
+
+
+@case("connections ssl_protocol ssl_cipher")
+def an_encrypted_connection_says_how(t):
+    home = pathlib.Path(tempfile.mkdtemp(prefix="longtail-management-"))
+    t.defer(lambda: shutil.rmtree(home, ignore_errors=True))
+    key, certificate = home / "key.pem", home / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-addext",
+         "basicConstraints=critical,CA:FALSE"],
+        check=True, stderr=subprocess.DEVNULL,
+    )
+    encrypted = _free_port()
+    off = "".join(f"{name} = []\n" for name in ("beanstalk", "mqtt", "mqtt-ws", "mqtt-http", "amqp-metrics"))
+    config = (
+        f'admin.listen = "off"\n[listeners]\n{off}[[listeners.amqps]]\naddress = "127.0.0.1:{encrypted}"\n'
+        f'tls = {{ certificate = "{certificate}", key = "{key}" }}\n'
+    )
+    words = [word for word in (t.start or {}).get("words", []) if word != "--only"]
+    server = OwnServer(t, start=t.start and {**t.start, "config": config, "words": [*words, "--config", "{config}"]})
+    context = ssl.create_default_context(cafile=certificate)
+    old = ssl.create_default_context(cafile=certificate)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    old.set_ciphers("ECDHE-RSA-AES128-GCM-SHA256")
+    own = Api(server.websocket)
+    for name, port, how in (("new", encrypted, context), ("old", encrypted, old), ("plain", server.address[1], None)):
+        options = pika.SSLOptions(how, "localhost") if how else None
+        connection = pika.BlockingConnection(pika.ConnectionParameters(
+            "127.0.0.1", port, ssl_options=options, client_properties={"connection_name": name}))
+        t.defer(connection.close)
+    seen = {one["user_provided_name"]: one for one in own.get("/connections")}
+    told = {
+        name: tuple(one[f"ssl{key}"] for key in ("", "_protocol", "_key_exchange", "_cipher", "_hash"))
+        for name, one in seen.items()
+    }
+    equal(told["new"][:3], (True, "tlsv1.3", "any"))
+    assert told["new"][3] in ("aes_256_gcm", "aes_128_gcm", "chacha20_poly1305"), told
+    equal(told["new"][4], "aead")
+    equal(told["old"], (True, "tlsv1.2", "ecdhe_rsa", "aes_128_gcm", "aead"))
+    equal(told["plain"], (False, None, None, None, None))
 
 
 @case("health aliveness feature-flags")

@@ -8,6 +8,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import pika  # noqa: E402
 from harness import suite  # noqa: E402
+from harness.server import OwnServer  # noqa: E402
 from harness.suite import case, equal  # noqa: E402
 from pika.exceptions import ChannelClosedByBroker, NackError  # noqa: E402
 
@@ -542,6 +543,37 @@ def one_consumer_at_a_time(t):
     first.connection.close()
     until_true(lambda: len(got_later) == 3, later)
     equal(sorted(data for _, data in got_later), [b"1", b"2", b"3"])
+
+
+@case("qos_updates_existing")
+def a_prefetch_count_is_for_those_who_are_there_if_the_server_is_told_so(t):
+    def got_with(address):
+        connection = pika.BlockingConnection(pika.ConnectionParameters(*address))
+        t.defer(connection.close)
+        channel = connection.channel()
+        queue = channel.queue_declare("", exclusive=True).method.queue
+        got = []
+        channel.basic_qos(prefetch_count=2)
+        channel.basic_consume(queue, lambda _c, m, _p, data: got.append(m.delivery_tag))
+        publish(channel, queue, *[b"%d" % n for n in range(8)])
+        until_true(lambda: len(got) == 2, channel)
+        channel.basic_qos(prefetch_count=4)
+        serve(0.5, channel)
+        return channel, got
+
+    _, got = got_with((t.host, t.port))
+    equal(got, [1, 2], "it has begun with two")
+    own = OwnServer(t, "--set", "amqp.qos_updates_existing=true")
+    channel, got = got_with(own.address)
+    equal(got, [1, 2, 3, 4])
+    channel.basic_qos(prefetch_count=1)
+    channel.basic_ack(3, multiple=True)
+    serve(0.5, channel)
+    equal(got, [1, 2, 3, 4], "it holds one")
+    channel.basic_ack(4)
+    until_true(lambda: len(got) == 5, channel)
+    serve(0.3, channel)
+    equal(got, [1, 2, 3, 4, 5])
 
 
 @case("x-priority")

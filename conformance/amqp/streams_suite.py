@@ -5,6 +5,7 @@ The texts of errors are RabbitMQ 3.10's: with `--flavour rabbitmq` the same case
 
 import base64
 import datetime
+import decimal
 import json
 import pathlib
 import sys
@@ -626,6 +627,37 @@ def a_filter_may_name_headers(t):
     channel.basic_qos(prefetch_count=1)
     text = refused(406, channel.basic_consume, stream, print, arguments={"x-stream-filter": {"geo-bbox": {"top": 1}}})
     equal("x-stream-filter" in text, True, text)
+
+
+@case("x-stream-filter geo-within-radius geo-bbox geo-polygon", "alone", LAVINMQ)
+def a_filter_may_say_where_messages_are(t):
+    channel = connect(t)
+    stream = stream_of(t, channel)
+    # pika has decimals where others have floats.
+    places = {"berlin": ("52.52", "13.405"), "potsdam": ("52.4", "13.06"), "hamburg": ("53.551", "9.994")}
+    for name, (latitude, longitude) in {**places, "null island": (0, 0)}.items():
+        headers = {"x-geo-lat": decimal.Decimal(latitude), "x-geo-lon": decimal.Decimal(longitude), "size": len(name)}
+        publish(channel, stream, [name], headers=headers)
+    publish(channel, stream, ["nowhere"])
+    publish(channel, stream, ["no place"], headers={"x-geo-lat": 91, "x-geo-lon": 0})
+    circle = {"lat": decimal.Decimal("52.5"), "lon": decimal.Decimal("13.4"), "radius_km": 50}
+    box = {"min_lat": 52, "max_lat": 54, "min_lon": 9, "max_lon": decimal.Decimal("13.1")}
+    triangle = {"points": [[52, 12], [53, 13], [52, 15]]}
+    for wanted, expected in (
+        ({"geo-within-radius": circle}, ["berlin", "potsdam"]),
+        ({"geo-bbox": box}, ["potsdam", "hamburg"]),
+        ({"geo-polygon": triangle}, ["berlin", "potsdam"]),
+        ({"geo-within-radius": circle, "geo-bbox": box}, ["potsdam"]),
+        ([{"geo-within-radius": circle}, {"size": 6}], ["berlin"]),
+        ({"geo-within-radius": {"lat": 0, "lon": 0, "radius_km": 1}}, ["null island"]),
+    ):
+        got = Consumer(t, stream, x_stream_offset="first", x_stream_filter=wanted)
+        equal(got.wait(len(expected)), expected, wanted)
+    for wrong in ({"geo-bbox": {**box, "max_lat": 51}}, {"geo-within-radius": {**circle, "radius_km": 0}},
+                  {"geo-polygon": {"points": triangle["points"][:2]}}, {"geo-hexagon": {}}):
+        channel = connect(t)
+        channel.basic_qos(prefetch_count=1)
+        refused(406, channel.basic_consume, stream, print, arguments={"x-stream-filter": wrong})
 
 
 consumed(

@@ -216,11 +216,13 @@ async fn open<P: Protocol>(
     let Ready {
         peer,
         identity,
+        encryption,
         reader,
         writer,
         first,
     } = ready;
     drop(listener);
-    let conn = Arc::new(Connection::new(protocol, slot, peer, identity, writer));
+    let security = (identity, encryption);
+    let conn = Arc::new(Connection::new(protocol, slot, peer, security, writer));
     Some(Driver::open(conn, reader, &first))
 }

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use crate::address::Endpoint;
 use crate::close::CloseReason;
+use crate::encryption::Encryption;
 use crate::identity::TlsIdentity;
 use crate::metrics::ListenerMetrics;
 use crate::out::Out;
@@ -54,11 +55,11 @@ impl<P: Protocol> Connection<P> {
         protocol: Arc<P>,
         slot: Slot,
         peer: Endpoint,
-        identity: Option<Arc<TlsIdentity>>,
+        security: (Option<Arc<TlsIdentity>>, Option<Encryption>),
         writer: Writer,
     ) -> Self {
         let out = Out::new(slot.listener.config.outbox_soft_bytes);
-        let core = Core::new(slot, peer, identity);
+        let core = Core::new(slot, peer, security);
         core.set_idle_timeout(protocol.idle_timeout());
         let state = State {
             session: None,
@@ -96,6 +97,12 @@ impl<P: Protocol> Connection<P> {
     #[must_use]
     pub fn identity(&self) -> Option<&TlsIdentity> {
         self.core.identity.as_deref()
+    }
+
+    /// How it is encrypted, if it is.
+    #[must_use]
+    pub fn encryption(&self) -> Option<Encryption> {
+        self.core.encryption
     }
 
     /// Bytes the protocol was given so far.

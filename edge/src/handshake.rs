@@ -11,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::address::Endpoint;
 use crate::bind::Accepted;
+use crate::encryption::Encryption;
 use crate::identity::TlsIdentity;
 use crate::metrics::RefusalCause;
 use crate::proxy::{self, ProxyError, ProxyHeader};
@@ -22,6 +23,7 @@ use crate::websocket;
 pub(crate) struct Ready {
     pub(crate) peer: Endpoint,
     pub(crate) identity: Option<Arc<TlsIdentity>>,
+    pub(crate) encryption: Option<Encryption>,
     pub(crate) reader: Reader,
     pub(crate) writer: Writer,
     /// Input that was read together with the PROXY header.
@@ -91,12 +93,14 @@ pub(crate) async fn full(
         prefix: first,
         inner: socket,
     });
-    let mut identity = None;
+    let (mut identity, mut encryption) = (None, None);
     if let Some(tls) = &listener.tls {
         let accepting = TlsAcceptor::from(tls.current()).accept(stream);
         let encrypted = accepting.await.map_err(HandshakeError::Tls)?;
-        let certificates = encrypted.get_ref().1.peer_certificates();
-        identity = certificates
+        let session = encrypted.get_ref().1;
+        encryption = Encryption::of(session);
+        identity = session
+            .peer_certificates()
             .and_then(<[_]>::first)
             .and_then(|certificate| TlsIdentity::from_der(certificate))
             .map(Arc::new);
@@ -116,6 +120,7 @@ pub(crate) async fn full(
     Ok(Ready {
         peer,
         identity,
+        encryption,
         reader: Reader::Wrapped(stream),
         writer: Writer::Owner,
         first: Vec::new(),
@@ -154,6 +159,7 @@ fn ready_plain(socket: Accepted, peer: Endpoint, first: Vec<u8>) -> Ready {
     Ready {
         peer,
         identity: None,
+        encryption: None,
         reader,
         writer,
         first,

@@ -202,6 +202,10 @@ fn any_thread_may_answer_an_encrypted_peer() {
     let mut client = tls_connect(address, &authority, None);
     client.flush().unwrap();
     let conn = connections.recv_timeout(PATIENCE).unwrap();
+    let encryption = conn.encryption().unwrap();
+    let suite = client.conn.negotiated_cipher_suite().unwrap().suite();
+    assert_eq!(Some(encryption.cipher_suite), suite.as_str());
+    assert_eq!(encryption.protocol, "TLSv1.3");
     let pieces: Vec<Vec<u8>> = (0..500_u32)
         .map(|n| vec![n.to_le_bytes()[0]; 10_000])
         .collect();

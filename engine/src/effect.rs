@@ -327,6 +327,9 @@ pub struct StreamInfo {
     pub consumers: u64,
     /// Consumers that wait for a message.
     pub waiting: u64,
+    /// The consumer that everything ready is for, if the group is dispatched to one at a time and somebody draws from
+    /// it.
+    pub served: Option<(SessionId, ConsumerTag)>,
     /// Length of the present pause of the stream as a whole, in milliseconds; 0: not paused, `u64::MAX`: without end.
     pub pause_ms: u64,
     /// What is left of it, in milliseconds; `u64::MAX`: it has no end.

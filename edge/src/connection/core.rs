@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::ConnectionId;
 use crate::address::Endpoint;
 use crate::close::CloseReason;
+use crate::encryption::Encryption;
 use crate::identity::TlsIdentity;
 use crate::metrics::ListenerMetrics;
 use crate::out::Out;
@@ -39,6 +40,7 @@ pub(crate) struct Core {
     pub(super) id: ConnectionId,
     pub(super) peer: Endpoint,
     pub(super) identity: Option<Arc<TlsIdentity>>,
+    pub(super) encryption: Option<Encryption>,
     /// Milliseconds since the Unix epoch.
     since_ms: u64,
     /// The owner task's waker: always the same, since nothing stands between the task and the driver.
@@ -87,12 +89,17 @@ pub(crate) struct State<S> {
 }
 
 impl Core {
-    pub(super) fn new(slot: Slot, peer: Endpoint, identity: Option<Arc<TlsIdentity>>) -> Self {
+    pub(super) fn new(
+        slot: Slot,
+        peer: Endpoint,
+        (identity, encryption): (Option<Arc<TlsIdentity>>, Option<Encryption>),
+    ) -> Self {
         let now = slot.shared.clock.coarse_ms();
         Core {
             id: ConnectionId(slot.shared.next_id()),
             peer,
             identity,
+            encryption,
             since_ms: unix_ms(),
             slot,
             signals: AtomicU32::new(0),

@@ -131,6 +131,12 @@ impl Rule {
         matches!(self.how, Dispatch::Single | Dispatch::Pinned(_))
     }
 
+    /// Whom everything is for, where that is one consumer.
+    pub(crate) fn served(&self) -> Option<(SessionId, ConsumerTag)> {
+        let first = (self.how == Dispatch::Single).then(|| self.members.first());
+        first.flatten().map(|member| (member.id, member.consumer))
+    }
+
     /// Whether that is the one that its key says.
     pub(crate) fn is_pinned(&self) -> bool {
         matches!(self.how, Dispatch::Pinned(_))

@@ -4,6 +4,7 @@ use std::ops::Bound;
 
 use longtail_model::{Durability, Seq, StreamId, Timestamp};
 
+use super::dispatch::Rule;
 use super::logs::Logs;
 use super::{Found, Outcome, Shard, now_reply};
 use crate::command::{Handle, Target, Which};
@@ -207,6 +208,7 @@ impl Shard {
             info.delayed = group.lists.delayed.len() as u64;
             info.parked = group.lists.parked.len() as u64;
             info.waiting = group.lists.waiters.len() as u64;
+            info.served = group.lists.rule.as_deref().and_then(Rule::served);
         }
         info.pauses = state.extra.pauses;
         if let Some(pause) = &state.extra.pause {

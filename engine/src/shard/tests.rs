@@ -1683,6 +1683,14 @@ fn whoever_holds_least_gets_the_next() {
 fn a_single_consumer_gets_everything_in_order_until_it_leaves() {
     let bench = &mut Bench::new();
     let who = dispatched(bench, &Dispatch::Single, 3, 2);
+    let served = |bench: &mut Bench| {
+        let name = StreamName::new("default", "s");
+        match bench.ask(who[2], Command::DescribeStream { name }) {
+            Some(Reply::StreamInfo(info)) => info.served,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(served(bench), Some((who[0], ME)));
     let pushed = publish_each(bench, who[1], &names(4));
     assert_eq!(
         pushed,
@@ -1695,6 +1703,7 @@ fn a_single_consumer_gets_everything_in_order_until_it_leaves() {
     assert_eq!(bench.pushed(), [(who[1], Seq(2)), (who[1], Seq(3))]);
     acked(bench, who[1], Seq(2));
     assert_eq!(bench.pushed(), [(who[1], Seq(4))]);
+    assert_eq!(served(bench), Some((who[1], ME)));
 }
 
 #[test]

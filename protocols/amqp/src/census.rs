@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use longtail_broker::auth::Principal;
-use longtail_edge::{CloseReason, Connection, Endpoint};
+use longtail_edge::{CloseReason, Connection, Encryption, Endpoint};
 use parking_lot::Mutex;
 
 use crate::service::Amqp;
@@ -82,6 +82,8 @@ pub struct Seen {
     pub peer: Endpoint,
     /// This end.
     pub local: Endpoint,
+    /// How it is encrypted, if it is.
+    pub encryption: Option<Encryption>,
     /// When it was opened.
     pub since: SystemTime,
     /// Octets from the client.
@@ -249,6 +251,7 @@ impl Census {
                 name,
                 peer: conn.peer().clone(),
                 local: conn.local().clone(),
+                encryption: conn.encryption(),
                 since,
                 bytes_in: conn.bytes_in(),
                 bytes_out: conn.bytes_out(),

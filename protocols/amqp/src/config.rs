@@ -15,6 +15,9 @@ pub struct Config {
     pub heartbeat_s: u16,
     /// Milliseconds that a consumer may hold a message, where neither it nor its queue says so (default 0: for ever).
     pub consumer_timeout_ms: u64,
+    /// `basic.qos` also changes what the consumers that are there already may hold (default no, as in RabbitMQ; LavinMQ
+    /// does).
+    pub qos_updates_existing: bool,
     /// Octets of a message's body (default 16 MiB): a larger one closes its channel with 406. The listener's outbox
     /// limit has to be larger.
     pub message_bytes_max: u64,
@@ -67,6 +70,7 @@ impl Default for Config {
             frame_max: 131_072,
             heartbeat_s: 60,
             consumer_timeout_ms: 0,
+            qos_updates_existing: false,
             message_bytes_max: 16 * 1024 * 1024,
             product: "Longtail".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -1055,6 +1055,8 @@ impl Model {
             producers: state.producers,
             consumers: state.consumers,
             waiting: group.map_or(0, |g| g.waiters.len() as u64),
+            // The schedule has no such dispatch.
+            served: None,
             pause_ms: state.pause.map_or(0, |pause| pause.length_ms),
             pause_left_ms: state.pause.map_or(0, |pause| pause.left_ms(self.now)),
             first: Seq(lowest.unwrap_or(next)),

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use longtail_edge::Endpoint;
+use longtail_engine::StreamName;
+use longtail_model::{ConsumerTag, SessionId};
 use serde_json::{Map, Value, json};
 
 use super::http::{Asked, Failed, Reply};
 use super::rates::{Ranges, Thing};
+use super::suite::Suite;
 use super::{Management, page};
 use crate::census::Seen;
 use crate::json as convert;
@@ -90,6 +93,8 @@ fn connection(m: &Management, seen: &Seen, ranges: &Ranges) -> Value {
         .since
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
+    let suite = seen.encryption.and_then(|how| Suite::of(how.cipher_suite));
+    let suite = suite.as_ref();
     let thing = Thing::Connection(seen.number);
     let past = m.rates.look(&thing, m.now_ms(), &octets(seen), ranges);
     let mut object = Map::new();
@@ -106,11 +111,11 @@ fn connection(m: &Management, seen: &Seen, ranges: &Ranges) -> Value {
         "peer_port": peer_port,
         "protocol": "AMQP 0-9-1",
         "auth_mechanism": state.mechanism,
-        "ssl": m.speaks_tls(port),
-        "ssl_cipher": null,
-        "ssl_hash": null,
-        "ssl_key_exchange": null,
-        "ssl_protocol": null,
+        "ssl": seen.encryption.is_some(),
+        "ssl_cipher": suite.map(|suite| &suite.cipher),
+        "ssl_hash": suite.map(|suite| &suite.mac),
+        "ssl_key_exchange": suite.map(|suite| &suite.key_exchange),
+        "ssl_protocol": seen.encryption.map(|how| how.protocol.to_ascii_lowercase()),
         "peer_cert_issuer": null,
         "peer_cert_subject": null,
         "peer_cert_validity": null,
@@ -274,11 +279,15 @@ pub(super) async fn show_channel(
 ) -> Result<Reply, Failed> {
     let (seen, known) = channel_named(m, asked, name)?;
     let mut shown = channel(m, &seen, &known, &Ranges::of(&asked.query)?);
-    let details: Vec<_> = known
-        .consumers
-        .iter()
-        .map(|known| consumer_of(m, &seen, &seen.state.channels, known))
-        .collect();
+    let mut details = Vec::new();
+    for consumer in &known.consumers {
+        let drawing = consumer_of(m, &seen, &known, consumer);
+        let served = match consumer.single_active {
+            true => served(m, &seen.state.vhost, &consumer.queue).await?,
+            false => None,
+        };
+        details.push(drawing.show(served));
+    }
     if let Value::Object(shown) = &mut shown {
         shown.insert("consumer_details".to_owned(), details.into());
         shown.insert("publishes".to_owned(), json!([]));
@@ -287,54 +296,94 @@ pub(super) async fn show_channel(
     Ok(Reply::Json(page::one(shown, &asked.query)))
 }
 
+/// Who a consumer is to a shard.
+pub(super) type Who = (SessionId, ConsumerTag);
+
+/// A consumer as an operator sees it, but for whether it is served.
+pub(super) struct Drawing {
+    /// Its tag.
+    pub(super) tag: Arc<str>,
+    /// Who it is to the shard of its queue.
+    pub(super) who: Option<Who>,
+    single_active: bool,
+    shown: Value,
+}
+
+impl Drawing {
+    /// With the one that is served, which counts where a queue serves one at a time.
+    pub(super) fn show(&self, served: Option<Who>) -> Value {
+        let is_served = !self.single_active || served.is_some() && self.who == served;
+        let status = match (self.single_active, is_served) {
+            (false, _) => "up",
+            (true, true) => "single_active",
+            (true, false) => "waiting",
+        };
+        let mut shown = self.shown.clone();
+        if let Value::Object(shown) = &mut shown {
+            shown.insert("active".to_owned(), is_served.into());
+            shown.insert("activity_status".to_owned(), status.into());
+        }
+        shown
+    }
+}
+
 fn consumer_of(
     m: &Management,
     seen: &Seen,
-    channels: &[ChannelState],
+    channel: &ChannelState,
     consumer: &ConsumerState,
-) -> Value {
-    let number = channels
-        .iter()
-        .find(|channel| channel.consumers.iter().any(|c| c.tag == consumer.tag))
-        .map_or(0, |channel| channel.number);
+) -> Drawing {
     let (peer_host, peer_port) = address(&seen.peer);
-    json!({
+    let shown = json!({
         "consumer_tag": *consumer.tag,
         "queue": {"name": *consumer.queue, "vhost": *seen.state.vhost},
         "ack_required": consumer.ack_required,
         "exclusive": consumer.exclusive,
-        "active": true,
-        "activity_status": "up",
         "prefetch_count": consumer.prefetch,
         "arguments": convert::from_bytes(&consumer.arguments),
         "consumer_timeout": consumer.timeout_ms.unwrap_or(0),
         "channel_details": {
-            "name": channel_name(seen, number),
+            "name": channel_name(seen, channel.number),
             "node": m.node(),
-            "number": number,
+            "number": channel.number,
             "connection_name": *seen.name,
             "peer_host": peer_host,
             "peer_port": peer_port,
             "user": seen.state.user,
         },
-    })
+    });
+    Drawing {
+        tag: Arc::clone(&consumer.tag),
+        who: consumer.drawing,
+        single_active: consumer.single_active,
+        shown,
+    }
 }
 
-/// Everybody's consumers by vhost and queue.
-pub(super) fn consumers_by_queue(m: &Management) -> HashMap<(Arc<str>, Arc<str>), Vec<Value>> {
-    let mut all: HashMap<_, Vec<Value>> = HashMap::new();
+/// Consumers by vhost and queue.
+pub(super) type Drawings = HashMap<(Arc<str>, Arc<str>), Vec<Drawing>>;
+
+/// Everybody's consumers.
+pub(super) fn consumers_by_queue(m: &Management) -> Drawings {
+    let mut all = Drawings::new();
     for seen in m.tenant.census().all() {
         for channel in &seen.state.channels {
             for consumer in &channel.consumers {
                 let key = (Arc::clone(&seen.state.vhost), Arc::clone(&consumer.queue));
-                let one = std::slice::from_ref(channel);
-                all.entry(key)
-                    .or_default()
-                    .push(consumer_of(m, &seen, one, consumer));
+                let drawing = consumer_of(m, &seen, channel, consumer);
+                all.entry(key).or_default().push(drawing);
             }
         }
     }
     all
+}
+
+/// The consumer that a queue serves, where it serves one at a time.
+async fn served(m: &Management, vhost: &str, queue: &Arc<str>) -> Result<Option<Who>, Failed> {
+    let stream = StreamName::new(m.tenant.space_of(vhost), Arc::clone(queue));
+    let found = m.tenant.broker().find(&stream).await;
+    let found = found.map_err(|error| Failed::internal(error.to_string()))?;
+    Ok(found.and_then(|(_, info)| info.served))
 }
 
 pub(super) async fn consumers(
@@ -343,11 +392,17 @@ pub(super) async fn consumers(
     vhost: Option<&str>,
 ) -> Result<Reply, Failed> {
     let vhosts = m.of(asked, vhost)?;
-    let all = consumers_by_queue(m);
-    let seen = all
-        .into_iter()
-        .filter(|((at, _), _)| vhosts.iter().any(|(vhost, _)| vhost == at));
-    let mut items: Vec<Value> = seen.flat_map(|(_, consumers)| consumers).collect();
+    let mut items: Vec<Value> = Vec::new();
+    for ((at, queue), drawings) in consumers_by_queue(m) {
+        if !vhosts.iter().any(|(vhost, _)| *vhost == at) {
+            continue;
+        }
+        let served = match drawings.iter().any(|drawing| drawing.single_active) {
+            true => served(m, &at, &queue).await?,
+            false => None,
+        };
+        items.extend(drawings.iter().map(|drawing| drawing.show(served)));
+    }
     items.sort_by(|a, b| {
         let tag = |value: &Value| {
             value["consumer_tag"]

@@ -37,6 +37,7 @@ mod routes;
 mod sampler;
 mod server;
 mod shovels;
+mod suite;
 mod users;
 mod vhosts;
 
@@ -213,13 +214,6 @@ impl Management {
 
     fn facts(&self) -> Facts {
         self.facts.lock().clone()
-    }
-
-    /// Whether TLS is spoken at a port of this server.
-    fn speaks_tls(&self, port: u16) -> bool {
-        let facts = self.facts.lock();
-        let mut listeners = facts.listeners.iter();
-        listeners.any(|known| known.tls && known.port == port)
     }
 
     /// What this server is called among RabbitMQ's nodes.

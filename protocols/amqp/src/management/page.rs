@@ -164,7 +164,20 @@ pub(super) fn moment(at: SystemTime) -> String {
     let since = at
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (date, [hour, minute, second]) = calendar(since.as_secs());
+    format!("{date} {hour}:{minute:02}:{second:02}")
+}
+
+/// A moment in milliseconds since 1970, as RabbitMQ writes it elsewhere (RFC 3339): `2026-11-26T08:05:00.250+00:00`.
+pub(super) fn instant(ms: u64) -> String {
+    let (date, [hour, minute, second]) = calendar(ms / 1000);
+    let ms = ms % 1000;
+    format!("{date}T{hour:02}:{minute:02}:{second:02}.{ms:03}+00:00")
+}
+
+/// Date, hour, minute and second in UTC.
+fn calendar(seconds: u64) -> (String, [u64; 3]) {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Days since 1 March of the year 0, in eras of 400 years (Hinnant's algorithm).
     let day = days + 719_468;
     let (era, of_era) = (day / 146_097, day % 146_097);
@@ -174,8 +187,8 @@ pub(super) fn moment(at: SystemTime) -> String {
     let day = of_year - (153 * month + 2) / 5 + 1;
     let month = if month < 10 { month + 3 } else { month - 9 };
     let year = era * 400 + year + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year}-{month:02}-{day:02} {hour}:{minute:02}:{second:02}")
+    let date = format!("{year}-{month:02}-{day:02}");
+    (date, [second / 3600, second / 60 % 60, second % 60])
 }
 
 #[cfg(test)]
@@ -245,5 +258,7 @@ mod tests {
         assert_eq!(at(0), "1970-01-01 0:00:00");
         assert_eq!(at(951_782_400), "2000-02-29 0:00:00");
         assert_eq!(at(1_795_680_303), "2026-11-26 8:05:03");
+        let shown = instant(1_795_680_303_007);
+        assert_eq!(shown, "2026-11-26T08:05:03.007+00:00");
     }
 }

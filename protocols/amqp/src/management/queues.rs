@@ -4,19 +4,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use base64ct::{Base64, Encoding};
-use longtail_engine::StreamInfo;
+use longtail_broker::BrokerError;
+use longtail_engine::{Command, StreamInfo, StreamName, Wait};
 use serde_json::{Map, Value, json};
 
-use super::connections::{consumers_by_queue, owners};
+use super::connections::{Drawing, Drawings, consumers_by_queue, owners};
 use super::fields;
 use super::http::{Asked, Failed, Reply};
 use super::rates::{Ranges, Thing};
 use super::{Management, page};
-use crate::codec::{Method, Table};
+use crate::codec::{Method, Properties, Table};
 use crate::json as convert;
 use crate::link::Delivery;
 use crate::policy::Subject;
 use crate::queue::Queue;
+use crate::session::content::Envelope;
 
 /// Messages that one request fetches at most.
 const GET_MAX: u64 = 10_000;
@@ -24,10 +26,16 @@ const GET_MAX: u64 = 10_000;
 /// Octets of bodies that one request fetches before it ends.
 const GET_BYTES_MAX: usize = 64 << 20;
 
+/// Queues of one list whose oldest messages are looked at, at most: each of these may be on the disk only.
+const HEADS_MAX: usize = 500;
+
+/// Milliseconds without anything that make a queue an idle one.
+const IDLE_MS: u64 = 1_000;
+
 /// What is shown beside a queue's own.
 #[derive(Default)]
 struct Around {
-    consumers: HashMap<(Arc<str>, Arc<str>), Vec<Value>>,
+    consumers: Drawings,
     owners: HashMap<u64, Value>,
 }
 
@@ -144,7 +152,7 @@ fn shown(
         "consumer_utilisation": consumer_capacity(info),
         "consumer_capacity": consumer_capacity(info),
         "exclusive_consumer_tag": exclusive_tag(queue, consumers),
-        "single_active_consumer_tag": null,
+        "single_active_consumer_tag": served_tag(info, consumers),
         "head_message_timestamp": null,
         "memory": 0,
         "reductions": 0,
@@ -154,7 +162,54 @@ fn shown(
     if let Value::Object(fields) = fields {
         object.extend(fields);
     }
+    let now_ms = m.now_ms();
+    let since_ms = idle_since(queue, info, now_ms);
+    if now_ms.saturating_sub(since_ms) >= IDLE_MS {
+        object.insert("idle_since".to_owned(), page::instant(since_ms).into());
+    }
     Value::Object(object)
+}
+
+/// Since when nothing has happened to a queue, in milliseconds since 1970, as far as somebody has looked at it.
+pub(super) fn idle_since(queue: &Queue, info: &StreamInfo, now_ms: u64) -> u64 {
+    let [total, ready, held] = lengths(queue, info);
+    // Each of them only grows.
+    let counted = counters(queue, info)
+        .iter()
+        .copied()
+        .fold(0, u64::wrapping_add);
+    queue.idle_since([counted, total, ready, held], now_ms)
+}
+
+/// When the oldest message of a queue was sent, as its publisher says: seconds since 1970.
+async fn head_timestamp(
+    m: &Management,
+    space: &Arc<str>,
+    queue: &Queue,
+    info: &StreamInfo,
+) -> Result<Option<u64>, Failed> {
+    if info.messages == 0 || queue.is_stream() {
+        return Ok(None);
+    }
+    let name = StreamName::new(Arc::clone(space), Arc::clone(&queue.name));
+    let read = Command::Read {
+        name: name.clone(),
+        from: info.first,
+        max: 1,
+        max_bytes: 1,
+        wait: Wait::No,
+    };
+    let answer = match m.tenant.broker().at_stream(&name, read).await {
+        Ok(answer) => answer,
+        // It is gone meanwhile.
+        Err(BrokerError::NoStream(_)) => return Ok(None),
+        Err(error) => return Err(Failed::internal(error.to_string())),
+    };
+    let head = answer.messages.first().and_then(Option::as_ref);
+    Ok(head.and_then(|head| {
+        let envelope = Envelope::of_headers(&head.headers, &head.subject);
+        Properties::decode(envelope.properties).ok()?.timestamp
+    }))
 }
 
 /// How many messages there are in a queue, a vhost, the server.
@@ -218,12 +273,19 @@ fn consumer_capacity(info: &StreamInfo) -> f64 {
     f64::from(u8::from(keep_up))
 }
 
-fn exclusive_tag(queue: &Queue, consumers: &[Value]) -> Option<String> {
+fn exclusive_tag<'a>(queue: &Queue, consumers: &'a [Drawing]) -> Option<&'a str> {
     let only = consumers
         .first()
         .filter(|_| queue.is_consumed_exclusively());
-    only.and_then(|only| only["consumer_tag"].as_str())
-        .map(str::to_owned)
+    only.map(|only| &*only.tag)
+}
+
+/// Whom a queue serves that serves one consumer at a time.
+fn served_tag<'a>(info: &StreamInfo, consumers: &'a [Drawing]) -> Option<&'a str> {
+    let served = consumers
+        .iter()
+        .find(|drawing| info.served.is_some() && drawing.who == info.served);
+    served.map(|served| &*served.tag)
 }
 
 pub(super) async fn list(
@@ -238,18 +300,28 @@ pub(super) async fn list(
     } else {
         Around::default()
     };
-    let mut items = Vec::new();
+    let mut found = Vec::new();
     for (vhost, space) in m.of(asked, vhost)? {
-        let infos = if stats {
+        let mut infos = if stats {
             infos(m, &space).await?
         } else {
             HashMap::new()
         };
         for queue in all(m, &space).await? {
-            let info = infos.get(&queue.name);
-            let ranges = stats.then_some(&ranges);
-            items.push(shown(m, (&vhost, &space), &queue, info, &around, ranges));
+            let info = infos.remove(&queue.name);
+            found.push((Arc::clone(&vhost), Arc::clone(&space), queue, info));
         }
+    }
+    let few = found.len() <= HEADS_MAX;
+    let mut items = Vec::with_capacity(found.len());
+    for (vhost, space, queue, info) in found {
+        let ranges = stats.then_some(&ranges);
+        let at = (&vhost, &space);
+        let mut item = shown(m, at, &queue, info.as_ref(), &around, ranges);
+        if let Some(info) = info.filter(|_| few) {
+            item["head_message_timestamp"] = head_timestamp(m, &space, &queue, &info).await?.into();
+        }
+        items.push(item);
     }
     page::list(items, &asked.query).map(Reply::Json)
 }
@@ -273,7 +345,7 @@ pub(super) async fn show(
     name: &str,
 ) -> Result<Reply, Failed> {
     let (space, queue) = known(m, asked, vhost, name).await?;
-    let stream = longtail_engine::StreamName::new(Arc::clone(&space), Arc::clone(&queue.name));
+    let stream = StreamName::new(Arc::clone(&space), Arc::clone(&queue.name));
     let found = m.tenant.broker().find(&stream).await;
     let found = found.map_err(|error| Failed::internal(error.to_string()))?;
     let info = found.map(|(_, info)| info);
@@ -282,12 +354,15 @@ pub(super) async fn show(
     let ranges = Ranges::of(&asked.query)?;
     let at = (&vhost, &space);
     let mut shown = shown(m, at, &queue, info.as_ref(), &around, Some(&ranges));
+    if let Some(info) = &info {
+        shown["head_message_timestamp"] = head_timestamp(m, &space, &queue, info).await?.into();
+    }
     if let Value::Object(shown) = &mut shown {
         let consumers = around.consumers.get(&(vhost, Arc::clone(&queue.name)));
-        shown.insert(
-            "consumer_details".to_owned(),
-            consumers.cloned().unwrap_or_default().into(),
-        );
+        let served = info.and_then(|info| info.served);
+        let details = consumers.into_iter().flatten();
+        let details: Vec<_> = details.map(|drawing| drawing.show(served)).collect();
+        shown.insert("consumer_details".to_owned(), details.into());
         for empty in ["incoming", "deliveries"] {
             shown.insert(empty.to_owned(), json!([]));
         }

@@ -105,6 +105,7 @@ async fn sample_queues(
         };
         if let Some(info) = info {
             sums.add(&queue, &info);
+            queues::idle_since(&queue, &info, m.now_ms());
             let thing = Thing::Queue(Arc::clone(space), Arc::clone(&queue.name));
             m.rates
                 .sample(&thing, at_ms, &queues::numbers(&queue, &info));

@@ -9,6 +9,7 @@
 
 mod arguments;
 mod offsets;
+mod quiet;
 mod rules;
 mod settings;
 mod stream;
@@ -29,6 +30,7 @@ use arguments::COMPARED;
 pub(crate) use arguments::time;
 pub use arguments::{QueueArguments, QueueType};
 pub(crate) use offsets::{Offsets, Progress};
+use quiet::Quiet;
 pub(crate) use rules::thousandths;
 pub use rules::{Overflow, QueueRules, RetryOn};
 pub use settings::{DEAD_LETTERS, DeadLetter, QueueSettings, Retry};
@@ -138,6 +140,7 @@ pub struct Queue {
     /// What comes back may have to wait.
     has_retries: AtomicBool,
     usage: Mutex<Usage>,
+    quiet: Quiet,
     /// Consumers that are links of other brokers.
     links: Arc<AtomicU32>,
     tallies: Arc<Tallies<{ tally::queue::COUNT }>>,
@@ -180,7 +183,7 @@ fn lays_refused(settings: &QueueSettings) -> bool {
 /// Who consumes from a queue.
 #[derive(Clone, Copy, Debug, Default)]
 struct Usage {
-    /// When it was last declared, asked for a message, or lost its last consumer.
+    /// When it was last declared, asked for a message, or got or lost a consumer.
     used: Option<Instant>,
     consumers: u32,
     /// The only consumer wants to stay that.
@@ -224,6 +227,7 @@ impl Queue {
             config,
             readers: Mutex::default(),
             offsets: Offsets::default(),
+            quiet: Quiet::default(),
             usage: Mutex::new(Usage {
                 used: Some(Instant::now()),
                 ..Usage::default()
@@ -335,6 +339,7 @@ impl Queue {
         }
         usage.consumers += 1;
         usage.exclusive = exclusive;
+        usage.used = Some(Instant::now());
         Ok(())
     }
 
@@ -343,15 +348,24 @@ impl Queue {
         let mut usage = self.usage.lock();
         usage.consumers = usage.consumers.saturating_sub(1);
         usage.exclusive = false;
-        if usage.consumers == 0 {
-            usage.used = Some(Instant::now());
-        }
+        usage.used = Some(Instant::now());
         usage.consumers == 0 && self.config.auto_delete
     }
 
     /// Somebody has used it.
     pub fn touch(&self) {
         self.usage.lock().used = Some(Instant::now());
+    }
+
+    /// Since when it is seen as it is and nobody has declared it, asked it for a message or begun or ended to consume,
+    /// in milliseconds since 1970: never too early, and too late by the time since somebody looked before at most.
+    pub(crate) fn idle_since(&self, seen: quiet::Seen, now_ms: u64) -> u64 {
+        let used = self.usage.lock().used;
+        let used = used.map_or(0, |used| {
+            let ago = u64::try_from(used.elapsed().as_millis()).unwrap_or(u64::MAX);
+            now_ms.saturating_sub(ago)
+        });
+        self.quiet.look(seen, now_ms).max(used)
     }
 
     /// When it goes because nobody uses it; `None`: it does not, or somebody does.

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use longtail_broker::auth::Principal;
+use longtail_model::{ConsumerTag, SessionId};
 
 use super::channel::Channel;
 use super::confirms::Confirms;
 use super::consuming::Consumer;
 use super::transacting::Staged;
+use super::way::Way;
 use super::{Phase, Session, Shared, Slot};
 use crate::codec::{Table, Value};
 
@@ -158,6 +160,10 @@ pub struct ConsumerState {
     pub tag: Arc<str>,
     /// What it consumes from.
     pub queue: Arc<str>,
+    /// Who it is to the shard of the queue; `None`: it reads a stream.
+    pub drawing: Option<(SessionId, ConsumerTag)>,
+    /// The queue serves one consumer at a time.
+    pub single_active: bool,
     /// It acknowledges.
     pub ack_required: bool,
     /// It wants to be the only one.
@@ -293,7 +299,13 @@ impl Channel {
     }
 
     fn about(&self) -> ChannelState {
-        let mut consumers: Vec<_> = self.consumers.values().map(Consumer::about).collect();
+        let consumers = self.consumers.iter();
+        let about = |(&number, consumer): (&u32, &Consumer)| {
+            let way = self.ways.get(usize::from(consumer.queue.shard.0));
+            let session = way.filter(|_| consumer.reader.is_none()).map(Way::session);
+            consumer.about(session.map(|session| (session, ConsumerTag(number))))
+        };
+        let mut consumers: Vec<_> = consumers.map(about).collect();
         consumers.sort_by(|a, b| a.tag.cmp(&b.tag));
         ChannelState {
             number: self.number(),

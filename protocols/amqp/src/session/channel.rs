@@ -208,7 +208,7 @@ impl Channel {
                 prefetch_size,
                 prefetch_count,
                 global,
-            } => self.qos(prefetch_size, prefetch_count, global, out),
+            } => self.qos((prefetch_size, prefetch_count, global), shared, out),
             Method::BasicRecover { requeue } => {
                 self.recover(requeue)?;
                 say(&Method::BasicRecoverOk {}, self.number, out);

@@ -9,7 +9,7 @@ use longtail_engine::command::Role;
 use longtail_engine::config::{GroupName, StreamName};
 use longtail_engine::effect::Cause;
 use longtail_engine::{Command, Dispatch, Refusal, Reply, Target, Wait};
-use longtail_model::{ConsumerTag, Link, ShardId};
+use longtail_model::{ConsumerTag, Link, SessionId, ShardId};
 
 use super::channel::{Channel, Pending, internal};
 use super::reading::Reader;
@@ -77,10 +77,12 @@ impl Asked {
 }
 
 impl Consumer {
-    pub(super) fn about(&self) -> ConsumerState {
+    pub(super) fn about(&self, drawing: Option<(SessionId, ConsumerTag)>) -> ConsumerState {
         ConsumerState {
             tag: Arc::clone(&self.tag),
             queue: Arc::clone(&self.queue.name),
+            drawing,
+            single_active: self.queue.settings().single_active,
             ack_required: !self.no_ack,
             exclusive: self.queue.is_consumed_exclusively(),
             prefetch: self.prefetch,

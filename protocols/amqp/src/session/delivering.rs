@@ -79,7 +79,16 @@ impl Consumer {
         let ahead = self.level.saturating_sub(self.held);
         let too_little = ahead <= window / 2 && wanted > self.level;
         let too_much = ahead > window.saturating_mul(2);
-        (too_little || too_much).then_some(wanted)
+        // It was more when it was told.
+        let beyond = self.prefetch > 0 && self.level > self.prefetch;
+        (too_little || too_much || beyond).then_some(wanted)
+    }
+
+    /// It may hold so many from now on. One that reads a stream needs some number, one that does not acknowledge none.
+    fn change_prefetch(&mut self, count: u16) {
+        if !self.no_ack && (count > 0 || self.reader.is_none()) {
+            self.prefetch = count.into();
+        }
     }
 
     /// Writes a message whose record begins as the last one's did; `false`, and nothing is written: it does not.
@@ -174,9 +183,8 @@ impl Consumer {
 impl Channel {
     pub(super) fn qos(
         &mut self,
-        size: u32,
-        count: u16,
-        global: bool,
+        (size, count, global): (u32, u16, bool),
+        shared: &Shared,
         out: &mut Out,
     ) -> Result<(), Exception> {
         if size != 0 {
@@ -187,6 +195,12 @@ impl Channel {
             self.feed_all();
         } else {
             self.prefetch = count;
+            if shared.qos_updates_existing {
+                for consumer in self.consumers.values_mut() {
+                    consumer.change_prefetch(count);
+                }
+                self.feed_all();
+            }
         }
         say(&Method::BasicQosOk {}, self.number(), out);
         Ok(())
@@ -592,6 +606,28 @@ mod tests {
             consumer.saw(100);
             assert_eq!(consumer.new_level(None), None, "{held}");
         }
+    }
+
+    #[test]
+    fn a_prefetch_that_changes_is_told_at_once() {
+        let mut consumer = consumer(5);
+        consumer.level = 5;
+        consumer.saw(100);
+        consumer.held = 5;
+        consumer.change_prefetch(8);
+        assert_eq!(consumer.new_level(None), Some(8));
+        consumer.level = 8;
+        // Fewer than it holds: it gets nothing until it has room.
+        consumer.change_prefetch(2);
+        assert_eq!(consumer.new_level(None), Some(2));
+        consumer.level = 2;
+        consumer.held = 1;
+        assert_eq!(consumer.new_level(None), None);
+        consumer.change_prefetch(0);
+        assert_eq!(consumer.new_level(None), Some(1 + WINDOW_MAX));
+        consumer.no_ack = true;
+        consumer.change_prefetch(3);
+        assert_eq!(consumer.prefetch, 0);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::channel::{Channel, Pending, Way, internal};
 use super::consuming::space_of;
 use super::content::Envelope;
 use super::delivering::{WINDOW_BYTES, check_header, write_content};
+use super::filtering::Filter;
 use super::unacked::Delivered;
 use super::{Action, Ended, Shared, say};
 use crate::codec::{Method, Properties, Table, TableBuf, Value};
@@ -33,12 +34,6 @@ use crate::replies::Place;
 /// The header with a message's place in its stream.
 const OFFSET: &str = "x-stream-offset";
 
-/// The header by which publishers let consumers choose.
-const FILTER_VALUE: &str = "x-stream-filter-value";
-
-/// Whether a message has to be as all conditions of a filter say, or as one: LavinMQ's.
-const MATCH_TYPE: &str = "x-filter-match-type";
-
 /// The server is to keep the place of a consumer by its tag: LavinMQ's.
 const TRACKING: &str = "x-stream-automatic-offset-tracking";
 
@@ -47,9 +42,6 @@ const MADE_TAG: &str = "amq.ctag-";
 
 /// Messages that are read at a time at most.
 const READ_MAX: u32 = 256;
-
-/// Conditions of one filter at most.
-const VALUES_MAX: usize = 256;
 
 /// A consumer of a stream, as far as others have nothing like it.
 #[derive(Debug)]
@@ -77,89 +69,6 @@ enum Begin {
     At(Start),
     /// So many messages before the end.
     Last(u64),
-}
-
-/// Which messages a consumer wants.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Filter {
-    /// One of these is the message's own.
-    values: Vec<Box<str>>,
-    /// Tables of headers that a message has with these values: LavinMQ's.
-    headers: Vec<Box<[u8]>>,
-    /// One condition is enough: the values, or a table.
-    any: bool,
-    /// Those without a value too.
-    unfiltered: bool,
-}
-
-impl Filter {
-    fn parse(arguments: &Table<'_>) -> Result<Option<Self>, Exception> {
-        let invalid = |key: &str, why: &str| precondition(format!("invalid arg '{key}': {why}"));
-        let mut filter = Filter::default();
-        match arguments.get("x-stream-match-unfiltered") {
-            None => {}
-            Some(Value::Bool(unfiltered)) => filter.unfiltered = unfiltered,
-            Some(_) => return Err(invalid("x-stream-match-unfiltered", "a bool is expected")),
-        }
-        match arguments.get(MATCH_TYPE) {
-            None => {}
-            Some(value) => match value.as_str().map(str::to_ascii_lowercase).as_deref() {
-                Some("all") => {}
-                Some("any") => filter.any = true,
-                _ => return Err(invalid(MATCH_TYPE, "all or any is expected")),
-            },
-        }
-        let taken = match arguments.get("x-stream-filter") {
-            None => return Ok(None),
-            Some(Value::Array(values)) => {
-                let mut values = values.iter();
-                let taken = (values.by_ref().take(VALUES_MAX)).all(|value| filter.take(&value));
-                taken && values.next().is_none()
-            }
-            Some(value) => filter.take(&value),
-        };
-        if taken {
-            return Ok(Some(filter));
-        }
-        Err(invalid(
-            "x-stream-filter",
-            "a string, a table of headers or an array of at most 256 of these is expected",
-        ))
-    }
-
-    /// One more condition; `false`: it is none.
-    fn take(&mut self, value: &Value<'_>) -> bool {
-        match (value, value.as_str()) {
-            (_, Some(text)) => self.values.push(text.into()),
-            // Places on the map are not known here.
-            (Value::Table(table), _) if !table.iter().any(|(key, _)| key.starts_with("geo-")) => {
-                self.headers.push(table.as_bytes().into());
-            }
-            _ => return false,
-        }
-        true
-    }
-
-    fn wants(&self, headers: &Table<'_>) -> bool {
-        let value = headers.get(FILTER_VALUE);
-        if value.is_none() && self.unfiltered {
-            return true;
-        }
-        let value = value.as_ref().and_then(Value::as_str);
-        let one_of = || self.values.iter().any(|wanted| Some(&**wanted) == value);
-        let has = |table: &[u8]| {
-            let wanted = Table::decode(table).unwrap_or_default();
-            let mut pairs = wanted.iter();
-            pairs.all(|(key, value)| {
-                let own = headers.get(key);
-                own.is_some_and(|own| own.is_equivalent(&value))
-            })
-        };
-        if self.any {
-            return one_of() || self.headers.iter().any(|table| has(table));
-        }
-        (self.values.is_empty() || one_of()) && self.headers.iter().all(|table| has(table))
-    }
 }
 
 impl Begin {
@@ -577,7 +486,6 @@ fn with_offset(properties: &Properties<'_>, offset: u64) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::ArrayBuf;
 
     fn table(pairs: &[(&str, Value<'_>)]) -> TableBuf {
         let mut table = TableBuf::default();
@@ -639,64 +547,6 @@ mod tests {
                 refused.starts_with("PRECONDITION_FAILED - invalid arg"),
                 "{refused}"
             );
-        }
-    }
-
-    #[test]
-    fn a_filter_takes_its_values_and_if_told_so_what_has_none() {
-        let mut values = ArrayBuf::default();
-        for value in ["invoices", "orders"] {
-            values.push(text(value)).unwrap();
-        }
-        let arguments = table(&[
-            ("x-stream-filter", Value::Array(values.as_array())),
-            ("x-stream-match-unfiltered", Value::Bool(true)),
-        ]);
-        let filter = Filter::parse(&arguments.as_table()).unwrap().unwrap();
-        let with = |value| table(&[(FILTER_VALUE, text(value))]);
-        assert!(filter.wants(&with("orders").as_table()));
-        assert!(!filter.wants(&with("order").as_table()));
-        assert!(filter.wants(&Table::default()));
-        let one = table(&[("x-stream-filter", text("orders"))]);
-        let one = Filter::parse(&one.as_table()).unwrap().unwrap();
-        assert!(one.wants(&with("orders").as_table()));
-        assert!(!one.wants(&with("invoices").as_table()));
-        assert!(!one.wants(&Table::default()));
-        assert_eq!(Filter::parse(&Table::default()).unwrap(), None);
-        // Headers, as LavinMQ has it.
-        let wanted = table(&[("kind", text("new")), ("size", Value::I64(3))]);
-        let mut conditions = ArrayBuf::default();
-        conditions.push(text("orders")).unwrap();
-        conditions.push(Value::Table(wanted.as_table())).unwrap();
-        let conditions = Value::Array(conditions.as_array());
-        let filter = |how: &str| {
-            let arguments = table(&[("x-stream-filter", conditions), (MATCH_TYPE, text(how))]);
-            Filter::parse(&arguments.as_table()).unwrap().unwrap()
-        };
-        let headers = table(&[("kind", text("new")), ("size", Value::I32(3))]);
-        assert!(filter("any").wants(&headers.as_table()));
-        assert!(!filter("all").wants(&headers.as_table()));
-        let both = table(&[
-            ("kind", text("new")),
-            ("size", Value::I32(3)),
-            (FILTER_VALUE, text("orders")),
-        ]);
-        assert!(filter("All").wants(&both.as_table()));
-        assert!(filter("any").wants(&with("orders").as_table()));
-        assert!(!filter("any").wants(&with("invoices").as_table()));
-        for wrong in [
-            table(&[("x-stream-filter", Value::I32(1))]),
-            table(&[("x-stream-filter", text("a")), (MATCH_TYPE, text("some"))]),
-            table(&[(
-                "x-stream-filter",
-                Value::Table(table(&[("geo-bbox", text("x"))]).as_table()),
-            )]),
-            table(&[
-                ("x-stream-filter", text("a")),
-                ("x-stream-match-unfiltered", Value::I32(1)),
-            ]),
-        ] {
-            assert!(Filter::parse(&wrong.as_table()).is_err());
         }
     }
 

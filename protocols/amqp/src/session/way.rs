@@ -63,6 +63,11 @@ impl Way {
         }
     }
 
+    /// The session at the shard.
+    pub(super) fn session(&self) -> SessionId {
+        self.session
+    }
+
     /// What is to be detached when the channel ends, with what the client has said before that and no shard has heard.
     pub(super) fn end(&mut self) -> Parting {
         self.end_run();

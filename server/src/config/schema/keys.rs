@@ -183,6 +183,12 @@ pub(crate) const KEYS: &[Key] = &[
         "How long a consumer may hold a message that neither it nor its queue says how long: it is cancelled then. 0: for ever.",
     ),
     key(
+        "amqp.qos_updates_existing",
+        Kind::Switch,
+        Some("false"),
+        "basic.qos of a channel also changes how much its consumers that are there already may hold, as in LavinMQ.",
+    ),
+    key(
         "amqp.disk_free_bytes_min",
         Kind::Bytes(0, i64::MAX),
         Some("50000000"),
