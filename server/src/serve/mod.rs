@@ -8,7 +8,8 @@
 //! ```
 //!
 //! [`start`] puts the server together, with [`admission`] at its doors and [`backend`] behind the [`admin`] service;
-//! [`lifecycle`] knows only the [`lifecycle::Running`] trait, so that every way down is tested without a socket.
+//! [`lifecycle`] knows only the [`lifecycle::Running`] trait, so that every way down is tested without a socket. [`quiet`]
+//! minds the memory meanwhile.
 
 mod admin;
 mod admission;
@@ -18,6 +19,7 @@ mod descriptors;
 mod lifecycle;
 mod logging;
 mod process;
+mod quiet;
 mod signals;
 mod start;
 
@@ -51,6 +53,8 @@ pub(crate) fn run(sources: Sources, loaded: Loaded) -> Result<Exit, Failure> {
             topics.go_to(mqtt);
         }
         banner::announce(&settings, running.listening());
+        // Ends with the runtime.
+        tokio::spawn(quiet::give_back());
         let exit = lifecycle::supervise(&running, signals, deadline).await;
         info!(code = exit as u8, "stopped");
         Ok(exit)
