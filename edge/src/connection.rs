@@ -102,7 +102,7 @@ impl<P: Protocol> Connection<P> {
     /// How it is encrypted, if it is.
     #[must_use]
     pub fn encryption(&self) -> Option<Encryption> {
-        self.core.encryption
+        self.core.encryption.as_deref().copied()
     }
 
     /// Bytes the protocol was given so far.

@@ -40,7 +40,8 @@ pub(crate) struct Core {
     pub(super) id: ConnectionId,
     pub(super) peer: Endpoint,
     pub(super) identity: Option<Arc<TlsIdentity>>,
-    pub(super) encryption: Option<Encryption>,
+    /// Apart from the rest, so that plain connections stay small.
+    pub(super) encryption: Option<Box<Encryption>>,
     /// Milliseconds since the Unix epoch.
     since_ms: u64,
     /// The owner task's waker: always the same, since nothing stands between the task and the driver.
@@ -99,7 +100,7 @@ impl Core {
             id: ConnectionId(slot.shared.next_id()),
             peer,
             identity,
-            encryption,
+            encryption: encryption.map(Box::new),
             since_ms: unix_ms(),
             slot,
             signals: AtomicU32::new(0),
