@@ -17,7 +17,6 @@
 struct Embedding;
 
 mod builder;
-mod mqtt_host;
 mod running;
 
 pub use builder::{Builder, StartError, WebListener};
