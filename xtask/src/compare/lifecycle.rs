@@ -2,8 +2,8 @@
 //! memory when nothing happens.
 //!
 //! Each server is filled as its users fill it: a work queue with jobs or persistent messages, an MQTT broker with
-//! retained messages. Then it is
-//! ended the way it is said to survive, and started again.
+//! retained messages. Then it is ended the way it is said to survive, and started again. Memory is read once it has been
+//! left alone for a while: what a server still tidies up is not what it needs.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -24,6 +24,8 @@ const BODY_BYTES: usize = 128;
 const QUEUE: &str = "kept";
 /// Puts or publishes in one write.
 const BURST: u16 = 500;
+/// How long a server is left alone before its memory is read.
+const SETTLE: Duration = Duration::from_secs(5);
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -35,6 +37,8 @@ pub(super) struct Lifecycle {
     /// From its start until it accepts, with nothing stored.
     pub(super) start_ms: f64,
     pub(super) idle_bytes: Option<u64>,
+    /// What of it is its own: not pages of its program and of libraries, which the system can drop and read again.
+    pub(super) idle_own_bytes: Option<u64>,
     /// Things stored then.
     pub(super) kept: u32,
     pub(super) filled_bytes: Option<u64>,
@@ -86,16 +90,18 @@ fn measure(
     let mut server = Server::start(command, home.path())?;
     let start_ms = begun.elapsed().as_secs_f64() * 1000.0;
     ask(protocol, server.address(), false).with_context(|| format!("{name} after its start"))?;
-    let idle_bytes = resident(server.pid());
+    std::thread::sleep(SETTLE);
+    let (idle_bytes, idle_own_bytes) = (memory(server.pid(), RESIDENT), memory(server.pid(), OWN));
     fill(protocol, server.address(), kept).with_context(|| format!("filling {name}"))?;
-    let filled_bytes = resident(server.pid());
+    std::thread::sleep(SETTLE);
+    let filled_bytes = memory(server.pid(), RESIDENT);
     server.end();
     let begun = Instant::now();
     let mut server = Server::start(command, home.path())?;
     ask(protocol, server.address(), true)
         .with_context(|| format!("{name} after it was started again"))?;
     let recovery_ms = begun.elapsed().as_secs_f64() * 1000.0;
-    let recovered_bytes = resident(server.pid());
+    let recovered_bytes = memory(server.pid(), RESIDENT);
     server.kill();
     println!("{protocol} {name}: start {start_ms:.0} ms, recovery {recovery_ms:.0} ms");
     Ok(Lifecycle {
@@ -103,6 +109,7 @@ fn measure(
         name,
         start_ms,
         idle_bytes,
+        idle_own_bytes,
         kept,
         filled_bytes,
         recovery_ms,
@@ -206,9 +213,14 @@ fn connect(server: SocketAddr, client: &str) -> Result<Connection> {
     }
 }
 
-/// Resident memory of a process.
-fn resident(pid: u32) -> Option<u64> {
+/// Memory of a process that is resident.
+const RESIDENT: &str = "VmRSS:";
+/// That of it which no file backs.
+const OWN: &str = "RssAnon:";
+
+/// A line of what the system says about a process, in bytes.
+fn memory(pid: u32, what: &str) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let line = text.lines().find(|line| line.starts_with(what))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }

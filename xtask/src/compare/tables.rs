@@ -274,13 +274,14 @@ fn lifecycles(all: &[Lifecycle]) -> String {
         "server",
         "start ms",
         "idle MiB",
+        "of it its own",
         "stored",
         "MiB then",
         "start with those ms",
         "MiB after it",
     ];
     line(&mut out, &heads);
-    line(&mut out, &["---"; 8]);
+    line(&mut out, &["---"; 9]);
     let mib = |bytes: Option<u64>| bytes.map_or_else(dash, |bytes| number(mebibytes(bytes)));
     for server in all {
         line(
@@ -290,6 +291,7 @@ fn lifecycles(all: &[Lifecycle]) -> String {
                 server.name,
                 &number(server.start_ms),
                 &mib(server.idle_bytes),
+                &mib(server.idle_own_bytes),
                 &server.kept.to_string(),
                 &mib(server.filled_bytes),
                 &number(server.recovery_ms),
@@ -298,7 +300,8 @@ fn lifecycles(all: &[Lifecycle]) -> String {
         );
     }
     out.push_str(
-        "\nEmpty: from the start of the process until a first question is answered. Filled with jobs, \
+        "\nEmpty: from the start of the process until a first question is answered. Memory is read after five seconds \
+         alone; its own is what is no page of a program or a library. Filled with jobs, \
          retained or queued messages of 128 bytes; ended as each is said to survive (`SIGKILL`; Mosquitto and RabbitMQ \
          write when they end, so `SIGTERM`).\n",
     );
