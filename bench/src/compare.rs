@@ -194,7 +194,7 @@ fn execute<P: Protocol>(
         match rows(&mut runner, subjects, task, plan, run, &place) {
             Ok(rows) => report.rows.extend(rows),
             Err(error) => {
-                failure = Some(anyhow::Error::new(error).context(task.settings.label()));
+                failure = Some(error.context(task.settings.label()));
                 break;
             }
         }
@@ -247,13 +247,13 @@ fn rows<P: Protocol>(
     plan: &Plan,
     run: &RunArgs,
     place: &str,
-) -> Result<Vec<Row>, BenchError> {
+) -> anyhow::Result<Vec<Row>> {
     let cpus = run.pin.as_ref().map(|pin| pin.server.as_slice());
     let live = subjects
         .iter()
         .map(|subject| subject.start(runner.protocol, task, plan.data.as_deref(), cpus))
         .collect::<Result<Vec<_>, BenchError>>()?;
-    let mut all = |task: &Task, who: &[usize]| -> Result<Vec<Row>, BenchError> {
+    let mut all = |task: &Task, who: &[usize]| -> anyhow::Result<Vec<Row>> {
         let of = |&place: &usize| Some((subjects.get(place)?, live.get(place)?));
         let (subjects, live): (Vec<&Subject>, Vec<&Live>) = who.iter().filter_map(of).unzip();
         let mut rounds: Vec<Vec<Outcome>> = vec![Vec::new(); live.len()];
@@ -269,7 +269,8 @@ fn rows<P: Protocol>(
                     task.settings.label(),
                 );
                 runner.progress.begin(label);
-                outcomes.push(runner.run(&live.target, &task.settings)?);
+                let outcome = runner.run(&live.target, &task.settings);
+                outcomes.push(outcome.with_context(|| subject.name.clone())?);
             }
         }
         Ok(fold(&subjects, task, &rounds))
