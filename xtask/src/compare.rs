@@ -96,7 +96,8 @@ pub(crate) fn run(settings: &Settings) -> Result<bool> {
             let json = scratch.path().join("report.json");
             let arguments = load.arguments(section, settings, &peers, &json);
             let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            let ran = process::run(&mut process::command(workspace::longtail(), &words))?;
+            let mut command = process::command(workspace::longtail(), &words);
+            let ran = process::run(&mut command)?;
             // A run that fails half-way has written what it found.
             if let Ok(text) = fs::read(&json) {
                 let report: Report = serde_json::from_slice(&text).context("reading a report")?;
@@ -105,9 +106,10 @@ pub(crate) fn run(settings: &Settings) -> Result<bool> {
                 rows.extend(report.rows.into_iter().map(|row| row.at(load.at)));
             }
             if !ran {
+                let command = process::shown(&command);
                 results
                     .failures
-                    .push(format!("{}: longtail {}", section.title, words.join(" ")));
+                    .push(format!("{}: {command}", section.title));
             }
         }
         results.sections.push(Section::new(section, rows));

@@ -79,7 +79,8 @@ fn announce(command: &Command) {
     println!("$ {}", shown(command));
 }
 
-fn shown(command: &Command) -> String {
+/// A command as a person would type it in the root of the repository.
+pub(crate) fn shown(command: &Command) -> String {
     let program = command.get_program();
     let name = std::path::Path::new(program).file_name().unwrap_or(program);
     let words = std::iter::once(name).chain(command.get_args());
