@@ -17,6 +17,8 @@ mod fuzz;
 mod method;
 mod properties;
 mod reply;
+#[cfg(test)]
+pub(crate) mod samples;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -170,15 +170,7 @@ pub struct Repeated;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::TableBuf;
-
-    fn table(pairs: &[(&str, Value<'_>)]) -> TableBuf {
-        let mut table = TableBuf::default();
-        for (key, value) in pairs {
-            table.put(key, *value).unwrap();
-        }
-        table
-    }
+    use crate::codec::samples::table;
 
     fn seen(pairs: &[(&str, Value<'_>)]) -> Seen {
         let mut all = vec![(SWITCH, Value::Bool(true))];

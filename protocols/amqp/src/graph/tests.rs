@@ -3,20 +3,13 @@ use std::collections::{BTreeMap, HashSet};
 use longtail_model::{ShardId, StreamId, Timestamp};
 
 use super::*;
-use crate::codec::{Properties, Table, TableBuf, Value};
+use crate::codec::samples::{table, text};
+use crate::codec::{Properties, Table, Value};
 use crate::exception::Exception;
 use crate::queue::{QueueArguments, QueueConfig, QueueSettings};
 
 fn arguments(pairs: &[(&str, Value<'_>)]) -> Arc<[u8]> {
-    let mut table = TableBuf::default();
-    for (key, value) in pairs {
-        table.put(key, *value).unwrap();
-    }
-    table.as_table().as_bytes().into()
-}
-
-fn text(text: &str) -> Value<'_> {
-    Value::LongString(text.as_bytes())
+    table(pairs).as_table().as_bytes().into()
 }
 
 fn graph(exchanges: &[(&str, Kind)], queues: &[&str]) -> Graph {

@@ -135,18 +135,7 @@ impl Condition {
 mod tests {
     use super::*;
     use crate::codec::ArrayBuf;
-
-    fn table(pairs: &[(&str, Value<'_>)]) -> TableBuf {
-        let mut table = TableBuf::default();
-        for (key, value) in pairs {
-            table.put(key, *value).unwrap();
-        }
-        table
-    }
-
-    fn text(text: &str) -> Value<'_> {
-        Value::LongString(text.as_bytes())
-    }
+    use crate::codec::samples::{table, text};
 
     #[test]
     fn a_filter_takes_its_values_and_if_told_so_what_has_none() {

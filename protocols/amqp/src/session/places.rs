@@ -144,6 +144,7 @@ fn number(value: &Value<'_>) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::samples::table;
     use crate::codec::{ArrayBuf, TableBuf};
 
     const BERLIN: (f64, f64) = (52.52, 13.405);
@@ -152,14 +153,6 @@ mod tests {
 
     fn point((latitude, longitude): (f64, f64)) -> Point {
         Point::new(latitude, longitude).unwrap()
-    }
-
-    fn table(pairs: &[(&str, Value<'_>)]) -> TableBuf {
-        let mut table = TableBuf::default();
-        for (key, value) in pairs {
-            table.put(key, *value).unwrap();
-        }
-        table
     }
 
     fn parse(name: &str, pairs: &[(&str, f64)]) -> Option<Area> {

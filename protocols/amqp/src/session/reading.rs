@@ -486,18 +486,7 @@ fn with_offset(properties: &Properties<'_>, offset: u64) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn table(pairs: &[(&str, Value<'_>)]) -> TableBuf {
-        let mut table = TableBuf::default();
-        for (key, value) in pairs {
-            table.put(key, *value).unwrap();
-        }
-        table
-    }
-
-    fn text(text: &str) -> Value<'_> {
-        Value::LongString(text.as_bytes())
-    }
+    use crate::codec::samples::{table, text};
 
     #[test]
     fn offsets_are_said_in_many_ways() {
