@@ -26,6 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import pika  # noqa: E402
 from api import Api, api, quoted  # noqa: E402
 from harness import suite  # noqa: E402
+from harness.certificate import certify  # noqa: E402
 from harness.server import OwnServer, _free_port  # noqa: E402
 from harness.suite import Skip, case, equal, eventually  # noqa: E402
 from pika.exceptions import (  # noqa: E402
@@ -340,15 +341,7 @@ def a_queue_says_since_when_nothing_happens_to_it(t):
 
 @case("connections ssl_protocol ssl_cipher")
 def an_encrypted_connection_says_how(t):
-    home = pathlib.Path(tempfile.mkdtemp(prefix="longtail-management-"))
-    t.defer(lambda: shutil.rmtree(home, ignore_errors=True))
-    key, certificate = home / "key.pem", home / "certificate.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-addext",
-         "basicConstraints=critical,CA:FALSE"],
-        check=True, stderr=subprocess.DEVNULL,
-    )
+    key, certificate = certify(t)
     encrypted = _free_port()
     off = "".join(f"{name} = []\n" for name in ("beanstalk", "mqtt", "mqtt-ws", "mqtt-http", "amqp-metrics"))
     config = (

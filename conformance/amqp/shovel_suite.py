@@ -6,9 +6,7 @@
 import http.server
 import pathlib
 import ssl
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 
@@ -17,6 +15,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from api import Api, api, quoted  # noqa: E402
 from brokers import Broker, eventually, rabbitmq, under_test  # noqa: E402
 from harness import suite  # noqa: E402
+from harness.certificate import certify  # noqa: E402
 from harness.proxy import Proxy  # noqa: E402
 from harness.server import OwnServer, _free_port  # noqa: E402
 from harness.suite import case, equal  # noqa: E402
@@ -300,14 +299,7 @@ def a_queue_that_is_to_be_there_is_not_made(t):
 @case("amqps")
 def tls_is_checked_against_the_authority_that_is_named(t):
     there, here = rabbitmq(t), under_test(t)
-    home = pathlib.Path(tempfile.mkdtemp(prefix="longtail-shovel-"))
-    key, certificate = home / "key.pem", home / "certificate.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-addext",
-         "basicConstraints=critical,CA:FALSE"],
-        check=True, stderr=subprocess.DEVNULL,
-    )
+    key, certificate = certify(t)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     proxy = Proxy(t, there.host, there.port, tls=context)
