@@ -27,7 +27,8 @@ import pika  # noqa: E402
 from api import Api, api, quoted  # noqa: E402
 from harness import suite  # noqa: E402
 from harness.certificate import certify  # noqa: E402
-from harness.server import OwnServer, _free_port  # noqa: E402
+from harness.ports import free_port  # noqa: E402
+from harness.server import OwnServer  # noqa: E402
 from harness.suite import Skip, case, equal, eventually  # noqa: E402
 from pika.exceptions import (  # noqa: E402
     AMQPConnectionError,
@@ -342,7 +343,7 @@ def a_queue_says_since_when_nothing_happens_to_it(t):
 @case("connections ssl_protocol ssl_cipher")
 def an_encrypted_connection_says_how(t):
     key, certificate = certify(t)
-    encrypted = _free_port()
+    encrypted = free_port()
     off = "".join(f"{name} = []\n" for name in ("beanstalk", "mqtt", "mqtt-ws", "mqtt-http", "amqp-metrics"))
     config = (
         f'admin.listen = "off"\n[listeners]\n{off}[[listeners.amqps]]\naddress = "127.0.0.1:{encrypted}"\n'
@@ -713,7 +714,7 @@ def definitions_of_one_vhost_go_into_another(t):
 
 @case("restart load_definitions")
 def what_was_defined_outlives_a_crash_and_files_are_loaded_at_the_start(t):
-    port, metrics = _free_port(), _free_port()
+    port, metrics = free_port(), free_port()
     more = ("--listen", f"amqp-metrics=127.0.0.1:{metrics}")
     server = OwnServer(t, *more)
     own = Api(f"127.0.0.1:{server._websocket}")
@@ -749,7 +750,7 @@ def rabbitmq(t):
         raise Skip("needs Debian's rabbitmq-server")
     home = pathlib.Path(tempfile.mkdtemp(prefix="longtail-rabbitmq-"))
     t.defer(lambda: shutil.rmtree(home, ignore_errors=True))
-    ports = [_free_port() for _ in range(4)]
+    ports = [free_port() for _ in range(4)]
     (home / "plugins").write_text("[rabbitmq_management].")
     (home / "rabbitmq.conf").write_text(f"management.tcp.port = {ports[1]}\nmanagement.tcp.ip = 127.0.0.1\n")
     environment = {
@@ -841,7 +842,7 @@ def definitions_go_to_a_real_rabbitmq_and_back(t):
 
 @case("prometheus")
 def metrics_have_the_names_of_rabbitmq_and_never_go_back(t):
-    metrics = _free_port()
+    metrics = free_port()
     server = OwnServer(t, "--listen", f"amqp-metrics=127.0.0.1:{metrics}")
 
     def scrape(path="/metrics"):
@@ -1179,7 +1180,7 @@ def queues_and_exchanges_count_what_went_through_them(t):
 
 @case("prometheus dead letters")
 def dead_letters_are_counted_by_reason(t):
-    metrics = _free_port()
+    metrics = free_port()
     server = OwnServer(t, "--listen", f"amqp-metrics=127.0.0.1:{metrics}")
     name = 'rabbitmq_global_messages_dead_lettered_expired_total{dead_letter_strategy="at_least_once"}'
 

@@ -17,7 +17,8 @@ from brokers import Broker, eventually, rabbitmq, under_test  # noqa: E402
 from harness import suite  # noqa: E402
 from harness.certificate import certify  # noqa: E402
 from harness.proxy import Proxy  # noqa: E402
-from harness.server import OwnServer, _free_port  # noqa: E402
+from harness.ports import free_port  # noqa: E402
+from harness.server import OwnServer  # noqa: E402
 from harness.suite import case, equal  # noqa: E402
 
 HERE = "amqp://"
@@ -217,7 +218,7 @@ def addresses_are_tried_in_turn(t):
     there, here = rabbitmq(t), under_test(t)
     source, target = there.queue(), here.queue()
     there.publish(source, b"x")
-    nobody = f"amqp://127.0.0.1:{_free_port()}"
+    nobody = f"amqp://127.0.0.1:{free_port()}"
     shovel(t, {"src-uri": [nobody, there.uri()], "src-queue": source, "dest-uri": HERE, "dest-queue": target,
                "reconnect-delay": 1})
     equal(here.fetch(target)[2], b"x")

@@ -1,7 +1,6 @@
 """A server that a case starts, ends and starts again on what it left on disk."""
 
 import pathlib
-import random
 import shutil
 import signal
 import socket
@@ -9,6 +8,7 @@ import subprocess
 import tempfile
 import time
 
+from harness.ports import free_port
 from harness.suite import Skip
 
 #: Seconds until a started server has to accept connections, and until a stopped one has to be gone.
@@ -33,8 +33,8 @@ class OwnServer:
         t.defer(self._end)
         (self._home / "data").mkdir()
         self._process = None
-        self.address = ("127.0.0.1", _free_port())
-        self._websocket = _free_port()
+        self.address = ("127.0.0.1", free_port())
+        self._websocket = free_port()
         self.run()
 
     @property
@@ -87,15 +87,3 @@ class OwnServer:
         for name, value in values.items():
             text = text.replace(f"{{{name}}}", str(value))
         return text
-
-
-def _free_port():
-    """A port outside of what the system gives to clients, whose own end could take it otherwise."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-                return port
-            except OSError:
-                continue

@@ -15,6 +15,7 @@ mod failures;
 mod fuzz;
 mod instructions;
 mod mqtt;
+mod ports;
 mod process;
 mod profile;
 mod random;

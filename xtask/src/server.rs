@@ -2,22 +2,19 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+use crate::ports::free_port;
 use crate::{process, workspace};
 
 /// How long a server may take from its start until it accepts connections.
 const START_LIMIT: Duration = Duration::from_secs(60);
-
-/// How often a port found free is tried again when another process took it meanwhile.
-const PORT_ATTEMPTS: usize = 5;
 
 /// How many of the log's last bytes are shown when a server fails.
 const LOG_TAIL: usize = 4000;
@@ -248,24 +245,12 @@ impl Server {
     /// # Errors
     /// When it cannot be started, ends, or does not accept connections in time; with the end of its log.
     pub(crate) fn start(command: &ServerCommand, home: &Path) -> Result<Server> {
-        let mut last = None;
-        for _ in 0..PORT_ATTEMPTS {
-            match Self::start_on(command, home, free_port()?) {
-                Ok(server) => return Ok(server),
-                // Somebody else may have taken the port between our look and the server's bind.
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.unwrap_or_else(|| anyhow::anyhow!("no attempt to start the server was made")))
-    }
-
-    fn start_on(command: &ServerCommand, home: &Path, port: u16) -> Result<Server> {
         let data = home.join("data");
         std::fs::create_dir_all(&data)
             .with_context(|| format!("cannot create {}", data.display()))?;
         let log = home.join("server.log");
         let output = File::options().create(true).append(true).open(&log)?;
-        let websocket = free_port()?;
+        let (port, websocket) = (free_port()?, free_port()?);
         let (stop, has_websocket) = (command.stop, command.has_websocket());
         let (mut command, sweep) = command.with(port, websocket, home)?;
         command
@@ -371,24 +356,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// Ports that the system does not give to clients: one of those could be taken by a client's own end, or a client that
-/// asks too early could even connect to itself.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
-
-/// A port that nobody listens on, another one each time.
-fn free_port() -> Result<u16> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let spread = std::process::id().wrapping_mul(97);
-    for _ in 0..PORTS.len() {
-        let number = spread.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        let port = PORTS.start + u16::try_from(number % PORTS.len() as u32)?;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    bail!("no port of {PORTS:?} is free")
 }
 
 #[cfg(test)]
