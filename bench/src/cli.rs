@@ -58,6 +58,9 @@ pub(crate) struct BeanstalkArgs {
 /// Flags of `bench null`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct NullArgs {
+    /// Beside the sink, run the generator by itself, without sockets: what its own code could reach.
+    #[arg(long)]
+    pub(crate) alone: bool,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
 }

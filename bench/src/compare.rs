@@ -47,7 +47,10 @@ fn run_to(out: &mut dyn Write, args: BenchArgs) -> anyhow::Result<()> {
         ProtocolArgs::Amqp(args) => amqp::run(out, &args),
         ProtocolArgs::Mqtt(args) => mqtt::run(out, &args),
         ProtocolArgs::Null(args) => {
-            let tasks = matrix::tasks(&args.load, &[Durability::Memory], true);
+            let mut sinks = vec![Subject::null()];
+            sinks.extend(args.alone.then(Subject::alone));
+            let mut tasks = matrix::tasks(&args.load, &[Durability::Memory], true);
+            fit_to_sinks(&mut tasks, &sinks, None)?;
             let plan = Plan {
                 tasks,
                 data: None,
@@ -55,8 +58,7 @@ fn run_to(out: &mut dyn Write, args: BenchArgs) -> anyhow::Result<()> {
                 detail: wants_detail(&args.load),
                 settings: queue_settings(&args.load),
             };
-            let null = [Subject::null()];
-            execute(out, &Beanstalk::default(), &null, &plan, &args.load.run)
+            execute(out, &Beanstalk::default(), &sinks, &plan, &args.load.run)
         }
         ProtocolArgs::Beanstalk(args) => {
             let started = args.compare.is_some();
@@ -127,7 +129,13 @@ fn queue_settings(load: &LoadArgs) -> BTreeMap<&'static str, String> {
 fn running(text: &str, pid: Option<u32>) -> Result<Subject, BenchError> {
     let address = resolve(text)?;
     let probe = pid.or_else(|| listener_pid(address)).map(Probe::Process);
-    Ok(Subject::running(text, Target { address, probe }))
+    Ok(Subject::running(
+        text,
+        Target {
+            address: Some(address),
+            probe,
+        },
+    ))
 }
 
 /// The servers that the flags name: those that run, or Longtail, unless it is left out, and the `compared`.
@@ -154,6 +162,27 @@ fn subjects(
     Ok(subjects)
 }
 
+/// Leaves out what sinks among the subjects cannot take: `kept`, the scenario whose sessions or messages a server has to
+/// keep, and where the generator is alone idle connections, of which it has none.
+fn fit_to_sinks(
+    tasks: &mut Vec<Task>,
+    subjects: &[Subject],
+    kept: Option<Scenario>,
+) -> Result<(), BenchError> {
+    let alone = subjects.iter().any(Subject::is_alone);
+    let sink = subjects.iter().any(Subject::is_sink);
+    tasks.retain(|task| match task.settings.scenario {
+        Scenario::Idle => !alone,
+        scenario => !(sink && Some(scenario) == kept),
+    });
+    if tasks.is_empty() {
+        let text = "a sink keeps neither sessions nor messages, and the generator alone has no idle connections: name \
+                    another scenario";
+        return Err(BenchError::Usage(text.to_owned()));
+    }
+    Ok(())
+}
+
 /// What a flag lists, or what stands for nothing listed.
 fn given<T: Copy>(given: &[T], default: &[T]) -> Vec<T> {
     if given.is_empty() { default } else { given }.to_vec()
@@ -169,6 +198,10 @@ fn execute<P: Protocol>(
 ) -> anyhow::Result<()> {
     let tasks = &plan.tasks;
     matrix::check(tasks)?;
+    if run.threads > 1 && subjects.iter().any(Subject::is_alone) {
+        let text = "the generator alone is one thread: leave --threads out";
+        return Err(BenchError::Usage(text.to_owned()).into());
+    }
     let sockets = tasks.iter().map(|task| task.settings.sockets()).max();
     allow_connections(sockets.unwrap_or(0))?;
     let mut environment = Environment::detect(plan.data.as_deref())?;
@@ -294,7 +327,7 @@ fn rows<P: Protocol>(
 fn at_half_load(subjects: &[Subject]) -> Vec<(usize, Vec<usize>)> {
     let peers = usize::from(subjects.len() > 1)..subjects.len();
     let is_sink =
-        |place: &usize| subjects.len() > 1 && subjects.get(*place).is_some_and(Subject::is_null);
+        |place: &usize| subjects.len() > 1 && subjects.get(*place).is_some_and(Subject::is_sink);
     let (sinks, peers): (Vec<usize>, Vec<usize>) = peers.partition(is_sink);
     let beside = |peer: usize| {
         let mut who = vec![0, peer];

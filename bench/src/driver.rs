@@ -1,41 +1,31 @@
-//! One generator thread: its share of the connections on one epoll.
+//! One generator thread: its share of the connections on one [`Network`].
 //!
-//! Level-triggered and frugal: one read a readable socket, one write a burst, `EPOLLOUT` only after a short write. All
-//! connections share one read buffer; what is left of an incomplete reply is kept with its connection. In an open loop
+//! Level-triggered and frugal: one read a readable connection, one write a burst, and a look for room only after a short
+//! write. All connections share one read buffer; what is left of an incomplete reply is kept with its connection. In an open loop
 //! a burst counts as sent when it was due, however late its connection became free, so that a stalled server is charged
 //! for the commands it held up (no coordinated omission).
 
-mod alarm;
 mod connection;
 mod tally;
 
-pub(crate) use connection::connect;
 pub(crate) use tally::{Schedule, Tally};
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::buffer::spare_capacity;
-use rustix::event::epoll;
-use rustix::fd::OwnedFd;
-use rustix::time::Timespec;
-
-use alarm::{Alarm, timespec};
 use connection::Connection;
 use tally::Mark;
 
 use crate::error::BenchError;
 use crate::latency::Latencies;
 use crate::load::{Counts, Flow, Seat};
+use crate::network::Network;
 use crate::protocol::{Next, Protocol, Replies, Session};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 256 * 1024;
-/// Events taken from epoll at once.
-const EVENTS_MAX: usize = 512;
 /// Longest sleep, so that the end of the load and an abort are noticed.
 const TICK: Duration = Duration::from_millis(50);
 /// How often producers in front of a full window look again when only other threads settle.
@@ -43,11 +33,22 @@ const PARKED_TICK: Duration = Duration::from_micros(500);
 /// A due burst this near is awaited by polling: epoll would wake some 50 µs late.
 const SPIN_NS: u64 = 100_000;
 
+/// One thread's part of a load.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share<'a> {
+    pub(crate) seats: &'a [Seat],
+    /// What all threads of the load have in common.
+    pub(crate) flow: &'a Flow,
+    pub(crate) schedule: Schedule,
+    pub(crate) counts: Counts,
+    /// Where the thread publishes what it `counts`.
+    pub(crate) commands: &'a AtomicU64,
+}
+
 /// A thread with its connections open and ready to start.
-pub(crate) struct Driver<'a, S> {
-    connections: Vec<Connection<S>>,
-    epoll: OwnedFd,
-    alarm: Alarm,
+pub(crate) struct Driver<'a, S, N: Network> {
+    connections: Vec<Connection<S, N::Stream>>,
+    network: N,
     flow: &'a Flow,
     schedule: Schedule,
     counts: Counts,
@@ -69,33 +70,28 @@ pub(crate) struct Driver<'a, S> {
     late_bursts: u64,
 }
 
-impl<'a, S: Session> Driver<'a, S> {
-    /// Connects and shakes hands, one connection after the other. `commands` is where the thread publishes what it
-    /// `counts`.
+impl<'a, S: Session, N: Network> Driver<'a, S, N> {
+    /// Connects and shakes hands, one connection after the other.
     pub(crate) fn open<P: Protocol<Session = S>>(
         protocol: &P,
-        target: SocketAddr,
-        seats: &[Seat],
-        flow: &'a Flow,
-        schedule: Schedule,
-        counts: Counts,
-        commands: &'a AtomicU64,
+        mut network: N,
+        share: Share<'a>,
     ) -> Result<Self, BenchError> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|errno| BenchError::Io {
-            doing: "creating an epoll",
-            source: errno.into(),
-        })?;
+        let Share {
+            seats,
+            flow,
+            schedule,
+            counts,
+            commands,
+        } = share;
         let mut connections = Vec::with_capacity(seats.len());
         for (token, seat) in seats.iter().enumerate() {
-            let connection = Connection::open(protocol, target, seat)?;
-            connection.register(&epoll, token)?;
-            connections.push(connection);
+            connections.push(Connection::open(protocol, &mut network, seat, token)?);
         }
         Ok(Driver {
             unfinished: connections.len(),
             connections,
-            alarm: Alarm::new(&epoll)?,
-            epoll,
+            network,
             flow,
             schedule,
             counts,
@@ -124,32 +120,19 @@ impl<'a, S: Session> Driver<'a, S> {
             self.proceed(token, false)?;
         }
         let mut buffer = vec![0; READ_BYTES];
-        let mut events = Vec::with_capacity(EVENTS_MAX);
+        let mut ready = Vec::new();
         let mut first_mark = None;
         let mut last_mark = None;
         while self.unfinished > 0 && !self.flow.is_aborted() {
-            events.clear();
-            let timeout = self.sleep()?;
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => {
-                    return Err(BenchError::Io {
-                        doing: "waiting for sockets",
-                        source: errno.into(),
-                    });
-                }
-            }
+            let (at_most, alarm) = self.sleep();
+            self.network.wait(at_most, alarm, &mut ready)?;
             self.tick();
-            for event in &events {
-                let token = usize::try_from(event.data.u64()).unwrap_or(usize::MAX);
-                let flags = event.flags;
-                if flags.contains(epoll::EventFlags::OUT) {
-                    self.flush(token)?;
+            for connection in &ready {
+                if connection.room {
+                    self.flush(connection.token)?;
                 }
-                if flags.intersects(
-                    epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR,
-                ) {
-                    self.receive(token, &mut buffer)?;
+                if connection.input {
+                    self.receive(connection.token, &mut buffer)?;
                 }
             }
             self.start_due()?;
@@ -162,7 +145,7 @@ impl<'a, S: Session> Driver<'a, S> {
             if last_mark.is_none() && self.now_ns >= self.schedule.stop_at_ns {
                 last_mark = Some(Mark::now(self.now_ns));
             }
-            if events.is_empty() && self.is_over() {
+            if ready.is_empty() && self.is_over() {
                 break;
             }
             self.check_progress()?;
@@ -208,8 +191,8 @@ impl<'a, S: Session> Driver<'a, S> {
         self.now_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
     }
 
-    /// How long the epoll may wait. A burst that is due sooner wakes it by the alarm.
-    fn sleep(&mut self) -> Result<Timespec, BenchError> {
+    /// How long the network may wait, and the alarm of a burst that is due sooner.
+    fn sleep(&self) -> (Duration, Option<Duration>) {
         let mut wait = TICK;
         if !self.free.is_empty() {
             wait = Duration::ZERO;
@@ -226,11 +209,10 @@ impl<'a, S: Session> Driver<'a, S> {
                 alarm = Some(left);
             }
         }
-        self.alarm.set(alarm)?;
-        Ok(timespec(wait))
+        (wait, alarm)
     }
 
-    /// Whether the thread may end although connections are unfinished, asked when no socket had anything to say: only
+    /// Whether the thread may end although connections are unfinished, asked when no connection had anything to say: only
     /// workers are left, and no message will come for them.
     fn is_over(&self) -> bool {
         self.flow.is_drained() && self.waiting() == 0
@@ -303,7 +285,7 @@ impl<'a, S: Session> Driver<'a, S> {
     }
 
     fn ask_free(&mut self) -> Result<(), BenchError> {
-        // Those that send again are in the next list, after a look at the sockets.
+        // Those that send again are in the next list, after a look at the connections.
         for token in std::mem::take(&mut self.free) {
             self.proceed(token, false)?;
         }
@@ -356,7 +338,7 @@ impl<'a, S: Session> Driver<'a, S> {
 
     fn flush(&mut self, token: usize) -> Result<(), BenchError> {
         if let Some(connection) = self.connections.get_mut(token) {
-            connection.flush(&self.epoll, token)?;
+            connection.flush(&mut self.network, token)?;
             if connection.has_sent() {
                 self.free.push(token);
             }

@@ -2,10 +2,11 @@
 //!
 //! From the command line to a table:
 //! * [`cli`] holds the flags and [`run`] dispatches them; `compare` decides which subjects (a running target, a peer
-//!   that it starts, the null sink) run which scenarios in which order, and folds rounds into medians;
+//!   that it starts, the null sink, the generator alone) run which scenarios in which order, and folds rounds into medians;
 //! * `scenario` turns a scenario into one or two loads, `measure` runs one load: it spreads the connections over
 //!   generator threads, samples the server's CPU and memory at the edges of the measured window, and merges;
-//! * `driver` is one generator thread: non-blocking sockets on one epoll, latencies in histograms;
+//! * `driver` is one generator thread, latencies in histograms; `network` what its bytes go through: non-blocking sockets
+//!   on one epoll, or memory;
 //! * `protocol` has the trait a protocol implements, and one file a protocol; `peer` the same for servers to start;
 //! * `report` and `table` write JSON and Markdown.
 //!
@@ -20,6 +21,7 @@ mod error;
 mod latency;
 mod load;
 mod measure;
+mod network;
 mod null;
 mod peer;
 mod pin;

@@ -7,10 +7,11 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::driver::{Driver, Schedule, Tally};
+use crate::driver::{Driver, Schedule, Share, Tally};
 use crate::error::BenchError;
 use crate::latency::Latencies;
 use crate::load::{Counts, Flow, Load, Seat, Stop};
+use crate::network::{Memory, Network, Sockets};
 use crate::pin::pin_thread;
 use crate::probe::{Probe, Usage};
 use crate::progress::Progress;
@@ -23,13 +24,25 @@ const STALL_AFTER: Duration = Duration::from_secs(15);
 /// How long no message may arrive before those in flight count as lost, where they may be.
 const LOSS_AFTER: Duration = Duration::from_secs(1);
 
-/// A server under load.
+/// Where a load goes that no server takes.
+const ALONE: &str =
+    "the generator alone keeps no connections, no sessions and no messages: name another scenario";
+
+/// A server under load, or the generator by itself.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    /// Where it listens.
-    pub(crate) address: SocketAddr,
+    /// Where it listens; None for the generator alone, which answers itself without a socket.
+    pub(crate) address: Option<SocketAddr>,
     /// Where its use can be read, if it is on this machine.
     pub(crate) probe: Option<Probe>,
+}
+
+impl Target {
+    /// Where it listens.
+    pub(crate) fn socket(&self) -> Result<SocketAddr, BenchError> {
+        self.address
+            .ok_or_else(|| BenchError::Usage(ALONE.to_owned()))
+    }
 }
 
 /// What generator threads tell the coordinator.
@@ -65,12 +78,15 @@ pub(crate) fn run<P: Protocol>(
             threads.push(scope.spawn(move || {
                 let result = work(
                     protocol,
-                    target.address,
-                    seats,
-                    flow,
-                    schedule,
-                    counts,
-                    commands,
+                    target,
+                    load.body_bytes,
+                    Share {
+                        seats,
+                        flow,
+                        schedule,
+                        counts,
+                        commands,
+                    },
                     generator_cpus,
                     &events,
                     &started,
@@ -112,18 +128,11 @@ pub(crate) fn run<P: Protocol>(
 }
 
 /// One generator thread. None when another thread failed before the start.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the body of one closure, named so that it can use `?`"
-)]
 fn work<P: Protocol>(
     protocol: &P,
-    target: SocketAddr,
-    seats: &[Seat],
-    flow: &Flow,
-    schedule: Schedule,
-    counts: Counts,
-    commands: &AtomicU64,
+    target: &Target,
+    body_bytes: usize,
+    share: Share<'_>,
     cpus: Option<&[usize]>,
     events: &Sender<Event>,
     started: &Receiver<Instant>,
@@ -131,7 +140,23 @@ fn work<P: Protocol>(
     if let Some(cpus) = cpus {
         pin_thread(cpus)?;
     }
-    let driver = Driver::open(protocol, target, seats, flow, schedule, counts, commands)?;
+    match target.address {
+        Some(address) => drive(protocol, Sockets::new(address)?, share, events, started),
+        None => {
+            let memory = Memory::new(protocol.sink(body_bytes));
+            drive(protocol, memory, share, events, started)
+        }
+    }
+}
+
+fn drive<P: Protocol>(
+    protocol: &P,
+    network: impl Network,
+    share: Share<'_>,
+    events: &Sender<Event>,
+    started: &Receiver<Instant>,
+) -> Result<Option<Tally>, BenchError> {
+    let driver = Driver::open(protocol, network, share)?;
     let _coordinator_gone = events.send(Event::Ready);
     match started.recv() {
         Ok(origin) => driver.run(origin).map(Some),

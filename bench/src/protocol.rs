@@ -1,6 +1,6 @@
 //! What a protocol implements to be driven: bytes out, bytes in, and a script. A new protocol is one file here.
 //!
-//! A [`Session`] is one connection after its handshake, without its socket. The driver asks it for a burst, writes
+//! A [`Session`] is one connection after its handshake, without its stream. The driver asks it for a burst, writes
 //! [`Session::outgoing`], feeds it what arrives until every command of the burst is answered, and asks again. A session
 //! that [listens](Next::Listen) is fed without being asked again; what it wants to say to what it hears (an
 //! acknowledgement) goes into [`Replies::reactions`], which the driver writes at once, between bursts.
@@ -10,6 +10,7 @@ pub(crate) mod beanstalk;
 pub(crate) mod mqtt;
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use crate::error::BenchError;
@@ -26,8 +27,12 @@ pub(crate) trait Protocol: Sync {
     /// Names of the commands, indexed by [`Next::Burst`]'s `command`.
     fn commands(&self) -> &'static [&'static str];
 
-    /// The handshake on a fresh blocking socket (with timeouts set), and the session that follows it.
-    fn open(&self, seat: &Seat, stream: &mut TcpStream) -> Result<Self::Session, BenchError>;
+    /// The handshake on a fresh connection that blocks (with timeouts set), and the session that follows it.
+    fn open<S: Read + Write>(
+        &self,
+        seat: &Seat,
+        stream: &mut S,
+    ) -> Result<Self::Session, BenchError>;
 
     /// Ends a session of [`open`](Self::open) in good order, so that what is persistent stays behind in the server and
     /// nothing else does. On a blocking socket.

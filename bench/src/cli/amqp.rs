@@ -56,6 +56,8 @@ pub(crate) enum AmqpPeer {
     Rabbitmq,
     /// A sink that answers and passes on everything at once: what the generator could report at most.
     Null,
+    /// The generator by itself, without sockets: what its own code could reach.
+    Alone,
 }
 
 /// The load of queues and exchanges. What is not given has its place in the standard table, or the default named.

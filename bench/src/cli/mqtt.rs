@@ -58,6 +58,8 @@ pub(crate) enum MqttPeer {
     Rumqttd,
     /// A sink that answers and passes on everything at once: what the generator could report at most.
     Null,
+    /// The generator by itself, without sockets: what its own code could reach.
+    Alone,
 }
 
 /// The load of publish and subscribe. What is not given has its place in the standard table, or the default named.

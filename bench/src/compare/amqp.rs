@@ -7,7 +7,7 @@ use longtail_model::Durability;
 
 use super::matrix::{Task, at_each};
 use super::subject::Subject;
-use super::{Plan, data, durabilities, execute, given, subjects};
+use super::{Plan, data, durabilities, execute, fit_to_sinks, given, subjects};
 use crate::cli::{AmqpArgs, AmqpLoadArgs, AmqpPeer};
 use crate::error::BenchError;
 use crate::load::{Assurance, Promise};
@@ -20,14 +20,8 @@ pub(super) fn run(out: &mut dyn Write, args: &AmqpArgs) -> anyhow::Result<()> {
     let standard = [Durability::Memory, Durability::Sync];
     let durabilities = durabilities(&args.subject.durability, started, &standard)?;
     let mut tasks = tasks(&args.load, &durabilities);
-    if args.compare.contains(&AmqpPeer::Null) {
-        // The sink keeps nothing.
-        tasks.retain(|task| task.settings.scenario != Scenario::Backlog);
-        if tasks.is_empty() {
-            let text = "the null sink keeps nothing: name another scenario than backlog";
-            return Err(BenchError::Usage(text.to_owned()).into());
-        }
-    }
+    let subjects = subjects(&args.subject, "amqp", compared(args))?;
+    fit_to_sinks(&mut tasks, &subjects, Some(Scenario::Backlog))?;
     if args.load.keep && started {
         let text =
             "--keep is for a running server: one that is started for this ends with its data";
@@ -47,13 +41,7 @@ pub(super) fn run(out: &mut dyn Write, args: &AmqpArgs) -> anyhow::Result<()> {
     let protocol = Amqp {
         queues: args.queue_type,
     };
-    execute(
-        out,
-        &protocol,
-        &subjects(&args.subject, "amqp", compared(args))?,
-        &plan,
-        &args.load.run,
-    )
+    execute(out, &protocol, &subjects, &plan, &args.load.run)
 }
 
 /// The peers, and the sink that stands for one.
@@ -64,6 +52,7 @@ fn compared(args: &AmqpArgs) -> Vec<Subject> {
             queues: args.queue_type,
         })),
         AmqpPeer::Null => Subject::null(),
+        AmqpPeer::Alone => Subject::alone(),
     };
     args.compare.iter().map(peer).collect()
 }

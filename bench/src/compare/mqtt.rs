@@ -7,9 +7,8 @@ use longtail_model::Durability;
 
 use super::matrix::{Task, at_each};
 use super::subject::Subject;
-use super::{Plan, data, durabilities, execute, given, subjects};
+use super::{Plan, data, durabilities, execute, fit_to_sinks, given, subjects};
 use crate::cli::{MqttArgs, MqttLoadArgs, MqttPeer};
-use crate::error::BenchError;
 use crate::peer::mosquitto::Mosquitto;
 use crate::peer::rumqttd::Rumqttd;
 use crate::protocol::mqtt::{Mqtt, Version};
@@ -20,14 +19,8 @@ pub(super) fn run(out: &mut dyn Write, args: &MqttArgs) -> anyhow::Result<()> {
     let standard = [Durability::Memory, Durability::Sync];
     let durabilities = durabilities(&args.subject.durability, started, &standard)?;
     let mut tasks = tasks(&args.load, &durabilities);
-    if args.compare.contains(&MqttPeer::Null) {
-        // The sink keeps no sessions.
-        tasks.retain(|task| task.settings.scenario != Scenario::Offline);
-        if tasks.is_empty() {
-            let text = "the null sink keeps no sessions: name another scenario than offline";
-            return Err(BenchError::Usage(text.to_owned()).into());
-        }
-    }
+    let subjects = subjects(&args.subject, "mqtt", compared(args))?;
+    fit_to_sinks(&mut tasks, &subjects, Some(Scenario::Offline))?;
     let version = match args.mqtt {
         Version::V3 => "3.1.1",
         Version::V5 => "5",
@@ -40,13 +33,7 @@ pub(super) fn run(out: &mut dyn Write, args: &MqttArgs) -> anyhow::Result<()> {
         settings: BTreeMap::from([("MQTT", version.to_owned())]),
     };
     let protocol = Mqtt { version: args.mqtt };
-    execute(
-        out,
-        &protocol,
-        &subjects(&args.subject, "mqtt", compared(args))?,
-        &plan,
-        &args.load.run,
-    )
+    execute(out, &protocol, &subjects, &plan, &args.load.run)
 }
 
 /// The peers, and the sink that stands for one.
@@ -60,6 +47,7 @@ fn compared(args: &MqttArgs) -> Vec<Subject> {
             version: args.mqtt,
         })),
         MqttPeer::Null => Subject::null(),
+        MqttPeer::Alone => Subject::alone(),
     };
     args.compare.iter().map(peer).collect()
 }

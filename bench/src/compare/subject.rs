@@ -1,4 +1,4 @@
-//! What is measured: a running server, one that is started for each load, or the null sink.
+//! What is measured: a running server, one that is started for each load, the null sink, or the generator by itself.
 
 use std::path::Path;
 
@@ -21,6 +21,7 @@ enum Kind {
     Running(Target),
     Started(Box<dyn Peer>),
     Null,
+    Alone,
 }
 
 /// A subject ready for load; what was started for it ends with this.
@@ -55,16 +56,29 @@ impl Subject {
         }
     }
 
-    /// Whether it is the null sink.
-    pub(super) fn is_null(&self) -> bool {
-        matches!(self.kind, Kind::Null)
+    /// The generator by itself.
+    pub(super) fn alone() -> Self {
+        Subject {
+            name: "generator alone".to_owned(),
+            kind: Kind::Alone,
+        }
+    }
+
+    /// Whether it is the null sink or the generator by itself, and so nobody's peer.
+    pub(super) fn is_sink(&self) -> bool {
+        matches!(self.kind, Kind::Null | Kind::Alone)
+    }
+
+    /// Whether it is the generator by itself.
+    pub(super) fn is_alone(&self) -> bool {
+        matches!(self.kind, Kind::Alone)
     }
 
     /// Its version, where the generator has the program.
     pub(super) fn version(&self) -> Result<Option<String>, BenchError> {
         match &self.kind {
             Kind::Started(peer) => version(peer.as_ref()).map(Some),
-            Kind::Running(_) | Kind::Null => Ok(None),
+            Kind::Running(_) | Kind::Null | Kind::Alone => Ok(None),
         }
     }
 
@@ -72,7 +86,7 @@ impl Subject {
     pub(super) fn shortfall(&self, durability: Durability) -> Option<&'static str> {
         match &self.kind {
             Kind::Started(peer) => peer.shortfall(durability),
-            Kind::Running(_) | Kind::Null => None,
+            Kind::Running(_) | Kind::Null | Kind::Alone => None,
         }
     }
 
@@ -95,10 +109,18 @@ impl Subject {
                 _server: None,
                 _sink: None,
             }),
+            Kind::Alone => Ok(Live {
+                target: Target {
+                    address: None,
+                    probe: None,
+                },
+                _server: None,
+                _sink: None,
+            }),
             Kind::Null => {
                 let sink = NullSink::start(protocol, body_bytes, cpus)?;
                 let target = Target {
-                    address: sink.address,
+                    address: Some(sink.address),
                     probe: Some(sink.probe.clone()),
                 };
                 Ok(Live {
@@ -112,7 +134,7 @@ impl Subject {
                 let directory = data.unwrap_or(&temporary);
                 let server = Server::start(peer.as_ref(), directory, needs, cpus)?;
                 let target = Target {
-                    address: server.address,
+                    address: Some(server.address),
                     probe: Some(Probe::Process(server.pid())),
                 };
                 Ok(Live {

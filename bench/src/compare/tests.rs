@@ -158,7 +158,7 @@ fn at_half_load_each_peer_is_beside_the_first_and_the_sink() {
     let peer = |name: &str| {
         let address = "127.0.0.1:1".parse().expect("an address");
         let target = Target {
-            address,
+            address: Some(address),
             probe: None,
         };
         Subject::running(name, target)
@@ -190,6 +190,43 @@ fn sessions_are_too_much_for_the_null_sink() {
         matches!(error.downcast_ref(), Some(BenchError::Usage(_))),
         "{error}"
     );
+}
+
+#[test]
+fn the_generator_alone_takes_every_load_of_a_table_but_what_is_kept() {
+    for (flags, loads) in [
+        ("null --alone --count 64", 4),
+        (
+            "mqtt --compare alone,null --peer-only --durability memory --body-bytes 16 --count 64",
+            15,
+        ),
+        (
+            "amqp --compare alone --peer-only --durability memory --body-bytes 16 --count 64",
+            9,
+        ),
+    ] {
+        let (text, result) = bench(&format!("{flags} --rounds 1"));
+        result.expect("a run");
+        let rows = text.lines().filter(|line| line.starts_with("| memory | "));
+        assert_eq!(rows.count(), loads, "{text}");
+    }
+}
+
+#[test]
+fn the_generator_alone_says_what_it_cannot_do() {
+    for flags in [
+        "null --alone --threads 2",
+        "null --alone --scenario idle",
+        "amqp --compare alone --peer-only --scenario backlog",
+        "mqtt --compare alone --peer-only --durability memory --scenario one-to-one --persistent --count 10",
+    ] {
+        let (_, result) = bench(&format!("{flags} --rounds 1"));
+        let error = result.expect_err(flags);
+        assert!(
+            matches!(error.downcast_ref(), Some(BenchError::Usage(_))),
+            "{flags}: {error:#}"
+        );
+    }
 }
 
 #[test]

@@ -1,21 +1,14 @@
-//! One connection of a generator thread: its socket, its session, and what is half written or half read.
+//! One connection of a generator thread: its stream, its session, and what is half written or half read.
 
 use std::io::{ErrorKind, IoSlice, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
-
-use rustix::event::epoll;
-use rustix::fd::OwnedFd;
 
 use crate::error::BenchError;
 use crate::load::{Flow, Seat};
+use crate::network::Network;
 use crate::protocol::{Protocol, Replies, Session};
 
-/// How long connecting and each step of the handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-
 #[derive(Debug)]
-pub(super) struct Connection<S> {
+pub(super) struct Connection<S, W> {
     pub(super) session: S,
     /// Whether it publishes.
     pub(super) publishes: bool,
@@ -31,7 +24,7 @@ pub(super) struct Connection<S> {
     pub(super) done: bool,
     /// Which of the load's connections.
     pub(super) number: u32,
-    stream: TcpStream,
+    stream: W,
     /// Bytes of the current burst that are written.
     written: usize,
     /// Nobody answers the current burst.
@@ -39,21 +32,21 @@ pub(super) struct Connection<S> {
     reactions: Vec<u8>,
     /// Bytes of the reactions that are written.
     reacted: usize,
-    watches_out: bool,
+    watches_room: bool,
     tail: Vec<u8>,
 }
 
-impl<S: Session> Connection<S> {
+impl<S: Session, W: Read + Write> Connection<S, W> {
+    /// Connects, shakes hands, and is told of as `token` from then on.
     pub(super) fn open<P: Protocol<Session = S>>(
         protocol: &P,
-        target: SocketAddr,
+        network: &mut impl Network<Stream = W>,
         seat: &Seat,
+        token: usize,
     ) -> Result<Self, BenchError> {
-        let mut stream = connect(target, seat.connection)?;
+        let mut stream = network.connect(seat.connection)?;
         let session = protocol.open(seat, &mut stream)?;
-        stream
-            .set_nonblocking(true)
-            .map_err(BenchError::io("making a socket non-blocking"))?;
+        network.watch(&mut stream, token)?;
         Ok(Connection {
             session,
             publishes: seat.role.is_publisher(),
@@ -68,21 +61,8 @@ impl<S: Session> Connection<S> {
             unanswered: false,
             reactions: Vec::new(),
             reacted: 0,
-            watches_out: false,
+            watches_room: false,
             tail: Vec::new(),
-        })
-    }
-
-    pub(super) fn register(&self, epoll: &OwnedFd, token: usize) -> Result<(), BenchError> {
-        epoll::add(
-            epoll,
-            &self.stream,
-            epoll::EventData::new_u64(token as u64),
-            epoll::EventFlags::IN,
-        )
-        .map_err(|errno| BenchError::Io {
-            doing: "watching a socket",
-            source: errno.into(),
         })
     }
 
@@ -108,8 +88,12 @@ impl<S: Session> Connection<S> {
         sent
     }
 
-    /// Writes what the socket takes of the current burst and of the reactions.
-    pub(super) fn flush(&mut self, epoll: &OwnedFd, token: usize) -> Result<(), BenchError> {
+    /// Writes what the stream takes of the current burst and of the reactions.
+    pub(super) fn flush(
+        &mut self,
+        network: &mut impl Network<Stream = W>,
+        token: usize,
+    ) -> Result<(), BenchError> {
         loop {
             let burst = self
                 .session
@@ -123,7 +107,7 @@ impl<S: Session> Connection<S> {
                 (true, true) => {
                     self.reactions.clear();
                     self.reacted = 0;
-                    return self.watch_out(false, epoll, token);
+                    return self.watch_room(false, network, token);
                 }
                 (false, true) => self.stream.write(burst),
                 (true, false) => self.stream.write(reactions),
@@ -146,7 +130,7 @@ impl<S: Session> Connection<S> {
                     self.written += count - of_reactions;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    return self.watch_out(true, epoll, token);
+                    return self.watch_room(true, network, token);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.failed(error, "writing to the server")),
@@ -154,26 +138,17 @@ impl<S: Session> Connection<S> {
         }
     }
 
-    fn watch_out(&mut self, wanted: bool, epoll: &OwnedFd, token: usize) -> Result<(), BenchError> {
-        if self.watches_out == wanted {
+    fn watch_room(
+        &mut self,
+        wanted: bool,
+        network: &mut impl Network<Stream = W>,
+        token: usize,
+    ) -> Result<(), BenchError> {
+        if self.watches_room == wanted {
             return Ok(());
         }
-        self.watches_out = wanted;
-        let flags = if wanted {
-            epoll::EventFlags::IN | epoll::EventFlags::OUT
-        } else {
-            epoll::EventFlags::IN
-        };
-        epoll::modify(
-            epoll,
-            &self.stream,
-            epoll::EventData::new_u64(token as u64),
-            flags,
-        )
-        .map_err(|errno| BenchError::Io {
-            doing: "watching a socket",
-            source: errno.into(),
-        })
+        self.watches_room = wanted;
+        network.watch_room(&mut self.stream, token, wanted)
     }
 
     /// One read, and what it completes. False when nothing was there to read.
@@ -223,18 +198,4 @@ impl<S: Session> Connection<S> {
             _ => BenchError::Io { doing, source },
         }
     }
-}
-
-/// A blocking connection with timeouts, ready for a handshake.
-pub(crate) fn connect(target: SocketAddr, connection: u32) -> Result<TcpStream, BenchError> {
-    let failed = |source| BenchError::Connect {
-        target,
-        connection,
-        source,
-    };
-    let stream = TcpStream::connect_timeout(&target, HANDSHAKE).map_err(failed)?;
-    stream.set_nodelay(true).map_err(failed)?;
-    stream.set_read_timeout(Some(HANDSHAKE)).map_err(failed)?;
-    stream.set_write_timeout(Some(HANDSHAKE)).map_err(failed)?;
-    Ok(stream)
 }

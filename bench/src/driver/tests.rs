@@ -4,6 +4,7 @@ use std::thread;
 
 use super::*;
 use crate::load::{Counts, Promise, Role};
+use crate::network::Sockets;
 use crate::protocol::beanstalk::Beanstalk;
 
 /// Reads up to and with `end`.
@@ -44,15 +45,18 @@ fn drive(
         promise: Promise::default(),
         budget: Some(budget),
     };
+    let seats = [seat];
     let (flow, commands) = (Flow::new(1, 1), AtomicU64::new(0));
     let driver = Driver::open(
         &Beanstalk::default(),
-        address,
-        &[seat],
-        &flow,
-        schedule,
-        Counts::Commands,
-        &commands,
+        Sockets::new(address)?,
+        Share {
+            seats: &seats,
+            flow: &flow,
+            schedule,
+            counts: Counts::Commands,
+            commands: &commands,
+        },
     )?;
     let result = driver.run(Instant::now());
     server.join().expect("the server ends when the client does");

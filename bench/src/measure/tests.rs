@@ -34,7 +34,7 @@ fn against_sink(load: &Load) -> Measured {
 fn against_sink_of<P: Protocol>(protocol: &P, load: &Load) -> Measured {
     let sink = NullSink::start(protocol, load.body_bytes, None).expect("a sink");
     let target = Target {
-        address: sink.address,
+        address: Some(sink.address),
         probe: Some(sink.probe.clone()),
     };
     super::run(protocol, &target, load, None, &mut Progress::new()).expect("a run")
@@ -59,6 +59,19 @@ fn heard(publishers: usize, listeners: usize, interest: Interest, assurance: Ass
         },
         ..load(roles, 4, Stop::Count(50))
     }
+}
+
+/// The same load by the generator alone.
+fn alone<P: Protocol>(protocol: &P, load: &Load) -> Measured {
+    let target = Target {
+        address: None,
+        probe: None,
+    };
+    let load = Load {
+        threads: 1,
+        ..load.clone()
+    };
+    super::run(protocol, &target, &load, None, &mut Progress::new()).expect("a run")
 }
 
 fn samples(measured: &Measured) -> Vec<(&str, u64)> {
@@ -96,6 +109,28 @@ fn bodies_larger_than_a_read_pass() {
 }
 
 #[test]
+fn the_generator_alone_does_what_it_does_with_a_sink() {
+    let cycles = load(vec![Role::Cycle; 3], 4, Stop::Count(50));
+    let with_sink = against_sink(&cycles);
+    let by_itself = alone(&Beanstalk::default(), &cycles);
+    assert_eq!(samples(&by_itself), samples(&with_sink));
+    assert!(by_itself.server.is_none());
+    for (listeners, interest) in [
+        (5, Interest::Queue),
+        (1, Interest::Every),
+        (4, Interest::Shared),
+    ] {
+        for assurance in [Assurance::AtMost, Assurance::AtLeast, Assurance::Exactly] {
+            let load = heard(3, listeners, interest, assurance);
+            let with_sink = against_sink_of(&Mqtt::default(), &load);
+            let by_itself = alone(&Mqtt::default(), &load);
+            assert_eq!(by_itself.commands, with_sink.commands);
+            assert_eq!(samples(&by_itself), samples(&with_sink));
+        }
+    }
+}
+
+#[test]
 fn a_timed_load_ends_and_is_measured() {
     let stop = Stop::After {
         warm_up: Duration::from_millis(20),
@@ -124,7 +159,7 @@ fn nobody_there_is_said_so() {
     let address = listener.local_addr().expect("an address");
     drop(listener);
     let target = Target {
-        address,
+        address: Some(address),
         probe: None,
     };
     let load = load(vec![Role::Cycle; 4], 1, Stop::Count(1));
@@ -166,7 +201,7 @@ fn a_server_that_hangs_up_ends_the_load() {
     ] {
         let (address, server) = rude(reply);
         let target = Target {
-            address,
+            address: Some(address),
             probe: None,
         };
         let load = load(vec![Role::Put], 1, Stop::Count(5));
@@ -274,7 +309,7 @@ fn forgetful() -> (SocketAddr, thread::JoinHandle<()>) {
 fn a_message_lost_where_it_may_be_is_counted_and_ends_nothing() {
     let (address, server) = forgetful();
     let target = Target {
-        address,
+        address: Some(address),
         probe: None,
     };
     let load = Load {

@@ -24,7 +24,7 @@ struct Audience {
 
 impl Relay {
     /// From here on `join` means this connection.
-    pub(super) fn turn_to(&mut self, token: u64) {
+    pub(crate) fn turn_to(&mut self, token: u64) {
         self.here = token;
     }
 

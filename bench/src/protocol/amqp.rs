@@ -77,7 +77,11 @@ impl Protocol for Amqp {
         COMMANDS
     }
 
-    fn open(&self, seat: &Seat, stream: &mut TcpStream) -> Result<AmqpSession, BenchError> {
+    fn open<S: Read + Write>(
+        &self,
+        seat: &Seat,
+        stream: &mut S,
+    ) -> Result<AmqpSession, BenchError> {
         let mut handshake = Handshake {
             stream,
             connection: seat.connection,
@@ -111,13 +115,13 @@ impl Protocol for Amqp {
     }
 }
 
-/// A connection before the load, on a blocking socket.
-struct Handshake<'a> {
-    stream: &'a mut TcpStream,
+/// A connection before the load, on a stream that blocks.
+struct Handshake<'a, S> {
+    stream: &'a mut S,
     connection: u32,
 }
 
-impl Handshake<'_> {
+impl<S: Read + Write> Handshake<'_, S> {
     /// Up to `connection.open-ok`; the largest frame that both take.
     fn log_in(&mut self) -> Result<u32, BenchError> {
         self.call(frames::PROTOCOL_HEADER, id::START)?;

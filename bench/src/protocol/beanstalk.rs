@@ -10,8 +10,7 @@ mod sink;
 #[cfg(test)]
 mod tests;
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::Arc;
 
 use frames::{Frames, STAMP_BYTES, SharedPuts};
@@ -70,14 +69,18 @@ impl Protocol for Beanstalk {
         COMMANDS
     }
 
-    fn open(&self, seat: &Seat, stream: &mut TcpStream) -> Result<BeanstalkSession, BenchError> {
+    fn open<S: Read + Write>(
+        &self,
+        seat: &Seat,
+        stream: &mut S,
+    ) -> Result<BeanstalkSession, BenchError> {
         let queue = format!("{}-{}", seat.queue_prefix, seat.queue);
         let setup = format!("use {queue}\r\nwatch {queue}\r\nignore default\r\n");
         stream
             .write_all(setup.as_bytes())
             .map_err(BenchError::io("sending use and watch"))?;
         {
-            let mut reader = BufReader::new(&*stream);
+            let mut reader = BufReader::new(&mut *stream);
             for (command, prefix) in [
                 ("use", "USING "),
                 ("watch", "WATCHING "),

@@ -62,13 +62,17 @@ impl Protocol for Mqtt {
         COMMANDS
     }
 
-    fn open(&self, seat: &Seat, stream: &mut TcpStream) -> Result<MqttSession, BenchError> {
+    fn open<S: Read + Write>(
+        &self,
+        seat: &Seat,
+        stream: &mut S,
+    ) -> Result<MqttSession, BenchError> {
         let session = MqttSession::new(self.version, seat);
         if seat.role == Role::Resume {
             // Connecting is the first thing that is measured.
             return Ok(session);
         }
-        let send = |stream: &mut TcpStream, packet: &[u8]| {
+        let send = |stream: &mut S, packet: &[u8]| {
             stream
                 .write_all(packet)
                 .map_err(BenchError::io("sending connect and subscribe"))
@@ -121,8 +125,8 @@ impl Protocol for Mqtt {
     }
 }
 
-/// One packet from a blocking socket, and not a byte more.
-fn read_packet(stream: &mut TcpStream, connection: u32) -> Result<(Header, Vec<u8>), BenchError> {
+/// One packet from a stream that blocks, and not a byte more.
+fn read_packet(stream: &mut impl Read, connection: u32) -> Result<(Header, Vec<u8>), BenchError> {
     let failed = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset => {
             BenchError::Closed { connection }

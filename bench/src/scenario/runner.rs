@@ -6,10 +6,10 @@ use std::thread;
 use std::time::Duration;
 
 use super::{Scenario, Settings};
-use crate::driver::connect;
 use crate::error::BenchError;
 use crate::load::{Interest, Load, Role, Seat, Stop};
 use crate::measure::{self, Target};
+use crate::network::connect;
 use crate::progress::Progress;
 use crate::protocol::Protocol;
 use crate::report::{Footprint, Measured};
@@ -141,8 +141,9 @@ impl<P: Protocol> Runner<'_, P> {
 
     /// Opens the load's connections without driving them.
     fn open(&self, target: &Target, load: &Load) -> Result<Vec<TcpStream>, BenchError> {
+        let address = target.socket()?;
         let open = |seat: &Seat| {
-            let mut stream = connect(target.address, seat.connection)?;
+            let mut stream = connect(address, seat.connection)?;
             self.protocol.open(seat, &mut stream)?;
             Ok(stream)
         };
@@ -151,12 +152,13 @@ impl<P: Protocol> Runner<'_, P> {
 
     /// Discards what the load's subscribers left in the server.
     fn forget(&self, target: &Target, load: &Load) -> Result<(), BenchError> {
+        let address = target.socket()?;
         for mut seat in load.seats() {
             if seat.role.is_publisher() {
                 continue;
             }
             seat.role = Role::Forget;
-            let mut stream = connect(target.address, seat.connection)?;
+            let mut stream = connect(address, seat.connection)?;
             self.protocol.open(&seat, &mut stream)?;
             self.protocol.leave(&mut stream)?;
         }

@@ -20,9 +20,12 @@ pub(super) struct Section {
 pub(super) enum Kind {
     /// A table of ratios and a chart of bars.
     Ratios,
+    /// The same of latencies. Its rounds last longer: the few milliseconds for which a machine stands still now and then
+    /// must not be a hundredth of a round.
+    Tails,
     /// A curve over this number.
     Curve(&'static str),
-    /// The generator with a sink instead of servers.
+    /// The generator with a sink instead of servers, and by itself.
     Ceiling,
 }
 
@@ -66,9 +69,12 @@ impl Load {
     ) -> Vec<String> {
         let mut arguments = vec!["bench".to_owned()];
         match (section.kind, section.protocol) {
-            (Kind::Ceiling, "beanstalk") => arguments.push("null".to_owned()),
+            (Kind::Ceiling, "beanstalk") => {
+                arguments.extend(["null", "--alone"].map(str::to_owned));
+            }
             (Kind::Ceiling, protocol) => {
-                arguments.extend([protocol, "--compare", "null", "--peer-only"].map(str::to_owned));
+                let flags = [protocol, "--compare", "null,alone", "--peer-only"];
+                arguments.extend(flags.map(str::to_owned));
             }
             (_, protocol) => {
                 arguments.push(protocol.to_owned());
@@ -79,19 +85,20 @@ impl Load {
         // A curve has many points, and its shape is what matters.
         let (rounds, share) = match section.kind {
             Kind::Ratios => (settings.rounds, 1.0),
+            Kind::Tails => (settings.rounds, 4.0),
             Kind::Curve(_) if self.only == Some(OWN) => (1, 0.5),
             Kind::Curve(_) | Kind::Ceiling => (settings.rounds.min(2), 0.5),
         };
-        let ms = (settings.duration.as_secs_f64() * 1000.0 * share) as u64;
+        let ms = |share: f64| (settings.duration.as_secs_f64() * 1000.0 * share) as u64;
         arguments.extend(
             [
                 "--pin",
                 "--rounds",
                 &rounds.to_string(),
                 "--duration",
-                &format!("{ms}ms"),
+                &format!("{}ms", ms(share)),
                 "--warm-up",
-                &format!("{}ms", ms / 2),
+                &format!("{}ms", ms(share.min(1.0)) / 2),
                 "--json",
                 &json.display().to_string(),
             ]
@@ -157,7 +164,7 @@ pub(super) fn sections(parts: Parts) -> Vec<Section> {
             name: "mqtt-half",
             title: "MQTT at half of what each peer can do",
             protocol: "mqtt",
-            kind: Kind::Ratios,
+            kind: Kind::Tails,
             loads: vec![
                 Load::new("--durability memory --scenario one-to-one --qos 0,1 --half-load"),
                 Load::new("--durability memory --scenario fan-out --qos 0,1 --half-load"),
@@ -203,7 +210,7 @@ pub(super) fn sections(parts: Parts) -> Vec<Section> {
             name: "amqp-half",
             title: "AMQP 0-9-1 at half of what RabbitMQ can do",
             protocol: "amqp",
-            kind: Kind::Ratios,
+            kind: Kind::Tails,
             loads: vec![
                 Load::new("--durability memory --scenario one-to-one --depth 16 --half-load"),
                 Load::new("--durability memory --scenario work-queue --depth 16 --half-load"),

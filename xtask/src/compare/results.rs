@@ -244,7 +244,7 @@ impl Section {
             name: section.name,
             title: section.title,
             over: match section.kind {
-                plan::Kind::Ratios | plan::Kind::Ceiling => None,
+                plan::Kind::Ratios | plan::Kind::Tails | plan::Kind::Ceiling => None,
                 plan::Kind::Curve(over) => Some(over),
             },
             is_ceiling: section.kind == plan::Kind::Ceiling,

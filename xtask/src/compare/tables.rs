@@ -166,24 +166,29 @@ fn footprints(section: &Section) -> String {
     out
 }
 
-/// What the generator reaches with a sink that answers everything at once, and how far that is above the best peer and
-/// above Longtail.
+/// What the generator reaches by itself and with a sink that answers everything at once, and how far that is above the
+/// best peer and above Longtail.
 fn ceilings(section: &Section, results: &Results) -> String {
     let mut out = String::new();
     let heads = [
         "load",
+        "alone k/s",
         "sink k/s",
         "best peer k/s",
+        "alone ahead",
         "sink ahead",
         "Longtail k/s",
+        "alone ahead",
         "sink ahead",
     ];
     line(&mut out, &heads);
-    line(&mut out, &["---"; 6]);
+    line(&mut out, &vec!["---"; heads.len()]);
+    let median = |subject: &Subject| Some(subject.throughput()?.median);
     for row in section.rows.iter().filter(|row| row.is_measured()) {
-        let Some(sink) = row.own().and_then(Subject::throughput) else {
+        let Some(sink) = row.own().and_then(median) else {
             continue;
         };
+        let alone = row.peers().next().and_then(median);
         let compared: Vec<&Row> = results
             .sections
             .iter()
@@ -191,33 +196,23 @@ fn ceilings(section: &Section, results: &Results) -> String {
             .flat_map(|section| &section.rows)
             .filter(|other| other.is_load_of(row))
             .collect();
-        let median = |subject: &Subject| Some(subject.throughput()?.median);
         let peers = compared.iter().flat_map(|row| row.peers());
         let best = peers.filter_map(median).max_by(f64::total_cmp);
         let own = compared.iter().filter_map(|row| median(row.own()?));
         let own = own.max_by(f64::total_cmp);
-        let shown = |rate: Option<f64>| {
-            rate.map_or_else(
-                || [dash(), dash()],
-                |rate| {
-                    [
-                        number(rate / 1000.0),
-                        format!("{}x", number(sink.median / rate)),
-                    ]
-                },
-            )
+        let thousands = |rate: Option<f64>| rate.map_or_else(dash, |rate| number(rate / 1000.0));
+        let ahead = |ceiling: Option<f64>, of: Option<f64>| {
+            ceiling
+                .zip(of)
+                .map_or_else(dash, |(ceiling, of)| format!("{}x", number(ceiling / of)))
         };
-        let ([peer, ahead_of_peer], [own, ahead_of_own]) = (shown(best), shown(own));
+        let mut cells = vec![row.load.clone(), thousands(alone), thousands(Some(sink))];
+        for rate in [best, own] {
+            cells.extend([thousands(rate), ahead(alone, rate), ahead(Some(sink), rate)]);
+        }
         line(
             &mut out,
-            &[
-                &row.load,
-                &number(sink.median / 1000.0),
-                &peer,
-                &ahead_of_peer,
-                &own,
-                &ahead_of_own,
-            ],
+            &cells.iter().map(String::as_str).collect::<Vec<_>>(),
         );
     }
     out
@@ -424,6 +419,26 @@ mod tests {
         let table = ratios(&section);
         let expected = "| memory | cycle, 16 connections, 64 B | 3.00 | 1.00 | **3.00x** (2.00-4.00) \
                         | **2.00x** (2.00-2.00) | **3.00x** (3.00-3.00) | 5/10 | 5.00 | 1.00 | 1.00 |";
+        assert_eq!(table.lines().nth(2), Some(expected));
+    }
+
+    #[test]
+    fn a_ceiling_is_shown_over_the_peer_and_over_longtail() {
+        let section = |is_ceiling, row| Section {
+            name: "one",
+            title: "One",
+            over: None,
+            is_ceiling,
+            rows: vec![row],
+        };
+        let compared = row(&[(4000.0, 5.0, 10.0)], &[(1000.0, 10.0, 30.0)]);
+        let ceiling = row(&[(8000.0, 0.0, 10.0)], &[(80_000.0, 0.0, 30.0)]);
+        let results = Results {
+            sections: vec![section(false, compared)],
+            ..Results::default()
+        };
+        let table = ceilings(&section(true, ceiling), &results);
+        let expected = "| cycle, 16 connections, 64 B | 80.0 | 8.00 | 1.00 | 80.0x | 8.00x | 4.00 | 20.0x | 2.00x |";
         assert_eq!(table.lines().nth(2), Some(expected));
     }
 }

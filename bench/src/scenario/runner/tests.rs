@@ -77,7 +77,7 @@ fn broker() -> (Target, Arc<Mutex<Told>>) {
         }
     });
     let target = Target {
-        address,
+        address: Some(address),
         probe: None,
     };
     (target, told)
