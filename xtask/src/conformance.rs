@@ -152,7 +152,7 @@ impl Suite {
     /// How Longtail is started for it.
     fn longtail(&self) -> ServerCommand {
         if self.managed {
-            return ServerCommand::longtail_managed();
+            return ServerCommand::longtail_managed(None);
         }
         if self.name == "mqtt-http" {
             return ServerCommand::longtail_beside("mqtt", "mqtt-http");

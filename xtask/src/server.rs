@@ -100,6 +100,16 @@ impl ServerCommand {
         }
     }
 
+    /// The same with the management plug-in, on a port that the system chooses.
+    pub(crate) fn rabbitmq_managed(program: &Path) -> Self {
+        let mut command = Self::rabbitmq(program);
+        let port = r#"-rabbitmq_management tcp_config [{ip,"127.0.0.1"},{port,0}]"#;
+        let port = format!("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS={port}");
+        command.words.insert(1, port);
+        command.config = Some("[rabbitmq_management].".to_owned());
+        command
+    }
+
     /// Debian's Mosquitto with no limit on what waits for a client, and with a copy for each subscription that matches:
     /// otherwise it sends one, at the QoS of any of them.
     pub(crate) fn patient_mosquitto() -> Self {
@@ -128,8 +138,8 @@ impl ServerCommand {
     }
 
     /// Longtail's release binary with a listener for AMQP, and the management API where `{ws}` is.
-    pub(crate) fn longtail_managed() -> Self {
-        let mut command = Self::longtail("amqp", None);
+    pub(crate) fn longtail_managed(durability: Option<&str>) -> Self {
+        let mut command = Self::longtail("amqp", durability);
         command
             .words
             .extend(["--listen", "amqp-management=127.0.0.1:{ws}"].map(str::to_owned));

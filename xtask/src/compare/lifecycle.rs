@@ -29,9 +29,18 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What is spoken to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Beanstalk,
+    Mqtt,
+    Amqp,
+}
+
 /// One server.
 #[derive(Debug, Serialize)]
 pub(super) struct Lifecycle {
+    /// What it serves.
     pub(super) protocol: &'static str,
     pub(super) name: &'static str,
     /// From its start until it accepts, with nothing stored.
@@ -52,31 +61,46 @@ pub(super) struct Lifecycle {
 /// # Errors
 /// When a server does not start or does not answer.
 pub(super) fn run(peers: &Peers, kept: u32, data: Option<&Path>) -> Result<Vec<Lifecycle>> {
-    let mut all = Vec::new();
+    let interval = Some("interval");
+    let mut pairs = Vec::new();
     if let Some(program) = &peers.beanstalkd {
         let command = format!("{} -l 127.0.0.1 -p {{port}} -b {{data}}", program.display());
-        let own = ServerCommand::longtail("beanstalk", Some("interval"));
-        all.push(measure("beanstalk", "longtail", &own, kept, data)?);
-        let peer = ServerCommand::parse(&command)?;
-        all.push(measure("beanstalk", "beanstalkd", &peer, kept, data)?);
+        pairs.push((
+            ("beanstalk", Protocol::Beanstalk),
+            ServerCommand::longtail("beanstalk", interval),
+            ("beanstalkd", ServerCommand::parse(&command)?),
+        ));
     }
     if peers.mosquitto.is_some() {
-        let own = ServerCommand::longtail("mqtt", Some("interval"));
-        all.push(measure("mqtt", "longtail", &own, kept, data)?);
-        let peer = ServerCommand::mosquitto();
-        all.push(measure("mqtt", "mosquitto", &peer, kept, data)?);
+        pairs.push((
+            ("mqtt", Protocol::Mqtt),
+            ServerCommand::longtail("mqtt", interval),
+            ("mosquitto", ServerCommand::mosquitto()),
+        ));
     }
     if let Some(program) = &peers.rabbitmq {
-        let own = ServerCommand::longtail("amqp", Some("interval"));
-        all.push(measure("amqp", "longtail", &own, kept, data)?);
-        let peer = ServerCommand::rabbitmq(program);
-        all.push(measure("amqp", "rabbitmq", &peer, kept, data)?);
+        pairs.push((
+            ("amqp", Protocol::Amqp),
+            ServerCommand::longtail("amqp", interval),
+            ("rabbitmq", ServerCommand::rabbitmq(program)),
+        ));
+        // As most run it.
+        pairs.push((
+            ("amqp, management", Protocol::Amqp),
+            ServerCommand::longtail_managed(interval),
+            ("rabbitmq", ServerCommand::rabbitmq_managed(program)),
+        ));
+    }
+    let mut all = Vec::new();
+    for (served, own, (peer, command)) in pairs {
+        all.push(measure(served, "longtail", &own, kept, data)?);
+        all.push(measure(served, peer, &command, kept, data)?);
     }
     Ok(all)
 }
 
 fn measure(
-    protocol: &'static str,
+    (served, protocol): (&'static str, Protocol),
     name: &'static str,
     command: &ServerCommand,
     kept: u32,
@@ -103,9 +127,9 @@ fn measure(
     let recovery_ms = begun.elapsed().as_secs_f64() * 1000.0;
     let recovered_bytes = memory(server.pid(), RESIDENT);
     server.kill();
-    println!("{protocol} {name}: start {start_ms:.0} ms, recovery {recovery_ms:.0} ms");
+    println!("{served} {name}: start {start_ms:.0} ms, recovery {recovery_ms:.0} ms");
     Ok(Lifecycle {
-        protocol,
+        protocol: served,
         name,
         start_ms,
         idle_bytes,
@@ -118,8 +142,8 @@ fn measure(
 }
 
 /// Waits until it answers a question: what the next job is, what is retained. If it was `filled`, there must be one.
-fn ask(protocol: &str, server: SocketAddr, filled: bool) -> Result<()> {
-    if protocol == "beanstalk" {
+fn ask(protocol: Protocol, server: SocketAddr, filled: bool) -> Result<()> {
+    if protocol == Protocol::Beanstalk {
         let mut wire = Wire::connect(server)?;
         wire.send(b"peek-ready\r\n")?;
         return match wire.receive(PATIENCE)? {
@@ -127,7 +151,7 @@ fn ask(protocol: &str, server: SocketAddr, filled: bool) -> Result<()> {
             other => bail!("peek-ready was answered {other:?}"),
         };
     }
-    if protocol == "amqp" {
+    if protocol == Protocol::Amqp {
         let mut client = amqp::Client::connect(server, PATIENCE)?;
         client.declare(QUEUE)?;
         let found = client.get(QUEUE)?;
@@ -149,8 +173,8 @@ fn ask(protocol: &str, server: SocketAddr, filled: bool) -> Result<()> {
 }
 
 /// Stores jobs or retained messages, in whole bursts, and waits until all are acknowledged.
-fn fill(protocol: &str, server: SocketAddr, kept: u32) -> Result<()> {
-    if protocol == "beanstalk" {
+fn fill(protocol: Protocol, server: SocketAddr, kept: u32) -> Result<()> {
+    if protocol == Protocol::Beanstalk {
         let mut wire = Wire::connect(server)?;
         let put = format!("put 0 0 60 {BODY_BYTES}\r\n{}\r\n", "x".repeat(BODY_BYTES));
         let burst = put.repeat(usize::from(BURST));
@@ -165,7 +189,7 @@ fn fill(protocol: &str, server: SocketAddr, kept: u32) -> Result<()> {
         }
         return Ok(());
     }
-    if protocol == "amqp" {
+    if protocol == Protocol::Amqp {
         let mut client = amqp::Client::connect(server, PATIENCE)?;
         for _ in 0..kept / u32::from(BURST) {
             client.publish(QUEUE, &[b'x'; BODY_BYTES], BURST.into())?;

@@ -251,7 +251,7 @@ fn ceilings() -> Vec<Section> {
             "amqp-ceiling",
             "AMQP: the generator's ceiling",
             "amqp",
-            "--durability memory --body-bytes 16,1024",
+            "--durability memory --body-bytes 16,1024,16384",
         ),
     ]
 }
