@@ -291,6 +291,17 @@ pub enum Command {
         /// The message.
         message: NewMessage,
     },
+    /// As [`Command::Publish`], if somebody who waits in one of these streams is given the message in the same step:
+    /// `NotFound`, and it is nowhere, when nobody is. Whether somebody is, is seen and acted upon as one: no other command
+    /// comes between. The streams where nobody waits take it too; who waits at a stream that is full counts.
+    Offer {
+        /// Where to.
+        to: Target,
+        /// And to these as well.
+        also: Vec<StreamId>,
+        /// The message. One with a delay is for nobody now.
+        message: NewMessage,
+    },
     /// Does several things as one. Reply: `Transacted`; refused as [`Refusal::Step`](crate::Refusal::Step) when a step
     /// cannot be done.
     Transact(Box<Transaction>),

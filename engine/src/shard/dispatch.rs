@@ -17,8 +17,9 @@ use std::hash::BuildHasher as _;
 use hashbrown::HashMap;
 use longtail_model::{ConsumerTag, Seq, SessionId, StreamId};
 
+use super::publish::record_of;
 use super::{Outcome, Shard, now_reply};
-use crate::command::{Dispatch, KeyFrom, Target};
+use crate::command::{Dispatch, KeyFrom, NewMessage, Target};
 use crate::config::Order;
 use crate::effect::{Effects, Refusal, Reply};
 use crate::headers;
@@ -308,19 +309,11 @@ impl Shard {
         stream: StreamId,
         at: usize,
     ) -> Result<Option<(SessionKey, ConsumerTag, Seq)>, Refusal> {
-        let waits = |shard: &Shard, member: Member| {
-            let session = shard.sessions.get(member.session);
-            session.is_some_and(|session| {
-                session.id == member.id
-                    && (session.consumers.iter())
-                        .any(|c| c.tag == member.consumer && c.ticket.is_some())
-            })
-        };
         if !self.is_pinned(stream, at) {
             let Some(&first) = self.rule(stream, at).and_then(|rule| rule.members.first()) else {
                 return Ok(None);
             };
-            if !waits(self, first) {
+            if !self.waits(first) {
                 return Ok(None);
             }
             let head = self.head_of_group(stream, at)?;
@@ -332,9 +325,61 @@ impl Shard {
         };
         let ready = (rule.lanes.firsts().into_iter())
             .filter_map(|(bucket, seq)| Some((seq, rule.owner(bucket)?)))
-            .filter(|&(_, owner)| waits(self, owner))
+            .filter(|&(_, owner)| self.waits(owner))
             .min_by_key(|&(seq, _)| seq);
         Ok(ready.map(|(seq, owner)| (owner.session, owner.consumer, Seq(seq))))
+    }
+
+    /// Whether a message that is appended now would be given at once to somebody who waits at a group.
+    pub(crate) fn group_has_taker(
+        &self,
+        stream: StreamId,
+        at: usize,
+        message: &NewMessage,
+    ) -> bool {
+        let Some(state) = self.streams.get(&stream) else {
+            return false;
+        };
+        let Some(group) = state.groups.get(at) else {
+            return false;
+        };
+        if group.lists.waiters.is_empty()
+            || state.is_paused(group)
+            || self.last_in(state.index).next() < group.cursor
+        {
+            return false;
+        }
+        let Some(rule) = group
+            .lists
+            .rule
+            .as_deref()
+            .filter(|rule| rule.is_exclusive())
+        else {
+            // Those who wait have nothing before it, unless what is there cannot be read now.
+            return matches!(self.head_of_group(stream, at), Ok(None));
+        };
+        let Dispatch::Pinned(by) = &rule.how else {
+            let first = rule.members.first();
+            return first.is_some_and(|first| self.waits(*first))
+                && matches!(self.head_of_group(stream, at), Ok(None));
+        };
+        let key = key_of(by, &record_of(message, self.now));
+        let bucket = (scatter(key) % u64::from(BUCKETS)) as u32;
+        let lane = (bucket, 0)..=(bucket, u64::MAX);
+        // What is not in its lane yet may be before it.
+        rule.owner(bucket).is_some_and(|owner| self.waits(owner))
+            && rule.lanes.unsorted.is_empty()
+            && rule.lanes.by_bucket.range(lane).next().is_none()
+    }
+
+    /// Whether a member of a rule waits for a message.
+    fn waits(&self, member: Member) -> bool {
+        let session = self.sessions.get(member.session);
+        session.is_some_and(|session| {
+            session.id == member.id
+                && (session.consumers.iter())
+                    .any(|c| c.tag == member.consumer && c.ticket.is_some())
+        })
     }
 
     /// The best message of such a group for one consumer.

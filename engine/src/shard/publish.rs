@@ -6,7 +6,8 @@ use longtail_log::RecordParts;
 use longtail_model::{Durability, Lsn, Seq, StreamId, Timestamp};
 use smallvec::{SmallVec, smallvec};
 
-use super::{Head, Outcome, Shard};
+use super::session::Blocked;
+use super::{Head, Outcome, Shard, now_reply};
 use crate::budget::Holding;
 use crate::command::{NewMessage, Target};
 use crate::config::{Counted, Overflow};
@@ -145,6 +146,41 @@ impl Shard {
         let first = self.target(key, to)?;
         self.check_budget(first, also, message.bytes())?;
         self.append(first, also, message, self.now, fx)
+    }
+
+    /// Publishes what somebody takes at once.
+    pub(crate) fn offer(
+        &mut self,
+        key: SessionKey,
+        to: Target,
+        also: &[StreamId],
+        message: &NewMessage,
+        fx: &mut dyn Effects,
+    ) -> Outcome {
+        check_texts(message)?;
+        let first = self.target(key, to)?;
+        let wanted = message.delay_ms == 0
+            && (std::iter::once(&first).chain(also)).any(|stream| self.has_taker(*stream, message));
+        if !wanted {
+            return now_reply(Reply::NotFound);
+        }
+        self.publish(key, Target::Stream(first), also, message, fx)
+    }
+
+    /// Whether somebody who waits at a stream would be given a message that is appended now.
+    fn has_taker(&self, stream: StreamId, message: &NewMessage) -> bool {
+        let Some(state) = self.streams.get(&stream) else {
+            return false;
+        };
+        let next = self.last_in(state.index).next();
+        let reads = |key: &SessionKey| {
+            let session = self.sessions.get(*key);
+            let blocked = session.and_then(|session| session.blocked.as_ref());
+            matches!(blocked, Some(Blocked::Read { from, .. }) if *from <= next)
+        };
+        state.extra.readers.iter().any(reads)
+            || (state.roster.waiting.iter())
+                .any(|at| self.group_has_taker(stream, *at as usize, message))
     }
 
     /// Whether the space may hold one message more in each of these streams. What moves between them, as a dead letter

@@ -82,6 +82,7 @@ impl Shard {
     fn execute(&mut self, key: SessionKey, token: Token, command: Command, fx: &mut dyn Effects) {
         let outcome = match command {
             Command::Publish { to, also, message } => self.publish(key, to, &also, &message, fx),
+            Command::Offer { to, also, message } => self.offer(key, to, &also, &message, fx),
             Command::Transact(transaction) => self.transact(key, *transaction, fx),
             Command::Take {
                 consumer,

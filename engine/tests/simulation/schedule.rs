@@ -644,11 +644,11 @@ impl Plan {
                 } else {
                     Vec::new()
                 };
-                Command::Publish {
-                    to,
-                    also,
-                    message: self.message(),
+                let message = self.message();
+                if self.world.random.chance(5) {
+                    return Command::Offer { to, also, message };
                 }
+                Command::Publish { to, also, message }
             }
             280..440 => Command::Take {
                 consumer: self.any_tag(session),

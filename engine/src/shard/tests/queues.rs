@@ -450,3 +450,113 @@ fn a_consumer_is_forgotten_when_it_draws_from_nothing_and_holds_nothing() {
     };
     assert_eq!(b.ask(session, take), Some(Reply::NotFound));
 }
+
+/// Offers a message to a stream and others; `true`: somebody was given it.
+fn offer(b: &mut Bench, from: SessionId, to: Target, also: Vec<StreamId>, delay_ms: u64) -> bool {
+    let message = NewMessage {
+        delay_ms,
+        ..NewMessage::default()
+    };
+    match b.ask(from, Command::Offer { to, also, message }) {
+        Some(Reply::Published { refused: None, .. }) => true,
+        Some(Reply::NotFound) => false,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_is_offered_is_there_only_if_somebody_is_given_it_at_once() {
+    let mut b = Bench::new();
+    let me = b.opener("q", queue());
+    let q = Target::Link(Link(0));
+    assert!(!offer(&mut b, me, q, vec![], 0), "nobody is there");
+    b.subscribe(me);
+    assert!(!offer(&mut b, me, q, vec![], 0), "it has no room");
+    assert_eq!(b.ready(me, "q"), 0);
+    b.credit(me, 1);
+    assert!(!offer(&mut b, me, q, vec![], 5), "not now");
+    assert!(offer(&mut b, me, q, vec![], 0));
+    assert!(!offer(&mut b, me, q, vec![], 0), "its room is used up");
+    assert_eq!(b.pushes(me), [(1, 0)]);
+    // What waits for room is before it.
+    b.publish(me, 0, "2");
+    b.credit(me, 2);
+    assert_eq!(b.pushes(me), [(2, 0)]);
+    assert!(!offer(&mut b, me, q, vec![], 0));
+    b.credit(me, 3);
+    let pause = |until| Command::Pause {
+        stream: StreamName::new("default", "q"),
+        group: None,
+        until,
+        durable: false,
+    };
+    assert_eq!(b.ask(me, pause(Until::Forever)), Some(Reply::Done));
+    assert!(!offer(&mut b, me, q, vec![], 0), "nothing is given now");
+    assert_eq!(b.ask(me, pause(Until::Now)), Some(Reply::Done));
+    assert!(offer(&mut b, me, q, vec![], 0));
+    assert_eq!(b.pushes(me), [(3, 0)]);
+}
+
+#[test]
+fn one_who_waits_is_enough_for_all_the_streams_of_an_offer() {
+    let mut b = Bench::new();
+    let (me, other) = (b.opener("q", queue()), b.opener("r", queue()));
+    let mut stream = |name| match b.ask(
+        me,
+        Command::Open {
+            link: Link(0),
+            name: StreamName::new("default", name),
+            create: None,
+            role: Role::Producer,
+        },
+    ) {
+        Some(Reply::Opened { stream }) => stream,
+        other => panic!("{other:?}"),
+    };
+    let (r, q) = (stream("r"), stream("q"));
+    assert!(!offer(&mut b, me, Target::Stream(q), vec![r], 0));
+    b.subscribe(other);
+    b.credit(other, 1);
+    assert!(offer(&mut b, me, Target::Stream(q), vec![r], 0));
+    assert_eq!(b.pushes(other), [(1, 0)]);
+    assert_eq!(b.ready(me, "q"), 1);
+}
+
+#[test]
+fn the_others_of_a_single_active_consumer_are_offered_nothing() {
+    let mut b = Bench::new();
+    let (active, other) = (b.opener("q", queue()), b.opener("q", queue()));
+    let q = Target::Link(Link(0));
+    let single = Command::Dispatch {
+        stream: q,
+        group: "".into(),
+        how: Dispatch::Single,
+    };
+    assert_eq!(b.ask(active, single), Some(Reply::Done));
+    b.subscribe(active);
+    b.subscribe(other);
+    b.credit(other, 1);
+    assert!(!offer(&mut b, active, q, vec![], 0));
+    b.credit(active, 1);
+    assert!(offer(&mut b, active, q, vec![], 0));
+    assert_eq!(b.pushes(active), [(1, 0)]);
+}
+
+#[test]
+fn the_keys_of_a_pinned_group_are_offered_to_their_consumers() {
+    let mut b = Bench::new();
+    let me = b.opener("q", queue());
+    let q = Target::Link(Link(0));
+    let pinned = Command::Dispatch {
+        stream: q,
+        group: "".into(),
+        how: Dispatch::Pinned(KeyFrom::Key),
+    };
+    assert_eq!(b.ask(me, pinned), Some(Reply::Done));
+    b.subscribe(me);
+    assert!(!offer(&mut b, me, q, vec![], 0));
+    b.credit(me, 1);
+    assert!(offer(&mut b, me, q, vec![], 0));
+    assert!(!offer(&mut b, me, q, vec![], 0));
+    assert_eq!(b.pushes(me), [(1, 0)]);
+}

@@ -438,6 +438,7 @@ impl Model {
                 Ok(Reply::Done)
             }
             Command::Publish { to, also, message } => self.publish(key, to, &also, &message, told),
+            Command::Offer { to, also, message } => self.offer(key, to, &also, &message, told),
             Command::Transact(transaction) => self.transact(key, &transaction.steps, told),
             Command::Subscribe {
                 consumer,

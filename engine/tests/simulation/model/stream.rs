@@ -463,6 +463,41 @@ impl Model {
         })
     }
 
+    pub(super) fn offer(
+        &mut self,
+        key: usize,
+        to: Target,
+        also: &[StreamId],
+        message: &NewMessage,
+        told: &mut Told,
+    ) -> Outcome {
+        let first = self.target(key, to)?;
+        let mut all = std::iter::once(first).chain(also.iter().map(|id| id.0));
+        if message.delay_ms > 0 || !all.any(|stream| self.has_taker(stream)) {
+            return Ok(Reply::NotFound);
+        }
+        self.publish(key, to, also, message, told)
+    }
+
+    /// Whether somebody would be given the next message of a stream as soon as it is there.
+    fn has_taker(&self, stream: u64) -> bool {
+        let Some(state) = self.stream(stream) else {
+            return false;
+        };
+        let next = self.kept.spaces[&state.space].given + 1;
+        let reads = |key: &usize| {
+            let blocked = self.sessions.get(*key).and_then(|s| s.blocked.as_ref());
+            matches!(blocked, Some(Blocked::Read { from, .. }) if *from <= next)
+        };
+        let draws = |group: &Group| {
+            !group.waiters.is_empty()
+                && !self.is_paused(stream, group)
+                && group.from <= next
+                && group.head().is_none()
+        };
+        state.readers.iter().any(reads) || state.groups.iter().any(draws)
+    }
+
     pub(super) fn new_message(&self, message: &NewMessage) -> Message {
         Message {
             created: self.now,
