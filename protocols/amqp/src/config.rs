@@ -15,6 +15,9 @@ pub struct Config {
     pub heartbeat_s: u16,
     /// Milliseconds that a consumer may hold a message, where neither it nor its queue says so (default 0: for ever).
     pub consumer_timeout_ms: u64,
+    /// `immediate`, `basic.recover` without requeue and `channel.flow` with `active=false` are refused with 540, as in
+    /// RabbitMQ (default yes); otherwise they are served, as in LavinMQ.
+    pub strict: bool,
     /// `basic.qos` also changes what the consumers that are there already may hold (default no, as in RabbitMQ; LavinMQ
     /// does).
     pub qos_updates_existing: bool,
@@ -70,6 +73,7 @@ impl Default for Config {
             frame_max: 131_072,
             heartbeat_s: 60,
             consumer_timeout_ms: 0,
+            strict: true,
             qos_updates_existing: false,
             message_bytes_max: 16 * 1024 * 1024,
             product: "Longtail".to_owned(),

@@ -73,6 +73,15 @@ impl Store {
         }
     }
 
+    /// On its own, if somebody is given it at once.
+    pub(crate) fn into_offer(self) -> Command {
+        Command::Offer {
+            to: Target::Stream(self.to),
+            also: self.also,
+            message: self.message,
+        }
+    }
+
     /// As part of a transaction.
     pub(crate) fn into_step(self) -> Step {
         Step::Publish {

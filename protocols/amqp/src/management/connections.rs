@@ -221,6 +221,7 @@ fn channel(m: &Management, seen: &Seen, channel: &ChannelState, ranges: &Ranges)
         "state": "running",
         "confirm": channel.confirm,
         "transactional": channel.transactional,
+        "client_flow_blocked": channel.paused,
         "consumer_count": channel.consumers.len(),
         "prefetch_count": channel.prefetch,
         "global_prefetch_count": channel.shared_prefetch,

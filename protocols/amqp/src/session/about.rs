@@ -135,6 +135,8 @@ pub struct ChannelState {
     pub number: u16,
     /// Confirms publishes.
     pub confirm: bool,
+    /// Its client wants no deliveries for the time being.
+    pub paused: bool,
     /// Settles what was staged with a commit.
     pub transactional: bool,
     /// Published and acknowledged since the last commit, and not committed.
@@ -310,6 +312,7 @@ impl Channel {
         ChannelState {
             number: self.number(),
             confirm: self.confirms.is_some(),
+            paused: self.pausing.is_paused,
             transactional: self.staged.is_some(),
             staged: self.staged.as_ref().map_or((0, 0), Staged::sizes),
             prefetch: self.prefetch,

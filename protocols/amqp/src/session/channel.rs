@@ -12,7 +12,10 @@ use longtail_model::{GroupId, SessionId, ShardId};
 use super::confirms::Confirms;
 use super::consuming::{Consumer, is_stored};
 use super::delivering::Kept;
+use super::offering::Offer;
+use super::pausing::Pausing;
 use super::publishing::{Counting, PublishedLast, Publishing};
+use super::recovering::Recovering;
 use super::replying::ReplyConsumer;
 use super::routing::Remembered;
 use super::transacting::Staged;
@@ -20,7 +23,7 @@ use super::unacked::Unacked;
 pub(super) use super::way::{Pending, Way};
 use super::{Action, Counts, Ended, Origin, Shared, say, unexpected_frame};
 use crate::codec::{Method, ReplyCode};
-use crate::exception::{Exception, not_implemented, precondition};
+use crate::exception::{Exception, precondition};
 use crate::queue::Queue;
 use crate::replies::{is_address, is_pseudo_queue};
 use crate::store::forget;
@@ -54,6 +57,12 @@ pub(super) struct Channel {
     pub(super) remembered: Option<Remembered>,
     pub(super) published_last: Option<PublishedLast>,
     pub(super) tally: Option<Counting>,
+    /// What shards are offered, by number.
+    pub(super) offers: HashMap<u64, Offer>,
+    pub(super) last_offer: u64,
+    /// What consumers are given again.
+    pub(super) recovering: Option<Recovering>,
+    pub(super) pausing: Pausing,
     /// In transaction mode: what waits for its commit.
     pub(super) staged: Option<Staged>,
     /// Who gets direct replies.
@@ -97,6 +106,10 @@ impl Channel {
             remembered: None,
             published_last: None,
             tally: None,
+            offers: HashMap::new(),
+            last_offer: 0,
+            recovering: None,
+            pausing: Pausing::default(),
             staged: None,
             reply_consumer: None,
             outstanding: 0,
@@ -129,6 +142,10 @@ impl Channel {
             }
         }
         self.forget_staged(shared);
+        if self.recovering.is_some() || self.pausing.is_stopping() {
+            // Nobody waits for that any more.
+            shared.answered();
+        }
         shared.outstanding = shared.outstanding.saturating_sub(self.outstanding);
         shared.outstanding_bytes = shared
             .outstanding_bytes
@@ -209,12 +226,8 @@ impl Channel {
                 prefetch_count,
                 global,
             } => self.qos((prefetch_size, prefetch_count, global), shared, out),
-            Method::BasicRecover { requeue } => {
-                self.recover(requeue)?;
-                say(&Method::BasicRecoverOk {}, self.number, out);
-                Ok(())
-            }
-            Method::BasicRecoverAsync { requeue } => self.recover(requeue),
+            Method::BasicRecover { requeue } => self.recover((requeue, true), shared, out),
+            Method::BasicRecoverAsync { requeue } => self.recover((requeue, false), shared, out),
             Method::ConfirmSelect { .. } if self.staged.is_some() => {
                 Err(precondition("cannot switch from tx to confirm mode"))
             }
@@ -233,11 +246,7 @@ impl Channel {
             {
                 self.declare_replies(queue, no_wait, shared, out)
             }
-            Method::ChannelFlow { active: true } => {
-                say(&Method::ChannelFlowOk { active: true }, self.number, out);
-                Ok(())
-            }
-            Method::ChannelFlow { active: false } => Err(not_implemented("active=false")),
+            Method::ChannelFlow { active } => self.flow(active, shared, out),
             // What the server has asked for is done.
             Method::BasicCancelOk { .. } | Method::ChannelFlowOk { .. } => Ok(()),
             Method::AccessRequest { .. } => {
@@ -315,6 +324,17 @@ impl Channel {
             }
             Pending::Sent { publishes, bytes } => {
                 self.done_with(publishes, bytes, shared, tenant.config());
+                Ok(())
+            }
+            Pending::Offered { offer, store } => {
+                let config = tenant.config();
+                self.offered((offer, store), reply, (shared, config), out)
+            }
+            Pending::Recovered(delivered) => {
+                self.recovered(at, delivered, (reply, message), shared, out)
+            }
+            Pending::Stopped => {
+                self.stopped(shared, out);
                 Ok(())
             }
             Pending::Committed(shard) => self.committed(shard, reply, shared, out),

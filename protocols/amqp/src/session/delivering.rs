@@ -52,10 +52,10 @@ pub(super) struct Kept {
 
 /// What of a message goes to a client.
 #[derive(Clone, Copy)]
-struct Shown<'a> {
-    headers: &'a [u8],
-    subject: &'a [u8],
-    body: &'a [u8],
+pub(super) struct Shown<'a> {
+    pub(super) headers: &'a [u8],
+    pub(super) subject: &'a [u8],
+    pub(super) body: &'a [u8],
 }
 
 impl Consumer {
@@ -222,6 +222,9 @@ impl Channel {
         let Some(consumer) = self.consumers.get_mut(&number) else {
             return;
         };
+        if self.pausing.is_paused {
+            return;
+        }
         if consumer.reader.is_some() {
             // It reads on when the channel's commands are handed over.
             return;
@@ -253,7 +256,7 @@ impl Channel {
         }
     }
 
-    fn feed_all(&mut self) {
+    pub(super) fn feed_all(&mut self) {
         let numbers: Vec<u32> = self.consumers.keys().copied().collect();
         if self.shared_prefetch > 0 {
             if let Some(number) = numbers.first() {
@@ -326,7 +329,7 @@ impl Channel {
     }
 
     /// `basic.deliver` to a consumer that is there.
-    fn deliver(
+    pub(super) fn deliver(
         &mut self,
         at: usize,
         delivery: &Delivery,
@@ -371,7 +374,8 @@ impl Channel {
 
     /// Gives what was kept, as far as there is room.
     pub(super) fn give_kept(&mut self, shared: &Shared, out: &mut Out) -> Result<(), Exception> {
-        while self.has_shared_room()
+        while !self.pausing.is_paused
+            && self.has_shared_room()
             && let Some(kept) = self.kept.pop_front()
         {
             let shown = Shown {
@@ -494,6 +498,7 @@ fn delivered(tag: u64, at: usize, delivery: &Delivery, consumer: u32, now: Times
         seq: delivery.seq,
         consumer,
         deliveries: delivery.redeliveries.saturating_add(1),
+        failures: delivery.failures,
         at: now,
         is_read: false,
     }
@@ -560,14 +565,14 @@ pub(super) fn write_content(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use longtail_model::{ShardId, StreamId};
 
     use super::*;
     use crate::queue::{QueueArguments, QueueConfig, QueueSettings};
     use crate::session::template::Template;
 
-    fn consumer(prefetch: u32) -> Consumer {
+    pub(in crate::session) fn consumer(prefetch: u32) -> Consumer {
         let config = QueueConfig {
             durable: false,
             auto_delete: false,

@@ -19,10 +19,13 @@ pub(crate) mod content;
 mod declaring;
 mod delivering;
 mod filtering;
+mod offering;
 mod ops;
+mod pausing;
 mod places;
 mod publishing;
 mod reading;
+mod recovering;
 mod replying;
 pub(crate) mod routing;
 mod settling;
@@ -505,6 +508,7 @@ impl Session {
         let mut touched = std::mem::take(&mut self.touched);
         for number in touched.drain(..) {
             if let Some(Slot::Open(channel)) = self.channels.get_mut(&number) {
+                channel.recover_on(&mut self.shared, out);
                 if let Err(exception) = channel.give_kept(&self.shared, out) {
                     exception.of_connection().write(0, out.tail());
                     self.phase = Phase::Over;

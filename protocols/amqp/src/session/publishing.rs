@@ -33,6 +33,7 @@ pub(super) struct Publishing {
     exchange: Arc<str>,
     key: Arc<str>,
     mandatory: bool,
+    immediate: bool,
     header: Option<Head>,
     /// What the record's headers are, and behind them what there is of the body.
     content: Vec<u8>,
@@ -110,8 +111,11 @@ impl Channel {
         else {
             return Err(internal("not basic.publish"));
         };
-        if immediate {
+        if immediate && shared.strict {
             return Err(not_implemented("immediate=true"));
+        }
+        if immediate && self.staged.is_some() {
+            return Err(not_implemented("immediate=true in a transaction"));
         }
         let generation = shared.topology()?.generation();
         let (exchange, key) = match self.remembered(exchange, routing_key, generation) {
@@ -126,6 +130,7 @@ impl Channel {
             exchange,
             key,
             mandatory,
+            immediate,
             header: None,
             content: Vec::new(),
         });
@@ -145,6 +150,7 @@ impl Channel {
             exchange: Arc::clone(&last.exchange),
             key: Arc::clone(&last.key),
             mandatory: last.mandatory,
+            immediate: false,
             header: None,
             content: Vec::new(),
         });
@@ -156,7 +162,8 @@ impl Channel {
         let Ok(topology) = shared.topology() else {
             return;
         };
-        let Some(publishing) = &self.publishing else {
+        let publishing = self.publishing.as_ref();
+        let Some(publishing) = publishing.filter(|publishing| !publishing.immediate) else {
             return;
         };
         let mut kept = match self.published_last.take() {
@@ -299,6 +306,7 @@ impl Channel {
             exchange,
             key,
             mandatory,
+            immediate,
             header: Some(head),
             content,
         }) = self.publishing.take()
@@ -311,6 +319,7 @@ impl Channel {
             exchange,
             key,
             mandatory,
+            immediate,
             encoded,
             properties: head.properties,
             body,
@@ -323,7 +332,9 @@ impl Channel {
         )?;
         let rewritten = self.with_address(&properties)?;
         if rewritten.is_none() && self.staged.is_none() {
-            if let Some(sole) = self.sole(&publication, &properties, shared)? {
+            if !publication.immediate
+                && let Some(sole) = self.sole(&publication, &properties, shared)?
+            {
                 return self.send_to(sole, publication, shared);
             }
             let plan = self.plan(&publication, &properties, shared)?;
@@ -369,7 +380,7 @@ impl Channel {
 
     /// Queues a publish for its shard. Nobody waits for one without a number, of which nothing was noted and which is no
     /// dead letter when it is refused.
-    fn store(
+    pub(super) fn store(
         &mut self,
         shard: ShardId,
         command: Command,
@@ -404,9 +415,9 @@ impl Channel {
     ) -> Result<(), Exception> {
         let plan = plan.ok_or_else(|| no_exchange(&publication.exchange, &shared.asker.vhost))?;
         self.count(publication, &plan, shared);
-        if !plan.is_wanted() && publication.mandatory {
-            self.give_back(publication, &plan, shared, out);
-        }
+        self.give_back_unwanted(publication, &plan, shared, out);
+        // A subscriber of another protocol has it at once, and in a delayed exchange nobody could.
+        let offers = publication.immediate && plan.shares.is_empty() && !plan.waits;
         let number = self.confirms.as_mut().map_or(0, |confirms| {
             confirms.begin(plan.stores.len() + plan.shares.len())
         });
@@ -420,6 +431,10 @@ impl Channel {
             self.show(message, told, shared);
             self.is_outstanding(bytes, shared);
         }
+        if offers && !plan.stores.is_empty() {
+            let message = (publication, plan.stripped);
+            return self.offer(message, (number, noted), plan.stores, shared);
+        }
         for store in plan.stores {
             let told = (noted.clone(), store.laying().map(Box::new));
             let shard = store.shard;
@@ -429,7 +444,7 @@ impl Channel {
     }
 
     /// One more publish is on its way.
-    fn is_outstanding(&mut self, bytes: u64, shared: &mut Shared) {
+    pub(super) fn is_outstanding(&mut self, bytes: u64, shared: &mut Shared) {
         self.outstanding += 1;
         self.outstanding_bytes += bytes;
         shared.outstanding += 1;
@@ -482,26 +497,45 @@ impl Channel {
         self.counts.publish += 1;
         let copies = plan.stores.iter().map(Store::copies).sum();
         self.tally(&publication.exchange, copies, shared);
-        match (plan.is_wanted(), publication.mandatory) {
+        let returned = publication.mandatory || publication.immediate;
+        match (plan.is_wanted(), returned) {
             (true, _) => {}
             (false, true) => self.counts.return_unroutable += 1,
             (false, false) => self.counts.drop_unroutable += 1,
         }
     }
 
-    /// `basic.return`: nobody wants it.
-    pub(super) fn give_back(
+    /// Returns a message that no queue wants, if its publisher wants to know.
+    pub(super) fn give_back_unwanted(
         &self,
         publication: &Publication,
         plan: &Plan,
         shared: &Shared,
         out: &mut Out,
     ) {
-        let shown = publication.octets();
-        let properties = plan.stripped.as_deref().unwrap_or(shown);
+        let code = match (publication.immediate, publication.mandatory) {
+            (true, _) => ReplyCode::NoConsumers,
+            (false, true) => ReplyCode::NoRoute,
+            (false, false) => return,
+        };
+        if !plan.is_wanted() {
+            self.give_back(code, publication, plan.stripped.as_deref(), shared, out);
+        }
+    }
+
+    /// `basic.return`. `stripped`: its properties without what only the server is to see, where they had some of that.
+    pub(super) fn give_back(
+        &self,
+        code: ReplyCode,
+        publication: &Publication,
+        stripped: Option<&[u8]>,
+        shared: &Shared,
+        out: &mut Out,
+    ) {
+        let properties = stripped.unwrap_or(publication.octets());
         let returned = Method::BasicReturn {
-            reply_code: ReplyCode::NoRoute.as_u16(),
-            reply_text: ReplyCode::NoRoute.name(),
+            reply_code: code.as_u16(),
+            reply_text: code.name(),
             exchange: &publication.exchange,
             routing_key: &publication.key,
         };

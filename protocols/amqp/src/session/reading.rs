@@ -294,6 +294,7 @@ impl Channel {
         if self.readers == 0 {
             return false;
         }
+        let is_paused = self.pausing.is_paused;
         let mut queued = false;
         for consumer in self.consumers.values_mut() {
             let credit = consumer.prefetch.saturating_sub(consumer.held);
@@ -304,7 +305,7 @@ impl Channel {
             let Some(way) = &mut reader.way else {
                 continue;
             };
-            if ready && credit > 0 && !reader.is_reading && !reader.is_stalled {
+            if ready && credit > 0 && !is_paused && !reader.is_reading && !reader.is_stalled {
                 reader.is_reading = true;
                 // Of what a filter looks at most may be nothing for this consumer.
                 let max = match reader.filter {
@@ -410,7 +411,7 @@ impl Channel {
             let Some(reader) = consumer.reader.as_deref_mut() else {
                 return Ok(());
             };
-            if consumer.held >= consumer.prefetch {
+            if consumer.held >= consumer.prefetch || self.pausing.is_paused {
                 reader.next = seq;
                 return Ok(());
             }
@@ -451,6 +452,7 @@ impl Channel {
                 seq,
                 consumer: number,
                 deliveries: 1,
+                failures: 0,
                 at: shared.now,
                 is_read: true,
             });

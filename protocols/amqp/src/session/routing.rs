@@ -25,6 +25,7 @@ pub(super) struct Publication {
     pub(super) exchange: Arc<str>,
     pub(super) key: Arc<str>,
     pub(super) mandatory: bool,
+    pub(super) immediate: bool,
     /// Exchange, key and properties, as the record has them.
     pub(super) encoded: Bytes,
     /// Where in that the properties begin.
@@ -69,6 +70,8 @@ pub(super) struct Plan {
     pub(super) stripped: Option<Bytes>,
     /// What queues and exchanges have noted of it.
     pub(super) noted: Vec<Noted>,
+    /// It waits for its time in a delayed exchange.
+    pub(super) waits: bool,
     /// A queue wants it, or has had it.
     is_routed: bool,
 }
@@ -180,6 +183,7 @@ impl Channel {
         };
         plan.stripped = found.stripped;
         plan.noted = found.noted;
+        plan.waits = !found.waiting.is_empty();
         plan.is_routed = !found.queues.is_empty() || !found.waiting.is_empty();
         for key in found.shared {
             plan.share_as(&key, properties, &publication.body, shared)?;

@@ -6,7 +6,7 @@ use longtail_model::{GroupId, Seq};
 
 use super::channel::Channel;
 use super::unacked::Delivered;
-use crate::exception::{Exception, not_implemented, precondition};
+use crate::exception::{Exception, precondition};
 
 impl Channel {
     pub(super) fn ack_delivery(&mut self, at: usize, delivery: &Delivery) {
@@ -151,16 +151,6 @@ impl Channel {
     pub(super) fn reject(&mut self, tag: u64, requeue: bool) -> Result<(), Exception> {
         self.settle_tags(tag, false, refusal(requeue, true))
     }
-
-    pub(super) fn recover(&mut self, requeue: bool) -> Result<(), Exception> {
-        if !requeue {
-            return Err(not_implemented("requeue=false"));
-        }
-        // Not part of a transaction: what one has settled is not among these.
-        let all = self.unacked.take_all();
-        self.settle_all(&all, refusal(true, false));
-        Ok(())
-    }
 }
 
 /// What goes back to queues together: what is of one queue, and ready again at one moment, is one command.
@@ -199,7 +189,7 @@ impl Returns {
 }
 
 /// What becomes of a message that its consumer does not want.
-fn refusal(requeue: bool, failed: bool) -> Settle {
+pub(super) fn refusal(requeue: bool, failed: bool) -> Settle {
     if requeue {
         Settle::Release {
             priority: None,

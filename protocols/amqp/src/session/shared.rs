@@ -79,6 +79,8 @@ pub(super) struct Shared {
     pub(super) timed: bool,
     /// How long, where nothing else is said; 0: as long as they want.
     pub(super) consumer_timeout_ms: u64,
+    /// What RabbitMQ does not do is refused, as there.
+    pub(super) strict: bool,
     /// A prefetch count is for the consumers too that are there already.
     pub(super) qos_updates_existing: bool,
     /// Consumers of a channel.
@@ -257,6 +259,7 @@ impl Shared {
             asked: None,
             timed: false,
             consumer_timeout_ms: 0,
+            strict: true,
             qos_updates_existing: false,
             consumers_max: 0,
         }

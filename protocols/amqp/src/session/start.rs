@@ -36,6 +36,7 @@ impl Session {
     pub(super) fn greet(&mut self, config: &Config, out: &mut Out) {
         self.phase = Phase::Start;
         self.shared.consumer_timeout_ms = config.consumer_timeout_ms;
+        self.shared.strict = config.strict;
         self.shared.qos_updates_existing = config.qos_updates_existing;
         self.shared.consumers_max = config.consumers_max;
         let mut capabilities = TableBuf::default();

@@ -10,7 +10,7 @@ use crate::alarms::Short;
 use crate::codec::{Table, TableBuf, Value};
 use crate::topology::DeclareQueue;
 
-struct Nobody;
+pub(super) struct Nobody;
 
 impl Mailbox for Nobody {
     fn deliver(&self, _at: Place, _reply: &Reply) {}

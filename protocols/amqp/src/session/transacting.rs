@@ -230,9 +230,7 @@ impl Channel {
             let plan = self.plan(publication, &publication.properties()?, shared)?;
             let plan = plan.unwrap_or_default();
             self.count(publication, &plan, shared);
-            if !plan.is_wanted() && publication.mandatory {
-                self.give_back(publication, &plan, shared, out);
-            }
+            self.give_back_unwanted(publication, &plan, shared, out);
             let Plan {
                 stores,
                 reply,

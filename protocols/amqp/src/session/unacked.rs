@@ -16,6 +16,8 @@ pub(super) struct Delivered {
     pub(super) consumer: u32,
     /// How often the message was delivered, this one included.
     pub(super) deliveries: u32,
+    /// How often such a delivery had failed.
+    pub(super) failures: u32,
     /// When, as far as anybody wants to know.
     pub(super) at: Timestamp,
     /// Read from a stream: there is no group in which it would have to be settled.
@@ -164,6 +166,7 @@ mod tests {
             seq: Seq(tag),
             consumer: u32::from(tag.is_multiple_of(2)),
             deliveries: 1,
+            failures: 0,
             at: Timestamp(tag),
             is_read: false,
         }

@@ -8,8 +8,10 @@ use longtail_engine::{Command, Handle, QUIET, Settle, Token};
 use longtail_model::{GroupId, Seq, SessionId, ShardId};
 
 use super::publishing::Laying;
+use super::unacked::Delivered;
 use crate::graph::Noted;
 use crate::queue::Queue;
+use crate::store::Store;
 
 /// The way to one shard.
 #[derive(Debug)]
@@ -86,6 +88,13 @@ impl Way {
         self.end_run();
         shards.enqueue(self.shard, self.session, &mut self.commands);
         true
+    }
+
+    /// What waits to be handed over.
+    #[cfg(test)]
+    pub(super) fn waiting(&mut self) -> Vec<Command> {
+        let commands = self.commands.drain(..);
+        commands.map(|(_, command)| command).collect()
     }
 
     /// What the next answer belongs to.
@@ -177,6 +186,12 @@ pub(super) enum Pending {
     },
     /// Publishes that nobody waits for one by one: how many, and the octets of their bodies.
     Sent { publishes: usize, bytes: u64 },
+    /// A publish that is stored only if somebody is given it at once.
+    Offered { offer: u64, store: Box<Store> },
+    /// A message that its consumer is to be given again.
+    Recovered(Delivered),
+    /// A consumer that is to be pushed nothing more.
+    Stopped,
     /// A shard's part of a transaction.
     Committed(ShardId),
     /// The link of a consumer.

@@ -183,6 +183,12 @@ pub(crate) const KEYS: &[Key] = &[
         "How long a consumer may hold a message that neither it nor its queue says how long: it is cancelled then. 0: for ever.",
     ),
     key(
+        "amqp.strict",
+        Kind::Switch,
+        Some("true"),
+        "immediate, basic.recover without requeue and channel.flow off are refused, as in RabbitMQ. false: they are served, as in LavinMQ.",
+    ),
+    key(
         "amqp.qos_updates_existing",
         Kind::Switch,
         Some("false"),
