@@ -1261,6 +1261,57 @@ def the_second_rabbitmqadmin_does_what_it_can(t):
     equal(api(t).ask("GET", f"/vhosts/{at}")[0], 404)
 
 
+@case("tracing")
+def a_traced_vhost_shows_what_goes_through_it(t):
+    at = vhost(t)
+    equal(api(t).get(f"/vhosts/{at}")["tracing"], False)
+    exchange = api(t).get(f"/exchanges/{at}/amq.rabbitmq.trace")
+    equal([exchange[key] for key in ("type", "durable", "internal")], ["topic", True, True])
+    connection = connect(t, vhost=at)
+    channel = connection.channel()
+    other = connect(t, vhost=at).channel()
+    other.confirm_delivery()
+    text = closed(403, lambda: other.basic_publish("amq.rabbitmq.trace", "k", b""))
+    assert "cannot publish to internal exchange" in text, text
+    copies, work = (channel.queue_declare("", exclusive=True).method.queue for _ in range(2))
+    channel.queue_bind(copies, "amq.rabbitmq.trace", "#")
+    channel.queue_bind(work, "amq.direct", "k")
+    properties = pika.BasicProperties(type="order", delivery_mode=2, headers={"n": 1})
+
+    def passes(body):
+        """One message is published and fetched."""
+        channel.basic_publish("amq.direct", "k", body, properties)
+        eventually(lambda: channel.basic_get(work, auto_ack=True)[2] == body, "it is there")
+
+    passes(b"untraced")
+    api(t).do(204, "PUT", f"/vhosts/{at}", {"tracing": True})
+    equal(api(t).get(f"/vhosts/{at}")["tracing"], True)
+    passes(b"traced")
+    got = {}
+
+    def both():
+        method, shown, body = channel.basic_get(copies, auto_ack=True)
+        if method is not None and shown.headers["exchange_name"] == "amq.direct":
+            got[method.routing_key] = (shown.headers, body)
+        return len(got) == 2
+
+    eventually(both, "a copy of each")
+    equal(sorted(got), sorted(["publish.amq.direct", f"deliver.{work}"]))
+    for headers, body in got.values():
+        equal(body, b"traced")
+        equal(headers["routing_keys"], ["k"])
+        equal((headers["vhost"], headers["user"], headers["channel"]), (at, "guest", 1))
+        equal(headers["properties"], {"headers": {"n": 1}, "delivery_mode": 2, "type": "order"})
+        names = [c["name"] for c in api(t).get("/connections") if c["vhost"] == at]
+        assert headers["connection"] in names, (headers, names)
+        assert headers["node"].startswith("longtail"), headers
+    equal(got[f"deliver.{work}"][0]["redelivered"], 0)
+    assert "redelivered" not in got["publish.amq.direct"][0]
+    api(t).do(204, "PUT", f"/vhosts/{at}", {"tracing": False})
+    passes(b"untraced")
+    equal(channel.basic_get(copies, auto_ack=True)[2], None)
+
+
 @case("rabbitmqadmin close")
 def rabbitmqadmin_closes_a_connection(t):
     connection = connect(t, client_properties={"connection_name": "to-be-closed"})

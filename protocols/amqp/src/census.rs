@@ -378,7 +378,7 @@ pub enum Standing {
     Gone,
 }
 
-fn name_of(number: u64, peer: &Endpoint, local: &Endpoint) -> String {
+pub(crate) fn name_of(number: u64, peer: &Endpoint, local: &Endpoint) -> String {
     match peer {
         Endpoint::Tcp(_) => format!("{peer} -> {local}"),
         // Clients of a Unix socket have no address of their own.

@@ -23,6 +23,7 @@ pub mod codec;
 pub mod config;
 pub mod exception;
 pub(crate) mod federation;
+mod firehose;
 pub mod graph;
 mod json;
 mod letters;

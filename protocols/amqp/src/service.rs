@@ -18,6 +18,7 @@ use longtail_model::{ShardId, Timestamp};
 use tokio::runtime::Handle;
 
 use crate::access::{Admission, Denied, Login};
+use crate::census::name_of;
 use crate::codec::{HEARTBEAT, ReplyCode};
 use crate::config::Config;
 use crate::exception::Exception;
@@ -298,6 +299,13 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut 
                 && let Some(subjects) = topology.subjects()
             {
                 share.carry_out(subjects, topology.now(), outgoing);
+            }
+        }
+        Action::Trace(tapped) => {
+            if let Some(topology) = topology(conn) {
+                let connection = conn.with(|client, _| client.session.asker().connection);
+                let name = name_of(connection.unwrap_or(0), conn.peer(), conn.local());
+                tapped.copy((service.tenant.node(), &name), &topology, outgoing);
             }
         }
         Action::Topology(op) => change(conn, *op, runtime),

@@ -36,6 +36,8 @@ pub struct Tenant {
     queue_churn: Arc<QueueChurn>,
     changed: Arc<Notify>,
     alarms: Arc<Alarms>,
+    /// What this server is called where RabbitMQ names a node.
+    node: OnceLock<String>,
     /// Of connections.
     numbers: AtomicU64,
 }
@@ -81,6 +83,7 @@ impl Tenant {
             changed: Arc::default(),
             policies: Arc::new(Policies::load(Arc::clone(&broker))),
             alarms: Arc::default(),
+            node: OnceLock::new(),
             numbers: AtomicU64::new(0),
             broker,
         })
@@ -116,6 +119,16 @@ impl Tenant {
         if self.runtime.set(runtime.clone()).is_ok() {
             alarms::watch(self, runtime);
         }
+    }
+
+    /// What this server is called where RabbitMQ names a node.
+    pub(crate) fn node(&self) -> &str {
+        self.node.get().map_or("longtail", String::as_str)
+    }
+
+    /// The machine is called so. Only the first counts.
+    pub(crate) fn is_on(&self, host: &str) {
+        self.node.get_or_init(|| node_on(host));
     }
 
     /// What is short.
@@ -296,4 +309,9 @@ impl Tenant {
         topologies.insert(Arc::clone(space), Arc::clone(&topology));
         Ok(topology)
     }
+}
+
+/// A node's name on this machine.
+pub(crate) fn node_on(host: &str) -> String {
+    format!("longtail@{host}")
 }

@@ -16,6 +16,8 @@ pub struct Vhost {
     pub tags: Vec<String>,
     /// It is not deleted before this is taken back.
     pub protected_from_deletion: bool,
+    /// A copy of every message is published to `amq.rabbitmq.trace`.
+    pub tracing: bool,
     /// What a queue is that does not say its type: `classic`, `quorum` or `stream`. `None`: `classic`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_queue_type: Option<String>,

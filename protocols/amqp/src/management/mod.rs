@@ -59,7 +59,7 @@ use crate::federation::Federation;
 use crate::link::Reach;
 use crate::parameter::Parameters;
 use crate::shovel::Shovels;
-use crate::tenant::Tenant;
+use crate::tenant::{Tenant, node_on};
 use crate::topology::Topology;
 use crate::transfer::Thread;
 
@@ -146,6 +146,7 @@ impl Management {
     #[must_use]
     pub fn new(tenant: Arc<Tenant>, roster: Arc<Roster>, door: Door, facts: Facts) -> Arc<Self> {
         let door = Arc::new(door);
+        tenant.is_on(&facts.host);
         let reach = Reach {
             door: Arc::clone(&door),
             roster: Arc::clone(&roster),
@@ -218,7 +219,7 @@ impl Management {
 
     /// What this server is called among RabbitMQ's nodes.
     fn node(&self) -> String {
-        format!("longtail@{}", self.facts.lock().host)
+        node_on(&self.facts.lock().host)
     }
 
     /// Now, in milliseconds since 1970.

@@ -101,7 +101,7 @@ async fn shown(
             "description": known.description, "tags": known.tags,
             "default_queue_type": known.queue_type().unwrap_or_default().name(),
         },
-        "tracing": false,
+        "tracing": known.tracing,
         "protected_from_deletion": known.protected_from_deletion,
         "cluster_state": {m.node(): "running"},
         "message_stats": message_stats,
@@ -167,9 +167,7 @@ pub(super) async fn make(
     name: &str,
     object: &Map<String, Value>,
 ) -> Result<bool, Failed> {
-    if fields::flag(object, "tracing")? == Some(true) {
-        return Err(Failed::bad("tracing is not supported yet"));
-    }
+    let tracing = fields::flag(object, "tracing")?;
     let queue_type = match fields::text(object, "default_queue_type")? {
         None => None,
         Some("" | "undefined") => Some(None),
@@ -192,6 +190,7 @@ pub(super) async fn make(
         tags: tags(object)?.unwrap_or_else(|| before.tags.clone()),
         protected_from_deletion: fields::flag(object, "protected_from_deletion")?
             .unwrap_or(before.protected_from_deletion),
+        tracing: tracing.unwrap_or(before.tracing),
         default_queue_type: queue_type.unwrap_or_else(|| before.default_queue_type.clone()),
         queues_max: before.queues_max,
     };

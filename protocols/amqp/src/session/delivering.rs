@@ -20,6 +20,7 @@ use super::channel::{Channel, internal};
 use super::consuming::Consumer;
 use super::content::Envelope;
 use super::settling::Returns;
+use super::tapping::is_traced;
 use super::unacked::Delivered;
 use super::{Shared, say};
 use crate::codec::{FRAME_OVERHEAD, Method, Properties, ReplyCode, TableBuf, Value, put_content};
@@ -56,6 +57,16 @@ pub(super) struct Shown<'a> {
     pub(super) headers: &'a [u8],
     pub(super) subject: &'a [u8],
     pub(super) body: &'a [u8],
+}
+
+impl<'a> Shown<'a> {
+    pub(super) fn of(message: &Message<'a>) -> Self {
+        Shown {
+            headers: message.headers,
+            subject: message.subject,
+            body: message.payload,
+        }
+    }
 }
 
 impl Consumer {
@@ -320,11 +331,7 @@ impl Channel {
             self.feed(number);
             return Ok(());
         }
-        let shown = Shown {
-            headers: message.headers,
-            subject: message.subject,
-            body: message.payload,
-        };
+        let shown = Shown::of(message);
         self.deliver(at, delivery, shown, shared, out)
     }
 
@@ -334,11 +341,17 @@ impl Channel {
         at: usize,
         delivery: &Delivery,
         shown: Shown<'_>,
-        shared: &Shared,
+        shared: &mut Shared,
         out: &mut Out,
     ) -> Result<(), Exception> {
         let channel = self.number();
         let number = delivery.consumer.0;
+        if is_traced(shared)
+            && let Some(consumer) = self.consumers.get(&number)
+        {
+            let again = delivery.redeliveries > 0;
+            self.tap_delivery(&consumer.queue.name, again, shown, shared);
+        }
         let Some(consumer) = self.consumers.get_mut(&number) else {
             return Ok(());
         };
@@ -373,7 +386,11 @@ impl Channel {
     }
 
     /// Gives what was kept, as far as there is room.
-    pub(super) fn give_kept(&mut self, shared: &Shared, out: &mut Out) -> Result<(), Exception> {
+    pub(super) fn give_kept(
+        &mut self,
+        shared: &mut Shared,
+        out: &mut Out,
+    ) -> Result<(), Exception> {
         while !self.pausing.is_paused
             && self.has_shared_room()
             && let Some(kept) = self.kept.pop_front()
@@ -443,6 +460,8 @@ impl Channel {
             return Ok(());
         };
         let message = message.ok_or_else(|| internal("a message cannot be read"))?;
+        let shown = Shown::of(message);
+        self.tap_delivery(&queue.name, delivery.redeliveries > 0, shown, shared);
         let plain = Envelope::of(message);
         let counted = counted(&plain, delivery, queue);
         let envelope = plain.with(counted.as_deref());

@@ -32,6 +32,7 @@ mod settling;
 mod shared;
 mod slots;
 mod start;
+mod tapping;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -509,7 +510,7 @@ impl Session {
         for number in touched.drain(..) {
             if let Some(Slot::Open(channel)) = self.channels.get_mut(&number) {
                 channel.recover_on(&mut self.shared, out);
-                if let Err(exception) = channel.give_kept(&self.shared, out) {
+                if let Err(exception) = channel.give_kept(&mut self.shared, out) {
                     exception.of_connection().write(0, out.tail());
                     self.phase = Phase::Over;
                 }

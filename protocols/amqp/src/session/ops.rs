@@ -6,6 +6,7 @@ use longtail_model::ShardId;
 
 use super::{Ended, Laying};
 use crate::exception::Exception;
+use crate::firehose::Tapped;
 use crate::queue::Queue;
 use crate::replies::{Recipient, Reply};
 use crate::subjects::Share;
@@ -51,6 +52,8 @@ pub(crate) enum Action {
     Watch,
     /// A queue has refused a message, which is a dead letter.
     Lay(Box<Laying>),
+    /// A copy of a message is wanted.
+    Trace(Box<Tapped>),
     /// The client says goodbye.
     Goodbye(Ended),
 }

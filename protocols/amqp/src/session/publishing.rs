@@ -357,6 +357,7 @@ impl Channel {
         publication: Publication,
         shared: &mut Shared,
     ) -> Result<(), Exception> {
+        self.tap_publication(&publication, shared);
         self.counts.publish += 1;
         self.tally(&publication.exchange, 1, shared);
         let number = self
@@ -493,7 +494,8 @@ impl Channel {
     }
 
     /// Counts a message that goes where its plan says.
-    pub(super) fn count(&mut self, publication: &Publication, plan: &Plan, shared: &Shared) {
+    pub(super) fn count(&mut self, publication: &Publication, plan: &Plan, shared: &mut Shared) {
+        self.tap_publication(publication, shared);
         self.counts.publish += 1;
         let copies = plan.stores.iter().map(Store::copies).sum();
         self.tally(&publication.exchange, copies, shared);

@@ -22,8 +22,9 @@ use longtail_model::{GroupId, Seq, SessionId, ShardId, Timestamp};
 use super::channel::{Channel, Pending, Way, internal};
 use super::consuming::space_of;
 use super::content::Envelope;
-use super::delivering::{WINDOW_BYTES, check_header, write_content};
+use super::delivering::{Shown, WINDOW_BYTES, check_header, write_content};
 use super::filtering::Filter;
+use super::tapping::is_traced;
 use super::unacked::Delivered;
 use super::{Action, Ended, Shared, say};
 use crate::codec::{Method, Properties, Table, TableBuf, Value};
@@ -400,7 +401,7 @@ impl Channel {
         &mut self,
         number: u32,
         read: impl Iterator<Item = (Seq, &'a Option<Message<'m>>)>,
-        shared: &Shared,
+        shared: &mut Shared,
         out: &mut Out,
     ) -> Result<(), Exception> {
         let channel = self.number();
@@ -442,6 +443,7 @@ impl Channel {
             write_content(&deliver, channel, &envelope, message.payload, shared, out);
             self.counts.deliver += 1;
             consumer.held += 1;
+            let queue = is_traced(shared).then(|| Arc::clone(&consumer.queue.name));
             if let Some(progress) = &mut reader.progress {
                 progress.delivered(offset_of(seq));
             }
@@ -460,6 +462,9 @@ impl Channel {
                 // What was read already is sent; nothing more is read.
                 out.ask_for_room();
                 reader.is_stalled = true;
+            }
+            if let Some(queue) = queue {
+                self.tap_delivery(&queue, false, Shown::of(message), shared);
             }
         }
         Ok(())

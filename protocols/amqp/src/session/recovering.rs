@@ -125,11 +125,7 @@ impl Channel {
                     failures: delivered.failures,
                     mark: 0,
                 };
-                let shown = Shown {
-                    headers: message.headers,
-                    subject: message.subject,
-                    body: message.payload,
-                };
+                let shown = Shown::of(message);
                 // It is counted again as it is delivered.
                 self.shared_held = self.shared_held.saturating_sub(1);
                 self.deliver(at, &delivery, shown, shared, out)?;

@@ -18,7 +18,7 @@ mod lifecycle;
 mod queues;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use longtail_broker::{Broker, BrokerError};
@@ -31,6 +31,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use crate::codec::ReplyCode;
 use crate::config::Config;
 use crate::exception::{Exception, locked, no_queue, precondition, refused};
+use crate::firehose;
 use crate::graph::{ExchangeConfig, Graph, Kind};
 use crate::letters::{Lettered, Letters};
 use crate::policy::{Policies, Subject};
@@ -54,6 +55,7 @@ const PREDECLARED: &[(&str, Kind)] = &[
     ("amq.topic", Kind::Topic),
     ("amq.headers", Kind::Headers),
     ("amq.match", Kind::Headers),
+    (firehose::EXCHANGE, Kind::Topic),
 ];
 
 /// Names that start so are the server's.
@@ -96,6 +98,8 @@ pub struct Topology {
     bindings_max: usize,
     /// Queues that may be declared; `u64::MAX`: any number.
     queues_max: AtomicU64,
+    /// A copy of every message goes to whoever wants it.
+    traced: AtomicBool,
     /// Of queues that do not say theirs.
     queue_type: RwLock<Option<QueueType>>,
     /// That of the graph, to be read without its lock.
@@ -141,7 +145,9 @@ impl Topology {
         let vhost = Vhost::of(broker.catalog(), &space);
         let mut graph = Graph::sharing(shared.clone());
         for &(name, kind) in PREDECLARED {
-            graph.add_exchange(name.into(), ExchangeConfig::predeclared(kind));
+            let mut config = ExchangeConfig::predeclared(kind);
+            config.internal = name == firehose::EXCHANGE;
+            graph.add_exchange(name.into(), config);
         }
         let mut bindings = Vec::new();
         for document in documents::all(broker.catalog(), &space) {
@@ -205,6 +211,7 @@ impl Topology {
             exchanges_max: config.exchanges_max,
             bindings_max: config.bindings_max,
             queues_max: AtomicU64::new(vhost.queues_max.unwrap_or(u64::MAX)),
+            traced: AtomicBool::new(vhost.tracing),
             queue_type: RwLock::new(vhost.queue_type()),
             space,
             broker,
@@ -234,6 +241,13 @@ impl Topology {
         let most = vhost.queues_max.unwrap_or(u64::MAX);
         self.queues_max.store(most, Ordering::Relaxed);
         *self.queue_type.write() = vhost.queue_type();
+        self.traced.store(vhost.tracing, Ordering::Relaxed);
+    }
+
+    /// Whether a copy of every message is wanted.
+    #[must_use]
+    pub fn is_traced(&self) -> bool {
+        self.traced.load(Ordering::Relaxed)
     }
 
     /// Who carries dead letters.
