@@ -7,7 +7,7 @@ use crate::command::{Handle, Target};
 use crate::config::Order;
 use crate::effect::Refusal;
 use crate::event::Targets;
-use crate::stream::{Group, HoldKey, Place, SessionKey};
+use crate::stream::{Group, Hold, HoldKey, Place, SessionKey, Stream};
 
 /// A message that a handle named.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +92,13 @@ impl Shard {
             return Some((stream, 0));
         }
         self.groups.get(&group).copied()
+    }
+
+    /// The group that a message is held in, with its stream.
+    pub(super) fn group_of(&self, held: &Hold) -> Option<(&Stream, &Group)> {
+        let (stream, at) = self.group_at(held.group)?;
+        let stream = self.streams.get(&stream)?;
+        Some((stream, stream.groups.get(at)?))
     }
 
     pub(super) fn group(&self, stream: StreamId, at: usize) -> Option<&Group> {

@@ -6,7 +6,7 @@
 //! `shrink`.) What does not come back, because it has failed too often, goes before the rest has its places: who waits
 //! for dead letters may wait for that, too.
 
-use longtail_model::{ConsumerTag, GroupId, Lsn, Priority, Seq, Timestamp};
+use longtail_model::{ConsumerTag, Durability, GroupId, Lsn, Priority, Seq, Timestamp};
 use smallvec::SmallVec;
 
 use super::settle::Fate;
@@ -14,10 +14,21 @@ use super::{Found, Outcome, Shard};
 use crate::command::{Handle, Settle};
 use crate::effect::{Effects, Gate, Refusal, Reply};
 use crate::event;
-use crate::stream::{Hold, HoldKey, Meta, SessionKey, Stream};
+use crate::stream::{Hold, HoldKey, Meta, SessionKey};
 
 /// A message that has its place again and has not been shown to anybody, and where it is in the log.
 pub(super) type Back = (Found, Lsn);
+
+/// Writes that a message of a group is ready again, at once or when due.
+pub(super) fn put_returned(
+    out: &mut Vec<u8>,
+    (group, seq): (GroupId, Seq),
+    due: Option<Timestamp>,
+    meta: &Meta,
+) {
+    let (priority, delay_ms) = (Priority(meta.priority), meta.delay_ms);
+    event::put_returned(out, group, seq, priority, due, delay_ms, &meta.counts);
+}
 
 impl Shard {
     pub(super) fn put_back(
@@ -99,18 +110,7 @@ impl Shard {
         due: Option<Timestamp>,
         meta: Meta,
     ) -> Result<(Gate, Option<Back>), Refusal> {
-        let held = &self.holds[hold];
-        let level = self.level_of(held.group);
-        self.scratch.clear();
-        event::put_returned(
-            &mut self.scratch,
-            held.group,
-            held.seq,
-            Priority(meta.priority),
-            due,
-            meta.delay_ms,
-            &meta.counts,
-        );
+        let level = self.describe_return(hold, due, &meta);
         let gate = self.logs.control(level, &[&self.scratch])?;
         let after = gate.lsn;
         Ok((gate, self.release_to(hold, due, |_| Meta { after, ..meta })))
@@ -151,7 +151,9 @@ impl Shard {
             if !self.is_held_by(key, hold) {
                 return false;
             }
-            self.count_loss(hold);
+            if self.count_loss(hold) {
+                self.note_lost(hold);
+            }
             !self.ends_with_loss(hold, fx)
         });
         let (bounded, others): (Vec<_>, Vec<_>) =
@@ -175,23 +177,20 @@ impl Shard {
     /// Whether a held message may be too much for its stream when it comes back.
     fn is_bounded(&self, hold: HoldKey) -> bool {
         let held = self.holds.get(hold);
-        let found = held.and_then(|held| self.found(held));
-        let stream = found.and_then(|found| self.streams.get(&found.stream));
-        stream.is_some_and(Stream::makes_room_later)
+        let held = held.and_then(|held| self.group_of(held));
+        held.is_some_and(|(stream, _)| stream.makes_room_later())
     }
 
-    /// Where it counts that a holder is gone, the delivery has failed.
-    fn count_loss(&mut self, hold: HoldKey) {
-        let counts = (self.holds.get(hold)).is_some_and(|held| {
-            let group = self.found(held);
-            let group = group.and_then(|found| self.group(found.stream, found.at));
-            group.is_some_and(|group| group.config.count_losses)
-        });
+    /// Where it counts that a holder is gone, the delivery has failed; whether it counts.
+    pub(super) fn count_loss(&mut self, hold: HoldKey) -> bool {
+        let held = self.holds.get(hold);
+        let held = held.and_then(|held| self.group_of(held));
+        let counts = held.is_some_and(|(_, group)| group.config.count_losses);
         if counts {
             let held = &mut self.holds[hold];
             held.counts.failures = held.counts.failures.saturating_add(1);
-            self.note_lost(hold);
         }
+        counts
     }
 
     /// Whether a lost message has failed too often, and has gone where such messages go.
@@ -199,12 +198,10 @@ impl Shard {
         let Some(held) = self.holds.get(hold) else {
             return true;
         };
-        let group = self
-            .found(held)
-            .and_then(|found| self.group(found.stream, found.at));
-        let Some(config) = group.map(|group| &group.config) else {
+        let Some((_, group)) = self.group_of(held) else {
             return false;
         };
+        let config = &group.config;
         let over = config.max_deliveries > 0 && held.counts.deliveries >= config.max_deliveries;
         (over || config.has_failed(held.counts.failures)) && self.lay_dead(hold, !over, fx)
     }
@@ -212,21 +209,24 @@ impl Shard {
     /// Tells the log of the counts of a message whose holder is gone. Nobody waits for this: after a crash the message
     /// is ready anyway, only the count would be lost.
     pub(super) fn note_lost(&mut self, hold: HoldKey) {
-        let held = &self.holds[hold];
-        if self.level_of(held.group) == longtail_model::Durability::Memory {
-            return;
+        let meta = self.holds[hold].meta();
+        if self.describe_return(hold, None, &meta) != Durability::Memory {
+            self.logs.note(&self.scratch);
         }
+    }
+
+    /// Writes into the scratch how a held message comes back; how safe its stream wants that to be.
+    fn describe_return(
+        &mut self,
+        hold: HoldKey,
+        due: Option<Timestamp>,
+        meta: &Meta,
+    ) -> Durability {
+        let held = &self.holds[hold];
+        let level = self.level_of(held.group);
         self.scratch.clear();
-        event::put_returned(
-            &mut self.scratch,
-            held.group,
-            held.seq,
-            Priority(held.priority),
-            None,
-            held.delay_ms,
-            &held.counts,
-        );
-        self.logs.note(&self.scratch);
+        put_returned(&mut self.scratch, (held.group, held.seq), due, meta);
+        level
     }
 
     /// Messages that were held have their places again: makes room, drops what nobody is to be shown any more, and shows

@@ -4,6 +4,7 @@ use longtail_model::{ConsumerTag, GroupId, Priority, Seq, Timestamp};
 use smallvec::SmallVec;
 
 use super::dead::Grave;
+use super::release::put_returned;
 use super::timers::Timer;
 use super::{Found, Outcome, Shard, now_reply};
 use crate::command::{Handle, Settle, Target};
@@ -141,12 +142,10 @@ impl Shard {
     /// Decides what a settlement makes of a held message. Changes nothing.
     pub(crate) fn fate(&self, hold: HoldKey, how: Settle) -> Fate {
         let held = &self.holds[hold];
-        let group = self
-            .group_at(held.group)
-            .and_then(|(stream, at)| self.group(stream, at));
-        let Some(config) = group.map(|group| &group.config) else {
+        let Some((_, group)) = self.group_of(held) else {
             return Fate::Done;
         };
+        let config = &group.config;
         match how {
             Settle::Ack => Fate::Done,
             Settle::Reject => match &config.dead_letter {
@@ -376,15 +375,7 @@ impl Shard {
         meta.counts.kicks = meta.counts.kicks.saturating_add(1);
         let level = self.level_of(id);
         self.scratch.clear();
-        event::put_returned(
-            &mut self.scratch,
-            id,
-            seq,
-            Priority(meta.priority),
-            None,
-            meta.delay_ms,
-            &meta.counts,
-        );
+        put_returned(&mut self.scratch, (id, seq), None, &meta);
         let gate = self.logs.control(level, &[&self.scratch])?;
         if let Some(group) = self.group_mut(stream, at) {
             group.forget(place, seq);

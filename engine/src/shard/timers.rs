@@ -95,14 +95,9 @@ impl Shard {
         };
         held.timer = None;
         held.counts.timeouts = held.counts.timeouts.saturating_add(1);
-        let (session, tag, group) = (held.session, held.consumer, held.group);
+        let (session, tag) = (held.session, held.consumer);
         self.timeouts += 1;
-        let group = self.group_at(group);
-        let group = group.and_then(|(stream, at)| self.group(stream, at));
-        if group.is_some_and(|group| group.config.count_losses) {
-            let held = &mut self.holds[hold];
-            held.counts.failures = held.counts.failures.saturating_add(1);
-        }
+        self.count_loss(hold);
         self.note_lost(hold);
         self.abandon(hold, fx);
         self.refill(session, tag, fx);

@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use super::dead::{Path, Pushed};
 use super::publish::{Evictions, Room, check_texts, head_of, record_of};
+use super::release::put_returned;
 use super::settle::Fate;
 use super::streams::check_document_name;
 use super::{Outcome, Shard, now_reply};
@@ -396,16 +397,7 @@ impl Shard {
                 }
                 match change {
                     Change::Returned { due, meta, .. } => {
-                        let (priority, delay_ms) = (Priority(meta.priority), meta.delay_ms);
-                        event::put_returned(
-                            out,
-                            group,
-                            seq,
-                            priority,
-                            *due,
-                            delay_ms,
-                            &meta.counts,
-                        );
+                        put_returned(out, (group, seq), *due, meta);
                     }
                     Change::Parked(_, meta) => {
                         event::put_parked(out, group, seq, Priority(meta.priority), &meta.counts);

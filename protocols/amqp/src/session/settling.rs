@@ -158,12 +158,12 @@ impl Channel {
 pub(super) struct Returns {
     /// Each with the place of its way, in the order in which their first messages were named.
     commands: Vec<(usize, Command)>,
-    /// The place among them of what goes by a way to a group after a delay.
-    places: HashMap<(usize, GroupId, u64), usize>,
+    /// The place among them of what goes by a way to a group after a delay, and whether its delivery has failed.
+    places: HashMap<(usize, GroupId, u64, bool), usize>,
 }
 
 impl Returns {
-    /// A message is given back. `how` is a release; one call's differ in their delays only.
+    /// A message is given back. `how` is a release, without a priority.
     pub(super) fn add(&mut self, way: usize, (group, seq): (GroupId, Seq), how: Settle) {
         let Settle::Release {
             delay_ms, failed, ..
@@ -172,7 +172,8 @@ impl Returns {
             return;
         };
         let next = self.commands.len();
-        let place = *self.places.entry((way, group, delay_ms)).or_insert(next);
+        let same = (way, group, delay_ms, failed);
+        let place = *self.places.entry(same).or_insert(next);
         if let Some((_, Command::ReleaseAll { messages, .. })) = self.commands.get_mut(place) {
             messages.push(seq);
         } else {
@@ -198,5 +199,33 @@ pub(super) fn refusal(requeue: bool, failed: bool) -> Settle {
         }
     } else {
         Settle::Reject
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_back_is_together_only_where_it_goes_back_alike() {
+        let mut returns = Returns::default();
+        let group = GroupId(1);
+        for (seq, failed) in [(1, false), (2, true), (3, false), (4, true)] {
+            returns.add(0, (group, Seq(seq)), refusal(true, failed));
+        }
+        let together = |(way, command)| match command {
+            Command::ReleaseAll {
+                messages, failed, ..
+            } => (way, messages, failed),
+            other => panic!("{other:?}"),
+        };
+        let together: Vec<_> = returns.commands.into_iter().map(together).collect();
+        assert_eq!(
+            together,
+            [
+                (0, vec![Seq(1), Seq(3)], false),
+                (0, vec![Seq(2), Seq(4)], true)
+            ]
+        );
     }
 }

@@ -20,6 +20,7 @@ use longtail_model::{GroupId, ShardId, StreamId};
 
 use super::channel::{Channel, Pending, internal};
 use super::routing::{Plan, Publication};
+use super::settling::Returns;
 use super::unacked::Delivered;
 use super::{Action, Shared, say};
 use crate::codec::{Method, ReplyCode};
@@ -69,7 +70,7 @@ struct Commit {
 #[derive(Debug, Default)]
 struct Part {
     steps: Vec<Step>,
-    /// Settlements in groups that have lost messages meanwhile: done one by one.
+    /// Settlements in groups that have lost messages meanwhile: each is done if its message is there.
     loose: Vec<Step>,
 }
 
@@ -316,14 +317,30 @@ impl Channel {
             }
         }
         let part = commit.parts.remove(&shard).unwrap_or_default();
-        if let Some(way) = self.ways.get_mut(usize::from(shard.0)) {
-            for step in part.loose {
-                if let Step::Settle { message, how } = step {
-                    way.tell(Command::Settle { message, how });
+        self.settle_loose(usize::from(shard.0), part.loose);
+        self.end_commit(shared, out)
+    }
+
+    /// Settles without the transaction what a shard still has of it; what goes back to a queue is there again as one, as
+    /// it would be by the transaction.
+    fn settle_loose(&mut self, at: usize, loose: Vec<Step>) {
+        let mut returns = Returns::default();
+        for step in loose {
+            let Step::Settle { message, how } = step else {
+                continue;
+            };
+            let Some(way) = self.ways.get_mut(at) else {
+                continue;
+            };
+            match (message, how) {
+                (Handle::Group(group, seq), Settle::Ack) => way.ack(group, seq),
+                (Handle::Group(group, seq), Settle::Release { .. }) => {
+                    returns.add(at, (group, seq), how);
                 }
+                _ => way.tell(Command::Settle { message, how }),
             }
         }
-        self.end_commit(shared, out)
+        self.requeue_all(returns);
     }
 
     /// What was shown outside of AMQP is safe there, or refused.
