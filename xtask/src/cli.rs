@@ -288,89 +288,39 @@ impl Cli {
             Task::Instructions { record } => Ok(finish(instructions::run(record)?)),
             Task::Crash {
                 protocol,
-                against: None,
-                cycles,
-                durability,
-                seed,
-                server_cmd,
-                ..
-            } if protocol == "mqtt" => {
-                let server = match &server_cmd {
-                    Some(line) => ServerCommand::parse(line)?,
-                    None => ServerCommand::longtail_mqtt(Some(&durability)),
-                };
-                Ok(finish(crash::mqtt::run(&crash::Settings {
-                    cycles,
-                    seed: seed.unwrap_or_else(Random::fresh_seed),
-                    server,
-                    forgets_priorities: false,
-                    repeats_qos_2: false,
-                    name: server_cmd.unwrap_or(durability),
-                })))
-            }
-            Task::Crash {
-                protocol,
-                against: None,
-                cycles,
-                durability,
-                seed,
-                server_cmd,
-                ..
-            } if protocol == "amqp" => {
-                let server = match &server_cmd {
-                    Some(line) => ServerCommand::parse(line)?,
-                    None => ServerCommand::longtail("amqp", Some(&durability)),
-                };
-                Ok(finish(crash::amqp::run(&crash::Settings {
-                    cycles,
-                    seed: seed.unwrap_or_else(Random::fresh_seed),
-                    server,
-                    forgets_priorities: false,
-                    repeats_qos_2: false,
-                    name: server_cmd.unwrap_or(durability),
-                })))
-            }
-            Task::Crash {
-                against: Some(name),
-                cycles,
-                seed,
-                ..
-            } => {
-                if let Err(why) = conformance::mosquitto()? {
-                    return Ok(finish(Tally::skip("crash", &why)));
-                }
-                let server = ServerCommand::patient_mosquitto();
-                Ok(finish(crash::mqtt::run(&crash::Settings {
-                    cycles,
-                    seed: seed.unwrap_or_else(Random::fresh_seed),
-                    server,
-                    forgets_priorities: false,
-                    repeats_qos_2: true,
-                    name,
-                })))
-            }
-            Task::Crash {
+                against,
                 cycles,
                 durability,
                 forgets_priorities,
                 seed,
                 server_cmd,
-                ..
             } => {
+                // Only Mosquitto can take Longtail's place by its name.
+                let protocol = against.as_ref().map_or(protocol.as_str(), |_| "mqtt");
+                if against.is_some()
+                    && let Err(why) = conformance::mosquitto()?
+                {
+                    return Ok(finish(Tally::skip("crash", &why)));
+                }
                 let server = match &server_cmd {
                     Some(line) => ServerCommand::parse(line)?,
-                    None => ServerCommand::longtail("beanstalk", Some(&durability)),
+                    None if against.is_some() => ServerCommand::patient_mosquitto(),
+                    None if protocol == "mqtt" => ServerCommand::longtail_mqtt(Some(&durability)),
+                    None => ServerCommand::longtail(protocol, Some(&durability)),
                 };
-                let seed = seed.unwrap_or_else(Random::fresh_seed);
-                let name = server_cmd.unwrap_or(durability);
-                Ok(finish(crash::run(&crash::Settings {
+                let settings = crash::Settings {
                     cycles,
-                    seed,
+                    seed: seed.unwrap_or_else(Random::fresh_seed),
                     server,
                     forgets_priorities,
-                    repeats_qos_2: false,
-                    name,
-                })))
+                    repeats_qos_2: against.is_some(),
+                    name: against.or(server_cmd).unwrap_or(durability),
+                };
+                Ok(finish(match protocol {
+                    "amqp" => crash::amqp::run(&settings),
+                    "mqtt" => crash::mqtt::run(&settings),
+                    _ => crash::beanstalk::run(&settings),
+                }))
             }
             Task::Soak {
                 protocol: _,
@@ -480,7 +430,7 @@ impl Cli {
                 server_cmd,
                 ..
             } => {
-                let reference = match differential::reference()? {
+                let reference = match differential::beanstalk::reference()? {
                     Ok(reference) => reference,
                     Err(why) => return Ok(finish(Tally::skip("differential", &why))),
                 };
@@ -489,14 +439,14 @@ impl Cli {
                     None => ServerCommand::longtail("beanstalk", None),
                 };
                 let seed = seed.unwrap_or_else(Random::fresh_seed);
-                let settings = differential::Settings {
+                let settings = differential::beanstalk::Settings {
                     seed,
                     commands,
                     scenarios,
                     reference,
                     candidate,
                 };
-                Ok(finish(differential::run(&settings)))
+                Ok(finish(differential::beanstalk::run(&settings)))
             }
         }
     }

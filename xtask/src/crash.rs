@@ -1,32 +1,14 @@
-//! The crash test: a real server under load is killed (`kill -9`) at a random moment and started again on what it left
-//! on disk, many times. After each restart, and at the end by taking everything out, every acknowledged job is
-//! accounted for: none may be gone, none may come back after its delete was acknowledged, and each must be in the state
-//! that was acknowledged last.
+//! The crash tests: a real server under load is killed (`kill -9`) at a random moment and started again on what it left
+//! on disk, many times, and everything that was acknowledged is accounted for. Each protocol has its own load and its
+//! own ledger; what is here is the same for all of them.
 
 pub(crate) mod amqp;
-mod audit;
-mod ledger;
-mod load;
+pub(crate) mod beanstalk;
 pub(crate) mod mqtt;
 
-use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-
-use self::ledger::Ledger;
-use self::load::Client;
-use crate::failures;
-use crate::random::Random;
-use crate::server::{Server, ServerCommand};
-use crate::tally::Tally;
-use crate::wire::Wire;
-
-/// Connections of the load.
-const CLIENTS: usize = 24;
-
-/// The tubes they share.
-const TUBES: &[&str] = &["default", "alpha", "beta"];
+use crate::server::ServerCommand;
 
 /// How long a reply may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,127 +23,10 @@ pub(crate) struct Settings {
     pub(crate) cycles: u64,
     pub(crate) seed: u64,
     pub(crate) server: ServerCommand,
-    /// Whether the server may forget the priority that a release without delay set.
+    /// Whether a beanstalk server may forget the priority that a release without delay set.
     pub(crate) forgets_priorities: bool,
     /// Whether the server may send a QoS 2 message of MQTT twice, as Mosquitto does.
     pub(crate) repeats_qos_2: bool,
     /// How the report calls it.
     pub(crate) name: String,
-}
-
-/// Runs all cycles; the whole counts as one test.
-pub(crate) fn run(settings: &Settings) -> Tally {
-    let ledger = Mutex::new(Ledger::new(settings.forgets_priorities));
-    let outcome = cycles(settings, &ledger);
-    let ledger = ledger
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let counts = ledger.counts;
-    println!(
-        "{}: {} cycles, {} puts, {} deletes and {} moves acknowledged; {} lost, {} duplicated, {} wrong",
-        settings.name,
-        settings.cycles,
-        counts.puts,
-        counts.deletes,
-        counts.moves,
-        counts.lost,
-        counts.duplicated,
-        counts.wrong
-    );
-    for fault in &ledger.faults {
-        println!("  {fault}");
-    }
-    if let Err(error) = &outcome {
-        println!("  {error:#}");
-    }
-    let ok = outcome.is_ok() && ledger.faults.is_empty();
-    failures::say(&format!(
-        "{} crash {} seed={}",
-        if ok { "ok" } else { "FAIL" },
-        settings.name,
-        settings.seed
-    ));
-    Tally::of(ok)
-}
-
-fn cycles(settings: &Settings, ledger: &Mutex<Ledger>) -> Result<()> {
-    let home = tempfile::tempdir()?;
-    let mut random = Random::new(settings.seed);
-    for cycle in 0..settings.cycles {
-        let mut server = restart(settings, home.path(), cycle)?;
-        verify(&server, ledger, &mut random).with_context(|| format!("cycle {cycle}"))?;
-        live_and_die(&mut server, ledger, &mut random).with_context(|| format!("cycle {cycle}"))?;
-        locked(ledger).crashed();
-        if (cycle + 1) % 50 == 0 {
-            println!("  {} cycles", cycle + 1);
-        }
-        if !locked(ledger).faults.is_empty() {
-            anyhow::bail!("cycle {cycle} found faults; not going on");
-        }
-    }
-    let server = restart(settings, home.path(), settings.cycles)?;
-    verify(&server, ledger, &mut random)?;
-    audit::drain(&mut Wire::connect(server.address())?, &mut locked(ledger))
-}
-
-fn restart(settings: &Settings, home: &std::path::Path, cycle: u64) -> Result<Server> {
-    Server::start(&settings.server, home)
-        .with_context(|| format!("starting the server before cycle {cycle}"))
-}
-
-fn verify(server: &Server, ledger: &Mutex<Ledger>, random: &mut Random) -> Result<()> {
-    let mut wire = Wire::connect(server.address())?;
-    audit::compare(&mut wire, &mut locked(ledger), random).with_context(|| {
-        format!(
-            "asking for every job; the end of the server's log:\n{}",
-            server.log_tail()
-        )
-    })
-}
-
-/// Runs the load and kills the server under it.
-fn live_and_die(server: &mut Server, ledger: &Mutex<Ledger>, random: &mut Random) -> Result<()> {
-    let mut clients = Vec::new();
-    for number in 0..CLIENTS {
-        let (wire, random) = (Wire::connect(server.address())?, Random::new(random.next()));
-        clients.push(Client {
-            number,
-            wire,
-            random,
-            ledger,
-        });
-    }
-    let life = Duration::from_millis(LIFE_MIN_MS + random.below(LIFE_SPREAD_MS));
-    std::thread::scope(|scope| {
-        let mut threads = Vec::new();
-        for mut client in clients {
-            threads.push(scope.spawn(move || client.work()));
-        }
-        std::thread::sleep(life);
-        // A client that stopped while the server was alive has something to say.
-        let early = threads
-            .iter()
-            .position(std::thread::ScopedJoinHandle::is_finished);
-        server.kill();
-        for (number, thread) in threads.into_iter().enumerate() {
-            let outcome = thread
-                .join()
-                .map_err(|_| anyhow::anyhow!("client {number} panicked"))?;
-            if early == Some(number) {
-                outcome.with_context(|| {
-                    format!(
-                        "client {number} under load; the end of the server's log:\n{}",
-                        server.log_tail()
-                    )
-                })?;
-            }
-        }
-        Ok(())
-    })
-}
-
-fn locked(ledger: &Mutex<Ledger>) -> std::sync::MutexGuard<'_, Ledger> {
-    ledger
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

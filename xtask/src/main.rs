@@ -5,6 +5,7 @@
 //! that the tooling itself can be checked against the system it imitates.
 
 mod amqp;
+mod beanstalk;
 mod cli;
 mod compare;
 mod conformance;
@@ -23,7 +24,7 @@ mod server;
 mod soak;
 mod tally;
 mod test;
-mod wire;
+
 mod workspace;
 
 use std::process::ExitCode;

@@ -254,8 +254,8 @@ fn differential(scale: Scale) -> Result<Tally> {
     if let Some(why) = no_server() {
         return Ok(Tally::skip("differential", &why));
     }
-    let mut total = match differential::reference()? {
-        Ok(reference) => differential::run(&differential::Settings {
+    let mut total = match differential::beanstalk::reference()? {
+        Ok(reference) => differential::beanstalk::run(&differential::beanstalk::Settings {
             seed: Random::fresh_seed(),
             commands: scale.pick(100_000, 10_000),
             scenarios: scale.pick(24, 6),
@@ -294,30 +294,19 @@ fn crash(scale: Scale) -> Result<Tally> {
     }
     let mut total = Tally::default();
     for durability in ["sync", "interval"] {
-        total += crash::run(&crash::Settings {
+        let settings = |server| crash::Settings {
             cycles: scale.pick(CRASH_CYCLES, CRASH_CYCLES / 3),
             seed: Random::fresh_seed(),
-            server: ServerCommand::longtail("beanstalk", Some(durability)),
+            server,
             forgets_priorities: false,
             repeats_qos_2: false,
             name: durability.to_owned(),
-        });
-        total += crash::amqp::run(&crash::Settings {
-            cycles: scale.pick(CRASH_CYCLES, CRASH_CYCLES / 3),
-            seed: Random::fresh_seed(),
-            server: ServerCommand::longtail("amqp", Some(durability)),
-            forgets_priorities: false,
-            repeats_qos_2: false,
-            name: durability.to_owned(),
-        });
-        total += crash::mqtt::run(&crash::Settings {
-            cycles: scale.pick(CRASH_CYCLES, CRASH_CYCLES / 3),
-            seed: Random::fresh_seed(),
-            server: ServerCommand::longtail_mqtt(Some(durability)),
-            forgets_priorities: false,
-            repeats_qos_2: false,
-            name: durability.to_owned(),
-        });
+        };
+        let longtail = |protocol| ServerCommand::longtail(protocol, Some(durability));
+        total += crash::beanstalk::run(&settings(longtail("beanstalk")));
+        total += crash::amqp::run(&settings(longtail("amqp")));
+        let server = ServerCommand::longtail_mqtt(Some(durability));
+        total += crash::mqtt::run(&settings(server));
     }
     Ok(total)
 }

@@ -14,9 +14,9 @@ use serde::Serialize;
 
 use super::peers::Peers;
 use crate::amqp;
+use crate::beanstalk::{Received, Wire};
 use crate::mqtt::{self, Connection, Packet, Publish, Version};
 use crate::server::{Server, ServerCommand};
-use crate::wire::{Received, Wire};
 
 /// Bytes of each.
 const BODY_BYTES: usize = 128;

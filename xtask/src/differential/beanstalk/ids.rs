@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use crate::wire::{Received, Reply};
+use crate::beanstalk::{Received, Reply};
 
 /// Which id of the candidate stands for which of the reference.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl Ids {
 #[cfg(test)]
 mod tests {
     use super::Ids;
-    use crate::wire::{Received, Reply};
+    use crate::beanstalk::{Received, Reply};
 
     #[test]
     fn spent_numbers_are_no_jobs() {

@@ -4,8 +4,8 @@ use anyhow::{Context, Result, bail};
 
 use super::ledger::Ledger;
 use super::{PATIENCE, TUBES};
+use crate::beanstalk::{Reply, Wire};
 use crate::random::Random;
-use crate::wire::{Reply, Wire};
 
 /// Questions sent together.
 const BATCH: usize = 200;

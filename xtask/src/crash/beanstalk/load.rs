@@ -7,8 +7,8 @@ use anyhow::Result;
 
 use super::ledger::{Ledger, Place, body_of};
 use super::{PATIENCE, TUBES};
+use crate::beanstalk::Wire;
 use crate::random::Random;
-use crate::wire::Wire;
 
 /// Above so many jobs the clients delete more than they put.
 const JOBS_ENOUGH: usize = 3000;

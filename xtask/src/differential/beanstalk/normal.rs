@@ -16,7 +16,7 @@
 //! | two jobs due in one millisecond | the original counts nanoseconds, Longtail goes by id: not generated |
 //! | `stats` while a body arrives | the original counts a `put` by its line, Longtail when it is whole: not generated |
 
-use crate::wire::{Received, Reply};
+use crate::beanstalk::{Received, Reply};
 
 /// Keys of statistics that are not compared.
 pub(super) const IGNORED: &[&str] = &[
@@ -90,7 +90,7 @@ fn text(reply: &Reply) -> String {
 #[cfg(test)]
 mod tests {
     use super::same;
-    use crate::wire::{Received, Reply};
+    use crate::beanstalk::{Received, Reply};
 
     fn document(body: &str) -> Received {
         Received::Reply(Reply {

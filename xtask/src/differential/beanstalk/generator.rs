@@ -81,7 +81,7 @@ impl Generator {
     }
 
     /// Learns from a reply to a connection.
-    pub(super) fn learn(&mut self, connection: usize, reply: &crate::wire::Reply) {
+    pub(super) fn learn(&mut self, connection: usize, reply: &crate::beanstalk::Reply) {
         if let Some(id) = reply.number_after("INSERTED") {
             self.last_id = self.last_id.max(id);
         }

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail};
 use super::generator::Chunk;
 use super::ids::Ids;
 use super::normal;
+use crate::beanstalk::{Received, Reply, Wire};
 use crate::server::{Server, ServerCommand};
-use crate::wire::{Received, Reply, Wire};
 
 /// How long the slower server may take for what the faster one did already.
 const PATIENCE: Duration = Duration::from_secs(5);
