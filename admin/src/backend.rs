@@ -53,6 +53,9 @@ pub struct SessionFilter {
     pub contains: String,
     /// Whether their clients are connected; `None`: no matter.
     pub connected: Option<bool>,
+    /// They have a subscription that matches this subject, in the words of their protocol. Each is then shown as if it
+    /// was asked for alone.
+    pub matches: Option<String>,
 }
 
 /// Which subscriptions.

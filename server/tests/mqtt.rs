@@ -275,6 +275,40 @@ fn an_operator_is_told_why_messages_did_not_arrive() {
 }
 
 #[test]
+fn the_sessions_of_a_topic_are_one_list_with_what_waits_for_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &["--listen", "mqtt=127.0.0.1:0"]);
+    for client in ["gone-1", "gone-2"] {
+        let mut client = Mqtt::connect(&server.mqtt(), client, 3600);
+        client.send(&subscribe(1, "w/+", 1));
+        assert_eq!(client.packet().0, 0x90, "SUBACK");
+    }
+    eventually("both are away", || {
+        let away = server.get("/api/v1/sessions?connected=false");
+        (away["items"].as_array()?.len() == 2).then_some(())
+    });
+    let mut publisher = Mqtt::connect(&server.mqtt(), "p", 0);
+    publisher.send(&publish("w/1", b"waits", 0x32, Some(1)));
+    assert_eq!(publisher.packet_of(0x40).0, 0x40, "PUBACK");
+    let found = server.get("/api/v1/sessions?matches=w%2F1");
+    let found = found["items"].as_array().unwrap();
+    assert_eq!(found.len(), 2, "{found:?}");
+    for session in found {
+        assert_eq!(session["queued"], 1);
+        let id = session["id"].as_str().unwrap();
+        assert_eq!(*session, server.get(&format!("/api/v1/sessions/{id}")));
+    }
+    let none = server.get("/api/v1/sessions?matches=x%2F1");
+    assert_eq!(none["items"].as_array().unwrap().len(), 0);
+    let (status, _) = server.http("GET", "/api/v1/sessions?matches=w%2F%23", "");
+    assert_eq!(status, 400, "a topic has no wildcards");
+    let text = stdout(&longtail(&server, &["why", "--topic", "w/1"]));
+    let away = text.lines().filter(|line| line.contains(" away "));
+    let waiting = |line: &str| line.split_whitespace().any(|word| word == "1");
+    assert_eq!(away.filter(|line| waiting(line)).count(), 2, "{text}");
+}
+
+#[test]
 fn traces_slow_subscriptions_and_topic_metrics_have_commands() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &["--listen", "mqtt=127.0.0.1:0"]);
@@ -332,6 +366,19 @@ fn traces_slow_subscriptions_and_topic_metrics_have_commands() {
     });
     run(&["trace", "download", "why", "-o", file.to_str().unwrap()]);
     assert!(std::fs::read_to_string(&file).unwrap().starts_with(&lines));
+    let nothing = dir.path().join("nothing.txt");
+    let nobody = [
+        "trace",
+        "download",
+        "nobody",
+        "-o",
+        nothing.to_str().unwrap(),
+    ];
+    assert_eq!(longtail(&server, &nobody).status.code(), Some(1));
+    assert!(
+        !nothing.exists(),
+        "a trace that is not there leaves no file"
+    );
     run(&["trace", "stop", "why"]);
     // What has ended is printed, and then it is over.
     assert!(run(&["trace", "follow", "why"]).contains("hello there"));

@@ -17,6 +17,7 @@ pub(super) struct SessionsQuery {
     #[serde(default)]
     contains: String,
     connected: Option<bool>,
+    matches: Option<String>,
     after: Option<String>,
     limit: Option<usize>,
 }
@@ -30,6 +31,7 @@ pub(super) async fn list<B: AdminBackend>(
     let filter = SessionFilter {
         contains: query.contains,
         connected: query.connected,
+        matches: query.matches,
     };
     Ok(Json(shared.backend.sessions(&filter, page).await?).into_response())
 }

@@ -234,6 +234,7 @@ impl AdminBackend for Fake {
     ) -> Result<Listing<SessionStatus>, AdminError> {
         let session = SessionStatus {
             id: format!("{}/{:?}", filter.contains, filter.connected),
+            account: filter.matches.clone(),
             queued: page.limit as u64,
             ..SessionStatus::default()
         };
@@ -854,4 +855,6 @@ async fn slow_subscriptions_topics_and_drops_are_asked_for() {
     assert_eq!(drops.unlisted, 3);
     let (_, body) = service.get("/api/v1/subscriptions?matches=a%2Fb").await;
     assert!(body.contains(r#""filter":"a/b""#), "{body}");
+    let (_, body) = service.get("/api/v1/sessions?matches=a%2Fb").await;
+    assert!(body.contains(r#""account":"a/b""#), "{body}");
 }

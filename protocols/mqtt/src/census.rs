@@ -148,6 +148,8 @@ pub struct Wanted<'q> {
     pub contains: &'q str,
     /// Whether their clients are there; `None`: no matter.
     pub connected: Option<bool>,
+    /// They have a subscription that matches this topic.
+    pub matches: Option<SubjectRef<'q>>,
     /// Their identifiers come after this, byte by byte.
     pub after: Option<&'q str>,
 }
@@ -158,6 +160,21 @@ impl Wanted<'_> {
         self.after.is_none_or(|after| client_id > after)
             && self.connected.is_none_or(|wanted| wanted == connected)
             && client_id.contains(self.contains)
+            && self.matches.is_none_or(|topic| {
+                let mut has = false;
+                with_state(seen, |state| {
+                    let mut held = state.subscriptions.values();
+                    has = held.any(|held| held.matches(topic));
+                });
+                has
+            })
+    }
+}
+
+impl Held {
+    /// Whether a message with this topic is for it.
+    fn matches(&self, topic: SubjectRef<'_>) -> bool {
+        self.filter.matches_with(topic, DollarRule::Hide)
     }
 }
 
@@ -172,8 +189,7 @@ pub struct Filters<'q> {
 
 impl Filters<'_> {
     fn include(&self, text: &str, held: &Held) -> bool {
-        let matches = |topic| held.filter.matches_with(topic, DollarRule::Hide);
-        text.contains(self.contains) && self.matches.is_none_or(matches)
+        text.contains(self.contains) && self.matches.is_none_or(|topic| held.matches(topic))
     }
 }
 

@@ -8,7 +8,7 @@ use anyhow::anyhow;
 use longtail_admin::shapes::Problem;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use ureq::http::{Response, StatusCode};
+use ureq::http::Response;
 use ureq::{Agent, Body, RequestBuilder};
 
 use crate::cli::ClientArgs;
@@ -48,15 +48,6 @@ impl Client {
     pub(super) fn get(&self, path: &str, query: Query<'_>) -> Result<Value, Failure> {
         let request = self.agent.get(self.at(path));
         self.document(self.prepared(request, query).call())
-    }
-
-    /// Asks for a document of something that may be gone.
-    pub(super) fn find(&self, path: &str) -> Result<Option<Value>, Failure> {
-        let request = self.agent.get(self.at(path));
-        match self.prepared(request, &[]).call() {
-            Ok(response) if response.status() == StatusCode::NOT_FOUND => Ok(None),
-            answer => self.document(answer).map(Some),
-        }
     }
 
     /// Asks for something to be done.

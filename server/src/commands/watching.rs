@@ -134,22 +134,26 @@ fn write_lines(out: &mut impl io::Write, text: &str) -> Result<(), Failure> {
 
 fn download(args: &TraceArgs, output: Option<&Path>) -> Result<(), Failure> {
     let client = Client::new(&args.client);
-    let (mut from, mut text) = (0, String::new());
-    loop {
-        let part = lines(&client, args, from)?;
-        if part.text.is_empty() {
-            break;
+    // Before there is a file: a trace that is not there leaves none.
+    let mut part = lines(&client, args, 0)?;
+    let mut file = match output {
+        None => None,
+        Some(path) => {
+            let file = fs::File::create(path);
+            Some(file.with_context(|| format!("cannot write {}", path.display()))?)
         }
-        text.push_str(&part.text);
-        from = part.next;
-    }
-    match output {
-        None => write_lines(&mut io::stdout().lock(), &text),
-        Some(file) => {
-            let written = fs::write(file, text);
-            Ok(written.with_context(|| format!("cannot write {}", file.display()))?)
+    };
+    while !part.text.is_empty() {
+        match (&mut file, output) {
+            (Some(file), Some(path)) => {
+                let written = io::Write::write_all(file, part.text.as_bytes());
+                written.with_context(|| format!("cannot write {}", path.display()))?;
+            }
+            _ => write_lines(&mut io::stdout().lock(), &part.text)?,
         }
+        part = lines(&client, args, part.next)?;
     }
+    Ok(())
 }
 
 pub(crate) fn slow(args: &SlowArgs) -> Result<(), Failure> {

@@ -115,17 +115,13 @@ fn of_topic(client: &Client, topic: &str, args: &WhyArgs) -> Result<(), Failure>
     let found = all(client, "subscriptions", &query)?;
     let subscriptions: Vec<SubscriptionStatus> = shaped(Value::Array(found))?;
     let dropped = drops(client, ("topic", topic), args)?;
-    let mut sessions = Sessions::new();
-    for subscription in &subscriptions {
-        let id = &subscription.session;
-        if !sessions.contains_key(id) {
-            // It may have ended since its subscriptions were listed.
-            let found = client.find(&format!("sessions/{}", escaped(id)))?;
-            sessions.insert(id.clone(), found.map(shaped).transpose()?);
-        }
-    }
+    // Asked for after the subscriptions: one whose session is not there has ended meanwhile.
+    let sessions = shaped::<Vec<SessionStatus>>(Value::Array(all(client, "sessions", &query)?))?
+        .into_iter()
+        .map(|session| (session.id.clone(), session))
+        .collect::<Sessions>();
     if args.client.json {
-        let there: Vec<_> = sessions.values().flatten().collect();
+        let there: Vec<_> = sessions.values().collect();
         let document = json!({
             "subscriptions": subscriptions, "sessions": there, "drops": dropped,
         });
@@ -139,8 +135,8 @@ fn of_topic(client: &Client, topic: &str, args: &WhyArgs) -> Result<(), Failure>
     ))
 }
 
-/// By name; `None`: it is gone.
-type Sessions = BTreeMap<String, Option<SessionStatus>>;
+/// By id.
+type Sessions = BTreeMap<String, SessionStatus>;
 
 fn topic_in_words(
     topic: &str,
@@ -157,7 +153,6 @@ fn topic_in_words(
         .iter()
         .map(|subscription| {
             let session = sessions.get(&subscription.session);
-            let session = session.and_then(Option::as_ref);
             let state = match session {
                 Some(session) if session.connected => "connected",
                 Some(_) => "away",

@@ -198,7 +198,7 @@ impl AdminBackend for Backend {
 
     async fn sessions(&self, filter: &SessionFilter, page: Page) -> Answer<Listing<SessionStatus>> {
         Ok(match self.mqtt()? {
-            Some(tenant) => sessions::list(tenant, filter, &page),
+            Some(tenant) => sessions::list(self.broker()?, tenant, filter, &page).await?,
             None => sessions::none(),
         })
     }

@@ -1,13 +1,16 @@
 //! The sessions of MQTT, as the admin service shows them.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use longtail::Broker;
 use longtail_admin::shapes::{Listing, SessionStatus, SubscriptionStatus};
 use longtail_admin::{AdminError, ErrorKind, Page, SessionFilter, SubscriptionFilter};
 use longtail_broker::ephemeral::DropReason;
-use longtail_engine::{Command, Reply};
-use longtail_model::Subject;
+use longtail_engine::config::GroupName;
+use longtail_engine::{Command, Reply, StreamName};
+use longtail_model::{ShardId, Subject};
 use longtail_mqtt::Tenant;
 use longtail_mqtt::census::{Filters, Kicked, SessionView, SubscriptionView, Wanted};
 use longtail_mqtt::codec::Version;
@@ -38,44 +41,85 @@ pub(super) const fn version(version: Version) -> &'static str {
     }
 }
 
-pub(super) fn list(tenant: &Tenant, filter: &SessionFilter, page: &Page) -> Listing<SessionStatus> {
+pub(super) async fn list(
+    broker: &Arc<Broker>,
+    tenant: &Tenant,
+    filter: &SessionFilter,
+    page: &Page,
+) -> Answer<Listing<SessionStatus>> {
+    let matches = filter.matches.as_deref().map(topic).transpose()?;
     let wanted = Wanted {
         contains: &filter.contains,
         connected: filter.connected,
+        matches: matches.as_ref().map(Subject::as_ref),
         after: page.after.as_deref(),
     };
     let found = tenant.find_sessions(&wanted, page.limit);
     let next = (found.len() == page.limit)
         .then(|| found.last().map(|last| last.client_id.to_string()))
         .flatten();
-    Listing {
-        items: found.into_iter().map(|view| status(tenant, view)).collect(),
-        next,
+    let mut items: Vec<_> = found.into_iter().map(|view| status(tenant, view)).collect();
+    if matches.is_some() {
+        let mut streams = Streams::default();
+        for status in &mut items {
+            streams.count(broker, tenant, status).await?;
+        }
     }
+    Ok(Listing { items, next })
 }
 
-/// With what waits in its streams, which a list leaves out.
+/// With what waits in its streams, which a list of all sessions leaves out.
 pub(super) async fn show(broker: &Arc<Broker>, tenant: &Tenant, id: &str) -> Answer<SessionStatus> {
     let view = tenant.find_session(id).ok_or_else(|| unknown(id))?;
     let mut status = status(tenant, view);
-    let (shard, backlog) = tenant.backlog(id);
-    if backlog.is_empty() {
-        return Ok(status);
-    }
-    let client = broker.client(shard);
-    for (stream, name) in backlog {
-        let describe = Command::DescribeGroups { stream };
-        match call(&client, describe).await?.reply {
-            Reply::Groups(groups) => {
-                let own = groups.iter().find(|group| group.name == name);
-                status.queued += own.map_or(0, |group| group.ready + group.delayed);
-            }
-            // The last subscription with this filter has just ended.
-            Reply::NotFound => {}
-            other => return Err(wording::unexpected(&other)),
-        }
-    }
+    let mut streams = Streams::default();
+    streams.count(broker, tenant, &mut status).await?;
     Ok(status)
+}
+
+/// What waits in the streams that were looked at: sessions with one filter have one stream.
+#[derive(Default)]
+struct Streams(HashMap<StreamName, HashMap<GroupName, u64>>);
+
+impl Streams {
+    /// Adds what waits for a session in its streams.
+    async fn count(
+        &mut self,
+        broker: &Arc<Broker>,
+        tenant: &Tenant,
+        status: &mut SessionStatus,
+    ) -> Answer<()> {
+        let (shard, backlog) = tenant.backlog(&status.id);
+        for (stream, name) in backlog {
+            let groups = match self.0.entry(stream) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    let groups = waiting(broker, shard, new.key().clone()).await?;
+                    new.insert(groups)
+                }
+            };
+            status.queued += groups.get(&name).copied().unwrap_or(0);
+        }
+        Ok(())
+    }
+}
+
+/// What waits in a stream, by group.
+async fn waiting(
+    broker: &Arc<Broker>,
+    shard: ShardId,
+    stream: StreamName,
+) -> Answer<HashMap<GroupName, u64>> {
+    let describe = Command::DescribeGroups { stream };
+    match call(&broker.client(shard), describe).await?.reply {
+        Reply::Groups(groups) => Ok(groups
+            .into_iter()
+            .map(|group| (group.name, group.ready + group.delayed))
+            .collect()),
+        // The last subscription with this filter has just ended.
+        Reply::NotFound => Ok(HashMap::new()),
+        other => Err(wording::unexpected(&other)),
+    }
 }
 
 pub(super) async fn end(tenant: &Arc<Tenant>, id: &str, forget: bool) -> Answer<()> {
@@ -106,6 +150,14 @@ fn parse_cursor(cursor: &str) -> Option<(&str, &str)> {
     rest.split_at_checked(length.parse().ok()?)
 }
 
+/// The topic of `matches`.
+fn topic(text: &str) -> Answer<Subject> {
+    Subject::parse_mqtt(text).map_err(|error| {
+        AdminError::new(ErrorKind::Invalid, format!("`{text}`: {error}"))
+            .hint("matches is a topic as MQTT has it, without wildcards")
+    })
+}
+
 pub(super) fn subscriptions(
     tenant: &Tenant,
     filter: &SubscriptionFilter,
@@ -121,13 +173,7 @@ pub(super) fn subscriptions(
         None => None,
         Some(text) => Some(parse_cursor(text).ok_or_else(|| bad_cursor(text))?),
     };
-    let matches = filter.matches.as_deref().map(|topic| {
-        Subject::parse_mqtt(topic).map_err(|error| {
-            AdminError::new(ErrorKind::Invalid, format!("`{topic}`: {error}"))
-                .hint("matches is a topic as MQTT has it, without wildcards")
-        })
-    });
-    let matches = matches.transpose()?;
+    let matches = filter.matches.as_deref().map(topic).transpose()?;
     let wanted = Filters {
         contains: &filter.contains,
         matches: matches.as_ref().map(Subject::as_ref),
