@@ -166,7 +166,7 @@ pub struct Histogram {
 
 impl Metrics {
     /// Moves the streams beyond the first `max` into the sum.
-    pub fn cap_streams(&mut self, max: usize) {
+    pub(crate) fn cap_streams(&mut self, max: usize) {
         let keep = max.min(self.streams.len());
         for stream in self.streams.drain(keep..) {
             self.other_streams.add(&stream.counts);

@@ -46,5 +46,5 @@ pub use roles::{Member, RoleBook};
 pub use roster::{Changed, Roster, RosterError};
 pub use scram::{ScramError, ScramExchange};
 pub use space::{QuotaExceeded, Quotas, Resource, Space, Usage};
-pub use throttle::{LoginThrottle, ThrottleLimits};
+pub use throttle::ThrottleLimits;
 pub use token::{TokenAlgorithm, TokenIssuer};

@@ -3,7 +3,6 @@
 pub mod auth;
 pub mod ephemeral;
 pub mod last_values;
-pub mod limits;
 pub mod message;
 pub mod relay;
 pub mod retained;

@@ -126,7 +126,7 @@ pub struct Message {
 
 impl Message {
     /// Wire formats remembered for one message; more are encoded every time.
-    pub const FORMATS_MAX: usize = 16;
+    pub(crate) const FORMATS_MAX: usize = 16;
 
     /// The same message, to be changed before it is shared. Nothing encoded comes along.
     #[must_use]

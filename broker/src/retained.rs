@@ -174,13 +174,6 @@ impl RetainedStore {
     }
 
     /// Whether there is room for `message`, in place of what its subject has now.
-    ///
-    /// # Errors
-    /// The limit that it would exceed.
-    pub fn admits(&self, message: &Message) -> Result<(), RetainedError> {
-        self.check(&self.0.inner.read(), message)
-    }
-
     fn check(&self, inner: &Inner, message: &Message) -> Result<(), RetainedError> {
         let limits = &self.0.limits;
         let old = inner.find(&message.subject);
@@ -204,7 +197,7 @@ impl RetainedStore {
     /// Only queues: [`Shards::run`](longtail_engine::runtime::Shards::run) follows, as after a session's own commands.
     ///
     /// # Errors
-    /// As [`RetainedStore::admits`].
+    /// The limit that it would exceed.
     #[allow(
         clippy::needless_pass_by_value,
         reason = "a large one is kept as it is; whoever has it no longer needs it"

@@ -158,7 +158,7 @@ impl<K: TargetKey, O: Clone> Router<K, O> {
 
     /// Lets in no more than so many subscriptions from now on, and never more than [`RouterLimits::subscriptions_max`].
     /// Those that are there stay.
-    pub fn limit_subscriptions(&self, most: Option<usize>) {
+    pub(crate) fn limit_subscriptions(&self, most: Option<usize>) {
         self.subscriptions_max
             .store(most.unwrap_or(usize::MAX), Ordering::Relaxed);
     }

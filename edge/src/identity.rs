@@ -37,7 +37,7 @@ const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 impl TlsIdentity {
     /// Reads the names of an X.509 certificate in DER; `None` if it is not one.
     #[must_use]
-    pub fn from_der(certificate: &[u8]) -> Option<TlsIdentity> {
+    pub(crate) fn from_der(certificate: &[u8]) -> Option<TlsIdentity> {
         let mut certificate = Der(Der(certificate).expect(SEQUENCE)?);
         let mut body = Der(certificate.expect(SEQUENCE)?);
         body.skip_if(VERSION);

@@ -56,7 +56,6 @@ pub use error::{ListenError, StartError};
 pub use exposure::{Accounts, Exposed, Exposure};
 pub use identity::TlsIdentity;
 pub use inside::Inside;
-pub use limits::TokenBucket;
 pub use metrics::{ListenerSnapshot, RefusalCause, Refusals};
 pub use out::{Out, SHARED_BYTES_MIN};
 pub use protocol::{Draining, Ended, Idle, Input, Protocol, Refusal, Then};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// A token bucket. It reads no clock: the caller says what time it is, counted from any fixed moment.
 #[derive(Clone, Debug)]
-pub struct TokenBucket {
+pub(crate) struct TokenBucket {
     per_second: u64,
     burst: u64,
     /// Nano-tokens, so that slow rates lose nothing to rounding; negative is debt.
@@ -19,7 +19,7 @@ const NANO: i128 = 1_000_000_000;
 impl TokenBucket {
     /// A full bucket of `burst` tokens that gains `per_second` a second (each at least 1).
     #[must_use]
-    pub fn new(per_second: u64, burst: u64, now: Duration) -> Self {
+    pub(crate) fn new(per_second: u64, burst: u64, now: Duration) -> Self {
         let burst = burst.max(1);
         TokenBucket {
             per_second: per_second.max(1),
@@ -31,14 +31,14 @@ impl TokenBucket {
 
     /// Takes `tokens` out, into debt if need be, and returns how long to wait until the bucket is out of debt: zero if
     /// there was enough.
-    pub fn take(&mut self, tokens: u64, now: Duration) -> Duration {
+    pub(crate) fn take(&mut self, tokens: u64, now: Duration) -> Duration {
         self.refill(now);
         self.level -= i128::from(tokens) * NANO;
         self.wait()
     }
 
     /// How long until one token is there: zero if there is one now. Takes nothing.
-    pub fn until_one(&mut self, now: Duration) -> Duration {
+    pub(crate) fn until_one(&mut self, now: Duration) -> Duration {
         self.refill(now);
         self.level -= NANO;
         let wait = self.wait();

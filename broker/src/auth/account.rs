@@ -225,7 +225,7 @@ impl Directory {
     /// The space that is always there.
     pub const DEFAULT_SPACE: &'static str = "default";
     /// Most rules of one account for one space: each may be looked at for each decision.
-    pub const RULES_MAX: usize = 1_000;
+    pub(crate) const RULES_MAX: usize = 1_000;
 
     /// Checks a document.
     ///

@@ -203,9 +203,9 @@ pub struct Authenticator {
 
 impl Authenticator {
     /// Longest password that is looked at, in bytes.
-    pub const PASSWORD_BYTES_MAX: usize = 1_024;
+    pub(crate) const PASSWORD_BYTES_MAX: usize = 1_024;
     /// Passwords verified at a time: each takes a core and the memory its hash asks for.
-    pub const VERIFYING_MAX: usize = 2;
+    pub(crate) const VERIFYING_MAX: usize = 2;
     /// Logins that wait for their turn to be verified.
     pub const WAITING_MAX: usize = 512;
 

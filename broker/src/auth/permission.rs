@@ -129,7 +129,7 @@ impl Pattern {
     ///
     /// # Errors
     /// [`IdentityError`] if a name that is needed is unfit.
-    pub fn expand(&self, identity: &Identity<'_>) -> Result<Filter, IdentityError> {
+    pub(crate) fn expand(&self, identity: &Identity<'_>) -> Result<Filter, IdentityError> {
         if !self.0.as_str().contains('%') {
             return Ok(self.0.clone());
         }
@@ -478,7 +478,7 @@ impl CachedGrants {
     /// Decisions remembered.
     pub const SLOTS: usize = 32;
     /// Subjects longer than this are not remembered, in bytes.
-    pub const SUBJECT_BYTES_MAX: usize = 256;
+    pub(crate) const SUBJECT_BYTES_MAX: usize = 256;
 
     /// Nothing remembered yet.
     #[must_use]

@@ -91,7 +91,7 @@ impl Roster {
     /// Accounts that may be stored.
     pub const ACCOUNTS_MAX: usize = 100_000;
     /// Spaces that may be stored.
-    pub const SPACES_MAX: usize = 10_000;
+    pub(crate) const SPACES_MAX: usize = 10_000;
 
     /// Merges what is stored with `configured`, for whoever asks `authenticator`.
     ///

@@ -44,7 +44,7 @@ pub struct ScramExchange {
 
 impl ScramExchange {
     /// Longest message that is looked at, in bytes.
-    pub const MESSAGE_BYTES_MAX: usize = 2_048;
+    pub(crate) const MESSAGE_BYTES_MAX: usize = 2_048;
 
     /// Takes the client's first message. `random` is the server's part of the nonce, `secret` what the salts of unknown
     /// users are made with; it stays the same while the server runs.

@@ -33,7 +33,7 @@ impl Default for ThrottleLimits {
 ///
 /// Successful logins change nothing: an attacker with an account of his own must not be able to wipe his slate.
 #[derive(Debug)]
-pub struct LoginThrottle {
+pub(crate) struct LoginThrottle {
     limits: ThrottleLimits,
     peers: HashMap<IpAddr, Failures>,
 }
@@ -48,7 +48,7 @@ struct Failures {
 impl LoginThrottle {
     /// Nobody has failed yet.
     #[must_use]
-    pub fn new(limits: ThrottleLimits) -> Self {
+    pub(crate) fn new(limits: ThrottleLimits) -> Self {
         LoginThrottle {
             limits,
             peers: HashMap::new(),
@@ -59,7 +59,7 @@ impl LoginThrottle {
     ///
     /// # Errors
     /// When it is shut out: until when.
-    pub fn check(&self, peer: IpAddr, now: Timestamp) -> Result<(), Timestamp> {
+    pub(crate) fn check(&self, peer: IpAddr, now: Timestamp) -> Result<(), Timestamp> {
         match self.peers.get(&network(peer)) {
             Some(failures)
                 if failures.count >= self.limits.failures_max && now < failures.until =>
@@ -71,7 +71,7 @@ impl LoginThrottle {
     }
 
     /// Notes that a login from `peer` failed.
-    pub fn failed(&mut self, peer: IpAddr, now: Timestamp) {
+    pub(crate) fn failed(&mut self, peer: IpAddr, now: Timestamp) {
         let network = network(peer);
         if !self.peers.contains_key(&network) && self.peers.len() >= self.limits.peers_max {
             self.make_room(now);
@@ -90,16 +90,9 @@ impl LoginThrottle {
         }
     }
 
-    /// Addresses remembered.
-    #[must_use]
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.peers.len()
-    }
-
-    /// Whether no failure is remembered.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.peers.is_empty()
     }
 
     fn make_room(&mut self, now: Timestamp) {

@@ -160,7 +160,7 @@ fn limits_refuse_but_let_replace() {
     set(&store, value("b", "1", Timestamp::NEVER)).unwrap();
     let third = value("c", "1", Timestamp::NEVER);
     assert_eq!(
-        store.admits(&third),
+        set(&store, third),
         Err(RetainedError::TooManyMessages { limit: 2 })
     );
     assert!(set(&store, value("a", "12", Timestamp::NEVER)).is_ok());

@@ -33,9 +33,9 @@ pub struct ScramVerifier {
 
 impl ScramVerifier {
     /// Iterations of new verifiers. RFC 7677 asks for 4,096 at least; the client pays for them at each login.
-    pub const ITERATIONS: u32 = 15_000;
+    pub(crate) const ITERATIONS: u32 = 15_000;
     /// The most iterations a stored verifier may ask for.
-    pub const ITERATIONS_MAX: u32 = 10_000_000;
+    pub(crate) const ITERATIONS_MAX: u32 = 10_000_000;
 
     pub(super) fn is_one(text: &str) -> bool {
         text.starts_with(PREFIX)
