@@ -5,10 +5,10 @@
 //! name that resolves to loopback (the `Host` must be loopback) nor send it requests (the `Origin` must be ours).
 
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, Method, header};
+use longtail_web::is_loopback;
 
 /// What a request is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +99,7 @@ impl Access {
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
         };
         let verdict = match self {
-            Access::LocalOnly if host.is_none_or(is_loopback_host) => Verdict::Allowed,
+            Access::LocalOnly if host.is_none_or(is_loopback) => Verdict::Allowed,
             Access::LocalOnly => return Err(Denied::ForeignHost),
             Access::Token(expected) => match token() {
                 Some(given) if same(given.as_bytes(), expected.as_bytes()) => Verdict::Allowed,
@@ -113,18 +113,6 @@ impl Access {
             Verdict::Forbidden => Err(Denied::Forbidden),
         }
     }
-}
-
-/// Whether a `Host` header names this machine.
-fn is_loopback_host(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(rest),
-        None => host.split(':').next().unwrap_or(host),
-    };
-    name.eq_ignore_ascii_case("localhost")
-        || name
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
 }
 
 /// Compares in a time that does not tell how much is right.
