@@ -560,14 +560,8 @@ impl Session {
         cx: &Cx<'_>,
         out: &mut impl Outbox,
     ) -> Result<(), Broken> {
-        match self.state.outbound.puback(ack.packet_id) {
-            Acked::Wrong => Err(WRONG_ACK),
-            Acked::Unknown => Ok(()),
-            Acked::Done | Acked::Release => {
-                self.completed(ack.packet_id, cx, out);
-                Ok(())
-            }
-        }
+        let acked = self.state.outbound.puback(ack.packet_id);
+        self.ended(acked, ack.packet_id, cx, out)
     }
 
     pub(super) fn pubrec(
@@ -598,12 +592,22 @@ impl Session {
         cx: &Cx<'_>,
         out: &mut impl Outbox,
     ) -> Result<(), Broken> {
-        match self.state.outbound.pubcomp(ack.packet_id) {
+        let acked = self.state.outbound.pubcomp(ack.packet_id);
+        self.ended(acked, ack.packet_id, cx, out)
+    }
+
+    /// What was sent under an id is over with this acknowledgement, if it was under way.
+    fn ended(
+        &mut self,
+        acked: Acked,
+        id: PacketId,
+        cx: &Cx<'_>,
+        out: &mut impl Outbox,
+    ) -> Result<(), Broken> {
+        match acked {
             Acked::Wrong => return Err(WRONG_ACK),
             Acked::Unknown => {}
-            Acked::Done | Acked::Release => {
-                self.completed(ack.packet_id, cx, out);
-            }
+            Acked::Done | Acked::Release => self.completed(id, cx, out),
         }
         Ok(())
     }
