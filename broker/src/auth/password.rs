@@ -35,9 +35,9 @@ pub struct PasswordCost {
 
 impl PasswordCost {
     /// The most memory a stored hash may ask for: 256 MiB, so that a document cannot make logins exhaust the machine.
-    pub(crate) const MEMORY_KIB_MAX: u32 = 256 * 1024;
+    pub const MEMORY_KIB_MAX: u32 = 256 * 1024;
     /// The most passes a stored hash may ask for.
-    pub(crate) const PASSES_MAX: u32 = 16;
+    pub const PASSES_MAX: u32 = 16;
 }
 
 impl Default for PasswordCost {
