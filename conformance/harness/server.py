@@ -63,14 +63,19 @@ class OwnServer:
                     raise AssertionError("the server does not accept connections") from None
                 time.sleep(0.01)
 
-    def restart(self):
-        """Ends it the hard way and starts it again."""
-        self.end()
+    def restart(self, *, cleanly=False):
+        """Ends it the hard way and starts it again.
+
+        `cleanly` asks it to end: for what nothing acknowledges (MQTT's PUBACK and PUBCOMP of a client, AMQP's
+        basic.ack), so that no client can know whether it would outlive the hard way.
+        """
+        self.end(cleanly=cleanly)
         self.run()
 
-    def end(self):
+    def end(self, *, cleanly=False):
         """Ends it."""
-        self._process.send_signal(signal.SIGTERM if self._start.get("stop") == "term" else signal.SIGKILL)
+        asked = cleanly or self._start.get("stop") == "term"
+        self._process.send_signal(signal.SIGTERM if asked else signal.SIGKILL)
         self._process.wait(START_LIMIT)
 
     def _end(self):

@@ -111,16 +111,14 @@ def in_flight_outlives_its_subscription_and_the_server(t):
         after.append((why, mine, name, complete(c, sent, why)))
         c.ping()
         c.close()
-        kept(t, 5, server.address, client=name).close()
-    server.restart()
-    p = Client(t, address=server.address)
+    server.restart(cleanly=True)
     for why, mine, name, m in after:
         c = kept(t, 5, server.address, client=name)
         c.expect("PUBREL", pid=m.pid)
         c.send(ack("PUBCOMP", m.pid))
         c.ping()
         c.bye()
-    server.restart()
+    server.restart(cleanly=True)
     p = Client(t, address=server.address)
     for why, mine, name, _ in after:
         c = kept(t, 5, server.address, client=name)
