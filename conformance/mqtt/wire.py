@@ -8,8 +8,13 @@ import collections
 import socket
 import time
 
-#: How long an answer may take before a case fails, in seconds.
-PATIENCE = 8.0
+#: How long an answer may take before a case fails, in seconds. Only a case that fails waits so long.
+PATIENCE = 20.0
+
+#: What a case lets pass away, in seconds: longer than a busy machine stands still, since until then it has to be there.
+#: `PAST` is when it is surely over.
+SHORT = 5
+PAST = SHORT + 1.5
 
 NAMES = (
     "RESERVED CONNECT CONNACK PUBLISH PUBACK PUBREC PUBREL PUBCOMP SUBSCRIBE SUBACK UNSUBSCRIBE UNSUBACK PINGREQ "
@@ -496,6 +501,29 @@ class Connection:
             return None
         raw, self._buffer = buffer[:end], buffer[end:]
         return Received(NAMES[raw[0] >> 4], raw[0] & 15, raw[at + 1 :], self.version, raw)
+
+
+class Age:
+    """How old a message is whose publishing `publish` does: not to the moment, but between two bounds."""
+
+    def __init__(self, publish):
+        self._before = time.monotonic()
+        publish()
+        self._after = time.monotonic()
+        self._asked = None
+
+    def ask(self):
+        """It is asked for from now on, so it is at least this old when it is delivered."""
+        self._asked = time.monotonic()
+
+    def check(self, found, lifetime):
+        """Fails unless a message that was delivered until now has the rest of its lifetime, in seconds."""
+        now = time.monotonic()
+        left = found.value(MESSAGE_EXPIRY)
+        least = lifetime - (now - self._before) - 1
+        most = lifetime - ((self._asked or self._after) - self._after) + 1
+        if left is None or not least <= left <= min(most, lifetime):
+            raise AssertionError(f"{left} seconds left of {lifetime}, expected {least:.2f} to {most:.2f}")
 
 
 class Client(Connection):

@@ -115,19 +115,19 @@ def session_expires(t):
     c.subscribe(topic, qos=1)
     c.bye()
     Client(t).publish(topic, b"lost", 1)
-    gone = poll(t, c.id, 8)
+    gone = poll(t, c.id)
     gone.subscribe(topic + "-last", qos=1)
     Client(t).publish(topic + "-last", b"last", 1)
     equal(gone.until(b"last"), [])
 
 
-def poll(t, name, patience):
+def poll(t, name):
     """Waits until the server's answer says that there is no such session, and returns the client that found it so.
 
     Asking resumes the session, so the question comes with the expiry that the session had: 1 second. The pause
     between two questions is longer than that.
     """
-    end = time.monotonic() + patience
+    end = time.monotonic() + wire.PATIENCE
     while time.monotonic() < end:
         time.sleep(2.2)
         c = Client(t, client=name, clean=False, properties=expiry(1))
@@ -145,7 +145,7 @@ def session_does_not_expire_while_connected(t):
     time.sleep(2.5)
     Client(t).publish(topic, b"x", 1)
     equal(c.take().payload, b"x")
-    c.close()
+    # Taken over: the session is never without a connection, so its second cannot pass.
     c = Client(t, client=c.id, clean=False)
     equal(c.connack.present, 1)
 
@@ -157,7 +157,7 @@ def expiry_lowered_at_disconnect(t):
     c = Client(t, client=c.id, clean=False, properties=HOUR)
     equal(c.connack.present, 0)
     c.bye(0, expiry(1))
-    poll(t, c.id, 8)
+    poll(t, c.id)
 
 
 @case("4.1.7: a DISCONNECT may raise it", "waits")
@@ -288,13 +288,13 @@ def session_of_a_connection(t):
         c.bye()
 
 
-def in_time(t, took):
-    """Whether a silent client with a keep alive of 1 second was closed when it should: after 1.5 seconds, at most 1 more.
+def not_too_early(t, last, keep_alive=1):
+    """Whether a silent client was left alone for one and a half of its keep alive, after the last packet, sent at `last`.
 
-    Mosquitto looks every five seconds, and at whole seconds.
+    How much later it is closed is the machine's affair here. Mosquitto counts whole seconds.
     """
-    earliest, latest = (1, 9) if t.flavour == "mosquitto" else (1.4, 3.0)
-    equal(earliest <= took <= latest, True, f"closed {took:.2f} s after the last packet")
+    took = time.monotonic() - last
+    equal(took >= keep_alive * (1 if t.flavour == "mosquitto" else 1.5), True, f"closed after {took:.2f} s")
 
 
 @case("4.4.1, 4.4.2", "waits", ("mosquitto", "2.0.11 closes without DISCONNECT"))
@@ -303,13 +303,14 @@ def keep_alive(t):
         topic = t.unique()
         s = Client(t, keepalive=0)
         s.subscribe(topic)
-        c = Client(t, version, keepalive=1, will=wire.Will(topic))
+        # Pings for longer than it may be silent, at a distance that leaves room for a machine that is late.
+        c = Client(t, version, keepalive=4, will=wire.Will(topic))
         for _ in range(4):
-            time.sleep(0.7)
+            time.sleep(1.7)
+            last = time.monotonic()
             c.ping()
-        quiet = time.monotonic()
         c.refused(0x8D)
-        in_time(t, time.monotonic() - quiet)
+        not_too_early(t, last, 4)
         equal(s.take().payload, b"gone")
 
 
@@ -318,10 +319,10 @@ def keep_alive_of_v3(t):
     topic = t.unique()
     s = Client(t, keepalive=0)
     s.subscribe(topic)
+    last = time.monotonic()
     c = Client(t, 4, keepalive=1, will=wire.Will(topic))
-    quiet = time.monotonic()
-    c.closed(12)
-    in_time(t, time.monotonic() - quiet)
+    c.closed()
+    not_too_early(t, last)
     equal(s.take().payload, b"gone")
 
 
@@ -330,7 +331,7 @@ def keep_alive_of_a_deaf_client(t):
     topic = t.unique()
     c, p = Client(t, 4, keepalive=1), Client(t)
     c.subscribe(topic)
-    end = time.monotonic() + 9
+    end = time.monotonic() + wire.PATIENCE
     while time.monotonic() < end:
         p.publish(topic, b"x")
         time.sleep(0.2)
