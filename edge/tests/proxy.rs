@@ -97,7 +97,8 @@ fn a_header_that_does_not_come_runs_into_the_timeout() {
         config.handshake_timeout_ms = 20;
     });
     let mut client = connect(address);
-    client.write_all(b"PROXY TC").unwrap();
+    // On a machine that stood still the time may be over before this.
+    let _ = client.write_all(b"PROXY TC");
     expect_cut(&mut client);
     eventually("it is counted", || {
         edge.metrics()[0].refused.by(RefusalCause::HandshakeTimeout) == 1
