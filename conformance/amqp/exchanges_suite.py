@@ -13,7 +13,7 @@ from harness.suite import case, equal  # noqa: E402
 from pika.exceptions import AMQPError, ChannelClosedByBroker, UnroutableError  # noqa: E402
 
 #: Seconds that anything may take.
-PATIENCE = 10
+PATIENCE = 20
 
 
 def connect(t, address=None):
@@ -151,22 +151,23 @@ def one_queue_of_many(t):
         equal(min(counts) > 5, True, f"{kind}: {counts}")
 
 
-@case("x-delayed-message")
+@case("x-delayed-message", "waits")
 def messages_come_in_the_order_of_their_times(t):
     channel = connect(t)
     channel.confirm_delivery()
     exchange = exchange_of(t, channel, "x-delayed-message", True, x_delayed_type="topic")
     queue = bound(channel, exchange, "a.#")
     start = time.monotonic()
-    for ms in (600, 300, 450):
+    # Further apart than a busy machine stands still between two of them.
+    for ms in (6000, 2000, 4000):
         channel.basic_publish(exchange, "a.b", str(ms), delayed(ms, kept="yes"), mandatory=True)
     channel.basic_publish(exchange, "a.b", b"now", pika.BasicProperties(headers={"kept": "yes"}))
     channel.basic_publish(exchange, "a.b", b"past", delayed(-5))
     channel.basic_publish(exchange, "elsewhere", b"lost", delayed(10))
     equal(bodies(channel, queue, 2), [b"now", b"past"])
     got = take(channel, queue, 3)
-    equal([body for _, _, body in got], [b"300", b"450", b"600"])
-    equal(0.58 < time.monotonic() - start < 3, True, "in time")
+    equal([body for _, _, body in got], [b"2000", b"4000", b"6000"])
+    equal(time.monotonic() - start >= 6, True, "not too early")
     method, properties, _ = got[0]
     equal((method.exchange, method.routing_key), (exchange, "a.b"))
     equal((properties.headers, properties.delivery_mode), ({"kept": "yes"}, 2))
@@ -185,14 +186,14 @@ def a_delay_of_two_months_is_not_over_at_once(t):
     equal(count(channel, queue), 0)
 
 
-@case("x-delayed-exchange")
+@case("x-delayed-exchange", "waits")
 def any_exchange_can_delay_and_be_reached_by_another(t):
     channel = connect(t)
     source = exchange_of(t, channel, "fanout")
     waits = exchange_of(t, channel, "direct", x_delayed_exchange=True)
     channel.exchange_bind(waits, source)
     at_once, later = bound(channel, source, ""), bound(channel, waits, "k")
-    channel.basic_publish(source, "k", b"x", delayed(200))
+    channel.basic_publish(source, "k", b"x", delayed(3000))
     equal((count(channel, at_once), count(channel, later)), (1, 0))
     method, properties, body = take(channel, later, 1)[0]
     equal((method.exchange, properties.headers, body), (source, {}, b"x"))
@@ -285,12 +286,12 @@ def a_refused_message_may_come_again(t):
     equal(bodies(channel, queue, 1), [b"2"])
 
 
-@case("x-message-deduplication exchange")
+@case("x-message-deduplication exchange", "waits")
 def an_exchange_routes_a_message_once(t):
     channel = connect(t)
     channel.confirm_delivery()
     exchange = exchange_of(
-        t, channel, "direct", x_message_deduplication=True, x_cache_ttl=300, x_deduplication_header="id"
+        t, channel, "direct", x_message_deduplication=True, x_cache_ttl=3000, x_deduplication_header="id"
     )
     queue = bound(channel, exchange, "k")
     keyed = lambda key: pika.BasicProperties(headers={"id": key})  # noqa: E731
@@ -301,7 +302,7 @@ def an_exchange_routes_a_message_once(t):
     except UnroutableError:
         pass
     equal(bodies(channel, queue, 1), [b"first"])
-    time.sleep(0.35)
+    time.sleep(3.5)
     channel.basic_publish(exchange, "k", b"later", keyed(7), mandatory=True)
     equal(bodies(channel, queue, 1), [b"later"])
 
@@ -316,14 +317,14 @@ def died(channel, exchange, key, headers=None, count=1):
         channel.basic_nack(channel.basic_get(source)[0].delivery_tag, requeue=False)
 
 
-@case("x-delayed-message dead letters")
+@case("x-delayed-message dead letters", "waits")
 def a_dead_letter_waits_in_a_delayed_exchange(t):
     channel = connect(t)
     channel.confirm_delivery()
     exchange = exchange_of(t, channel, "x-delayed-message", x_delayed_type="direct")
     queue = channel.queue_declare("", exclusive=True).method.queue
     channel.queue_bind(queue, exchange, "k")
-    died(channel, exchange, "k", {"x-delay": 500})
+    died(channel, exchange, "k", {"x-delay": 3000})
     time.sleep(0.2)
     equal(channel.basic_get(queue)[0], None, "nothing before its time")
     until = time.monotonic() + PATIENCE

@@ -10,7 +10,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import pika  # noqa: E402
 from harness import suite  # noqa: E402
 from harness.server import OwnServer  # noqa: E402
-from harness.suite import case, equal  # noqa: E402
+from harness.suite import case, equal, eventually  # noqa: E402
 from pika.exceptions import (  # noqa: E402
     ChannelClosedByBroker,
     NackError,
@@ -19,7 +19,7 @@ from pika.exceptions import (  # noqa: E402
 )
 
 #: Seconds that anything may take.
-PATIENCE = 10
+PATIENCE = 20
 
 
 def connect(t, **options):
@@ -386,12 +386,12 @@ def an_exclusive_consumer_has_the_queue_for_itself(t):
 @case("ttl", "waits")
 def messages_expire(t):
     channel = connect(t).channel()
-    slow = queue_of(t, channel, arguments={"x-message-ttl": 500})
+    slow = queue_of(t, channel, arguments={"x-message-ttl": 4000})
     channel.basic_publish("", slow, b"by the queue")
     channel.basic_publish("", slow, b"by itself", pika.BasicProperties(expiration="1"))
-    time.sleep(0.2)
-    equal(channel.queue_declare(slow, passive=True).method.message_count, 1)
-    time.sleep(0.7)
+    ready = lambda: channel.queue_declare(slow, passive=True).method.message_count  # noqa: E731
+    eventually(lambda: ready() == 1, "one has expired")
+    eventually(lambda: ready() == 0, "the other one too")
     equal(channel.basic_get(slow)[0], None)
     never = queue_of(t, channel, arguments={"x-message-ttl": 0})
     channel.basic_publish("", never, b"x")

@@ -76,7 +76,8 @@ def messages_come_from_rabbitmq_with_everything_they_have(t):
     equal(api(t).ask("GET", f"/parameters/shovel/%2F/{name}")[0], 404)
     there.publish(source, b"stays")
     time.sleep(0.3)
-    equal(there.count(source), 1)
+    eventually(lambda: there.count(source) == 1, "it stays")
+    equal(here.count(target), 0)
 
 
 @case("dest-exchange dest-publish-properties dest-add-forward-headers dest-add-timestamp-header")
@@ -272,8 +273,11 @@ def a_broker_that_is_short_of_disk_is_sent_nothing(t):
     there.publish(source, b"waits")
     shovel(t, {"src-uri": there.uri(), "src-queue": source, "dest-uri": HERE, "dest-queue": target}, at=at, name="held")
     eventually(lambda: there.count(source) == 0, "it is under way")
-    found = at.get("/shovels/vhost/%2F/held")
-    equal((found["state"], found["blocked_status"], found["forwarded"]), ("running", "blocked", 0))
+    def held():
+        found = at.get("/shovels/vhost/%2F/held")
+        return (found["state"], found["blocked_status"]) == ("running", "blocked") and found
+
+    equal(eventually(held, "it is held back")["forwarded"], 0)
     at.do(204, "DELETE", "/shovels/vhost/%2F/held")
     eventually(lambda: there.count(source) == 1, "it goes back")
     equal(here.count(target), 0)
