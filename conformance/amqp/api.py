@@ -9,7 +9,7 @@ import urllib.request
 from harness.suite import equal
 
 #: Seconds that a request may take.
-PATIENCE = 10
+PATIENCE = 20
 
 
 class Api:

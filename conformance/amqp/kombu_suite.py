@@ -10,7 +10,7 @@ from harness.suite import case, equal  # noqa: E402
 from kombu import Connection, Consumer, Exchange, Queue  # noqa: E402
 
 #: Seconds that anything may take.
-PATIENCE = 10
+PATIENCE = 20
 
 
 def connect(t, **options):

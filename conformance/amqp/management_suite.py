@@ -39,7 +39,7 @@ from pika.exceptions import (  # noqa: E402
 )
 
 #: Seconds that anything may take.
-PATIENCE = 10
+PATIENCE = 20
 
 #: The script of RabbitMQ, as a package ships it.
 ADMIN = pathlib.Path(importlib.util.find_spec("rabbitmqadmin").origin).parent / "upstream" / "rabbitmqadmin.py"

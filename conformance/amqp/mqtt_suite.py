@@ -16,7 +16,7 @@ from paho.mqtt.packettypes import PacketTypes  # noqa: E402
 from paho.mqtt.properties import Properties  # noqa: E402
 
 #: Seconds that anything may take.
-PATIENCE = 10
+PATIENCE = 20
 
 #: Seconds in which what must not come has not come.
 SILENCE = 0.3

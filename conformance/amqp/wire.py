@@ -8,7 +8,7 @@ import struct
 import time
 
 #: How long an answer may take before a case fails, in seconds.
-PATIENCE = 8.0
+PATIENCE = 20.0
 
 HEADER = b"AMQP\0\0\x09\x01"
 

@@ -31,7 +31,7 @@ export const websocket = options.websocket;
 export const client = createRequire(`${process.env.LONGTAIL_NODE_MODULES}/`);
 
 /** How long a case may take, in milliseconds. */
-const PATIENCE = 15_000;
+const PATIENCE = 40_000;
 
 const cases = [];
 

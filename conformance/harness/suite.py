@@ -31,8 +31,8 @@ class Skip(Exception):
     """Raised by a case that cannot run here; its text is the reason."""
 
 
-def eventually(look, what, seconds=10):
-    """Looks until it is true; what it then is."""
+def eventually(look, what, seconds=20):
+    """Looks until it is true; what it then is. Only what fails takes so long."""
     end = time.monotonic() + seconds
     while True:
         found = look()

@@ -14,7 +14,7 @@ from harness.suite import Skip, case, equal  # noqa: E402
 from paho.mqtt.packettypes import PacketTypes  # noqa: E402
 from paho.mqtt.properties import Properties  # noqa: E402
 
-PATIENCE = 12
+PATIENCE = 30
 
 # It warns of more than ten publishes at once, which is what one case does.
 logging.getLogger("mqtt").setLevel(logging.ERROR)

@@ -13,7 +13,7 @@ from gmqtt.mqtt.constants import MQTTv50, MQTTv311  # noqa: E402
 from harness import suite  # noqa: E402
 from harness.suite import case, equal  # noqa: E402
 
-PATIENCE = 12
+PATIENCE = 30
 
 # What it logs about connections that a case ends on purpose is no result.
 logging.getLogger("gmqtt").setLevel(logging.CRITICAL)

@@ -26,7 +26,7 @@ from harness.server import OwnServer  # noqa: E402
 from harness.suite import case, equal, eventually  # noqa: E402
 
 #: Seconds that anything may take.
-PATIENCE = 10
+PATIENCE = 20
 
 
 class Api:

@@ -11,7 +11,7 @@ from harness import suite  # noqa: E402
 from harness.suite import case, equal  # noqa: E402
 from wire import Client  # noqa: E402
 
-PATIENCE = 10
+PATIENCE = 20
 
 VERSIONS = ("mqttv31", "mqttv311", "mqttv5")
 

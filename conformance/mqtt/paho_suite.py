@@ -16,7 +16,7 @@ from paho.mqtt.properties import Properties  # noqa: E402
 from paho.mqtt.subscribeoptions import SubscribeOptions  # noqa: E402
 
 #: Seconds that anything may take.
-PATIENCE = 10
+PATIENCE = 20
 
 V31, V311, V5 = paho.MQTTv31, paho.MQTTv311, paho.MQTTv5
 VERSIONS = (V31, V311, V5)
