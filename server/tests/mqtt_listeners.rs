@@ -102,7 +102,7 @@ fn a_listener_has_versions_limits_and_a_lifetime_of_its_own() {
         &format!(
             "{BARE}[[listeners.mqtt]]\naddress = \"127.0.0.1:0\"\n\
              mqtt = {{ versions = [\"5.0\"], qos_max = 1, keep_alive_max_s = 30, packet_bytes_max = 2000, \
-             retain_available = false, shared_available = false, connection_max_ms = 500 }}\n"
+             retain_available = false, shared_available = false, connection_max_ms = 4000 }}\n"
         ),
     );
     let [plain, strict] = &server.addresses("mqtt")[..] else {
