@@ -1,5 +1,6 @@
 """A server that a case starts, ends and starts again on what it left on disk."""
 
+import itertools
 import pathlib
 import shutil
 import signal
@@ -51,14 +52,27 @@ class OwnServer:
         with open(self._home / "log", "ab") as log:
             self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         end = time.monotonic() + START_LIMIT
+        for port in self._ports():
+            self._accepts(port, end)
+
+    def _ports(self):
+        """Where it listens, as far as its words say: one listener may be open long before the next one."""
+        told = [*self._start["words"], self._start.get("config") or ""]
+        ports = [self.address[1]]
+        if any("{ws}" in text for text in told):
+            ports.append(self._websocket)
+        listeners = (word for option, word in itertools.pairwise(self._more) if option == "--listen")
+        return ports + [int(word.rsplit(":", 1)[1]) for word in listeners]
+
+    def _accepts(self, port, end):
         while True:
             if self._process.poll() is not None:
                 log = (self._home / "log").read_text(errors="replace")
                 raise AssertionError(f"the server ended at its start: {log[-1000:]}")
             try:
-                socket.create_connection(self.address, timeout=1).close()
+                socket.create_connection((self.address[0], port), timeout=1).close()
                 return
-            except ConnectionRefusedError:
+            except (ConnectionRefusedError, TimeoutError):
                 if time.monotonic() > end:
                     raise AssertionError("the server does not accept connections") from None
                 time.sleep(0.01)

@@ -333,8 +333,16 @@ impl Server {
         String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_TAIL)..]).into_owned()
     }
 
+    /// Waits for both listeners: one may be open long before the other.
     fn wait_until_it_accepts(&mut self) -> Result<()> {
         let start = Instant::now();
+        self.wait_until_it_accepts_at(self.address, start)?;
+        self.websocket.map_or(Ok(()), |second| {
+            self.wait_until_it_accepts_at(second, start)
+        })
+    }
+
+    fn wait_until_it_accepts_at(&mut self, address: SocketAddr, start: Instant) -> Result<()> {
         loop {
             if let Some(status) = self.child.try_wait()? {
                 bail!(
@@ -342,13 +350,15 @@ impl Server {
                     self.log_tail()
                 );
             }
-            match TcpStream::connect_timeout(&self.address, Duration::from_secs(1)) {
+            match TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
                 // Somebody else's server may have answered.
                 Ok(_) if self.child.try_wait()?.is_none() => return Ok(()),
                 Ok(_) => {}
                 Err(error)
-                    if error.kind() == ErrorKind::ConnectionRefused
-                        && start.elapsed() < START_LIMIT =>
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::ConnectionRefused | ErrorKind::TimedOut
+                    ) && start.elapsed() < START_LIMIT =>
                 {
                     std::thread::sleep(Duration::from_millis(5));
                 }
