@@ -4,7 +4,7 @@ import re
 import socket
 
 #: How long a reply may take before a case fails, in seconds.
-PATIENCE = 8.0
+PATIENCE = 40.0
 
 CRLF = b"\r\n"
 

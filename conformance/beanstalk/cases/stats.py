@@ -187,7 +187,7 @@ def jobs_are_counted_by_state(t):
 
 def settled(connection):
     """Statistics once the server has noticed that the connections of earlier cases are closed."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     rows = connection.stats()
     while int(rows["current-connections"]) > 1 and time.monotonic() < deadline:
         time.sleep(0.01)
