@@ -699,6 +699,41 @@ fn the_start_the_end_and_the_seconds_between_are_told() {
 }
 
 #[tokio::test]
+async fn who_looks_for_a_session_while_its_connection_ends_is_not_told_that_there_is_none() {
+    use std::sync::Mutex;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    /// Keeps the end of a connection where its session has left it and is not yet away.
+    struct Holds(Sender<()>, Mutex<Receiver<()>>);
+    impl Hook for Holds {
+        fn points(&self) -> Points {
+            Points::DISCONNECTED
+        }
+
+        fn notify(&self, _: &Event) {
+            let _ = self.0.send(());
+            let _ = self.1.lock().unwrap().recv();
+        }
+    }
+    let ((ends, ending), (release, go)) = (channel(), channel());
+    let broker = start(Holds(ends, Mutex::new(go)));
+    let mut lasting = connect("c");
+    lasting.properties.session_expiry_s = Some(60);
+    drop(Mini::enter(&broker, lasting));
+    ending.recv().unwrap();
+    let tenant = broker.mqtt().unwrap();
+    assert!(tenant.find_session("c").is_none());
+    let looking = tenant.await_session("c");
+    tokio::pin!(looking);
+    let at_once = tokio::time::timeout(Duration::ZERO, &mut looking).await;
+    assert!(at_once.is_err(), "it waits: {at_once:?}");
+    release.send(()).unwrap();
+    let found = looking.await.expect("the session is there");
+    assert!(found.connected.is_none());
+    assert!(tenant.await_session("nobody").await.is_none());
+}
+
+#[tokio::test]
 async fn a_client_in_the_process_publishes_and_follows_without_a_socket() {
     let broker = Longtail::builder()
         .in_memory()

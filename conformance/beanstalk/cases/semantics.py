@@ -45,9 +45,9 @@ def the_oldest_waiter_is_served_first(t):
     tube = t.tube()
     waiters = [worker(t, tube) for _ in range(2)]
     producer = worker(t, tube)
-    for w in waiters:
+    for count, w in enumerate(waiters, start=1):
         w.send(b"reserve\r\n")
-        equal(w.silent(0.05), True, "waiting")
+        watch_for(producer, tube, "current-waiting", str(count))
     jobs = [producer.put() for _ in waiters]
     equal([w.job("RESERVED")[0] for w in waiters], jobs)
 
@@ -99,7 +99,7 @@ def a_waiter_that_left_gets_nothing(t):
     tube = t.tube()
     gone, producer = worker(t, tube), worker(t, tube)
     gone.send(b"reserve\r\n")
-    equal(gone.silent(), True)
+    watch_for(producer, tube, "current-waiting", "1")
     gone.close()
     watch_for(producer, tube, "current-waiting", "0")
     job = producer.put()

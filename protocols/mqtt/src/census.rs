@@ -314,10 +314,22 @@ impl Tenant {
         accounts
     }
 
-    /// The session of one client.
+    /// The session of one client. `None` also while its connection begins or ends; [`Tenant::await_session`] waits.
     #[must_use]
     pub fn find_session(&self, client_id: &str) -> Option<SessionView> {
         self.registry().look(client_id, view).flatten()
+    }
+
+    /// As [`Tenant::find_session`], and waits for a connection that begins or ends just now, a second at most: a session
+    /// that outlives its connection is never said to be unknown.
+    pub async fn await_session(&self, client_id: &str) -> Option<SessionView> {
+        for _ in 0..ENDINGS {
+            match self.registry().look(client_id, view) {
+                Some(None) => tokio::time::sleep(ENDING).await,
+                found => return found.flatten(),
+            }
+        }
+        None
     }
 
     /// Where messages wait for a session that outlives the process: the shard, and the streams of its filters with its

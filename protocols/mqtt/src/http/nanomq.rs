@@ -178,14 +178,14 @@ async fn look(asked: &Asked, path: &[&str]) -> Result<Reply, Trouble> {
         ["clients"] => clients(asked, None),
         ["clients", "username", user] => clients(asked, Some(user)),
         ["clients", id] => {
-            let view = asked.api.tenant.find_session(id);
+            let view = asked.api.tenant.await_session(id).await;
             let missing = || Trouble::Missing(format!("there is no client {id}"));
             let view = view.ok_or_else(missing)?;
             Ok(data(json!([client(&view)])))
         }
         ["subscriptions"] => subscriptions(asked),
         ["subscriptions", id] => {
-            if asked.api.tenant.find_session(id).is_none() {
+            if asked.api.tenant.await_session(id).await.is_none() {
                 return Err(Trouble::Missing(format!("there is no client {id}")));
             }
             let views = asked.api.subscriptions_of(id);

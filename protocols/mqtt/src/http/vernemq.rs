@@ -411,7 +411,7 @@ fn metrics(asked: &Asked) -> Reply {
 async fn client_status(asked: &Asked) -> Result<Reply, Trouble> {
     asked.looks().await?;
     let id = parameter(asked, "client_id").ok_or(Trouble::Absent("client_id"))?;
-    let view = asked.api.tenant.find_session(id);
+    let view = asked.api.tenant.await_session(id).await;
     let status = match &view {
         None => "unknown",
         Some(view) if view.connected.is_some() => "online",

@@ -70,7 +70,7 @@ pub(super) async fn list(
 
 /// With what waits in its streams, which a list of all sessions leaves out.
 pub(super) async fn show(broker: &Arc<Broker>, tenant: &Tenant, id: &str) -> Answer<SessionStatus> {
-    let view = tenant.find_session(id).ok_or_else(|| unknown(id))?;
+    let view = tenant.await_session(id).await.ok_or_else(|| unknown(id))?;
     let mut status = status(tenant, view);
     let mut streams = Streams::default();
     streams.count(broker, tenant, &mut status).await?;

@@ -158,7 +158,7 @@ async fn list(asked: &Asked) -> Result<Reply, Trouble> {
 
 async fn one(asked: &Asked, id: &str) -> Result<Reply, Trouble> {
     asked.looks().await?;
-    let view = asked.api.tenant.find_session(id);
+    let view = asked.api.tenant.await_session(id).await;
     let view = view.ok_or_else(|| unknown(id))?;
     Ok(Reply::json(&client(asked, &view)))
 }
@@ -206,7 +206,7 @@ fn subscription(asked: &Asked, view: &SubscriptionView) -> Value {
 
 async fn subscriptions_of(asked: &Asked, id: &str) -> Result<Reply, Trouble> {
     asked.looks().await?;
-    if asked.api.tenant.find_session(id).is_none() {
+    if asked.api.tenant.await_session(id).await.is_none() {
         return Err(unknown(id));
     }
     let views = asked.api.subscriptions_of(id);
