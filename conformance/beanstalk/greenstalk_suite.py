@@ -75,7 +75,8 @@ def timed_out(t):
 @case("reserve DEADLINE_SOON", kind="waits")
 def deadline_soon(t):
     c, _ = on_tube(t)
-    c.put("x", ttr=1)
+    # For the last of its seconds.
+    c.put("x", ttr=4)
     c.reserve()
     refused(greenstalk.DeadlineSoonError, c.reserve)
 

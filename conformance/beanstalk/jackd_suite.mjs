@@ -50,9 +50,9 @@ test("timed_out", "reserve-with-timeout", withClient(async (jackd) => {
 }));
 
 test("deadline_soon", "DEADLINE_SOON", withClient(async (jackd) => {
-  await jackd.put("x", { ttr: 1 });
+  await jackd.put("x", { ttr: 4 });
   await jackd.reserve();
-  await assert.rejects(jackd.reserveWithTimeout(5), /DEADLINE_SOON/);
+  await assert.rejects(jackd.reserveWithTimeout(30), /DEADLINE_SOON/);
 }));
 
 test("reserve_job", "reserve-job", withClient(async (jackd) => {

@@ -20,7 +20,10 @@ macro_rules! peer {
         type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
         /// How long anything may take.
-        const PATIENCE: Duration = Duration::from_secs(10);
+        const PATIENCE: Duration = Duration::from_secs(20);
+
+        /// The shortest that both modules accept, and half of it is room for a client that is late with its ping.
+        const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
         /// A client, its connection and the messages that came while something else was awaited.
         pub struct Peer {
@@ -197,7 +200,7 @@ macro_rules! peer {
 
         pub fn keep_alive(address: SocketAddr) -> Outcome {
             let mut options = options(address, &unique());
-            options.set_keep_alive(SHORTEST_KEEP_ALIVE);
+            options.set_keep_alive(KEEP_ALIVE);
             let mut c = Peer::open(options)?;
             c.await_packet(|packet| matches!(packet, Packet::PingResp { .. }).then_some(()))?;
             c.close()
@@ -261,9 +264,6 @@ mod v4 {
     peer!(rumqttc, rumqttc::Packet);
     use rumqttc::{LastWill, Publish, QoS};
 
-    /// What this module accepts.
-    const SHORTEST_KEEP_ALIVE: Duration = Duration::from_secs(1);
-
     fn options(address: SocketAddr, name: &str) -> MqttOptions {
         MqttOptions::new(name, address.ip().to_string(), address.port())
     }
@@ -283,9 +283,6 @@ mod v5 {
     peer!(rumqttc::v5, rumqttc::v5::mqttbytes::v5::Packet);
     use rumqttc::v5::mqttbytes::QoS;
     use rumqttc::v5::mqttbytes::v5::{LastWill, Publish, PublishProperties};
-
-    /// What this module accepts.
-    const SHORTEST_KEEP_ALIVE: Duration = Duration::from_secs(5);
 
     fn options(address: SocketAddr, name: &str) -> MqttOptions {
         MqttOptions::new(name, address.ip().to_string(), address.port())
