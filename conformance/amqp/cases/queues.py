@@ -13,7 +13,7 @@ def queue_of(client, arguments=b""):
     return client.expect("queue.declare-ok").fields[1:-8].decode()
 
 
-def fetched(client, queue, seconds=5):
+def fetched(client, queue, seconds=20):
     """The properties of the next message, once it is there; acknowledged."""
     until = time.monotonic() + seconds
     while True:
