@@ -20,8 +20,8 @@ class OwnServer:
     """Started as the command line's `--start` says, with a data directory of its own, on a port nobody listens on.
 
     `start` is `{"words": [...], "config": text or null, "stop": "kill" or "term"}`. In words and text `{port}`, `{ws}`,
-    `{data}` and `{config}` are replaced. A server that keeps what it acknowledged is killed; Mosquitto, which writes at a
-    clean end only, is asked to end. `more` are words that only this one is started with.
+    `{dist}`, `{data}` and `{config}` are replaced. A server that keeps what it acknowledged is killed; Mosquitto, which
+    writes at a clean end only, is asked to end. `more` are words that only this one is started with.
     """
 
     def __init__(self, t, *more, start=None):
@@ -36,6 +36,7 @@ class OwnServer:
         self._process = None
         self.address = ("127.0.0.1", free_port())
         self._websocket = free_port()
+        self._dist = free_port() if any("{dist}" in word for word in self._start["words"]) else None
         self.run()
 
     @property
@@ -101,7 +102,7 @@ class OwnServer:
             subprocess.run(sweep, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
     def _filled(self, text):
-        values = {"port": self.address[1], "ws": self._websocket, "data": self._home / "data"}
+        values = {"port": self.address[1], "ws": self._websocket, "dist": self._dist, "data": self._home / "data"}
         values["config"] = self._home / "config"
         for name, value in values.items():
             text = text.replace(f"{{{name}}}", str(value))

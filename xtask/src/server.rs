@@ -20,7 +20,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const LOG_TAIL: usize = 4000;
 
 /// How to start a server: words, and the text of a configuration file if it needs one, in which `{port}`, `{ws}` (the
-/// port for WebSocket), `{data}` and `{config}` (the file) are replaced.
+/// port for WebSocket), `{dist}` (one for its own kind), `{data}` and `{config}` (the file) are replaced.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ServerCommand {
     words: Vec<String>,
@@ -52,9 +52,11 @@ set_tcp_nodelay true
 user root
 ";
 
-/// The environment of RabbitMQ; the configuration file is its list of plug-ins.
+/// The environment of RabbitMQ; the configuration file is its list of plug-ins. Its port for other nodes would be 20,000
+/// above that for clients, among those that the system gives to anybody.
 const RABBITMQ: &str = "env RABBITMQ_ALLOW_INPUT=true RABBITMQ_SERVER_START_ARGS=-noinput ERL_EPMD_PORT={ws} \
     RABBITMQ_NODENAME=bench@localhost RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 RABBITMQ_NODE_PORT={port} RABBITMQ_LOGS=- \
+    RABBITMQ_DIST_PORT={dist} \
     RABBITMQ_ENABLED_PLUGINS_FILE={config} RABBITMQ_MNESIA_BASE={data} RABBITMQ_LOG_BASE={data} HOME={data}";
 
 impl ServerCommand {
@@ -212,12 +214,15 @@ impl ServerCommand {
 
     fn with(&self, port: u16, websocket: u16, home: &Path) -> Result<(Command, Vec<String>)> {
         let config = home.join("config");
-        let values = [
+        let mut values = vec![
             ("{port}", port.to_string()),
             ("{ws}", websocket.to_string()),
             ("{data}", home.join("data").display().to_string()),
             ("{config}", config.display().to_string()),
         ];
+        if self.words.iter().any(|word| word.contains("{dist}")) {
+            values.push(("{dist}", free_port()?.to_string()));
+        }
         let filled = |text: &str| {
             values.iter().fold(text.to_owned(), |text, (name, value)| {
                 text.replace(name, value)
