@@ -174,6 +174,9 @@ struct State {
     asked: VecDeque<Asked>,
     /// Written with the shard's lock held.
     arrived: Vec<Arrived>,
+    /// Whether a thread sends on what has arrived. What arrives meanwhile it sends on as well: two threads at it would
+    /// overtake each other, and messages leave in the order of their times.
+    sends: bool,
 }
 
 /// What an answer answers.
@@ -360,10 +363,45 @@ impl Sink for Due {
     }
 
     fn flush(&self) {
-        let arrived = std::mem::take(&mut self.state.lock().arrived);
-        if arrived.is_empty() {
-            return;
+        {
+            let mut state = self.state.lock();
+            if state.sends || state.arrived.is_empty() {
+                return;
+            }
+            state.sends = true;
         }
+        let mut turn = Turn { due: Some(self) };
+        loop {
+            let arrived = {
+                let mut state = self.state.lock();
+                if state.arrived.is_empty() {
+                    // With the lock held that showed it: what comes next finds nobody at it.
+                    state.sends = false;
+                    turn.due = None;
+                    return;
+                }
+                std::mem::take(&mut state.arrived)
+            };
+            self.send_on(arrived);
+        }
+    }
+}
+
+/// The turn of a thread that sends on. One that panics gives it back: others must not wait for it for ever.
+struct Turn<'d> {
+    due: Option<&'d Due>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some(due) = self.due {
+            due.state.lock().sends = false;
+        }
+    }
+}
+
+impl Due {
+    fn send_on(&self, arrived: Vec<Arrived>) {
         let Some(topology) = self.topology.upgrade() else {
             return;
         };
