@@ -122,7 +122,9 @@ class Closed(Exception):
 class Client:
     """A connection."""
 
-    def __init__(self, t, greet=True, user="guest", password="guest", vhost="/", heartbeat=0, frame_max=131072):
+    def __init__(
+        self, t, greet=True, user="guest", password="guest", vhost="/", heartbeat=0, frame_max=131072, capabilities=True
+    ):
         self.socket = socket.create_connection((t.host, t.port), PATIENCE)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = b""
@@ -130,7 +132,7 @@ class Client:
         if greet:
             self.send(HEADER)
             self.start = self.expect("start")
-            self.send(self.start_ok(user, password))
+            self.send(self.start_ok(user, password, capabilities=capabilities))
             self.tune = self.expect("tune")
             self.send(method(0, 10, 31, struct.pack(">HIH", 2047, frame_max, heartbeat)))
             self.send(method(0, 10, 40, short(vhost) + short("") + b"\0"))

@@ -4,7 +4,7 @@ import struct
 import time
 
 from harness.suite import case, equal
-from wire import HEADER, Client, consume, declare, entry, get, long, method, publish, short, table
+from wire import Client, consume, declare, entry, get, long, method, publish, short, table
 
 
 def queue_of(client, arguments=b""):
@@ -72,13 +72,7 @@ def a_count_of_failures_is_a_number_of_64_bits(t):
 
 @case("x-consumer-timeout")
 def a_client_that_is_not_told_of_cancelled_consumers_loses_its_channel(t):
-    client = Client(t, greet=False)
-    client.send(HEADER)
-    client.expect("start")
-    client.send(Client.start_ok(capabilities=False))
-    client.expect("tune")
-    client.send(method(0, 10, 31, struct.pack(">HIH", 2047, 131072, 0)) + method(0, 10, 40, short("/") + b"\0\0"))
-    client.expect("open-ok")
+    client = Client(t, capabilities=False)
     client.channel()
     queue = queue_of(client)
     timeout = entry("x-consumer-timeout", "I", struct.pack(">I", 200))

@@ -3,7 +3,7 @@
 import struct
 
 from harness.suite import add, case, equal
-from wire import Client, ack, body, consume, declare, get, header, method, publish, short
+from wire import Client, ack, body, consume, declare, entry, get, header, method, publish, short
 
 SELECT, COMMIT, ROLLBACK = (method(1, 90, number) for number in (10, 20, 30))
 
@@ -178,6 +178,32 @@ def a_transaction_does_not_grow_without_bound(t):
     text, _ = client.expect_closed(406, None, "channel")
     equal("at most 33554432 are kept" in text, True, text)
     equal(ready_of(t, queue), 0)
+
+
+@case("tx x-consumer-timeout")
+def a_channel_that_ends_during_a_commit_does_not_hold_up_its_connection(t):
+    client = Client(t, capabilities=False)
+    client.channel()
+    held, other = t.unique(), t.unique()
+    client.send(declare(1, held, 4) + declare(1, other, 4) + publish(1, "", held, b"x"))
+    client.expect("queue.declare-ok")
+    client.expect("queue.declare-ok")
+    client.send(consume(1, held, "c", 0, entry("x-consumer-timeout", "I", struct.pack(">I", 300))) + SELECT)
+    # The delivery comes before or after the answer to what follows.
+    names = sorted(client.next().name for _ in range(5))
+    equal(names, ["body", "consume-ok", "deliver", "header", "tx.select-ok"])
+    # There is always a commit under way, until the consumer has held its message too long.
+    turn = publish(1, "", other, b"y", 0, b"\x10\0\2") + COMMIT
+    client.send(turn * 50)
+    while (got := client.next()).name == "tx.commit-ok":
+        client.send(turn)
+    equal((got.name, got.close()[0]), ("channel.close", 406))
+    client.send(method(1, 20, 41))
+    client.channel(2)
+    client.channel(1)
+    client.send(get(1, held))
+    client.expect("get-ok")
+    equal(client.content()[1], b"x")
 
 
 def ready_of(t, queue):

@@ -142,15 +142,11 @@ impl Channel {
             }
         }
         self.forget_staged(shared);
-        if self.recovering.is_some() || self.pausing.is_stopping() {
-            // Nobody waits for that any more.
-            shared.answered();
-        }
         shared.outstanding = shared.outstanding.saturating_sub(self.outstanding);
         shared.outstanding_bytes = shared
             .outstanding_bytes
             .saturating_sub(self.outstanding_bytes);
-        shared.wake = true;
+        shared.given_up(self.incarnation);
         ended
     }
 

@@ -13,6 +13,7 @@ use longtail_model::{ConsumerTag, Link, SessionId, ShardId};
 
 use super::channel::{Channel, Pending, internal};
 use super::reading::Reader;
+use super::shared::Answerer;
 use super::template::Template;
 use super::{Action, ConsumerState, Shared, say};
 use crate::codec::{Method, ReplyCode, Table};
@@ -201,7 +202,7 @@ impl Channel {
                 reader: reader.map(Box::new),
             },
         );
-        shared.busy = true;
+        shared.busy = Some(Answerer::Shards(self.incarnation()));
         if is_read {
             return Ok(());
         }
@@ -345,7 +346,7 @@ impl Channel {
         };
         way.ask(unsubscribe, pending);
         way.tell(Command::Close { link });
-        shared.busy = true;
+        shared.busy = Some(Answerer::Shards(self.incarnation()));
     }
 
     /// A shard has let go of a consumer that the client has cancelled.
@@ -437,7 +438,7 @@ impl Channel {
         };
         way.tell(unsubscribe);
         way.tell(Command::Close { link });
-        shared.busy = true;
+        shared.busy = Some(Answerer::Shards(self.incarnation()));
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use longtail_broker::auth::Action as Right;
 use longtail_edge::Out;
 
 use super::channel::Channel;
+use super::shared::Answerer;
 use super::{Action, Op, Outcome, Request, Shared, say};
 use crate::codec::{Method, ReplyCode, Table};
 use crate::exception::Exception;
@@ -24,7 +25,7 @@ impl Channel {
         request: Request,
         shared: &mut Shared,
     ) {
-        shared.busy = true;
+        shared.busy = Some(Answerer::Service);
         let op = Op {
             channel: self.number(),
             incarnation: self.incarnation(),

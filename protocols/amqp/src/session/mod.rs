@@ -9,7 +9,8 @@
 //!
 //! A channel has an engine session at every shard, opened and closed with it, so that one that closes gives back what
 //! it holds. A method with an answer is answered before more input is looked at (`busy`): answers of a connection are
-//! in order although they come from several shards and from the catalog. Publishes and settlements wait for nothing.
+//! in order although they come from several shards and from the catalog. A channel that ends meanwhile gives up the answer
+//! of its shards. Publishes and settlements wait for nothing.
 
 mod about;
 mod channel;
@@ -178,7 +179,7 @@ impl Session {
                 consumed = input.len();
                 break Then::Read;
             }
-            if self.shared.busy {
+            if self.shared.busy.is_some() {
                 break Then::Pause;
             }
             let config = tenant.config();

@@ -10,6 +10,7 @@ use longtail_engine::{Command, Credit};
 use longtail_model::ConsumerTag;
 
 use super::channel::{Channel, Pending};
+use super::shared::Answerer;
 use super::{Shared, say};
 use crate::codec::Method;
 use crate::exception::{Exception, not_implemented};
@@ -20,13 +21,6 @@ pub(super) struct Pausing {
     pub(super) is_paused: bool,
     /// Shards that may still be pushing, counted by consumer.
     stopping: usize,
-}
-
-impl Pausing {
-    /// Whether `flow-ok` is still to be said.
-    pub(super) fn is_stopping(&self) -> bool {
-        self.stopping > 0
-    }
 }
 
 impl Channel {
@@ -68,7 +62,7 @@ impl Channel {
         if self.pausing.stopping == 0 {
             say(&Method::ChannelFlowOk { active: false }, self.number(), out);
         } else {
-            shared.busy = true;
+            shared.busy = Some(Answerer::Shards(self.incarnation()));
         }
         Ok(())
     }
@@ -117,11 +111,11 @@ mod tests {
         shared.strict = false;
         channel.flow(false, &mut shared, &mut out).unwrap();
         assert_eq!(credits(&mut channel), [Credit::Level(0)]);
-        assert!(shared.busy && out.tail().is_empty());
+        assert!(shared.busy.is_some() && out.tail().is_empty());
         channel.feed(1);
         assert_eq!(credits(&mut channel), []);
         channel.stopped(&mut shared, &mut out);
-        assert!(!shared.busy && !out.tail().is_empty());
+        assert!(shared.busy.is_none() && !out.tail().is_empty());
         channel.flow(true, &mut shared, &mut out).unwrap();
         assert_eq!(credits(&mut channel), [Credit::Level(5)]);
     }

@@ -14,6 +14,7 @@ use longtail_model::ConsumerTag;
 use super::channel::{Channel, Pending, internal};
 use super::delivering::Shown;
 use super::settling::refusal;
+use super::shared::Answerer;
 use super::unacked::Delivered;
 use super::{Shared, say};
 use crate::codec::Method;
@@ -62,7 +63,7 @@ impl Channel {
             return Ok(());
         }
         self.recovering = Some(recovering);
-        shared.busy = true;
+        shared.busy = Some(Answerer::Shards(self.incarnation()));
         self.recover_on(shared, out);
         Ok(())
     }
@@ -192,7 +193,7 @@ mod tests {
             "{told:?}"
         );
         assert_eq!(told.len(), 1 + ASKED_MAX, "no more at a time");
-        assert!(shared.busy);
+        assert!(shared.busy.is_some());
         let message = Message {
             created: Timestamp(0),
             priority: longtail_model::Priority(0),
@@ -226,7 +227,7 @@ mod tests {
                 .recovered(0, delivered, shown, &mut shared, &mut out)
                 .unwrap();
         }
-        assert!(!shared.busy);
+        assert!(shared.busy.is_none());
         assert_eq!((channel.unacked.len(), channel.last_delivery), (19, 40));
         assert_eq!(channel.shared_held, 19);
         assert_eq!(channel.consumers[&1].held, 19);

@@ -39,6 +39,15 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
+/// Whose answer the input of a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answerer {
+    /// The service, which answers whatever has become of the channel that asked: what follows does not overtake that.
+    Service,
+    /// Shards, which answer the channel of this incarnation as long as it is there.
+    Shards(u32),
+}
+
 /// What rules about names call the default exchange.
 const DEFAULT: &str = "amq.default";
 
@@ -60,8 +69,8 @@ pub(super) struct Shared {
     pub(super) topology: Option<Arc<Topology>>,
     pub(super) frame_max: u32,
     pub(super) actions: Vec<Action>,
-    /// A method is being answered.
-    pub(super) busy: bool,
+    /// A method is being answered, by these.
+    pub(super) busy: Option<Answerer>,
     /// Publishes on their way, and octets of their bodies.
     pub(super) outstanding: usize,
     pub(super) outstanding_bytes: u64,
@@ -122,7 +131,14 @@ impl Shared {
 
     /// Answers are done: input goes on.
     pub(super) fn answered(&mut self) {
-        self.wake |= std::mem::take(&mut self.busy);
+        self.wake |= self.busy.take().is_some();
+    }
+
+    /// A channel has ended. What shards have to say to it, nobody hears any more: input does not wait for that.
+    pub(super) fn given_up(&mut self, incarnation: u32) {
+        self.busy
+            .take_if(|answerer| *answerer == Answerer::Shards(incarnation));
+        self.wake = true;
     }
 
     /// Whether the client may do something with what has this name.
@@ -249,7 +265,7 @@ impl Shared {
             topology: None,
             frame_max: Config::FRAME_GREETING,
             actions: Vec::new(),
-            busy: false,
+            busy: None,
             outstanding: 0,
             outstanding_bytes: 0,
             held_up: false,

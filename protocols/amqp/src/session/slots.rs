@@ -6,6 +6,7 @@ use longtail_edge::{CloseReason, Out};
 use longtail_model::{SessionId, ShardId};
 
 use super::channel::Channel;
+use super::shared::Answerer;
 use super::{Action, Ended, Phase, Session, Slot, channel_error, say, touch};
 use crate::codec::{Method, ReplyCode};
 use crate::exception::Exception;
@@ -38,7 +39,7 @@ impl Session {
             (Some(Slot::Closing), _) => Ok(()),
             (Some(Slot::Open(_)), Method::ChannelClose { .. }) => {
                 let ended = self.take_channel(number, Slot::Closing);
-                self.shared.busy = true;
+                self.shared.busy = Some(Answerer::Service);
                 self.shared
                     .actions
                     .push(Action::CloseChannel(number, ended));
@@ -60,7 +61,7 @@ impl Session {
             ));
         }
         self.channels.insert(number, Slot::Opening);
-        self.shared.busy = true;
+        self.shared.busy = Some(Answerer::Service);
         self.shared.actions.push(Action::OpenChannel(number));
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use longtail_broker::auth::CachedGrants;
 use longtail_edge::{CloseReason, Out};
 
+use super::shared::Answerer;
 use super::{Action, Phase, Session, Slot, channel_error, say};
 use crate::access::Admitted;
 use crate::codec::{Decoder, Level, Method, ReplyCode, Table, TableBuf, Value};
@@ -100,7 +101,7 @@ impl Session {
             (_, Method::ConnectionClose { .. }) => {
                 let (ended, unused) = self.end();
                 // Until the answer is out, nothing more is looked at.
-                self.shared.busy = true;
+                self.shared.busy = Some(Answerer::Service);
                 let unused = unused.into_iter().map(Action::DeleteUnused);
                 self.shared.actions.extend(unused);
                 self.shared.actions.push(Action::Goodbye(ended));
@@ -136,7 +137,7 @@ impl Session {
                         ));
                     }
                 };
-                self.shared.busy = true;
+                self.shared.busy = Some(Answerer::Service);
                 self.shared.actions.push(Action::Verify);
                 Ok(())
             }
@@ -155,7 +156,7 @@ impl Session {
                     virtual_host
                 };
                 self.shared.asker.vhost = vhost.into();
-                self.shared.busy = true;
+                self.shared.busy = Some(Answerer::Service);
                 self.shared.actions.push(Action::Admit);
                 Ok(())
             }
@@ -169,7 +170,7 @@ impl Session {
             }
             (Phase::Running, Method::ConnectionUpdateSecret { new_secret, .. }) => {
                 self.shared.credentials.password = new_secret.to_vec();
-                self.shared.busy = true;
+                self.shared.busy = Some(Answerer::Service);
                 self.shared.actions.push(Action::Renew);
                 Ok(())
             }

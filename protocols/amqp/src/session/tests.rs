@@ -8,6 +8,7 @@ use super::*;
 use crate::access::Admitted;
 use crate::alarms::Short;
 use crate::codec::{Table, TableBuf, Value};
+use crate::session::shared::Answerer;
 use crate::topology::DeclareQueue;
 
 pub(super) struct Nobody;
@@ -380,13 +381,93 @@ fn a_queue_whose_name_is_left_to_the_server_needs_the_rights_of_any_other() {
     assert_eq!(declare_unnamed(&all), None);
 }
 
-/// What a client is told who consumes where a channel may have so many consumers.
-fn consume_beyond(consumers_max: usize) -> Vec<u8> {
-    let config = Config {
-        consumers_max,
-        ..Config::default()
+/// Has channel 1 end by the server's doing.
+fn lose_channel(talk: &mut Talk) {
+    let exception = crate::exception::precondition("too long");
+    assert_eq!(talk.session.fail(1, &exception, &mut talk.out), None);
+    let told = talk.written();
+    let Method::ChannelClose { reply_code, .. } = method(&told) else {
+        panic!("{told:?}");
     };
-    let mut talk = running_with(Talk::with(config), Grants::full(), &[]);
+    assert_eq!(reply_code, 406);
+}
+
+/// The client's `channel.close-ok` for channel 1.
+fn close_ok() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Method::ChannelCloseOk {}.encode(1, &mut bytes).unwrap();
+    bytes
+}
+
+/// A client whose channel 1 has sessions at shards that nobody runs, and a queue `q`.
+fn unanswered() -> Talk {
+    let mut talk = running(&[]);
+    declare_q(&talk);
+    let shards = 0..talk.tenant.shards().count();
+    let session = |shard: u16| (ShardId(shard), SessionId(u64::from(shard)));
+    let sessions: Vec<_> = shards.map(session).collect();
+    talk.session.channels.insert(1, Slot::Opening);
+    let out = &mut talk.out;
+    assert!(talk.session.channel_opened(1, 2, &sessions, out));
+    talk.session.after();
+    talk.written();
+    talk
+}
+
+#[test]
+fn a_channel_that_ends_before_its_shards_have_answered_leaves_nothing_to_wait_for() {
+    let get = Method::BasicGet {
+        ticket: 0,
+        queue: "q",
+        no_ack: false,
+    };
+    let consume = Method::BasicConsume {
+        ticket: 0,
+        queue: "q",
+        consumer_tag: "a",
+        no_local: false,
+        no_ack: true,
+        exclusive: false,
+        no_wait: true,
+        arguments: Table::default(),
+    };
+    let mut select = Vec::new();
+    Method::TxSelect {}.encode(1, &mut select).unwrap();
+    select.extend(publish());
+    let head = [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    select.extend([2, 0, 1, 0, 0, 0, 14].iter().chain(&head).chain(&[0xCE]));
+    for (before, asks) in [
+        (&[][..], get),
+        (&[], consume),
+        (&select, Method::TxCommit {}),
+    ] {
+        let mut talk = unanswered();
+        let mut all = before.to_vec();
+        asks.encode(1, &mut all).unwrap();
+        let asked = all.len();
+        all.extend(close_ok());
+        assert_eq!(talk.hear(&all), Input::pause(asked), "{asks:?}");
+        talk.written();
+        lose_channel(&mut talk);
+        assert!(talk.session.after().resume, "{asks:?}");
+        let left = &all[asked..];
+        assert_eq!(talk.hear(left), Input::read(left.len()), "{asks:?}");
+        assert!(talk.session.channels.is_empty());
+    }
+}
+
+#[test]
+fn another_channel_and_the_service_are_waited_for_although_a_channel_ends() {
+    for answerer in [Answerer::Shards(2), Answerer::Service] {
+        let mut talk = running(&[]);
+        talk.session.shared.busy = Some(answerer);
+        lose_channel(&mut talk);
+        assert_eq!(talk.hear(&close_ok()), Input::pause(0), "{answerer:?}");
+    }
+}
+
+/// Declares the queue `q`.
+fn declare_q(talk: &Talk) {
     let topology = block_on(talk.tenant.topology(&"default".into())).unwrap();
     let asker = Asker {
         connection: 1,
@@ -402,6 +483,16 @@ fn consume_beyond(consumers_max: usize) -> Vec<u8> {
         arguments: Arc::default(),
     };
     block_on(topology.declare_queue(&asker, queue)).unwrap();
+}
+
+/// What a client is told who consumes where a channel may have so many consumers.
+fn consume_beyond(consumers_max: usize) -> Vec<u8> {
+    let config = Config {
+        consumers_max,
+        ..Config::default()
+    };
+    let mut talk = running_with(Talk::with(config), Grants::full(), &[]);
+    declare_q(&talk);
     let consume = Method::BasicConsume {
         ticket: 0,
         queue: "q",

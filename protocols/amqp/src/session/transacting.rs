@@ -21,6 +21,7 @@ use longtail_model::{GroupId, ShardId, StreamId};
 use super::channel::{Channel, Pending, internal};
 use super::routing::{Plan, Publication};
 use super::settling::Returns;
+use super::shared::Answerer;
 use super::unacked::Delivered;
 use super::{Action, Shared, say};
 use crate::codec::{Method, ReplyCode};
@@ -259,7 +260,7 @@ impl Channel {
             });
             commit.settled.push((delivered, how));
         }
-        shared.busy = true;
+        shared.busy = Some(Answerer::Shards(self.incarnation()));
         for (shard, part) in &commit.parts {
             self.transact(*shard, part.steps.clone())?;
         }
