@@ -760,6 +760,8 @@ def rabbitmq(t):
         "RABBITMQ_NODE_PORT": str(ports[0]), "RABBITMQ_DIST_PORT": str(ports[3]),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "plugins"), "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"),
         "RABBITMQ_MNESIA_BASE": str(home), "RABBITMQ_LOG_BASE": str(home),
+        # Otherwise it would be in the directory that the server is started in.
+        "ERL_CRASH_DUMP": str(home / "erl_crash.dump"),
     }
     log = open(home / "log", "wb")
     process = subprocess.Popen([str(RABBITMQ)], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

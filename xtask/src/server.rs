@@ -53,11 +53,13 @@ user root
 ";
 
 /// The environment of RabbitMQ; the configuration file is its list of plug-ins. Its port for other nodes would be 20,000
-/// above that for clients, among those that the system gives to anybody.
+/// above that for clients, among those that the system gives to anybody. What Erlang writes when it crashes would be in
+/// the directory that the server is started in.
 const RABBITMQ: &str = "env RABBITMQ_ALLOW_INPUT=true RABBITMQ_SERVER_START_ARGS=-noinput ERL_EPMD_PORT={ws} \
     RABBITMQ_NODENAME=bench@localhost RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 RABBITMQ_NODE_PORT={port} RABBITMQ_LOGS=- \
     RABBITMQ_DIST_PORT={dist} \
-    RABBITMQ_ENABLED_PLUGINS_FILE={config} RABBITMQ_MNESIA_BASE={data} RABBITMQ_LOG_BASE={data} HOME={data}";
+    RABBITMQ_ENABLED_PLUGINS_FILE={config} RABBITMQ_MNESIA_BASE={data} RABBITMQ_LOG_BASE={data} HOME={data} \
+    ERL_CRASH_DUMP={data}/erl_crash.dump";
 
 impl ServerCommand {
     /// Splits a command line at blanks.

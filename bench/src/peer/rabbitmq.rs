@@ -89,7 +89,9 @@ impl Peer for RabbitMq {
             .env("RABBITMQ_MNESIA_BASE", place.data)
             .env("RABBITMQ_LOG_BASE", place.data)
             .env("RABBITMQ_LOGS", "-")
-            .env("HOME", place.data);
+            .env("HOME", place.data)
+            // Otherwise it would be in the directory that the server is started in.
+            .env("ERL_CRASH_DUMP", place.data.join("erl_crash.dump"));
         Ok(command)
     }
 
