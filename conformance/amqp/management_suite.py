@@ -340,17 +340,23 @@ def a_queue_says_since_when_nothing_happens_to_it(t):
     equal(datetime.datetime.fromisoformat(idle()).timestamp(), since)
 
 
-@case("connections ssl_protocol ssl_cipher")
-def an_encrypted_connection_says_how(t):
+def encrypted_server(t, more=""):
+    """A server of its own with a port for TLS, that port, and its certificate; `more` goes into the table `tls`."""
     key, certificate = certify(t)
     encrypted = free_port()
     off = "".join(f"{name} = []\n" for name in ("beanstalk", "mqtt", "mqtt-ws", "mqtt-http", "amqp-metrics"))
     config = (
         f'admin.listen = "off"\n[listeners]\n{off}[[listeners.amqps]]\naddress = "127.0.0.1:{encrypted}"\n'
-        f'tls = {{ certificate = "{certificate}", key = "{key}" }}\n'
+        f'tls = {{ certificate = "{certificate}", key = "{key}"{more} }}\n'
     )
     words = [word for word in (t.start or {}).get("words", []) if word != "--only"]
     server = OwnServer(t, start=t.start and {**t.start, "config": config, "words": [*words, "--config", "{config}"]})
+    return server, encrypted, certificate
+
+
+@case("connections ssl_protocol ssl_cipher")
+def an_encrypted_connection_says_how(t):
+    server, encrypted, certificate = encrypted_server(t)
     context = ssl.create_default_context(cafile=certificate)
     old = ssl.create_default_context(cafile=certificate)
     old.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -371,6 +377,32 @@ def an_encrypted_connection_says_how(t):
     equal(told["new"][4], "aead")
     equal(told["old"], (True, "tlsv1.2", "ecdhe_rsa", "aes_128_gcm", "aead"))
     equal(told["plain"], (False, None, None, None, None))
+
+
+@case("connections peer_cert_subject peer_cert_issuer peer_cert_validity")
+def a_connection_with_a_certificate_says_whose_it_is(t):
+    key, own = certify(t, "/C=CH/O=Example, Ltd/CN=w\u00f6rker")
+    server, encrypted, certificate = encrypted_server(
+        t, f', client_certificates = "optional", client_authorities = "{own}"')
+    shows, hides = (ssl.create_default_context(cafile=certificate) for _ in range(2))
+    shows.load_cert_chain(own, key)
+    for name, context in (("shows", shows), ("hides", hides)):
+        connection = pika.BlockingConnection(pika.ConnectionParameters(
+            "127.0.0.1", encrypted, ssl_options=pika.SSLOptions(context, "localhost"),
+            client_properties={"connection_name": name}))
+        t.defer(connection.close)
+    told = {
+        one["user_provided_name"]: [one[f"peer_cert_{what}"] for what in ("subject", "issuer", "validity")]
+        for one in Api(server.websocket).get("/connections")
+    }
+    dates = subprocess.run(["openssl", "x509", "-noout", "-dates", "-in", own],
+                           check=True, capture_output=True, text=True).stdout
+    moments = [ssl.cert_time_to_seconds(line.partition("=")[2]) for line in dates.splitlines()]
+    written = [datetime.datetime.fromtimestamp(one, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+               for one in moments]
+    name = "CN=w\\C3\\B6rker,O=Example\\, Ltd,C=CH"
+    equal(told["shows"], [name, name, " - ".join(written)])
+    equal(told["hides"], [None, None, None])
 
 
 @case("health aliveness feature-flags")

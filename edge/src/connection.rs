@@ -99,6 +99,12 @@ impl<P: Protocol> Connection<P> {
         self.core.identity.as_deref()
     }
 
+    /// As [`Connection::identity`], for whoever keeps it.
+    #[must_use]
+    pub fn shared_identity(&self) -> Option<Arc<TlsIdentity>> {
+        self.core.identity.clone()
+    }
+
     /// How it is encrypted, if it is.
     #[must_use]
     pub fn encryption(&self) -> Option<Encryption> {

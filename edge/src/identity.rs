@@ -3,6 +3,9 @@
 //! The certificate has been verified against the listener's authorities before it comes here; this only finds the names
 //! in it. A reader for the few DER structures on the way there is all that is needed.
 
+use crate::distinguished;
+use crate::validity;
+
 /// The names in a verified client certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsIdentity {
@@ -14,16 +17,23 @@ pub struct TlsIdentity {
     pub email_addresses: Vec<String>,
     /// Subject alternative names: URIs, for example SPIFFE ids.
     pub uris: Vec<String>,
+    /// The whole name of the subject, as RFC 4514 writes it: `CN=worker 7,O=Example`.
+    pub subject: String,
+    /// The whole name of whoever has signed it.
+    pub issuer: String,
+    /// From when and until when it holds, in seconds since 1970; `None` where it says times before that.
+    pub validity: Option<(u64, u64)>,
 }
 
 pub(crate) const SEQUENCE: u8 = 0x30;
-const SET: u8 = 0x31;
+pub(crate) const SET: u8 = 0x31;
 const BOOLEAN: u8 = 0x01;
-const OID: u8 = 0x06;
+pub(crate) const OID: u8 = 0x06;
 const OCTET_STRING: u8 = 0x04;
-const UTF8_STRING: u8 = 0x0c;
-const PRINTABLE_STRING: u8 = 0x13;
-const IA5_STRING: u8 = 0x16;
+pub(crate) const UTF8_STRING: u8 = 0x0c;
+pub(crate) const PRINTABLE_STRING: u8 = 0x13;
+pub(crate) const TELETEX_STRING: u8 = 0x14;
+pub(crate) const IA5_STRING: u8 = 0x16;
 pub(crate) const VERSION: u8 = 0xa0;
 const EXTENSIONS: u8 = 0xa3;
 const RFC822_NAME: u8 = 0x81;
@@ -41,12 +51,17 @@ impl TlsIdentity {
         let mut certificate = Der(Der(certificate).expect(SEQUENCE)?);
         let mut body = Der(certificate.expect(SEQUENCE)?);
         body.skip_if(VERSION);
-        for _serial_algorithm_issuer_validity in 0..4 {
+        for _serial_algorithm in 0..2 {
             body.next()?;
         }
+        let issuer = body.expect(SEQUENCE)?;
+        let validity = body.expect(SEQUENCE)?;
         let subject = body.expect(SEQUENCE)?;
         let mut identity = TlsIdentity {
             common_name: common_name(subject),
+            subject: distinguished::text_of(subject)?,
+            issuer: distinguished::text_of(issuer)?,
+            validity: validity::both_of(validity),
             ..TlsIdentity::default()
         };
         while let Some((tag, content)) = body.next() {
@@ -167,6 +182,8 @@ mod tests {
         params
             .distinguished_name
             .push(DnType::CommonName, "wörker 7");
+        params.not_before = rcgen::date_time_ymd(2026, 1, 2);
+        params.not_after = rcgen::date_time_ymd(2031, 5, 6);
         let uri = SanType::URI("spiffe://example/worker".try_into().unwrap());
         let email = SanType::Rfc822Name("worker@example.org".try_into().unwrap());
         params.subject_alt_names.extend([uri, email]);
@@ -185,6 +202,9 @@ mod tests {
             dns_names: vec!["worker.example".to_owned()],
             email_addresses: vec!["worker@example.org".to_owned()],
             uris: vec!["spiffe://example/worker".to_owned()],
+            subject: r"O=Example,CN=w\C3\B6rker 7".to_owned(),
+            issuer: r"O=Example,CN=w\C3\B6rker 7".to_owned(),
+            validity: Some((1_767_312_000, 1_935_792_000)),
         };
         assert_eq!(identity, expected);
     }

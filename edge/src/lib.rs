@@ -19,6 +19,7 @@ mod cidr;
 mod close;
 mod config;
 mod connection;
+mod distinguished;
 mod driver;
 mod edge;
 mod encryption;

@@ -1,4 +1,4 @@
-//! Until when a certificate holds.
+//! From when and until when a certificate holds.
 
 use crate::identity::{Der, SEQUENCE, VERSION};
 
@@ -15,6 +15,16 @@ pub(crate) fn end_of(certificate: &[u8]) -> Option<u64> {
     }
     let mut validity = Der(body.expect(SEQUENCE)?);
     let _from = validity.next()?;
+    next_moment(&mut validity)
+}
+
+/// What its `Validity` says: from when and until when, in seconds since 1970.
+pub(crate) fn both_of(validity: &[u8]) -> Option<(u64, u64)> {
+    let mut validity = Der(validity);
+    Some((next_moment(&mut validity)?, next_moment(&mut validity)?))
+}
+
+fn next_moment(validity: &mut Der<'_>) -> Option<u64> {
     let (tag, text) = validity.next()?;
     moment(tag, std::str::from_utf8(text).ok()?)
 }

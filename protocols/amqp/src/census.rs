@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use longtail_broker::auth::Principal;
-use longtail_edge::{CloseReason, Connection, Encryption, Endpoint};
+use longtail_edge::{CloseReason, Connection, Encryption, Endpoint, TlsIdentity};
 use parking_lot::Mutex;
 
 use crate::service::Amqp;
@@ -84,6 +84,8 @@ pub struct Seen {
     pub local: Endpoint,
     /// How it is encrypted, if it is.
     pub encryption: Option<Encryption>,
+    /// Whom the client's certificate names, if it has shown one.
+    pub identity: Option<Arc<TlsIdentity>>,
     /// When it was opened.
     pub since: SystemTime,
     /// Octets from the client.
@@ -252,6 +254,7 @@ impl Census {
                 peer: conn.peer().clone(),
                 local: conn.local().clone(),
                 encryption: conn.encryption(),
+                identity: conn.shared_identity(),
                 since,
                 bytes_in: conn.bytes_in(),
                 bytes_out: conn.bytes_out(),

@@ -85,6 +85,11 @@ fn address(endpoint: &Endpoint) -> (String, u16) {
     }
 }
 
+/// From when and until when a certificate holds, as RabbitMQ writes it.
+fn validity((from, until): (u64, u64)) -> String {
+    format!("{} - {}", page::second(from), page::second(until))
+}
+
 fn connection(m: &Management, seen: &Seen, ranges: &Ranges) -> Value {
     let state = &seen.state;
     let (peer_host, peer_port) = address(&seen.peer);
@@ -94,7 +99,7 @@ fn connection(m: &Management, seen: &Seen, ranges: &Ranges) -> Value {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
     let suite = seen.encryption.and_then(|how| Suite::of(how.cipher_suite));
-    let suite = suite.as_ref();
+    let (suite, shown) = (suite.as_ref(), seen.identity.as_deref());
     let thing = Thing::Connection(seen.number);
     let past = m.rates.look(&thing, m.now_ms(), &octets(seen), ranges);
     let mut object = Map::new();
@@ -116,9 +121,9 @@ fn connection(m: &Management, seen: &Seen, ranges: &Ranges) -> Value {
         "ssl_hash": suite.map(|suite| &suite.mac),
         "ssl_key_exchange": suite.map(|suite| &suite.key_exchange),
         "ssl_protocol": seen.encryption.map(|how| how.protocol.to_ascii_lowercase()),
-        "peer_cert_issuer": null,
-        "peer_cert_subject": null,
-        "peer_cert_validity": null,
+        "peer_cert_issuer": shown.map(|of| &of.issuer),
+        "peer_cert_subject": shown.map(|of| &of.subject),
+        "peer_cert_validity": shown.and_then(|of| of.validity).map(validity),
         "state": state.state,
         "channels": state.channels.len(),
         "channel_max": state.channel_max,

@@ -175,6 +175,12 @@ pub(super) fn instant(ms: u64) -> String {
     format!("{date}T{hour:02}:{minute:02}:{second:02}.{ms:03}+00:00")
 }
 
+/// A moment in seconds since 1970, as RabbitMQ writes those of certificates (RFC 3339): `2026-11-26T08:05:00Z`.
+pub(super) fn second(seconds: u64) -> String {
+    let (date, [hour, minute, second]) = calendar(seconds);
+    format!("{date}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// Date, hour, minute and second in UTC.
 fn calendar(seconds: u64) -> (String, [u64; 3]) {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
@@ -221,6 +227,12 @@ mod tests {
             names(&asked("sort=s.r&sort_reverse=true").unwrap()),
             "b a Cc"
         );
+    }
+
+    #[test]
+    fn moments_are_written_as_rabbitmq_writes_them() {
+        assert_eq!(second(0), "1970-01-01T00:00:00Z");
+        assert_eq!(second(951_782_400 + 3_661), "2000-02-29T01:01:01Z");
     }
 
     #[test]
