@@ -700,8 +700,12 @@ fn the_start_the_end_and_the_seconds_between_are_told() {
 
 #[tokio::test]
 async fn who_looks_for_a_session_while_its_connection_ends_is_not_told_that_there_is_none() {
+    use std::pin::pin;
     use std::sync::Mutex;
     use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use longtail::mqtt::census::{Filters, Wanted};
+    use tokio::time::timeout;
 
     /// Keeps the end of a connection where its session has left it and is not yet away.
     struct Holds(Sender<()>, Mutex<Receiver<()>>);
@@ -719,17 +723,32 @@ async fn who_looks_for_a_session_while_its_connection_ends_is_not_told_that_ther
     let broker = start(Holds(ends, Mutex::new(go)));
     let mut lasting = connect("c");
     lasting.properties.session_expiry_s = Some(60);
-    drop(Mini::enter(&broker, lasting));
+    let mut client = Mini::enter(&broker, lasting);
+    client.subscribe("news", Qos::AtMostOnce);
+    drop(client);
     ending.recv().unwrap();
     let tenant = broker.mqtt().unwrap();
     assert!(tenant.find_session("c").is_none());
+    let (every, filters) = (Wanted::default(), Filters::default());
     let looking = tenant.await_session("c");
-    tokio::pin!(looking);
-    let at_once = tokio::time::timeout(Duration::ZERO, &mut looking).await;
-    assert!(at_once.is_err(), "it waits: {at_once:?}");
+    let listing = tenant.find_sessions(&every, 10);
+    let paging = tenant.page_of_sessions(|view| view.connected.is_none(), 0, 10);
+    let reading = tenant.await_subscriptions("c", &filters, None, 10);
+    let (mut looking, mut listing) = (pin!(looking), pin!(listing));
+    let (mut paging, mut reading) = (pin!(paging), pin!(reading));
+    let at_once = Duration::ZERO;
+    assert!(timeout(at_once, &mut looking).await.is_err(), "it waits");
+    assert!(timeout(at_once, &mut listing).await.is_err(), "it waits");
+    assert!(timeout(at_once, &mut paging).await.is_err(), "it waits");
+    assert!(timeout(at_once, &mut reading).await.is_err(), "it waits");
     release.send(()).unwrap();
     let found = looking.await.expect("the session is there");
     assert!(found.connected.is_none());
+    assert_eq!(listing.await, std::slice::from_ref(&found));
+    assert_eq!(paging.await, (vec![found], 1));
+    let filters: Vec<_> = reading.await.expect("the session is there");
+    assert_eq!(filters.len(), 1);
+    assert_eq!(&*filters[0].filter, "news");
     assert!(tenant.await_session("nobody").await.is_none());
 }
 

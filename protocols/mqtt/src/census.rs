@@ -3,10 +3,9 @@
 //! Nothing is counted beforehand for this: whoever asks pays, with a walk over the registry that locks a part of it, and
 //! one session at a time, for as long as it takes to read some numbers.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -155,19 +154,20 @@ pub struct Wanted<'q> {
 }
 
 impl Wanted<'_> {
-    fn includes(&self, client_id: &str, seen: &Seen<'_>) -> bool {
-        let connected = matches!(seen, Seen::Connected(_));
-        self.after.is_none_or(|after| client_id > after)
-            && self.connected.is_none_or(|wanted| wanted == connected)
-            && client_id.contains(self.contains)
-            && self.matches.is_none_or(|topic| {
-                let mut has = false;
-                with_state(seen, |state| {
-                    let mut held = state.subscriptions.values();
-                    has = held.any(|held| held.matches(topic));
-                });
-                has
+    /// `None`: its connection begins or ends just now, and nobody can say yet.
+    fn includes(&self, client_id: &str, seen: &Seen<'_>) -> Option<bool> {
+        if self.after.is_some_and(|after| client_id <= after) || !client_id.contains(self.contains)
+        {
+            return Some(false);
+        }
+        let has = with_settled(seen, |state| {
+            self.matches.is_none_or(|topic| {
+                let mut held = state.subscriptions.values();
+                held.any(|held| held.matches(topic))
             })
+        })?;
+        let connected = matches!(seen, Seen::Connected(_));
+        Some(has && self.connected.is_none_or(|wanted| wanted == connected))
     }
 }
 
@@ -240,38 +240,94 @@ impl Tenant {
         census
     }
 
-    /// The first `limit` sessions that are wanted, in the order of their identifiers.
-    #[must_use]
-    pub fn find_sessions(&self, wanted: &Wanted<'_>, limit: usize) -> Vec<SessionView> {
-        let names = self.names(wanted, limit);
-        let views = names.iter().map(|client_id| self.find_session(client_id));
-        views.flatten().collect()
+    /// The first `limit` sessions that are wanted, in the order of their identifiers. Waits for connections that begin or
+    /// end just now, a second at most in all: a session that outlives its connection is not left out.
+    pub async fn find_sessions(&self, wanted: &Wanted<'_>, limit: usize) -> Vec<SessionView> {
+        let mut unsettled = Vec::new();
+        let mut names = self.names(wanted, limit, |client_id| {
+            unsettled.push(Arc::clone(client_id));
+            false
+        });
+        let mut rounds = ENDINGS;
+        for client_id in unsettled {
+            let includes = |id: &Arc<str>, seen: &Seen<'_>| wanted.includes(id, seen);
+            let included = self.settled(&client_id, &mut rounds, includes).await;
+            if included == Some(true) {
+                names.insert(client_id);
+                if names.len() > limit {
+                    names.pop_last();
+                }
+            }
+        }
+        self.views(names.iter(), &mut rounds).await
     }
 
     /// A page of the sessions that `wanted` is for, in the order of their identifiers, and how many there are in all.
-    /// Holds no more names than come before the end of the page.
-    #[must_use]
-    pub fn page_of_sessions(
+    /// Holds no more names than come before the end of the page, and those of connections that begin or end just now,
+    /// for which it waits as [`Tenant::find_sessions`] does.
+    pub async fn page_of_sessions(
         &self,
         wanted: impl Fn(&SessionView) -> bool,
         skip: usize,
         limit: usize,
     ) -> (Vec<SessionView>, usize) {
         let end = skip.saturating_add(limit);
-        let mut count = 0;
-        let mut names: BTreeMap<Arc<str>, ()> = BTreeMap::new();
-        self.registry().for_each(|client_id, seen| {
-            if view(client_id, seen).is_some_and(|view| wanted(&view)) {
-                count += 1;
-                names.insert(Arc::clone(client_id), ());
-                if names.len() > end {
-                    names.pop_last();
-                }
+        let (mut count, mut rounds) = (0, ENDINGS);
+        let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
+        let mut add = |client_id: &Arc<str>| {
+            count += 1;
+            names.insert(Arc::clone(client_id));
+            if names.len() > end {
+                names.pop_last();
             }
-        });
-        let page = names.keys().skip(skip);
-        let views = page.filter_map(|client_id| self.find_session(client_id));
-        (views.collect(), count)
+        };
+        let mut unsettled = Vec::new();
+        self.registry()
+            .for_each(|client_id, seen| match view(client_id, seen) {
+                Some(view) if wanted(&view) => add(client_id),
+                Some(_) => {}
+                None => unsettled.push(Arc::clone(client_id)),
+            });
+        for client_id in unsettled {
+            let view = self.settled(&client_id, &mut rounds, view).await;
+            if view.is_some_and(|view| wanted(&view)) {
+                add(&client_id);
+            }
+        }
+        let page = names.iter().skip(skip);
+        (self.views(page, &mut rounds).await, count)
+    }
+
+    /// These sessions, as far as they are still there.
+    async fn views(
+        &self,
+        names: impl Iterator<Item = &Arc<str>>,
+        rounds: &mut usize,
+    ) -> Vec<SessionView> {
+        let mut views = Vec::new();
+        for client_id in names {
+            views.extend(self.settled(client_id, rounds, view).await);
+        }
+        views
+    }
+
+    /// What `look` finds out about a session, which it is asked again while it finds nothing, as long as there are rounds
+    /// left: its connection begins or ends just now.
+    async fn settled<R>(
+        &self,
+        client_id: &str,
+        rounds: &mut usize,
+        look: impl Fn(&Arc<str>, &Seen<'_>) -> Option<R>,
+    ) -> Option<R> {
+        loop {
+            match self.registry().look(client_id, &look) {
+                Some(None) if *rounds > 0 => {
+                    *rounds -= 1;
+                    tokio::time::sleep(ENDING).await;
+                }
+                found => return found.flatten(),
+            }
+        }
     }
 
     /// Looks at every subscription, in the order of clients and filters.
@@ -323,13 +379,7 @@ impl Tenant {
     /// As [`Tenant::find_session`], and waits for a connection that begins or ends just now, a second at most: a session
     /// that outlives its connection is never said to be unknown.
     pub async fn await_session(&self, client_id: &str) -> Option<SessionView> {
-        for _ in 0..ENDINGS {
-            match self.registry().look(client_id, view) {
-                Some(None) => tokio::time::sleep(ENDING).await,
-                found => return found.flatten(),
-            }
-        }
-        None
+        self.settled(client_id, &mut ENDINGS.clone(), view).await
     }
 
     /// Where messages wait for a session that outlives the process: the shard, and the streams of its filters with its
@@ -353,22 +403,44 @@ impl Tenant {
         (durable.home(), streams)
     }
 
-    /// The first `limit` names that are wanted. Never holds more than these.
-    fn names(&self, wanted: &Wanted<'_>, limit: usize) -> Vec<Arc<str>> {
-        let mut names: BTreeMap<Arc<str>, ()> = BTreeMap::new();
+    /// The first `limit` names that are wanted. Never holds more than these. `unsettled` says whether the name of a session
+    /// of which nobody can say it yet is one of them.
+    fn names(
+        &self,
+        wanted: &Wanted<'_>,
+        limit: usize,
+        mut unsettled: impl FnMut(&Arc<str>) -> bool,
+    ) -> BTreeSet<Arc<str>> {
+        let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
         self.registry().for_each(|client_id, seen| {
-            let is_late = names.len() >= limit
-                && names
-                    .last_key_value()
-                    .is_none_or(|(last, ())| client_id >= last);
-            if !is_late && wanted.includes(client_id, seen) {
-                names.insert(Arc::clone(client_id), ());
+            let is_late = names.len() >= limit && names.last().is_none_or(|last| client_id >= last);
+            if !is_late
+                && wanted
+                    .includes(client_id, seen)
+                    .unwrap_or_else(|| unsettled(client_id))
+            {
+                names.insert(Arc::clone(client_id));
                 if names.len() > limit {
                     names.pop_last();
                 }
             }
         });
-        names.into_keys().collect()
+        names
+    }
+
+    /// The first `limit` subscriptions of one client that are wanted after the filter `after`. Waits for a connection that
+    /// begins or ends just now, as [`Tenant::await_session`] does. `None`: there is no such session.
+    pub async fn await_subscriptions(
+        &self,
+        client_id: &str,
+        wanted: &Filters<'_>,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Option<Vec<SubscriptionView>> {
+        let look = |client_id: &Arc<str>, seen: &Seen<'_>| {
+            with_settled(seen, |state| select(state, client_id, wanted, after, limit))
+        };
+        self.settled(client_id, &mut ENDINGS.clone(), look).await
     }
 
     /// The first `limit` subscriptions that are wanted after the one that is named by client and filter, in this order.
@@ -397,7 +469,7 @@ impl Tenant {
                 after: last.as_deref(),
                 ..Wanted::default()
             };
-            let names = self.names(&sessions, SESSIONS_STEP);
+            let names = self.names(&sessions, SESSIONS_STEP, |_| true);
             for client_id in &names {
                 self.add_subscriptions(client_id, wanted, None, limit, &mut found);
             }
@@ -421,26 +493,12 @@ impl Tenant {
         if found.len() >= limit {
             return;
         }
-        let mut sorted: BTreeMap<Box<str>, SubscriptionView> = BTreeMap::new();
+        let left = limit - found.len();
         self.registry().look(client_id, |client_id, seen| {
             with_state(seen, |state| {
-                let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-                for (text, held) in state.subscriptions.iter() {
-                    let is_after = match start {
-                        Bound::Excluded(after) => **text > *after,
-                        _ => true,
-                    };
-                    if is_after && wanted.include(text, held) {
-                        let view = SubscriptionView::new(client_id, text, held);
-                        sorted.insert(text.clone(), view);
-                        if sorted.len() > limit - found.len() {
-                            sorted.pop_last();
-                        }
-                    }
-                }
+                found.extend(select(state, client_id, wanted, after, left));
             });
         });
-        found.extend(sorted.into_values());
     }
 
     /// The sessions with a subscription to exactly this filter whose clients are away. Looks at every session.
@@ -522,7 +580,29 @@ const SESSIONS_STEP: usize = 1000;
 /// Subscriptions that are held at a time while all are looked at.
 const SUBSCRIPTIONS_STEP: usize = 1000;
 
-/// `None`: its connection ends just now.
+/// The first `limit` subscriptions of a session that are wanted after the filter `after`.
+fn select(
+    state: &State,
+    client_id: &Arc<str>,
+    wanted: &Filters<'_>,
+    after: Option<&str>,
+    limit: usize,
+) -> Vec<SubscriptionView> {
+    let mut sorted: BTreeMap<Box<str>, SubscriptionView> = BTreeMap::new();
+    for (text, held) in state.subscriptions.iter() {
+        let is_after = after.is_none_or(|after| **text > *after);
+        if is_after && wanted.include(text, held) {
+            let view = SubscriptionView::new(client_id, text, held);
+            sorted.insert(text.clone(), view);
+            if sorted.len() > limit {
+                sorted.pop_last();
+            }
+        }
+    }
+    sorted.into_values().collect()
+}
+
+/// `None`: its connection begins or ends just now.
 fn view(client_id: &Arc<str>, seen: &Seen<'_>) -> Option<SessionView> {
     match seen {
         Seen::Connected(conn) => {
@@ -574,6 +654,19 @@ fn view(client_id: &Arc<str>, seen: &Seen<'_>) -> Option<SessionView> {
             expires: *expires,
             levels: state.levels(),
         })),
+    }
+}
+
+/// As [`with_state`]. `None`: its connection begins or ends just now.
+fn with_settled<R>(seen: &Seen<'_>, look: impl FnOnce(&State) -> R) -> Option<R> {
+    match seen {
+        Seen::Connected(conn) => conn
+            .with(|client, _| {
+                let session = client.session().filter(|session| session.is_open())?;
+                Some(look(session.state()))
+            })
+            .flatten(),
+        Seen::Away(membership, _) => Some(membership.look(look)),
     }
 }
 

@@ -248,7 +248,7 @@ impl AdminBackend for Backend {
         page: Page,
     ) -> Answer<Listing<SubscriptionStatus>> {
         match self.mqtt()? {
-            Some(tenant) => sessions::subscriptions(tenant, filter, &page),
+            Some(tenant) => sessions::subscriptions(tenant, filter, &page).await,
             None => Ok(sessions::none()),
         }
     }

@@ -175,8 +175,8 @@ async fn look(asked: &Asked, path: &[&str]) -> Result<Reply, Trouble> {
             let missing = || Trouble::Missing(format!("there is no bridge {name}"));
             found.map(|status| data(bridge(status))).ok_or_else(missing)
         }
-        ["clients"] => clients(asked, None),
-        ["clients", "username", user] => clients(asked, Some(user)),
+        ["clients"] => clients(asked, None).await,
+        ["clients", "username", user] => clients(asked, Some(user)).await,
         ["clients", id] => {
             let view = asked.api.tenant.await_session(id).await;
             let missing = || Trouble::Missing(format!("there is no client {id}"));
@@ -261,7 +261,7 @@ fn page(asked: &Asked) -> Result<Page, Trouble> {
     Page::of(asked, ("_page", "_limit"), PAGE)
 }
 
-fn clients(asked: &Asked, user: Option<&str>) -> Result<Reply, Trouble> {
+async fn clients(asked: &Asked, user: Option<&str>) -> Result<Reply, Trouble> {
     let (page, query) = (page(asked)?, &asked.query);
     let id = query.get("clientid");
     let user = user.or_else(|| query.get("username"));
@@ -289,7 +289,8 @@ fn clients(asked: &Asked, user: Option<&str>) -> Result<Reply, Trouble> {
     let (views, count) = asked
         .api
         .tenant
-        .page_of_sessions(wanted, page.skip(), page.size);
+        .page_of_sessions(wanted, page.skip(), page.size)
+        .await;
     Ok(list(views.iter().map(client).collect(), page, count))
 }
 

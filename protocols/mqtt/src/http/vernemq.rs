@@ -89,7 +89,7 @@ async fn admin(asked: &Asked, command: &[&str]) -> Result<Reply, Trouble> {
     match command {
         ["session" | "sessions", "show" | "list"] | ["sessions"] => {
             asked.looks().await?;
-            sessions(asked)
+            sessions(asked).await
         }
         ["session" | "sessions", "disconnect"] => {
             asked.changes().await?;
@@ -184,7 +184,7 @@ const COLUMNS: [&str; 6] = [
     "user",
 ];
 
-fn sessions(asked: &Asked) -> Result<Reply, Trouble> {
+async fn sessions(asked: &Asked) -> Result<Reply, Trouble> {
     let rows = asked
         .query
         .number("--limit")?
@@ -223,7 +223,7 @@ fn sessions(asked: &Asked) -> Result<Reply, Trouble> {
             }
         })
     };
-    let (views, _) = asked.api.tenant.page_of_sessions(wanted, 0, rows);
+    let (views, _) = asked.api.tenant.page_of_sessions(wanted, 0, rows).await;
     let row = |view: &SessionView| {
         let wanted = fields(view)
             .into_iter()

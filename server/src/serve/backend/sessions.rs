@@ -54,7 +54,7 @@ pub(super) async fn list(
         matches: matches.as_ref().map(Subject::as_ref),
         after: page.after.as_deref(),
     };
-    let found = tenant.find_sessions(&wanted, page.limit);
+    let found = tenant.find_sessions(&wanted, page.limit).await;
     let next = (found.len() == page.limit)
         .then(|| found.last().map(|last| last.client_id.to_string()))
         .flatten();
@@ -158,17 +158,11 @@ fn topic(text: &str) -> Answer<Subject> {
     })
 }
 
-pub(super) fn subscriptions(
+pub(super) async fn subscriptions(
     tenant: &Tenant,
     filter: &SubscriptionFilter,
     page: &Page,
 ) -> Answer<Listing<SubscriptionStatus>> {
-    let of = filter.session.as_deref();
-    if let Some(id) = of
-        && tenant.find_session(id).is_none()
-    {
-        return Err(unknown(id));
-    }
     let after = match page.after.as_deref() {
         None => None,
         Some(text) => Some(parse_cursor(text).ok_or_else(|| bad_cursor(text))?),
@@ -178,7 +172,14 @@ pub(super) fn subscriptions(
         contains: &filter.contains,
         matches: matches.as_ref().map(Subject::as_ref),
     };
-    let found = tenant.find_subscriptions(of, &wanted, after, page.limit);
+    let found = match filter.session.as_deref() {
+        None => tenant.find_subscriptions(None, &wanted, after, page.limit),
+        Some(id) => {
+            let after = after.and_then(|(of, filter)| (of == id).then_some(filter));
+            let found = tenant.await_subscriptions(id, &wanted, after, page.limit);
+            found.await.ok_or_else(|| unknown(id))?
+        }
+    };
     let next = found
         .last()
         .filter(|_| found.len() == page.limit)

@@ -151,7 +151,8 @@ async fn list(asked: &Asked) -> Result<Reply, Trouble> {
     let (views, count) = asked
         .api
         .tenant
-        .page_of_sessions(wanted, page.skip(), page.size);
+        .page_of_sessions(wanted, page.skip(), page.size)
+        .await;
     let data = views.iter().map(|view| client(asked, view)).collect();
     Ok(paged(data, page, count))
 }
