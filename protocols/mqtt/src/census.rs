@@ -337,8 +337,7 @@ impl Tenant {
             let last = after
                 .as_ref()
                 .map(|(client, filter)| (&**client, &**filter));
-            let found =
-                self.find_subscriptions(None, &Filters::default(), last, SUBSCRIPTIONS_STEP);
+            let found = self.find_subscriptions(&Filters::default(), last, SUBSCRIPTIONS_STEP);
             let is_over = found.len() < SUBSCRIPTIONS_STEP;
             after = found
                 .last()
@@ -444,22 +443,15 @@ impl Tenant {
     }
 
     /// The first `limit` subscriptions that are wanted after the one that is named by client and filter, in this order.
-    /// With `of`, only those of one client.
     #[must_use]
     pub fn find_subscriptions(
         &self,
-        of: Option<&str>,
         wanted: &Filters<'_>,
         after: Option<(&str, &str)>,
         limit: usize,
     ) -> Vec<SubscriptionView> {
         let mut found = Vec::new();
-        let (client, filter) = after.unzip();
-        if let Some(client_id) = of {
-            let after = filter.filter(|_| client == of);
-            self.add_subscriptions(client_id, wanted, after, limit, &mut found);
-            return found;
-        }
+        let client = after.map(|(client, _)| client);
         if let Some((client, filter)) = after {
             self.add_subscriptions(client, wanted, Some(filter), limit, &mut found);
         }

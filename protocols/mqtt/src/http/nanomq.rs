@@ -183,12 +183,11 @@ async fn look(asked: &Asked, path: &[&str]) -> Result<Reply, Trouble> {
             let view = view.ok_or_else(missing)?;
             Ok(data(json!([client(&view)])))
         }
-        ["subscriptions"] => subscriptions(asked),
+        ["subscriptions"] => subscriptions(asked).await,
         ["subscriptions", id] => {
-            if asked.api.tenant.await_session(id).await.is_none() {
-                return Err(Trouble::Missing(format!("there is no client {id}")));
-            }
-            let views = asked.api.subscriptions_of(id);
+            let views = asked.api.subscriptions_of(id).await;
+            let missing = || Trouble::Missing(format!("there is no client {id}"));
+            let views = views.ok_or_else(missing)?;
             let all = views.iter().map(|view| {
                 json!({"clientid": &*view.client_id, "topic": &*view.filter, "qos": view.qos.bits()})
             });
@@ -304,7 +303,7 @@ fn list(all: Vec<Value>, page: Page, count: usize) -> Reply {
     }))
 }
 
-fn subscriptions(asked: &Asked) -> Result<Reply, Trouble> {
+async fn subscriptions(asked: &Asked) -> Result<Reply, Trouble> {
     let (page, query) = (page(asked)?, &asked.query);
     let qos = query.number("qos")?.map(|number| {
         let qos = u8::try_from(number).ok().and_then(Qos::from_bits);
@@ -317,7 +316,7 @@ fn subscriptions(asked: &Asked) -> Result<Reply, Trouble> {
         within: None,
         share: query.get("share").map(str::to_owned),
     };
-    let (views, count) = asked.api.subscriptions(&wanted, page);
+    let (views, count) = asked.api.subscriptions(&wanted, page).await;
     let all = views.iter().map(|view| {
         json!({"clientid": &*view.client_id, "topic": &*view.filter, "qos": view.qos.bits()})
     });

@@ -419,9 +419,10 @@ async fn client_status(asked: &Asked) -> Result<Reply, Trouble> {
     };
     let mut body = json!({"status": status});
     if switch(asked, "topics") {
-        let views = asked.api.subscriptions_of(id);
+        let views = asked.api.subscriptions_of(id).await;
         let topics = views
             .iter()
+            .flatten()
             .map(|view| (view.filter.to_string(), view.qos.bits().into()));
         body["topics"] = Value::Object(topics.collect());
     }

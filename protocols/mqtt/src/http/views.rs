@@ -182,7 +182,7 @@ pub(super) struct ListenerView {
 
 impl Api {
     /// A page of the subscriptions that are wanted, and how many there are.
-    pub(super) fn subscriptions(
+    pub(super) async fn subscriptions(
         &self,
         wanted: &SubscriptionsWanted,
         page: Page,
@@ -197,16 +197,20 @@ impl Api {
             }
         };
         match &wanted.client {
-            Some(id) => self.subscriptions_of(id).into_iter().for_each(&mut look),
+            Some(id) => {
+                let found = self.subscriptions_of(id).await;
+                found.into_iter().flatten().for_each(&mut look);
+            }
             None => self.tenant.look_at_subscriptions(look),
         }
         (found, count)
     }
 
-    /// The subscriptions of one client.
-    pub(super) fn subscriptions_of(&self, client_id: &str) -> Vec<SubscriptionView> {
+    /// The subscriptions of one client; `None`: there is no such client.
+    pub(super) async fn subscriptions_of(&self, client_id: &str) -> Option<Vec<SubscriptionView>> {
         self.tenant
-            .find_subscriptions(Some(client_id), &Filters::default(), None, usize::MAX)
+            .await_subscriptions(client_id, &Filters::default(), None, usize::MAX)
+            .await
     }
 
     /// The filters that somebody is subscribed to, with how many are.

@@ -173,7 +173,7 @@ pub(super) async fn subscriptions(
         matches: matches.as_ref().map(Subject::as_ref),
     };
     let found = match filter.session.as_deref() {
-        None => tenant.find_subscriptions(None, &wanted, after, page.limit),
+        None => tenant.find_subscriptions(&wanted, after, page.limit),
         Some(id) => {
             let after = after.and_then(|(of, filter)| (of == id).then_some(filter));
             let found = tenant.await_subscriptions(id, &wanted, after, page.limit);

@@ -207,10 +207,8 @@ fn subscription(asked: &Asked, view: &SubscriptionView) -> Value {
 
 async fn subscriptions_of(asked: &Asked, id: &str) -> Result<Reply, Trouble> {
     asked.looks().await?;
-    if asked.api.tenant.await_session(id).await.is_none() {
-        return Err(unknown(id));
-    }
-    let views = asked.api.subscriptions_of(id);
+    let views = asked.api.subscriptions_of(id).await;
+    let views = views.ok_or_else(|| unknown(id))?;
     let all: Vec<_> = views.iter().map(|view| subscription(asked, view)).collect();
     Ok(Reply::json(&all.into()))
 }
@@ -357,7 +355,7 @@ async fn subscriptions(asked: &Asked) -> Result<Reply, Trouble> {
         within: within.transpose()?,
         share: query.get("share_group").map(str::to_owned),
     };
-    let (views, count) = asked.api.subscriptions(&wanted, page);
+    let (views, count) = asked.api.subscriptions(&wanted, page).await;
     let data = views.iter().map(|view| subscription(asked, view)).collect();
     Ok(paged(data, page, count))
 }
