@@ -196,8 +196,9 @@ impl<S: Sink> Read for Pipe<S> {
         }
         let count = { unread }.read(buffer)?;
         end.read += count;
-        if end.read == end.inbox.len() {
-            end.inbox.clear();
+        // As much is moved as was read at most, and what is read does not pile up.
+        if end.read * 2 >= end.inbox.len() {
+            end.inbox.drain(..end.read);
             end.read = 0;
         }
         end.tell(self.place, ready);
@@ -287,5 +288,20 @@ mod tests {
         assert_eq!(ready(&mut memory), [1]);
         assert_eq!(text(two, 3), "c\n");
         assert_eq!(ready(&mut memory), [0; 0]);
+
+        // One that is always behind keeps no more than what it has not read.
+        let line = [b"x".repeat(99), b"\n".to_vec()].concat();
+        for _ in 0..1000 {
+            one.write_all(&line).expect("room");
+            assert_eq!(ready(&mut memory).len(), 2);
+            assert_eq!(text(one, 100).len(), 100);
+            assert_eq!(text(two, 99).len(), 99);
+        }
+        let behind = &memory.world.borrow().ends[1];
+        assert!(
+            behind.inbox.len() < 2 * 1000 + 200,
+            "{}",
+            behind.inbox.len()
+        );
     }
 }

@@ -85,7 +85,7 @@ impl Load {
         // A curve has many points, and its shape is what matters.
         let (rounds, share) = match section.kind {
             Kind::Ratios => (settings.rounds, 1.0),
-            Kind::Tails => (settings.rounds, 4.0),
+            Kind::Tails => (settings.rounds, 2.0),
             Kind::Curve(_) if self.only == Some(OWN) => (1, 0.5),
             Kind::Curve(_) | Kind::Ceiling => (settings.rounds.min(2), 0.5),
         };
