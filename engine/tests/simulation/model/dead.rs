@@ -151,6 +151,11 @@ impl Model {
     ) -> Result<(), Refusal> {
         let at = self.holds[&hold].at();
         let to = self.grave(at, reason);
+        if !matches!(to, Grave::At(..)) {
+            // Nothing is published, so nobody is served before the command's end.
+            self.park(hold, None);
+            return Ok(());
+        }
         let (letter, plan) = self.death_of(hold, to, reason);
         let mut frame = Frame::default();
         frame.named.insert((at.stream, at.seq));
