@@ -867,7 +867,10 @@ impl Model {
         let any_parked = group.first_parked().is_some();
         let mut kicked = 0;
         while kicked < max {
-            let group = self.group(stream, id).expect("it is there");
+            // Showing the last one may have ended the stream: what was too old went, and nobody is left.
+            let Some(group) = self.group(stream, id) else {
+                break;
+            };
             let next = if any_parked {
                 group.first_parked()
             } else {
