@@ -8,7 +8,11 @@ pub(crate) mod mqtt;
 
 use std::time::Duration;
 
+use anyhow::Result;
+
+use crate::failures;
 use crate::server::ServerCommand;
+use crate::tally::Tally;
 
 /// How long a reply may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,4 +33,22 @@ pub(crate) struct Settings {
     pub(crate) repeats_qos_2: bool,
     /// How the report calls it.
     pub(crate) name: String,
+}
+
+/// Says how a run of `what` has ended, with the faults that its ledger found; the whole counts as one test.
+fn conclude(what: &str, settings: &Settings, outcome: &Result<()>, faults: &[String]) -> Tally {
+    for fault in faults {
+        println!("  {fault}");
+    }
+    if let Err(error) = outcome {
+        println!("  {error:#}");
+    }
+    let ok = outcome.is_ok() && faults.is_empty();
+    failures::say(&format!(
+        "{} {what} {} seed={}",
+        if ok { "ok" } else { "FAIL" },
+        settings.name,
+        settings.seed
+    ));
+    Tally::of(ok)
 }

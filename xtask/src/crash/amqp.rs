@@ -17,9 +17,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{LIFE_MIN_MS, LIFE_SPREAD_MS, PATIENCE, Settings};
+use super::{LIFE_MIN_MS, LIFE_SPREAD_MS, PATIENCE, Settings, conclude};
 use crate::amqp::{Argument, Client, Fetched, Settlement};
-use crate::failures;
 use crate::random::Random;
 use crate::server::Server;
 use crate::tally::Tally;
@@ -101,20 +100,7 @@ pub(crate) fn run(settings: &Settings) -> Tally {
         ledger.failed,
         ledger.stream.confirmed()
     );
-    for fault in &ledger.faults {
-        println!("  {fault}");
-    }
-    if let Err(error) = &outcome {
-        println!("  {error:#}");
-    }
-    let ok = outcome.is_ok() && ledger.faults.is_empty();
-    failures::say(&format!(
-        "{} crash amqp {} seed={}",
-        if ok { "ok" } else { "FAIL" },
-        settings.name,
-        settings.seed
-    ));
-    Tally::of(ok)
+    conclude("crash amqp", settings, &outcome, &ledger.faults)
 }
 
 fn cycles(settings: &Settings, ledger: &Mutex<Ledger>) -> Result<()> {

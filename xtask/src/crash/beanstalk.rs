@@ -13,9 +13,8 @@ use anyhow::{Context, Result};
 
 use self::ledger::Ledger;
 use self::load::Client;
-use super::{LIFE_MIN_MS, LIFE_SPREAD_MS, PATIENCE, Settings};
+use super::{LIFE_MIN_MS, LIFE_SPREAD_MS, PATIENCE, Settings, conclude};
 use crate::beanstalk::Wire;
-use crate::failures;
 use crate::random::Random;
 use crate::server::Server;
 use crate::tally::Tally;
@@ -45,20 +44,7 @@ pub(crate) fn run(settings: &Settings) -> Tally {
         counts.duplicated,
         counts.wrong
     );
-    for fault in &ledger.faults {
-        println!("  {fault}");
-    }
-    if let Err(error) = &outcome {
-        println!("  {error:#}");
-    }
-    let ok = outcome.is_ok() && ledger.faults.is_empty();
-    failures::say(&format!(
-        "{} crash {} seed={}",
-        if ok { "ok" } else { "FAIL" },
-        settings.name,
-        settings.seed
-    ));
-    Tally::of(ok)
+    conclude("crash", settings, &outcome, &ledger.faults)
 }
 
 fn cycles(settings: &Settings, ledger: &Mutex<Ledger>) -> Result<()> {

@@ -19,8 +19,7 @@ use anyhow::{Context, Result, bail};
 use self::account::Account;
 use self::publisher::Publisher;
 use self::subscriber::Subscriber;
-use super::{LIFE_MIN_MS, LIFE_SPREAD_MS, PATIENCE, Settings};
-use crate::failures;
+use super::{LIFE_MIN_MS, LIFE_SPREAD_MS, PATIENCE, Settings, conclude};
 use crate::mqtt::{Connection, Packet, Version, connect};
 use crate::random::Random;
 use crate::server::Server;
@@ -80,16 +79,7 @@ pub(crate) fn run(settings: &Settings) -> Tally {
         ms(starts.iter().max()),
         ms(starts.last())
     );
-    if let Err(error) = &outcome {
-        println!("  {error:#}");
-    }
-    failures::say(&format!(
-        "{} crash mqtt {} seed={}",
-        if outcome.is_ok() { "ok" } else { "FAIL" },
-        settings.name,
-        settings.seed
-    ));
-    Tally::of(outcome.is_ok())
+    conclude("crash mqtt", settings, &outcome, &[])
 }
 
 fn cycles(
