@@ -144,6 +144,17 @@ impl Shard {
     ) -> Outcome {
         check_texts(message)?;
         let first = self.target(key, to)?;
+        self.take_in(first, also, message, fx)
+    }
+
+    /// Appends what a client has published, if the space may hold it.
+    fn take_in(
+        &mut self,
+        first: StreamId,
+        also: &[StreamId],
+        message: &NewMessage,
+        fx: &mut dyn Effects,
+    ) -> Outcome {
         self.check_budget(first, also, message.bytes())?;
         self.append(first, also, message, self.now, fx)
     }
@@ -164,7 +175,7 @@ impl Shard {
         if !wanted {
             return now_reply(Reply::NotFound);
         }
-        self.publish(key, Target::Stream(first), also, message, fx)
+        self.take_in(first, also, message, fx)
     }
 
     /// Whether somebody who waits at a stream would be given a message that is appended now.
