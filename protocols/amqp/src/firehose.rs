@@ -35,6 +35,8 @@ pub(crate) struct Tapped {
     /// Flags and values.
     pub(crate) properties: Bytes,
     pub(crate) body: Bytes,
+    /// Where it was, by its connection's number.
+    pub(crate) connection: u64,
     pub(crate) channel: u16,
     pub(crate) vhost: Arc<str>,
     pub(crate) user: String,
@@ -202,6 +204,7 @@ mod tests {
             key: "k1".into(),
             properties: properties.into(),
             body: Bytes::from_static(b"body"),
+            connection: 1,
             channel: 3,
             vhost: "/".into(),
             user: "guest".into(),

@@ -303,8 +303,7 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut 
         }
         Action::Trace(tapped) => {
             if let Some(topology) = topology(conn) {
-                let connection = conn.with(|client, _| client.session.asker().connection);
-                let name = name_of(connection.unwrap_or(0), conn.peer(), conn.local());
+                let name = name_of(tapped.connection, conn.peer(), conn.local());
                 tapped.copy((service.tenant.node(), &name), &topology, outgoing);
             }
         }
