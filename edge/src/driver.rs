@@ -6,6 +6,7 @@
 
 mod kept;
 mod pace;
+mod turn;
 
 use std::future::Future;
 use std::io;
@@ -19,6 +20,7 @@ use tracing::debug;
 
 use self::kept::Kept;
 use self::pace::Pace;
+use self::turn::Turn;
 use crate::close::CloseReason;
 use crate::connection::{Connection, signal};
 use crate::metrics::RefusalCause;
@@ -26,7 +28,7 @@ use crate::protocol::{Draining, Ended, Idle, Protocol, Then};
 use crate::stream::Reader;
 use crate::tick::{Local, with_local};
 
-/// What one read can bring, and what one connection may read before the others have their turn.
+/// What one read can bring.
 const READ_BYTES: usize = 64 * 1024;
 
 /// Input up to this size that was kept is joined with new input in the shared buffer; longer input is collected apart.
@@ -145,7 +147,7 @@ impl<P: Protocol> Driver<P> {
 
     fn advance(&mut self, cx: &mut Context<'_>, local: &Local) -> Poll<()> {
         self.conn.core.know_owner(cx);
-        let mut budget = READ_BYTES;
+        let mut turn = Turn::default();
         let mut told_of_room = std::mem::take(&mut self.room);
         loop {
             let core = &self.conn.core;
@@ -186,7 +188,7 @@ impl<P: Protocol> Driver<P> {
                     return self.poll_closing(cx, local);
                 }
             } else {
-                self.poll_input(cx, local, &mut budget)
+                self.poll_input(cx, local, &mut turn)
             };
             match step {
                 Step::Again => {}
@@ -241,7 +243,7 @@ impl<P: Protocol> Driver<P> {
         self.conn.enlist();
     }
 
-    fn poll_input(&mut self, cx: &mut Context<'_>, local: &Local, budget: &mut usize) -> Step {
+    fn poll_input(&mut self, cx: &mut Context<'_>, local: &Local, turn: &mut Turn) -> Step {
         let enlisted = self.conn.core.enlisted.load(Ordering::Relaxed);
         if self.flow == Flow::AwaitsDrain {
             if enlisted {
@@ -279,7 +281,7 @@ impl<P: Protocol> Driver<P> {
         {
             return Step::Wait;
         }
-        self.read(cx, local, budget)
+        self.read(cx, local, turn)
     }
 
     /// Whether the outbox holds more than `limit`; if so, the one who drains it wakes this task.
@@ -294,12 +296,13 @@ impl<P: Protocol> Driver<P> {
         wait
     }
 
-    fn read(&mut self, cx: &mut Context<'_>, local: &Local, budget: &mut usize) -> Step {
+    fn read(&mut self, cx: &mut Context<'_>, local: &Local, turn: &mut Turn) -> Step {
         let paused = self.flow == Flow::Paused;
         let room = if paused {
             PAUSED_INPUT_MAX.saturating_sub(self.kept.len())
         } else {
-            *budget
+            let clock = &self.conn.core.shared().clock;
+            turn.room(|| clock.since_start())
         };
         if room == 0 {
             return if paused { Step::Wait } else { Step::Yield };
@@ -330,7 +333,7 @@ impl<P: Protocol> Driver<P> {
         if let Some(pace) = &mut self.pace {
             pace.took(count, core.shared().clock.since_start());
         }
-        *budget = budget.saturating_sub(count);
+        turn.took(count, || core.shared().clock.since_start());
         if paused {
             self.kept.push(&scratch[..count]);
         } else if joined == self.kept.len() {
