@@ -49,7 +49,7 @@ impl From<Message<'_>> for OwnedMessage {
             id: Bytes::copy_from_slice(message.id),
             key: message.key,
             headers: Bytes::copy_from_slice(message.headers),
-            payload: Bytes::copy_from_slice(message.payload),
+            payload: message.share(),
         }
     }
 }

@@ -7,6 +7,16 @@ use crate::connection::Connection;
 use crate::out::Out;
 use crate::protocol::{Input, Protocol, Refusal};
 
+/// Takes everything out of an outbox, as it would be written.
+pub fn written(out: &mut Out) -> Vec<u8> {
+    let mut all = Vec::new();
+    while !out.is_empty() {
+        all.extend_from_slice(out.front());
+        out.advance(out.front().len());
+    }
+    all
+}
+
 /// Answers every line with the same line; `quit` ends the conversation.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LineEcho;

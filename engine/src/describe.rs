@@ -284,6 +284,7 @@ mod tests {
             key: 0,
             headers: b"",
             payload: b"",
+            shared: None,
         };
         let mut record = Vec::new();
         event::put_append(&mut record, &[(StreamId(1), Seq(2))], &message);

@@ -298,6 +298,7 @@ fn get_message<'a>(mut input: &'a [u8]) -> Result<Message<'a>, Malformed> {
         id: text(input, ID)?,
         key: number(input, KEY)?.unwrap_or_default(),
         payload: input,
+        shared: None,
     })
 }
 
@@ -654,6 +655,7 @@ mod tests {
             key: u64::MAX,
             headers: b"hh",
             payload: b"body",
+            shared: None,
         };
         let targets = [(StreamId(1), Seq(900)), (StreamId(77_000), Seq(1))];
         let mut record = Vec::new();
@@ -684,6 +686,7 @@ mod tests {
             key: 0,
             headers: b"",
             payload: b"",
+            shared: None,
         };
         let mut record = Vec::new();
         put_append(&mut record, &[(StreamId(1), Seq(2))], &message);

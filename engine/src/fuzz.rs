@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use longtail_log::sim::SimDisk;
-use longtail_log::{Class, FileLog, MemLog, Options, RecordParts, ShardLog};
+use longtail_log::{Body, Class, FileLog, MemLog, Options, RecordParts, ShardLog};
 use longtail_model::{ConsumerTag, Durability, GroupId, Link, Seq, SessionId, ShardId, Timestamp};
 
 use crate::command::{
@@ -134,7 +134,7 @@ fn open_with(
     for (payload, retained) in records {
         let parts = RecordParts {
             head: payload,
-            body: b"",
+            body: Body::NONE,
             retained: *retained,
         };
         positions.push(log.append(&[parts], Class::Message).ok()?);

@@ -1,5 +1,6 @@
 //! A message as it lies in the log.
 
+use bytes::Bytes;
 use longtail_model::{Priority, Timestamp};
 
 /// A view of one message record; borrows from the log's buffers.
@@ -25,9 +26,27 @@ pub struct Message<'a> {
     pub headers: &'a [u8],
     /// The body.
     pub payload: &'a [u8],
+    /// The same, where the log keeps it in an allocation of its own: whoever passes it on need not copy it.
+    pub shared: Option<&'a Bytes>,
 }
 
-impl Message<'_> {
+impl<'a> Message<'a> {
+    /// The body to keep: referred to where that is possible, otherwise copied.
+    #[must_use]
+    pub fn share(&self) -> Bytes {
+        self.shared
+            .cloned()
+            .unwrap_or_else(|| Bytes::copy_from_slice(self.payload))
+    }
+
+    pub(crate) fn with_shared(self, body: &'a Bytes) -> Self {
+        Message {
+            payload: body,
+            shared: Some(body),
+            ..self
+        }
+    }
+
     /// What counts as the message's size: subject, id, headers and body.
     #[must_use]
     pub fn bytes(&self) -> u64 {

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use longtail_log::{
-    Class, Done, FileLog, FsDisk, Job, MemLog, Options, Outcome, RecordParts, ShardLog,
+    Body, Class, Done, FileLog, FsDisk, Job, MemLog, Options, Outcome, RecordParts, ShardLog,
 };
 use longtail_model::{Lsn, ShardId};
 
@@ -29,7 +29,7 @@ const TURNS: usize = 5;
 fn record(body: &[u8]) -> [RecordParts<'_>; 1] {
     [RecordParts {
         head: &[],
-        body,
+        body: Body::Lent(body),
         retained: true,
     }]
 }
@@ -217,7 +217,8 @@ fn memory_log() {
     let start = Instant::now();
     let mut sum = 0;
     for lsn in &lsns {
-        log.read(*lsn, &mut |payload| sum += payload.len()).unwrap();
+        log.read(*lsn, &mut |payload| sum += payload.front.len())
+            .unwrap();
     }
     let read = start.elapsed();
     let start = Instant::now();

@@ -3,20 +3,79 @@
 use std::any::Any;
 use std::fmt;
 
+use bytes::Bytes;
 use longtail_model::{Durability, Lsn};
+
+/// The bytes that follow a record's head.
+#[derive(Clone, Copy, Debug)]
+pub enum Body<'a> {
+    /// To be copied.
+    Lent(&'a [u8]),
+    /// Bytes in an allocation that holds little else: a log in memory keeps a large body by referring to it.
+    Shared(&'a Bytes),
+}
+
+impl Body<'_> {
+    /// No bytes.
+    pub const NONE: Self = Body::Lent(&[]);
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Body::Lent(bytes) => bytes,
+            Body::Shared(bytes) => bytes,
+        }
+    }
+}
+
+/// What a record holds: `front` followed by `body`.
+#[derive(Clone, Copy, Debug)]
+pub struct Payload<'a> {
+    /// All of it, or the record's head where there is a `body`.
+    pub front: &'a [u8],
+    /// The body, where the log keeps it apart.
+    pub body: Option<&'a Bytes>,
+}
+
+impl<'a> Payload<'a> {
+    /// One that lies in one piece.
+    #[must_use]
+    pub fn whole(bytes: &'a [u8]) -> Self {
+        Payload {
+            front: bytes,
+            body: None,
+        }
+    }
+
+    /// A copy in one piece.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        [self.front, self.body.map_or(&[], |body| body)].concat()
+    }
+}
 
 /// One record to append: its payload is `head` followed by `body`.
 ///
-/// Two slices, so that a message body goes from the connection's buffer into the log with one copy.
+/// Two parts, so that a message body goes from the connection's buffer into the log with one copy.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordParts<'a> {
     /// The encoded event.
     pub head: &'a [u8],
-    /// The bytes that follow it, often empty.
-    pub body: &'a [u8],
+    /// The bytes that follow it, often none.
+    pub body: Body<'a>,
     /// Whether an index will hold this record's position until [`ShardLog::retire`] is called for it. Other records
     /// live only until a checkpoint covers them.
     pub retained: bool,
+}
+
+impl RecordParts<'_> {
+    /// Bytes of the payload.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "no payload is empty")]
+    pub fn len(&self) -> usize {
+        self.head.len() + self.body.bytes().len()
+    }
 }
 
 /// What a frame may use of the last free space.
@@ -214,7 +273,7 @@ pub trait ShardLog: Send {
     ///
     /// # Errors
     /// When there is no such record, or it cannot be read.
-    fn read(&mut self, lsn: Lsn, with: &mut dyn FnMut(&[u8])) -> Result<(), ReadError>;
+    fn read(&mut self, lsn: Lsn, with: &mut dyn FnMut(Payload<'_>)) -> Result<(), ReadError>;
 
     /// The retained record at `lsn` is no longer referenced. Exactly once for each retained record, also while
     /// replaying: the log counts, and a segment whose count is zero is dropped.

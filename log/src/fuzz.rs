@@ -7,7 +7,9 @@ use longtail_model::{Lsn, ShardId};
 
 use crate::segment::{self, SegmentHeader};
 use crate::sim::SimDisk;
-use crate::{Class, Disk, FileLog, Opened, Options, RecordParts, ShardLog, checkpoint, inspect};
+use crate::{
+    Body, Class, Disk, FileLog, Opened, Options, RecordParts, ShardLog, checkpoint, inspect,
+};
 
 const DIR: &str = "/log";
 const NONCE: u32 = 7;
@@ -99,7 +101,7 @@ pub fn recover(data: &[u8]) {
         retained.extend(records.map(|record| (record.lsn, record.payload.to_vec())));
     }
     for (lsn, payload) in &retained {
-        log.read(*lsn, &mut |read| assert_eq!(read, payload))
+        log.read(*lsn, &mut |read| assert_eq!(read.front, payload))
             .expect("what was replayed can be read");
     }
     // Any position may be asked for, also wrong ones.
@@ -108,7 +110,7 @@ pub fn recover(data: &[u8]) {
     }
     let record = RecordParts {
         head: b"after",
-        body: b"",
+        body: Body::NONE,
         retained: true,
     };
     let lsn = log

@@ -16,7 +16,7 @@
 //!
 //! ```
 //! use std::{path::Path, sync::Arc};
-//! use longtail_log::{Class, FileLog, Opened, Options, RecordParts, ShardLog, sim::SimDisk};
+//! use longtail_log::{Body, Class, FileLog, Opened, Options, RecordParts, ShardLog, sim::SimDisk};
 //! use longtail_model::{Durability, ShardId};
 //!
 //! let disk = Arc::new(SimDisk::new());
@@ -24,14 +24,14 @@
 //!     FileLog::open(disk, Path::new("/data/0"), Options::new(ShardId(0)))?;
 //! assert!(checkpoint.is_none() && replay.next_frame()?.is_none());
 //!
-//! let record = RecordParts { head: b"put", body: b"hello", retained: true };
+//! let record = RecordParts { head: b"put", body: Body::Lent(b"hello"), retained: true };
 //! let lsn = log.append(&[record], Class::Message)?;
 //! if let Some(job) = log.next_write(true) {
 //!     let done = job.run(); // On whichever thread.
 //!     log.finish(done);
 //! }
 //! assert!(log.watermark(Durability::Sync) > lsn);
-//! log.read(lsn, &mut |payload| assert_eq!(payload, b"puthello"))?;
+//! log.read(lsn, &mut |payload| assert_eq!(payload.to_vec(), b"puthello"))?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -61,8 +61,8 @@ pub mod sim {
 }
 
 pub use api::{
-    AppendError, Class, Done, Health, Job, Outcome, PageError, PageId, ReadError, RecordParts,
-    Scanned, ShardLog,
+    AppendError, Body, Class, Done, Health, Job, Outcome, PageError, PageId, Payload, ReadError,
+    RecordParts, Scanned, ShardLog,
 };
 pub use disk::{Disk, File, FsDisk, Lock, LockError};
 pub use error::{Damage, OpenError};

@@ -2,14 +2,15 @@
 //!
 //! Only retained records are kept, for nothing is ever replayed. They lie in blocks with a small index each; a block
 //! without living records is freed, and one that is mostly dead is packed, together with its neighbour if both fit
-//! into one.
+//! into one. A large body stays where it is and is referred to: whoever sends it can refer to it too.
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use longtail_model::{Durability, Lsn};
 
 use crate::api::{
-    AppendError, Class, Done, Health, Job, Outcome, ReadError, RecordParts, ShardLog,
+    AppendError, Body, Class, Done, Health, Job, Outcome, Payload, ReadError, RecordParts, ShardLog,
 };
 use crate::record;
 
@@ -18,17 +19,29 @@ const BLOCK: usize = 256 << 10;
 const FIRST: usize = 4 << 10;
 /// Part of the limit that only control records may use: one in this many bytes.
 const RESERVE: u64 = 16;
+/// A shared body of so many bytes is referred to.
+const APART_MIN: usize = 16 << 10;
 /// Set in an entry's offset once its record is retired.
 const DEAD: u32 = 1 << 31;
+/// Set in an entry's offset if the record's body lies apart.
+const APART: u32 = 1 << 30;
 
 /// Where a record lies: (position - block's base) / 8, and offset in the block's bytes.
 type Entry = (u32, u32);
+
+fn offset(entry: &Entry) -> usize {
+    (entry.1 & !(DEAD | APART)) as usize
+}
 
 struct Block {
     data: Vec<u8>,
     entries: Vec<Entry>,
     live: u32,
     live_bytes: usize,
+    /// Bodies that lie apart, by the first half of their entry, in order; emptied when their record is retired.
+    apart: Vec<(u32, Bytes)>,
+    /// What those that are not emptied take.
+    apart_bytes: usize,
 }
 
 impl Block {
@@ -38,7 +51,32 @@ impl Block {
             entries: Vec::new(),
             live: 0,
             live_bytes: 0,
+            apart: Vec::new(),
+            apart_bytes: 0,
         }
+    }
+
+    fn clear(&mut self) {
+        self.entries.clear();
+        self.data.clear();
+        self.apart.clear();
+    }
+
+    /// Adds a living record: `head` and `body`, or `head` here and the rest apart.
+    #[inline]
+    fn push(&mut self, key: u32, head: &[u8], body: &[u8], apart: Option<Bytes>) {
+        let start = self.data.len();
+        self.data.extend_from_slice(head);
+        self.data.extend_from_slice(body);
+        let mut place = start as u32;
+        self.live += 1;
+        self.live_bytes += head.len() + body.len();
+        if let Some(body) = apart {
+            place |= APART;
+            self.apart_bytes += body.len();
+            self.apart.push((key, body));
+        }
+        self.entries.push((key, place));
     }
 
     fn find(&self, base: u64, lsn: u64) -> Option<usize> {
@@ -47,31 +85,69 @@ impl Block {
         (self.entries.get(i)?.1 & DEAD == 0 && lsn.is_multiple_of(8)).then_some(i)
     }
 
-    fn payload(&self, i: usize) -> &[u8] {
-        let start = self.entries.get(i).map_or(0, |e| e.1 & !DEAD) as usize;
-        let end = self
-            .entries
-            .get(i + 1)
-            .map_or(self.data.len(), |e| (e.1 & !DEAD) as usize);
-        self.data.get(start..end).unwrap_or_default()
+    /// Where the part of entry `i` that lies here ends.
+    fn end_of(&self, i: usize) -> usize {
+        self.entries.get(i + 1).map_or(self.data.len(), offset)
     }
 
-    /// Takes a living record out of the count; false when there is none at this position.
-    fn retire(&mut self, base: u64, lsn: u64) -> bool {
-        let Some(i) = self.find(base, lsn) else {
-            return false;
+    #[inline]
+    fn payload(&self, i: usize) -> Payload<'_> {
+        let Some(entry) = self.entries.get(i) else {
+            return Payload::whole(&[]);
         };
-        self.live_bytes -= self.payload(i).len();
-        self.live -= 1;
-        if let Some(entry) = self.entries.get_mut(i) {
-            entry.1 |= DEAD;
+        let front = self.data.get(offset(entry)..self.end_of(i));
+        let body = if entry.1 & APART == 0 {
+            None
+        } else {
+            self.apart_of(entry.0)
+        };
+        Payload {
+            front: front.unwrap_or_default(),
+            body,
         }
-        true
+    }
+
+    #[cold]
+    fn apart_of(&self, key: u32) -> Option<&Bytes> {
+        let (_, body) = self.apart.get(self.find_apart(key)?)?;
+        Some(body)
+    }
+
+    fn find_apart(&self, key: u32) -> Option<usize> {
+        self.apart.binary_search_by_key(&key, |e| e.0).ok()
+    }
+
+    /// Takes a living record out of the count. The answer is what that gives back at once, in bytes; `None` when there
+    /// is none at this position.
+    #[inline]
+    fn retire(&mut self, base: u64, lsn: u64) -> Option<u64> {
+        let i = self.find(base, lsn)?;
+        let end = self.end_of(i);
+        let entry = self.entries.get_mut(i)?;
+        let key = entry.0;
+        let is_apart = entry.1 & APART != 0;
+        self.live_bytes -= end - offset(entry);
+        self.live -= 1;
+        entry.1 |= DEAD;
+        Some(if is_apart { self.drop_apart(key) } else { 0 })
+    }
+
+    #[cold]
+    fn drop_apart(&mut self, key: u32) -> u64 {
+        let at = self.find_apart(key);
+        let Some((_, body)) = at.and_then(|at| self.apart.get_mut(at)) else {
+            return 0;
+        };
+        let bytes = std::mem::take(body).len();
+        self.apart_bytes -= bytes;
+        bytes as u64
     }
 
     /// Memory it takes.
     fn cost(&self) -> u64 {
-        (self.data.capacity() + self.entries.capacity() * size_of::<Entry>()) as u64
+        let index = self.entries.capacity() * size_of::<Entry>()
+            + self.apart.capacity() * size_of::<(u32, Bytes)>();
+        (self.data.capacity() + index + self.apart_bytes) as u64
     }
 
     /// Adds this block's living records, which follow everything in `to` whose base is `base`.
@@ -80,11 +156,8 @@ impl Block {
             if entry.1 & DEAD == 0 {
                 let payload = self.payload(i);
                 let lsn = own_base + u64::from(entry.0) * 8;
-                to.entries
-                    .push((((lsn - base) / 8) as u32, to.data.len() as u32));
-                to.data.extend_from_slice(payload);
-                to.live += 1;
-                to.live_bytes += payload.len();
+                let key = ((lsn - base) / 8) as u32;
+                to.push(key, payload.front, &[], payload.body.cloned());
             }
         }
     }
@@ -128,7 +201,12 @@ impl MemLog {
         format!("the memory limit of {} bytes is reached", self.limit)
     }
 
-    fn put(&mut self, lsn: u64, head: &[u8], body: &[u8]) {
+    fn put(&mut self, lsn: u64, head: &[u8], body: Body<'_>) {
+        let (body, apart): (&[u8], _) = match body {
+            Body::Shared(body) if body.len() >= APART_MIN => (&[], Some(body.clone())),
+            Body::Shared(body) => (body, None),
+            Body::Lent(body) => (body, None),
+        };
         let len = head.len() + body.len();
         let fits = self.newest.as_ref().is_some_and(|(base, block)| {
             block.data.len() + len <= BLOCK && (lsn - base) / 8 <= u64::from(u32::MAX)
@@ -144,13 +222,7 @@ impl MemLog {
             return;
         };
         let before = block.cost();
-        block
-            .entries
-            .push((((lsn - *base) / 8) as u32, block.data.len() as u32));
-        block.data.extend_from_slice(head);
-        block.data.extend_from_slice(body);
-        block.live += 1;
-        block.live_bytes += len;
+        block.push(((lsn - *base) / 8) as u32, head, body, apart);
         self.bytes = self.bytes - before + block.cost();
     }
 
@@ -164,6 +236,7 @@ impl MemLog {
             block.data.shrink_to_fit();
         }
         block.entries.shrink_to_fit();
+        block.apart.shrink_to_fit();
         self.bytes += block.cost();
         self.blocks.insert(base, block);
         self.tidy(base);
@@ -249,7 +322,7 @@ impl ShardLog for MemLog {
     fn append(&mut self, frame: &[RecordParts<'_>], class: Class) -> Result<Lsn, AppendError> {
         let (mut size, mut kept) = (0, 0);
         for parts in frame {
-            let span = record::span(parts.head.len() + parts.body.len());
+            let span = record::span(parts.len());
             size += span;
             kept += if parts.retained { span } else { 0 };
         }
@@ -273,7 +346,7 @@ impl ShardLog for MemLog {
             if parts.retained {
                 self.put(self.end, parts.head, parts.body);
             }
-            self.end += record::span(parts.head.len() + parts.body.len());
+            self.end += record::span(parts.len());
         }
         Ok(Lsn(start))
     }
@@ -282,7 +355,7 @@ impl ShardLog for MemLog {
         record::span(payload)
     }
 
-    fn read(&mut self, lsn: Lsn, with: &mut dyn FnMut(&[u8])) -> Result<(), ReadError> {
+    fn read(&mut self, lsn: Lsn, with: &mut dyn FnMut(Payload<'_>)) -> Result<(), ReadError> {
         let (base, block) = self.holder(lsn.0).ok_or(ReadError::Missing(lsn))?;
         let i = block.find(base, lsn.0).ok_or(ReadError::Missing(lsn))?;
         with(block.payload(i));
@@ -293,18 +366,21 @@ impl ShardLog for MemLog {
         if let Some((base, block)) = &mut self.newest
             && lsn.0 >= *base
         {
-            if block.retire(*base, lsn.0) && block.live == 0 {
-                // A queue that stays short uses one block for ever. Its base moves on to the next record.
-                self.bytes -= block.cost();
-                block.entries.clear();
-                block.data.clear();
-                block.data.shrink_to(BLOCK);
-                self.bytes += block.cost();
-                *base = self.end;
+            if let Some(freed) = block.retire(*base, lsn.0) {
+                self.bytes -= freed;
+                if block.live == 0 {
+                    // A queue that stays short uses one block for ever. Its base moves on to the next record.
+                    self.bytes -= block.cost();
+                    block.clear();
+                    block.data.shrink_to(BLOCK);
+                    self.bytes += block.cost();
+                    *base = self.end;
+                }
             }
         } else if let Some((base, block)) = self.blocks.range_mut(..=lsn.0).next_back() {
             let base = *base;
-            if block.retire(base, lsn.0) {
+            if let Some(freed) = block.retire(base, lsn.0) {
+                self.bytes -= freed;
                 self.tidy(base);
             }
         }

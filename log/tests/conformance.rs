@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use common::{Rng, control, flush, put, read, retained, settle};
 use longtail_log::sim::SimDisk;
 use longtail_log::{
-    AppendError, Class, FileLog, FsDisk, Health, MemLog, Options, ReadError, RecordParts, ShardLog,
+    AppendError, Body, Class, FileLog, FsDisk, Health, MemLog, Options, ReadError, RecordParts,
+    ShardLog,
 };
 use longtail_model::{Durability, Lsn, ShardId};
 
@@ -43,11 +45,19 @@ fn positions_ascend_and_follow_from_spans(log: &mut dyn ShardLog) {
 fn head_and_body_are_one_payload(log: &mut dyn ShardLog) {
     let parts = RecordParts {
         head: b"head|",
-        body: b"body",
+        body: Body::Lent(b"body"),
         retained: true,
     };
     let lsn = log.append(&[parts], Class::Message).unwrap();
     assert_eq!(read(log, lsn).unwrap(), b"head|body");
+    let large = Bytes::from(vec![b'x'; 100_000]);
+    let parts = RecordParts {
+        body: Body::Shared(&large),
+        ..parts
+    };
+    let lsn = log.append(&[parts], Class::Message).unwrap();
+    put(log, b"after");
+    assert_eq!(read(log, lsn).unwrap(), [b"head|", &large[..]].concat());
 }
 
 fn watermarks_follow_the_promises(log: &mut dyn ShardLog) {
@@ -217,4 +227,28 @@ fn files_on_a_simulated_disk() {
 #[test]
 fn memory() {
     all(|| MemLog::new(64 << 20, 2 << 20), MemLog::memory);
+}
+
+#[test]
+fn memory_refers_to_a_large_body_and_lets_go_of_it() {
+    let mut log = MemLog::new(64 << 20, 2 << 20);
+    let body = Bytes::from(vec![7; 100_000]);
+    let parts = RecordParts {
+        head: b"head",
+        body: Body::Shared(&body),
+        retained: true,
+    };
+    let kept = put(&mut log, b"kept");
+    let lsn = log.append(&[parts], Class::Message).unwrap();
+    assert!(log.memory() >= 100_000);
+    log.read(lsn, &mut |payload| {
+        assert_eq!(payload.front, b"head");
+        assert_eq!(payload.body.map(|body| body.as_ptr()), Some(body.as_ptr()));
+    })
+    .unwrap();
+    assert!(!body.is_unique());
+    log.retire(lsn);
+    assert!(body.is_unique());
+    assert!(log.memory() < 100_000);
+    assert_eq!(read(&mut log, kept).unwrap(), b"kept");
 }

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use common::{answer, control, flush, read, retained, settle};
 use longtail_log::sim::SimDisk;
-use longtail_log::{Class, FileLog, MemLog, Options, ShardLog};
+use longtail_log::{Body, Class, FileLog, MemLog, Options, RecordParts, ShardLog};
 use longtail_model::{Lsn, ShardId};
 use proptest::prelude::*;
 
@@ -30,7 +31,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        8 => prop_oneof![0..200usize, 0..6000usize, Just(70_000)].prop_map(Step::Put),
+        8 => prop_oneof![0..200usize, 0..6000usize, 19_000..22_000usize, Just(70_000)].prop_map(Step::Put),
         6 => any::<usize>().prop_map(Step::Settle),
         3 => any::<bool>().prop_map(Step::Write),
         1 => Just(Step::Sync),
@@ -72,7 +73,13 @@ fn take(log: &mut dyn ShardLog, step: &Step, n: usize, live: &mut BTreeMap<Lsn, 
     match step {
         Step::Put(size) => {
             let payload = vec![n as u8; *size];
-            let frame = [retained(&payload), control(b"beside")];
+            let (head, body) = payload.split_at(*size / 5);
+            let body = Bytes::copy_from_slice(body);
+            let message = RecordParts {
+                body: Body::Shared(&body),
+                ..retained(head)
+            };
+            let frame = [message, control(b"beside")];
             let lsn = log.append(&frame, Class::Message).unwrap();
             live.insert(lsn, payload);
         }

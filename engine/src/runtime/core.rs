@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hashbrown::HashMap;
 use longtail_log::{Job, Outcome};
 use longtail_model::{Durability, Lsn, SessionId, Timestamp};
@@ -363,7 +364,7 @@ struct Copied {
     subject: Vec<u8>,
     id: Vec<u8>,
     headers: Vec<u8>,
-    payload: Vec<u8>,
+    payload: Bytes,
 }
 
 impl Copied {
@@ -374,12 +375,13 @@ impl Copied {
                 id: &[],
                 headers: &[],
                 payload: &[],
+                shared: None,
                 ..*message
             },
             subject: message.subject.to_vec(),
             id: message.id.to_vec(),
             headers: message.headers.to_vec(),
-            payload: message.payload.to_vec(),
+            payload: message.share(),
         }
     }
 
@@ -389,6 +391,7 @@ impl Copied {
             id: &self.id,
             headers: &self.headers,
             payload: &self.payload,
+            shared: Some(&self.payload),
             ..self.message
         }
     }

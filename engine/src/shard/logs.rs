@@ -2,7 +2,7 @@
 //!
 //! Positions of the memory log carry a flag bit, so that an index holds both alike.
 
-use longtail_log::{AppendError, Class, Health, ReadError, RecordParts, ShardLog};
+use longtail_log::{AppendError, Body, Class, Health, Payload, ReadError, RecordParts, ShardLog};
 use longtail_model::{Durability, Lsn};
 
 use super::paging::PageCache;
@@ -143,10 +143,7 @@ impl Logs {
             let mut frame = before.to_vec();
             frame.push(message);
             let first = log.append(&frame, Class::Message).map_err(refusal)?;
-            let ahead: u64 = before
-                .iter()
-                .map(|record| log.span(record.head.len() + record.body.len()))
-                .sum();
+            let ahead: u64 = before.iter().map(|record| log.span(record.len())).sum();
             Lsn(first.0 + ahead)
         };
         self.awaited = log.end();
@@ -178,7 +175,7 @@ impl Logs {
         let mut positions = Vec::with_capacity(records.len());
         for record in records {
             positions.push(next);
-            next.0 += log.span(record.head.len() + record.body.len());
+            next.0 += log.span(record.len());
         }
         self.awaited = log.end();
         self.appended += records.len() as u64;
@@ -199,7 +196,7 @@ impl Logs {
             [event] => {
                 let record = RecordParts {
                     head: event,
-                    body: &[],
+                    body: Body::NONE,
                     retained: false,
                 };
                 log.append(&[record], Class::Control).map_err(refusal)?;
@@ -209,7 +206,7 @@ impl Logs {
                     .iter()
                     .map(|head| RecordParts {
                         head,
-                        body: &[],
+                        body: Body::NONE,
                         retained: false,
                     })
                     .collect();
@@ -230,7 +227,7 @@ impl Logs {
         if let Some(log) = self.durable.as_deref_mut() {
             let record = RecordParts {
                 head: event,
-                body: &[],
+                body: Body::NONE,
                 retained: false,
             };
             if let Err(error) = log.append(&[record], Class::Control) {
@@ -258,10 +255,14 @@ impl Logs {
     ) -> Result<R, ReadError> {
         let mut with = Some(with);
         let mut result = None;
-        let mut read = |payload: &[u8]| {
-            if let Ok(Event::Append { targets, message }) = Event::decode(payload)
+        let mut read = |payload: Payload<'_>| {
+            if let Ok(Event::Append { targets, message }) = Event::decode(payload.front)
                 && let Some(with) = with.take()
             {
+                let message = match payload.body {
+                    None => message,
+                    Some(body) => message.with_shared(body),
+                };
                 result = Some(with(targets, message));
             }
         };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use longtail_log::RecordParts;
+use longtail_log::{Body, RecordParts};
 use longtail_model::{Durability, Lsn, Seq, StreamId, Timestamp};
 use smallvec::{SmallVec, smallvec};
 
@@ -45,6 +45,7 @@ pub(crate) fn record_of(message: &NewMessage, created: Timestamp) -> Message<'_>
         key: message.key,
         headers: &message.headers,
         payload: &message.payload,
+        shared: Some(&message.payload),
     }
 }
 
@@ -383,7 +384,7 @@ impl Shard {
             event::put_append(&mut scratch, &volatile, &record);
             let parts = RecordParts {
                 head: &scratch[before_end..],
-                body: &message.payload,
+                body: Body::Shared(&message.payload),
                 retained: true,
             };
             let appended = self.logs.append_message(Durability::Memory, &[], parts);
@@ -404,14 +405,14 @@ impl Shard {
         for &cut in &cuts {
             before.push(RecordParts {
                 head: &scratch[start..cut],
-                body: &[],
+                body: Body::NONE,
                 retained: false,
             });
             start = cut;
         }
         let parts = RecordParts {
             head: &scratch[before_end..],
-            body: &message.payload,
+            body: Body::Shared(&message.payload),
             retained: true,
         };
         let appended = if !durable.is_empty() {

@@ -5,7 +5,7 @@ mod queues;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use longtail_log::{MemLog, RecordParts};
+use longtail_log::{Body, MemLog, RecordParts};
 use longtail_model::{
     ConsumerTag, Durability, GroupId, IndexId, Link, Lsn, Priority, Seq, SessionId, StreamId,
     Timestamp,
@@ -1046,6 +1046,7 @@ fn an_append(out: &mut Vec<u8>, seq: Seq, payload: &[u8], expires: Timestamp) {
         key: 0,
         headers: &[],
         payload,
+        shared: None,
     };
     event::put_append(out, &[(STREAM, seq)], &message);
     out.extend_from_slice(payload);
@@ -1063,7 +1064,7 @@ fn a_deleted_group_that_was_the_last_to_want_a_reclaimed_record_leaves_nothing_o
     an_append(&mut kept, Seq(2), b"kept", Timestamp::NEVER);
     let record = RecordParts {
         head: &kept,
-        body: &[],
+        body: Body::NONE,
         retained: true,
     };
     let appended = shard.logs.append_message(Durability::Memory, &[], record);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
-use longtail_log::{Class, RecordParts};
+use longtail_log::{Body, Class, RecordParts};
 use longtail_model::{ConsumerTag, Durability, IndexId, Lsn, Priority, Seq, StreamId, Timestamp};
 use smallvec::SmallVec;
 
@@ -340,7 +340,9 @@ impl Shard {
             event::put_append(&mut head, targets, record);
             let parts = RecordParts {
                 head: &head,
-                body: record.payload,
+                body: record
+                    .shared
+                    .map_or(Body::Lent(record.payload), Body::Shared),
                 retained: true,
             };
             match self.logs.append_message(Durability::Memory, &[], parts) {
@@ -617,7 +619,7 @@ impl Frame {
             }
             records.push(RecordParts {
                 head: &self.heads[start..end],
-                body: body.map_or(&[], |addition| &addition.message.payload),
+                body: body.map_or(Body::NONE, |addition| Body::Lent(&addition.message.payload)),
                 retained: body.is_some(),
             });
             start = end;

@@ -15,9 +15,7 @@ impl FileLog {
     ) -> Result<Lsn, AppendError> {
         let size: u64 = frame
             .iter()
-            .map(|parts| {
-                ((HEADER + parts.head.len() + parts.body.len()) as u64).next_multiple_of(ALIGN)
-            })
+            .map(|parts| ((HEADER + parts.len()) as u64).next_multiple_of(ALIGN))
             .sum();
         let start = self.tail.end();
         let open = match self.state {
@@ -36,10 +34,11 @@ impl FileLog {
             if parts.retained {
                 flags |= RETAINED;
                 retained += 1;
-                retained_bytes += record::span(parts.head.len() + parts.body.len());
+                retained_bytes += record::span(parts.len());
             }
+            let body = parts.body.bytes();
             self.tail
-                .push(self.nonce, flags, parts.head, parts.body, self.written);
+                .push(self.nonce, flags, parts.head, body, self.written);
         }
         if let Some(newest) = self.segments.0.last_mut() {
             newest.live += retained;

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use longtail_model::{Durability, Lsn};
 
 use crate::api::{
-    AppendError, Class, Done, Health, Job, Outcome, PageError, PageId, ReadError, RecordParts,
-    ShardLog,
+    AppendError, Class, Done, Health, Job, Outcome, PageError, PageId, Payload, ReadError,
+    RecordParts, ShardLog,
 };
 use crate::checkpoint::{Account, Checkpoint, Checkpoints};
 use crate::cold::Cold;
@@ -222,7 +222,8 @@ impl ShardLog for FileLog {
         record::span(payload)
     }
 
-    fn read(&mut self, lsn: Lsn, with: &mut dyn FnMut(&[u8])) -> Result<(), ReadError> {
+    fn read(&mut self, lsn: Lsn, with: &mut dyn FnMut(Payload<'_>)) -> Result<(), ReadError> {
+        let mut with = |bytes: &[u8]| with(Payload::whole(bytes));
         if lsn.0 >= self.tail.start() {
             with(self.tail.payload(lsn.0).ok_or(ReadError::Missing(lsn))?);
             return Ok(());
@@ -230,8 +231,14 @@ impl ShardLog for FileLog {
         let i = self.segments.find(lsn.0).ok_or(ReadError::Missing(lsn))?;
         let limit = self.readable(i);
         let segment = self.segments.0.get(i).ok_or(ReadError::Missing(lsn))?;
-        self.cold
-            .read(self.disk.as_ref(), &self.dir, segment, limit, lsn, with)
+        self.cold.read(
+            self.disk.as_ref(),
+            &self.dir,
+            segment,
+            limit,
+            lsn,
+            &mut with,
+        )
     }
 
     fn scan(&self, from: Lsn, to: Lsn, with: &mut dyn FnMut(Lsn, &[u8])) -> std::io::Result<()> {

@@ -6,14 +6,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use longtail_log::sim::SimDisk;
-use longtail_log::{Class, FileLog, OpenError, Opened, Options, Outcome, RecordParts, ShardLog};
+use longtail_log::{
+    Body, Class, FileLog, OpenError, Opened, Options, Outcome, RecordParts, ShardLog,
+};
 use longtail_model::{Lsn, ShardId};
 
 /// A retained record without a body.
 pub fn retained(head: &[u8]) -> RecordParts<'_> {
     RecordParts {
         head,
-        body: &[],
+        body: Body::NONE,
         retained: true,
     }
 }
@@ -22,7 +24,7 @@ pub fn retained(head: &[u8]) -> RecordParts<'_> {
 pub fn control(head: &[u8]) -> RecordParts<'_> {
     RecordParts {
         head,
-        body: &[],
+        body: Body::NONE,
         retained: false,
     }
 }
@@ -70,7 +72,7 @@ pub fn answer(log: &mut dyn ShardLog, done: longtail_log::Done, live: &BTreeMap<
 /// The payload at a position.
 pub fn read(log: &mut dyn ShardLog, lsn: Lsn) -> Result<Vec<u8>, longtail_log::ReadError> {
     let mut out = Vec::new();
-    log.read(lsn, &mut |payload| out.extend_from_slice(payload))?;
+    log.read(lsn, &mut |payload| out.extend(payload.to_vec()))?;
     Ok(out)
 }
 

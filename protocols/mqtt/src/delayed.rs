@@ -236,7 +236,7 @@ impl Sink for Due {
             Effect::Push(delivery) => {
                 let shown = messages.first().and_then(Option::as_ref);
                 let message = shown.and_then(|shown| {
-                    let payload = Bytes::copy_from_slice(shown.payload);
+                    let payload = shown.share();
                     let stored = Stored::of(shown);
                     stored
                         .to_message(payload, shown.created, shown.expires)

@@ -1,6 +1,8 @@
 //! Frames (specification, 4.2): `type octet, channel short, size long, payload, 0xCE`, and the header that opens a
 //! connection.
 
+use std::ops::Range;
+
 use super::fault::{EncodeError, Fault};
 use super::properties::ContentHeader;
 
@@ -144,23 +146,60 @@ pub fn put_content(
     frame_max: u32,
     out: &mut Vec<u8>,
 ) -> Result<(), EncodeError> {
+    put_content_header(channel, properties, body.len(), out)?;
+    put_body(channel, body, frame_max, out);
+    Ok(())
+}
+
+/// Appends the header of a content whose body has `body_size` octets.
+///
+/// # Errors
+/// When something has no form on the wire; nothing is appended then.
+pub fn put_content_header(
+    channel: u16,
+    properties: &[u8],
+    body_size: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), EncodeError> {
     let header = ContentHeader {
         class: super::Method::BASIC,
-        body_size: body.len() as u64,
+        body_size: body_size as u64,
         properties,
     };
-    header.encode(channel, out)?;
-    let most = match frame_max.saturating_sub(FRAME_OVERHEAD) {
+    header.encode(channel, out)
+}
+
+/// Appends a body in frames of at most `frame_max` octets (0: no limit).
+pub fn put_body(channel: u16, body: &[u8], frame_max: u32, out: &mut Vec<u8>) {
+    for piece in body.chunks(piece_max(frame_max)) {
+        out.extend_from_slice(&body_head(channel, piece.len()));
+        out.extend_from_slice(piece);
+        out.push(FRAME_END);
+    }
+}
+
+/// How a body of `length` octets is divided among frames of at most `frame_max` (0: no limit).
+pub fn body_pieces(length: usize, frame_max: u32) -> impl Iterator<Item = Range<usize>> {
+    let most = piece_max(frame_max);
+    (0..length)
+        .step_by(most)
+        .map(move |start| start..length.min(start.saturating_add(most)))
+}
+
+fn piece_max(frame_max: u32) -> usize {
+    match frame_max.saturating_sub(FRAME_OVERHEAD) {
         0 => u32::MAX as usize - HEAD,
         most => most as usize,
-    };
-    for piece in body.chunks(most) {
-        frame(FrameKind::Body, channel, out, |out| {
-            out.extend_from_slice(piece);
-            Ok(())
-        })?;
     }
-    Ok(())
+}
+
+/// What stands in front of a piece of a body, which is one of [`body_pieces`]; [`FRAME_END`] follows the piece.
+#[must_use]
+pub fn body_head(channel: u16, length: usize) -> [u8; HEAD] {
+    let [c1, c0] = channel.to_be_bytes();
+    // Pieces are at most as long as a frame may be.
+    let [s3, s2, s1, s0] = (length as u32).to_be_bytes();
+    [FrameKind::Body as u8, c1, c0, s3, s2, s1, s0]
 }
 
 /// What opens a connection.

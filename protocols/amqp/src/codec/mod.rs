@@ -27,7 +27,7 @@ mod wire;
 pub use fault::{EncodeError, Fault};
 pub use frame::{
     Decoder, FRAME_END, FRAME_OVERHEAD, Frame, FrameKind, Greeting, HEARTBEAT, PROTOCOL_HEADER,
-    put_content,
+    body_head, body_pieces, put_body, put_content, put_content_header,
 };
 pub use fuzz::fuzz;
 pub use method::Method;

@@ -107,6 +107,7 @@ mod tests {
             key: 0,
             headers,
             payload: b"",
+            shared: None,
         }
     }
 

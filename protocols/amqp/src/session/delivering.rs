@@ -22,8 +22,9 @@ use super::content::Envelope;
 use super::settling::Returns;
 use super::tapping::is_traced;
 use super::unacked::Delivered;
+use super::writing::{Body, check_header, write_content};
 use super::{Shared, say};
-use crate::codec::{FRAME_OVERHEAD, Method, Properties, ReplyCode, TableBuf, Value, put_content};
+use crate::codec::{Method, Properties, TableBuf, Value, put_content_header};
 use crate::exception::{Exception, not_implemented};
 use crate::queue::Queue;
 use crate::tally;
@@ -34,12 +35,6 @@ pub(super) const WINDOW_BYTES: usize = 512 * 1024;
 /// Messages that are pushed ahead of a client at most, and before any was seen.
 const WINDOW_MAX: u32 = 1024;
 const WINDOW_FIRST: u32 = 16;
-
-/// Octets of a content header in front of the properties.
-const CONTENT_HEADER: usize = 12;
-
-/// Octets of a content header in front of the properties, with those around the frame.
-const HEADER_OVERHEAD: usize = 14 + FRAME_OVERHEAD as usize;
 
 /// A message that came although the channel's consumers hold what they share.
 #[derive(Debug)]
@@ -56,7 +51,7 @@ pub(super) struct Kept {
 pub(super) struct Shown<'a> {
     pub(super) headers: &'a [u8],
     pub(super) subject: &'a [u8],
-    pub(super) body: &'a [u8],
+    pub(super) body: Body<'a>,
 }
 
 impl<'a> Shown<'a> {
@@ -64,7 +59,7 @@ impl<'a> Shown<'a> {
         Shown {
             headers: message.headers,
             subject: message.subject,
-            body: message.payload,
+            body: Body::of(message),
         }
     }
 }
@@ -111,20 +106,20 @@ impl Consumer {
         shared: &Shared,
         out: &mut Out,
     ) -> bool {
-        let body_max = match shared.frame_max.saturating_sub(FRAME_OVERHEAD) {
-            0 => usize::MAX,
-            most => most as usize,
-        };
         // What counts its failures says so in its headers, and what another protocol has published may have its key
         // elsewhere.
-        delivery.failures == 0
+        let is_written = delivery.failures == 0
             && shown.subject.is_empty()
             && self.template.write(
-                (shown.headers, shown.body),
-                (channel, tag, delivery.redeliveries > 0),
-                body_max,
+                (shown.headers, shown.body.octets.len()),
+                (tag, delivery.redeliveries > 0),
+                shown.body.room(),
                 out.tail(),
-            )
+            );
+        if is_written {
+            shown.body.write(channel, shared.frame_max, out);
+        }
+        is_written
     }
 
     fn write(
@@ -150,13 +145,8 @@ impl Consumer {
         let before = tail.len();
         let written = deliver.encode(channel, tail).and_then(|()| {
             let method = tail.len() - before;
-            put_content(
-                channel,
-                envelope.properties,
-                shown.body,
-                shared.frame_max,
-                tail,
-            )?;
+            let size = shown.body.octets.len();
+            put_content_header(channel, envelope.properties, size, tail)?;
             Ok(method)
         });
         let method = match written {
@@ -167,13 +157,13 @@ impl Consumer {
                 return Ok(());
             }
         };
-        if counted.is_none() && shown.subject.is_empty() {
-            let header = CONTENT_HEADER + envelope.properties.len() + FRAME_OVERHEAD as usize;
-            let front = method + header;
-            if let Some(frames) = tail.get(before..before + front) {
-                self.template.keep(shown.headers, frames, method, &self.tag);
-            }
+        if counted.is_none()
+            && shown.subject.is_empty()
+            && let Some(frames) = tail.get(before..)
+        {
+            self.template.keep(shown.headers, frames, method, &self.tag);
         }
+        shown.body.write(channel, shared.frame_max, out);
         Ok(())
     }
 
@@ -326,7 +316,7 @@ impl Channel {
                 delivery: *delivery,
                 headers: Bytes::copy_from_slice(message.headers),
                 subject: Bytes::copy_from_slice(message.subject),
-                body: Bytes::copy_from_slice(message.payload),
+                body: Body::of(message).share(),
             });
             self.feed(number);
             return Ok(());
@@ -398,7 +388,7 @@ impl Channel {
             let shown = Shown {
                 headers: &kept.headers,
                 subject: &kept.subject,
-                body: &kept.body,
+                body: Body::from(&kept.body),
             };
             self.deliver(kept.at, &kept.delivery, shown, shared, out)?;
         }
@@ -477,9 +467,9 @@ impl Channel {
         write_content(
             &get_ok,
             self.number(),
-            &envelope,
-            message.payload,
-            shared,
+            envelope.properties,
+            Body::of(message),
+            shared.frame_max,
             out,
         );
         if delivery.redeliveries > 0 {
@@ -547,40 +537,6 @@ fn counted(envelope: &Envelope<'_>, delivery: &Delivery, queue: &Queue) -> Optio
     let mut octets = Vec::new();
     properties.encode(&mut octets).ok()?;
     Some(octets)
-}
-
-/// A header frame cannot be divided.
-pub(super) fn check_header(envelope: &Envelope<'_>, shared: &Shared) -> Result<(), Exception> {
-    let size = envelope.properties.len() + HEADER_OVERHEAD;
-    let max = shared.frame_max as usize;
-    if max > 0 && size > max {
-        return Err(Exception::new(
-            ReplyCode::FrameError,
-            format!(
-                "the properties of a message need a frame of {size} bytes; negotiated are {max}"
-            ),
-        ));
-    }
-    Ok(())
-}
-
-pub(super) fn write_content(
-    method: &Method<'_>,
-    channel: u16,
-    envelope: &Envelope<'_>,
-    body: &[u8],
-    shared: &Shared,
-    out: &mut Out,
-) {
-    let tail = out.tail();
-    let before = tail.len();
-    let written = method
-        .encode(channel, tail)
-        .and_then(|()| put_content(channel, envelope.properties, body, shared.frame_max, tail));
-    if let Err(error) = written {
-        tail.truncate(before);
-        tracing::error!(%error, "a message cannot be written");
-    }
 }
 
 #[cfg(test)]

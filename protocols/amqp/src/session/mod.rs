@@ -41,6 +41,7 @@ mod timeouts;
 mod transacting;
 mod unacked;
 mod way;
+mod writing;
 
 use std::sync::Arc;
 

@@ -11,8 +11,9 @@ use longtail_model::ShardId;
 
 use super::channel::{Channel, Pending, internal};
 use super::routing::{Plan, Publication, Sole, check};
-use super::{Action, Shared, content, say, unexpected_frame};
-use crate::codec::{ContentHeader, Method, ReplyCode, put_content};
+use super::writing::{Body, write_content};
+use super::{Action, Shared, content, unexpected_frame};
+use crate::codec::{ContentHeader, Method, ReplyCode};
 use crate::config::Config;
 use crate::exception::{Exception, no_exchange, not_implemented, precondition, refused};
 use crate::graph::{Kind, Noted};
@@ -541,17 +542,9 @@ impl Channel {
             exchange: &publication.exchange,
             routing_key: &publication.key,
         };
-        say(&returned, self.number(), out);
-        let put = put_content(
-            self.number(),
-            properties,
-            &publication.body,
-            shared.frame_max,
-            out.tail(),
-        );
-        if let Err(error) = put {
-            tracing::error!(%error, "a message cannot be returned");
-        }
+        let body = Body::from(&publication.body);
+        let number = self.number();
+        write_content(&returned, number, properties, body, shared.frame_max, out);
     }
 
     /// A message is stored somewhere, or refused.

@@ -22,10 +22,11 @@ use longtail_model::{GroupId, Seq, SessionId, ShardId, Timestamp};
 use super::channel::{Channel, Pending, Way, internal};
 use super::consuming::space_of;
 use super::content::Envelope;
-use super::delivering::{Shown, WINDOW_BYTES, check_header, write_content};
+use super::delivering::{Shown, WINDOW_BYTES};
 use super::filtering::Filter;
 use super::tapping::is_traced;
 use super::unacked::Delivered;
+use super::writing::{Body, check_header, write_content};
 use super::{Action, Ended, Shared, say};
 use crate::codec::{Method, Properties, Table, TableBuf, Value};
 use crate::exception::{Exception, no_queue, not_implemented, precondition};
@@ -440,7 +441,9 @@ impl Channel {
                 exchange: envelope.exchange,
                 routing_key: &envelope.key,
             };
-            write_content(&deliver, channel, &envelope, message.payload, shared, out);
+            let body = Body::of(message);
+            let properties = envelope.properties;
+            write_content(&deliver, channel, properties, body, shared.frame_max, out);
             self.counts.deliver += 1;
             consumer.held += 1;
             let queue = is_traced(shared).then(|| Arc::clone(&consumer.queue.name));

@@ -205,6 +205,7 @@ mod tests {
             key: 0,
             headers: b"",
             payload: b"x",
+            shared: None,
         };
         let seen = |seq| Reply::Peeked {
             seq,

@@ -7,6 +7,7 @@ use longtail_edge::Out;
 
 use super::channel::Channel;
 use super::content::Envelope;
+use super::writing::{Body, check_header, write_content};
 use super::{Shared, say};
 use crate::codec::{Method, Properties, ReplyCode};
 use crate::exception::{Exception, no_queue, precondition};
@@ -133,7 +134,7 @@ impl Channel {
             key: (&*reply.key).into(),
             properties: &reply.properties,
         };
-        if let Err(exception) = super::delivering::check_header(&envelope, shared) {
+        if let Err(exception) = check_header(&envelope, shared) {
             tracing::warn!(%exception, "a reply cannot be delivered");
             return;
         }
@@ -145,12 +146,12 @@ impl Channel {
             exchange: "",
             routing_key: &reply.key,
         };
-        super::delivering::write_content(
+        write_content(
             &deliver,
             self.number(),
-            &envelope,
-            &reply.body,
-            shared,
+            envelope.properties,
+            Body::from(&reply.body),
+            shared.frame_max,
             out,
         );
     }

@@ -54,7 +54,7 @@ impl Channel {
             exchange: envelope.exchange.into(),
             key: (&*envelope.key).into(),
             properties: Bytes::copy_from_slice(envelope.properties),
-            body: Bytes::copy_from_slice(shown.body),
+            body: shown.body.share(),
             connection: shared.asker.connection,
             channel: self.number(),
             vhost: Arc::clone(&shared.asker.vhost),

@@ -1,8 +1,6 @@
 //! The frames in front of a message's body, kept for the next delivery: what a queue holds mostly differs in nothing but
 //! the body, and then a copy with another delivery tag is all that has to be made.
 
-use crate::codec::{FRAME_END, FrameKind};
-
 /// Headers of a record that are worth keeping, in octets.
 const HEADERS_MAX: usize = 512;
 
@@ -49,22 +47,19 @@ impl Template {
         self.size_at = method + BEFORE_SIZE;
     }
 
-    /// Writes a message with the same headers; `false`, and nothing is written: it has others, or needs more than one
-    /// frame for its body.
+    /// Writes what stands before the body of a message with the same headers, with room for `room` octets behind it;
+    /// `false`, and nothing is written: it has others.
     pub(super) fn write(
         &self,
-        (headers, body): (&[u8], &[u8]),
-        (channel, tag, redelivered): (u16, u64, bool),
-        body_max: usize,
+        (headers, size): (&[u8], usize),
+        (tag, redelivered): (u64, bool),
+        room: usize,
         out: &mut Vec<u8>,
     ) -> bool {
-        if headers != self.headers || headers.is_empty() || body.len() > body_max {
+        if headers != self.headers || headers.is_empty() {
             return false;
         }
-        let Ok(size) = u32::try_from(body.len()) else {
-            return false;
-        };
-        out.reserve(self.frames.len() + HEAD + body.len() + 1);
+        out.reserve(self.frames.len() + room);
         let start = out.len();
         out.extend_from_slice(&self.frames);
         let mut fill = |at: usize, octets: &[u8]| {
@@ -74,13 +69,7 @@ impl Template {
         };
         fill(self.tag_at, &tag.to_be_bytes());
         fill(self.tag_at + REDELIVERED_AT, &[u8::from(redelivered)]);
-        fill(self.size_at, &u64::from(size).to_be_bytes());
-        if size > 0 {
-            let ([c1, c0], [s3, s2, s1, s0]) = (channel.to_be_bytes(), size.to_be_bytes());
-            out.extend_from_slice(&[FrameKind::Body as u8, c1, c0, s3, s2, s1, s0]);
-            out.extend_from_slice(body);
-            out.push(FRAME_END);
-        }
+        fill(self.size_at, &(size as u64).to_be_bytes());
         true
     }
 }
@@ -88,7 +77,7 @@ impl Template {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::{Method, put_content};
+    use crate::codec::{Method, put_body, put_content};
 
     /// Octets of the method, and all.
     fn encoded(tag: u64, redelivered: bool, body: &[u8]) -> (usize, Vec<u8>) {
@@ -110,19 +99,19 @@ mod tests {
     fn what_is_written_from_it_is_what_would_be_encoded() {
         let mut template = Template::default();
         let mut out = Vec::new();
-        assert!(!template.write((b"", b""), (3, 1, false), 4088, &mut out));
+        assert!(!template.write((b"", 0), (1, false), 0, &mut out));
         let (method, first) = encoded(1, false, b"first");
         let front = &first[..first.len() - HEAD - 5 - 1];
         template.keep(b"headers", front, method, "ctag");
         for (tag, redelivered, body) in [(2, true, &b"second"[..]), (1 << 40, false, b"")] {
             out.clear();
-            let how = (3, tag, redelivered);
-            assert!(template.write((b"headers", body), how, 4088, &mut out));
+            let how = (tag, redelivered);
+            assert!(template.write((b"headers", body.len()), how, 9, &mut out));
+            put_body(3, body, 4096, &mut out);
             assert_eq!(out, encoded(tag, redelivered, body).1);
         }
         out.clear();
-        assert!(!template.write((b"others", b""), (3, 1, false), 4088, &mut out));
-        assert!(!template.write((b"headers", &[0; 4089]), (3, 1, false), 4088, &mut out));
+        assert!(!template.write((b"others", 0), (1, false), 0, &mut out));
         assert!(out.is_empty());
     }
 
@@ -132,6 +121,6 @@ mod tests {
         let (method, first) = encoded(1, false, b"");
         let long = [1; HEADERS_MAX + 1];
         template.keep(&long, &first, method, "ctag");
-        assert!(!template.write((&long, b""), (3, 1, false), 4088, &mut Vec::new()));
+        assert!(!template.write((&long, 0), (1, false), 0, &mut Vec::new()));
     }
 }

@@ -437,7 +437,7 @@ fn read(message: &Message<'_>) -> Released {
         exchange: envelope.exchange.to_owned(),
         key: envelope.key.into_owned(),
         properties: Bytes::copy_from_slice(envelope.properties),
-        body: Bytes::copy_from_slice(message.payload),
+        body: message.share(),
     }
 }
 

@@ -134,6 +134,7 @@ impl Talk {
             key: 0,
             headers: b"",
             payload: b"bo\r\ndy",
+            shared: None,
         };
         let messages = match reply {
             Reply::Delivered(_) | Reply::Peeked { .. } => vec![Some(body)],

@@ -255,7 +255,7 @@ impl Session {
         let options = held.ok_or(Unwanted::ForMe)?.options;
         let tag = Tag::unpack(options.tag);
         let whole = recent.get_or_read(delivery.stream, delivery.seq, || {
-            let payload = bytes::Bytes::copy_from_slice(message.payload);
+            let payload = message.share();
             let stored = Stored::of(message);
             let whole = stored.to_message(payload, message.created, message.expires);
             whole.map(Arc::new)

@@ -58,6 +58,7 @@ fn shown(record: &NewMessage) -> Shown<'_> {
         key: 0,
         headers: &record.headers,
         payload: &record.payload,
+        shared: Some(&record.payload),
     }
 }
 
