@@ -249,7 +249,9 @@ impl Cell {
         if let Some(log) = core.shard.logs().durable() {
             log.finish(done);
         }
+        let asked = core.asked;
         core.release();
+        core.answered = asked - core.asked;
         core
     }
 

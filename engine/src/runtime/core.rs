@@ -41,6 +41,10 @@ pub(super) struct Core {
     pub(super) wants_sync: bool,
     /// Sessions with pending effects.
     pub(super) waiting: usize,
+    /// Replies among the pending effects; the others are messages on their way to consumers.
+    pub(super) asked: usize,
+    /// Replies that the last commit let out.
+    pub(super) answered: usize,
     /// What a commit took lately, in microseconds.
     pub(super) commit_us: u64,
     pub(super) stopping: bool,
@@ -91,6 +95,8 @@ impl Core {
             touched: Vec::new(),
             wants_sync: false,
             waiting: 0,
+            asked: 0,
+            answered: 0,
             commit_us: 0,
             stopping: false,
             told_of_failure: false,
@@ -205,6 +211,7 @@ impl Core {
                 self.waiting += usize::from(outlet.pending == 0);
                 outlet.pending += 1;
                 self.wants_sync |= gate.level == Durability::Sync;
+                self.asked += usize::from(matches!(effect, Effect::Reply(..)));
                 self.pending.push_back(Pending {
                     ordinal,
                     session,
@@ -241,6 +248,7 @@ impl Core {
             else {
                 break;
             };
+            self.asked -= usize::from(matches!(effect, Effect::Reply(..)));
             let Some(outlet) = self.outlets.get_mut(&session) else {
                 continue;
             };
@@ -302,10 +310,12 @@ impl Core {
             .is_some_and(|log| log.watermark(Durability::Sync) < logs.awaited())
     }
 
-    /// What to commit on the spot: when a single session waits, nothing is gained by gathering more, and on a fast disk
-    /// the sync takes less than waking a commit thread and being woken by it would add.
+    /// What to commit on the spot: when a single session waits, or a single answer is waited for now as it was the last
+    /// time, nothing is gained by gathering more, and on a fast disk the sync takes less than waking a commit thread and
+    /// being woken by it would add.
     pub(super) fn commit_for_one(&mut self) -> Option<Job> {
-        if self.waiting == 1 && self.touched.is_empty() && self.commit_us < COMMIT_INLINE_US {
+        let alone = self.waiting == 1 || (self.asked == 1 && self.answered <= 1);
+        if alone && self.touched.is_empty() && self.commit_us < COMMIT_INLINE_US {
             self.next_commit()
         } else {
             None
