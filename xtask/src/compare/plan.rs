@@ -175,16 +175,10 @@ pub(super) fn sections(parts: Parts) -> Vec<Section> {
             title: "AMQP 0-9-1",
             protocol: "amqp",
             kind: Kind::Ratios,
-            // RabbitMQ takes six seconds to start for each row: the whole table at one of its three sizes.
             loads: vec![
-                Load::new(
-                    "--durability memory --scenario one-to-one --unconfirmed --publishers 1 --depth 64 \
-                     --body-bytes 16,16384",
-                ),
-                Load::new(
-                    "--durability memory --scenario one-to-one --depth 16 --body-bytes 16,16384",
-                ),
-                Load::new("--durability memory --body-bytes 1024"),
+                Load::new("--durability memory"),
+                // A thousand connections at work.
+                Load::new("--durability memory --scenario one-to-one --publishers 500"),
             ],
         },
         Section {
@@ -193,9 +187,13 @@ pub(super) fn sections(parts: Parts) -> Vec<Section> {
             protocol: "amqp",
             kind: Kind::Ratios,
             // Its classic queues confirm before they have synced.
-            loads: vec![Load::new(
-                "--durability sync --queue-type quorum --messages 200000",
-            )],
+            loads: vec![
+                Load::new("--durability sync --queue-type quorum --messages 200000"),
+                Load::new(
+                    "--durability sync --queue-type quorum --scenario one-to-one --persistent --depth 16 \
+                     --body-bytes 16,16384",
+                ),
+            ],
         },
         Section {
             name: "amqp-streams",
