@@ -1,7 +1,8 @@
-"""pika drives the exchanges beyond the standard's: hashes, delays, deduplication; with a restart where that matters."""
+"""pika drives the exchanges beyond the standard's: hashes, delays, deduplication, history; with a restart where that matters."""
 
 import pathlib
 import sys
+import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -346,6 +347,185 @@ def a_dead_letter_that_came_before_comes_no_more(t):
     channel.queue_bind(queue, exchange)
     died(channel, exchange, "k", {"x-deduplication-header": "same"}, count=3)
     equal(len(bodies(channel, queue, 1)), 1)
+
+
+def recent(channel, queue, messages):
+    """The bodies, as numbers, and that nothing more is there."""
+    got = [int(body) for body in bodies(channel, queue, messages)]
+    equal(channel.basic_get(queue)[0], None, "nothing more")
+    return got
+
+
+@case("x-recent-history")
+def a_queue_that_is_bound_later_has_the_last_messages(t):
+    channel = connect(t)
+    channel.confirm_delivery()
+    for arguments, length in (({}, 20), ({"x_recent_history_length": 3}, 3)):
+        exchange = exchange_of(t, channel, "x-recent-history", **arguments)
+        first = bound(channel, exchange, "")
+        for number in range(30):
+            properties = pika.BasicProperties(headers={"n": number}, delivery_mode=2, priority=3)
+            channel.basic_publish(exchange, f"key.{number}", str(number), properties)
+        for number in range(30, 35):
+            properties = pika.BasicProperties(headers={"x-recent-history-no-store": True})
+            channel.basic_publish(exchange, "", str(number), properties)
+        equal(recent(channel, first, 35), list(range(35)), "as a fanout")
+        second = bound(channel, exchange, "any key")
+        method, properties, body = take(channel, second, 1)[0]
+        equal((method.exchange, method.routing_key), (exchange, f"key.{body.decode()}"))
+        equal(properties.headers, {"n": int(body)})
+        equal((properties.delivery_mode, properties.priority, method.redelivered), (2, 3, False))
+        equal([int(body), *recent(channel, second, length - 1)], list(range(30 - length, 30)))
+        # A binding that is there already shows nothing again, another one does.
+        channel.queue_bind(second, exchange, "any key")
+        equal(count(channel, second), 0)
+        channel.queue_bind(second, exchange, "another key")
+        equal(recent(channel, second, length), list(range(30 - length, 30)))
+        channel.basic_publish(exchange, "", b"40")
+        equal(recent(channel, second, 1), [40])
+
+
+@case("x-recent-history consumer")
+def somebody_who_consumes_already_is_shown_them_in_order(t):
+    channel = connect(t)
+    exchange = exchange_of(t, channel, "x-recent-history")
+    for number in range(5):
+        channel.basic_publish(exchange, "", str(number))
+    queue = channel.queue_declare("", exclusive=True).method.queue
+    got = []
+    channel.basic_consume(queue, lambda *delivery: got.append(int(delivery[3])), auto_ack=True)
+    channel.queue_bind(queue, exchange)
+    for number in range(5, 10):
+        channel.basic_publish(exchange, "", str(number))
+    until = time.monotonic() + PATIENCE
+    while len(got) < 10 and time.monotonic() < until:
+        channel.connection.process_data_events(0.05)
+    equal(got, list(range(10)))
+
+
+@case("x-recent-history errors")
+def a_history_has_a_positive_length(t):
+    for wrong in (0, -30, "3", True):
+        arguments = {"x-recent-history-length": wrong}
+        text = refused(connect(t).exchange_declare, t.unique(), "x-recent-history", arguments=arguments)
+        equal("'x-recent-history-length' must be a positive integer" in text, True, text)
+    channel = connect(t)
+    exchange = exchange_of(t, channel, "x-recent-history", x_recent_history_length=5)
+    same = {"x-recent-history-length": 5}
+    channel.exchange_declare(exchange, "x-recent-history", arguments=same)
+    text = refused(channel.exchange_declare, exchange, "x-recent-history")
+    equal("inequivalent arg 'x-recent-history-length'" in text, True, text)
+
+
+@case("x-recent-history exchanges")
+def an_exchange_that_is_bound_later_routes_the_last_messages(t):
+    channel = connect(t)
+    channel.confirm_delivery()
+    source, history = exchange_of(t, channel, "topic"), exchange_of(t, channel, "x-recent-history")
+    channel.exchange_bind(history, source, "a.#")
+    for number, key in enumerate(("a.b", "b", "a.c", "a.b")):
+        copies = pika.BasicProperties(headers={"BCC": ["a.c"]}) if number == 3 else None
+        channel.basic_publish(source, key, str(number), copies)
+    # What is bound before it shows nothing.
+    before = bound(channel, source, "#")
+    target = exchange_of(t, channel, "direct")
+    left, right = bound(channel, target, "a.b"), bound(channel, target, "a.c")
+    channel.exchange_bind(target, history, "whatever")
+    equal(recent(channel, left, 2), [0, 3])
+    method, properties, _ = take(channel, right, 2)[1]
+    equal((method.exchange, method.routing_key, properties.headers), (source, "a.b", {}))
+    equal(count(channel, before), 0)
+
+
+@case("x-recent-history tx dead letters delays")
+def what_comes_by_another_way_is_recorded_too(t):
+    channel = connect(t)
+    channel.confirm_delivery()
+    exchange = exchange_of(t, channel, "x-recent-history")
+    died(channel, exchange, "k")
+    arguments = {"x_delayed_type": "x-recent-history"}
+    waits = exchange_of(t, channel, "x-delayed-message", **arguments)
+    channel.basic_publish(waits, "", b"2", delayed(200))
+    transaction = connect(t)
+    transaction.tx_select()
+    transaction.basic_publish(exchange, "", b"1")
+    transaction.tx_rollback()
+    transaction.basic_publish(exchange, "", b"2")
+    equal(count(channel, bound(channel, exchange, "a")) <= 1, True, "nothing before the commit")
+    transaction.tx_commit()
+    until = time.monotonic() + PATIENCE
+    queue = bound(channel, exchange, "")
+    while count(channel, queue) < 2 and time.monotonic() < until:
+        channel.queue_delete(queue)
+        queue = bound(channel, exchange, "")
+    got = take(channel, queue, 2)
+    equal(sorted(int(body) for _, _, body in got), [0, 2])
+    equal(["x-death" in (properties.headers or {}) for _, properties, _ in got].count(True), 1)
+    early = bound(channel, waits, "")
+    equal(recent(channel, early, 1), [2])
+    late = bound(channel, waits, "")
+    _, properties, body = take(channel, late, 1)[0]
+    equal((body, properties.headers), (b"2", {}))
+
+
+@case("x-recent-history concurrent")
+def each_message_comes_once_in_order_while_others_publish(t):
+    channel = connect(t)
+    exchange = exchange_of(t, channel, "x-recent-history", x_recent_history_length=1_000_000)
+    messages, begun = 3_000, threading.Event()
+
+    def publish():
+        connection = pika.BlockingConnection(pika.ConnectionParameters(t.host, t.port))
+        publisher = connection.channel()
+        for number in range(messages):
+            publisher.basic_publish(exchange, "", str(number))
+            if number == messages // 10:
+                begun.set()
+        connection.close()
+
+    publishers = [threading.Thread(target=publish) for _ in range(2)]
+    for publisher in publishers:
+        publisher.start()
+    begun.wait(PATIENCE)
+    queues = []
+    while any(publisher.is_alive() for publisher in publishers) and len(queues) < 15:
+        queues.append(bound(channel, exchange, ""))
+    for publisher in publishers:
+        publisher.join()
+    equal(len(queues) > 0, True)
+    for queue in queues:
+        got = []
+        consumed = channel.basic_consume(queue, lambda *delivery: got.append(int(delivery[3])), auto_ack=True)
+        until = time.monotonic() + PATIENCE
+        while len(got) < 2 * messages and time.monotonic() < until:
+            channel.connection.process_data_events(0.05)
+        channel.basic_cancel(consumed)
+        equal(sorted(got), [number for number in range(messages) for _ in range(2)], "each once of each")
+        seen = [0] * messages
+        # Two publishers: each number's first comes before its successor's first, and so do the second ones.
+        for number in got:
+            seen[number] += 1
+            equal(number == 0 or seen[number] <= seen[number - 1], True, f"{number} in order")
+
+
+@case("x-recent-history restart", "last")
+def a_history_ends_with_the_server(t):
+    server = OwnServer(t)
+    channel = connect(t, server.address)
+    exchange, queue = t.unique(), t.unique()
+    channel.exchange_declare(exchange, "x-recent-history", durable=True)
+    channel.queue_declare(queue, durable=True)
+    channel.basic_publish(exchange, "", b"0", pika.BasicProperties(delivery_mode=2))
+    channel.queue_bind(queue, exchange)
+    equal(count(channel, queue), 1)
+    server.end()
+    server.run()
+    channel = connect(t, server.address)
+    equal(count(channel, queue), 1, "what was shown is the queue's; its binding shows nothing again")
+    other = bound(channel, exchange, "")
+    equal(count(channel, other), 0)
+    channel.basic_publish(exchange, "", b"1")
+    equal(recent(channel, other, 1), [1])
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def the_overview_has_what_tools_look_for(t):
     ports = {listener["protocol"]: listener["port"] for listener in overview["listeners"]}
     equal(ports["amqp"], t.port)
     kinds = {kind["name"] for kind in overview["exchange_types"]}
-    assert {"direct", "fanout", "headers", "topic"} <= kinds, kinds
+    assert {"direct", "fanout", "headers", "topic", "x-consistent-hash", "x-recent-history"} <= kinds, kinds
     equal(api(t).get("/whoami")["name"], "guest")
     [node] = api(t).get("/nodes")
     equal((node["name"], node["running"]), (overview["node"], True))
@@ -735,6 +735,9 @@ def definitions_go_out_and_come_in(t):
 @case("definitions")
 def definitions_of_one_vhost_go_into_another(t):
     at, _ = something(t)
+    recent = {"type": "x-recent-history", "durable": True, "auto_delete": False, "internal": False,
+              "arguments": {"x-recent-history-length": 2}}
+    api(t).do(201, "PUT", f"/exchanges/{at}/recent", recent)
     exported = api(t).get(f"/definitions/{at}")
     equal(exported["rabbitmq_definition_format"], "single_virtual_host")
     assert "users" not in exported and "vhost" not in exported["queues"][0], exported
@@ -742,6 +745,15 @@ def definitions_of_one_vhost_go_into_another(t):
     api(t).do(204, "POST", f"/definitions/{other}", exported)
     equal(api(t).get(f"/definitions/{other}")["bindings"], exported["bindings"])
     equal(api(t).get(f"/policies/{other}/one")["definition"], {"message-ttl": 5})
+    found = api(t).get(f"/exchanges/{other}/recent")
+    equal({key: found[key] for key in recent}, recent)
+    for number in range(3):
+        publish = {"routing_key": "", "payload": str(number), "payload_encoding": "string", "properties": {}}
+        equal(api(t).do(200, "POST", f"/exchanges/{other}/recent/publish", publish), {"routed": False})
+    api(t).do(201, "POST", f"/bindings/{other}/e/recent/q/q", {"routing_key": ""})
+    get = {"count": 9, "ackmode": "ack_requeue_false", "encoding": "auto"}
+    got = api(t).do(200, "POST", f"/queues/{other}/q/get", get)
+    equal([message["payload"] for message in got], ["1", "2"])
 
 
 @case("restart load_definitions")

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::codec::{ArrayBuf, EncodeError, Properties, Table, TableBuf, Value};
-use crate::graph::Routing;
+use crate::graph::{Content, Routing};
 use crate::session::routing::keys_of;
 use crate::store::{Parcel, in_queues, in_waiting};
 use crate::streams::Outgoing;
@@ -152,6 +152,11 @@ impl Tapped {
         let routing = Routing {
             keys: &keys,
             properties: &properties,
+            content: Content {
+                exchange: EXCHANGE,
+                properties: &octets,
+                body: &self.body,
+            },
             due: false,
             now,
         };

@@ -10,6 +10,7 @@ use super::dedup::Seen;
 use super::headers::headers_match;
 use super::kind::{ExchangeArguments, HashOn, Kind};
 use super::picking::{Candidate, pick};
+use super::recent::Recent;
 use super::topics::Topics;
 use crate::codec::Table;
 use crate::exception::Exception;
@@ -111,6 +112,11 @@ impl ExchangeConfig {
         self.parsed.delays
     }
 
+    /// How many of its last messages it records; `None`: none.
+    pub(super) fn recent(&self) -> Option<usize> {
+        self.parsed.recent
+    }
+
     /// Where a message goes that no binding wants.
     #[must_use]
     pub fn alternate(&self) -> Option<&Arc<str>> {
@@ -136,6 +142,8 @@ pub struct Exchange {
     pub(super) seen: Option<Seen>,
     /// Where messages wait for their time.
     pub(super) waiting: Option<Waiting>,
+    /// Its last messages, where it records them.
+    pub(super) recent: Option<Recent>,
     pub(super) tallies: ExchangeTallies,
 }
 
@@ -171,6 +179,7 @@ impl Exchange {
             topics: Topics::default(),
             candidates: Vec::new(),
             waiting: None,
+            recent: None,
             tallies: Arc::default(),
         }
     }
@@ -200,7 +209,7 @@ impl Exchange {
                     take(&binding.destination);
                 }
             }
-            Kind::Fanout => {
+            Kind::Fanout | Kind::RecentHistory => {
                 for (_, binding) in self.bindings() {
                     take(&binding.destination);
                 }
@@ -229,13 +238,13 @@ impl Exchange {
         }
     }
 
-    /// Whether another message with the same key may go elsewhere.
+    /// Whether another message with the same key may go elsewhere, or has to be seen here.
     pub(super) fn looks_at_more(&self) -> bool {
         self.config.parsed.dedup.is_some()
             || self.config.delays()
             || match self.config.kind {
                 Kind::Direct | Kind::Fanout | Kind::Topic | Kind::ModulusHash => false,
-                Kind::Headers | Kind::Random | Kind::LocalRandom => true,
+                Kind::Headers | Kind::Random | Kind::LocalRandom | Kind::RecentHistory => true,
                 Kind::ConsistentHash => self.config.parsed.hash_on != HashOn::Key,
             }
     }

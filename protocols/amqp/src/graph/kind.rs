@@ -5,6 +5,7 @@ use std::sync::Arc;
 use longtail_model::Filter;
 
 use super::headers::is_match_valid;
+use super::recent;
 use super::{ALTERNATE, Dedup};
 use crate::codec::Table;
 use crate::exception::{Exception, precondition};
@@ -28,6 +29,8 @@ pub enum Kind {
     Random,
     /// Any one; all are local here.
     LocalRandom,
+    /// All, and who is bound later has the last messages too.
+    RecentHistory,
 }
 
 /// All kinds with the names that clients use.
@@ -40,6 +43,7 @@ const KINDS: &[(Kind, &str)] = &[
     (Kind::ModulusHash, "x-modulus-hash"),
     (Kind::Random, "x-random"),
     (Kind::LocalRandom, "x-local-random"),
+    (Kind::RecentHistory, "x-recent-history"),
 ];
 
 /// The type of an exchange that keeps messages until their time and then is of the type that an argument names.
@@ -61,6 +65,7 @@ pub(crate) const COMPARED: &[&str] = &[
     "x-deduplication-header",
     "x-cache-size",
     "x-cache-ttl",
+    recent::LENGTH,
 ];
 
 impl Kind {
@@ -135,6 +140,8 @@ pub(super) struct ExchangeArguments {
     /// Messages wait here for their time.
     pub(super) delays: bool,
     pub(super) dedup: Option<Dedup>,
+    /// How many messages are recorded.
+    pub(super) recent: Option<usize>,
 }
 
 impl ExchangeArguments {
@@ -177,6 +184,9 @@ impl ExchangeArguments {
                     "invalid arg '{DELAYED_EXCHANGE}': a boolean is expected"
                 )));
             }
+        }
+        if kind == Kind::RecentHistory {
+            parsed.recent = Some(recent::length(arguments)?);
         }
         if kind == Kind::ConsistentHash {
             parsed.hash_on = hash_on(

@@ -8,6 +8,7 @@ mod exchange;
 mod headers;
 mod kind;
 mod picking;
+mod recent;
 mod routing;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ mod topics;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use crate::queue::Queue;
 pub use dedup::{Dedup, Key as DedupKey, Repeated, Seen};
@@ -24,6 +26,8 @@ pub use exchange::{
 };
 pub(crate) use kind::COMPARED;
 pub use kind::{DELAYED, Kind};
+use recent::Recent;
+pub use recent::{Content, Recorded};
 pub use routing::{DELAY, Noted, Routed, Routing, delay_ms};
 
 /// Everything in a space that a message can go through.
@@ -38,6 +42,8 @@ pub struct Graph {
     shared: Option<Arc<str>>,
     /// Of the default exchange.
     tallies: ExchangeTallies,
+    /// Bytes of what exchanges have recorded.
+    recorded: Arc<AtomicUsize>,
 }
 
 impl Graph {
@@ -102,7 +108,10 @@ impl Graph {
     /// Adds an exchange.
     pub fn add_exchange(&mut self, name: Arc<str>, config: ExchangeConfig) {
         self.generation += 1;
-        self.exchanges.insert(name, Exchange::new(config));
+        let recent = config.recent();
+        let mut exchange = Exchange::new(config);
+        exchange.recent = recent.map(|length| Recent::new(length, Arc::clone(&self.recorded)));
+        self.exchanges.insert(name, exchange);
     }
 
     /// What a policy says of where messages go that an exchange has no queue for; its own argument goes before that.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use longtail_model::Timestamp;
 use smallvec::SmallVec;
 
-use super::Graph;
 use super::dedup::{Key as DedupKey, Repeated};
 use super::exchange::{Destination, Waiting};
+use super::{Content, Graph};
 use crate::codec::{Properties, Table, Value};
 use crate::queue::Queue;
 
@@ -19,6 +19,8 @@ pub struct Routing<'a> {
     pub keys: &'a [&'a str],
     /// The message's properties.
     pub properties: &'a Properties<'a>,
+    /// The message itself, for exchanges that record it.
+    pub content: Content<'a>,
     /// It was delayed, and its time has come: the exchange that it waited in lets it through.
     pub due: bool,
     /// The time.
@@ -52,8 +54,19 @@ const HOPS_MAX: usize = 1_000;
 
 impl Graph {
     /// The queues that a message published to `exchange` goes to, each once. `None`: there is no such exchange.
+    /// Exchanges on its way that record messages do so.
     #[must_use]
-    pub fn route<'g>(&'g self, exchange: &'g str, routing: &Routing<'_>) -> Option<Routed> {
+    pub fn route(&self, exchange: &str, routing: &Routing<'_>) -> Option<Routed> {
+        self.route_past(None, exchange, routing)
+    }
+
+    /// The same, but not through the exchange `past`.
+    pub(super) fn route_past<'g>(
+        &'g self,
+        past: Option<&'g str>,
+        exchange: &'g str,
+        routing: &Routing<'_>,
+    ) -> Option<Routed> {
         let mut found = Routed::default();
         if exchange.is_empty() {
             for key in routing.keys {
@@ -65,8 +78,9 @@ impl Graph {
         let delay_ms = delay_ms(&routing.headers());
         // Exchanges that have looked whether the message came before, and whether it did.
         let mut looked: HashMap<&str, bool> = HashMap::new();
+        let mut recorded: SmallVec<[&str; 1]> = SmallVec::new();
         for key in routing.keys {
-            let mut visited: HashSet<&str> = HashSet::new();
+            let mut visited: HashSet<&str> = past.into_iter().collect();
             let mut ahead: Vec<&str> = vec![exchange];
             while let Some(name) = ahead.pop() {
                 if visited.len() >= HOPS_MAX || !visited.insert(name) {
@@ -104,6 +118,12 @@ impl Graph {
                         found.waiting.push(waiting.clone());
                     }
                     continue;
+                }
+                if let Some(recent) = &node.recent
+                    && !recorded.contains(&name)
+                {
+                    recorded.push(name);
+                    recent.record(routing);
                 }
                 if self.shared.as_deref() == Some(name) {
                     found.shared.push((*key).into());

@@ -1,3 +1,5 @@
+mod recent;
+
 use std::collections::{BTreeMap, HashSet};
 
 use longtail_model::{ShardId, StreamId, Timestamp};
@@ -92,10 +94,21 @@ fn found(
     let routing = Routing {
         keys,
         properties,
+        content: content(),
         due: false,
         now: Timestamp(0),
     };
     graph.route(exchange, &routing)
+}
+
+/// A message of which nothing matters.
+fn content() -> Content<'static> {
+    static BODY: bytes::Bytes = bytes::Bytes::new();
+    Content {
+        exchange: "",
+        properties: Properties::NONE,
+        body: &BODY,
+    }
 }
 
 fn names(routed: &Routed) -> Vec<String> {
@@ -432,6 +445,7 @@ fn a_delayed_message_waits_wherever_it_meets_an_exchange_that_delays() {
         let routing = Routing {
             keys: &["k"],
             properties: &properties,
+            content: content(),
             due: true,
             now: Timestamp(0),
         };

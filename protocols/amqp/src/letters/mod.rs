@@ -27,16 +27,15 @@ use longtail_engine::command::{Settle, Step, Transaction};
 use longtail_engine::config::{GroupConfig, StreamConfig, StreamName};
 use longtail_engine::headers;
 use longtail_engine::{Command, Delivery, Handle, NewMessage, Reply, Target};
-use longtail_model::{ConsumerTag, GroupId, Link, Seq, ShardId, StreamId, Subject, Timestamp};
+use longtail_model::{ConsumerTag, GroupId, Link, Seq, ShardId, StreamId, Timestamp};
 use tokio::runtime::Handle as Runtime;
 
 use crate::codec::Properties;
-use crate::graph::Routing;
+use crate::graph::{Content, Routing};
 use crate::queue::{DEAD_LETTERS, DeadLetter, Queue};
 use crate::session::Laying;
 use crate::session::content::Envelope;
 use crate::store::{self, Parcel, in_queues, in_waiting};
-use crate::subjects::to_message;
 use crate::tally::Tallies;
 use crate::topology::Topology;
 use death::Death;
@@ -319,6 +318,11 @@ fn way_on(
     let routing = Routing {
         keys: &keys,
         properties: &properties,
+        content: Content {
+            exchange: &to.exchange,
+            properties: &letter.properties,
+            body: payload,
+        },
         due: false,
         now,
     };
@@ -344,9 +348,8 @@ fn way_on(
     let waiting = in_waiting(&routed.waiting, routed.delay_ms, &parcel);
     let parts = stores.into_iter().chain(waiting);
     let shown = routed.shared.iter().filter_map(|key| {
-        let subject = Subject::parse_amqp(key).ok()?;
-        let wanted = topology.subjects()?.is_wanted(subject.as_ref());
-        wanted.then(|| to_message(key, &properties, payload, now))?
+        let subjects = topology.subjects()?;
+        subjects.wanted(key, &properties, payload, now)
     });
     Some(Way {
         shared: shown.collect(),

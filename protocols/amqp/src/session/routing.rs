@@ -6,18 +6,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use longtail_broker::auth::Action as Right;
 use longtail_broker::message::SharedMessage;
-use longtail_model::{Priority, ShardId, StreamId, Subject, Timestamp};
+use longtail_model::{Priority, ShardId, StreamId, Timestamp};
 use smallvec::SmallVec;
 
 use super::channel::Channel;
 use super::{Shared, content};
 use crate::codec::{Properties, Table, TableBuf, Value};
 use crate::exception::{Exception, precondition};
-use crate::graph::{Kind, Noted, Routed, Routing, Waiting};
+use crate::graph::{Content, Kind, Noted, Routed, Routing, Waiting};
 use crate::queue::Queue;
 use crate::replies::{Recipient, Reply, is_address};
 use crate::store::{Parcel, Store, in_queues, in_waiting};
-use crate::subjects::to_message;
 
 /// A message that has come whole and may be published.
 #[derive(Clone, Debug)]
@@ -91,12 +90,10 @@ impl Plan {
         shared: &Shared,
     ) -> Result<(), Exception> {
         let topology = shared.topology()?;
-        let subject = Subject::parse_amqp(key).ok();
-        let wanted = topology.subjects().zip(subject);
-        if wanted.is_some_and(|(subjects, subject)| subjects.is_wanted(subject.as_ref())) {
-            let message = to_message(key, properties, body, topology.now());
-            self.shares.extend(message.map(Arc::new));
-        }
+        let subjects = topology.subjects();
+        let message =
+            subjects.and_then(|subjects| subjects.wanted(key, properties, body, topology.now()));
+        self.shares.extend(message.map(Arc::new));
         Ok(())
     }
 }
@@ -223,9 +220,16 @@ impl Channel {
             return Ok(Some(known));
         }
         let topology = Arc::clone(shared.topology()?);
+        let stripped = (keys.len() > 1).then(|| without(properties, &["BCC"]));
+        let stripped = stripped.flatten().map(Bytes::from);
         let routing = Routing {
             keys: &keys,
             properties,
+            content: Content {
+                exchange,
+                properties: stripped.as_deref().unwrap_or(publication.octets()),
+                body: &publication.body,
+            },
             due: false,
             now,
         };
@@ -248,7 +252,7 @@ impl Channel {
             }
             let routed = graph.route(exchange, &routing);
             return Ok(routed.map(|routed| Found {
-                stripped: without(properties, &["BCC"]).map(Bytes::from),
+                stripped,
                 ..routed.into()
             }));
         }

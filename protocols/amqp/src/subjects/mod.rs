@@ -18,6 +18,7 @@ mod tests;
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use longtail_broker::Space;
 use longtail_broker::ephemeral::{Burst, SpaceRouteCache, SpaceRoutes, Target};
 use longtail_broker::message::{Message, SharedMessage};
@@ -25,16 +26,16 @@ use longtail_broker::relay::{Relay, RelayHandle};
 use longtail_broker::router::{Chance, Subscription};
 use longtail_broker::stored::{ShardPublish, publishes};
 use longtail_broker::streams::Awaits as _;
-use longtail_model::{DollarRule, Filter, SubjectRef, Timestamp};
+use longtail_model::{DollarRule, Filter, Subject, SubjectRef, Timestamp};
 use parking_lot::RwLock;
 
 use crate::codec::Properties;
 use crate::exception::{Exception, precondition};
-use crate::graph::{Exchange, Graph, Routing};
+use crate::graph::{Content, Exchange, Graph, Routing};
 use crate::replies::{Mailbox, Place};
 use crate::store::{Parcel, in_queues, in_waiting};
 use crate::streams::{Outgoing, Waiter};
-pub(crate) use convert::to_message;
+use convert::to_message;
 
 /// What a thread keeps to publish fast.
 #[derive(Default)]
@@ -138,12 +139,25 @@ impl Subjects {
     }
 
     /// Whether anybody who is not AMQP wants messages of a subject.
-    pub(crate) fn is_wanted(&self, subject: SubjectRef<'_>) -> bool {
+    fn is_wanted(&self, subject: SubjectRef<'_>) -> bool {
         PUBLISHER.with_borrow_mut(|publisher| {
             let routes = publisher.routes.lookup(&self.space.router, subject);
             let own = Target::Relay(self.relay.id());
             !routes.groups().is_empty() || routes.targets().iter().any(|route| route.key != own)
         })
+    }
+
+    /// A message with this key as whoever is not AMQP sees it, if anybody there wants it.
+    pub(crate) fn wanted(
+        &self,
+        key: &str,
+        properties: &Properties<'_>,
+        body: &Bytes,
+        now: Timestamp,
+    ) -> Option<Message> {
+        let subject = Subject::parse_amqp(key).ok()?;
+        let wanted = self.is_wanted(subject.as_ref());
+        wanted.then(|| to_message(key, properties, body, now))?
     }
 
     /// Shows a message to whoever is not AMQP; what they store is queued. No lock may be held.
@@ -243,6 +257,11 @@ impl Relay for Behind {
         let routing = Routing {
             keys: &keys,
             properties: &decoded,
+            content: Content {
+                exchange: &self.exchange,
+                properties: &properties.octets,
+                body: &message.payload,
+            },
             due: false,
             now,
         };

@@ -52,7 +52,14 @@ impl Topology {
             let write = documents::binding(&self.space, &bind.source, &key, &binding);
             self.write(vec![write]).await?;
         }
-        self.change(|graph| graph.bind(&bind.source, &key, binding));
+        let destination = binding.destination.clone();
+        let shown = self.change(|graph| {
+            let is_new = graph.bind(&bind.source, &key, binding);
+            is_new.then(|| self.replay(graph, &bind.source, &destination))?
+        });
+        if let Some(shown) = shown {
+            self.end_replay(shown);
+        }
         Ok(())
     }
 

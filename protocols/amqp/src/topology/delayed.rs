@@ -27,12 +27,11 @@ use parking_lot::Mutex;
 
 use super::Topology;
 use crate::codec::Properties;
-use crate::graph::{DELAY, Routing, Waiting};
+use crate::graph::{Content, DELAY, Routing, Waiting};
 use crate::session::content::Envelope;
 use crate::session::routing::{expiration, keys_of, without};
 use crate::store::{Parcel, Store, in_queues, in_waiting};
 use crate::streams::{Outgoing, Waiter};
-use crate::subjects::to_message;
 
 const LINK: Link = Link(1);
 const CONSUMER: ConsumerTag = ConsumerTag(1);
@@ -284,6 +283,11 @@ impl Due {
         let routing = Routing {
             keys: &keys,
             properties: &due,
+            content: Content {
+                exchange: &released.exchange,
+                properties: shown,
+                body: &released.body,
+            },
             due: true,
             now,
         };
@@ -303,9 +307,8 @@ impl Due {
         let mut stores = in_queues(&routed.queues, &parcel, &mut Vec::new());
         stores.extend(in_waiting(&routed.waiting, routed.delay_ms, &parcel));
         let messages = routed.shared.iter().filter_map(|key| {
-            let subject = longtail_model::Subject::parse_amqp(key).ok()?;
-            let wanted = topology.subjects()?.is_wanted(subject.as_ref());
-            wanted.then(|| to_message(key, &due, &released.body, now))?
+            let subjects = topology.subjects()?;
+            subjects.wanted(key, &due, &released.body, now)
         });
         Some((stores, messages.collect()))
     }

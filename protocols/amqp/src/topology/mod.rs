@@ -16,6 +16,7 @@ mod documents;
 mod exchanges;
 mod lifecycle;
 mod queues;
+mod replaying;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

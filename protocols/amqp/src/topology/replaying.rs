@@ -1,0 +1,83 @@
+//! What an exchange has recorded of its last messages goes to a queue, or through an exchange, that is bound to it.
+
+use std::sync::Arc;
+
+use longtail_broker::message::Message;
+use longtail_model::Timestamp;
+
+use super::Topology;
+use crate::codec::Properties;
+use crate::graph::{Destination, Graph, Recorded, Routed};
+use crate::session::routing::expiration;
+use crate::store::{Parcel, Store, in_queues, in_waiting};
+use crate::streams::Outgoing;
+
+impl Topology {
+    /// Queues the last messages of an exchange for a binding that was just made. Called in the change that makes it, so
+    /// before whoever publishes can see it: what comes by the binding is stored behind these. Returns what whoever is not
+    /// AMQP is to be shown once the change is done; `None`: there is nothing to be replayed.
+    pub(super) fn replay(
+        &self,
+        graph: &Graph,
+        source: &str,
+        destination: &Destination,
+    ) -> Option<Vec<Message>> {
+        let now = self.now();
+        let (mut outgoing, mut shown) = (Outgoing::new(), Vec::new());
+        let replayed = graph.replay(source, destination, now);
+        if replayed.is_empty() {
+            return None;
+        }
+        for (recorded, routed) in replayed {
+            let Ok(properties) = Properties::decode(&recorded.properties) else {
+                continue;
+            };
+            let stores = stores(&recorded, &properties, &routed, now).into_iter();
+            outgoing.extend(stores.map(|store| (store.shard, store.into_command(), None)));
+            let subjects = self.subjects().into_iter();
+            shown.extend(subjects.flat_map(|subjects| {
+                let keys = routed.shared.iter();
+                keys.filter_map(|key| subjects.wanted(key, &properties, &recorded.body, now))
+            }));
+        }
+        self.streams().send(&mut outgoing);
+        Some(shown)
+    }
+
+    /// Has what was replayed stored, and shows it to whoever is not AMQP. No lock may be held.
+    pub(super) fn end_replay(&self, shown: Vec<Message>) {
+        if let Some(subjects) = self.subjects() {
+            let mut outgoing = Outgoing::new();
+            for message in shown {
+                let stored = subjects.share(&Arc::new(message), self.now()).into_iter();
+                outgoing.extend(stored.map(|publish| (publish.shard, publish.command, None)));
+            }
+            self.streams().send(&mut outgoing);
+        }
+        self.streams().run();
+    }
+}
+
+/// What a recorded message becomes where it goes. A queue that refuses it, refuses it for good.
+fn stores(
+    recorded: &Recorded,
+    properties: &Properties<'_>,
+    routed: &Routed,
+    now: Timestamp,
+) -> Vec<Store> {
+    let parcel = Parcel {
+        exchange: &recorded.exchange,
+        key: recorded.keys.first().map_or("", AsRef::as_ref),
+        properties: &recorded.properties,
+        shown: &recorded.properties,
+        encoded: None,
+        headers: properties.headers.unwrap_or_default(),
+        body: &recorded.body,
+        priority: properties.priority,
+        expiration_ms: properties.expiration.and_then(|ms| expiration(ms).ok()),
+        now,
+    };
+    let mut stores = in_queues(&routed.queues, &parcel, &mut Vec::new());
+    stores.extend(in_waiting(&routed.waiting, routed.delay_ms, &parcel));
+    stores
+}
