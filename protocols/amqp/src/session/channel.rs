@@ -1,5 +1,6 @@
 //! A channel: methods in, commands out, and what the shards say of them.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -170,8 +171,9 @@ impl Channel {
 
     /// The name of a queue; empty: the last that was declared.
     pub(super) fn queue_name(&self, name: &str) -> Result<Arc<str>, Exception> {
+        let name = one_line(name);
         if !name.is_empty() {
-            return Ok(name.replace(['\r', '\n'], "").into());
+            return Ok((&*name).into());
         }
         if self.last_queue.is_empty() {
             return Err(Exception::new(
@@ -363,6 +365,16 @@ impl Channel {
                 self.fetched(at, (no_ack, &queue), reply, message, shared, out)
             }
         }
+    }
+}
+
+/// A name without ends of lines, which RabbitMQ leaves out too.
+pub(super) fn one_line(name: &str) -> Cow<'_, str> {
+    const ENDS: [char; 2] = ['\r', '\n'];
+    if name.contains(ENDS) {
+        name.replace(ENDS, "").into()
+    } else {
+        name.into()
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use longtail_broker::auth::Action as Right;
 use longtail_edge::Out;
 
-use super::channel::Channel;
+use super::channel::{Channel, one_line};
 use super::shared::Answerer;
 use super::{Action, Op, Outcome, Request, Shared, say};
 use crate::codec::{Method, ReplyCode, Table};
@@ -72,13 +72,14 @@ impl Channel {
                 arguments,
                 ..
             } => {
-                let is_server_named = queue.is_empty() && !passive;
+                let named = one_line(queue);
+                let is_server_named = named.is_empty() && !passive;
                 let name = if passive {
                     self.queue_name(queue)?.to_string()
                 } else if is_server_named {
                     fresh_name("amq.gen-")
                 } else {
-                    queue.to_owned()
+                    named.into_owned()
                 };
                 if !passive {
                     shared.check(Right::Configure, "queue", &name)?;
@@ -157,9 +158,10 @@ impl Channel {
             key.to_owned()
         };
         shared.check(Right::Publish, "queue", &name)?;
-        may_bind_to(source, key.as_str(), shared)?;
+        let source = one_line(source);
+        may_bind_to(&source, key.as_str(), shared)?;
         Ok(Bind {
-            source: source.to_owned(),
+            source: source.into_owned(),
             destination: Destination::Queue(name),
             key,
             arguments: arguments.as_bytes().into(),
@@ -241,11 +243,12 @@ fn bind_exchange(
     arguments: &Table<'_>,
     shared: &mut Shared,
 ) -> Result<Bind, Exception> {
-    shared.check(Right::Publish, "exchange", destination)?;
-    may_bind_to(source, key, shared)?;
+    let (destination, source) = (one_line(destination), one_line(source));
+    shared.check(Right::Publish, "exchange", &destination)?;
+    may_bind_to(&source, key, shared)?;
     Ok(Bind {
-        source: source.to_owned(),
-        destination: Destination::Exchange(destination.into()),
+        source: source.into_owned(),
+        destination: Destination::Exchange((&*destination).into()),
         key: key.to_owned(),
         arguments: arguments.as_bytes().into(),
     })
@@ -265,12 +268,13 @@ fn about_exchanges(method: &Method<'_>, shared: &mut Shared) -> Result<Option<As
             arguments,
             ..
         } => {
+            let name = one_line(exchange);
             if !passive {
-                shared.check(Right::Configure, "exchange", exchange)?;
-                may_lead_to(("exchange", exchange), ALTERNATE, &arguments, shared)?;
+                shared.check(Right::Configure, "exchange", &name)?;
+                may_lead_to(("exchange", &name), ALTERNATE, &arguments, shared)?;
             }
             let declare = DeclareExchange {
-                name: exchange.to_owned(),
+                name: name.into_owned(),
                 kind: kind.to_owned(),
                 passive,
                 durable,
@@ -286,8 +290,8 @@ fn about_exchanges(method: &Method<'_>, shared: &mut Shared) -> Result<Option<As
             no_wait,
             ..
         } => {
-            shared.check(Right::Configure, "exchange", exchange)?;
-            let name = exchange.to_owned();
+            let name = one_line(exchange).into_owned();
+            shared.check(Right::Configure, "exchange", &name)?;
             (no_wait, Request::DeleteExchange { name, if_unused })
         }
         Method::ExchangeBind {

@@ -84,7 +84,7 @@ impl Topology {
         mut declare: DeclareQueue,
     ) -> Answer<Declared> {
         let _writer = self.writer.lock().await;
-        let name: Arc<str> = declare.name.replace(['\r', '\n'], "").into();
+        let name: Arc<str> = declare.name.as_str().into();
         let by_default = *self.queue_type.read();
         if let Some(kind) = by_default.filter(|_| !declare.passive) {
             // One that is there already stays what it is, and whoever says no type does not mind.
