@@ -124,8 +124,8 @@ impl ExchangeConfig {
     }
 }
 
-/// The argument that names the alternate exchange.
-pub const ALTERNATE: &str = "alternate-exchange";
+/// The arguments that name the alternate exchange; the second is LavinMQ's, and the first goes before it.
+pub const ALTERNATES: [&str; 2] = ["alternate-exchange", "x-alternate-exchange"];
 
 /// An exchange with its bindings by key.
 #[derive(Debug)]
@@ -224,7 +224,8 @@ impl Exchange {
             }
             Kind::Headers => {
                 for (_, binding) in self.bindings() {
-                    if headers_match(&binding.arguments, &routing.headers()) {
+                    let default = self.config.parsed.compares;
+                    if headers_match(&binding.arguments, default, &routing.headers()) {
                         take(&binding.destination);
                     }
                 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use longtail_model::Filter;
 
-use super::headers::is_match_valid;
+use super::headers::Match;
 use super::recent;
-use super::{ALTERNATE, Dedup};
+use super::{ALTERNATES, Dedup};
 use crate::codec::Table;
 use crate::exception::{Exception, precondition};
 
@@ -55,7 +55,9 @@ const DELAYED_EXCHANGE: &str = "x-delayed-exchange";
 
 /// Arguments that two declarations of an exchange have to agree on.
 pub(crate) const COMPARED: &[&str] = &[
-    ALTERNATE,
+    ALTERNATES[0],
+    ALTERNATES[1],
+    Match::ARGUMENT,
     DELAYED_TYPE,
     DELAYED_EXCHANGE,
     "hash-header",
@@ -101,9 +103,7 @@ impl Kind {
     /// `PRECONDITION_FAILED`.
     pub fn check_binding(self, key: &str, arguments: &Table<'_>) -> Result<(), Exception> {
         match self {
-            Kind::Headers if !is_match_valid(arguments) => Err(precondition(
-                "invalid x-match field value: expected all, any, all-with-x or any-with-x",
-            )),
+            Kind::Headers => Match::parse(arguments).map(drop),
             Kind::Topic => Filter::parse_amqp(key).map(drop).map_err(|error| {
                 precondition(format!("binding key '{key}' cannot be matched: {error}"))
             }),
@@ -136,6 +136,8 @@ pub(super) enum HashOn {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ExchangeArguments {
     pub(super) alternate: Option<Arc<str>>,
+    /// How bindings compare headers that do not say it.
+    pub(super) compares: Match,
     pub(super) hash_on: HashOn,
     /// Messages wait here for their time.
     pub(super) delays: bool,
@@ -160,7 +162,7 @@ impl ExchangeArguments {
             },
         };
         let mut parsed = ExchangeArguments {
-            alternate: text(ALTERNATE)?.map(Arc::from),
+            alternate: text(ALTERNATES[0])?.or(text(ALTERNATES[1])?).map(Arc::from),
             dedup: Dedup::parse(arguments)?,
             ..ExchangeArguments::default()
         };
@@ -184,6 +186,9 @@ impl ExchangeArguments {
                     "invalid arg '{DELAYED_EXCHANGE}': a boolean is expected"
                 )));
             }
+        }
+        if kind == Kind::Headers {
+            parsed.compares = Match::parse(arguments)?.unwrap_or_default();
         }
         if kind == Kind::RecentHistory {
             parsed.recent = Some(recent::length(arguments)?);

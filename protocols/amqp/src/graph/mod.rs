@@ -22,7 +22,7 @@ use crate::queue::Queue;
 pub use dedup::{Dedup, Key as DedupKey, Repeated, Seen};
 pub(crate) use exchange::ExchangeTallies;
 pub use exchange::{
-    ALTERNATE, Binding, Destination, Exchange, ExchangeConfig, ExchangeFlags, Waiting,
+    ALTERNATES, Binding, Destination, Exchange, ExchangeConfig, ExchangeFlags, Waiting,
 };
 pub(crate) use kind::COMPARED;
 pub use kind::{DELAYED, Kind};

@@ -226,6 +226,30 @@ fn headers_match_all_or_any_by_type_and_value() {
         let headers = Table::decode(&headers).unwrap();
         assert_eq!(routed_by(&graph, "h", "", headers), names, "{headers:?}");
     }
+    // An exchange may say how bindings compare that do not say it.
+    exchange(&mut graph, "i", Kind::Headers, &[("x-match", text("any"))]);
+    for (name, pairs) in [
+        ("any", &[("a", Value::I32(1)), ("b", Value::I32(2))][..]),
+        (
+            "all",
+            &[
+                ("x-match", text("all")),
+                ("a", Value::I32(1)),
+                ("b", Value::I32(2)),
+            ],
+        ),
+    ] {
+        let binding = Binding {
+            destination: queue(name),
+            arguments: arguments(pairs),
+        };
+        graph.bind("i", &"".into(), binding);
+    }
+    let one = arguments(&[("b", Value::I32(2))]);
+    let one = Table::decode(&one).unwrap();
+    assert_eq!(routed_by(&graph, "i", "", one), ["any"]);
+    let most = [("x-match", text("most"))];
+    assert!(declare(&mut graph, "j", "headers", &most).is_err());
     let odd = arguments(&[("x-match", text("most"))]);
     let odd = Table::decode(&odd).unwrap();
     assert!(Kind::Headers.check_binding("", &odd).is_err());
@@ -246,12 +270,24 @@ fn circles_end_and_each_queue_is_reached_once() {
 #[test]
 fn what_matches_nothing_goes_to_the_alternate_and_its_alternate() {
     let mut graph = graph(&[("last", Kind::Fanout)], &["q", "direct"]);
-    exchange(&mut graph, "a", Kind::Direct, &[(ALTERNATE, text("b"))]);
-    exchange(&mut graph, "b", Kind::Direct, &[(ALTERNATE, text("last"))]);
+    exchange(&mut graph, "a", Kind::Direct, &[(ALTERNATES[0], text("b"))]);
+    exchange(
+        &mut graph,
+        "b",
+        Kind::Direct,
+        &[(ALTERNATES[0], text("last"))],
+    );
     bind(&mut graph, "last", "", queue("q"));
     bind(&mut graph, "b", "k", queue("direct"));
     assert_eq!(routed(&graph, "a", "k"), ["direct"]);
     assert_eq!(routed(&graph, "a", "other"), ["q"]);
+    exchange(
+        &mut graph,
+        "c",
+        Kind::Direct,
+        &[(ALTERNATES[1], text("last"))],
+    );
+    assert_eq!(routed(&graph, "c", "other"), ["q"], "as LavinMQ says it");
 }
 
 #[test]
@@ -468,7 +504,7 @@ fn what_an_exchange_has_had_goes_nowhere() {
     let mut graph = graph(&[], &["q", "r", "alternate"]);
     let dedup = [
         ("x-message-deduplication", Value::Bool(true)),
-        (ALTERNATE, text("other")),
+        (ALTERNATES[0], text("other")),
     ];
     declare(&mut graph, "x", "direct", &dedup).unwrap();
     exchange(&mut graph, "other", Kind::Fanout, &[]);

@@ -11,7 +11,7 @@ use super::shared::Answerer;
 use super::{Action, Op, Outcome, Request, Shared, say};
 use crate::codec::{Method, ReplyCode, Table};
 use crate::exception::Exception;
-use crate::graph::{ALTERNATE, Destination, Kind};
+use crate::graph::{ALTERNATES, Destination, Kind};
 use crate::topology::{Bind, DeclareExchange, DeclareQueue, fresh_name};
 
 /// Whether the client wants no answer, and what it asks for.
@@ -271,7 +271,9 @@ fn about_exchanges(method: &Method<'_>, shared: &mut Shared) -> Result<Option<As
             let name = one_line(exchange);
             if !passive {
                 shared.check(Right::Configure, "exchange", &name)?;
-                may_lead_to(("exchange", &name), ALTERNATE, &arguments, shared)?;
+                for alternate in ALTERNATES {
+                    may_lead_to(("exchange", &name), alternate, &arguments, shared)?;
+                }
             }
             let declare = DeclareExchange {
                 name: name.into_owned(),
