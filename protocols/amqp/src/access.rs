@@ -37,7 +37,12 @@ pub struct Admitted {
     pub principal: Option<Principal>,
     /// When what it has shown ends, and the connection with it; `None`: never.
     pub expires: Option<Timestamp>,
+    /// Its messages may say that somebody else has published them.
+    pub impersonates: bool,
 }
+
+/// The tag of accounts whose clients may do that.
+const IMPERSONATOR: &str = "impersonator";
 
 impl Admitted {
     /// For ever.
@@ -47,12 +52,16 @@ impl Admitted {
             grants,
             principal: None,
             expires: None,
+            impersonates: false,
         }
     }
 
     fn by(granted: Granted) -> Self {
         Admitted {
             principal: granted.principal(),
+            impersonates: granted
+                .account
+                .is_some_and(|account| account.tags.iter().any(|tag| tag == IMPERSONATOR)),
             grants: granted.grants,
             expires: granted.expires,
         }
@@ -95,12 +104,6 @@ pub trait Admission: Send + Sync + 'static {
     /// When it would not be let in with that.
     fn renew(&self, login: &Login<'_>) -> Result<Admitted, Denied> {
         self.admit(login)
-    }
-
-    /// Whether messages of a client may say that somebody else has published them.
-    fn impersonates(&self, login: &Login<'_>) -> bool {
-        let _ = login;
-        false
     }
 
     /// How many there may be of the clients of an account in a space.
@@ -241,6 +244,7 @@ mod tests {
             json!({
                 "name": name,
                 "certificates": certificates,
+                "tags": (name == "pump").then_some("impersonator").iter().collect::<Vec<_>>(),
                 "permissions": [{"space": "default", "rules": rules}],
             })
         };
@@ -266,7 +270,9 @@ mod tests {
             identity: Some(&identity),
             connections: 0,
         });
-        let principal = admitted.unwrap().principal.unwrap();
+        let admitted = admitted.unwrap();
+        assert!(admitted.impersonates);
+        let principal = admitted.principal.unwrap();
         assert_eq!(principal, Principal::named("pump"));
         let Standing::Granted(grants) = accounts.now(&principal, "default") else {
             panic!("it has an account");

@@ -55,11 +55,10 @@ impl Admission for Tickets {
     }
 
     fn admit(&self, login: &Login<'_>) -> Result<Admitted, Denied> {
-        self.find(login).map(|ticket| Admitted::with(ticket.grants))
-    }
-
-    fn impersonates(&self, login: &Login<'_>) -> bool {
-        self.find(login).is_ok_and(|ticket| ticket.impersonates)
+        self.find(login).map(|ticket| Admitted {
+            impersonates: ticket.impersonates,
+            ..Admitted::with(ticket.grants)
+        })
     }
 }
 

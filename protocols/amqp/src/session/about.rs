@@ -229,10 +229,6 @@ impl Session {
         &self.shared.introduction.counts_for
     }
 
-    pub(crate) fn may_impersonate(&mut self, may: bool) {
-        self.shared.introduction.impersonates = may;
-    }
-
     /// Who it has proved to be, where there are accounts.
     pub(crate) fn principal(&self) -> Option<&Principal> {
         self.shared.introduction.principal.as_ref()

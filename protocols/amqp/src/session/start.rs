@@ -20,6 +20,7 @@ const CAPABILITIES: &[&str] = &[
     "exchange_exchange_bindings",
     "basic.nack",
     "consumer_cancel_notify",
+    "consumer_priorities",
     "authentication_failure_close",
     "per_consumer_qos",
     "direct_reply_to",
@@ -124,6 +125,7 @@ impl Session {
                 self.shared.introduction.keep(client_properties);
                 self.shared.introduction.mechanism = match *mechanism {
                     "AMQPLAIN" => "AMQPLAIN",
+                    "EXTERNAL" => "EXTERNAL",
                     _ => "PLAIN",
                 };
                 self.shared.credentials = match *mechanism {
@@ -278,8 +280,10 @@ impl Session {
             Exception {
                 code: ReplyCode::AccessRefused,
                 level: Level::Connection,
-                text: "Login was refused using authentication mechanism PLAIN. For details see the broker logfile."
-                    .to_owned(),
+                text: format!(
+                    "Login was refused using authentication mechanism {}. For details see the broker logfile.",
+                    self.shared.introduction.mechanism
+                ),
                 id: (0, 0),
             }
             .write(0, out.tail());
@@ -301,6 +305,7 @@ impl Session {
             Ok((admitted, topology)) => {
                 self.shared.grants = CachedGrants::new(admitted.grants);
                 self.shared.introduction.principal = admitted.principal;
+                self.shared.introduction.impersonates = admitted.impersonates;
                 self.shared.topology = Some(topology);
                 self.shared.credentials.password = Vec::new();
                 self.phase = Phase::Running;
@@ -328,6 +333,7 @@ impl Session {
             return self.fail(0, &refused, out);
         };
         self.shared.introduction.principal = admitted.principal;
+        self.shared.introduction.impersonates = admitted.impersonates;
         self.set_grants(admitted.grants);
         say(&Method::ConnectionUpdateSecretOk {}, 0, out);
         None

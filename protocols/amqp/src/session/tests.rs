@@ -117,6 +117,39 @@ fn a_refused_login_is_told_only_to_whom_understands_it() {
     let why = talk.session.verified(false, &config, &mut talk.out);
     assert_eq!(why, Some(CloseReason::Refused("bad credentials".into())));
     assert!(talk.written().is_empty());
+
+    let mut talk = Talk::new();
+    talk.hear(b"AMQP\0\0\x09\x01");
+    let mut capabilities = TableBuf::default();
+    let understands = Value::Bool(true);
+    (capabilities.put("authentication_failure_close", understands)).unwrap();
+    let mut properties = TableBuf::default();
+    let capabilities = Value::Table(capabilities.as_table());
+    properties.put("capabilities", capabilities).unwrap();
+    talk.say(&Method::ConnectionStartOk {
+        client_properties: properties.as_table(),
+        mechanism: "AMQPLAIN",
+        response: b"\x05LOGINS\0\0\0\x01u\x08PASSWORDS\0\0\0\x01p",
+        locale: "en_US",
+    });
+    talk.written();
+    assert!(
+        talk.session
+            .verified(false, &config, &mut talk.out)
+            .is_some()
+    );
+    let told = talk.written();
+    let Method::ConnectionClose {
+        reply_code,
+        reply_text,
+        ..
+    } = method(&told)
+    else {
+        panic!("{told:?}");
+    };
+    let expected = "ACCESS_REFUSED - Login was refused using authentication mechanism AMQPLAIN. For details see the \
+                    broker logfile.";
+    assert_eq!((reply_code, reply_text), (403, expected));
 }
 
 #[test]
