@@ -457,6 +457,12 @@ fn admit(conn: &Arc<Conn>, runtime: &Handle) {
         };
         let expires = (admitted.as_ref().ok()).and_then(|(admitted, _)| admitted.expires);
         ends_at(&conn, expires, &runtime_of_task);
+        if admitted.is_ok()
+            && let Some(seconds) = conn.with(|client, _| client.session.heartbeat())
+        {
+            // Until now its time was that of the handshake. What it says next may stop the clock again.
+            conn.set_idle_timeout(silence(seconds));
+        }
         answer(&conn, |session, out| session.admitted(admitted, out));
     });
 }
@@ -507,7 +513,6 @@ pub(crate) fn silence(heartbeat_s: u16) -> Option<Duration> {
 }
 
 fn heartbeat(conn: &Arc<Conn>, seconds: u16, runtime: &Handle) {
-    conn.set_idle_timeout(silence(seconds));
     if seconds == 0 {
         return;
     }

@@ -354,6 +354,11 @@ impl Session {
         is_last
     }
 
+    /// The seconds between its heartbeats, as agreed.
+    pub(crate) fn heartbeat(&self) -> u16 {
+        self.shared.introduction.heartbeat
+    }
+
     /// The goodbye is answered.
     pub(crate) fn goodbye(&mut self, out: &mut Out) {
         self.shared.answered();
