@@ -24,6 +24,9 @@ use crate::subjects::{Share, Told};
 use crate::tally::{self, Tally};
 use crate::tenant::Tenant;
 
+/// Largest body that a client may announce and go on, as in RabbitMQ: what comes of a message that is refused is skipped.
+const BODY_ANNOUNCED_MAX: u64 = 512 * 1024 * 1024;
+
 /// Room that is made for a body when its header comes, and when its first octets are there.
 const BODY_CAPACITY_FIRST: usize = 16 * 1024;
 const BODY_CAPACITY_MAX: usize = 1024 * 1024;
@@ -234,6 +237,15 @@ impl Channel {
             )));
         }
         let max = tenant.config().message_bytes_max;
+        if header.body_size > max.max(BODY_ANNOUNCED_MAX) {
+            return Err(Exception::new(
+                ReplyCode::FrameError,
+                format!(
+                    "a body of {} bytes is announced, more than any message has",
+                    header.body_size
+                ),
+            ));
+        }
         if header.body_size > max {
             self.publishing = None;
             return Err(precondition(format!(

