@@ -15,6 +15,7 @@ use crate::graph::{ExchangeConfig, Graph};
 use crate::json as convert;
 use crate::json::OwnedProperties;
 use crate::policy::Subject;
+use crate::topology::Topology;
 
 /// What the default exchange is called where a name cannot be empty.
 const DEFAULT: &str = "amq.default";
@@ -92,10 +93,23 @@ pub(super) async fn list(
             .collect();
         known.sort_by(|a, b| a.0.cmp(&b.0));
         for (name, config) in known {
-            items.push(entry(&name, Some(&config)));
+            let mut shown = entry(&name, Some(&config));
+            put_delayed(&topology, &name, &mut shown).await?;
+            items.push(shown);
         }
     }
     page::list(items, &asked.query).map(Reply::Json)
+}
+
+/// Tells how many messages wait in an exchange, where any can.
+async fn put_delayed(topology: &Topology, name: &str, shown: &mut Value) -> Result<(), Failed> {
+    let waiting = topology.messages_delayed(name).await;
+    if let Some(waiting) = waiting.map_err(|error| Failed::internal(error.to_string()))?
+        && let Value::Object(shown) = shown
+    {
+        shown.insert("messages_delayed".to_owned(), waiting.into());
+    }
+    Ok(())
 }
 
 async fn known(
@@ -125,7 +139,8 @@ pub(super) async fn show(
     let shown = shown(m, (vhost, &space), name, config.as_ref());
     let topology = m.topology_of(&space).await?;
     let ranges = Ranges::of(&asked.query)?;
-    let shown = with_stats(m, (&space, &topology.graph()), name, shown, &ranges);
+    let mut shown = with_stats(m, (&space, &topology.graph()), name, shown, &ranges);
+    put_delayed(&topology, name, &mut shown).await?;
     Ok(Reply::Json(page::one(shown, &asked.query)))
 }
 
