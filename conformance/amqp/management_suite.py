@@ -386,14 +386,16 @@ def a_connection_with_a_certificate_says_whose_it_is(t):
         t, f', client_certificates = "optional", client_authorities = "{own}"')
     shows, hides = (ssl.create_default_context(cafile=certificate) for _ in range(2))
     shows.load_cert_chain(own, key)
-    for name, context in (("shows", shows), ("hides", hides)):
+    external, plain = pika.credentials.ExternalCredentials(), pika.PlainCredentials("guest", "guest")
+    for name, context, credentials in (("shows", shows, external), ("hides", hides, plain)):
         connection = pika.BlockingConnection(pika.ConnectionParameters(
-            "127.0.0.1", encrypted, ssl_options=pika.SSLOptions(context, "localhost"),
+            "127.0.0.1", encrypted, ssl_options=pika.SSLOptions(context, "localhost"), credentials=credentials,
             client_properties={"connection_name": name}))
         t.defer(connection.close)
+    seen = {one["user_provided_name"]: one for one in Api(server.websocket).get("/connections")}
+    equal({name: one["auth_mechanism"] for name, one in seen.items()}, {"shows": "EXTERNAL", "hides": "PLAIN"})
     told = {
-        one["user_provided_name"]: [one[f"peer_cert_{what}"] for what in ("subject", "issuer", "validity")]
-        for one in Api(server.websocket).get("/connections")
+        name: [one[f"peer_cert_{what}"] for what in ("subject", "issuer", "validity")] for name, one in seen.items()
     }
     dates = subprocess.run(["openssl", "x509", "-noout", "-dates", "-in", own],
                            check=True, capture_output=True, text=True).stdout
@@ -467,6 +469,80 @@ def closed(code, call):
         equal(error.reply_code, code)
         return error.reply_text
     raise AssertionError(f"expected {code}")
+
+
+@case("users permissions operations")
+def each_operation_needs_its_rights(t):
+    user(t)
+    name, at = user(t), vhost(t)
+    for kind, names in (("queues", ("c", "w", "r", "cr", "none")), ("exchanges", ("c", "w", "r", "none"))):
+        for one in names:
+            body = {"durable": True} if kind == "queues" else {"type": "fanout", "durable": True}
+            api(t).do(201, "PUT", f"/{kind}/{at}/{one}", body)
+    api(t).do(201, "PUT", f"/permissions/{at}/{name}", {"configure": "^c", "write": "^w", "read": "^(r|cr)"})
+    dead, other = {"x-dead-letter-exchange": "w"}, {"alternate-exchange": "w"}
+    for denied, operation, allowed in (
+        ("configure access to queue 'none'", lambda c: c.queue_declare("none", durable=True),
+         lambda c: c.queue_declare("c", durable=True)),
+        ("configure access to queue 'none'", lambda c: c.queue_delete("none"), lambda c: c.queue_delete("cd")),
+        ("configure access to exchange 'none'", lambda c: c.exchange_declare("none", "fanout"),
+         lambda c: c.exchange_declare("c", "fanout", durable=True)),
+        ("configure access to exchange 'none'", lambda c: c.exchange_delete("none"), lambda c: c.exchange_delete("cd")),
+        # Where dead letters and what nobody wants go is written to, and what sends them there is read from.
+        ("read access to queue 'cx'", lambda c: c.queue_declare("cx", arguments=dead),
+         lambda c: c.queue_declare("crx", arguments=dead)),
+        ("write access to exchange 'none'",
+         lambda c: c.queue_declare("cry", arguments={"x-dead-letter-exchange": "none"}), None),
+        ("read access to exchange 'cx'", lambda c: c.exchange_declare("cx", arguments=other),
+         lambda c: c.exchange_declare("crx", arguments=other)),
+        ("write access to exchange 'none'",
+         lambda c: c.exchange_declare("cry", arguments={"alternate-exchange": "none"}), None),
+        ("write access to queue 'none'", lambda c: c.queue_bind("none", "r"), lambda c: c.queue_bind("w", "r")),
+        ("read access to exchange 'none'", lambda c: c.queue_bind("w", "none"), None),
+        ("write access to queue 'none'", lambda c: c.queue_unbind("none", "r"), lambda c: c.queue_unbind("w", "r")),
+        ("write access to exchange 'none'", lambda c: c.exchange_bind("none", "r"), lambda c: c.exchange_bind("w", "r")),
+        ("read access to exchange 'none'", lambda c: c.exchange_bind("w", "none"), None),
+        ("write access to exchange 'none'", lambda c: c.exchange_unbind("none", "r"),
+         lambda c: c.exchange_unbind("w", "r")),
+        ("read access to queue 'none'", lambda c: c.basic_get("none"), lambda c: c.basic_get("r")),
+        ("read access to queue 'none'", lambda c: c.basic_consume("none", print), lambda c: c.basic_consume("r", print)),
+        ("read access to queue 'none'", lambda c: c.queue_purge("none"), lambda c: c.queue_purge("r")),
+        # Looking needs no right.
+        (None, None, lambda c: c.queue_declare("none", passive=True)),
+        (None, None, lambda c: c.exchange_declare("none", passive=True)),
+    ):
+        connection = connect(t, name, "secret", at)
+        if denied:
+            text = closed(403, lambda: operation(connection.channel()))
+            equal(text, f"ACCESS_REFUSED - {denied} in vhost '{at}' refused for user '{name}'")
+        if allowed:
+            allowed(connection.channel())
+        connection.close()
+    for exchange, denied in (("none", "exchange 'none'"), ("", "queue 'none'"), ("w", None)):
+        channel = connect(t, name, "secret", at).channel()
+        channel.confirm_delivery()
+        if denied:
+            text = closed(403, lambda: channel.basic_publish(exchange, "none", b""))
+            equal(text, f"ACCESS_REFUSED - write access to {denied} in vhost '{at}' refused for user '{name}'")
+        else:
+            channel.basic_publish(exchange, "none", b"")
+
+
+@case("user-id impersonator")
+def only_an_impersonator_speaks_for_others(t):
+    user(t)
+    for tags, allowed in (("", False), ("impersonator", True)):
+        name = user(t, tags)
+        api(t).do(201, "PUT", f"/permissions/%2F/{name}", {"configure": ".*", "write": ".*", "read": ".*"})
+        channel = connect(t, name, "secret").channel()
+        channel.confirm_delivery()
+        channel.basic_publish("amq.fanout", "", b"", pika.BasicProperties(user_id=name))
+        other = pika.BasicProperties(user_id="somebody")
+        if allowed:
+            channel.basic_publish("amq.fanout", "", b"", other)
+        else:
+            text = closed(406, lambda: channel.basic_publish("amq.fanout", "", b"", other))
+            equal(text, f"PRECONDITION_FAILED - user_id property set to 'somebody' but authenticated user was '{name}'")
 
 
 @case("topic-permissions")
@@ -643,6 +719,22 @@ def a_policy_takes_effect_on_what_is_there_and_what_comes(t):
     channel.basic_publish("", name, b"stays", mandatory=True)
     time.sleep(0.05)
     assert api(t).get(path)["messages_ready"] >= 1
+
+
+@case("exchanges x-delayed-message")
+def an_exchange_says_how_many_messages_wait_in_it(t):
+    name = t.unique()
+    path = f"/exchanges/%2F/{name}"
+    api(t).do(201, "PUT", path, {"type": "x-delayed-message", "arguments": {"x-delayed-type": "fanout"}})
+    t.defer(lambda: api(t).ask("DELETE", path))
+    equal(api(t).get(path)["messages_delayed"], 0)
+    for _ in range(2):
+        publish = {"routing_key": "", "payload": "x", "payload_encoding": "string",
+                   "properties": {"headers": {"x-delay": 3_600_000}}}
+        equal(api(t).do(200, "POST", f"{path}/publish", publish), {"routed": True})
+    equal(api(t).get(path)["messages_delayed"], 2)
+    listed = {one["name"]: one.get("messages_delayed") for one in api(t).get("/exchanges/%2F")}
+    equal((listed[name], listed["amq.direct"]), (2, None))
 
 
 @case("policies alternate-exchange")

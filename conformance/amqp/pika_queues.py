@@ -10,7 +10,7 @@ import pika  # noqa: E402
 from harness import suite  # noqa: E402
 from harness.server import OwnServer  # noqa: E402
 from harness.suite import case, equal  # noqa: E402
-from pika.exceptions import ChannelClosedByBroker, NackError  # noqa: E402
+from pika.exceptions import AMQPError, ChannelClosedByBroker, NackError  # noqa: E402
 
 #: Seconds that anything may take.
 PATIENCE = 20
@@ -355,6 +355,22 @@ def an_exchange_that_is_not_there_drops_letters(t):
     )
 
 
+@case("x-dead-letter-exchange x-overflow")
+def a_full_grave_takes_no_letters_and_holds_up_nobody(t):
+    channel = connect(t).channel()
+    source, grave, exchange = letters_of(t, channel)
+    full = queue_of(t, channel, {"x-max-length": 1, "x-overflow": "reject-publish"})
+    channel.queue_bind(full, exchange, "")
+    publish(channel, full, b"there")
+    publish(channel, source, b"1", b"2", b"3")
+    for _ in range(3):
+        method, _, _ = channel.basic_get(source)
+        channel.basic_reject(method.delivery_tag, requeue=False)
+    equal([fetch(channel, grave)[2] for _ in range(3)], [b"1", b"2", b"3"])
+    ready(channel, source, 0)
+    equal(drain(channel, full), [b"there"])
+
+
 @case("x-death cycles")
 def a_loop_of_retries_goes_on_and_a_circle_of_expiry_ends(t):
     channel = connect(t).channel()
@@ -545,6 +561,94 @@ def one_consumer_at_a_time(t):
     first.connection.close()
     until_true(lambda: len(got_later) == 3, later)
     equal(sorted(data for _, data in got_later), [b"1", b"2", b"3"])
+
+
+@case("x-single-active-consumer cancel")
+def who_is_cancelled_makes_room_for_the_next_and_settles_what_it_has(t):
+    channel = connect(t).channel()
+    queue = queue_of(t, channel, {"x-single-active-consumer": True})
+    first, got_first = consumer_of(t, queue, prefetch=2, consumer_tag="first")
+    second, got_second = consumer_of(t, queue, prefetch=1)
+    third, got_third = consumer_of(t, queue)
+    publish(channel, queue, b"1", b"2", b"3", b"4")
+    until_true(lambda: len(got_first) == 2, first, second, third)
+    first.basic_cancel("first")
+    until_true(lambda: len(got_second) == 1, second, third)
+    # Those two are still the first one's.
+    equal([data for _, data in got_second], [b"3"])
+    first.basic_ack(got_first[0][0].delivery_tag)
+    first.basic_nack(got_first[1][0].delivery_tag, requeue=True)
+    # Whatever has an answer: when it is there, both are done.
+    first.queue_declare(queue, passive=True)
+    second.basic_ack(got_second[0][0].delivery_tag)
+    until_true(lambda: len(got_second) == 2, second, third)
+    equal((got_second[1][1], got_second[1][0].redelivered), (b"2", True))
+    serve(0.2, third)
+    equal(got_third, [])
+    # One that goes back behind it in the line does not come between.
+    first.basic_consume(queue, lambda *_: None)
+    # pika cancels first: what it had comes behind what was ready.
+    second.connection.close()
+    until_true(lambda: len(got_third) == 2, third)
+    equal(sorted(data for _, data in got_third), [b"2", b"4"])
+
+
+@case("restart", "last")
+def what_is_durable_outlives_the_server_with_what_was_counted(t):
+    server = OwnServer(t)
+
+    def own():
+        connection = pika.BlockingConnection(pika.ConnectionParameters(*server.address))
+
+        def close():
+            try:
+                connection.close()
+            except AMQPError:
+                # Its server has ended.
+                pass
+
+        t.defer(close)
+        return connection.channel()
+
+    channel = own()
+    kept, lost, limited, exclusive = (t.unique() for _ in range(4))
+    channel.queue_declare(kept, durable=True)
+    channel.queue_declare(lost)
+    channel.queue_declare(exclusive, durable=True, exclusive=True)
+    channel.queue_declare(limited, durable=True, arguments={"x-delivery-limit": 3})
+    channel.exchange_declare("kept", "topic", durable=True)
+    channel.exchange_declare("lost", "topic")
+    channel.queue_bind(kept, "kept", "a.#")
+    channel.queue_bind(lost, "kept", "a.#")
+    for queue in (lost, limited, exclusive):
+        publish(channel, queue, b"x", delivery_mode=2)
+    channel.basic_publish("kept", "a.b", b"first", pika.BasicProperties(delivery_mode=2))
+    channel.basic_publish("kept", "a.b", b"second", pika.BasicProperties(delivery_mode=2))
+    method, _, _ = take(channel, kept)
+    failed, _, _ = take(channel, limited)
+    channel.basic_reject(failed.delivery_tag, requeue=True)
+    method, _, _ = take(channel, limited)
+    channel.basic_ack(method.delivery_tag)
+    publish(channel, limited, b"y", delivery_mode=2)
+    failed, _, _ = take(channel, limited)
+    channel.basic_reject(failed.delivery_tag, requeue=True)
+    channel.queue_declare(limited, passive=True)
+    # That something was delivered is noted, but nobody waits for that to be on the disk.
+    server._process.terminate()
+    server._process.wait(30)
+    server.run()
+    channel = own()
+    got = [take(channel, kept) for _ in range(2)]
+    equal([(data, method.redelivered) for method, _, data in got], [(b"first", True), (b"second", False)])
+    method, properties, data = take(channel, limited)
+    equal((data, method.redelivered, count_of(properties)), (b"y", True, 1))
+    for queue in (lost, exclusive):
+        missing = own()
+        refused(404, lambda: missing.queue_declare(queue, passive=True))
+    missing = own()
+    refused(404, lambda: missing.exchange_declare("lost", passive=True))
+    publish(channel, kept, b"third")
+    channel.basic_publish("kept", "a", b"fourth", mandatory=True)
 
 
 @case("qos_updates_existing")

@@ -7,6 +7,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import cases.connection  # noqa: E402,F401  (imported for the cases they register)
 import cases.content  # noqa: E402,F401
+import cases.declarations  # noqa: E402,F401
+import cases.deliveries  # noqa: E402,F401
 import cases.errors  # noqa: E402,F401
 import cases.lenient  # noqa: E402,F401
 import cases.queues  # noqa: E402,F401

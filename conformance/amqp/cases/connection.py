@@ -1,6 +1,7 @@
 """The beginning and the end of connections and channels."""
 
 import struct
+import time
 
 import wire
 from harness.suite import case, equal
@@ -24,7 +25,13 @@ def the_older_header_is_welcome_and_bytes_may_come_one_by_one(t):
         client.send(bytes([octet]))
     start = client.expect("start")
     equal(start.fields[:2], b"\0\x09")
-    for word in (b"publisher_confirms", b"basic.nack", b"consumer_cancel_notify", b"PLAIN AMQPLAIN", b"en_US", b"product"):
+    capabilities = (
+        "publisher_confirms", "exchange_exchange_bindings", "basic.nack", "consumer_cancel_notify", "connection.blocked",
+        "consumer_priorities", "authentication_failure_close", "per_consumer_qos", "direct_reply_to",
+    )  # fmt: skip
+    capabilities = [entry(capability, "t", b"\1") for capability in capabilities]
+    words = (b"PLAIN AMQPLAIN", b"en_US", b"product", b"version", b"platform", b"cluster_name", b"copyright", b"information")
+    for word in (*capabilities, *words):
         if word not in start.fields:
             raise AssertionError(f"{word} is not in {start.fields}")
 
@@ -128,6 +135,78 @@ def heartbeats_are_sent_and_wanted(t):
             break
 
 
+@case("heartbeat", "waits")
+def a_large_message_on_its_way_is_a_sign_of_life(t):
+    client = Client(t, heartbeat=1)
+    client.channel()
+    client.send(declare(1, "", 4))
+    queue = client.expect("queue.declare-ok").fields[1:-8].decode()
+    data = b"x" * 100_000
+    message = publish(1, "", queue, data)
+    # Longer than three intervals in all, and never a whole frame.
+    for at in range(0, len(message), 10_000):
+        client.send(message[at : at + 10_000])
+        time.sleep(0.4)
+    client.send(get(1, queue, True))
+    while (got := client.next()).name == "heartbeat":
+        pass
+    equal(got.name, "get-ok")
+    # Heartbeats may come between frames.
+    got = b""
+    while len(got) < len(data):
+        frame_of = client.next()
+        got += frame_of.fields if frame_of.name == "body" else b""
+    equal(got, data)
+
+
+@case("handshake", "waits")
+def nobody_stays_at_the_door(t):
+    """Whoever says nothing, or a little now and then, or everything but where to."""
+
+    def silent(client, limit):
+        client.socket.settimeout(limit)
+        return client.socket.recv(64)
+
+    began = time.monotonic()
+    talking = Client(t, greet=False)
+    talking.send(HEADER)
+    talking.expect("start")
+    still = tuned_only(t)
+    for octet in Client.start_ok()[:20]:
+        try:
+            talking.send(bytes([octet]))
+        except OSError:
+            break
+        time.sleep(1)
+    try:
+        equal(silent(talking, 5), b"")
+    except ConnectionResetError:
+        # What was sent last was not read any more.
+        pass
+    equal(silent(still, 10), b"")
+    equal(9 < time.monotonic() - began < 40, True)
+
+
+def tuned_only(t):
+    """A client that has agreed on everything and opens no vhost."""
+    client = Client(t, greet=False)
+    client.send(HEADER)
+    client.expect("start")
+    client.send(Client.start_ok())
+    client.expect("tune")
+    client.send(method(0, 10, 31, struct.pack(">HIH", 2047, 131072, 0)))
+    return client
+
+
+@case("start-ok")
+def a_secret_may_be_long(t):
+    client = Client(t, greet=False)
+    client.send(HEADER)
+    client.expect("start")
+    client.send(Client.start_ok(password="x" * 60_000))
+    client.expect("tune")
+
+
 @case("channel.open channel.close")
 def a_channel_number_may_be_used_again(t):
     client = Client(t)
@@ -149,6 +228,13 @@ def channels_that_are_not_open_or_open_already(t):
     client = Client(t)
     client.send(method(2048, 20, 10, short("")))
     client.expect_closed(530)
+    client = tuned(t, 2, 131072)
+    client.expect("open-ok")
+    client.channel(1)
+    client.channel(2)
+    client.send(method(3, 20, 10, short("")))
+    text = "NOT_ALLOWED - number of channels opened (2) has reached the negotiated channel_max (2)"
+    client.expect_closed(530, text)
 
 
 @case("channel.close")

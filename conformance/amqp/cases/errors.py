@@ -53,6 +53,7 @@ CONNECTION = [
     ("property_flags_unknown", PUBLISH + header(1, 0, b"\0\x01"), 501),
     ("property_truncated", PUBLISH + header(1, 0, b"\x80\0\x09text"), 502),
     ("property_trailing", PUBLISH + header(1, 0, b"\0\0x"), 502),
+    ("body_larger_than_any", PUBLISH + header(1, 1 << 40), 501),
     ("body_longer_than_announced", PUBLISH + header(1, 2) + body(1, b"abc"), 501),
     ("immediate", method(1, 60, 40, b"\0\0" + short("") + short("k") + b"\2"), 540),
     ("prefetch_size", method(1, 60, 10, b"\0\0\0\1\0\0\0"), 540),
@@ -119,7 +120,7 @@ CHANNEL = [
     ("priority_too_high", lambda q: declare(1, q, 0, entry("x-max-priority", "I", b"\0\0\1\0")), 406, None),
     ("queue_type_unknown", lambda q: declare(1, q, 0, entry("x-queue-type", "S", long("odd"))), 406, None),
     ("argument_not_yet", lambda q: declare(1, q, 0, entry("x-max-age", "S", long("1D"))), 406, None),
-    ("message_too_large", lambda q: PUBLISH + header(1, 1 << 40), 406, None),
+    ("message_too_large", lambda q: PUBLISH + header(1, 1 << 28), 406, None),
 ]  # fmt: skip
 
 

@@ -95,6 +95,34 @@ def a_delivery_is_settled_once_in_a_transaction(t):
     client.expect_closed(406, "PRECONDITION_FAILED - unknown delivery tag 1", "channel")
 
 
+@case("tx errors")
+def an_exchange_that_is_not_there_is_told_when_it_is_published_to(t):
+    client, queue = transactional(t)
+    client.send(publish(1, "", queue, b"never") + publish(1, t.unique(), "", b"x"))
+    client.expect_closed(404, None, "channel")
+    equal(ready_of(t, queue), 0)
+
+
+@case("tx nack")
+def what_is_given_back_is_there_after_the_commit(t):
+    client, queue = transactional(t)
+    client.send(b"".join(publish(1, "", queue, b"%d" % number) for number in range(3)) + COMMIT)
+    client.expect("tx.commit-ok")
+    for _ in range(3):
+        client.send(get(1, queue))
+        client.expect("get-ok")
+        client.content()
+    client.send(method(1, 60, 120, struct.pack(">QB", 2, 1 | 2)) + method(1, 60, 90, struct.pack(">QB", 3, 0)))
+    equal(ready(client, queue), 0)
+    client.send(COMMIT)
+    client.expect("tx.commit-ok")
+    equal(ready(client, queue), 2)
+    for number in range(2):
+        client.send(get(1, queue, True))
+        equal(client.expect("get-ok").fields[8:9], b"\1")
+        equal(client.content()[1], b"%d" % number)
+
+
 @case("tx mandatory")
 def what_nobody_wants_comes_back_before_the_commit_is_answered(t):
     client, queue = transactional(t)

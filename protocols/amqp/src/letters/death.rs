@@ -287,7 +287,11 @@ mod tests {
     fn each_queue_and_reason_has_one_entry_and_the_latest_is_first() {
         let first = write(&Properties::default(), &death("a", Reason::Rejected)).unwrap();
         let second = again(&first, &death("b", Reason::Expired));
-        let third = again(&second, &death("a", Reason::Rejected));
+        let later = Death {
+            time_s: 99,
+            ..death("a", Reason::Rejected)
+        };
+        let third = again(&second, &later);
         let of = |queue: &str, reason: &str, count| (queue.to_owned(), reason.to_owned(), count);
         assert_eq!(
             history(&third),
@@ -297,6 +301,8 @@ mod tests {
             .unwrap()
             .headers
             .unwrap();
+        let time = entries(&headers).next().unwrap().get("time");
+        assert_eq!(time, Some(Value::Timestamp(77)), "of the first");
         assert_eq!(text(&headers, "x-first-death-queue"), Some("a"));
         assert_eq!(text(&headers, "x-last-death-queue"), Some("a"));
         let keys: Vec<&str> = headers.iter().map(|(key, _)| key).collect();
