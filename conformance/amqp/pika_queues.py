@@ -472,6 +472,10 @@ def quorum_queues_are_durable_and_for_all(t):
     publish(channel, queue, b"low", priority=1)
     publish(channel, queue, b"high", priority=9)
     equal(drain(channel, queue), [b"high", b"low"])
+    # Nobody has it for itself, whatever is said.
+    for _ in range(2):
+        consumer_of(t, queue, exclusive=True)
+    equal(channel.queue_declare(queue, passive=True).method.consumer_count, 2)
     refused(406, lambda: channel.queue_declare(queue, durable=True), "inequivalent arg 'x-queue-type'")
 
 
@@ -686,7 +690,7 @@ def a_prefetch_count_is_for_those_who_are_there_if_the_server_is_told_so(t):
 def the_more_urgent_consumer_is_served_while_it_has_room(t):
     channel = connect(t).channel()
     queue = queue_of(t, channel)
-    low, got_low = consumer_of(t, queue, prefetch=10)
+    low, got_low = consumer_of(t, queue, {"x-priority": -3}, prefetch=10)
     high, got_high = consumer_of(t, queue, {"x-priority": 5}, prefetch=2)
     publish(channel, queue, *[b"%d" % n for n in range(5)])
     until_true(lambda: len(got_low) + len(got_high) == 5, low, high)

@@ -288,6 +288,19 @@ fn what_matches_nothing_goes_to_the_alternate_and_its_alternate() {
         &[(ALTERNATES[1], text("last"))],
     );
     assert_eq!(routed(&graph, "c", "other"), ["q"], "as LavinMQ says it");
+    exchange(
+        &mut graph,
+        "round",
+        Kind::Direct,
+        &[(ALTERNATES[0], text("and"))],
+    );
+    exchange(
+        &mut graph,
+        "and",
+        Kind::Direct,
+        &[(ALTERNATES[0], text("round"))],
+    );
+    assert!(routed(&graph, "round", "k").is_empty(), "a circle ends");
 }
 
 #[test]

@@ -179,10 +179,6 @@ impl Session {
             (Phase::Running, _) if method.id().0 != 10 => Err(channel_error(
                 "only methods of class connection are expected on channel 0",
             )),
-            (Phase::Running, _) => Err(Exception::new(
-                ReplyCode::CommandInvalid,
-                "this method is the server's",
-            )),
             _ => Err(self.unexpected_method()),
         }
     }
