@@ -509,23 +509,57 @@ def each_message_comes_once_in_order_while_others_publish(t):
 
 
 @case("x-recent-history restart", "last")
-def a_history_ends_with_the_server(t):
+def what_a_durable_exchange_has_recorded_outlives_the_server(t):
     server = OwnServer(t)
     channel = connect(t, server.address)
-    exchange, queue = t.unique(), t.unique()
-    channel.exchange_declare(exchange, "x-recent-history", durable=True)
+    channel.confirm_delivery()
+    exchange, passing, target, queue = (t.unique() for _ in range(4))
+    arguments = {"x-recent-history-length": 5}
+    channel.exchange_declare(exchange, "x-recent-history", durable=True, auto_delete=True, arguments=arguments)
+    channel.exchange_declare(passing, "x-recent-history", arguments=arguments)
+    channel.exchange_declare(target, "direct", durable=True)
     channel.queue_declare(queue, durable=True)
-    channel.basic_publish(exchange, "", b"0", pika.BasicProperties(delivery_mode=2))
+    for number in range(8):
+        properties = pika.BasicProperties(headers={"n": number, "BCC": ["blind"]}, expiration="600000")
+        channel.basic_publish(exchange, f"key.{number}", str(number), properties)
+        channel.basic_publish(passing, "", str(number))
+    no_store = pika.BasicProperties(headers={"x-recent-history-no-store": True})
+    channel.basic_publish(exchange, "", b"not this", no_store)
+    transaction = connect(t, server.address)
+    transaction.tx_select()
+    transaction.basic_publish(exchange, "tx", b"8")
+    transaction.tx_commit()
     channel.queue_bind(queue, exchange)
-    equal(count(channel, queue), 1)
+    equal(count(channel, queue), 5)
     server.end()
     server.run()
     channel = connect(t, server.address)
-    equal(count(channel, queue), 1, "what was shown is the queue's; its binding shows nothing again")
-    other = bound(channel, exchange, "")
-    equal(count(channel, other), 0)
-    channel.basic_publish(exchange, "", b"1")
-    equal(recent(channel, other, 1), [1])
+    channel.confirm_delivery()
+    equal(count(channel, queue), 5, "what was shown is the queue's; its binding shows nothing again")
+    late = bound(channel, exchange, "")
+    got = take(channel, late, 5)
+    equal([(method.routing_key, int(body)) for method, _, body in got],
+          [("key.4", 4), ("key.5", 5), ("key.6", 6), ("key.7", 7), ("tx", 8)])
+    equal([(properties.headers, properties.expiration) for _, properties, _ in got[:4]],
+          [({"n": number}, "600000") for number in range(4, 8)])
+    channel.basic_publish(exchange, "", b"9")
+    equal(recent(channel, late, 1), [9])
+    equal(recent(channel, bound(channel, exchange, "x"), 5), [5, 6, 7, 8, 9])
+    # Its other keys are known as well.
+    blind = bound(channel, target, "blind")
+    channel.exchange_bind(target, exchange)
+    equal(recent(channel, blind, 3), [5, 6, 7])
+    refused(lambda: channel.exchange_declare(exchange, "x-recent-history", durable=True, auto_delete=True))
+    # One that is deleted, or goes by itself, leaves nothing to another of its name.
+    connect(t, server.address).exchange_delete(exchange)
+    for _ in range(3):
+        channel = connect(t, server.address)
+        channel.exchange_declare(exchange, "x-recent-history", durable=True, auto_delete=True)
+        own = bound(channel, exchange, "")
+        equal(count(channel, own), 0)
+        channel.basic_publish(exchange, "", b"10")
+        equal(recent(channel, own, 1), [10])
+        channel.connection.close()
 
 
 if __name__ == "__main__":

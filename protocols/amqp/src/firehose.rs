@@ -18,7 +18,7 @@ use bytes::Bytes;
 use crate::codec::{ArrayBuf, EncodeError, Properties, Table, TableBuf, Value};
 use crate::graph::{Content, Routing};
 use crate::session::routing::keys_of;
-use crate::store::{Parcel, in_queues, in_waiting};
+use crate::store::{Parcel, beside_queues, in_queues};
 use crate::streams::Outgoing;
 use crate::topology::Topology;
 
@@ -176,8 +176,8 @@ impl Tapped {
             now,
         };
         let stores = in_queues(&routed.queues, &parcel, &mut Vec::new());
-        let waiting = in_waiting(&routed.waiting, routed.delay_ms, &parcel);
-        let stores = stores.into_iter().chain(waiting);
+        let beside = beside_queues(&routed.beside, &parcel);
+        let stores = stores.into_iter().chain(beside);
         outgoing.extend(stores.map(|store| (store.shard, store.into_command(), None)));
     }
 }

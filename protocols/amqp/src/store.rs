@@ -9,7 +9,7 @@ use longtail_model::{Priority, ShardId, StreamId, Timestamp};
 use smallvec::SmallVec;
 
 use crate::codec::Table;
-use crate::graph::{Graph, Noted, Repeated, Waiting};
+use crate::graph::{Beside, Graph, Noted, Repeated};
 use crate::queue::Queue;
 use crate::session::{Laying, content};
 
@@ -153,15 +153,37 @@ fn lays(queue: &Arc<Queue>) -> Option<Arc<Queue>> {
     queue.lays_refused().then(|| Arc::clone(queue))
 }
 
-/// The records of a message that waits so long for its time.
+/// The records of a message that waits for its time.
 pub(crate) fn in_waiting<'a>(
-    waiting: &'a [Waiting],
-    delay_ms: u64,
+    beside: &'a Beside,
     parcel: &'a Parcel<'a>,
 ) -> impl Iterator<Item = Store> + 'a {
-    waiting.iter().map(move |waiting| Store {
-        shard: waiting.shard,
-        to: waiting.stream,
+    let waiting = beside.waiting.iter();
+    waiting.map(|waiting| whole((waiting.shard, waiting.stream), beside.delay_ms, parcel))
+}
+
+/// The records of a message in the archives of exchanges.
+pub(crate) fn in_archives<'a>(
+    beside: &'a Beside,
+    parcel: &'a Parcel<'a>,
+) -> impl Iterator<Item = Store> + 'a {
+    let archives = beside.archives.iter();
+    archives.map(|archive| whole(*archive, 0, parcel))
+}
+
+/// All records of a message that are in no queue.
+pub(crate) fn beside_queues<'a>(
+    beside: &'a Beside,
+    parcel: &'a Parcel<'a>,
+) -> impl Iterator<Item = Store> + 'a {
+    in_archives(beside, parcel).chain(in_waiting(beside, parcel))
+}
+
+/// A record of a message as it was published.
+fn whole((shard, to): (ShardId, StreamId), delay_ms: u64, parcel: &Parcel<'_>) -> Store {
+    Store {
+        shard,
+        to,
         also: Vec::new(),
         lays: Vec::new(),
         message: NewMessage {
@@ -173,7 +195,7 @@ pub(crate) fn in_waiting<'a>(
             payload: parcel.body.clone(),
             ..NewMessage::default()
         },
-    })
+    }
 }
 
 /// A message was not stored: what was noted of it does not count.

@@ -113,7 +113,8 @@ impl ExchangeConfig {
     }
 
     /// How many of its last messages it records; `None`: none.
-    pub(super) fn recent(&self) -> Option<usize> {
+    #[must_use]
+    pub fn records(&self) -> Option<usize> {
         self.parsed.recent
     }
 

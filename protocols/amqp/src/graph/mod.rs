@@ -27,8 +27,8 @@ pub use exchange::{
 pub(crate) use kind::COMPARED;
 pub use kind::{DELAYED, Kind};
 use recent::Recent;
-pub use recent::{Content, Recorded};
-pub use routing::{DELAY, Noted, Routed, Routing, delay_ms};
+pub use recent::{Archive, Content, Recorded, archive_limits};
+pub use routing::{Beside, DELAY, Noted, Routed, Routing, delay_ms};
 
 /// Everything in a space that a message can go through.
 #[derive(Debug, Default)]
@@ -108,7 +108,7 @@ impl Graph {
     /// Adds an exchange.
     pub fn add_exchange(&mut self, name: Arc<str>, config: ExchangeConfig) {
         self.generation += 1;
-        let recent = config.recent();
+        let recent = config.records();
         let mut exchange = Exchange::new(config);
         exchange.recent = recent.map(|length| Recent::new(length, Arc::clone(&self.recorded)));
         self.exchanges.insert(name, exchange);

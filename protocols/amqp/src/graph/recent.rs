@@ -4,7 +4,8 @@
 //! share the graph's lock and a change has it alone: a message goes to a queue by its binding or by the record, never by
 //! both or neither.
 //!
-//! Records are copies in memory, so that what they weigh is what is counted. A restart forgets them.
+//! Records are copies in memory, so that what they weigh is what is counted. What a durable exchange records is stored in
+//! a stream of its own as well, its archive, from which the records are made again after a restart.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use parking_lot::Mutex;
 use super::{Destination, Graph, Routed, Routing};
 use crate::codec::{Properties, Table, Value};
 use crate::exception::{Exception, precondition};
-use longtail_model::Timestamp;
+use longtail_model::{ShardId, StreamId, Timestamp};
 
 /// The argument that says how many messages an exchange records.
 pub(super) const LENGTH: &str = "x-recent-history-length";
@@ -93,17 +94,40 @@ impl Recorded {
     }
 }
 
-fn weight(keys: &[&str], content: &Content<'_>) -> usize {
-    let keys = keys
-        .iter()
-        .map(|key| key.len() + size_of::<Box<str>>())
-        .sum::<usize>();
+fn weight<'k>(keys: impl Iterator<Item = &'k str>, content: &Content<'_>) -> usize {
+    let keys: usize = keys.map(|key| key.len() + size_of::<Box<str>>()).sum();
     OVERHEAD + keys + content.exchange.len() + content.properties.len() + content.body.len()
+}
+
+impl Recorded {
+    fn content(&self) -> Content<'_> {
+        Content {
+            exchange: &self.exchange,
+            properties: &self.properties,
+            body: &self.body,
+        }
+    }
+
+    fn weight(&self) -> usize {
+        weight(self.keys.iter().map(AsRef::as_ref), &self.content())
+    }
+}
+
+/// The place of an archive: its shard and its stream.
+pub type Archive = (ShardId, StreamId);
+
+/// What the archive of an exchange that records so many messages keeps: messages and bytes. It has no less than the
+/// exchange remembers.
+#[must_use]
+pub fn archive_limits(length: usize) -> (u64, u64) {
+    let most = length.min(BYTES_MAX / OVERHEAD);
+    (most as u64, BYTES_MAX as u64)
 }
 
 /// What an exchange has recorded.
 #[derive(Debug)]
 pub(super) struct Recent {
+    pub(super) archive: Option<Archive>,
     length: usize,
     kept: Mutex<Kept>,
     /// Bytes that all exchanges of the space record.
@@ -120,26 +144,45 @@ struct Kept {
 impl Recent {
     pub(super) fn new(length: usize, total: Arc<AtomicUsize>) -> Self {
         Recent {
+            archive: None,
             length,
             kept: Mutex::default(),
             total,
         }
     }
 
-    /// Records a message. One that is larger than all that may be recorded is not.
-    pub(super) fn record(&self, routing: &Routing<'_>) {
+    /// Records a message, unless it is larger than all that may be recorded or does not want that; whether it was.
+    pub(super) fn record(&self, routing: &Routing<'_>) -> bool {
         if routing.headers().get(NO_STORE) == Some(Value::Bool(true)) {
-            return;
+            return false;
         }
-        let weight = weight(routing.keys, &routing.content);
+        let weight = weight(routing.keys.iter().copied(), &routing.content);
         if weight > BYTES_MAX {
-            return;
+            return false;
         }
         let recorded = Arc::new(Recorded::new(routing));
         let mut kept = self.kept.lock();
         kept.messages.push_back((recorded, weight));
         kept.bytes += weight;
         self.total.fetch_add(weight, Ordering::Relaxed);
+        self.cut(&mut kept);
+        true
+    }
+
+    /// What was recorded before all that is.
+    fn restore(&self, earlier: Vec<Recorded>) {
+        let mut kept = self.kept.lock();
+        for recorded in earlier.into_iter().rev() {
+            let weight = recorded.weight();
+            kept.messages.push_front((Arc::new(recorded), weight));
+            kept.bytes += weight;
+            self.total.fetch_add(weight, Ordering::Relaxed);
+        }
+        self.cut(&mut kept);
+    }
+
+    /// The oldest go that are too much.
+    fn cut(&self, kept: &mut Kept) {
         while kept.messages.len() > self.length
             || kept.bytes > BYTES_MAX
             || self.total.load(Ordering::Relaxed) > SPACE_BYTES_MAX
@@ -168,6 +211,16 @@ impl Drop for Recent {
 }
 
 impl Graph {
+    /// What an exchange records is stored here as well, and this is what it has recorded before.
+    pub fn set_archive(&mut self, exchange: &str, archive: Archive, earlier: Vec<Recorded>) {
+        let exchange = self.exchanges.get_mut(exchange);
+        if let Some(recent) = exchange.and_then(|exchange| exchange.recent.as_mut()) {
+            recent.archive = Some(archive);
+            recent.restore(earlier);
+            self.generation += 1;
+        }
+    }
+
     /// The messages that an exchange has recorded, the oldest first, with where they go through a binding that is new.
     /// Through another exchange they go as it routes them, but not back to where they come from.
     #[must_use]
@@ -194,11 +247,7 @@ impl Graph {
                 let routing = Routing {
                     keys: &keys,
                     properties: &properties,
-                    content: Content {
-                        exchange: &recorded.exchange,
-                        properties: &recorded.properties,
-                        body: &recorded.body,
-                    },
+                    content: recorded.content(),
                     due: false,
                     now,
                 };
@@ -224,7 +273,7 @@ mod tests {
         (Recent::new(length, Arc::clone(&total)), total)
     }
 
-    fn comes(recent: &Recent, body: &Bytes, headers: Table<'_>) {
+    fn comes(recent: &Recent, body: &Bytes, headers: Table<'_>) -> bool {
         let properties = Properties {
             headers: Some(headers),
             ..Properties::default()
@@ -239,7 +288,7 @@ mod tests {
             },
             due: false,
             now: Timestamp(0),
-        });
+        })
     }
 
     fn lengths(recent: &Recent) -> Vec<usize> {
@@ -251,7 +300,7 @@ mod tests {
     fn the_last_ones_are_kept_but_for_those_that_say_otherwise() {
         let (recent, total) = recent(3);
         for length in 1..=5 {
-            comes(&recent, &vec![0; length].into(), Table::default());
+            assert!(comes(&recent, &vec![0; length].into(), Table::default()));
         }
         assert_eq!(lengths(&recent), [3, 4, 5]);
         for (value, stored) in [
@@ -260,7 +309,8 @@ mod tests {
             (Value::I32(1), true),
         ] {
             let headers = table(&[(NO_STORE, value)]);
-            comes(&recent, &Bytes::new(), headers.as_table());
+            let recorded = comes(&recent, &Bytes::new(), headers.as_table());
+            assert_eq!(recorded, stored, "{value:?}");
             let last = lengths(&recent).last().copied();
             assert_eq!(last == Some(0), stored, "{value:?}");
         }
@@ -273,7 +323,11 @@ mod tests {
     fn what_is_kept_is_bounded_by_its_weight() {
         let (recent, total) = recent(usize::MAX);
         let third: Bytes = vec![0; BYTES_MAX / 3].into();
-        comes(&recent, &vec![0; BYTES_MAX].into(), Table::default());
+        assert!(!comes(
+            &recent,
+            &vec![0; BYTES_MAX].into(),
+            Table::default()
+        ));
         assert!(lengths(&recent).is_empty(), "larger than everything");
         for _ in 0..5 {
             comes(&recent, &third, Table::default());
@@ -289,6 +343,25 @@ mod tests {
         comes(&recent, &Bytes::new(), Table::default());
         assert!(lengths(&recent).is_empty());
         assert_eq!(total.load(Ordering::Relaxed), SPACE_BYTES_MAX);
+    }
+
+    #[test]
+    fn what_was_recorded_before_a_restart_is_older_and_bounded_too() {
+        let (recent, total) = recent(3);
+        comes(&recent, &vec![0; 9].into(), Table::default());
+        let earlier = |length: usize| Recorded {
+            exchange: "x".into(),
+            keys: ["k".into()].into(),
+            properties: Properties::NONE.into(),
+            body: vec![0; length].into(),
+        };
+        recent.restore(vec![earlier(1), earlier(2), earlier(3)]);
+        assert_eq!(lengths(&recent), [2, 3, 9]);
+        assert_eq!(total.load(Ordering::Relaxed), recent.kept.lock().bytes);
+        assert_eq!(archive_limits(3).0, 3);
+        // Nothing that is recorded is too much for the archive.
+        let (messages, bytes) = archive_limits(usize::MAX);
+        assert_eq!(messages * OVERHEAD as u64, bytes);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::dedup::{Key as DedupKey, Repeated};
 use super::exchange::{Destination, Waiting};
-use super::{Content, Graph};
+use super::{Archive, Content, Graph};
 use crate::codec::{Properties, Table, Value};
 use crate::queue::Queue;
 
@@ -113,9 +113,9 @@ impl Graph {
                     }
                 }
                 if let (Some(waiting), Some(ms), false) = (&node.waiting, delay_ms, is_due) {
-                    found.delay_ms = ms;
-                    if !found.waiting.contains(waiting) {
-                        found.waiting.push(waiting.clone());
+                    found.beside.delay_ms = ms;
+                    if !found.beside.waiting.contains(waiting) {
+                        found.beside.waiting.push(waiting.clone());
                     }
                     continue;
                 }
@@ -123,7 +123,9 @@ impl Graph {
                     && !recorded.contains(&name)
                 {
                     recorded.push(name);
-                    recent.record(routing);
+                    if recent.record(routing) {
+                        found.beside.archives.extend(recent.archive);
+                    }
                 }
                 if self.shared.as_deref() == Some(name) {
                     found.shared.push((*key).into());
@@ -162,6 +164,17 @@ pub enum Noted {
     Queue(Arc<Queue>, DedupKey),
 }
 
+/// Where a message goes beside queues.
+#[derive(Clone, Debug, Default)]
+pub struct Beside {
+    /// Exchanges where it waits for its time, and how long.
+    pub waiting: Vec<Waiting>,
+    /// See `waiting`.
+    pub delay_ms: u64,
+    /// Those of exchanges that have recorded it.
+    pub archives: Vec<Archive>,
+}
+
 /// Where a message goes.
 #[derive(Clone, Debug, Default)]
 pub struct Routed {
@@ -171,10 +184,8 @@ pub struct Routed {
     pub by_message: bool,
     /// The keys with which it came through the exchange that is the subjects of the space.
     pub shared: SmallVec<[Arc<str>; 1]>,
-    /// Exchanges where it waits for its time, and how long.
-    pub waiting: Vec<Waiting>,
-    /// See `waiting`.
-    pub delay_ms: u64,
+    /// Where else it goes.
+    pub beside: Beside,
     /// What exchanges have noted of it.
     pub noted: Vec<Noted>,
 }

@@ -480,13 +480,13 @@ fn a_delayed_message_waits_wherever_it_meets_an_exchange_that_delays() {
         assert!(routed.by_message);
         match ms {
             None => assert_eq!(
-                (names(&routed), routed.waiting),
+                (names(&routed), routed.beside.waiting),
                 (vec!["at-once".into(), "later".into()], vec![])
             ),
             Some(ms) => {
                 assert_eq!(names(&routed), ["at-once"], "{delay:?}");
                 assert_eq!(
-                    (routed.delay_ms, &routed.waiting[..]),
+                    (routed.beside.delay_ms, &routed.beside.waiting[..]),
                     (ms, &[waiting.clone()][..])
                 );
             }

@@ -35,7 +35,7 @@ use crate::graph::{Content, Routing};
 use crate::queue::{DEAD_LETTERS, DeadLetter, Queue};
 use crate::session::Laying;
 use crate::session::content::Envelope;
-use crate::store::{self, Parcel, in_queues, in_waiting};
+use crate::store::{self, Parcel, beside_queues, in_queues};
 use crate::tally::Tallies;
 use crate::topology::Topology;
 use death::Death;
@@ -345,8 +345,8 @@ fn way_on(
         now,
     };
     let stores = in_queues(&routed.queues, &parcel, &mut Vec::new());
-    let waiting = in_waiting(&routed.waiting, routed.delay_ms, &parcel);
-    let parts = stores.into_iter().chain(waiting);
+    let beside = beside_queues(&routed.beside, &parcel);
+    let parts = stores.into_iter().chain(beside);
     let shown = routed.shared.iter().filter_map(|key| {
         let subjects = topology.subjects()?;
         subjects.wanted(key, &properties, payload, now)

@@ -433,7 +433,7 @@ impl Channel {
         // A subscriber of another protocol has it at once, and in a delayed exchange nobody could.
         let offers = publication.immediate && plan.shares.is_empty() && !plan.waits;
         let number = self.confirms.as_mut().map_or(0, |confirms| {
-            confirms.begin(plan.stores.len() + plan.shares.len())
+            confirms.begin(plan.stores.len() + plan.archives.len() + plan.shares.len())
         });
         if let Some((to, reply)) = plan.reply {
             shared.actions.push(Action::Reply(to, reply));
@@ -444,6 +444,10 @@ impl Channel {
             let told = Told::Published { number, bytes };
             self.show(message, told, shared);
             self.is_outstanding(bytes, shared);
+        }
+        for store in plan.archives {
+            let (shard, archive) = (store.shard, store.into_command());
+            self.store(shard, archive, (number, bytes), (None, None), shared)?;
         }
         if offers && !plan.stores.is_empty() {
             let message = (publication, plan.stripped);

@@ -13,10 +13,10 @@ use super::channel::Channel;
 use super::{Shared, content};
 use crate::codec::{Properties, Table, TableBuf, Value};
 use crate::exception::{Exception, precondition};
-use crate::graph::{Content, Kind, Noted, Routed, Routing, Waiting};
+use crate::graph::{Beside, Content, Kind, Noted, Routed, Routing};
 use crate::queue::Queue;
 use crate::replies::{Recipient, Reply, is_address};
-use crate::store::{Parcel, Store, in_queues, in_waiting};
+use crate::store::{Parcel, Store, in_archives, in_queues, in_waiting};
 
 /// A message that has come whole and may be published.
 #[derive(Clone, Debug)]
@@ -62,6 +62,8 @@ impl Publication {
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) stores: Vec<Store>,
+    /// In the archives of exchanges that have recorded it.
+    pub(super) archives: Vec<Store>,
     pub(super) reply: Option<(Recipient, Reply)>,
     /// As whoever is not AMQP sees it.
     pub(super) shares: Vec<SharedMessage>,
@@ -107,8 +109,7 @@ struct Found {
     queues: Targets,
     /// Keys under which it is also a message of the space's subjects.
     shared: SmallVec<[Arc<str>; 1]>,
-    waiting: Vec<Waiting>,
-    delay_ms: u64,
+    beside: Beside,
     noted: Vec<Noted>,
     /// The properties, where BCC had to be cut out of them.
     stripped: Option<Bytes>,
@@ -119,8 +120,7 @@ impl From<Routed> for Found {
         Found {
             queues: routed.queues.into(),
             shared: routed.shared,
-            waiting: routed.waiting,
-            delay_ms: routed.delay_ms,
+            beside: routed.beside,
             noted: routed.noted,
             stripped: None,
         }
@@ -180,8 +180,8 @@ impl Channel {
         };
         plan.stripped = found.stripped;
         plan.noted = found.noted;
-        plan.waits = !found.waiting.is_empty();
-        plan.is_routed = !found.queues.is_empty() || !found.waiting.is_empty();
+        plan.waits = !found.beside.waiting.is_empty();
+        plan.is_routed = !found.queues.is_empty() || plan.waits;
         for key in found.shared {
             plan.share_as(&key, properties, &publication.body, shared)?;
         }
@@ -198,8 +198,8 @@ impl Channel {
             now,
         };
         plan.stores = in_queues(&found.queues, &parcel, &mut plan.noted);
-        plan.stores
-            .extend(in_waiting(&found.waiting, found.delay_ms, &parcel));
+        plan.stores.extend(in_waiting(&found.beside, &parcel));
+        plan.archives = in_archives(&found.beside, &parcel).collect();
         Ok(Some(plan))
     }
 
@@ -340,8 +340,7 @@ impl Channel {
             Some(Found {
                 queues: Arc::clone(known.queues.as_ref()?),
                 shared: known.shared.clone(),
-                waiting: Vec::new(),
-                delay_ms: 0,
+                beside: Beside::default(),
                 noted: Vec::new(),
                 stripped: None,
             })

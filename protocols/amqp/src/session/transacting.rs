@@ -235,6 +235,7 @@ impl Channel {
             self.give_back_unwanted(publication, &plan, shared, out);
             let Plan {
                 stores,
+                archives,
                 reply,
                 shares,
                 noted,
@@ -243,7 +244,7 @@ impl Channel {
             commit.noted.extend(noted);
             commit.replies.extend(reply);
             commit.shares.extend(shares);
-            for store in stores {
+            for store in stores.into_iter().chain(archives) {
                 let part = commit.parts.entry(store.shard).or_default();
                 part.steps.push(store.into_step());
             }

@@ -33,7 +33,7 @@ use crate::codec::Properties;
 use crate::exception::{Exception, precondition};
 use crate::graph::{Content, Exchange, Graph, Routing};
 use crate::replies::{Mailbox, Place};
-use crate::store::{Parcel, in_queues, in_waiting};
+use crate::store::{Parcel, beside_queues, in_queues};
 use crate::streams::{Outgoing, Waiter};
 use convert::to_message;
 
@@ -282,8 +282,8 @@ impl Relay for Behind {
         };
         // Whoever publishes is told of a refusal; what was noted of the message stays.
         let stores = in_queues(&routed.queues, &parcel, &mut Vec::new());
-        let waiting = in_waiting(&routed.waiting, routed.delay_ms, &parcel);
-        to.extend(stores.into_iter().chain(waiting).map(|store| ShardPublish {
+        let beside = beside_queues(&routed.beside, &parcel);
+        to.extend(stores.into_iter().chain(beside).map(|store| ShardPublish {
             shard: store.shard,
             first: store.to,
             command: store.into_command(),

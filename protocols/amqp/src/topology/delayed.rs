@@ -30,7 +30,7 @@ use crate::codec::Properties;
 use crate::graph::{Content, DELAY, Routing, Waiting};
 use crate::session::content::Envelope;
 use crate::session::routing::{expiration, keys_of, without};
-use crate::store::{Parcel, Store, in_queues, in_waiting};
+use crate::store::{Parcel, Store, beside_queues, in_queues};
 use crate::streams::{Outgoing, Waiter};
 
 const LINK: Link = Link(1);
@@ -42,14 +42,18 @@ const WINDOW: u32 = 64;
 /// Milliseconds until a message that could not be stored is tried again.
 const AGAIN_MS: u64 = 1_000;
 
-/// The name of the stream: exchanges may have names as long as streams.
-fn stream_of(exchange: &str) -> Arc<str> {
-    const PREFIX: &str = "$delayed/";
-    if PREFIX.len() + exchange.len() <= StreamName::MAX && !exchange.starts_with('#') {
-        return format!("{PREFIX}{exchange}").into();
+/// The name of a stream that an exchange has for itself: exchanges may have names as long as streams.
+pub(super) fn hidden(prefix: &str, exchange: &str) -> Arc<str> {
+    if prefix.len() + exchange.len() <= StreamName::MAX && !exchange.starts_with('#') {
+        return format!("{prefix}{exchange}").into();
     }
     let hash = |seed: u8| stable_hash(std::iter::once(seed).chain(exchange.bytes()));
-    format!("{PREFIX}#{:016x}{:016x}", hash(0), hash(1)).into()
+    format!("{prefix}#{:016x}{:016x}", hash(0), hash(1)).into()
+}
+
+/// The stream in which messages of an exchange wait.
+fn stream_of(exchange: &str) -> Arc<str> {
+    hidden("$delayed/", exchange)
 }
 
 impl Topology {
@@ -305,7 +309,7 @@ impl Due {
             now,
         };
         let mut stores = in_queues(&routed.queues, &parcel, &mut Vec::new());
-        stores.extend(in_waiting(&routed.waiting, routed.delay_ms, &parcel));
+        stores.extend(beside_queues(&routed.beside, &parcel));
         let messages = routed.shared.iter().filter_map(|key| {
             let subjects = topology.subjects()?;
             subjects.wanted(key, &due, &released.body, now)

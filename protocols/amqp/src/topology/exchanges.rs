@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::archives::archives;
 use super::{
     Answer, Asker, RESERVED, Topology, alternate, documents, internal, not_the_default, reserved,
 };
@@ -71,6 +72,14 @@ impl Topology {
         } else {
             None
         };
+        let archive = match archives(&config) {
+            Some(length) => {
+                self.close_archive(&name).await;
+                let provided = self.provide_archive(&name, length).await;
+                Some(provided.map_err(internal)?)
+            }
+            None => None,
+        };
         if config.durable {
             self.write(vec![documents::exchange(&self.space, &name, &config)])
                 .await?;
@@ -81,6 +90,9 @@ impl Topology {
             graph.set_alternate(&name, by_policy);
             if let Some(waiting) = &waiting {
                 graph.set_waiting(waiting.clone());
+            }
+            if let Some(archive) = archive {
+                graph.set_archive(&name, archive, Vec::new());
             }
         });
         if let Some(waiting) = &waiting {
@@ -113,9 +125,7 @@ impl Topology {
                 asker.vhost
             )));
         }
-        if config.delays() {
-            self.close_waiting(name).await;
-        }
+        self.close_streams(name, &config).await;
         let removed = self.change(|graph| graph.remove_exchange(name));
         let write = documents::exchange(&self.space, name, &config);
         self.forget(removed, vec![documents::without(write)]).await

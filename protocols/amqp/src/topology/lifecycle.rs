@@ -178,9 +178,7 @@ impl Topology {
                         &orphan,
                         &config,
                     )));
-                    if config.delays() {
-                        self.close_waiting(&orphan).await;
-                    }
+                    self.close_streams(&orphan, &config).await;
                     ahead.push(self.change(|graph| graph.remove_exchange(&orphan)));
                 }
             }

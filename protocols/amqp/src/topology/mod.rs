@@ -10,6 +10,7 @@
 //! The document of a durable queue is written before its stream is defined, and removed after that is deleted: after a
 //! crash in between, the queue is there, perhaps empty, and nothing is left that nobody knows of.
 
+mod archives;
 mod bindings;
 mod delayed;
 mod documents;
@@ -183,6 +184,13 @@ impl Topology {
             .filter(|(_, exchange)| exchange.config.delays())
             .map(|(name, exchange)| (Arc::clone(name), exchange.config.durable))
             .collect();
+        let archiving: Vec<_> = graph
+            .exchanges()
+            .filter_map(|(name, exchange)| {
+                let length = archives::archives(&exchange.config)?;
+                Some((Arc::clone(name), length))
+            })
+            .collect();
         let generation = AtomicU64::new(graph.generation());
         let graph = Arc::new(RwLock::new(graph));
         let subjects = shared
@@ -222,6 +230,11 @@ impl Topology {
             let waiting = topology.provide_waiting(&exchange, durable).await?;
             topology.change(|graph| graph.set_waiting(waiting.clone()));
             topology.start_releasing(&waiting);
+        }
+        for (exchange, length) in archiving {
+            let archive = topology.provide_archive(&exchange, length).await?;
+            let earlier = topology.read_archive(&exchange).await?;
+            topology.change(|graph| graph.set_archive(&exchange, archive, earlier));
         }
         Ok(topology)
     }

@@ -9,7 +9,7 @@ use super::Topology;
 use crate::codec::Properties;
 use crate::graph::{Destination, Graph, Recorded, Routed};
 use crate::session::routing::expiration;
-use crate::store::{Parcel, Store, in_queues, in_waiting};
+use crate::store::{Parcel, Store, beside_queues, in_queues};
 use crate::streams::Outgoing;
 
 impl Topology {
@@ -78,6 +78,6 @@ fn stores(
         now,
     };
     let mut stores = in_queues(&routed.queues, &parcel, &mut Vec::new());
-    stores.extend(in_waiting(&routed.waiting, routed.delay_ms, &parcel));
+    stores.extend(beside_queues(&routed.beside, &parcel));
     stores
 }
