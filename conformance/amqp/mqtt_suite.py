@@ -195,6 +195,29 @@ def topics_go_through_the_graph(t):
     equal(client.next().payload, b"through")
 
 
+@case("mqtt amqp x-recent-history")
+def the_last_messages_of_topics_are_shown_both_ways(t):
+    channel, client = channel_of(t), Mqtt(t)
+    root, history = t.unique().replace("-", "_"), t.unique()
+    channel.exchange_declare(history, "x-recent-history", auto_delete=True)
+    channel.exchange_bind(history, "amq.topic", f"{root}.#")
+    for number in range(3):
+        client.publish(f"{root}/{number}", str(number), 1)
+    channel.basic_publish("amq.topic", f"{root}.3", b"3")
+    late = bound(channel, "", exchange=history)
+    got = [get(channel, late) for _ in range(4)]
+    equal([(method.routing_key, body) for method, _, body in got], [(f"{root}.{n}", b"%d" % n) for n in range(4)])
+    # An exchange whose messages were nothing to subscribers becomes one that leads to them.
+    other = t.unique()
+    channel.exchange_declare(other, "x-recent-history", auto_delete=True)
+    for number in range(3):
+        channel.basic_publish(other, f"{root}.late.{number}", b"%d" % number)
+    client.subscribe(f"{root}/late/#")
+    channel.exchange_bind("amq.topic", other)
+    equal([client.next().payload for _ in range(3)], [b"0", b"1", b"2"])
+    client.nothing()
+
+
 @case("mqtt amqp priority ttl")
 def a_queue_has_its_own_ways(t):
     channel, client = channel_of(t), Mqtt(t)

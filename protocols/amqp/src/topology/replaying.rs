@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use longtail_broker::message::Message;
 use longtail_model::Timestamp;
 
 use super::Topology;
@@ -12,16 +11,19 @@ use crate::session::routing::expiration;
 use crate::store::{Parcel, Store, beside_queues, in_queues};
 use crate::streams::Outgoing;
 
+/// A message that comes through the exchange that is the subjects of the space, with the key by which it does.
+pub(super) type Shown = (Arc<str>, Arc<Recorded>);
+
 impl Topology {
     /// Queues the last messages of an exchange for a binding that was just made. Called in the change that makes it, so
     /// before whoever publishes can see it: what comes by the binding is stored behind these. Returns what whoever is not
-    /// AMQP is to be shown once the change is done; `None`: there is nothing to be replayed.
+    /// AMQP may be shown once the change is done; `None`: there is nothing to be replayed.
     pub(super) fn replay(
         &self,
         graph: &Graph,
         source: &str,
         destination: &Destination,
-    ) -> Option<Vec<Message>> {
+    ) -> Option<Vec<Shown>> {
         let now = self.now();
         let (mut outgoing, mut shown) = (Outgoing::new(), Vec::new());
         let replayed = graph.replay(source, destination, now);
@@ -34,22 +36,27 @@ impl Topology {
             };
             let stores = stores(&recorded, &properties, &routed, now).into_iter();
             outgoing.extend(stores.map(|store| (store.shard, store.into_command(), None)));
-            let subjects = self.subjects().into_iter();
-            shown.extend(subjects.flat_map(|subjects| {
-                let keys = routed.shared.iter();
-                keys.filter_map(|key| subjects.wanted(key, &properties, &recorded.body, now))
-            }));
+            let keys = routed.shared.into_iter();
+            shown.extend(keys.map(|key| (key, Arc::clone(&recorded))));
         }
         self.streams().send(&mut outgoing);
         Some(shown)
     }
 
     /// Has what was replayed stored, and shows it to whoever is not AMQP. No lock may be held.
-    pub(super) fn end_replay(&self, shown: Vec<Message>) {
+    pub(super) fn end_replay(&self, shown: Vec<Shown>) {
         if let Some(subjects) = self.subjects() {
+            let now = self.now();
             let mut outgoing = Outgoing::new();
-            for message in shown {
-                let stored = subjects.share(&Arc::new(message), self.now()).into_iter();
+            for (key, recorded) in shown {
+                let Ok(properties) = Properties::decode(&recorded.properties) else {
+                    continue;
+                };
+                let wanted = subjects.wanted(&key, &properties, &recorded.body, now);
+                let Some(message) = wanted else {
+                    continue;
+                };
+                let stored = subjects.share(&Arc::new(message), now).into_iter();
                 outgoing.extend(stored.map(|publish| (publish.shard, publish.command, None)));
             }
             self.streams().send(&mut outgoing);
