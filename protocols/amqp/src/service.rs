@@ -6,11 +6,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use longtail_edge::{
     CloseReason, Connection, ConnectionId, Draining, Ended as Ending, Idle, Input, Out, Protocol,
-    Refusal,
+    Refusal, Then,
 };
 use longtail_engine::runtime::{Shards, Sink, run_once_deep};
 use longtail_engine::{Effect, Message};
@@ -85,6 +85,10 @@ impl Amqp {
         &self.admission
     }
 
+    fn handshake_timeout(&self) -> Duration {
+        Duration::from_millis(self.tenant.config().handshake_timeout_ms)
+    }
+
     /// What its connections share.
     #[must_use]
     pub fn tenant(&self) -> &Arc<Tenant> {
@@ -97,9 +101,16 @@ pub struct Client {
     session: Session,
     /// Where tasks of the connection run.
     runtime: Handle,
+    /// When it came. Handshakes go by real time.
+    since: Instant,
 }
 
 impl Client {
+    /// Whether it has been at the door too long. One that says nothing is seen by the edge.
+    fn lingers(&self, limit: Duration) -> bool {
+        self.session.is_at_the_door() && self.since.elapsed() > limit
+    }
+
     pub(crate) fn session(&self) -> &Session {
         &self.session
     }
@@ -142,10 +153,21 @@ impl Protocol for Amqp {
         if self.inside {
             session.is_of_this_process();
         }
-        Ok(Client { session, runtime })
+        Ok(Client {
+            session,
+            runtime,
+            since: Instant::now(),
+        })
     }
 
     fn input(&self, client: &mut Client, input: &[u8], out: &mut Out) -> Input {
+        if client.lingers(self.handshake_timeout()) {
+            let why = CloseReason::Refused("its handshake took too long".into());
+            return Input {
+                consumed: input.len(),
+                then: Then::Close(why),
+            };
+        }
         client.session.input(input, &self.tenant, out)
     }
 
@@ -155,9 +177,7 @@ impl Protocol for Amqp {
     }
 
     fn idle_timeout(&self) -> Option<Duration> {
-        Some(Duration::from_millis(
-            self.tenant.config().handshake_timeout_ms,
-        ))
+        Some(self.handshake_timeout())
     }
 
     fn idle(&self, _client: &mut Client, _out: &mut Out) -> Idle {

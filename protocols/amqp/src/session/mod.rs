@@ -114,8 +114,6 @@ enum Slot {
 pub struct Session {
     decoder: Decoder,
     phase: Phase,
-    /// When its first octets came.
-    begun: Option<Timestamp>,
     /// Largest frame offered, where that is not as at all listeners.
     frame_max: Option<u32>,
     /// Whom the client's certificate names.
@@ -150,7 +148,6 @@ impl Session {
         Session {
             decoder: Decoder::new(Config::FRAME_GREETING),
             phase: Phase::Header,
-            begun: None,
             frame_max: None,
             certified: None,
             channel_max: 0,
@@ -175,25 +172,13 @@ impl Session {
         self.is_inside = true;
     }
 
-    /// Whether the client has been at the door too long. One that says nothing is seen by the edge.
-    fn lingers(&mut self, tenant: &Tenant) -> bool {
-        if matches!(self.phase, Phase::Running | Phase::Over) {
-            return false;
-        }
-        let now = tenant.now();
-        let begun = *self.begun.get_or_insert(now);
-        now.millis_since(begun) > tenant.config().handshake_timeout_ms
+    /// Whether the client is still on its way into its vhost.
+    pub(crate) fn is_at_the_door(&self) -> bool {
+        !matches!(self.phase, Phase::Running | Phase::Over)
     }
 
     /// Carries out what is in `input`, which holds every byte not consumed yet.
     pub fn input(&mut self, input: &[u8], tenant: &Tenant, out: &mut Out) -> Input {
-        if self.lingers(tenant) {
-            self.phase = Phase::Over;
-            return Input {
-                consumed: input.len(),
-                then: Then::Close(CloseReason::Refused("its handshake took too long".into())),
-            };
-        }
         let mut consumed = 0;
         let then = loop {
             if self.phase == Phase::Over {
