@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use axum::http::{HeaderMap, header};
 use longtail_broker::auth::{
     Account, AuthError, Credentials as Proof, Directory, Grants, LoginRequest, Peer, Roster,
 };
 use longtail_model::Timestamp;
-use longtail_web::{Credentials, Remembered};
+use longtail_web::{Credentials, Remembered, is_loopback};
 
 use super::http::Failed;
 
@@ -50,10 +51,13 @@ pub(super) struct Caller {
     policymaker: bool,
     /// Has no account: this machine's guest, who may do everything.
     guest: bool,
+    /// When what it has shown ends. `None`: never.
+    pub(super) expires: Option<Timestamp>,
 }
 
 impl Caller {
-    fn of(account: &Account, name: &str) -> Self {
+    /// Somebody with an account.
+    pub(super) fn of(account: &Account, name: &str) -> Self {
         Caller {
             name: name.into(),
             role: Role::of(&account.tags),
@@ -63,16 +67,39 @@ impl Caller {
                 .any(|tag| tag == "policymaker" || tag == "administrator"),
             tags: account.tags.clone(),
             guest: false,
+            expires: None,
         }
     }
 
-    fn guest() -> Self {
+    /// Somebody on this machine.
+    pub(super) fn guest() -> Self {
         Caller {
             name: "guest".into(),
             tags: vec!["administrator".to_owned()],
             role: Role::Administrator,
             policymaker: true,
             guest: true,
+            expires: None,
+        }
+    }
+
+    /// # Errors
+    /// 401 unless some tag lets it use this API.
+    pub(super) fn may_ask(self) -> Result<Self, Failed> {
+        match self.role {
+            Role::None => Err(Failed::denied("User can only log in via AMQP clients")),
+            _ => Ok(self),
+        }
+    }
+
+    /// # Errors
+    /// 401: this machine's guest has asked for another one, as a page does whose name points here.
+    pub(super) fn from_host(self, headers: &HeaderMap) -> Result<Self, Failed> {
+        let host = headers.get(header::HOST);
+        let host = host.and_then(|host| host.to_str().ok());
+        match self.guest && !host.is_none_or(is_loopback) {
+            true => Err(Failed::login()),
+            false => Ok(self),
         }
     }
 
@@ -164,7 +191,8 @@ impl Verified {
         let Credentials::Basic { user, password } = shown else {
             return Err(Failed::login());
         };
-        if let Some(caller) = self.0.find(&directory, &key) {
+        let known = self.0.find(&directory, &key);
+        if let Some(caller) = known.filter(|known| known.expires.is_none_or(|end| now < end)) {
             return Ok(caller);
         }
         let asked = Arc::clone(roster);
@@ -172,9 +200,7 @@ impl Verified {
         let checked =
             tokio::task::spawn_blocking(move || check(&asked, &user, &password, peer, now)).await;
         let caller = checked.map_err(|error| Failed::internal(error.to_string()))??;
-        if caller.role == Role::None {
-            return Err(Failed::denied("User can only log in via AMQP clients"));
-        }
+        let caller = caller.may_ask()?;
         self.0.remember(&directory, key, &caller);
         Ok(caller)
     }
@@ -200,7 +226,10 @@ fn check(
         .authenticate(&request(Directory::DEFAULT_SPACE), now);
     match login {
         Ok(login) => Ok(match &login.account {
-            Some(account) => Caller::of(account, &account.name),
+            Some(account) => Caller {
+                expires: login.expires,
+                ..Caller::of(account, &account.name)
+            },
             None => Caller::guest(),
         }),
         Err(AuthError::NoAccess { .. }) => match directory.account(user) {

@@ -7,15 +7,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{ConnectInfo, Extension, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use longtail_web::{Credentials, NoNumber, Query, decode, is_loopback, is_of_another_site};
+use longtail_web::{Credentials, NoNumber, Query, decode, is_of_another_site};
 
-use super::Management;
 use super::access::Caller;
+use super::{Management, login};
 use crate::codec::ReplyCode;
 use crate::exception::Exception;
 
@@ -33,6 +33,8 @@ pub(super) enum Reply {
     Done,
     /// 200 with a type of its own.
     Text(&'static str, String),
+    /// 200, with this cookie.
+    LoggedIn(String),
     /// 200 with JSON that is saved as a file of this name.
     File(String, Value),
 }
@@ -169,6 +171,13 @@ impl IntoResponse for Reply {
             }
             Reply::Done => StatusCode::NO_CONTENT.into_response(),
             Reply::Text(kind, text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
+            Reply::LoggedIn(cookie) => {
+                let headers = [
+                    (header::CONTENT_TYPE, JSON.to_owned()),
+                    (header::SET_COOKIE, cookie),
+                ];
+                (headers, Value::from("ok").to_string()).into_response()
+            }
             Reply::File(name, value) => {
                 let clean: String = name
                     .chars()
@@ -227,14 +236,19 @@ impl Asked {
     }
 }
 
+/// Whether a listener speaks TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OverTls(pub(super) bool);
+
 /// Answers one request.
 pub(super) async fn answer(
     State(management): State<Arc<Management>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(over_tls): Extension<OverTls>,
     request: Request,
 ) -> Response {
     let head = request.method() == Method::HEAD;
-    let response = match respond(&management, peer.ip(), request).await {
+    let response = match respond(&management, peer.ip(), over_tls, request).await {
         Ok(reply) => reply.into_response(),
         Err(failed) => failed.into_response(),
     };
@@ -248,6 +262,7 @@ pub(super) async fn answer(
 async fn respond(
     management: &Arc<Management>,
     peer: IpAddr,
+    OverTls(over_tls): OverTls,
     request: Request,
 ) -> Result<Reply, Failed> {
     let (parts, body) = request.into_parts();
@@ -268,24 +283,25 @@ async fn respond(
             reason: "requests of other sites are not accepted".to_owned(),
         });
     }
-    let caller = management
-        .verified
-        .caller(
-            &management.roster,
-            Credentials::of(&parts.headers),
-            Some(peer),
-            management.tenant.broker().clock().now(),
-        )
-        .await?;
-    let host = parts.headers.get(header::HOST);
-    let host = host.and_then(|host| host.to_str().ok());
-    if caller.is_guest() && !host.is_none_or(is_loopback) {
-        return Err(Failed::login());
+    if matches!(path, "login" | "login/") {
+        if parts.method != Method::POST {
+            return Err(Failed::method());
+        }
+        let form = read(body, login::FORM_MAX).await?;
+        return login::login(management, (&parts.headers, &form), peer, over_tls).await;
     }
-    let body = to_bytes(body, BODY_MAX).await.map_err(|error| Failed {
-        status: 413,
-        ..Failed::bad(error.to_string())
-    })?;
+    let now = management.tenant.broker().clock().now();
+    let caller = match Credentials::of(&parts.headers) {
+        Credentials::None => login::caller(management, &parts.headers, peer)?,
+        shown => {
+            let verified = &management.verified;
+            verified
+                .caller(&management.roster, shown, Some(peer), now)
+                .await?
+        }
+    };
+    let caller = caller.from_host(&parts.headers)?;
+    let body = read(body, BODY_MAX).await?;
     let asked = Asked {
         method: if parts.method == Method::HEAD {
             Method::GET
@@ -309,6 +325,13 @@ async fn respond(
         None if super::routes::exists(&segments) => Err(Failed::method()),
         None => Err(Failed::missing()),
     }
+}
+
+async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Failed> {
+    to_bytes(body, bytes_max).await.map_err(|error| Failed {
+        status: 413,
+        ..Failed::bad(error.to_string())
+    })
 }
 
 const INDEX: &str = "The management API of AMQP is under /api, as RabbitMQ has it. docs/amqp-management.md lists the paths.\n";

@@ -25,6 +25,7 @@ mod health;
 mod history;
 mod http;
 mod limits;
+mod login;
 mod metrics;
 mod overview;
 mod page;
@@ -54,6 +55,7 @@ pub use server::{Site, serve};
 
 use self::access::Verified;
 use self::http::{Asked, Failed};
+use self::login::Sessions;
 use self::rates::Rates;
 use crate::federation::Federation;
 use crate::link::Reach;
@@ -100,6 +102,7 @@ pub struct Management {
     certificates: Mutex<Option<CertificateEnds>>,
     started: SystemTime,
     verified: Verified,
+    sessions: Sessions,
     rates: Rates,
     /// One import or one deletion of a vhost at a time.
     large: tokio::sync::Mutex<()>,
@@ -161,6 +164,7 @@ impl Management {
             certificates: Mutex::default(),
             started: SystemTime::now(),
             verified: Verified::default(),
+            sessions: Sessions::default(),
             rates: Rates::default(),
             large: tokio::sync::Mutex::default(),
         })

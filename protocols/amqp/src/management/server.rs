@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::{Extension, Router};
 use longtail_web::{Server, Socket};
 
 use super::{Management, http, metrics, sampler};
@@ -37,6 +37,7 @@ pub fn serve(management: &Arc<Management>, sockets: Vec<(Site, Socket)>) -> io::
         // Bodies have a limit of their own.
         let router = router
             .layer(DefaultBodyLimit::disable())
+            .layer(Extension(http::OverTls(socket.certificates.is_some())))
             .with_state(Arc::clone(management));
         (router, socket)
     });
