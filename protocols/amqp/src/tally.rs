@@ -78,6 +78,13 @@ impl<const N: usize> Tally<N> {
         }
     }
 
+    /// What it has counted itself.
+    pub(crate) fn counts(&self) -> [u64; N] {
+        let mut counts = [0; N];
+        add(&mut counts, &self.cells);
+        counts
+    }
+
     /// Whether it counts for this.
     pub(crate) fn is_of(&self, tallies: &Arc<Tallies<N>>) -> bool {
         Arc::ptr_eq(&self.of, tallies)
@@ -139,6 +146,7 @@ mod tests {
         two.add(1, 1);
         tallies.count(1);
         assert_eq!(tallies.sums(), [7, 2]);
+        assert_eq!((one.counts(), two.counts()), ([3, 0], [4, 1]));
         drop(one);
         assert_eq!(tallies.sums(), [7, 2]);
         two.add(1, 1);

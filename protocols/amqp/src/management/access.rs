@@ -94,7 +94,7 @@ impl Caller {
 
     /// # Errors
     /// 401: this machine's guest has asked for another one, as a page does whose name points here.
-    pub(super) fn from_host(self, headers: &HeaderMap) -> Result<Self, Failed> {
+    pub(super) fn asking_for(self, headers: &HeaderMap) -> Result<Self, Failed> {
         let host = headers.get(header::HOST);
         let host = host.and_then(|host| host.to_str().ok());
         match self.guest && !host.is_none_or(is_loopback) {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::http::{Asked, Failed, Reply};
 use super::rates::{Ranges, Thing};
 use super::suite::Suite;
-use super::{Management, page};
+use super::{Management, page, pairs};
 use crate::census::Seen;
 use crate::json as convert;
 use crate::session::{ChannelState, ConsumerState, Counts, given_name};
@@ -214,6 +214,20 @@ fn connection_details(seen: &Seen) -> Value {
     json!({"name": *seen.name, "peer_host": peer_host, "peer_port": peer_port})
 }
 
+/// Which channel it is that something else goes by.
+pub(super) fn channel_details(m: &Management, seen: &Seen, channel: &ChannelState) -> Value {
+    let (peer_host, peer_port) = address(&seen.peer);
+    json!({
+        "name": channel_name(seen, channel.number),
+        "node": m.node(),
+        "number": channel.number,
+        "connection_name": *seen.name,
+        "peer_host": peer_host,
+        "peer_port": peer_port,
+        "user": seen.state.user,
+    })
+}
+
 fn channel(m: &Management, seen: &Seen, channel: &ChannelState, ranges: &Ranges) -> Value {
     let thing = Thing::Channel(seen.number, channel.number);
     json!({
@@ -284,7 +298,8 @@ pub(super) async fn show_channel(
     name: &str,
 ) -> Result<Reply, Failed> {
     let (seen, known) = channel_named(m, asked, name)?;
-    let mut shown = channel(m, &seen, &known, &Ranges::of(&asked.query)?);
+    let ranges = Ranges::of(&asked.query)?;
+    let mut shown = channel(m, &seen, &known, &ranges);
     let mut details = Vec::new();
     for consumer in &known.consumers {
         let drawing = consumer_of(m, &seen, &known, consumer);
@@ -296,8 +311,10 @@ pub(super) async fn show_channel(
     }
     if let Value::Object(shown) = &mut shown {
         shown.insert("consumer_details".to_owned(), details.into());
-        shown.insert("publishes".to_owned(), json!([]));
-        shown.insert("deliveries".to_owned(), json!([]));
+        let publishes = pairs::publishes(m, (&seen, &known), &ranges);
+        shown.insert("publishes".to_owned(), publishes);
+        let deliveries = pairs::deliveries(m, (&seen, &known), &ranges);
+        shown.insert("deliveries".to_owned(), deliveries);
     }
     Ok(Reply::Json(page::one(shown, &asked.query)))
 }
@@ -339,7 +356,6 @@ fn consumer_of(
     channel: &ChannelState,
     consumer: &ConsumerState,
 ) -> Drawing {
-    let (peer_host, peer_port) = address(&seen.peer);
     let shown = json!({
         "consumer_tag": *consumer.tag,
         "queue": {"name": *consumer.queue, "vhost": *seen.state.vhost},
@@ -348,15 +364,7 @@ fn consumer_of(
         "prefetch_count": consumer.prefetch,
         "arguments": convert::from_bytes(&consumer.arguments),
         "consumer_timeout": consumer.timeout_ms.unwrap_or(0),
-        "channel_details": {
-            "name": channel_name(seen, channel.number),
-            "node": m.node(),
-            "number": channel.number,
-            "connection_name": *seen.name,
-            "peer_host": peer_host,
-            "peer_port": peer_port,
-            "user": seen.state.user,
-        },
+        "channel_details": channel_details(m, seen, channel),
     });
     Drawing {
         tag: Arc::clone(&consumer.tag),

@@ -9,7 +9,7 @@ use super::direct::Published;
 use super::fields;
 use super::http::{Asked, Failed, Reply};
 use super::rates::{Ranges, Thing};
-use super::{Management, page};
+use super::{Management, page, pairs};
 use crate::codec::Method;
 use crate::graph::{ExchangeConfig, Graph};
 use crate::json as convert;
@@ -141,6 +141,11 @@ pub(super) async fn show(
     let ranges = Ranges::of(&asked.query)?;
     let mut shown = with_stats(m, (&space, &topology.graph()), name, shown, &ranges);
     put_delayed(&topology, name, &mut shown).await?;
+    if let Value::Object(shown) = &mut shown {
+        let incoming = pairs::of_exchange(m, (vhost, name), &ranges);
+        shown.insert("incoming".to_owned(), incoming);
+        shown.insert("outgoing".to_owned(), json!([]));
+    }
     Ok(Reply::Json(page::one(shown, &asked.query)))
 }
 

@@ -300,7 +300,7 @@ async fn respond(
                 .await?
         }
     };
-    let caller = caller.from_host(&parts.headers)?;
+    let caller = caller.asking_for(&parts.headers)?;
     let body = read(body, BODY_MAX).await?;
     let asked = Asked {
         method: if parts.method == Method::HEAD {

@@ -183,7 +183,7 @@ pub(super) async fn login(
         .verified
         .caller(&m.roster, shown, Some(peer), now)
         .await?
-        .from_host(headers)?;
+        .asking_for(headers)?;
     let token = m.sessions.open(&directory, &caller, peer, now);
     let token = token.ok_or_else(Failed::login)?;
     let secure = if secure { "; Secure" } else { "" };

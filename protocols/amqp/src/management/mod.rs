@@ -29,6 +29,7 @@ mod login;
 mod metrics;
 mod overview;
 mod page;
+mod pairs;
 mod parameters;
 mod permissions;
 mod policies;

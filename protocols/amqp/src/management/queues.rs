@@ -12,7 +12,7 @@ use super::connections::{Drawing, Drawings, consumers_by_queue, owners};
 use super::fields;
 use super::http::{Asked, Failed, Reply};
 use super::rates::{Ranges, Thing};
-use super::{Management, page};
+use super::{Management, page, pairs};
 use crate::codec::{Method, Properties, Table};
 use crate::json as convert;
 use crate::link::Delivery;
@@ -358,14 +358,15 @@ pub(super) async fn show(
         shown["head_message_timestamp"] = head_timestamp(m, &space, &queue, info).await?.into();
     }
     if let Value::Object(shown) = &mut shown {
-        let consumers = around.consumers.get(&(vhost, Arc::clone(&queue.name)));
+        let key = (Arc::clone(&vhost), Arc::clone(&queue.name));
+        let consumers = around.consumers.get(&key);
         let served = info.and_then(|info| info.served);
         let details = consumers.into_iter().flatten();
         let details: Vec<_> = details.map(|drawing| drawing.show(served)).collect();
         shown.insert("consumer_details".to_owned(), details.into());
-        for empty in ["incoming", "deliveries"] {
-            shown.insert(empty.to_owned(), json!([]));
-        }
+        let deliveries = pairs::of_queue(m, (at.0, &queue.name), &ranges);
+        shown.insert("deliveries".to_owned(), deliveries);
+        shown.insert("incoming".to_owned(), json!([]));
     }
     Ok(Reply::Json(page::one(shown, &asked.query)))
 }

@@ -74,6 +74,17 @@ pub(super) enum Thing {
     Connection(u64),
     /// A channel.
     Channel(u64, u16),
+    /// A channel, and an exchange that it publishes to.
+    Published(u64, u16, Arc<str>),
+    /// A channel, and a queue that it is given messages of.
+    Drawn(u64, u16, Arc<str>),
+}
+
+impl Thing {
+    /// There may be any number of them: sampled only while somebody asks for this one.
+    fn is_pair(&self) -> bool {
+        matches!(self, Thing::Published(..) | Thing::Drawn(..))
+    }
 }
 
 /// What a request wants to know of before.
@@ -236,7 +247,7 @@ impl Rates {
             things, standing, ..
         } = &mut *tracks;
         if !things.contains_key(thing) {
-            if *standing >= STANDING_MAX {
+            if *standing >= STANDING_MAX || thing.is_pair() {
                 return;
             }
             *standing += 1;
@@ -283,7 +294,10 @@ impl Rates {
                     asked.lengths = true;
                     asked.connections = true;
                 }
-                Thing::Connection(_) | Thing::Channel(..) => asked.connections = true,
+                Thing::Connection(_)
+                | Thing::Channel(..)
+                | Thing::Published(..)
+                | Thing::Drawn(..) => asked.connections = true,
             }
         }
         asked

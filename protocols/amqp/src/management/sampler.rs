@@ -14,7 +14,7 @@ use super::history::INTERVAL_MS;
 use super::http::Failed;
 use super::overview::Sums;
 use super::rates::{STANDING_MAX, Thing};
-use super::{Management, connections, overview, queues, vhosts};
+use super::{Management, connections, overview, pairs, queues, vhosts};
 use crate::queue::Queue;
 use crate::topology::Topology;
 
@@ -69,6 +69,9 @@ async fn round(m: &Management, at_ms: u64, lengths: &mut Sums) -> Result<(), Fai
                 let thing = Thing::Channel(seen.number, channel.number);
                 let numbers = connections::numbers(&channel.counts);
                 m.rates.sample(&thing, at_ms, &numbers);
+                for (thing, numbers) in pairs::all(seen, channel) {
+                    m.rates.sample(&thing, at_ms, &numbers);
+                }
             }
         }
         for (space, sums) in &of_spaces {

@@ -8,6 +8,7 @@ use longtail_model::{ConsumerTag, SessionId};
 use super::channel::Channel;
 use super::confirms::Confirms;
 use super::consuming::Consumer;
+use super::pairs::{Drawn, Published};
 use super::transacting::Staged;
 use super::way::Way;
 use super::{Phase, Session, Shared, Slot};
@@ -153,6 +154,10 @@ pub struct ChannelState {
     pub counts: Counts,
     /// Its consumers.
     pub consumers: Vec<ConsumerState>,
+    /// What it has published, by exchange.
+    pub published: Vec<Published>,
+    /// What it was given, by queue.
+    pub drawn: Vec<Drawn>,
 }
 
 /// A consumer as an operator sees it.
@@ -183,7 +188,7 @@ impl Session {
     #[must_use]
     pub fn about(&self) -> ConnectionState {
         let open = self.channels.values().filter_map(|slot| match slot {
-            Slot::Open(channel) => Some(channel.about()),
+            Slot::Open(channel) => Some(channel.about(&self.shared)),
             Slot::Opening | Slot::Closing => None,
         });
         let mut channels: Vec<_> = open.collect();
@@ -296,7 +301,7 @@ impl Channel {
         }
     }
 
-    fn about(&self) -> ChannelState {
+    fn about(&self, shared: &Shared) -> ChannelState {
         let consumers = self.consumers.iter();
         let about = |(&number, consumer): (&u32, &Consumer)| {
             let way = self.ways.get(usize::from(consumer.queue.shard.0));
@@ -305,6 +310,8 @@ impl Channel {
         };
         let mut consumers: Vec<_> = consumers.map(about).collect();
         consumers.sort_by(|a, b| a.tag.cmp(&b.tag));
+        let drawing = self.consumers.values();
+        let drawing = drawing.map(|consumer| (&consumer.queue, consumer.tally.counts()));
         ChannelState {
             number: self.number(),
             confirm: self.confirms.is_some(),
@@ -317,6 +324,8 @@ impl Channel {
             unconfirmed: self.confirms.as_ref().map_or(0, Confirms::waiting),
             counts: self.counts(),
             consumers,
+            published: self.publishes.about(shared),
+            drawn: self.draws.about(drawing, shared),
         }
     }
 }

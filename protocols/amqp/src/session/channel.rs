@@ -14,8 +14,9 @@ use super::confirms::Confirms;
 use super::consuming::{Consumer, is_stored};
 use super::delivering::Kept;
 use super::offering::Offer;
+use super::pairs::{Draws, Publishes};
 use super::pausing::Pausing;
-use super::publishing::{Counting, PublishedLast, Publishing};
+use super::publishing::{PublishedLast, Publishing};
 use super::recovering::Recovering;
 use super::replying::ReplyConsumer;
 use super::routing::Remembered;
@@ -57,7 +58,9 @@ pub(super) struct Channel {
     pub(super) publishing: Option<Publishing>,
     pub(super) remembered: Option<Remembered>,
     pub(super) published_last: Option<PublishedLast>,
-    pub(super) tally: Option<Counting>,
+    pub(super) publishes: Publishes,
+    /// What it was given by whom.
+    pub(super) draws: Draws,
     /// What shards are offered, by number.
     pub(super) offers: HashMap<u64, Offer>,
     pub(super) last_offer: u64,
@@ -106,7 +109,8 @@ impl Channel {
             publishing: None,
             remembered: None,
             published_last: None,
-            tally: None,
+            publishes: Publishes::default(),
+            draws: Draws::default(),
             offers: HashMap::new(),
             last_offer: 0,
             recovering: None,

@@ -297,7 +297,7 @@ impl Channel {
             let (tag, shard) = (Arc::clone(&consumer.tag), consumer.queue.shard);
             return self.unsubscribe(number, shard, (tag, no_wait), shared);
         }
-        let consumer = number.and_then(|number| Some((number, self.consumers.remove(&number)?)));
+        let consumer = number.and_then(|number| Some((number, self.forget_consumer(number)?)));
         let Some((number, mut consumer)) = consumer else {
             if !no_wait {
                 let consumer_tag = tag;
@@ -321,6 +321,13 @@ impl Channel {
         if consumer.queue.leave() {
             shared.actions.push(Action::DeleteUnused(consumer.queue));
         }
+    }
+
+    /// A consumer is gone; what it was given stays known.
+    pub(super) fn forget_consumer(&mut self, number: u32) -> Option<Consumer> {
+        let consumer = self.consumers.remove(&number)?;
+        self.draws.add(&consumer.queue, consumer.tally.counts());
+        Some(consumer)
     }
 
     fn unsubscribe(
@@ -351,7 +358,7 @@ impl Channel {
 
     /// A shard has let go of a consumer that the client has cancelled.
     pub(super) fn unsubscribed(&mut self, consumer: u32, shared: &mut Shared) {
-        if let Some(consumer) = self.consumers.remove(&consumer)
+        if let Some(consumer) = self.forget_consumer(consumer)
             && consumer.queue.leave()
         {
             shared.actions.push(Action::DeleteUnused(consumer.queue));
@@ -360,7 +367,7 @@ impl Channel {
 
     /// The queue is gone.
     pub(super) fn cancelled(&mut self, number: u32, shared: &mut Shared, out: &mut Out) {
-        let Some(mut consumer) = self.consumers.remove(&number) else {
+        let Some(mut consumer) = self.forget_consumer(number) else {
             return;
         };
         if let Some(mut reader) = consumer.reader.take() {

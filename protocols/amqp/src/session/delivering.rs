@@ -442,6 +442,7 @@ impl Channel {
         let Reply::Delivered(delivery) = reply else {
             self.counts.get_empty += 1;
             queue.tallies().count(tally::queue::GET_EMPTY);
+            self.draws.count(queue, tally::queue::GET_EMPTY);
             say(
                 &Method::BasicGetEmpty { reserved_1: "" },
                 self.number(),
@@ -475,14 +476,17 @@ impl Channel {
         if delivery.redeliveries > 0 {
             self.counts.redeliver += 1;
             queue.tallies().count(tally::queue::REDELIVER);
+            self.draws.count(queue, tally::queue::REDELIVER);
         }
         if no_ack {
             self.counts.get_no_ack += 1;
             queue.tallies().count(tally::queue::GET_NO_ACK);
+            self.draws.count(queue, tally::queue::GET_NO_ACK);
             self.ack_delivery(at, delivery);
         } else {
             self.counts.get += 1;
             queue.tallies().count(tally::queue::GET);
+            self.draws.count(queue, tally::queue::GET);
             let tag = self.last_delivery;
             self.note_retries(delivery.group, queue);
             self.unacked

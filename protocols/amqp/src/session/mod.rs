@@ -22,6 +22,7 @@ mod delivering;
 mod filtering;
 mod offering;
 mod ops;
+mod pairs;
 mod pausing;
 mod places;
 mod publishing;
@@ -65,6 +66,7 @@ pub use about::{ChannelState, ConnectionState, ConsumerState, Counts, given_name
 use channel::Channel;
 pub(crate) use consuming::is_stored;
 pub(crate) use ops::{Action, Op, Outcome, Request};
+pub use pairs::{Drawn, Published};
 pub(crate) use publishing::Laying;
 pub(crate) use shared::Credentials;
 use shared::Shared;

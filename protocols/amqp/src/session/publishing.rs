@@ -21,7 +21,6 @@ use crate::queue::Queue;
 use crate::replies::{Place, is_address};
 use crate::store::Store;
 use crate::subjects::{Share, Told};
-use crate::tally::{self, Tally};
 use crate::tenant::Tenant;
 
 /// Largest body that a client may announce and go on, as in RabbitMQ: what comes of a message that is refused is skipped.
@@ -89,14 +88,6 @@ struct Head {
     /// Where in the content the properties begin, and the body.
     properties: usize,
     body: usize,
-}
-
-/// The exchange that was published to last, and what this channel counts for it.
-#[derive(Debug)]
-pub(super) struct Counting {
-    generation: u64,
-    exchange: Arc<str>,
-    tally: Tally<{ tally::exchange::COUNT }>,
 }
 
 impl Channel {
@@ -372,7 +363,7 @@ impl Channel {
     ) -> Result<(), Exception> {
         self.tap_publication(&publication, shared);
         self.counts.publish += 1;
-        self.tally(&publication.exchange, 1, shared);
+        self.publishes.count(&publication.exchange, 1, shared);
         let number = self
             .confirms
             .as_mut()
@@ -482,40 +473,12 @@ impl Channel {
         }));
     }
 
-    /// Counts a message for its exchange.
-    fn tally(&mut self, exchange: &Arc<str>, copies: u64, shared: &Shared) {
-        let Ok(topology) = shared.topology() else {
-            return;
-        };
-        let generation = topology.generation();
-        let known = self
-            .tally
-            .as_ref()
-            .is_some_and(|known| known.generation == generation && known.exchange == *exchange);
-        if !known {
-            let graph = topology.graph();
-            let of = graph.tallies(exchange);
-            let before = self.tally.take().map(|known| known.tally);
-            self.tally = of.map(|of| Counting {
-                generation,
-                exchange: Arc::clone(exchange),
-                tally: before
-                    .filter(|tally| tally.is_of(of))
-                    .unwrap_or_else(|| of.join()),
-            });
-        }
-        if let Some(Counting { tally, .. }) = &mut self.tally {
-            tally.add(tally::exchange::IN, 1);
-            tally.add(tally::exchange::OUT, copies);
-        }
-    }
-
     /// Counts a message that goes where its plan says.
     pub(super) fn count(&mut self, publication: &Publication, plan: &Plan, shared: &mut Shared) {
         self.tap_publication(publication, shared);
         self.counts.publish += 1;
         let copies = plan.stores.iter().map(Store::copies).sum();
-        self.tally(&publication.exchange, copies, shared);
+        self.publishes.count(&publication.exchange, copies, shared);
         let returned = publication.mandatory || publication.immediate;
         match (plan.is_wanted(), returned) {
             (true, _) => {}

@@ -32,6 +32,7 @@ use crate::codec::{Method, Properties, Table, TableBuf, Value};
 use crate::exception::{Exception, no_queue, not_implemented, precondition};
 use crate::queue::{Progress, Queue, Reading, age_ms};
 use crate::replies::Place;
+use crate::tally;
 
 /// The header with a message's place in its stream.
 const OFFSET: &str = "x-stream-offset";
@@ -445,6 +446,7 @@ impl Channel {
             let properties = envelope.properties;
             write_content(&deliver, channel, properties, body, shared.frame_max, out);
             self.counts.deliver += 1;
+            consumer.tally.add(tally::queue::DELIVER, 1);
             consumer.held += 1;
             let queue = is_traced(shared).then(|| Arc::clone(&consumer.queue.name));
             if let Some(progress) = &mut reader.progress {

@@ -54,7 +54,7 @@ impl Channel {
 
     /// Cancels a consumer and gives back what it holds, as failed.
     fn take_back(&mut self, number: u32, shared: &mut Shared, out: &mut Out) {
-        let Some(consumer) = self.consumers.remove(&number) else {
+        let Some(consumer) = self.forget_consumer(number) else {
             return;
         };
         tracing::info!(
