@@ -1,4 +1,6 @@
-"""What went between one channel and one exchange or queue: cases of the suite `amqp-management`."""
+"""What went between one channel and one exchange or queue, and what a queue takes: cases of the suite
+`amqp-management`.
+"""
 
 import pika
 from api import api, quoted
@@ -118,3 +120,22 @@ def a_channel_and_a_queue_tell_what_went_between_them(t):
         channel.connection.process_data_events(0.1)
     deliveries(f"/queues/%2F/{stream}", {"deliver": 1, "deliver_get": 1})
     equal(api(t).get(f"/queues/%2F/{stream}")["message_stats"]["deliver"], 1)
+
+
+@case("queues memory")
+def a_queue_tells_what_it_takes_in_memory(t):
+    name = t.unique()
+    path = f"/queues/%2F/{name}"
+    api(t).do(201, "PUT", path, {"durable": True})
+    t.defer(lambda: api(t).ask("DELETE", path))
+    empty = api(t).get(path)["memory"]
+    channel = opened(t, name).channel()
+    for _ in range(2000):
+        channel.basic_publish("", name, b"x")
+    eventually(lambda: api(t).get(path)["messages"] == 2000, "published")
+    full = api(t).get(path)["memory"]
+    assert empty + 2000 < full < 100_000, (empty, full)
+    [listed] = [known for known in api(t).get("/queues/%2F") if known["name"] == name]
+    equal(listed["memory"], full)
+    channel.queue_purge(name)
+    assert api(t).get(path)["memory"] < full

@@ -341,6 +341,9 @@ pub struct StreamInfo {
     pub next: Seq,
     /// Whether it is kept in memory only.
     pub durability: Durability,
+    /// Heap bytes of what is known of its messages: where they are, unless it shares its numbers, and what their
+    /// consumers have left. Not the messages themselves.
+    pub index_bytes: u64,
 }
 
 /// A shard as an operator sees it.

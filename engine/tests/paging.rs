@@ -846,6 +846,42 @@ fn a_long_stream_is_purged_at_once_and_given_back_in_steps_also_after_a_restart(
 }
 
 #[test]
+fn a_stream_tells_what_is_known_of_its_messages_in_memory() {
+    let mut world = World::new(0, Durability::Sync);
+    let of = |world: &mut World, at: usize| match world
+        .ask(Command::DescribeStream { name: name(at) })
+    {
+        Reply::StreamInfo(info) => info.index_bytes,
+        other => panic!("{other:?}"),
+    };
+    let empty = of(&mut world, 0);
+    assert!(empty < 1_024, "{empty}");
+    world.publish(0, 2_000);
+    let some = of(&mut world, 0);
+    assert!(some > empty + 2_000, "{some}");
+    // Pages on the disk take next to nothing.
+    world.publish(0, 28_000);
+    world.checkpoint();
+    world.settle();
+    let paged = of(&mut world, 0);
+    assert!(paged < 30_000, "{paged}");
+    // What streams share is nobody's own; what lists them by priority is.
+    world.publish(2, 1_000);
+    let (own, shared) = (of(&mut world, 0) + of(&mut world, 1), of(&mut world, 2));
+    assert!((1..40_000).contains(&shared), "{shared}");
+    let all = world.shard.info().index_bytes;
+    assert!(all > own + shared, "{all}");
+    let purge = Command::Purge {
+        stream: name(0),
+        group: None,
+        held: false,
+    };
+    assert_eq!(world.ask(purge), Reply::Count(30_000));
+    let purged = of(&mut world, 0);
+    assert!(purged < 1_024 + 8 * 256, "{purged}");
+}
+
+#[test]
 fn a_long_stream_is_deleted_at_once_and_given_back_in_steps() {
     let mut world = paged();
     world.publish(1, 10);

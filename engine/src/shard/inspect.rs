@@ -215,6 +215,12 @@ impl Shard {
             info.pause_ms = pause.length_ms;
             info.pause_left_ms = pause.left_ms(self.now);
         }
+        let mut index_bytes = state.extra.expiry.heap_bytes()
+            + state.groups.iter().map(Group::heap_bytes).sum::<usize>();
+        if !state.shares_numbers() {
+            index_bytes += index.map_or(0, PagedIndex::heap_bytes);
+        }
+        info.index_bytes = index_bytes as u64;
         info
     }
 
@@ -277,13 +283,13 @@ impl Shard {
     /// the other fields are filled in.
     pub fn add_up(&self, info: &mut ShardInfo, from: StreamId, most: usize) -> Option<StreamId> {
         let totals = &mut info.totals;
-        let (mut seen, mut index_bytes) = (0_usize, 0);
+        let (mut seen, mut index_bytes) = (0_usize, 0_u64);
         for (&stream, ()) in self.listing.range(from..) {
             let Some(state) = self.streams.get(&stream) else {
                 continue;
             };
             if seen > 0 && seen.saturating_add(1 + state.groups.len()) > most {
-                info.index_bytes += index_bytes as u64;
+                info.index_bytes += index_bytes;
                 return Some(stream);
             }
             seen = seen.saturating_add(1 + state.groups.len());
@@ -299,12 +305,7 @@ impl Shard {
             totals.removed += one.removed;
             totals.producers += one.producers;
             totals.consumers += one.consumers;
-            index_bytes += state.extra.expiry.heap_bytes()
-                + state.groups.iter().map(Group::heap_bytes).sum::<usize>();
-            if !state.shares_numbers() {
-                let index = self.indexes.get(&state.index);
-                index_bytes += index.map_or(0, PagedIndex::heap_bytes);
-            }
+            index_bytes += one.index_bytes;
         }
         // One that waits at several streams is one all the same.
         totals.waiting = self
@@ -316,10 +317,10 @@ impl Shard {
         let shared = self.shared_indexes.values();
         index_bytes += shared
             .filter_map(|index| self.indexes.get(index))
-            .map(PagedIndex::heap_bytes)
-            .sum::<usize>();
-        index_bytes += self.remains.heap_bytes();
-        info.index_bytes += index_bytes as u64;
+            .map(|index| index.heap_bytes() as u64)
+            .sum::<u64>();
+        index_bytes += self.remains.heap_bytes() as u64;
+        info.index_bytes += index_bytes;
         info.streams = self.streams.len() as u64;
         info.sessions = self.sessions.len() as u64;
         info.timeouts = self.timeouts;

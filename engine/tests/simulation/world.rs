@@ -142,6 +142,13 @@ fn without_position(mut effect: Effect) -> Effect {
         Effect::Reply(_, Reply::Groups(groups)) => {
             groups.sort_by_key(|group| (!group.name.is_empty(), group.group));
         }
+        // What it is kept in is no matter of the model.
+        Effect::Reply(_, Reply::StreamInfo(info)) => info.index_bytes = 0,
+        Effect::Reply(_, Reply::StreamPage { streams, .. }) => {
+            streams
+                .iter_mut()
+                .for_each(|(_, info)| info.index_bytes = 0);
+        }
         Effect::Reply(_, Reply::Transacted { published }) => {
             published
                 .iter_mut()

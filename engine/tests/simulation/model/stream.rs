@@ -1097,6 +1097,7 @@ impl Model {
             first: Seq(lowest.unwrap_or(next)),
             next: Seq(next),
             durability: state.level,
+            index_bytes: 0,
         }
     }
 

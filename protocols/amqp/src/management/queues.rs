@@ -154,7 +154,7 @@ fn shown(
         "exclusive_consumer_tag": exclusive_tag(queue, consumers),
         "single_active_consumer_tag": served_tag(info, consumers),
         "head_message_timestamp": null,
-        "memory": 0,
+        "memory": info.index_bytes,
         "reductions": 0,
         "garbage_collection": {},
         "backing_queue_status": {},
