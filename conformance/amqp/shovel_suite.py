@@ -12,6 +12,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+import shovel_statics  # noqa: E402, F401
 from api import Api, api, quoted  # noqa: E402
 from brokers import Broker, eventually, rabbitmq, under_test  # noqa: E402
 from harness import suite  # noqa: E402

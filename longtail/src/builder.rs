@@ -121,6 +121,7 @@ pub struct Builder {
     pub(crate) amqp_listeners: Vec<(ListenerConfig, Arc<dyn longtail_amqp::Admission>)>,
     pub(crate) amqp_sites: Vec<(Site, WebListener)>,
     pub(crate) amqp_definitions: Option<Vec<u8>>,
+    pub(crate) amqp_shovels: Vec<longtail_amqp::StaticShovel>,
     pub(crate) roster: Option<(Arc<Authenticator>, AuthDocument)>,
     pub(crate) mqtt: longtail_mqtt::Config,
     pub(crate) mqtt_listeners: Vec<MqttListener>,
@@ -146,6 +147,7 @@ impl Default for Builder {
             amqp_listeners: Vec::new(),
             amqp_sites: Vec::new(),
             amqp_definitions: None,
+            amqp_shovels: Vec::new(),
             roster: None,
             mqtt: longtail_mqtt::Config::default(),
             mqtt_listeners: Vec::new(),
@@ -269,6 +271,13 @@ impl Builder {
     #[must_use]
     pub fn amqp_definitions(mut self, definitions: Vec<u8>) -> Self {
         self.amqp_definitions = Some(definitions);
+        self
+    }
+
+    /// Carries messages between AMQP brokers, this one among them. Starts the AMQP service.
+    #[must_use]
+    pub fn amqp_shovel(mut self, shovel: longtail_amqp::StaticShovel) -> Self {
+        self.amqp_shovels.push(shovel);
         self
     }
 

@@ -131,6 +131,7 @@ impl Longtail {
         if !builder.amqp_listeners.is_empty()
             || !builder.amqp_sites.is_empty()
             || builder.amqp_definitions.is_some()
+            || !builder.amqp_shovels.is_empty()
         {
             running.start_amqp(builder.amqp, builder.amqp_definitions.as_deref())?;
             // Bound before AMQP is: whoever can speak that can ask here, and is answered when everything is up.
@@ -152,7 +153,7 @@ impl Longtail {
         running.serve_mqtt_sites(mqtt_sites)?;
         running.serve_amqp_sites(sites)?;
         if let Some(management) = &running.management {
-            management.start_links();
+            management.start_links(&builder.amqp_shovels);
         }
         Ok(running)
     }

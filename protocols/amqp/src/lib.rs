@@ -51,4 +51,5 @@ pub use access::{Accounts, Admission, AdmitAll, Admitted, Denied, Login};
 pub use census::{SeatLimits, Standing};
 pub use config::Config;
 pub use service::Amqp;
+pub use shovel::{NoShovel, StaticShovel};
 pub use tenant::Tenant;

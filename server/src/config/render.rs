@@ -168,8 +168,22 @@ fn masked(value: &Value) -> Value {
                 .collect(),
         ),
         Value::Array(items) => Value::Array(items.iter().map(masked).collect()),
+        Value::String(text) => Value::String(without_password(text)),
         other => other.clone(),
     }
+}
+
+/// An address without the password that is in it; anything else as it is.
+fn without_password(text: &str) -> String {
+    let hidden = || {
+        let (scheme, rest) = text.split_once("://")?;
+        let authority = rest.split(['/', '?']).next()?;
+        let (login, host) = authority.rsplit_once('@')?;
+        let (user, _) = login.split_once(':')?;
+        let behind = rest.get(authority.len()..)?;
+        Some(format!("{scheme}://{user}:***@{host}{behind}"))
+    };
+    hidden().unwrap_or_else(|| text.to_owned())
 }
 
 fn unit(kind: Kind) -> Option<String> {

@@ -50,6 +50,9 @@ pub(super) fn check(
     if let Err(why) = settings.bridge_configs() {
         problems.push(Problem::new(origin("bridges"), why));
     }
+    if let Err(why) = settings.amqp.shovels() {
+        problems.push(Problem::new(origin("amqp.shovels"), why));
+    }
     if let Err(why) = settings.mqtt.access_list() {
         problems.push(Problem::new(origin("mqtt.acl_file"), why));
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use longtail_amqp::StaticShovel;
 use longtail_broker::BrokerConfig;
 use longtail_broker::auth::{AuthDocument, Directory};
 use longtail_broker::retained::RetainedLimits;
@@ -128,9 +129,30 @@ pub(crate) struct AmqpSettings {
     pub(crate) management_version: String,
     /// Empty: none.
     pub(crate) definitions: String,
+    /// As written; `longtail_amqp::StaticShovel` knows what is in them.
+    #[serde(default)]
+    pub(crate) shovels: Vec<Table>,
 }
 
 impl AmqpSettings {
+    /// The shovels, checked by the service's own rules.
+    ///
+    /// # Errors
+    /// What is wrong with which.
+    pub(crate) fn shovels(&self) -> Result<Vec<StaticShovel>, String> {
+        let mut shovels: Vec<StaticShovel> = Vec::new();
+        for (at, table) in self.shovels.iter().enumerate() {
+            let read = Value::Table(table.clone()).try_into::<StaticShovel>();
+            let shovel =
+                read.map_err(|error| format!("amqp.shovels[{at}]: {}", error.message()))?;
+            if shovels.iter().any(|known| known.name() == shovel.name()) {
+                return Err(format!("there are two shovels \"{}\"", shovel.name()));
+            }
+            shovels.push(shovel);
+        }
+        Ok(shovels)
+    }
+
     /// As the service takes them.
     pub(crate) fn config(&self) -> longtail_amqp::Config {
         longtail_amqp::Config {

@@ -534,6 +534,44 @@ fn secrets_are_not_shown() {
 }
 
 #[test]
+fn shovels_are_checked_and_their_passwords_are_not_shown() {
+    let shovel = |name: &str, uri: &str| {
+        format!(
+            "[[amqp.shovels]]\nname = \"{name}\"\nsource = {{ uris = [\"{uri}\"], queue = \"q\" }}\n\
+             destination = {{ uris = [\"amqp://\"] }}\n"
+        )
+    };
+    let there = "amqp://user:hunter2@there:1/v?heartbeat=5";
+    let (_dir, sources) = with_file(&shovel("move", there));
+    let loaded = load(&sources).unwrap();
+    let [found] = &loaded.settings.amqp.shovels().unwrap()[..] else {
+        panic!("one is there");
+    };
+    assert_eq!(found.name(), "move");
+    let document = effective_document(&loaded);
+    assert!(
+        document.contains("amqp://user:***@there:1/v?heartbeat=5")
+            && !document.contains("hunter2")
+            && document.contains("\"amqp://\""),
+        "{document}"
+    );
+    for (text, said) in [
+        (
+            shovel("move", "ftp://x"),
+            "longtail.toml:1: amqp.shovels[0]: shovel \"move\": source.uris is not a valid URI",
+        ),
+        (
+            shovel("move", there) + &shovel("move", there),
+            "there are two shovels \"move\"",
+        ),
+    ] {
+        let (_dir, sources) = with_file(&text);
+        let text = complaint(&sources);
+        assert!(text.contains(said), "{text}");
+    }
+}
+
+#[test]
 fn accounts_are_checked_by_the_broker() {
     let (_dir, sources) = with_file("[[accounts]]\nname = \"worker\"\npassword = \"plain\"\n");
     let text = complaint(&sources);

@@ -44,6 +44,9 @@ pub(crate) enum StartError {
     /// The settings of a bridge.
     #[error("{0}")]
     Bridges(String),
+    /// The settings of a shovel.
+    #[error("{0}")]
+    Shovels(String),
     /// The settings of MQTT.
     #[error("{0}")]
     Mqtt(String),
@@ -73,6 +76,7 @@ impl StartError {
             | StartError::Listener { .. }
             | StartError::Accounts(_)
             | StartError::Bridges(_)
+            | StartError::Shovels(_)
             | StartError::Mqtt(_) => Exit::Usage,
             StartError::Start(_) => Exit::Failure,
         }
@@ -183,6 +187,9 @@ fn builder(
     }
     for bridge in settings.bridge_configs().map_err(StartError::Bridges)? {
         builder = builder.mqtt_bridge(bridge);
+    }
+    for shovel in settings.amqp.shovels().map_err(StartError::Shovels)? {
+        builder = builder.amqp_shovel(shovel);
     }
     if !settings.amqp.definitions.is_empty() {
         let read = std::fs::read(&settings.amqp.definitions).map_err(|error| {

@@ -61,7 +61,7 @@ use self::rates::Rates;
 use crate::federation::Federation;
 use crate::link::Reach;
 use crate::parameter::Parameters;
-use crate::shovel::Shovels;
+use crate::shovel::{Shovels, StaticShovel};
 use crate::tenant::{Tenant, node_on};
 use crate::topology::Topology;
 use crate::transfer::Thread;
@@ -171,9 +171,12 @@ impl Management {
         })
     }
 
-    /// Starts shovels and the links of federations.
-    pub fn start_links(&self) {
+    /// Starts shovels, also those of the settings, and the links of federations.
+    pub fn start_links(&self, shovels: &[StaticShovel]) {
         let cluster = parameters::name_of_cluster(self);
+        for shovel in shovels {
+            self.links.shovels.start_static(shovel, &cluster);
+        }
         self.links.shovels.start_all(&cluster);
         self.links.federation.start(&cluster);
     }

@@ -1,4 +1,4 @@
-//! `/shovels`: what dynamic shovels are doing. Their parameters are set and removed under `/parameters/shovel`.
+//! `/shovels`: what shovels are doing. The parameters of dynamic ones are set and removed under `/parameters/shovel`.
 
 use std::sync::Arc;
 
@@ -17,8 +17,13 @@ fn shown(m: &Management, shovel: &Shown) -> Value {
     put("node", m.node().into());
     put("timestamp", page::moment(now.since).into());
     put("name", shovel.name.as_str().into());
-    put("vhost", (*m.tenant.vhost_of(&shovel.space)).into());
-    put("type", "dynamic".into());
+    match &shovel.space {
+        Some(space) => {
+            put("vhost", (*m.tenant.vhost_of(space)).into());
+            put("type", "dynamic".into());
+        }
+        None => put("type", "static".into()),
+    }
     let state = match now.state {
         State::Running => "running",
         // One that has failed is about to start again.
@@ -33,7 +38,7 @@ fn shown(m: &Management, shovel: &Shown) -> Value {
     put("src_uri", now.source.as_str().into());
     put("src_protocol", "amqp091".into());
     match &shovel.config.from {
-        From::Queue(queue) => put("src_queue", queue.as_str().into()),
+        From::Queue(queue) | From::Declared(queue) => put("src_queue", queue.as_str().into()),
         From::Exchange(exchange, key) => {
             put("src_exchange", exchange.as_str().into());
             put("src_exchange_key", key.as_str().into());
@@ -51,6 +56,7 @@ fn shown(m: &Management, shovel: &Shown) -> Value {
             put("dest_exchange", exchange.as_str().into());
             put("dest_exchange_key", json!(key));
         }
+        To::Key(key) => put("dest_exchange_key", key.as_str().into()),
         To::Same => {}
     }
     put(
@@ -74,7 +80,11 @@ fn shown(m: &Management, shovel: &Shown) -> Value {
 fn found(m: &Management, asked: &Asked, vhost: Option<&str>) -> Result<Vec<Shown>, Failed> {
     let vhosts = m.of(asked, vhost)?;
     let all = m.links.shovels.list(None);
-    let seen = |shovel: &Shown| vhosts.iter().any(|(_, space)| **space == *shovel.space);
+    let everything = vhost.is_none() && asked.caller.sees_everything();
+    let seen = |shovel: &Shown| match &shovel.space {
+        Some(of) => vhosts.iter().any(|(_, space)| **space == **of),
+        None => everything,
+    };
     Ok(all.into_iter().filter(seen).collect())
 }
 

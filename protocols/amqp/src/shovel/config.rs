@@ -1,7 +1,8 @@
-//! What a shovel's parameter says.
+//! What a shovel is to do, and how its parameter says that.
 
 use serde_json::{Map, Value};
 
+use super::statics::Declaration;
 use crate::json::{self, OwnedProperties};
 use crate::link::Address;
 use crate::parameter::check::{Invalid, Reader};
@@ -21,6 +22,8 @@ pub(crate) struct Config {
     pub(crate) source_args: Map<String, Value>,
     /// It is there already, or the shovel waits for it.
     pub(crate) source_predeclared: bool,
+    /// What a static shovel declares there.
+    pub(crate) source_declarations: Vec<Declaration>,
     /// Tried in turn.
     pub(crate) targets: Vec<Target>,
     pub(crate) to: To,
@@ -29,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) timestamp_header: bool,
     pub(crate) target_args: Map<String, Value>,
     pub(crate) target_predeclared: bool,
+    /// What a static shovel declares there.
+    pub(crate) target_declarations: Vec<Declaration>,
     pub(crate) mode: AckMode,
     /// Seconds; 0: it is not tried again.
     pub(crate) reconnect_s: u64,
@@ -38,6 +43,8 @@ pub(crate) struct Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum From {
     Queue(String),
+    /// A queue that is there, or was declared a moment ago; empty: the last that was.
+    Declared(String),
     /// An exchange, by way of a queue of the shovel's own, bound with this key.
     Exchange(String, String),
 }
@@ -48,6 +55,8 @@ pub(crate) enum To {
     Queue(String),
     /// An exchange; with the messages' own keys, or this one.
     Exchange(String, Option<String>),
+    /// To the exchange that each was published to, with this key.
+    Key(String),
     /// To the exchange and with the key that each was published with.
     Same,
 }
@@ -71,13 +80,13 @@ pub(crate) enum DeleteAfter {
 }
 
 /// Messages under way, unless the parameter says so.
-const PREFETCH: u64 = 1_000;
+pub(super) const PREFETCH: u16 = 1_000;
 
 /// Seconds between two attempts, unless the parameter says so.
-const RECONNECT_S: u64 = 5;
+pub(super) const RECONNECT_S: u64 = 5;
 
 /// Longest such time: a day.
-const RECONNECT_MAX_S: u64 = 86_400;
+pub(super) const RECONNECT_MAX_S: u64 = 86_400;
 
 /// Addresses of one side.
 const ADDRESSES_MAX: usize = 100;
@@ -152,11 +161,12 @@ impl Config {
         let config = Config {
             sources,
             from,
-            prefetch: u16::try_from(prefetch.unwrap_or(PREFETCH)).unwrap_or(u16::MAX),
+            prefetch: prefetch.map_or(PREFETCH, |most| u16::try_from(most).unwrap_or(u16::MAX)),
             after,
             consumer_args: table(read.object(&["src-consumer-args"])?, "src-consumer-args")?,
             source_args: table(read.object(&["src-queue-args"])?, "src-queue-args")?,
             source_predeclared: read.flag(&["src-predeclared"])?.unwrap_or(false),
+            source_declarations: Vec::new(),
             targets,
             to,
             properties,
@@ -164,6 +174,7 @@ impl Config {
             timestamp_header,
             target_args: table(read.object(&["dest-queue-args"])?, "dest-queue-args")?,
             target_predeclared: read.flag(&["dest-predeclared"])?.unwrap_or(false),
+            target_declarations: Vec::new(),
             mode,
             reconnect_s: read
                 .number(&["reconnect-delay"], (0, RECONNECT_MAX_S))?
@@ -185,7 +196,7 @@ impl Config {
     }
 }
 
-fn wrong(text: &str) -> Invalid {
+pub(super) fn wrong(text: &str) -> Invalid {
     Invalid(text.to_owned())
 }
 
@@ -203,7 +214,7 @@ fn delete_after(value: Option<(&'static str, &Value)>) -> Result<DeleteAfter, In
     }
 }
 
-fn target(text: &str) -> Result<Target, String> {
+pub(super) fn target(text: &str) -> Result<Target, String> {
     if text.starts_with("http://") || text.starts_with("https://") {
         let parsed = HttpAddress::parse(text);
         return parsed
@@ -216,7 +227,7 @@ fn target(text: &str) -> Result<Target, String> {
 }
 
 /// One address or several.
-fn addresses<T>(
+pub(super) fn addresses<T>(
     (key, value): (&str, &Value),
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> Result<Vec<T>, Invalid> {

@@ -1,4 +1,5 @@
-//! Dynamic shovels: parameters of the component `shovel` that carry messages from one broker to another, or to HTTP.
+//! Shovels: they carry messages from one broker to another, or to HTTP. Dynamic ones are parameters of the component
+//! `shovel`, static ones (`statics`) are in the settings.
 //!
 //! `config` reads and checks the parameter, `plan` does what it says as a [`transfer`]; here is who
 //! runs. A shovel starts when its parameter is set, starts anew when it is set again, and ends with it; one that has
@@ -6,6 +7,7 @@
 
 mod config;
 mod plan;
+mod statics;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,6 +19,7 @@ use tokio::sync::watch;
 
 pub(crate) use config::{Config, From, Target, To};
 use plan::Shovel;
+pub use statics::{NoShovel, StaticShovel};
 
 use crate::link::Reach;
 use crate::parameter::check::Invalid;
@@ -28,9 +31,11 @@ pub(crate) struct Shovels {
     reach: Arc<Reach>,
     parameters: Arc<Parameters>,
     thread: Arc<Thread>,
-    /// By space and name.
-    running: Mutex<BTreeMap<(String, String), Running>>,
+    running: Mutex<BTreeMap<Key, Running>>,
 }
+
+/// Space and name; without a space, a static one.
+type Key = (Option<String>, String);
 
 struct Running {
     config: Arc<Config>,
@@ -42,7 +47,8 @@ struct Running {
 
 /// A shovel as an operator sees it.
 pub(crate) struct Shown {
-    pub(crate) space: String,
+    /// `None`: it is a static one.
+    pub(crate) space: Option<String>,
     pub(crate) name: String,
     pub(crate) config: Arc<Config>,
     pub(crate) now: Snapshot,
@@ -85,7 +91,7 @@ impl Shovels {
         Ok(())
     }
 
-    /// Starts all that there are.
+    /// Starts all dynamic ones that there are.
     pub(crate) fn start_all(self: &Arc<Self>, cluster: &str) {
         for parameter in self.parameters.list(SHOVEL, None) {
             self.start(&parameter, cluster);
@@ -99,18 +105,37 @@ impl Shovels {
         }
     }
 
+    /// Starts one of the settings.
+    pub(crate) fn start_static(self: &Arc<Self>, shovel: &StaticShovel, cluster: &str) {
+        let key = (None, shovel.name().to_owned());
+        if let Err(error) = self.run(key, Arc::clone(shovel.config()), None, cluster) {
+            tracing::error!(shovel = shovel.name(), %error, "a shovel cannot be started");
+        }
+    }
+
     fn begin(self: &Arc<Self>, parameter: &Parameter, cluster: &str) -> io::Result<()> {
         let config = Config::parse(&parameter.name, &parameter.value).map_err(io::Error::other)?;
-        let key = (parameter.space.clone(), parameter.name.clone());
+        let key = (Some(parameter.space.clone()), parameter.name.clone());
+        self.run(key, Arc::new(config), parameter.user.clone(), cluster)
+    }
+
+    fn run(
+        self: &Arc<Self>,
+        key: Key,
+        config: Arc<Config>,
+        user: Option<String>,
+        cluster: &str,
+    ) -> io::Result<()> {
         let before = self.running.lock().remove(&key);
-        let (config, status) = (Arc::new(config), Arc::new(Status::default()));
+        let status = Arc::new(Status::default());
+        let (space, name) = &key;
         let shovel = Shovel {
             reach: Arc::clone(&self.reach),
             status: Arc::clone(&status),
             config: Arc::clone(&config),
-            user: parameter.user.clone(),
-            name: parameter.name.clone(),
-            vhost: self.reach.tenant.vhost_of(&parameter.space).to_string(),
+            user,
+            name: name.clone(),
+            vhost: (space.as_ref()).map(|space| self.reach.tenant.vhost_of(space).to_string()),
             cluster: cluster.to_owned(),
             attempts: 0,
             left: None,
@@ -146,7 +171,7 @@ impl Shovels {
         let running = self
             .running
             .lock()
-            .remove(&(space.to_owned(), name.to_owned()));
+            .remove(&(Some(space.to_owned()), name.to_owned()));
         let Some(running) = running else {
             return false;
         };
@@ -174,7 +199,7 @@ impl Shovels {
         let running = self.running.lock();
         let wanted = running
             .iter()
-            .filter(|((of, _), _)| space.is_none_or(|space| of == space));
+            .filter(|((of, _), _)| space.is_none_or(|space| of.as_deref() == Some(space)));
         let shown = wanted.map(|((space, name), running)| Shown {
             space: space.clone(),
             name: name.clone(),
@@ -186,7 +211,7 @@ impl Shovels {
 }
 
 /// A shovel has carried all: it is gone with its parameter.
-async fn done(shovels: &Weak<Shovels>, key: &(String, String), status: &Arc<Status>) {
+async fn done(shovels: &Weak<Shovels>, key: &Key, status: &Arc<Status>) {
     let Some(shovels) = shovels.upgrade() else {
         return;
     };
@@ -201,7 +226,9 @@ async fn done(shovels: &Weak<Shovels>, key: &(String, String), status: &Arc<Stat
         }
         running.remove(key);
     }
-    let (space, name) = key;
+    let (Some(space), name) = key else {
+        return;
+    };
     if let Err(error) = shovels.parameters.remove(SHOVEL, space, name).await {
         tracing::error!(shovel = name, %error, "the parameter of a shovel that is done stays");
     }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value as Json};
 
 use super::config::{Config, DeleteAfter, From, Target, To};
+use super::statics;
 use crate::codec::{ArrayBuf, Method, Properties, Table, TableBuf, Value};
 use crate::json::{self, OwnedProperties};
 use crate::link::{Address, Answer, Delivery, Link, LinkError, Reach};
@@ -27,7 +28,8 @@ pub(super) struct Shovel {
     /// Who has set it.
     pub(super) user: Option<String>,
     pub(super) name: String,
-    pub(super) vhost: String,
+    /// `None`: it is a static one.
+    pub(super) vhost: Option<String>,
     /// What this broker calls itself.
     pub(super) cluster: String,
     /// Attempts so far: each takes the next address.
@@ -114,6 +116,10 @@ impl Shovel {
                 }
                 queue.clone()
             }
+            From::Declared(queue) => {
+                statics::declare(&mut link, &config.source_declarations).await?;
+                queue.clone()
+            }
             From::Exchange(exchange, key) => {
                 let queue = self.own_queue(&mut link, exchange, key).await?;
                 if self.left.is_none() && config.after == DeleteAfter::QueueLength {
@@ -196,13 +202,14 @@ impl Shovel {
             .reach
             .open(address, self.user.as_deref(), &title)
             .await?;
+        statics::declare(&mut link, &config.target_declarations).await?;
         match &config.to {
             To::Queue(queue) => {
                 let predeclared = config.target_predeclared;
                 ensure_queue(&mut link, queue, &config.target_args, predeclared).await?;
             }
             To::Exchange(exchange, _) => check_exchange(&mut link, exchange).await?,
-            To::Same => {}
+            To::Key(_) | To::Same => {}
         }
         if config.mode == AckMode::OnConfirm {
             link.call(&Method::ConfirmSelect { no_wait: false }).await?;
@@ -220,12 +227,21 @@ impl Shovel {
         let mut label = TableBuf::default();
         let mut put = |key, text: &str| label.put(key, Value::LongString(text.as_bytes()));
         put("shovelled-by", &self.cluster)?;
-        put("shovel-type", "dynamic")?;
+        let kind = match self.vhost {
+            Some(_) => "dynamic",
+            None => "static",
+        };
+        put("shovel-type", kind)?;
         put("shovel-name", &self.name)?;
-        put("shovel-vhost", &self.vhost)?;
+        let Some(vhost) = &self.vhost else {
+            put("src-uri", &source_uri)?;
+            put("dest-uri", &target_uri)?;
+            return Ok(label);
+        };
+        put("shovel-vhost", vhost)?;
         put("src-uri", &source_uri)?;
         match &self.config.from {
-            From::Queue(queue) => put("src-queue", queue)?,
+            From::Declared(queue) | From::Queue(queue) => put("src-queue", queue)?,
             From::Exchange(exchange, key) => {
                 put("src-exchange", exchange)?;
                 put("src-exchange-key", key)?;
@@ -240,6 +256,7 @@ impl Shovel {
                     put("dest-exchange-key", key)?;
                 }
             }
+            To::Key(key) => put("dest-exchange-key", key)?,
             To::Same => {}
         }
         Ok(label)
@@ -350,6 +367,7 @@ impl Plan for Shovel {
                 let own = || delivery.key.clone();
                 (exchange.clone(), key.clone().unwrap_or_else(own))
             }
+            To::Key(key) => (delivery.exchange.clone(), key.clone()),
             To::Same => (delivery.exchange.clone(), delivery.key.clone()),
         };
         Ok(Some(Forward {

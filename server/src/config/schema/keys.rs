@@ -232,6 +232,12 @@ pub(crate) const KEYS: &[Key] = &[
          cannot be had are skipped and named in the log.",
     ),
     key(
+        "amqp.shovels",
+        Kind::Documents,
+        None,
+        "Static shovels: messages that are carried from one AMQP broker to another; docs/amqp-links.md has their keys.",
+    ),
+    key(
         "mqtt.space",
         Kind::Text,
         Some("\"default\""),
