@@ -24,7 +24,9 @@ import urllib.request
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import management_login  # noqa: E402, F401
+import management_metrics  # noqa: E402, F401
 import management_pairs  # noqa: E402, F401
+import management_paths  # noqa: E402, F401
 import pika  # noqa: E402
 from api import Api, api, quoted  # noqa: E402
 from harness import suite  # noqa: E402

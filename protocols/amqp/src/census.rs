@@ -105,6 +105,8 @@ pub struct Totals {
     pub channels: u64,
     /// Consumers.
     pub consumers: u64,
+    /// Channels that have published something.
+    pub publishers: u64,
     /// Messages since the service started.
     pub counts: Counts,
 }
@@ -274,10 +276,11 @@ impl Census {
         for (_, _, _, conn) in self.live() {
             let found =
                 conn.with(|client, _| (client.session().counts(), client.session().sizes()));
-            if let Some((counts, (channels, consumers))) = found {
+            if let Some((counts, (channels, consumers, publishers))) = found {
                 totals.connections += 1;
                 totals.channels += channels;
                 totals.consumers += consumers;
+                totals.publishers += publishers;
                 totals.counts.add(&counts);
             }
         }

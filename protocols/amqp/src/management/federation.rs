@@ -46,7 +46,7 @@ fn shown(m: &Management, link: &Shown) -> Value {
     shown
 }
 
-/// `wanted`: only those in this state; `down` are all that do not run.
+/// `wanted`: only those in this state; `down` are all that neither run nor are about to.
 pub(super) fn list(
     m: &Arc<Management>,
     asked: &Asked,
@@ -60,7 +60,7 @@ pub(super) fn list(
         .filter(|link| vhosts.iter().any(|(_, space)| *space == link.space));
     let items = seen.filter(|link| match wanted {
         None => true,
-        Some("down") => link.now.state != State::Running,
+        Some("down") => !matches!(link.now.state, State::Running | State::Starting),
         Some(wanted) => state(link) == wanted,
     });
     page::list(items.map(|link| shown(m, link)).collect(), &asked.query).map(Reply::Json)

@@ -20,10 +20,13 @@ pub(super) async fn dispatch(
         ("GET", ["version"]) => Ok(overview::version(m)),
         ("GET", ["auth"]) => Ok(overview::auth()),
         ("GET", ["auth", "hash_password", password]) => Ok(users::hash(password)),
+        ("PUT", ["auth", "hash_password"]) => users::hash_of(a),
         ("GET", ["auth", "attempts", ..]) => a.caller.monitors().map(|()| overview::empty()),
         ("GET", ["nodes"]) => overview::nodes(m, a).await,
         ("GET", ["nodes", name]) => overview::node(m, a, name).await,
-        ("GET", ["nodes", name, "memory"]) => overview::memory(m, a, name),
+        ("GET", ["nodes", name, "memory"] | ["nodes", name, "memory", "relative"]) => {
+            overview::memory(m, a, name)
+        }
         ("GET", ["cluster-name"]) => Ok(parameters::cluster_name(m)),
         ("PUT", ["cluster-name"]) => parameters::set_cluster_name(m, a).await,
         ("GET", path) if is_always_empty(path) => Ok(overview::empty()),
@@ -197,17 +200,23 @@ pub(super) async fn dispatch(
         },
         ("GET", ["federation-links"]) => federation::list(m, a, None, None),
         ("GET", ["federation-links", vhost]) => federation::list(m, a, Some(vhost), None),
-        ("GET", ["federation-links", vhost, state]) => {
-            federation::list(m, a, Some(vhost), Some(state))
-        }
+        ("GET", ["federation-links", "state", state]) => federation::list(m, a, None, Some(state)),
+        (
+            "GET",
+            ["federation-links", vhost, state] | ["federation-links", vhost, "state", state],
+        ) => federation::list(m, a, Some(vhost), Some(state)),
         ("GET", ["global-parameters"]) => parameters::globals(m, a),
         ("GET", ["global-parameters", name]) => parameters::global(m, a, name),
         ("PUT", ["global-parameters", name]) => parameters::set_global(m, a, name).await,
         ("DELETE", ["global-parameters", name]) => parameters::clear_global(m, a, name).await,
         ("GET", ["definitions" | "all-configuration"]) => definitions::export(m, a, None).await,
         ("GET", ["definitions", vhost]) => definitions::export(m, a, Some(vhost)).await,
-        ("POST", ["definitions" | "all-configuration"]) => definitions::import(m, a, None).await,
-        ("POST", ["definitions", vhost]) => definitions::import(m, a, Some(vhost)).await,
+        ("POST", ["definitions" | "all-configuration"] | ["definitions", "upload"]) => {
+            definitions::import(m, a, None).await
+        }
+        ("POST", ["definitions", vhost] | ["definitions", vhost, "upload"]) => {
+            definitions::import(m, a, Some(vhost)).await
+        }
         _ => return None,
     })
 }
@@ -216,7 +225,7 @@ pub(super) async fn dispatch(
 fn is_always_empty(path: &[&str]) -> bool {
     matches!(
         path,
-        ["extensions" | "deprecated-features" | "traces", ..]
+        ["extensions" | "deprecated-features" | "traces" | "top", ..]
             | ["stream", "connections" | "publishers" | "consumers", ..]
             | ["connections", _, "sessions"]
     )

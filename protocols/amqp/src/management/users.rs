@@ -166,8 +166,22 @@ pub(super) async fn bulk_delete(m: &Arc<Management>, asked: &Asked) -> Result<Re
     Ok(Reply::Done)
 }
 
-pub(super) fn hash(password: &str) -> Reply {
+fn hashed(password: &str) -> Option<String> {
     let hash = PasswordHash::create_rabbit(RabbitAlgorithm::Sha256, password.as_bytes());
-    let hash = hash.rabbit().map(|(_, hash)| hash);
-    Reply::Json(json!({"ok": hash}))
+    hash.rabbit().map(|(_, hash)| hash)
+}
+
+/// As RabbitMQ asks for a hash.
+pub(super) fn hash(password: &str) -> Reply {
+    Reply::Json(json!({"ok": hashed(password)}))
+}
+
+/// As LavinMQ does.
+pub(super) fn hash_of(asked: &Asked) -> Result<Reply, Failed> {
+    let object = asked.object()?;
+    let password = fields::text(&object, "password")?.ok_or_else(|| Failed {
+        error: "key_missing",
+        ..Failed::bad("password")
+    })?;
+    Ok(Reply::Json(json!({"password_hash": hashed(password)})))
 }

@@ -280,15 +280,17 @@ impl Session {
         })
     }
 
-    /// Channels, consumers.
+    /// Channels, consumers, and channels that have published something.
     #[must_use]
-    pub fn sizes(&self) -> (u64, u64) {
+    pub fn sizes(&self) -> (u64, u64, u64) {
         let open = self.channels.values().filter_map(|slot| match slot {
-            Slot::Open(channel) => Some(channel.consumers.len() as u64),
+            Slot::Open(channel) => Some(channel),
             Slot::Opening | Slot::Closing => None,
         });
-        open.fold((0, 0), |(channels, consumers), more| {
-            (channels + 1, consumers + more)
+        open.fold((0, 0, 0), |(channels, consumers, publishers), channel| {
+            let more = channel.consumers.len() as u64;
+            let publishes = u64::from(channel.counts.publish > 0);
+            (channels + 1, consumers + more, publishers + publishes)
         })
     }
 }
