@@ -86,3 +86,23 @@ def links_are_listed_by_state(t):
     for path in ("/federation-links/state/down", "/federation-links/%2F/state/down", "/federation-links/%2F/down"):
         [link] = eventually(lambda path=path: api(t).get(path), "nobody is there")
         equal((link["exchange"], link["upstream"], link["status"]), (name, name, "error"))
+
+
+@case("users bcrypt definitions")
+def users_of_lavinmq_keep_their_passwords(t):
+    name = t.unique()
+    # Of "secret", by crypt(3).
+    text = "$2a$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW"
+    one = {"name": name, "password_hash": text, "hashing_algorithm": "lavinmq_bcrypt", "tags": "management"}
+    t.defer(lambda: api(t).ask("DELETE", f"/users/{name}"))
+    api(t).do(204, "POST", "/definitions", {"users": [one]})
+    equal(Api(t.websocket, name, "secret").get("/whoami")["name"], name)
+    equal(Api(t.websocket, name, "other").ask("GET", "/whoami")[0], 401)
+    [known] = [known for known in api(t).get("/definitions")["users"] if known["name"] == name]
+    equal((known["password_hash"], known["hashing_algorithm"]), (text, "lavinmq_bcrypt"))
+    for wrong in (text[:-1], text.replace("$04$", "$20$"), "x"):
+        answer = api(t).do(400, "PUT", f"/users/{name}", {**one, "password_hash": wrong})
+        equal(answer["reason"], "invalid password_hash")
+    # A password that is set anew is hashed as RabbitMQ does.
+    api(t).do(204, "PUT", f"/users/{name}", {"password": "new", "tags": "management"})
+    equal(api(t).get(f"/users/{name}")["hashing_algorithm"], "rabbit_password_hashing_sha256")

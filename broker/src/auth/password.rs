@@ -2,11 +2,12 @@
 //!
 //! An argon2id hash (a PHC string) is what a password should be kept as. A SCRAM-SHA-256 verifier is for accounts whose
 //! clients prove their password without sending it; it serves those that send it as well. Hashes of Mosquitto's
-//! password files, and those of RabbitMQ, are read so that their users can be taken over.
+//! password files, and those of RabbitMQ and LavinMQ, are read so that their users can be taken over.
 //!
 //! Verifying one costs tens of milliseconds and megabytes on purpose. It must never run where messages do: call it
 //! from a thread that may block.
 
+mod bcrypt;
 mod mosquitto;
 mod rabbit;
 mod scram;
@@ -18,6 +19,7 @@ use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Versio
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+use self::bcrypt::BcryptHash;
 use self::mosquitto::MosquittoHash;
 pub use self::rabbit::RabbitAlgorithm;
 use self::rabbit::RabbitHash;
@@ -61,7 +63,7 @@ pub enum PasswordError {
     Malformed,
     /// A PHC string of another algorithm.
     #[error(
-        "unsupported password hash {0:?}: accepted are argon2id, SCRAM-SHA-256, and Mosquitto's $6$ and $7$"
+        "unsupported password hash {0:?}: accepted are argon2id, SCRAM-SHA-256, bcrypt, and Mosquitto's $6$ and $7$"
     )]
     Algorithm(String),
     /// More iterations than are allowed, or none.
@@ -98,6 +100,7 @@ enum Kind {
     Scram(Box<ScramVerifier>),
     Mosquitto(Box<MosquittoHash>),
     Rabbit(Box<RabbitHash>),
+    Bcrypt(BcryptHash),
 }
 
 impl PasswordHash {
@@ -117,6 +120,9 @@ impl PasswordHash {
         if RabbitHash::is_one(text) {
             let hash = RabbitHash::parse(text)?;
             return Ok(PasswordHash(Kind::Rabbit(Box::new(hash))));
+        }
+        if BcryptHash::is_one(text) {
+            return Ok(PasswordHash(Kind::Bcrypt(BcryptHash::parse(text)?)));
         }
         let hash = phc::PasswordHash::new(text).map_err(|_| PasswordError::Malformed)?;
         if hash.algorithm.as_str() != "argon2id" {
@@ -188,7 +194,16 @@ impl PasswordHash {
     pub fn rabbit(&self) -> Option<(RabbitAlgorithm, String)> {
         match &self.0 {
             Kind::Rabbit(hash) => Some((hash.algorithm, hash.base64())),
-            Kind::Argon2(_) | Kind::Scram(_) | Kind::Mosquitto(_) => None,
+            Kind::Argon2(_) | Kind::Scram(_) | Kind::Mosquitto(_) | Kind::Bcrypt(_) => None,
+        }
+    }
+
+    /// The hash, if it is one of bcrypt.
+    #[must_use]
+    pub fn bcrypt(&self) -> Option<&str> {
+        match &self.0 {
+            Kind::Bcrypt(hash) => Some(hash.text()),
+            Kind::Argon2(_) | Kind::Scram(_) | Kind::Mosquitto(_) | Kind::Rabbit(_) => None,
         }
     }
 
@@ -197,7 +212,7 @@ impl PasswordHash {
     pub fn scram(&self) -> Option<&ScramVerifier> {
         match &self.0 {
             Kind::Scram(verifier) => Some(verifier),
-            Kind::Argon2(_) | Kind::Mosquitto(_) | Kind::Rabbit(_) => None,
+            Kind::Argon2(_) | Kind::Mosquitto(_) | Kind::Rabbit(_) | Kind::Bcrypt(_) => None,
         }
     }
 
@@ -211,6 +226,7 @@ impl PasswordHash {
             Kind::Scram(verifier) => verifier.verify(password),
             Kind::Mosquitto(hash) => hash.verify(password),
             Kind::Rabbit(hash) => hash.verify(password),
+            Kind::Bcrypt(hash) => hash.verify(password),
         }
     }
 }
@@ -230,6 +246,7 @@ impl From<PasswordHash> for String {
             Kind::Scram(verifier) => verifier.to_string(),
             Kind::Mosquitto(hash) => hash.to_string(),
             Kind::Rabbit(hash) => hash.to_string(),
+            Kind::Bcrypt(hash) => hash.to_string(),
         }
     }
 }

@@ -247,6 +247,9 @@ fn check(
 
 #[cfg(test)]
 mod tests {
+    use longtail_broker::auth::{AuthDocument, Authenticator, ThrottleLimits};
+    use longtail_broker::{Broker, BrokerConfig};
+
     use super::*;
 
     #[test]
@@ -259,5 +262,38 @@ mod tests {
             Role::Monitoring
         );
         assert_eq!(role(&["administrator", "policymaker"]), Role::Administrator);
+    }
+
+    #[tokio::test]
+    async fn who_was_let_in_for_a_while_is_asked_again_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = Broker::open(BrokerConfig::at(dir.path())).unwrap();
+        let account = Account {
+            tags: vec!["management".to_owned()],
+            ..Account::named("ann")
+        };
+        let document = AuthDocument {
+            accounts: vec![account.clone()],
+            ..AuthDocument::default()
+        };
+        let directory = Directory::new(document.clone()).unwrap();
+        let authenticator = Authenticator::new(directory, ThrottleLimits::default());
+        let roster = Roster::open(broker, Arc::new(authenticator), document).unwrap();
+        let roster = Arc::new(roster);
+        let (verified, shown) = (Verified::default(), Credentials::read("Basic YW5uOnRva2Vu"));
+        let caller = Caller {
+            expires: Some(Timestamp(2_000)),
+            ..Caller::of(&account, "ann")
+        };
+        let (directory, key) = (roster.directory(), shown.key(None));
+        assert!(verified.0.find(&directory, &key).is_none());
+        verified.0.remember(&directory, key, &caller);
+        let at = |now| verified.caller(&roster, shown.clone(), None, Timestamp(now));
+        assert_eq!(&*at(1_999).await.unwrap().name, "ann");
+        // It is no password of hers.
+        let Err(failed) = at(2_000).await else {
+            panic!("it has ended");
+        };
+        assert_eq!(failed, Failed::login());
     }
 }

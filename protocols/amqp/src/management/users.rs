@@ -9,16 +9,21 @@ use super::fields;
 use super::http::{Asked, Failed, Reply};
 use super::{Management, limits, page, vhosts};
 
+/// What LavinMQ calls bcrypt, and how it knows it.
+const BCRYPT: &str = "lavinmq_bcrypt";
+const BCRYPT_END: &str = "bcrypt";
+
 /// What the hash of an account that RabbitMQ could not have is called.
 const FOREIGN: &str = "longtail_password_hashing";
 
 pub(super) fn shown(account: &Account) -> Value {
     let hash = account.password.as_ref();
-    let (algorithm, hash) = match hash.map(PasswordHash::rabbit) {
+    let (algorithm, hash) = match hash.map(|hash| (hash.rabbit(), hash.bcrypt())) {
         None => (RabbitAlgorithm::Sha256.name(), String::new()),
-        Some(Some((algorithm, hash))) => (algorithm.name(), hash),
+        Some((Some((algorithm, hash)), _)) => (algorithm.name(), hash),
+        Some((None, Some(hash))) => (BCRYPT, hash.to_owned()),
         // It is not shown: nothing but this server could use it.
-        Some(None) => (FOREIGN, String::new()),
+        Some((None, None)) => (FOREIGN, String::new()),
     };
     json!({
         "name": account.name,
@@ -68,7 +73,9 @@ pub(super) fn show(m: &Arc<Management>, asked: &Asked, name: &str) -> Result<Rep
 
 /// What a request says of the password; `None`: nothing.
 fn password(object: &Map<String, Value>) -> Result<Option<Option<PasswordHash>>, Failed> {
-    let algorithm = match fields::text(object, "hashing_algorithm")? {
+    let named = fields::text(object, "hashing_algorithm")?;
+    let is_bcrypt = named.is_some_and(|name| name.to_lowercase().ends_with(BCRYPT_END));
+    let algorithm = match named.filter(|_| !is_bcrypt) {
         None => RabbitAlgorithm::Sha256,
         Some(name) => RabbitAlgorithm::of(name)
             .ok_or_else(|| Failed::bad(format!("unknown hashing_algorithm '{name}'")))?,
@@ -84,9 +91,14 @@ fn password(object: &Map<String, Value>) -> Result<Option<Option<PasswordHash>>,
         None => Ok(None),
         // Nobody logs in with a password.
         Some("") => Ok(Some(None)),
-        Some(hash) => {
-            let hash = PasswordHash::from_rabbit(algorithm, hash);
-            let hash = hash.map_err(|_| Failed::bad("invalid password_hash"))?;
+        Some(text) => {
+            let hash = match is_bcrypt {
+                true => PasswordHash::parse(text)
+                    .ok()
+                    .filter(|hash| hash.bcrypt().is_some()),
+                false => PasswordHash::from_rabbit(algorithm, text).ok(),
+            };
+            let hash = hash.ok_or_else(|| Failed::bad("invalid password_hash"))?;
             Ok(Some(Some(hash)))
         }
     }
