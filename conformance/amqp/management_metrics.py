@@ -23,6 +23,7 @@ DASHBOARD = """
     connections_closed_total alarms_memory_used_watermark alarms_free_disk_space_watermark
     global_messages_dead_lettered_expired_total global_messages_dead_lettered_rejected_total
     global_messages_dead_lettered_maxlen_total global_messages_dead_lettered_delivery_limit_total
+    global_messages_dead_lettered_confirmed_total
 """.split()
 
 #: What a family has, where a queue, an exchange and a channel are.

@@ -86,6 +86,13 @@ def links_are_listed_by_state(t):
     for path in ("/federation-links/state/down", "/federation-links/%2F/state/down", "/federation-links/%2F/down"):
         [link] = eventually(lambda path=path: api(t).get(path), "nobody is there")
         equal((link["exchange"], link["upstream"], link["status"]), (name, name, "error"))
+    restart = f"/federation-links/vhost/%2F/{quoted(link['id'])}"
+    equal(api(t).ask("DELETE", f"{restart}/elsewhere/restart")[0], 404)
+    equal(api(t).ask("DELETE", f"/federation-links/vhost/%2F/nothing/{link['node']}/restart")[0], 404)
+    equal(api(t).ask("GET", f"{restart}/{link['node']}/restart")[0], 405)
+    api(t).do(204, "DELETE", f"{restart}/{link['node']}/restart")
+    [again] = eventually(lambda: api(t).get("/federation-links/%2F/down"), "it is tried again")
+    equal(again["id"], link["id"])
 
 
 @case("users bcrypt definitions")

@@ -1326,7 +1326,7 @@ def dead_letters_are_counted_by_reason(t):
     server = OwnServer(t, "--listen", f"amqp-metrics=127.0.0.1:{metrics}")
     name = 'rabbitmq_global_messages_dead_lettered_expired_total{dead_letter_strategy="at_least_once"}'
 
-    def letters():
+    def letters(name=name):
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=PATIENCE) as answer:
                 lines = answer.read().decode().splitlines()
@@ -1340,9 +1340,17 @@ def dead_letters_are_counted_by_reason(t):
     channel.queue_declare("q", arguments={"x-message-ttl": 1, "x-dead-letter-exchange": "amq.fanout"})
     channel.basic_publish("", "q", b"x")
     eventually(lambda: letters() == ["1"], "it is counted")
+    # Nobody is bound there; what a queue has taken is confirmed.
+    confirmed = 'rabbitmq_global_messages_dead_lettered_confirmed_total{dead_letter_strategy="at_least_once"}'
+    equal(letters(confirmed), ["0"])
+    channel.queue_declare("to")
+    channel.queue_bind("to", "amq.fanout")
+    channel.basic_publish("", "q", b"x")
+    eventually(lambda: letters(confirmed) == ["1"], "it is confirmed")
+    equal(letters(), ["2"])
     channel.queue_delete("q")
     connection.close()
-    equal(letters(), ["1"], "it stays counted")
+    equal(letters(), ["2"], "it stays counted")
 
 
 #: RabbitMQ's second command line client, where the harness has it.

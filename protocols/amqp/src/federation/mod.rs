@@ -53,6 +53,21 @@ pub(crate) enum Kind {
     Queue,
 }
 
+impl Kind {
+    /// As RabbitMQ calls it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Kind::Exchange => "exchange",
+            Kind::Queue => "queue",
+        }
+    }
+}
+
+/// What a link is called among those of its vhost.
+fn id(kind: Kind, name: &str, upstream: &str) -> String {
+    format!("{}/{name}/{upstream}", kind.name())
+}
+
 /// Space, what it is of, and the name of the upstream.
 type Key = (Arc<str>, Kind, String, String);
 
@@ -102,6 +117,13 @@ pub(crate) struct Shown {
     pub(crate) upstream: String,
     pub(crate) theirs: String,
     pub(crate) now: Snapshot,
+}
+
+impl Shown {
+    /// What it is called among those of its vhost.
+    pub(crate) fn id(&self) -> String {
+        id(self.kind, &self.name, &self.upstream)
+    }
 }
 
 /// All links.
@@ -188,6 +210,26 @@ impl Federation {
             now: running.status.now(),
         });
         shown.collect()
+    }
+
+    /// Ends a link, and begins it anew. `false`: there is none that is called so.
+    pub(crate) fn restart(&self, space: &str, wanted: &str) -> bool {
+        let mut running = self.running.lock();
+        let called = |(of, kind, name, upstream): &&Key| {
+            **of == *space && id(*kind, name, upstream) == wanted
+        };
+        let Some(key) = running.keys().find(called).cloned() else {
+            return false;
+        };
+        if let Some(known) = running.remove(&key) {
+            known.job.stop();
+            let mut ending = self.ending.lock();
+            ending.entry(key).or_default().push(known.job);
+        }
+        drop(running);
+        self.seen.lock().remove(space);
+        self.look_again();
+        true
     }
 
     /// Whether any link is one of a queue.

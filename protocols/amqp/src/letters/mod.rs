@@ -42,7 +42,10 @@ use death::Death;
 pub(crate) use death::Reason;
 
 /// Letters by reason, as [`Reason::ALL`] has them.
-pub(crate) type Lettered = Tallies<{ Reason::ALL.len() }>;
+pub(crate) type Lettered = Tallies<{ CONFIRMED + 1 }>;
+
+/// Behind the reasons: letters that all queues have that they go to.
+pub(crate) const CONFIRMED: usize = Reason::ALL.len();
 
 /// Letters that a carrier has under way.
 const UNDER_WAY: u32 = 256;
@@ -190,32 +193,36 @@ impl Letters {
         let way = way.unwrap_or_default();
         let here = way.parts.iter().all(|(shard, ..)| *shard == client.shard());
         if here && way.shared.is_empty() && !way.parts.is_empty() {
-            return Self::carry_here(client, (group, seq), way.parts);
+            return self.carry_here(client, (group, seq), way.parts);
         }
         let publishes = way.publishes(topology).into_iter();
         let calls =
             publishes.filter_map(|(shard, publish)| Some(self.client(shard)?.call(publish)));
         let calls: Vec<_> = calls.collect();
-        let client = Arc::clone(client);
+        let (client, lettered) = (Arc::clone(client), Arc::clone(&self.lettered));
         if calls.is_empty() {
             drop(client.call(ack(group, seq)));
             return;
         }
         tokio::spawn(async move {
+            let mut confirmed = true;
             for call in calls {
                 match call.await {
                     // Whoever refuses it has said so for good.
-                    Ok(answer) => told(&answer.reply),
+                    Ok(answer) => confirmed &= is_taken(&answer.reply),
                     // It is carried again after a restart.
                     Err(_) => return,
                 }
+            }
+            if confirmed {
+                lettered.count(CONFIRMED);
             }
             drop(client.call(ack(group, seq)));
         });
     }
 
     /// To queues of its own shard: stored and settled as one.
-    fn carry_here(client: &Arc<Client>, (group, seq): (GroupId, Seq), stores: Vec<Part>) {
+    fn carry_here(&self, client: &Arc<Client>, (group, seq): (GroupId, Seq), stores: Vec<Part>) {
         let settle = Step::Settle {
             message: Handle::Group(group, seq),
             how: Settle::Ack,
@@ -230,11 +237,10 @@ impl Letters {
         });
         let steps = publishes.chain([settle]).collect();
         let call = client.call(Command::Transact(Box::new(Transaction { steps })));
-        let client = Arc::clone(client);
+        let (client, lettered) = (Arc::clone(client), Arc::clone(&self.lettered));
         tokio::spawn(async move {
-            if let Ok(answer) = call.await
-                && let Reply::Refused(why) = &answer.reply
-            {
+            let Ok(answer) = call.await else { return };
+            if let Reply::Refused(why) = &answer.reply {
                 // One is full or gone: the others have it all the same.
                 tracing::debug!(%why, "a dead letter is refused");
                 for (_, streams, message) in stores {
@@ -242,11 +248,13 @@ impl Letters {
                         continue;
                     };
                     match client.call(publish).await {
-                        Ok(answer) => told(&answer.reply),
+                        Ok(answer) => drop(is_taken(&answer.reply)),
                         Err(_) => return,
                     }
                 }
                 drop(client.call(ack(group, seq)));
+            } else {
+                lettered.count(CONFIRMED);
             }
         });
     }
@@ -373,8 +381,10 @@ fn ack(group: GroupId, seq: Seq) -> Command {
     }
 }
 
-fn told(reply: &Reply) {
+fn is_taken(reply: &Reply) -> bool {
     if let Reply::Refused(why) = reply {
         tracing::debug!(%why, "a queue refuses a dead letter");
+        return false;
     }
+    true
 }

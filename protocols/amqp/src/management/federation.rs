@@ -19,15 +19,16 @@ fn state(link: &Shown) -> &'static str {
 }
 
 fn shown(m: &Management, link: &Shown) -> Value {
-    let (kind, upstream) = match link.kind {
-        Kind::Exchange => ("exchange", "upstream_exchange"),
-        Kind::Queue => ("queue", "upstream_queue"),
+    let kind = link.kind.name();
+    let upstream = match link.kind {
+        Kind::Exchange => "upstream_exchange",
+        Kind::Queue => "upstream_queue",
     };
     let mut shown = json!({
         "node": m.node(),
         "vhost": *m.tenant.vhost_of(&link.space),
         "upstream": link.upstream,
-        "id": format!("{kind}/{}/{}", link.name, link.upstream),
+        "id": link.id(),
         "type": kind,
         "status": state(link),
         "uri": link.now.source,
@@ -64,4 +65,19 @@ pub(super) fn list(
         Some(wanted) => state(link) == wanted,
     });
     page::list(items.map(|link| shown(m, link)).collect(), &asked.query).map(Reply::Json)
+}
+
+/// Connects one anew.
+pub(super) fn restart(
+    m: &Arc<Management>,
+    asked: &Asked,
+    vhost: &str,
+    (id, node): (&str, &str),
+) -> Result<Reply, Failed> {
+    let space = m.enter(asked, vhost)?;
+    asked.caller.makes_policies(&m.roster, &space)?;
+    if node != m.node() || !m.links.federation.restart(&space, id) {
+        return Err(Failed::missing());
+    }
+    Ok(Reply::Done)
 }

@@ -200,6 +200,9 @@ pub(super) async fn dispatch(
         },
         ("GET", ["federation-links"]) => federation::list(m, a, None, None),
         ("GET", ["federation-links", vhost]) => federation::list(m, a, Some(vhost), None),
+        ("DELETE", ["federation-links", "vhost", vhost, id, node, "restart"]) => {
+            federation::restart(m, a, vhost, (id, node))
+        }
         ("GET", ["federation-links", "state", state]) => federation::list(m, a, None, Some(state)),
         (
             "GET",
@@ -236,6 +239,14 @@ pub(super) fn exists(path: &[&str]) -> bool {
     const ROOTS: &[&str] = &[
         "overview",
         "whoami",
+        "version",
+        "health",
+        "healthchecks",
+        "aliveness-test",
+        "rebalance",
+        "top",
+        "traces",
+        "deprecated-features",
         "nodes",
         "cluster-name",
         "extensions",
@@ -260,5 +271,6 @@ pub(super) fn exists(path: &[&str]) -> bool {
         "shovels",
         "federation-links",
     ];
-    path.first().is_some_and(|root| ROOTS.contains(root)) && path.len() <= 4
+    let long = path.len() > 4 && path.last() != Some(&"restart");
+    path.first().is_some_and(|root| ROOTS.contains(root)) && !long
 }

@@ -6,7 +6,7 @@ use super::{
     Labels, Page, QueueFigures, all_vhosts, consumer_counts, depths, identity, queue_figures, sizes,
 };
 use crate::census::Totals;
-use crate::letters::Reason;
+use crate::letters::{CONFIRMED, Reason};
 use crate::management::Management;
 use crate::management::http::Failed;
 use crate::management::overview::{self, Process};
@@ -143,7 +143,9 @@ pub(super) async fn aggregated(m: &Management, endpoint: &str) -> Result<Page, F
         let help = format!("Total number of {} over AMQP", name.replace('_', " "));
         page.counter(&format!("rabbitmq_global_{name}_total"), &help, amqp, value);
     }
-    for (reason, letters) in Reason::ALL.iter().zip(m.tenant.lettered().sums()) {
+    let lettered = m.tenant.lettered().sums();
+    let strategy: Labels<'_> = &[("dead_letter_strategy", "at_least_once")];
+    for (reason, letters) in Reason::ALL.iter().zip(lettered) {
         let name = format!(
             "rabbitmq_global_messages_dead_lettered_{}_total",
             reason.name()
@@ -152,13 +154,14 @@ pub(super) async fn aggregated(m: &Management, endpoint: &str) -> Result<Page, F
             "Total number of messages dead-lettered due to {}",
             reason.name()
         );
-        page.counter(
-            &name,
-            &help,
-            &[("dead_letter_strategy", "at_least_once")],
-            letters,
-        );
+        page.counter(&name, &help, strategy, letters);
     }
+    page.counter(
+        "rabbitmq_global_messages_dead_lettered_confirmed_total",
+        "Total number of messages dead-lettered and confirmed by target queues",
+        strategy,
+        lettered[CONFIRMED],
+    );
     for (name, help, value) in [
         (
             "rabbitmq_global_publishers",
