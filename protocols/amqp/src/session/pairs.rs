@@ -176,3 +176,62 @@ impl Draws {
         there
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use longtail_broker::client::block_on;
+    use longtail_broker::{Broker, BrokerConfig};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::tenant::Tenant;
+    use crate::topology::{Asker, DeclareQueue};
+
+    #[test]
+    fn a_channel_knows_of_the_last_queues() {
+        let broker = Broker::open(BrokerConfig::in_memory()).unwrap();
+        let tenant = Tenant::new(Config::default(), broker);
+        let topology = block_on(tenant.topology(&"default".into())).unwrap();
+        let asker = Asker {
+            connection: 1,
+            vhost: "/".into(),
+        };
+        let declared = |name: String| {
+            let queue = DeclareQueue {
+                name: name.clone(),
+                is_server_named: false,
+                passive: false,
+                durable: false,
+                exclusive: false,
+                auto_delete: false,
+                arguments: Arc::default(),
+            };
+            block_on(topology.declare_queue(&asker, queue)).unwrap();
+            topology.queue(&name, &asker).unwrap()
+        };
+        let mut draws = Draws::default();
+        let all: Vec<_> = (0..=QUEUES_MAX)
+            .map(|at| declared(format!("q{at}")))
+            .collect();
+        for queue in &all {
+            draws.count(queue, tally::queue::GET);
+            draws.count(queue, tally::queue::GET);
+            draws.count(queue, tally::queue::REDELIVER);
+        }
+        assert_eq!(draws.0.len(), QUEUES_MAX);
+        assert_eq!(
+            (draws.place(&all[0]), draws.place(&all[1])),
+            (None, Some(0))
+        );
+        let (_, counts) = draws.0[QUEUES_MAX - 1];
+        assert_eq!(
+            (counts[tally::queue::GET], counts[tally::queue::REDELIVER]),
+            (2, 1)
+        );
+        // It keeps none of them.
+        let gone = Arc::downgrade(&all[1]);
+        let before = gone.strong_count();
+        drop(all);
+        assert_eq!(gone.strong_count(), before - 1);
+    }
+}

@@ -9,7 +9,8 @@ use crate::access::Admitted;
 use crate::alarms::Short;
 use crate::codec::{Table, TableBuf, Value};
 use crate::session::shared::Answerer;
-use crate::topology::DeclareQueue;
+use crate::tally;
+use crate::topology::{DeclareExchange, DeclareQueue};
 
 pub(super) struct Nobody;
 
@@ -556,4 +557,64 @@ fn a_channel_has_so_many_consumers_and_no_more() {
             )
     };
     assert!(is_refused(0) && !is_refused(1));
+}
+
+/// A whole message for an exchange.
+fn publish_to(exchange: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let method = Method::BasicPublish {
+        ticket: 0,
+        exchange,
+        routing_key: "k",
+        mandatory: false,
+        immediate: false,
+    };
+    method.encode(1, &mut bytes).unwrap();
+    // A header of class 60 without properties, of a message without a body.
+    bytes.extend_from_slice(b"\x02\0\x01\0\0\0\x0e\0\x3c\0\0\0\0\0\0\0\0\0\0\0\0\xce");
+    bytes
+}
+
+#[test]
+fn a_channel_counts_by_themselves_for_the_last_exchanges() {
+    let mut talk = running(&[]);
+    let topology = block_on(talk.tenant.topology(&"default".into())).unwrap();
+    let asker = Asker {
+        connection: 1,
+        vhost: "/".into(),
+    };
+    let name = |at: usize| format!("x{at}");
+    for at in 0..20 {
+        let declare = DeclareExchange {
+            name: name(at),
+            kind: "fanout".to_owned(),
+            passive: false,
+            durable: false,
+            auto_delete: false,
+            internal: false,
+            arguments: Arc::default(),
+        };
+        block_on(topology.declare_exchange(&asker, declare)).unwrap();
+    }
+    let published = |talk: &Talk| -> Vec<(String, u64)> {
+        let about = talk.session.about();
+        let published = &about.channels[0].published;
+        let pair = |of: &Published| (of.name.to_string(), of.counts[tally::exchange::IN]);
+        published.iter().map(pair).collect()
+    };
+    for at in [0, 1, 0, 1, 1] {
+        talk.hear(&publish_to(&name(at)));
+    }
+    assert_eq!(published(&talk), [(name(1), 3), (name(0), 2)]);
+    for at in 2..20 {
+        talk.hear(&publish_to(&name(at)));
+    }
+    let last: Vec<_> = (4..20).rev().map(|at| (name(at), 1)).collect();
+    assert_eq!(published(&talk), last);
+    // What is not told apart any more is in the sums.
+    let sums = |at: usize| topology.graph().tallies(&name(at)).unwrap().sums();
+    assert_eq!((sums(0), sums(1), sums(19)), ([2, 0], [3, 0], [1, 0]));
+    // One that is made anew is another one.
+    block_on(topology.delete_exchange(&asker, &name(19), false)).unwrap();
+    assert_eq!(published(&talk), last[1..]);
 }
