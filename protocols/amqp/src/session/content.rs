@@ -2,6 +2,7 @@
 //! front of them, in one header of the record.
 
 use bytes::Bytes;
+use longtail_edge::SHARED_BYTES_MIN;
 use longtail_engine::{Message, headers};
 use longtail_model::swap_separators;
 
@@ -40,6 +41,30 @@ pub(crate) fn put(exchange: &str, key: &str, properties: &[u8], out: &mut Vec<u8
     let (before, between) = (short(exchange), short(key));
     let (exchange, key) = (exchange.as_bytes(), key.as_bytes());
     headers::put_joined(out, NAME, &[&before, exchange, &between, key, properties]);
+}
+
+/// Room for a body when its first octets are there, whatever it has been announced with.
+const BODY_CAPACITY_MAX: usize = 1024 * 1024;
+
+/// Makes room for a piece of a body of which `left` octets are still to come, this piece among them: more than it needs,
+/// but no more than the body does, for what is left over would stay as long as the message.
+pub(super) fn make_room(content: &mut Vec<u8>, piece: usize, left: u64) {
+    if content.capacity() - content.len() < piece {
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
+        let most = BODY_CAPACITY_MAX.max(content.len());
+        content.reserve_exact(piece.max(left.min(most)));
+    }
+}
+
+/// The first `at` octets, and the body that follows them. A large one has an allocation of its own, unless what lies in front
+/// of it is small: whoever refers to it keeps all of it.
+pub(super) fn divided(content: Vec<u8>, at: usize) -> (Bytes, Bytes) {
+    let mut body = Bytes::from(content);
+    let encoded = body.split_to(at.min(body.len()));
+    if body.len() >= SHARED_BYTES_MIN && encoded.len() > body.len() / 8 {
+        body = Bytes::copy_from_slice(&body);
+    }
+    (encoded, body)
 }
 
 impl<'a> Envelope<'a> {
@@ -127,5 +152,36 @@ mod tests {
         let envelope = Envelope::of(&message(b"a/b.c", b""));
         assert_eq!((envelope.exchange, &*envelope.key), ("", "a.b/c"));
         assert_eq!(envelope.properties, Properties::NONE);
+    }
+
+    #[test]
+    fn a_body_that_came_in_pieces_takes_no_more_than_it_is_long() {
+        for (size, piece) in [
+            (BODY_CAPACITY_MAX + 100_000, 4_088),
+            (5 * BODY_CAPACITY_MAX + 1, 131_064),
+            (100_000, 100_000),
+        ] {
+            let mut content = Vec::with_capacity(SHARED_BYTES_MIN);
+            content.extend_from_slice(b"headers");
+            for start in (0..size).step_by(piece) {
+                let more = piece.min(size - start);
+                make_room(&mut content, more, (size - start) as u64);
+                // Little comes, and much was announced.
+                assert!(content.capacity() <= 2 * content.len() + BODY_CAPACITY_MAX + piece);
+                content.resize(content.len() + more, 0);
+            }
+            assert_eq!(content.capacity(), content.len(), "{size}");
+        }
+    }
+
+    #[test]
+    fn a_large_body_is_not_kept_with_large_headers() {
+        let adjoin = |at: usize, size: usize| {
+            let (encoded, body) = divided(vec![0; at + size], at);
+            assert_eq!((encoded.len(), body.len()), (at, size));
+            encoded.as_ptr_range().end == body.as_ptr()
+        };
+        assert!(adjoin(100, SHARED_BYTES_MIN) && adjoin(100_000, SHARED_BYTES_MIN - 1));
+        assert!(!adjoin(SHARED_BYTES_MIN / 4, SHARED_BYTES_MIN) && adjoin(100_000, 1 << 20));
     }
 }

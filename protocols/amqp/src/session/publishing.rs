@@ -26,9 +26,8 @@ use crate::tenant::Tenant;
 /// Largest body that a client may announce and go on, as in RabbitMQ: what comes of a message that is refused is skipped.
 const BODY_ANNOUNCED_MAX: u64 = 512 * 1024 * 1024;
 
-/// Room that is made for a body when its header comes, and when its first octets are there.
+/// Room that is made for a body when its header comes.
 const BODY_CAPACITY_FIRST: usize = 16 * 1024;
-const BODY_CAPACITY_MAX: usize = 1024 * 1024;
 
 /// A publish whose content is still coming.
 #[derive(Debug)]
@@ -287,11 +286,8 @@ impl Channel {
                 format!("content body of {there} bytes or more, but {size} were announced"),
             ));
         }
-        if before == 0 {
-            let room = usize::try_from(size).unwrap_or(usize::MAX);
-            let room = room.min(BODY_CAPACITY_MAX.max(payload.len()));
-            publishing.content.reserve_exact(room);
-        }
+        let left = size - before as u64;
+        content::make_room(&mut publishing.content, payload.len(), left);
         publishing.content.extend_from_slice(payload);
         if there < size {
             return Ok(());
@@ -317,8 +313,7 @@ impl Channel {
         else {
             return Err(internal("a message without a header"));
         };
-        let mut body = Bytes::from(content);
-        let encoded = body.split_to(head.body.min(body.len()));
+        let (encoded, body) = content::divided(content, head.body);
         let mut publication = Publication {
             exchange,
             key,
