@@ -8,9 +8,10 @@ use longtail_model::{Filter, Subject, Timestamp};
 use super::about::Introduction;
 use super::{Action, Counts};
 use crate::access::Admitted;
-use crate::codec::ReplyCode;
+use crate::codec::{ReplyCode, Table};
 use crate::config::Config;
 use crate::exception::{Exception, refused};
+use crate::graph::Kind;
 use crate::replies::Mailbox;
 use crate::topology::{Asker, Topology};
 
@@ -197,7 +198,7 @@ impl Shared {
     /// that is the subjects of the space: they are those of other protocols too.
     ///
     /// # Errors
-    /// `ACCESS_REFUSED`.
+    /// `ACCESS_REFUSED`; `PRECONDITION_FAILED` for a binding key that cannot be matched.
     pub(super) fn check_subject(
         &mut self,
         right: Right,
@@ -209,10 +210,11 @@ impl Shared {
             let allowed = subject.is_ok_and(|subject| self.grants.allows(right, subject.as_ref()));
             (allowed, "write")
         } else {
+            // A key that cannot be matched is refused as what it is, whatever may be had.
+            Kind::Topic.check_binding(key, &Table::default())?;
             let filter = Filter::parse_amqp(key);
             let grants = self.grants.grants();
-            // A key that cannot be matched is refused as what it is, when it is to be bound.
-            let allowed = filter.map_or(true, |filter| grants.allows_filter(right, &filter));
+            let allowed = filter.is_ok_and(|filter| grants.allows_filter(right, &filter));
             (allowed, "read")
         };
         if allowed {

@@ -415,6 +415,36 @@ fn a_queue_whose_name_is_left_to_the_server_needs_the_rights_of_any_other() {
     assert_eq!(declare_unnamed(&all), None);
 }
 
+#[test]
+fn a_binding_key_that_cannot_be_matched_lets_nobody_in() {
+    // Of a kind that does not look at keys, and would take any.
+    let config = Config {
+        subjects_exchange: Some("amq.fanout".to_owned()),
+        ..Config::default()
+    };
+    let granted = [(Right::Consume, "amq/fanout"), (Right::Publish, "q")];
+    let long = "#.".repeat(127);
+    for (routing_key, expected) in [("secret", 403), (&long, 406)] {
+        let mut talk = running_with(Talk::with(config.clone()), rights(&granted), &[]);
+        let bind = Method::QueueBind {
+            ticket: 0,
+            queue: "q",
+            exchange: "amq.fanout",
+            routing_key,
+            no_wait: false,
+            arguments: Table::default(),
+        };
+        let mut bytes = Vec::new();
+        bind.encode(1, &mut bytes).unwrap();
+        talk.hear(&bytes);
+        let told = talk.written();
+        let Method::ChannelClose { reply_code, .. } = method(&told) else {
+            panic!("{told:?}");
+        };
+        assert_eq!(reply_code, expected);
+    }
+}
+
 /// Has channel 1 end by the server's doing.
 fn lose_channel(talk: &mut Talk) {
     let exception = crate::exception::precondition("too long");
