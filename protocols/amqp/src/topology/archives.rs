@@ -50,6 +50,22 @@ impl Topology {
         queues::provide(&self.broker, &self.letters, &name, config).await
     }
 
+    /// An empty archive for an exchange that is declared. What another exchange of its name has left goes; a stream that is
+    /// none, as other protocols may have one of this name, stays, and the exchange cannot be had.
+    pub(super) async fn new_archive(
+        &self,
+        exchange: &str,
+        length: usize,
+    ) -> Result<Archive, BrokerError> {
+        let name = self.stream(&hidden(PREFIX, exchange));
+        if self.broker.find(&name).await?.is_some() {
+            // Only a stream that keeps what an archive does can be made one.
+            self.provide_archive(exchange, length).await?;
+            self.close_archive(exchange).await;
+        }
+        self.provide_archive(exchange, length).await
+    }
+
     /// What an archive has, the oldest first.
     pub(super) async fn read_archive(&self, exchange: &str) -> Result<Vec<Recorded>, BrokerError> {
         let name = self.stream(&hidden(PREFIX, exchange));
@@ -85,7 +101,7 @@ impl Topology {
         }
     }
 
-    /// An exchange goes, or one without an archive comes: what another of its name has left goes.
+    /// An exchange goes, with what it has recorded.
     pub(super) async fn close_archive(&self, exchange: &str) {
         let name = self.stream(&hidden(PREFIX, exchange));
         let delete = Command::Delete {
@@ -122,4 +138,54 @@ fn recorded(message: &OwnedMessage) -> Option<Recorded> {
         properties: shown.as_deref().unwrap_or(envelope.properties).into(),
         body: Bytes::copy_from_slice(&message.payload),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use longtail_broker::client::block_on;
+    use longtail_broker::{Broker, BrokerConfig};
+    use longtail_engine::config::GroupConfig;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::tenant::Tenant;
+    use crate::topology::{Asker, DeclareExchange};
+
+    #[test]
+    fn an_archive_takes_the_place_of_another_and_of_nothing_else() {
+        let broker = Broker::open(BrokerConfig::in_memory()).unwrap();
+        let tenant = Tenant::new(Config::default(), Arc::clone(&broker));
+        let topology = block_on(tenant.topology(&"default".into())).unwrap();
+        let stream = |exchange| topology.stream(&hidden(PREFIX, exchange));
+        let declare = || DeclareExchange {
+            name: "taken".to_owned(),
+            kind: "x-recent-history".to_owned(),
+            passive: false,
+            durable: true,
+            auto_delete: false,
+            internal: false,
+            arguments: Arc::default(),
+        };
+        let asker = Asker {
+            connection: 1,
+            vhost: "/".into(),
+        };
+        // As a tube of beanstalkd's protocol is.
+        let other = StreamConfig {
+            group: Some(GroupConfig::default()),
+            ..StreamConfig::default()
+        };
+        block_on(broker.define(stream("taken"), other)).unwrap();
+        let (_, before) = block_on(broker.find(&stream("taken"))).unwrap().unwrap();
+        assert!(block_on(topology.declare_exchange(&asker, declare())).is_err());
+        let (_, after) = block_on(broker.find(&stream("taken"))).unwrap().unwrap();
+        assert_eq!(before.stream, after.stream);
+        assert!(topology.graph().exchange("taken").is_none());
+
+        let (_, left) = block_on(topology.new_archive("left", 3)).unwrap();
+        let (_, own) = block_on(topology.new_archive("left", 5)).unwrap();
+        assert_ne!(left, own);
+    }
 }

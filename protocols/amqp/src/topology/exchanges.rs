@@ -74,15 +74,17 @@ impl Topology {
         };
         let archive = match archives(&config) {
             Some(length) => {
-                self.close_archive(&name).await;
-                let provided = self.provide_archive(&name, length).await;
+                let provided = self.new_archive(&name, length).await;
                 Some(provided.map_err(internal)?)
             }
             None => None,
         };
         if config.durable {
-            self.write(vec![documents::exchange(&self.space, &name, &config)])
-                .await?;
+            let write = documents::exchange(&self.space, &name, &config);
+            if let Err(refused) = self.write(vec![write]).await {
+                self.close_streams(&name, &config).await;
+                return Err(refused);
+            }
         }
         let by_policy = alternate(&self.policies, &self.space, &name);
         self.change(|graph| {
