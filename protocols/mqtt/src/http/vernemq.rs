@@ -499,7 +499,8 @@ impl Asking {
         Ok(Asking {
             publication: Publication {
                 topic: get("topic").unwrap_or_default().to_owned(),
-                payload: Bytes::clone(&asked.body),
+                // What the body is a part of may be much larger, and is kept as long as the message.
+                payload: Bytes::copy_from_slice(&asked.body),
                 qos: qos(number)?,
                 retain,
                 user,
