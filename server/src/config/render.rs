@@ -173,15 +173,14 @@ fn masked(value: &Value) -> Value {
     }
 }
 
-/// An address without the password that is in it; anything else as it is.
+/// An address without the password that is in it; anything else as it is. A password may have what should be encoded in
+/// one: rather too much is hidden.
 fn without_password(text: &str) -> String {
     let hidden = || {
         let (scheme, rest) = text.split_once("://")?;
-        let authority = rest.split(['/', '?']).next()?;
-        let (login, host) = authority.rsplit_once('@')?;
+        let (login, host) = rest.rsplit_once('@')?;
         let (user, _) = login.split_once(':')?;
-        let behind = rest.get(authority.len()..)?;
-        Some(format!("{scheme}://{user}:***@{host}{behind}"))
+        Some(format!("{scheme}://{user}:***@{host}"))
     };
     hidden().unwrap_or_else(|| text.to_owned())
 }

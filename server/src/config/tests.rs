@@ -555,6 +555,10 @@ fn shovels_are_checked_and_their_passwords_are_not_shown() {
             && document.contains("\"amqp://\""),
         "{document}"
     );
+    // Read as a port and a vhost, but meant as a password.
+    let (_dir, sources) = with_file(&shovel("move", "amqp://user:1/hunter2@there"));
+    let document = effective_document(&load(&sources).unwrap());
+    assert!(document.contains("amqp://user:***@there"), "{document}");
     for (text, said) in [
         (
             shovel("move", "ftp://x"),
