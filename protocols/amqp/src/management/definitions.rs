@@ -143,7 +143,8 @@ pub(super) async fn export(
 
 /// What is not of one vhost.
 fn cluster(m: &Management, vhosts: &[(Arc<str>, Arc<str>)], document: &mut Map<String, Value>) {
-    // Nobody else can do anything with a hash that neither RabbitMQ nor LavinMQ has made, and the guest of this machine is nobody's.
+    // Nobody else can do anything with a hash that neither RabbitMQ nor LavinMQ has made, and the guest of this machine
+    // is nobody's.
     let foreign = |account: &longtail_broker::auth::Account| {
         let hash = account.password.as_ref();
         hash.is_some_and(|hash| hash.rabbit().is_none() && hash.bcrypt().is_none())
