@@ -46,7 +46,8 @@ pub struct NewMessage {
     pub key: u64,
     /// Encoded headers, opaque here.
     pub headers: Bytes,
-    /// The body.
+    /// The body. Its allocation should hold little else: a log in memory keeps a large one by referring to it, and counts
+    /// its length.
     pub payload: Bytes,
 }
 
