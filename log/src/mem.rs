@@ -4,6 +4,9 @@
 //! without living records is freed, and one that is mostly dead is packed, together with its neighbour if both fit
 //! into one. A large body stays where it is and is referred to: whoever sends it can refer to it too.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
