@@ -32,7 +32,7 @@ pub use account::{
     Account, AccountLimits, AuthDocument, Directory, DirectoryError, SpacePermissions,
 };
 pub use authenticator::{
-    AuthError, Authenticator, Credentials, Login, LoginRequest, Peer, Principal,
+    AuthError, Authenticator, Credentials, Login, LoginRequest, Peer, Principal, Proved,
 };
 pub use login_rules::{LoginRule, LoginRules};
 pub use names::{NamePattern, NameRules, NotAnExpression, SUBJECTS, TopicPattern, TopicRule};

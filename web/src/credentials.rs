@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderName, header};
 use base64ct::{Base64, Encoding};
+use longtail_model::Timestamp;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
@@ -88,12 +89,24 @@ impl Credentials {
 }
 
 /// Who has proved lately who it is, so that not every request costs a password hash. Holds as long as the directory of
-/// accounts that it was proved against.
+/// accounts that it was proved against, and not longer than what was shown.
 pub struct Remembered<D, C>(Mutex<Known<D, C>>);
 
 struct Known<D, C> {
     directory: Option<Arc<D>>,
-    callers: HashMap<[u8; 32], C>,
+    callers: HashMap<[u8; 32], Entry<C>>,
+}
+
+struct Entry<C> {
+    caller: C,
+    /// When what it has shown ends. `None`: never.
+    expires: Option<Timestamp>,
+}
+
+impl<C> Entry<C> {
+    fn holds(&self, now: Timestamp) -> bool {
+        self.expires.is_none_or(|end| now < end)
+    }
 }
 
 impl<D, C> Default for Remembered<D, C> {
@@ -113,25 +126,37 @@ impl<D, C> Known<D, C> {
 }
 
 impl<D, C: Clone> Remembered<D, C> {
-    /// Who these credentials are, if it is known.
-    pub fn find(&self, directory: &Arc<D>, key: &[u8; 32]) -> Option<C> {
+    /// Who these credentials are, if it is known and still holds.
+    pub fn find(&self, directory: &Arc<D>, key: &[u8; 32], now: Timestamp) -> Option<C> {
         let mut known = self.0.lock();
         if !known.is_of(directory) {
             known.callers.clear();
             known.directory = Some(Arc::clone(directory));
             return None;
         }
-        known.callers.get(key).cloned()
+        let entry = known.callers.get(key)?;
+        if entry.holds(now) {
+            return Some(entry.caller.clone());
+        }
+        known.callers.remove(key);
+        None
     }
 
-    /// Remembers somebody who was checked against `directory`.
-    pub fn remember(&self, directory: &Arc<D>, key: [u8; 32], caller: &C) {
+    /// Remembers somebody who was checked against `directory`, until what it has shown ends.
+    pub fn remember(
+        &self,
+        directory: &Arc<D>,
+        key: [u8; 32],
+        caller: &C,
+        expires: Option<Timestamp>,
+    ) {
         let mut known = self.0.lock();
         if known.is_of(directory) {
             if known.callers.len() >= REMEMBERED_MAX {
                 known.callers.clear();
             }
-            known.callers.insert(key, caller.clone());
+            let caller = caller.clone();
+            known.callers.insert(key, Entry { caller, expires });
         }
     }
 
@@ -200,13 +225,26 @@ mod tests {
         let known = Remembered::<u8, &str>::default();
         let (old, new) = (Arc::new(1), Arc::new(1));
         let key = Credentials::read("Bearer x").key(None);
-        assert_eq!(known.find(&old, &key), None);
-        known.remember(&old, key, &"me");
-        assert_eq!(known.find(&old, &key), Some("me"));
-        assert_eq!(known.find(&new, &key), None);
+        let now = Timestamp(1);
+        assert_eq!(known.find(&old, &key, now), None);
+        known.remember(&old, key, &"me", None);
+        assert_eq!(known.find(&old, &key, now), Some("me"));
+        assert_eq!(known.find(&new, &key, now), None);
         // It was checked before the accounts changed.
-        known.remember(&old, key, &"me");
-        assert_eq!(known.find(&new, &key), None);
+        known.remember(&old, key, &"me", None);
+        assert_eq!(known.find(&new, &key, now), None);
+    }
+
+    #[test]
+    fn who_was_proved_for_a_while_is_asked_again_after_it() {
+        let known = Remembered::<u8, &str>::default();
+        let accounts = Arc::new(1);
+        let key = Credentials::read("Bearer x").key(None);
+        assert_eq!(known.find(&accounts, &key, Timestamp(1)), None);
+        known.remember(&accounts, key, &"me", Some(Timestamp(10)));
+        assert_eq!(known.find(&accounts, &key, Timestamp(9)), Some("me"));
+        assert_eq!(known.find(&accounts, &key, Timestamp(10)), None);
+        assert!(known.0.lock().callers.is_empty(), "it is kept no longer");
     }
 
     #[test]

@@ -138,6 +138,15 @@ impl Principal {
     }
 }
 
+/// Who a client has proved to be, and until when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proved {
+    /// Who it is.
+    pub principal: Principal,
+    /// When what it has shown ends. `None`: never.
+    pub expires: Option<Timestamp>,
+}
+
 impl Login {
     /// Who the client is; none on a server without accounts.
     #[must_use]
@@ -174,6 +183,8 @@ pub enum AuthError {
     NoAccess {
         /// The space.
         space: String,
+        /// Who the client has proved to be all the same; none on a server without accounts.
+        proved: Option<Proved>,
     },
     /// The account's rules need a name that this client's cannot stand for.
     #[error("{0}")]
@@ -269,9 +280,8 @@ impl Authenticator {
             {
                 match by_token(&directory, user, password, now) {
                     Some((account, name, expires)) => {
-                        let mut login = login(&directory, &account, &name, &request.session())?;
-                        login.expires = Some(expires);
-                        return Ok(login);
+                        let login = login(&directory, &account, &name, &request.session());
+                        return until(login, expires);
                     }
                     None => None,
                 }
@@ -472,6 +482,7 @@ fn open_login(directory: &Directory, request: &LoginRequest<'_>) -> Result<Login
     let Some((space, quotas)) = directory.space(request.space) else {
         return Err(AuthError::NoAccess {
             space: request.space.to_owned(),
+            proved: None,
         });
     };
     let mut grants = Grants::everything();
@@ -524,6 +535,23 @@ fn by_token(
     })
 }
 
+/// An outcome of [`login`] for a client whose proof ends.
+fn until(outcome: Result<Login, AuthError>, end: Timestamp) -> Result<Login, AuthError> {
+    match outcome {
+        Ok(mut login) => {
+            login.expires = Some(end);
+            Ok(login)
+        }
+        Err(AuthError::NoAccess { space, mut proved }) => {
+            if let Some(proved) = &mut proved {
+                proved.expires = Some(end);
+            }
+            Err(AuthError::NoAccess { space, proved })
+        }
+        other => other,
+    }
+}
+
 /// What `account` may do, for a client that is called `name`.
 fn login(
     directory: &Directory,
@@ -545,6 +573,13 @@ fn login(
     let (Some((space, quotas)), Some(permissions)) = (directory.space(space), permissions) else {
         return Err(AuthError::NoAccess {
             space: space.to_owned(),
+            proved: Some(Proved {
+                principal: Principal {
+                    account: account.name.as_str().into(),
+                    name: name.into(),
+                },
+                expires: None,
+            }),
         });
     };
     let grants = Grants::compile(

@@ -305,6 +305,10 @@ fn logins() {
     for space in ["default", "nowhere"] {
         let refused = AuthError::NoAccess {
             space: space.to_owned(),
+            proved: Some(Proved {
+                principal: Principal::named("ann"),
+                expires: None,
+            }),
         };
         assert_eq!(
             try_login(password("ann", "secret"), space).err(),
@@ -522,18 +526,19 @@ fn a_token_is_a_password_with_an_end() {
     let claims = serde_json::json!({"sub": "d7", "exp": 2000});
     let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
     let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap();
-    let login = |user: &str, now| {
+    let login_to = |space, user: &str, now| {
         let request = LoginRequest {
             credentials: Credentials::Password {
                 user,
                 password: token.as_bytes(),
             },
             peer: Peer::Unix,
-            space: "default",
+            space,
             client_id: "",
         };
         authenticator.authenticate(&request, Timestamp(now))
     };
+    let login = |user: &str, now| login_to("default", user, now);
     let granted = login("d7", 1).unwrap();
     assert_eq!(
         (&*granted.name, granted.expires),
@@ -556,6 +561,15 @@ fn a_token_is_a_password_with_an_end() {
     assert!(again.allows(Action::Publish, subject("d7/x").as_ref()));
     assert!(!again.allows(Action::Publish, subject("device/x").as_ref()));
     assert!(login("", 1).is_ok());
+    // Who has no access has proved the same, and as long.
+    let refused = AuthError::NoAccess {
+        space: "elsewhere".to_owned(),
+        proved: Some(Proved {
+            principal,
+            expires: Some(Timestamp(2_000_000)),
+        }),
+    };
+    assert_eq!(login_to("elsewhere", "d7", 1).unwrap_err(), refused);
     assert_eq!(login("d8", 1).unwrap_err(), AuthError::BadCredentials);
     assert_eq!(
         login("d7", 2_000_000).unwrap_err(),

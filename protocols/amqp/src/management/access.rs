@@ -191,8 +191,7 @@ impl Verified {
         let Credentials::Basic { user, password } = shown else {
             return Err(Failed::login());
         };
-        let known = self.0.find(&directory, &key);
-        if let Some(caller) = known.filter(|known| known.expires.is_none_or(|end| now < end)) {
+        if let Some(caller) = self.0.find(&directory, &key, now) {
             return Ok(caller);
         }
         let asked = Arc::clone(roster);
@@ -201,7 +200,7 @@ impl Verified {
             tokio::task::spawn_blocking(move || check(&asked, &user, &password, peer, now)).await;
         let caller = checked.map_err(|error| Failed::internal(error.to_string()))??;
         let caller = caller.may_ask()?;
-        self.0.remember(&directory, key, &caller);
+        self.0.remember(&directory, key, &caller, caller.expires);
         Ok(caller)
     }
 }
@@ -232,10 +231,16 @@ fn check(
             },
             None => Caller::guest(),
         }),
-        Err(AuthError::NoAccess { .. }) => match directory.account(user) {
-            Some(account) => Ok(Caller::of(account, user)),
-            None => Err(Failed::login()),
-        },
+        Err(AuthError::NoAccess { proved, .. }) => {
+            let caller = proved.and_then(|proved| {
+                let account = directory.account(&proved.principal.account)?;
+                Some(Caller {
+                    expires: proved.expires,
+                    ..Caller::of(account, &account.name)
+                })
+            });
+            caller.ok_or_else(Failed::login)
+        }
         Err(AuthError::Busy) => Err(Failed {
             status: 503,
             error: "service_unavailable",
@@ -247,7 +252,9 @@ fn check(
 
 #[cfg(test)]
 mod tests {
-    use longtail_broker::auth::{AuthDocument, Authenticator, ThrottleLimits};
+    use longtail_broker::auth::{
+        AuthDocument, Authenticator, ThrottleLimits, TokenAlgorithm, TokenIssuer,
+    };
     use longtail_broker::{Broker, BrokerConfig};
 
     use super::*;
@@ -286,8 +293,8 @@ mod tests {
             ..Caller::of(&account, "ann")
         };
         let (directory, key) = (roster.directory(), shown.key(None));
-        assert!(verified.0.find(&directory, &key).is_none());
-        verified.0.remember(&directory, key, &caller);
+        assert!(verified.0.find(&directory, &key, Timestamp(1)).is_none());
+        (verified.0).remember(&directory, key, &caller, caller.expires);
         let at = |now| verified.caller(&roster, shown.clone(), None, Timestamp(now));
         assert_eq!(&*at(1_999).await.unwrap().name, "ann");
         // It is no password of hers.
@@ -295,5 +302,48 @@ mod tests {
             panic!("it has ended");
         };
         assert_eq!(failed, Failed::login());
+    }
+
+    #[tokio::test]
+    async fn a_token_without_vhosts_is_worth_its_issuers_account_and_ends() {
+        let secret = "0123456789abcdef0123456789abcdef";
+        let tagged = |name: &str, tag: &str| Account {
+            tags: vec![tag.to_owned()],
+            ..Account::named(name)
+        };
+        // Neither has permissions anywhere.
+        let document = AuthDocument {
+            accounts: vec![tagged("gate", "monitoring"), tagged("ann", "administrator")],
+            tokens: vec![TokenIssuer {
+                name: "gate".to_owned(),
+                algorithm: TokenAlgorithm::HS256,
+                key: secret.to_owned(),
+                issuer: None,
+                audience: None,
+                claim: "sub".to_owned(),
+                account: Some("gate".to_owned()),
+            }],
+            ..AuthDocument::default()
+        };
+        let claims = serde_json::json!({"sub": "ann", "exp": 2});
+        let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+        let header = jsonwebtoken::Header::default();
+        let token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let broker = Broker::open(BrokerConfig::at(dir.path())).unwrap();
+        let directory = Directory::new(document.clone()).unwrap();
+        let authenticator = Authenticator::new(directory, ThrottleLimits::default());
+        let roster = Roster::open(broker, Arc::new(authenticator), document).unwrap();
+        let (roster, verified) = (Arc::new(roster), Verified::default());
+        let shown = Credentials::Basic {
+            user: "ann".to_owned(),
+            password: token.into_bytes(),
+        };
+        let at = |now| verified.caller(&roster, shown.clone(), None, Timestamp(now));
+        let caller = at(1_000).await.unwrap();
+        assert_eq!((&*caller.name, caller.role), ("gate", Role::Monitoring));
+        assert_eq!(caller.expires, Some(Timestamp(2_000)));
+        assert!(at(1_999).await.is_ok());
+        assert!(at(2_000).await.is_err(), "it has ended");
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use axum::http::header;
 use longtail_broker::auth::{
     Account, Action as Right, AuthError, Credentials as Proof, Directory, Grants, LoginRequest,
-    Peer, Verdict,
+    Peer, Proved, Verdict,
 };
 use longtail_model::{Filter, Timestamp};
 use longtail_web::{Credentials, is_loopback};
@@ -62,6 +62,12 @@ impl Caller {
             expires,
         }
     }
+
+    /// Somebody whose account has nothing to do with topics here.
+    fn without_topics(directory: &Directory, proved: &Proved) -> Option<Self> {
+        let account = directory.account(&proved.principal.account)?;
+        Some(Self::of(Some(account), Arc::default(), proved.expires))
+    }
 }
 
 /// A client that somebody publishes for.
@@ -80,11 +86,9 @@ impl Asked {
         let shown = Credentials::of(&self.headers);
         let (api, key) = (&self.api, shown.key(Some(self.peer)));
         let directory = api.authenticator.directory();
-        let known = api.verified.find(&directory, &key);
-        let now = api.tenant.now();
-        let caller = match known {
-            Some(caller) if caller.expires.is_none_or(|end| end > now) => caller,
-            _ => {
+        let caller = match api.verified.find(&directory, &key, api.tenant.now()) {
+            Some(caller) => caller,
+            None => {
                 let caller = match shown {
                     Credentials::Basic { user, password }
                         if password.is_empty() && is_token(&user) =>
@@ -103,7 +107,8 @@ impl Asked {
                     Credentials::None => self.check_anonymous(),
                     Credentials::Unreadable => Err(Trouble::NoLogin),
                 }?;
-                api.verified.remember(&directory, key, &caller);
+                let expires = caller.expires;
+                api.verified.remember(&directory, key, &caller, expires);
                 caller
             }
         };
@@ -206,7 +211,9 @@ impl Api {
                 login.expires,
             )),
             // It has proved who it is, and may have nothing to do with topics.
-            Err(AuthError::NoAccess { .. }) => proved(&directory, &proof).ok_or(Trouble::NoLogin),
+            Err(AuthError::NoAccess { proved, .. }) => proved
+                .and_then(|proved| Caller::without_topics(&directory, &proved))
+                .ok_or(Trouble::NoLogin),
             Err(error @ (AuthError::Busy | AuthError::Throttled { .. })) => {
                 Err(Trouble::Busy(error.to_string()))
             }
@@ -235,14 +242,12 @@ impl Api {
         let (high, low): (u128, u128) = (rand::random(), rand::random());
         let token = format!("{high:032x}{low:032x}");
         let key = Credentials::Bearer(token.clone()).key(Some(asked.peer));
-        let end = self.tenant.now().plus_millis(TOKEN_MS);
-        let caller = Caller {
-            expires: Some(caller.expires.map_or(end, |other| other.min(end))),
-            ..caller
-        };
+        let now = self.tenant.now();
+        let end = now.plus_millis(TOKEN_MS);
+        let expires = Some(caller.expires.map_or(end, |other| other.min(end)));
         // Clears what was known of other accounts.
-        self.verified.find(&directory, &key);
-        self.verified.remember(&directory, key, &caller);
+        self.verified.find(&directory, &key, now);
+        self.verified.remember(&directory, key, &caller, expires);
         Ok(token)
     }
 
@@ -253,23 +258,13 @@ impl Api {
     }
 }
 
-fn proved(directory: &Directory, proof: &Proof<'_>) -> Option<Caller> {
-    let account = match proof {
-        // A token is worth its issuer's account, which is not known here.
-        Proof::Password { user, .. } if !user.is_empty() => directory.account(user),
-        Proof::Anonymous => directory.anonymous(),
-        _ => None,
-    }?;
-    Some(Caller::of(Some(account), Arc::default(), None))
-}
-
 fn is_token(text: &str) -> bool {
     text.split('.').count() == 3
 }
 
 #[cfg(test)]
 mod tests {
-    use longtail_broker::auth::{Identity, Pattern, Rule};
+    use longtail_broker::auth::{AuthDocument, Identity, Pattern, Principal, Rule};
 
     use super::*;
 
@@ -298,5 +293,30 @@ mod tests {
         assert_eq!(caller(&["monitoring"], None), (true, false));
         assert_eq!(caller(&["administrator"], None), (true, true));
         assert_eq!(caller(&[], Some("#")), (true, true));
+    }
+
+    #[test]
+    fn who_has_proved_it_without_topics_has_its_account_as_long_as_the_proof_holds() {
+        let tagged = |name: &str, tag: &str| Account {
+            tags: vec![tag.to_owned()],
+            ..Account::named(name)
+        };
+        let document = AuthDocument {
+            accounts: vec![tagged("gate", "monitoring"), tagged("ann", "administrator")],
+            ..AuthDocument::default()
+        };
+        let directory = Directory::new(document).unwrap();
+        // As a token says that names somebody and is worth another account.
+        let proved = Proved {
+            principal: Principal {
+                account: "gate".into(),
+                name: "ann".into(),
+            },
+            expires: Some(Timestamp(2_000)),
+        };
+        let caller = Caller::without_topics(&directory, &proved).unwrap();
+        assert_eq!(caller.account.as_deref(), Some("gate"));
+        assert_eq!((caller.looks, caller.changes), (true, false));
+        assert_eq!(caller.expires, Some(Timestamp(2_000)));
     }
 }
