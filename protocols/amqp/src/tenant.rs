@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use longtail_broker::auth::{Roster, RosterError};
 use longtail_broker::client::block_on;
 use longtail_broker::{Broker, BrokerError};
 use longtail_engine::runtime::Shards;
@@ -258,6 +259,29 @@ impl Tenant {
         } else {
             space.into()
         }
+    }
+
+    /// Removes a space with all that is in it.
+    ///
+    /// # Errors
+    /// As [`Roster::remove_space`].
+    pub(crate) async fn remove_space(
+        &self,
+        roster: &Roster,
+        space: &str,
+    ) -> Result<(), RosterError> {
+        let known = self.topologies.lock().await.get(space).cloned();
+        let set_ending = |is_ending| {
+            if let Some(known) = &known {
+                known.letters().set_ending(is_ending);
+            }
+        };
+        set_ending(true);
+        let removed = roster.remove_space(space).await;
+        if removed.is_err() {
+            set_ending(false);
+        }
+        removed
     }
 
     /// A vhost is gone: what was declared there is forgotten.

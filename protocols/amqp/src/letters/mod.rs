@@ -17,10 +17,11 @@
 
 mod death;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use longtail_broker::client::{Client, OwnedMessage, Pushed};
+use longtail_broker::client::{Client, Closed, OwnedMessage, Pushed};
 use longtail_broker::message::Message as Shown;
 use longtail_broker::{Broker, BrokerError};
 use longtail_engine::command::{Settle, Step, Transaction};
@@ -58,6 +59,8 @@ pub(crate) struct Letters {
     space: Arc<str>,
     /// By number of the shard.
     clients: Vec<Arc<Client>>,
+    /// The space is being removed, and its streams with it.
+    is_ending: AtomicBool,
     /// Those of all spaces.
     lettered: Arc<Lettered>,
 }
@@ -75,6 +78,17 @@ fn stream_config() -> StreamConfig {
         group: Some(GroupConfig::default()),
         ..StreamConfig::default()
     }
+}
+
+/// Why a carrier ends.
+#[derive(Debug, PartialEq)]
+enum End {
+    /// The broker closes, or the space is removed.
+    InOrder,
+    /// The shard does not let it carry.
+    Refused(Reply),
+    /// Somebody has deleted the stream: it comes again with the next start.
+    StreamGone,
 }
 
 /// A letter for some queues of a shard that want it alike.
@@ -111,6 +125,7 @@ impl Letters {
         Letters {
             lettered,
             space,
+            is_ending: AtomicBool::new(false),
             clients: (0..count)
                 .map(|shard| Arc::new(broker.client(ShardId(shard))))
                 .collect(),
@@ -138,16 +153,32 @@ impl Letters {
         Ok(())
     }
 
+    /// Says whether the space is being removed: then nobody wonders that its streams are gone.
+    pub(crate) fn set_ending(&self, is_ending: bool) {
+        self.is_ending.store(is_ending, Ordering::Release);
+    }
+
     /// Begins to carry on this runtime, until the broker closes or the space is gone.
     pub(crate) fn carry(self: &Arc<Self>, topology: &Arc<Topology>, runtime: &Runtime) {
         for client in &self.clients {
             let (letters, client) = (Arc::clone(self), Arc::clone(client));
             let topology = Arc::downgrade(topology);
-            runtime.spawn(async move { letters.carry_from(&client, &topology).await });
+            runtime.spawn(async move {
+                let space = &letters.space;
+                match letters.carry_from(&client, &topology).await {
+                    End::InOrder => {}
+                    End::Refused(reply) => {
+                        tracing::error!(%space, ?reply, "dead letters cannot be carried");
+                    }
+                    End::StreamGone => {
+                        tracing::error!(%space, "the stream of dead letters is gone");
+                    }
+                }
+            });
         }
     }
 
-    async fn carry_from(&self, client: &Arc<Client>, topology: &Weak<Topology>) {
+    async fn carry_from(&self, client: &Arc<Client>, topology: &Weak<Topology>) -> End {
         let name = StreamName::new(Arc::clone(&self.space), DEAD_LETTERS);
         let create = Some(Box::new(stream_config()));
         let draw = Command::draw(name, create, LINK, CARRIER, UNDER_WAY);
@@ -155,26 +186,23 @@ impl Letters {
         for call in calls {
             match call.await.map(|answer| answer.reply) {
                 Ok(Reply::Opened { .. } | Reply::Done) => {}
-                other => {
-                    tracing::error!(space = %self.space, ?other, "dead letters cannot be carried");
-                    return;
-                }
+                Ok(reply) => return End::Refused(reply),
+                Err(Closed) => return End::InOrder,
             }
         }
         loop {
             match client.pushed().await {
                 Ok(Pushed::Message(delivery, message)) => {
                     let Some(topology) = topology.upgrade() else {
-                        return;
+                        return End::InOrder;
                     };
                     self.carry_one(client, &topology, &delivery, message.as_deref());
                 }
-                // Somebody has deleted the stream: it comes again with the next start.
-                Ok(Pushed::Cancelled(..)) => {
-                    tracing::error!(space = %self.space, "the stream of dead letters is gone");
-                    return;
+                Ok(Pushed::Cancelled(..)) if self.is_ending.load(Ordering::Acquire) => {
+                    return End::InOrder;
                 }
-                Err(_) => return,
+                Ok(Pushed::Cancelled(..)) => return End::StreamGone,
+                Err(Closed) => return End::InOrder,
             }
         }
     }
@@ -387,4 +415,42 @@ fn is_taken(reply: &Reply) -> bool {
         return false;
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use longtail_broker::BrokerConfig;
+    use longtail_engine::command::Only;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::tenant::Tenant;
+
+    #[tokio::test]
+    async fn a_stream_that_goes_with_its_space_is_missed_by_nobody() {
+        for (is_ending, expected) in [(true, End::InOrder), (false, End::StreamGone)] {
+            let broker = Broker::open(BrokerConfig::in_memory()).unwrap();
+            let tenant = Tenant::new(Config::default(), Arc::clone(&broker));
+            let space: Arc<str> = "default".into();
+            let topology = tenant.topology(&space).await.unwrap();
+            // The carriers of the topology run too; this one is looked at.
+            let letters = Letters::new(&broker, Arc::clone(&space), Arc::default());
+            let client = Arc::new(broker.client(ShardId(0)));
+            letters.provide(ShardId(0)).await.unwrap();
+            letters.set_ending(is_ending);
+            let deleter = broker.client(ShardId(0));
+            let topology = Arc::downgrade(&topology);
+            let delete = async {
+                let delete = Command::Delete {
+                    name: StreamName::new(Arc::clone(&space), DEAD_LETTERS),
+                    only: Only::default(),
+                };
+                deleter.call(delete).await.unwrap()
+            };
+            // In order: the carrier asks for its stream before anybody deletes it.
+            let (end, deleted) = tokio::join!(letters.carry_from(&client, &topology), delete);
+            assert!(!matches!(deleted.reply, Reply::Refused(_)), "{deleted:?}");
+            assert_eq!(end, expected);
+        }
+    }
 }

@@ -244,7 +244,7 @@ pub(super) async fn delete(
         )));
     }
     let _large = m.large.lock().await;
-    m.roster.remove_space(&space).await?;
+    m.tenant.remove_space(&m.roster, &space).await?;
     let text = format!("vhost '{name}' is deleted");
     m.tenant.census().end(&text, |_, vhost, _| vhost == name);
     m.tenant.forget(&space).await;
