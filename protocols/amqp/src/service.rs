@@ -328,6 +328,7 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut 
             }
         }
         Action::Topology(op) => change(conn, *op, runtime),
+        Action::Close(why) => conn.close(why),
         Action::Goodbye(ended) => {
             detach(&**shards, ended);
             let connection = conn.with(|client, _| client.session.asker().connection);

@@ -545,11 +545,32 @@ fn counted(envelope: &Envelope<'_>, delivery: &Delivery, queue: &Queue) -> Optio
 
 #[cfg(test)]
 pub(super) mod tests {
-    use longtail_model::{ShardId, StreamId};
+    use longtail_model::{ConsumerTag, Lsn, Seq, ShardId, StreamId};
 
     use super::*;
     use crate::queue::{QueueArguments, QueueConfig, QueueSettings};
+    use crate::session::content;
     use crate::session::template::Template;
+
+    /// A message for a consumer, with properties of so many octets.
+    pub(in crate::session) fn kept(consumer: u32, octets: usize) -> Kept {
+        Kept {
+            at: 0,
+            delivery: Delivery {
+                consumer: ConsumerTag(consumer),
+                stream: StreamId(1),
+                group: GroupId(1),
+                seq: Seq(1),
+                position: Lsn(0),
+                redeliveries: 0,
+                failures: 0,
+                mark: 0,
+            },
+            headers: content::encode("e", "k", &vec![0; octets]),
+            subject: Bytes::new(),
+            body: Bytes::new(),
+        }
+    }
 
     pub(in crate::session) fn consumer(prefetch: u32) -> Consumer {
         let config = QueueConfig {

@@ -515,19 +515,22 @@ impl Session {
     pub(crate) fn send(&mut self, shards: &dyn Shards, out: &mut Out) -> bool {
         self.shared.asked = None;
         let mut queued = false;
+        let mut failed = None;
         let mut touched = std::mem::take(&mut self.touched);
         for number in touched.drain(..) {
             if let Some(Slot::Open(channel)) = self.channels.get_mut(&number) {
                 channel.recover_on(&mut self.shared, out);
-                if let Err(exception) = channel.give_kept(&mut self.shared, out) {
-                    exception.of_connection().write(0, out.tail());
-                    self.phase = Phase::Over;
-                }
+                let given = channel.give_kept(&mut self.shared, out);
                 queued |= channel.send(shards);
                 channel.confirm(out);
+                failed = failed.or(given.err());
             }
         }
         self.touched = touched;
+        if let Some(exception) = failed.filter(|_| self.phase != Phase::Over) {
+            let why = self.fail(0, &exception, out);
+            self.shared.actions.extend(why.map(Action::Close));
+        }
         queued
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use longtail_edge::CloseReason;
 use longtail_model::ShardId;
 
 use super::{Ended, Laying};
@@ -54,6 +55,8 @@ pub(crate) enum Action {
     Lay(Box<Laying>),
     /// A copy of a message is wanted.
     Trace(Box<Tapped>),
+    /// The server has said goodbye.
+    Close(CloseReason),
     /// The client says goodbye.
     Goodbye(Ended),
 }

@@ -648,3 +648,30 @@ fn a_channel_counts_by_themselves_for_the_last_exchanges() {
     block_on(topology.delete_exchange(&asker, &name(19), false)).unwrap();
     assert_eq!(published(&talk), last[1..]);
 }
+
+#[test]
+fn a_message_kept_that_fits_no_frame_closes_the_connection() {
+    let mut talk = unanswered();
+    let Some(Slot::Open(channel)) = talk.session.channels.get_mut(&1) else {
+        panic!("it is open");
+    };
+    channel.consumers.insert(1, delivering::tests::consumer(0));
+    channel.kept.push_back(delivering::tests::kept(1, 5_000));
+    touch(&mut talk.session.touched, 1);
+    let shards = Arc::clone(talk.tenant.shards());
+    talk.session.send(&*shards, &mut talk.out);
+    let told = talk.written();
+    let Method::ConnectionClose { reply_code, .. } = method(&told) else {
+        panic!("{told:?}");
+    };
+    assert_eq!(reply_code, 501);
+    assert!(talk.session.pending().act);
+    let actions = talk.session.take_actions();
+    assert!(
+        matches!(&actions[..], [Action::Close(CloseReason::Malformed(_))]),
+        "{actions:?}"
+    );
+    touch(&mut talk.session.touched, 1);
+    talk.session.send(&*shards, &mut talk.out);
+    assert!(talk.written().is_empty(), "it is said once");
+}
