@@ -511,9 +511,19 @@ def each_operation_needs_its_rights(t):
         ("read access to queue 'none'", lambda c: c.basic_get("none"), lambda c: c.basic_get("r")),
         ("read access to queue 'none'", lambda c: c.basic_consume("none", print), lambda c: c.basic_consume("r", print)),
         ("read access to queue 'none'", lambda c: c.queue_purge("none"), lambda c: c.queue_purge("r")),
-        # Looking needs no right.
-        (None, None, lambda c: c.queue_declare("none", passive=True)),
-        (None, None, lambda c: c.exchange_declare("none", passive=True)),
+        # Looking needs any of them, whether there is something or not.
+        ("access to queue 'none'", lambda c: c.queue_declare("none", passive=True),
+         lambda c: c.queue_declare("c", passive=True)),
+        ("access to queue 'nothing'", lambda c: c.queue_declare("nothing", passive=True),
+         lambda c: c.queue_declare("w", passive=True)),
+        ("access to exchange 'none'", lambda c: c.exchange_declare("none", passive=True),
+         lambda c: c.exchange_declare("c", passive=True)),
+        ("access to exchange 'nothing'", lambda c: c.exchange_declare("nothing", passive=True),
+         lambda c: c.exchange_declare("w", passive=True)),
+        ("access to queue 'nothing'", lambda c: c.queue_declare("nothing", passive=True),
+         lambda c: c.queue_declare("r", passive=True)),
+        ("access to exchange 'nothing'", lambda c: c.exchange_declare("nothing", passive=True),
+         lambda c: c.exchange_declare("r", passive=True)),
     ):
         connection = connect(t, name, "secret", at)
         if denied:

@@ -81,7 +81,9 @@ impl Channel {
                 } else {
                     named.into_owned()
                 };
-                if !passive {
+                if passive {
+                    shared.check_any("queue", &name)?;
+                } else {
                     shared.check(Right::Configure, "queue", &name)?;
                     let queue = ("queue", name.as_str());
                     may_lead_to(queue, "x-dead-letter-exchange", &arguments, shared)?;
@@ -269,7 +271,9 @@ fn about_exchanges(method: &Method<'_>, shared: &mut Shared) -> Result<Option<As
             ..
         } => {
             let name = one_line(exchange);
-            if !passive {
+            if passive {
+                shared.check_any("exchange", &name)?;
+            } else {
                 shared.check(Right::Configure, "exchange", &name)?;
                 for alternate in ALTERNATES {
                     may_lead_to(("exchange", &name), alternate, &arguments, shared)?;

@@ -160,6 +160,22 @@ impl Shared {
         Err(self.not_granted(right, what, name))
     }
 
+    /// Whether the client may look at what has this name: whoever may do something with it may.
+    ///
+    /// # Errors
+    /// `ACCESS_REFUSED`.
+    pub(super) fn check_any(&mut self, what: &str, name: &str) -> Result<(), Exception> {
+        let known = if name.is_empty() { DEFAULT } else { name };
+        let rights = [Right::Configure, Right::Publish, Right::Consume];
+        if (rights.into_iter()).any(|right| self.grants.allows_name(right, known)) {
+            return Ok(());
+        }
+        Err(refused(format!(
+            "access to {what} '{name}' in vhost '{}' refused for user '{}'",
+            self.asker.vhost, self.credentials.user
+        )))
+    }
+
     /// Whether the client may publish to a queue by way of the default exchange: for rules about subjects it is the
     /// queue, for rules about names it is the exchange.
     ///

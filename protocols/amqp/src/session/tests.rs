@@ -675,3 +675,59 @@ fn a_message_kept_that_fits_no_frame_closes_the_connection() {
     talk.session.send(&*shards, &mut talk.out);
     assert!(talk.written().is_empty(), "it is said once");
 }
+
+/// What a client with these rights is answered who looks at the queue `q` and at the exchange `q`; `None`: it may.
+fn look(granted: &[(Right, &str)]) -> Vec<Option<String>> {
+    let queue = Method::QueueDeclare {
+        ticket: 0,
+        queue: "q",
+        passive: true,
+        durable: false,
+        exclusive: false,
+        auto_delete: false,
+        no_wait: false,
+        arguments: Table::default(),
+    };
+    let exchange = Method::ExchangeDeclare {
+        ticket: 0,
+        exchange: "q",
+        kind: "",
+        passive: true,
+        durable: false,
+        auto_delete: false,
+        internal: false,
+        no_wait: false,
+        arguments: Table::default(),
+    };
+    let answered = |declare: Method<'_>| {
+        let mut talk = running_with(Talk::new(), rights(granted), &[]);
+        let mut bytes = Vec::new();
+        declare.encode(1, &mut bytes).unwrap();
+        talk.hear(&bytes);
+        let told = talk.written();
+        if told.is_empty() {
+            let actions = talk.session.take_actions();
+            assert!(matches!(actions[..], [Action::Topology(_)]), "{actions:?}");
+            return None;
+        }
+        let Method::ChannelClose { reply_text, .. } = method(&told) else {
+            panic!("{told:?}");
+        };
+        Some(reply_text.to_owned())
+    };
+    vec![answered(queue), answered(exchange)]
+}
+
+#[test]
+fn who_may_do_something_with_a_name_may_look_at_it() {
+    for right in [Right::Configure, Right::Publish, Right::Consume] {
+        assert_eq!(look(&[(right, "q")]), [None, None], "{right:?}");
+    }
+    let refused = |what: &str| {
+        let text =
+            format!("ACCESS_REFUSED - access to {what} 'q' in vhost '/' refused for user 'guest'");
+        Some(text)
+    };
+    let other = [(Right::Consume, "other")];
+    assert_eq!(look(&other), [refused("queue"), refused("exchange")]);
+}
