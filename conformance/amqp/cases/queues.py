@@ -135,3 +135,28 @@ def whoever_does_not_read_leaves_the_rest_in_the_queue(t):
             raise AssertionError(f"no_ack={no_ack}: {count - ready} of {count} messages are on their way")
         publisher.send(method(1, 50, 40, b"\0\0" + short(queue) + b"\0"))
         publisher.expect("queue.delete-ok")
+
+
+@case("reject-publish-dlx deduplication channel.close")
+def what_is_refused_when_its_channel_has_ended_is_a_dead_letter_and_may_come_again(t):
+    client = Client(t)
+    client.channel()
+    client.channel(2)
+    grave = queue_of(client)
+    source = queue_of(
+        client,
+        entry("x-max-length", "I", b"\0\0\0\1")
+        + entry("x-overflow", "S", long("reject-publish-dlx"))
+        + entry("x-message-deduplication", "t", b"\1")
+        + entry("x-dead-letter-exchange", "S", long(""))
+        + entry("x-dead-letter-routing-key", "S", long(grave)),
+    )
+    client.send(publish(1, "", source, b"first"))
+    again = b"\x20\0" + table(entry("x-deduplication-header", "S", long("a")))
+    close = method(2, 20, 40, struct.pack(">H", 200) + short("") + bytes(4))
+    client.send(publish(2, "", source, b"x", 0, again) + close)
+    client.expect("channel.close-ok")
+    assert b"maxlen" in fetched(client, grave)
+    fetched(client, source)
+    client.send(publish(1, "", source, b"x", 0, again))
+    equal(fetched(client, source), again)

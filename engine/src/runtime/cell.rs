@@ -84,6 +84,7 @@ impl Cell {
                 sink,
                 pending: 0,
                 touched: false,
+                is_leaving: false,
             },
         );
         session

@@ -37,6 +37,8 @@ pub(super) struct Core {
     pub(super) retiring: VecDeque<(u64, Lsn)>,
     /// Sessions that got something since the sockets were last written to.
     pub(super) touched: Vec<SessionId>,
+    /// Sessions detached in this batch whose answers are still to be given.
+    leaving: Vec<SessionId>,
     /// An effect waits for a sync although the server's durability asks for less.
     pub(super) wants_sync: bool,
     /// Sessions with pending effects.
@@ -66,6 +68,8 @@ pub(super) struct Outlet {
     /// How many of its effects are pending: later ones must wait behind them.
     pub(super) pending: u32,
     pub(super) touched: bool,
+    /// Its session is detached: it takes the answers that are left.
+    pub(super) is_leaving: bool,
 }
 
 #[derive(Default)]
@@ -93,6 +97,7 @@ impl Core {
             ordinal: 0,
             retiring: VecDeque::new(),
             touched: Vec::new(),
+            leaving: Vec::new(),
             wants_sync: false,
             waiting: 0,
             asked: 0,
@@ -117,8 +122,17 @@ impl Core {
                 }
                 Work::Interrupt(session) => self.shard.interrupt(now, session, &mut self.effects),
                 Work::Detach(session) => {
-                    let gone = self.outlets.remove(&session);
-                    self.waiting -= usize::from(gone.is_some_and(|outlet| outlet.pending > 0));
+                    match self.outlets.get_mut(&session) {
+                        Some(outlet) if outlet.sink.takes_last_answers() => {
+                            outlet.is_leaving = true;
+                            self.leaving.push(session);
+                        }
+                        _ => {
+                            let gone = self.outlets.remove(&session);
+                            let waited = gone.is_some_and(|outlet| outlet.pending > 0);
+                            self.waiting -= usize::from(waited);
+                        }
+                    }
                     self.shard.detach(now, session, &mut self.effects);
                 }
             }
@@ -202,11 +216,11 @@ impl Core {
             let Some(outlet) = self.outlets.get_mut(&session) else {
                 continue;
             };
+            if outlet.is_leaving && !matches!(effect, Effect::Reply(..)) {
+                continue;
+            }
             if outlet.pending == 0 && self.shard.logs_ref().passed(gate) {
-                if !mem::replace(&mut outlet.touched, true) {
-                    self.touched.push(session);
-                }
-                show(&mut self.shard, &*outlet.sink, &effect);
+                self.deliver(session, &effect);
             } else {
                 self.waiting += usize::from(outlet.pending == 0);
                 outlet.pending += 1;
@@ -221,6 +235,9 @@ impl Core {
             }
         }
         self.effects.0 = effects;
+        for session in mem::take(&mut self.leaving) {
+            self.let_go(session);
+        }
         let ordinal = self.ordinal;
         self.retiring.extend(
             self.shard
@@ -253,6 +270,7 @@ impl Core {
                 continue;
             };
             outlet.pending -= 1;
+            let is_leaving = outlet.is_leaving;
             self.waiting -= usize::from(outlet.pending == 0);
             if passed {
                 self.deliver(session, &effect);
@@ -262,6 +280,9 @@ impl Core {
                     session,
                     &Effect::Reply(token, Reply::Refused(Refusal::Failed(why))),
                 );
+            }
+            if is_leaving {
+                self.let_go(session);
             }
         }
         if self.pending.is_empty() {
@@ -284,10 +305,22 @@ impl Core {
         let Some(outlet) = self.outlets.get_mut(&session) else {
             return;
         };
-        if !mem::replace(&mut outlet.touched, true) {
+        if outlet.is_leaving {
+            if !matches!(effect, Effect::Reply(..)) {
+                return;
+            }
+        } else if !mem::replace(&mut outlet.touched, true) {
             self.touched.push(session);
         }
         show(&mut self.shard, &*outlet.sink, effect);
+    }
+
+    /// Forgets a session that is detached, once all its answers are given.
+    fn let_go(&mut self, session: SessionId) {
+        let outlet = self.outlets.get(&session);
+        if outlet.is_some_and(|outlet| outlet.is_leaving && outlet.pending == 0) {
+            self.outlets.remove(&session);
+        }
     }
 
     pub(super) fn touched_sinks(&mut self) -> Vec<Arc<dyn Sink>> {

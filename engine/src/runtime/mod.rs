@@ -43,6 +43,12 @@ pub trait Sink: Send + Sync + 'static {
 
     /// Called after the lock is released, once for any number of effects: the time to write to the socket.
     fn flush(&self);
+
+    /// Whether it takes the answers to what was asked before its session was detached, too: these, and nothing else.
+    /// Nobody flushes it for them.
+    fn takes_last_answers(&self) -> bool {
+        false
+    }
 }
 
 /// Access to the shards of this process.

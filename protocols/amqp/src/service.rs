@@ -13,7 +13,7 @@ use longtail_edge::{
     Refusal, Then,
 };
 use longtail_engine::runtime::{Shards, Sink, run_once_deep};
-use longtail_engine::{Effect, Message};
+use longtail_engine::{Effect, Message, QUIET};
 use longtail_model::{ShardId, Timestamp};
 use tokio::runtime::Handle;
 
@@ -23,7 +23,7 @@ use crate::codec::{HEARTBEAT, ReplyCode};
 use crate::config::Config;
 use crate::exception::Exception;
 use crate::replies::{Mailbox, Place, Reply};
-use crate::session::{Action, After, Ended, Op, Origin, Session};
+use crate::session::{Action, After, Ended, Gone, Laying, Op, Origin, Session, Unheard};
 use crate::streams::Outgoing;
 use crate::subjects::Told;
 use crate::tenant::Tenant;
@@ -216,6 +216,12 @@ impl Protocol for Amqp {
         census.remove(connection, &client.session.counts());
         detach(&**self.tenant.shards(), ended);
         let Some(topology) = topology else { return };
+        for action in client.session.take_actions() {
+            if let Action::Lay(laying) = action {
+                let topology = Arc::clone(&topology);
+                lay(topology, laying, &self.tenant, &client.runtime);
+            }
+        }
         client.runtime.spawn(async move {
             for queue in unused {
                 told(topology.delete_unused(&queue).await);
@@ -280,13 +286,13 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut 
         Action::Verify => verify(conn, runtime),
         Action::Heartbeat(seconds) => heartbeat(conn, seconds, runtime),
         Action::Admit => admit(conn, runtime),
-        Action::OpenChannel(number) => open_channel(conn, number),
+        Action::OpenChannel(number) => open_channel(conn, number, runtime),
         Action::Attach {
             channel,
             incarnation,
             consumer,
             shard,
-        } => return attach_reader(conn, (channel, incarnation), consumer, shard),
+        } => return attach_reader(conn, (channel, incarnation), consumer, shard, runtime),
         Action::DetachReader(ended) => detach(&**shards, ended),
         Action::Detach(ended) => {
             detach(&**shards, ended);
@@ -308,9 +314,7 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut 
         Action::Watch => watch(conn, runtime),
         Action::Lay(laying) => {
             if let Some(topology) = topology(conn) {
-                let now = service.tenant.now();
-                // It calls shards, whose lock may be held here.
-                runtime.spawn(async move { topology.letters().lay(&topology, &laying, now) });
+                lay(topology, laying, &service.tenant, runtime);
             }
         }
         Action::Reply(to, reply) => to.deliver(&reply),
@@ -343,6 +347,12 @@ fn carry_out(conn: &Arc<Conn>, action: Action, runtime: &Handle, outgoing: &mut 
         }
     }
     false
+}
+
+/// Lays a dead letter, on the runtime: that calls shards, whose lock may be held here.
+fn lay(topology: Arc<Topology>, laying: Box<Laying>, tenant: &Tenant, runtime: &Handle) {
+    let now = tenant.now();
+    runtime.spawn(async move { topology.letters().lay(&topology, &laying, now) });
 }
 
 /// Channels have ended: they count no more.
@@ -584,7 +594,7 @@ fn watch(conn: &Arc<Conn>, runtime: &Handle) {
     });
 }
 
-fn open_channel(conn: &Arc<Conn>, number: u16) {
+fn open_channel(conn: &Arc<Conn>, number: u16, runtime: &Handle) {
     let service = conn.protocol();
     let shards = service.tenant.shards();
     let who = conn.with(|client, _| {
@@ -613,11 +623,14 @@ fn open_channel(conn: &Arc<Conn>, number: u16) {
         }
         conn.with(|client, _| client.session_mut().count_channel());
     }
+    let unheard: Vec<Arc<Unheard>> = (0..shards.count()).map(|_| Arc::default()).collect();
     let attach = |shard: u16| {
         let effects = Effects {
             conn: Arc::clone(conn),
             at: (number, incarnation, Origin::Shard(shard.into())),
             touched: AtomicBool::new(false),
+            unheard: unheard.get(usize::from(shard)).cloned(),
+            runtime: runtime.clone(),
         };
         (
             ShardId(shard),
@@ -626,9 +639,12 @@ fn open_channel(conn: &Arc<Conn>, number: u16) {
     };
     let sessions: Vec<_> = (0..shards.count()).map(attach).collect();
     let opened = conn.with(|client, out| {
-        client
-            .session
-            .channel_opened(number, incarnation, &sessions, out)
+        let session = &mut client.session;
+        let opened = session.channel_opened(number, incarnation, &sessions, out);
+        if opened {
+            session.follow(number, &unheard);
+        }
+        opened
     });
     if opened == Some(true) {
         if !conn.protocol().inside {
@@ -644,12 +660,21 @@ fn open_channel(conn: &Arc<Conn>, number: u16) {
 }
 
 /// A consumer of a stream has a session of its own: while it waits for something to read, nothing else of that goes on.
-fn attach_reader(conn: &Arc<Conn>, at: (u16, u32), consumer: u32, shard: ShardId) -> bool {
+fn attach_reader(
+    conn: &Arc<Conn>,
+    at: (u16, u32),
+    consumer: u32,
+    shard: ShardId,
+    runtime: &Handle,
+) -> bool {
     let shards = conn.protocol().tenant.shards();
     let effects = Effects {
         conn: Arc::clone(conn),
         at: (at.0, at.1, Origin::Reader(consumer)),
         touched: AtomicBool::new(false),
+        // It publishes nothing.
+        unheard: None,
+        runtime: runtime.clone(),
     };
     let session = shards.attach(shard, Arc::new(effects));
     let attached = conn.with(|client, out| {
@@ -724,20 +749,50 @@ struct Effects {
     at: (u16, u32, Origin),
     /// Something was said since the last flush.
     touched: AtomicBool,
+    /// What is answered when the channel is gone.
+    unheard: Option<Arc<Unheard>>,
+    runtime: Handle,
+}
+
+impl Effects {
+    /// The channel is gone, and what it has published is on its way.
+    fn hear(&self, effect: &Effect) {
+        let (Effect::Reply(token, reply), Some(unheard)) = (effect, &self.unheard) else {
+            return;
+        };
+        // It is answered only if it is refused, and nobody waits for it.
+        if *token == QUIET {
+            return;
+        }
+        if let Some((topology, laying)) = unheard.answered(*token, reply) {
+            lay(
+                topology,
+                laying,
+                &self.conn.protocol().tenant,
+                &self.runtime,
+            );
+        }
+    }
 }
 
 impl Sink for Effects {
     fn deliver(&self, effect: &Effect, messages: &[Option<Message<'_>>]) {
         let tenant = &self.conn.protocol().tenant;
-        let why = self.conn.with(|client, out| {
+        let heard = self.conn.with(|client, out| {
             client
                 .session
                 .effect(self.at, effect, messages, tenant, out)
         });
         self.touched.store(true, Ordering::Relaxed);
-        if let Some(Some(why)) = why {
-            self.conn.close(why);
+        match heard {
+            Some(Ok(None)) => {}
+            Some(Ok(Some(why))) => self.conn.close(why),
+            Some(Err(Gone)) | None => self.hear(effect),
         }
+    }
+
+    fn takes_last_answers(&self) -> bool {
+        self.unheard.is_some()
     }
 
     fn flush(&self) {

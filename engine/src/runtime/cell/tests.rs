@@ -80,6 +80,40 @@ fn work_that_comes_while_the_shard_runs_is_left_to_whoever_runs_it() {
     assert_eq!(sink.0.load(Ordering::SeqCst), 1);
 }
 
+/// Counts answers, also those that come when its session is detached.
+#[derive(Default)]
+struct Last(AtomicUsize);
+
+impl Sink for Last {
+    fn deliver(&self, effect: &Effect, _: &[Option<Message<'_>>]) {
+        assert!(matches!(effect, Effect::Reply(..)));
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn flush(&self) {}
+
+    fn takes_last_answers(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn what_was_asked_before_a_detach_is_answered_to_whoever_wants_to_know() {
+    let (cell, others, other) = cell();
+    let sink = Arc::new(Last::default());
+    let session = cell.attach(sink.clone());
+    for session in [other, session] {
+        cell.enqueue([
+            Work::Command(session, 0, Command::DescribeShard),
+            Work::Detach(session),
+        ]);
+    }
+    cell.run();
+    assert_eq!(others.0.load(Ordering::SeqCst), 0);
+    assert_eq!(sink.0.load(Ordering::SeqCst), 1);
+    assert!(cell.core.lock().outlets.is_empty(), "nothing of it stays");
+}
+
 /// Runs a shard when it is dropped, as a broker does that says goodbye.
 struct LastWork(Cell, SessionId);
 

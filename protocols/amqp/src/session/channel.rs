@@ -137,6 +137,10 @@ impl Channel {
     /// The channel is over: what is to be detached from the shards.
     pub(super) fn end(mut self: Box<Self>, shared: &mut Shared) -> Ended {
         shared.retired.add(&self.counts());
+        if let Some(topology) = shared.topology.clone() {
+            let left = self.ways.iter_mut().flat_map(|way| way.leave(&topology));
+            shared.actions.extend(left);
+        }
         let mut ended: Ended = self.ways.iter_mut().map(Way::end).collect();
         for (number, mut consumer) in std::mem::take(&mut self.consumers) {
             if let Some(mut reader) = consumer.reader.take() {

@@ -41,6 +41,7 @@ mod tests;
 mod timeouts;
 mod transacting;
 mod unacked;
+mod unheard;
 mod way;
 mod writing;
 
@@ -70,6 +71,7 @@ pub use pairs::{Drawn, Published};
 pub(crate) use publishing::Laying;
 pub(crate) use shared::Credentials;
 use shared::Shared;
+pub(crate) use unheard::Unheard;
 pub(crate) use way::Parting;
 
 /// Sessions of the engine that have ended.
@@ -131,6 +133,10 @@ pub struct Session {
     touched: Vec<u16>,
     shared: Shared,
 }
+
+/// A channel is not there any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gone;
 
 /// What is left to do once the connection's lock is released.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -450,6 +456,9 @@ impl Session {
     }
 
     /// What a shard says to a channel. `Some`: that ends the connection.
+    ///
+    /// # Errors
+    /// The channel is gone.
     pub(crate) fn effect(
         &mut self,
         at: (u16, u32, Origin),
@@ -457,13 +466,13 @@ impl Session {
         messages: &[Option<Message<'_>>],
         tenant: &Tenant,
         out: &mut Out,
-    ) -> Option<CloseReason> {
+    ) -> Result<Option<CloseReason>, Gone> {
         let (number, incarnation, origin) = at;
         let Some(Slot::Open(channel)) = self.channels.get_mut(&number) else {
-            return None;
+            return Err(Gone);
         };
         if channel.incarnation() != incarnation {
-            return None;
+            return Err(Gone);
         }
         touch(&mut self.touched, number);
         if self.shared.timed {
@@ -471,9 +480,8 @@ impl Session {
             self.shared.now = *asked.get_or_insert_with(|| tenant.now());
         }
         let outcome = channel.effect(origin, effect, messages, &mut self.shared, tenant, out);
-        outcome
-            .err()
-            .and_then(|exception| self.fail(number, &exception, out))
+        let failed = outcome.err();
+        Ok(failed.and_then(|exception| self.fail(number, &exception, out)))
     }
 
     /// Ends consumers that hold something too long. Also: when to look again, unless nobody has to; and why the

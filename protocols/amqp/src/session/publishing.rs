@@ -63,7 +63,13 @@ pub(crate) struct Laying {
 
 impl Laying {
     /// Lays it for those of the queues that have refused it.
-    pub(super) fn lay(mut self: Box<Self>, reply: &Reply, shared: &mut Shared) {
+    pub(super) fn lay(self: Box<Self>, reply: &Reply, shared: &mut Shared) {
+        let lay = self.refused_by(reply).map(Action::Lay);
+        shared.actions.extend(lay);
+    }
+
+    /// What is to be laid for those of the queues that have refused it; `None`: none has.
+    pub(super) fn refused_by(mut self: Box<Self>, reply: &Reply) -> Option<Box<Self>> {
         let refused = |queue: &Arc<Queue>| match reply {
             Reply::Published { refused, .. } => {
                 let mut refused = refused.iter().flat_map(|refused| refused.iter());
@@ -73,9 +79,7 @@ impl Laying {
             _ => false,
         };
         self.queues.retain(refused);
-        if !self.queues.is_empty() {
-            shared.actions.push(Action::Lay(self));
-        }
+        (!self.queues.is_empty()).then_some(self)
     }
 }
 

@@ -7,7 +7,7 @@ use longtail_model::{SessionId, ShardId};
 
 use super::channel::Channel;
 use super::shared::Answerer;
-use super::{Action, Ended, Phase, Session, Slot, channel_error, say, touch};
+use super::{Action, Ended, Phase, Session, Slot, Unheard, channel_error, say, touch};
 use crate::codec::{Method, ReplyCode};
 use crate::exception::Exception;
 use crate::queue::Queue;
@@ -96,6 +96,15 @@ impl Session {
         self.channels.insert(number, Slot::Open(Box::new(channel)));
         say(&Method::ChannelOpenOk { reserved_1: b"" }, number, out);
         true
+    }
+
+    /// What shards answer to a channel goes here when it has ended.
+    pub(crate) fn follow(&mut self, number: u16, unheard: &[Arc<Unheard>]) {
+        if let Some(Slot::Open(channel)) = self.channels.get_mut(&number) {
+            for (way, unheard) in channel.ways.iter_mut().zip(unheard) {
+                way.set_unheard(unheard);
+            }
+        }
     }
 
     /// There is no room for another channel. `Some`: that ends the connection.

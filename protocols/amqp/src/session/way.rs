@@ -7,11 +7,14 @@ use longtail_engine::runtime::Shards;
 use longtail_engine::{Command, Handle, QUIET, Settle, Token};
 use longtail_model::{GroupId, Seq, SessionId, ShardId};
 
+use super::Action;
 use super::publishing::Laying;
 use super::unacked::Delivered;
+use super::unheard::Unheard;
 use crate::graph::Noted;
 use crate::queue::Queue;
 use crate::store::Store;
+use crate::topology::Topology;
 
 /// The way to one shard.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ pub(super) struct Way {
     commands: Vec<(Token, Command)>,
     /// Publishes among the commands that nobody waits for one by one.
     run: Option<Run>,
+    /// Where answers go when the channel has ended.
+    unheard: Arc<Unheard>,
 }
 
 /// A session that is to be detached from its shard.
@@ -62,7 +67,21 @@ impl Way {
             pending: VecDeque::new(),
             commands: Vec::new(),
             run: None,
+            unheard: Arc::default(),
         }
+    }
+
+    /// Answers go here when the channel has ended.
+    pub(super) fn set_unheard(&mut self, unheard: &Arc<Unheard>) {
+        self.unheard = Arc::clone(unheard);
+    }
+
+    /// The channel ends: leaves what is to be answered to whoever hears it then. Yields what is to be done now.
+    pub(super) fn leave(&mut self, topology: &Arc<Topology>) -> Vec<Action> {
+        self.end_run();
+        let pending = std::mem::take(&mut self.pending);
+        let first = self.next.saturating_sub(pending.len() as Token);
+        self.unheard.leave((first, pending), topology)
     }
 
     /// The session at the shard.
