@@ -1,5 +1,6 @@
 //! The command line, as clap reads it. Nothing here does anything.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -151,6 +152,13 @@ pub(crate) enum Command {
         /// How long, as in 30s or 5m; 0 resumes
         #[arg(value_parser = milliseconds)]
         time: u64,
+    },
+    /// Manage AMQP as scripts of RabbitMQ and LavinMQ do: `longtail rabbitmqctl help` lists the commands
+    #[command(visible_alias = "lavinmqctl", disable_help_flag = true)]
+    Rabbitmqctl {
+        /// The command with its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
     },
 }
 

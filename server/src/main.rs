@@ -1,11 +1,12 @@
 //! The `longtail` binary: settings, command line, lifecycle.
 //!
 //! [`cli`] says what can be typed, [`commands`] does it, [`config`] is where settings come from and [`serve`] runs the
-//! server until a signal ends it. Everything fallible ends in [`exit_codes`].
+//! server until a signal ends it. [`ctl`] is the command line of other brokers. Everything fallible ends in [`exit_codes`].
 
 mod cli;
 mod commands;
 mod config;
+mod ctl;
 mod exit_codes;
 mod import;
 mod serve;
@@ -24,6 +25,10 @@ use exit_codes::{Exit, Failure};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    if ctl::is_started_as(words.next().as_deref()) {
+        return ctl::run(words);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -41,7 +46,7 @@ fn main() -> ExitCode {
         }
     };
     match run(cli) {
-        Ok(exit) => exit.into(),
+        Ok(code) => code,
         Err(failure) if is_closed_pipe(&failure) => Exit::Ok.into(),
         Err(failure) => {
             eprintln!("longtail: {:#}", failure.error);
@@ -50,8 +55,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<Exit, Failure> {
-    match cli.command.unwrap_or(Command::Serve(cli.settings)) {
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let done = match cli.command.unwrap_or(Command::Serve(cli.settings)) {
         Command::Serve(args) => {
             let sources = args.into_sources();
             let loaded = commands::config::load(&sources)?;
@@ -90,7 +95,10 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Pause { stream, time } => {
             commands::manage::pause(&stream, time).map(|()| Exit::Ok)
         }
-    }
+        // Its exit codes are others.
+        Command::Rabbitmqctl { words } => return Ok(ctl::run(words)),
+    };
+    done.map(ExitCode::from)
 }
 
 /// `longtail streams | head` is not a failure.

@@ -15,10 +15,10 @@ use crate::cli::ClientArgs;
 use crate::exit_codes::{Exit, Failure};
 
 /// Largest answer that is read, in bytes; a batch of large messages in base64 fits.
-const ANSWER_MAX: u64 = 256 << 20;
+pub(crate) const ANSWER_MAX: u64 = 256 << 20;
 /// Time for a connection, and for an answer that is not a stream.
 const CONNECT: Duration = Duration::from_secs(5);
-const ANSWER: Duration = Duration::from_secs(60);
+pub(crate) const ANSWER: Duration = Duration::from_secs(60);
 
 /// Parameters of a query.
 pub(super) type Query<'a> = &'a [(&'a str, String)];
@@ -30,15 +30,21 @@ pub(super) struct Client {
     token: Option<String>,
 }
 
+/// What sends requests. `answer`: the time for a whole answer, if each has the same.
+pub(crate) fn agent(answer: Option<Duration>) -> Agent {
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_connect(Some(CONNECT))
+        .timeout_global(answer)
+        .user_agent(concat!("longtail/", env!("CARGO_PKG_VERSION")))
+        .build();
+    config.into()
+}
+
 impl Client {
     pub(super) fn new(args: &ClientArgs) -> Self {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_connect(Some(CONNECT))
-            .user_agent(concat!("longtail/", env!("CARGO_PKG_VERSION")))
-            .build();
         Client {
-            agent: config.into(),
+            agent: agent(None),
             url: args.url.trim_end_matches('/').to_owned(),
             token: args.token.clone().filter(|token| !token.is_empty()),
         }
@@ -168,7 +174,7 @@ pub(super) fn stream_path(space: &str, stream: &str, rest: &str) -> String {
 }
 
 /// One segment of a path, percent-encoded.
-pub(super) fn escaped(segment: &str) -> String {
+pub(crate) fn escaped(segment: &str) -> String {
     let mut out = String::with_capacity(segment.len());
     for byte in segment.bytes() {
         match byte {

@@ -38,11 +38,17 @@ pub(crate) fn run(command: ConfigCommand) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The hash of the first line of `input`.
-fn hashed(input: &mut impl BufRead, scram: bool) -> Result<String, Failure> {
+/// The first line of `input`, a password, without its end.
+pub(crate) fn first_line(input: &mut impl BufRead) -> io::Result<String> {
     let mut line = String::new();
     input.take(PASSWORD_MAX).read_line(&mut line)?;
-    let password = line.trim_end_matches(['\r', '\n']);
+    line.truncate(line.trim_end_matches(['\r', '\n']).len());
+    Ok(line)
+}
+
+/// The hash of the first line of `input`.
+fn hashed(input: &mut impl BufRead, scram: bool) -> Result<String, Failure> {
+    let password = first_line(input)?;
     if password.is_empty() {
         return Err(Failure::new(
             Exit::Usage,

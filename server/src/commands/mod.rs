@@ -1,7 +1,7 @@
 //! What each subcommand does.
 
 pub(crate) mod bans;
-mod client;
+pub(crate) mod client;
 pub(crate) mod config;
 pub(crate) mod inspect;
 pub(crate) mod log;

@@ -22,7 +22,7 @@ mod render;
 mod rules;
 mod schema;
 mod settings;
-mod suggest;
+pub(crate) mod suggest;
 #[cfg(test)]
 mod tests;
 
