@@ -23,6 +23,7 @@ import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+import management_ctl  # noqa: E402, F401
 import management_login  # noqa: E402, F401
 import management_metrics  # noqa: E402, F401
 import management_pairs  # noqa: E402, F401
