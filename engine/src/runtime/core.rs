@@ -220,7 +220,12 @@ impl Core {
                 continue;
             }
             if outlet.pending == 0 && self.shard.logs_ref().passed(gate) {
-                self.deliver(session, &effect);
+                give(
+                    &mut self.shard,
+                    &mut self.touched,
+                    (session, outlet),
+                    &effect,
+                );
             } else {
                 self.waiting += usize::from(outlet.pending == 0);
                 outlet.pending += 1;
@@ -273,12 +278,20 @@ impl Core {
             let is_leaving = outlet.is_leaving;
             self.waiting -= usize::from(outlet.pending == 0);
             if passed {
-                self.deliver(session, &effect);
+                give(
+                    &mut self.shard,
+                    &mut self.touched,
+                    (session, outlet),
+                    &effect,
+                );
             } else if let Effect::Reply(token, _) = effect {
                 let why = self.shard.logs_ref().trouble().unwrap_or_default();
-                self.deliver(
-                    session,
-                    &Effect::Reply(token, Reply::Refused(Refusal::Failed(why))),
+                let refused = Effect::Reply(token, Reply::Refused(Refusal::Failed(why)));
+                give(
+                    &mut self.shard,
+                    &mut self.touched,
+                    (session, outlet),
+                    &refused,
                 );
             }
             if is_leaving {
@@ -299,20 +312,6 @@ impl Core {
             self.retiring.pop_front();
             self.shard.reclaim(position);
         }
-    }
-
-    pub(super) fn deliver(&mut self, session: SessionId, effect: &Effect) {
-        let Some(outlet) = self.outlets.get_mut(&session) else {
-            return;
-        };
-        if outlet.is_leaving {
-            if !matches!(effect, Effect::Reply(..)) {
-                return;
-            }
-        } else if !mem::replace(&mut outlet.touched, true) {
-            self.touched.push(session);
-        }
-        show(&mut self.shard, &*outlet.sink, effect);
     }
 
     /// Forgets a session that is detached, once all its answers are given.
@@ -362,6 +361,23 @@ impl Core {
         let log = self.shard.logs().durable()?;
         log.next_write(true).or_else(|| log.next_sync())
     }
+}
+
+/// Lets out an effect. A session that is detached gets nothing but answers, and is not flushed for them.
+fn give(
+    shard: &mut Shard,
+    touched: &mut Vec<SessionId>,
+    (session, outlet): (SessionId, &mut Outlet),
+    effect: &Effect,
+) {
+    if outlet.is_leaving {
+        if !matches!(effect, Effect::Reply(..)) {
+            return;
+        }
+    } else if !mem::replace(&mut outlet.touched, true) {
+        touched.push(session);
+    }
+    show(shard, &*outlet.sink, effect);
 }
 
 /// Gives an effect to its session, with the messages that it shows.
