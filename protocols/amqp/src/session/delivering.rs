@@ -316,7 +316,7 @@ impl Channel {
                 delivery: *delivery,
                 headers: Bytes::copy_from_slice(message.headers),
                 subject: Bytes::copy_from_slice(message.subject),
-                body: Body::of(message).share(),
+                body: message.share(),
             });
             self.feed(number);
             return Ok(());
