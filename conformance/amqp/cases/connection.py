@@ -84,12 +84,7 @@ def what_is_agreed_lies_within_what_was_offered(t):
 
 @case("open")
 def a_vhost_that_is_not_there(t):
-    client = Client(t, greet=False)
-    client.send(HEADER)
-    client.expect("start")
-    client.send(Client.start_ok())
-    client.expect("tune")
-    client.send(method(0, 10, 31, struct.pack(">HIH", 2047, 131072, 0)))
+    client = tuned_only(t)
     client.send(method(0, 10, 40, short("nowhere") + short("") + b"\0"))
     client.expect_closed(530, "NOT_ALLOWED - access to vhost 'nowhere' refused for user 'guest'")
 
